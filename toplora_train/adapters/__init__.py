@@ -1,0 +1,1 @@
+"""The adapters, each a PEFT method: one module, one YAML, one test."""

@@ -1,0 +1,171 @@
+"""The configuration as frozen dataclasses: every key that exists, its type and its bounds.
+
+Hydra composes YAML; :mod:`toplora_train.config.check` turns the result into these; everything below
+``config/`` is handed plain values taken from them. The adapter's own keys are not here: their schema
+is the adapter's own file ``conf/adapter/NAME.yaml``, so that adding an adapter touches no other one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelSettings:
+    """Which base model, from where, and in which number format its weights are kept.
+
+    ``path`` is a hub id or a local folder; ``builtin`` names a model made in code instead;
+    ``package`` is an installed package that carries the same weights, used where no hub is at hand.
+    """
+
+    name: str
+    path: str | None = None
+    revision: str | None = None
+    builtin: Literal["tiny"] | None = None
+    package: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+
+
+@dataclass(frozen=True, config=STRICT)
+class DatasetSettings:
+    """The rows to train on and how they become tokens.
+
+    ``train`` and ``test`` are sources (see :mod:`toplora_train.data.sources`). A ``test`` source is
+    evaluated as one more task, named ``test``. ``max_length`` counts tokens, EOS included.
+    ``overflow`` says what happens to a row longer than that: ``error`` stops, ``drop`` leaves it out,
+    ``truncate`` cuts the response (and with it EOS); the report counts them in every case.
+    """
+
+    name: str
+    train: str | list[str] | None = None
+    test: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    limit: PositiveInt | None = None
+    validation_rows: NonNegativeInt = 0
+    max_length: Annotated[int, Field(ge=8)] = 256
+    overflow: Literal["error", "drop", "truncate"] = "error"
+    test_extraction: Literal["number", "choice", "exact"] = "exact"
+    test_max_new_tokens: PositiveInt = 64
+
+
+@dataclass(frozen=True, config=STRICT)
+class TaskSettings:
+    """One thing to be good at: where its test rows are, how it is asked and how it is scored."""
+
+    name: str
+    source: str
+    subset: str | None = None
+    split: str = "test"
+    revision: str | None = None
+    kind: Literal["generate"] = "generate"
+    extraction: Literal["number", "choice", "exact"] = "exact"
+    choices: list[str] = Field(default_factory=list)
+    metric: Literal["accuracy"] = "accuracy"
+    max_new_tokens: PositiveInt = 32
+    licence: str = "unknown"
+    version: PositiveInt = 1
+
+
+@dataclass(frozen=True, config=STRICT)
+class OptimizerSettings:
+    """AdamW and its learning-rate schedule; ``warmup_steps`` wins over ``warmup_ratio``."""
+
+    name: Literal["adamw"]
+    lr: PositiveFloat = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: NonNegativeInt | None = None
+    warmup_ratio: Fraction = 0.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainerSettings:
+    """How the rows are stepped through.
+
+    ``batch_size`` is the number of rows per optimizer step over all processes;
+    ``micro_batch_size`` the number per forward pass. ``max_steps`` ends before ``epochs`` does.
+    ``log_every``, ``save_every`` and ``eval_every`` count optimizer steps; 0 means never.
+    ``keep`` is the number of newest checkpoints kept on disk.
+    """
+
+    name: str = "default"
+    batch_size: PositiveInt = 16
+    micro_batch_size: PositiveInt = 4
+    epochs: PositiveInt = 1
+    max_steps: PositiveInt | None = None
+    max_grad_norm: NonNegativeFloat = 1.0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    activation_checkpointing: bool = False
+    group_by_length: bool = True
+    log_every: PositiveInt = 10
+    save_every: NonNegativeInt = 200
+    eval_every: NonNegativeInt = 0
+    keep: PositiveInt = 2
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvaluationSettings:
+    """How the tasks are scored; ``limit`` is the number of rows taken of each task."""
+
+    name: str = "default"
+    protocol: Literal["clean"] = "clean"
+    batch_size: PositiveInt = 32
+    limit: PositiveInt | None = None
+    base: bool = True
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrackerSettings:
+    """Where metrics go besides the run directory."""
+
+    name: Literal["none", "wandb"]
+    project: str = "toplora-train"
+    entity: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class LaunchSettings:
+    """How many worker processes, on which kind of device."""
+
+    name: str = "local"
+    processes: PositiveInt = 1
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+@dataclass(frozen=True, config=STRICT)
+class RunConfig:
+    """A whole run, as stored in ``config.yaml`` of the run directory."""
+
+    model: ModelSettings
+    dataset: DatasetSettings
+    adapter: dict[str, Any]
+    optimizer: OptimizerSettings
+    trainer: TrainerSettings
+    evaluation: EvaluationSettings
+    tracker: TrackerSettings
+    launch: LaunchSettings
+    output_dir: str
+    task: dict[str, TaskSettings] = Field(default_factory=dict)
+    seed: NonNegativeInt = 1
+    data_root: str | None = None
+    resume: Literal["auto"] | None = None
+    plan: bool = False
+    recipe: str | None = None
+    command: str = ""

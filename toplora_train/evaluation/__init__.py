@@ -1,0 +1,1 @@
+"""Generating, extracting and scoring answers."""

@@ -1,0 +1,1 @@
+"""From the command to worker processes, and their exit codes back."""

@@ -1,0 +1,1 @@
+"""Base models and tokenizers: hub, local folder, installed package, or made in code."""
