@@ -18,3 +18,16 @@ class RunFailure(Exception):
     Raised for a full disk while saving and for a loss that is not a number: nothing already
     written is lost, and the message says from where the run can be resumed.
     """
+
+
+class Interrupted(Exception):  # noqa: N818  (it is no error: the run was asked to stop)
+    """A run that was asked to stop by a signal and has left everything in order."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"interrupted by signal {signum}")
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C (SIGINT), 143 after SIGTERM, as shells have it."""
+        return 128 + self.signum
