@@ -99,7 +99,7 @@ class TrainerSettings:
     """How the rows are stepped through.
 
     ``batch_size`` is the number of rows per optimizer step over all processes;
-    ``micro_batch_size`` the number per forward pass. ``max_steps`` ends before ``epochs`` does.
+    ``micro_batch_size`` the number per forward pass. ``max_steps``, where given, replaces ``epochs``.
     ``log_every``, ``save_every`` and ``eval_every`` count optimizer steps; 0 means never.
     ``keep`` is the number of newest checkpoints kept on disk.
     """

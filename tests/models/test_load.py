@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from toplora_train.config.errors import UserError
+from toplora_train.models.load import load_model, load_tokenizer
+from toplora_train.models.locate import ModelLocation
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+
+TINY = ModelLocation("toplora-train/tiny", None, "built in")
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> ModelLocation:
+    tiny_model().save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path)
+    return ModelLocation(str(tmp_path), tmp_path, "local folder")
+
+
+def test_a_saved_model_has_the_logits_of_the_one_in_code(saved: ModelLocation):
+    ids = torch.arange(10, 40)[None]
+    with torch.no_grad():
+        here = load_model(TINY, dtype="float32")(ids).logits
+        there = load_model(saved, dtype="float32")(ids).logits
+    assert torch.equal(here, there)
+
+
+def test_the_base_is_frozen_and_named(saved: ModelLocation):
+    model = load_model(saved, dtype="bfloat16")
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert next(model.parameters()).dtype == torch.bfloat16
+    assert model.name_or_path == saved.name
+    assert not model.training
+
+
+def test_on_the_meta_device_nothing_but_the_configuration_is_read(saved: ModelLocation):
+    assert saved.folder is not None
+    (saved.folder / "model.safetensors").unlink()
+    model = load_model(saved, dtype="float32", meta=True)
+    expected = sum(parameter.numel() for parameter in tiny_model().parameters())
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_a_pad_token_equal_to_eos_is_replaced_by_a_spare_one(saved: ModelLocation):
+    tokenizer = load_tokenizer(saved)
+    assert tokenizer.pad_token == "<pad>"
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_a_folder_without_weights_is_one_clear_error(saved: ModelLocation):
+    assert saved.folder is not None
+    (saved.folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
+        load_model(saved, dtype="float32")
+
+
+def test_a_folder_without_a_tokenizer_is_one_clear_error(tmp_path: Path):
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="tokenizer"):
+        load_tokenizer(ModelLocation(str(tmp_path), tmp_path, "local folder"))
+
+
+def test_the_model_in_code_is_one_that_auto_classes_would_load(saved: ModelLocation):
+    assert type(AutoModelForCausalLM.from_pretrained(saved.folder)) is type(tiny_model())

@@ -1,0 +1,67 @@
+"""The rules of the layout hold: layers, the door, and where PEFT's private names may be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "toplora_train"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets"}
+
+
+def imported_roots(path: Path) -> set[str]:
+    roots = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            roots.add(node.module.split(".")[0])
+    return roots
+
+
+def test_the_import_contracts_of_pyproject_hold():
+    linter = Path(sys.executable).parent / "lint-imports"
+    result = subprocess.run(
+        [linter, "--no-cache"], cwd=PACKAGE.parent, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 broken" in result.stdout
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_has_its_test_at_the_same_place(path: Path):
+    relative = path.relative_to(PACKAGE)
+    expected = PACKAGE.parent / "tests" / relative.parent / f"test_{relative.name}"
+    assert expected.is_file(), f"write {expected.relative_to(PACKAGE.parent)}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_says_what_it_is_for(path: Path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_hydra_and_omegaconf_are_known_at_the_door_only():
+    knowing = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in PACKAGE.rglob("*.py")
+        if imported_roots(path) & {"hydra", "omegaconf"}
+    }
+    assert knowing <= {"config", "cli.py"}
+
+
+def test_the_door_and_the_report_import_nothing_heavy():
+    for path in [PACKAGE / "cli.py", *(PACKAGE / "config").rglob("*.py"), *(PACKAGE / "report").rglob("*.py")]:
+        assert not imported_roots(path) & HEAVY, path
+
+
+def test_peft_private_names_are_used_in_base_only():
+    """A private name is one that PEFT does not export at its top level."""
+    for path in PACKAGE.rglob("*.py"):
+        if path == PACKAGE / "adapters" / "base.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("peft."):
+                pytest.fail(f"{path}:{node.lineno} imports from {node.module}")

