@@ -1,0 +1,175 @@
+import logging
+import random
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from toplora_train.evaluation.generate import end_token_ids, generate, left_padded
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+
+NEW = 12
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def model():
+    return tiny_model().eval()
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer):
+    draw = random.Random(7)
+    texts = ["".join(draw.choices("abc 12.", k=draw.randint(1, 90))) for _ in range(40)]
+    return [tokenizer(text)["input_ids"] for text in texts]
+
+
+def answers(model, tokenizer, prompts, batch_size=32, **settings):
+    settings = {"max_new_tokens": NEW} | settings
+    found = generate(model, tokenizer, prompts, batch_size=batch_size, **settings)
+    return dict(found)
+
+
+@torch.no_grad()
+def by_hand(model, prompt, ends, new_tokens=NEW):
+    """The oracle: one row, no cache, no padding; append the most probable token until an end."""
+    ids = list(prompt)
+    for _ in range(new_tokens):
+        best = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+        if best in ends:
+            break
+        ids.append(best)
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_answers_are_those_of_decoding_by_hand_at_any_batch_size(
+    model, tokenizer, prompts, batch_size
+):
+    ends = {tokenizer.eos_token_id}
+    expected = [
+        tokenizer.decode(by_hand(model, prompt, ends), skip_special_tokens=True)
+        for prompt in prompts
+    ]
+    found = answers(model, tokenizer, prompts, batch_size)
+    assert [found[index] for index in range(len(prompts))] == expected
+    assert len(set(expected)) > 10
+
+
+def test_each_row_ends_at_its_own_eos(model, tokenizer, prompts):
+    ids = by_hand(model, prompts[0], set())
+    others = [by_hand(model, prompt, set()) for prompt in prompts[1:4]]
+    end = ids[3]  # declare the row's fourth token an end of the model
+    model.generation_config.eos_token_id = [end]
+    found = answers(model, tokenizer, prompts[:4], max_new_tokens=NEW)
+    cut = [row[: row.index(end)] if end in row else row for row in [ids, *others]]
+    assert [found[i] for i in range(4)] == [tokenizer.decode(row) for row in cut]
+    assert len(cut[0]) <= 3
+
+
+def test_the_model_and_the_tokenizer_may_name_different_ends(model, tokenizer):
+    model.generation_config.eos_token_id = [7, 9]
+    assert end_token_ids(model, tokenizer) == {7, 9, tokenizer.eos_token_id}
+    model.generation_config.eos_token_id = 5
+    assert end_token_ids(model, tokenizer) == {5, tokenizer.eos_token_id}
+
+
+def test_the_longest_prompts_come_first(model, tokenizer, prompts):
+    found = generate(model, tokenizer, prompts, max_new_tokens=1, batch_size=8)
+    lengths = [len(prompts[index]) for index, _ in found]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_prompts_are_padded_on_the_left():
+    batch = left_padded([[5, 6], [7, 8, 9]], pad_token_id=0)
+    assert batch["input_ids"].tolist() == [[0, 5, 6], [7, 8, 9]]
+    assert batch["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1]]
+
+
+def test_sampling_and_penalties_of_the_models_own_settings_do_not_count(
+    model, tokenizer, prompts, caplog
+):
+    expected = answers(model, tokenizer, prompts[:6])
+    own = model.generation_config
+    own.do_sample, own.temperature, own.top_p, own.repetition_penalty = True, 0.3, 0.5, 5.0
+    with caplog.at_level(logging.WARNING):
+        assert answers(model, tokenizer, prompts[:6]) == expected
+    assert caplog.records == []
+    assert model.generation_config is own
+    assert own.repetition_penalty == 5.0
+
+
+def test_the_modes_of_all_modules_are_restored(model, tokenizer, prompts):
+    model.train()
+    model.model.layers[0].eval()
+    before = [module.training for module in model.modules()]
+    answers(model, tokenizer, prompts[:2])
+    assert [module.training for module in model.modules()] == before
+
+
+def test_modes_are_restored_where_generation_is_broken_off(model, tokenizer, prompts):
+    model.train()
+    rows = generate(model, tokenizer, prompts, max_new_tokens=2, batch_size=4)
+    next(rows)
+    assert not model.training
+    rows.close()
+    assert model.training
+
+
+def test_the_callers_code_does_not_run_in_inference_mode(model, tokenizer, prompts):
+    for _ in generate(model, tokenizer, prompts[:3], max_new_tokens=2, batch_size=1):
+        assert not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled()
+
+
+def adapted(model):
+    torch.manual_seed(1)
+    settings = LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False
+    )
+    return get_peft_model(model, settings)
+
+
+# PEFT 0.21 asks transformers for a name that 5.23 calls deprecated.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_an_adapter_takes_part_in_generation(model, tokenizer, prompts):
+    plain = answers(model, tokenizer, prompts[:8])
+    wrapped = adapted(model).eval()
+    expected = {
+        index: tokenizer.decode(by_hand(wrapped, prompt, {tokenizer.eos_token_id}))
+        for index, prompt in enumerate(prompts[:8])
+    }
+    found = answers(wrapped, tokenizer, prompts[:8], batch_size=3)
+    assert found == expected
+    assert found != plain
+
+
+def test_a_model_trained_with_activation_checkpointing_generates_the_same(
+    model, tokenizer, prompts
+):
+    expected = answers(model, tokenizer, prompts[:5])
+    renamed = getattr(model, "activation_checkpointing_enable", None)  # transformers 5.23
+    (renamed or model.gradient_checkpointing_enable)()
+    model.config.use_cache = False
+    model.train()
+    assert answers(model, tokenizer, prompts[:5]) == expected
+
+
+def test_autocast_generates_text(model, tokenizer, prompts):
+    found = answers(model, tokenizer, prompts[:3], autocast_dtype=torch.bfloat16)
+    assert sorted(found) == [0, 1, 2]
+
+
+def test_a_tokenizer_without_a_pad_token_serves_as_well(model, prompts, tokenizer):
+    expected = answers(model, tokenizer, prompts[:5])
+    padless = tiny_tokenizer()
+    padless.pad_token = None
+    assert answers(model, padless, prompts[:5]) == expected
+
+
+def test_no_prompts_yield_nothing(model, tokenizer):
+    assert answers(model, tokenizer, []) == {}

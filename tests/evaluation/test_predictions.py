@@ -1,0 +1,95 @@
+import json
+
+import pytest
+
+from toplora_train.config.errors import UserError
+from toplora_train.evaluation.predictions import Prediction, PredictionFile, read_predictions
+
+
+def prediction(name, output="The answer is 2\u2028é"):
+    return Prediction(name, f"prompt\nof {name}", output, "2", "2", True)
+
+
+A, B, C = (prediction(name) for name in "abc")
+
+
+def test_finished_predictions_read_back_as_written_and_leave_nothing_else(tmp_path):
+    path = tmp_path / "predictions" / "task.jsonl"
+    with PredictionFile(path) as file:
+        file.add(B)
+        file.add(A)
+        file.finish([A, B])
+    assert read_predictions(path) == [A, B]
+    assert [p.name for p in path.parent.iterdir()] == ["task.jsonl"]
+
+
+def test_a_line_holds_exactly_the_promised_keys(tmp_path):
+    path = tmp_path / "task.jsonl"
+    with PredictionFile(path) as file:
+        file.finish([A])
+    (line,) = path.read_text(encoding="utf-8").splitlines()[:1]
+    assert list(json.loads(path.read_text(encoding="utf-8"))) == [
+        "id",
+        "prompt",
+        "output",
+        "prediction",
+        "label",
+        "correct",
+    ]
+    assert line.startswith('{"id": "a"')
+
+
+def test_an_interrupted_evaluation_is_taken_up_where_it_stopped(tmp_path):
+    path = tmp_path / "task.jsonl"
+    with PredictionFile(path, belongs_to="weights 1") as file:
+        file.add(A)
+        file.add(B)
+    assert not path.exists()
+    with PredictionFile(path, belongs_to="weights 1") as file:
+        assert file.finished == {"a": A, "b": B}
+        file.add(C)
+        file.finish([A, B, C])
+    assert read_predictions(path) == [A, B, C]
+
+
+def test_a_torn_last_line_is_left_out_and_the_file_is_whole_again(tmp_path):
+    path = tmp_path / "task.jsonl"
+    with PredictionFile(path) as file:
+        file.add(A)
+        file.add(B)
+    partial = tmp_path / "task.jsonl.partial"
+    partial.write_bytes(partial.read_bytes()[:-25])
+    for expected in ({"a": A}, {"a": A, "c": C}):
+        with PredictionFile(path) as file:
+            assert file.finished == expected
+            if "c" not in expected:
+                file.add(C)
+
+
+def test_predictions_of_other_weights_are_not_taken_over(tmp_path):
+    path = tmp_path / "task.jsonl"
+    with PredictionFile(path, belongs_to="weights 1") as file:
+        file.add(A)
+    with PredictionFile(path, belongs_to="weights 2") as file:
+        assert file.finished == {}
+
+
+def test_a_partial_file_without_a_readable_head_is_begun_anew(tmp_path):
+    path = tmp_path / "task.jsonl"
+    (tmp_path / "task.jsonl.partial").write_text('{"belongs_')
+    with PredictionFile(path) as file:
+        assert file.finished == {}
+
+
+def test_a_missing_file_of_predictions_is_the_users_error(tmp_path):
+    with pytest.raises(UserError, match=r"none\.jsonl: cannot be read .*evaluate the task"):
+        read_predictions(tmp_path / "none.jsonl")
+
+
+def test_a_broken_line_is_named(tmp_path):
+    path = tmp_path / "task.jsonl"
+    with PredictionFile(path) as file:
+        file.finish([A])
+    path.write_text(path.read_text(encoding="utf-8") + '{"id": 1}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"task\.jsonl, line 2: not a prediction"):
+        read_predictions(path)

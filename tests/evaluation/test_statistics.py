@@ -1,0 +1,49 @@
+import pytest
+from scipy import stats
+
+from toplora_train.evaluation.statistics import majority_share, mcnemar_mid_p, wilson_interval
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize(
+    ("correct", "n"), [(0, 1), (1, 1), (0, 40), (13, 40), (40, 40), (800, 1319)]
+)
+def test_the_wilson_interval_equals_scipys(correct, n, confidence):
+    oracle = stats.binomtest(correct, n).proportion_ci(confidence, method="wilson")
+    assert wilson_interval(correct, n, confidence) == pytest.approx(tuple(oracle), abs=1e-12)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_an_impossible_share_is_refused(correct, n):
+    with pytest.raises(ValueError, match="is no share"):
+        wilson_interval(correct, n)
+
+
+def test_an_impossible_confidence_is_refused():
+    with pytest.raises(ValueError, match="confidence"):
+        wilson_interval(1, 2, confidence=95)
+
+
+def test_the_majority_share_is_that_of_the_most_frequent_label():
+    assert majority_share(["a", "b", "a", "c"]) == 0.5
+    with pytest.raises(ValueError, match="no labels"):
+        majority_share([])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(0, 1), (1, 0), (3, 9), (9, 3), (5, 5), (0, 40), (700, 800)]
+)
+def test_the_mid_p_value_equals_the_binomial_tails(first, second):
+    coins, fewer = first + second, min(first, second)
+    coin = stats.binom(coins, 0.5)
+    oracle = 2 * (coin.cdf(fewer) - coin.pmf(fewer) / 2)
+    assert mcnemar_mid_p(first, second) == pytest.approx(oracle, rel=1e-9)
+
+
+def test_models_that_never_disagree_cannot_be_told_apart():
+    assert mcnemar_mid_p(0, 0) == 1.0
+
+
+def test_negative_counts_are_refused():
+    with pytest.raises(ValueError, match="negative"):
+        mcnemar_mid_p(-1, 2)

@@ -1,0 +1,92 @@
+r"""Numbers as people write them in an answer, and when two of them are the same answer.
+
+One number is read with its sign, currency, thousands commas, decimals, fraction and percent sign::
+
+    -3    $1,234.50    .5    2/3    1 1/2    \frac{2}{3}    20%    6.02e23
+
+Two numbers are the same answer when
+
+1. their values differ by float noise only (one part in a million), so ``8 == 8.0``; or
+2. the one with fewer decimals, two at least, is the other one rounded to as many, so
+   ``0.67 == 0.6666666666666666`` but ``0.7`` and ``0.66`` are not; or
+3. only one carries a percent sign, and they agree by 1. or 2. at face value or divided by hundred,
+   so ``20% == 20`` (asked in percent) and ``20% == 0.2`` (asked as a share), while ``20`` and
+   ``0.2`` differ.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+_UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,3}(?!\w))?|(?<!\w)\.\d+"
+_NUMBER = re.compile(
+    rf"""
+    (?<![^\W_]) (?<!\d\.)                          # not in a name such as x2, nor the tail of 1.2.3
+    (?P<sign>(?<![\w)\]}}%])-)?                 # a minus between two terms is no sign
+    (?:(?:USD|US\$|Rs\.?|[$€£¥₹])\s?(?P<sign_after>-)?)?
+    (?:(?P<whole>\d+)\s+(?=\d+/\d))?               # the 1 of 1 1/2
+    (?P<value>{_UNSIGNED})
+    (?:\s?/\s?(?P<denominator>\d+)(?![\d/]|\.\d))?
+    (?P<percent>\s?\\?%|\s?percent\b|\sper\scent\b)?
+    """,
+    re.VERBOSE,
+)
+_LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+_NOISE = Fraction(1, 10**6)
+_EXACT = 1000  # the decimals of a fraction: it is never the rounded side of a comparison
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number found in a text: its exact value, how many decimals it shows, its percent sign."""
+
+    value: Fraction
+    decimals: int
+    percent: bool
+    text: str
+
+
+def find_numbers(text: str) -> list[Number]:
+    """Return every number in ``text``, in order."""
+    plain = _LATEX_FRACTION.sub(r" \1/\2", text.replace("\N{MINUS SIGN}", "-"))
+    return [_number(match) for match in _NUMBER.finditer(plain)]
+
+
+def parse_number(text: str) -> Number | None:
+    """Read ``text`` as one number; ``None`` when it is none, or more than one."""
+    found = find_numbers(text)
+    return found[0] if len(found) == 1 else None
+
+
+def same_number(left: Number, right: Number) -> bool:
+    """Whether the two are the same answer, by the three rules of this module."""
+    if left.percent == right.percent:
+        return _agree(left, right)
+    with_sign, without = (left, right) if left.percent else (right, left)
+    share = Number(with_sign.value / 100, with_sign.decimals + 2, False, with_sign.text)
+    return _agree(with_sign, without) or _agree(share, without)
+
+
+def _number(match: re.Match[str]) -> Number:
+    digits = match["value"].replace(",", "")
+    value = Fraction(digits)
+    decimals = len(digits.lower().partition("e")[0].partition(".")[2])
+    if match["denominator"] and int(match["denominator"]):
+        value /= int(match["denominator"])
+        decimals = _EXACT
+    if match["whole"]:
+        value += int(match["whole"])
+    if match["sign"] or match["sign_after"]:
+        value = -value
+    return Number(value, decimals, bool(match["percent"]), match.group().strip())
+
+
+def _agree(left: Number, right: Number) -> bool:
+    difference = abs(left.value - right.value)
+    size = max(Fraction(1), abs(left.value), abs(right.value))
+    if difference <= _NOISE * size:
+        return True
+    shown = min(left.decimals, right.decimals)
+    return 2 <= shown < _EXACT and difference <= Fraction(1, 2 * 10**shown)

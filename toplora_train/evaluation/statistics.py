@@ -1,0 +1,67 @@
+"""How sure a score is, and whether two scores on the same rows differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from math import sqrt
+from statistics import NormalDist
+
+
+def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    r"""Return the score interval of a share: the shares that ``correct`` of ``n`` does not reject.
+
+    .. math:: \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n}
+
+    Unlike the textbook interval it stays inside 0 and 1 and is wide where few rows were seen.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference
+    (1927).
+
+    Raises:
+        ValueError: no rows, a count outside 0..n, or a confidence outside (0, 1).
+    """
+    if n < 1 or not 0 <= correct <= n:
+        raise ValueError(f"{correct} correct of {n} is no share")
+    if not 0 < confidence < 1:
+        raise ValueError(f"a confidence lies between 0 and 1, not at {confidence}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = correct / n
+    centre = share + z * z / (2 * n)
+    half_width = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low = 0.0 if correct == 0 else (centre - half_width) / scale
+    high = 1.0 if correct == n else (centre + half_width) / scale
+    return low, high
+
+
+def majority_share(labels: Sequence[str]) -> float:
+    """Return the accuracy of always giving the most frequent label."""
+    if not labels:
+        raise ValueError("no labels, so no majority")
+    return Counter(labels).most_common(1)[0][1] / len(labels)
+
+
+def mcnemar_mid_p(only_first: int, only_second: int) -> float:
+    """Return the exact two-sided mid-p value of McNemar's test on paired right and wrong answers.
+
+    Under the hypothesis that the two are equally good, each row that only one of them got right is
+    a fair coin; the mid-p counts the observed split half, which makes the exact test less timid.
+
+    Args:
+        only_first: Rows that only the first got right.
+        only_second: Rows that only the second got right.
+
+    Source: M. W. Fagerland, S. Lydersen, P. Laake, The McNemar test for binary matched-pairs data:
+    mid-p and asymptotic are better than exact conditional (2013).
+    """
+    if only_first < 0 or only_second < 0:
+        raise ValueError(f"counts of rows are not negative: {only_first}, {only_second}")
+    coins, fewer = only_first + only_second, min(only_first, only_second)
+    if coins == 0:
+        return 1.0
+    ways, below = 1, 0  # ways to see `heads` heads, and to see fewer; exact integers
+    for heads in range(fewer):
+        below += ways
+        ways = ways * (coins - heads) // (heads + 1)
+    return (2 * below + ways) / (1 << coins)
