@@ -38,7 +38,7 @@ def rows(model, tokenizer):
 
 
 def test_the_score_counts_right_answers_and_carries_its_interval(model, tokenizer, rows):
-    _, predictions = evaluate_task(model, tokenizer, rows, batch_size=4, **TASK)
+    score, predictions = evaluate_task(model, tokenizer, rows, batch_size=4, **TASK)
     assert (score.metric, score.value, score.n) == ("accuracy", 0.5, 10)
     assert score.ci95 == wilson_interval(5, 10)
     assert score.seconds > 0
