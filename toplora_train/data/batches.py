@@ -1,0 +1,96 @@
+"""Which rows are stepped on together, and the tensors they become."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from toplora_train.data.encode import Example
+from toplora_train.data.shuffle import shuffled
+
+Item = TypeVar("Item")
+
+IGNORE = -100  # the label that torch's cross entropy leaves out
+BUCKET = 50  # batches that are sorted by length together: small padding, rows still well mixed
+
+
+def epoch_batches(
+    lengths: Sequence[int], *, batch_size: int, seed: int, epoch: int, group_by_length: bool
+) -> list[list[int]]:
+    """One epoch as lists of row indices: every index once, each batch full but for the last.
+
+    The order follows from ``(seed, epoch)`` alone, so a run resumes from a count of steps. Grouped,
+    the shuffled rows are sorted by length within buckets of 50 batches, longest first, and the
+    batches are shuffled again; the batch of the longest row then leads, so that a run which does
+    not fit in memory says so at its first step. The rows left over for a short last batch are drawn
+    before the sorting and are not chosen by their length.
+
+    Args:
+        lengths: Tokens of each row.
+        batch_size: Rows in a batch, over all processes.
+        seed: The run's seed.
+        epoch: The epoch, counted from 0.
+        group_by_length: Whether rows of like length go together.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    rng = random.Random(f"{seed}/{epoch}")
+    order = shuffled(range(len(lengths)), rng)
+    if not group_by_length:
+        return _slices(order, batch_size)
+    full = len(order) - len(order) % batch_size
+    batches: list[list[int]] = []
+    for bucket in _slices(order[:full], BUCKET * batch_size):
+        batches += _slices(sorted(bucket, key=lambda row: -lengths[row]), batch_size)
+    batches = shuffled(batches, rng)
+    if batches:
+        longest = max(range(len(batches)), key=lambda index: lengths[batches[index][0]])
+        batches[0], batches[longest] = batches[longest], batches[0]
+    return batches + _slices(order[full:], batch_size)
+
+
+def padding_fraction(
+    lengths: Sequence[int], batches: Sequence[Sequence[int]], *, micro_batch_size: int
+) -> float:
+    """The share of a forward pass's positions that are padding.
+
+    A batch is cut into micro-batches in its order, and each is padded to its own longest row.
+    """
+    held = padded = 0
+    for batch in batches:
+        for micro in _slices(batch, micro_batch_size):
+            held += sum(lengths[row] for row in micro)
+            padded += len(micro) * max(lengths[row] for row in micro)
+    return 1 - held / padded if padded else 0.0
+
+
+def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]:
+    """Right-padded tensors ``(rows, longest)``: ``input_ids``, ``attention_mask``, ``labels``.
+
+    Labels and attention are masked by position, never by id, so a tokenizer whose padding is its
+    EOS still learns to stop.
+
+    Raises:
+        ValueError: There is no example.
+    """
+    if not examples:
+        raise ValueError("a batch needs at least one example")
+    longest = max(len(example.input_ids) for example in examples)
+    shape = (len(examples), longest)
+    input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORE, dtype=torch.long)
+    for index, example in enumerate(examples):
+        ids = torch.tensor(example.input_ids, dtype=torch.long)
+        input_ids[index, : len(ids)] = ids
+        attention_mask[index, : len(ids)] = 1
+        labels[index, example.prompt_length : len(ids)] = ids[example.prompt_length :]
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def _slices(items: Sequence[Item], size: int) -> list[list[Item]]:
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]

@@ -1,0 +1,201 @@
+"""Rows as token ids, with the place where the response begins.
+
+One example is ``prompt ids + response ids + EOS``; the loss falls on everything from
+``prompt_length`` on. The parts are encoded apart, so the ids a model sees before it answers are the
+same in training and in evaluation, with every tokenizer; :func:`prove_prompt_prefix` holds the
+finished examples against that once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.prompts import build_prompt
+from toplora_train.data.rows import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHUNK = 1000  # rows per call of the tokenizer: enough for its threads, little memory
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example; the labels are ``input_ids[prompt_length:]``."""
+
+    input_ids: tuple[int, ...]
+    prompt_length: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The examples of a training set and what became of its rows.
+
+    ``kept`` holds, for each example, the index of its row. ``tokens`` counts all ids,
+    ``supervised_tokens`` those that are learned.
+    """
+
+    examples: tuple[Example, ...]
+    kept: tuple[int, ...]
+    truncated_rows: int
+    dropped_rows: int
+    supervised_tokens: int
+    tokens: int
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """The ids that a model is given before it answers.
+
+    BOS stands in front once, or never, as the tokenizer has it. An EOS that the tokenizer appends
+    to every text is left off: it would say that the answer is over before it began.
+    """
+    return _encode_prompts(tokenizer, [prompt])[0]
+
+
+def encode_example(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> Example:
+    """``prompt ids + response ids + EOS``, whole.
+
+    Raises:
+        UserError: The tokenizer has no EOS.
+    """
+    return next(_encode_pairs(tokenizer, [(prompt, response)]))
+
+
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], *, max_length: int, overflow: str
+) -> Encoded:
+    """Encode a training set; the response is the row's ``output`` without surrounding white space.
+
+    Args:
+        tokenizer: The base model's.
+        rows: The rows, each with an ``output``.
+        max_length: The longest example, in ids, EOS included.
+        overflow: What becomes of a longer one: ``error``; ``drop``; or ``truncate``, which cuts the
+            response from the right, EOS with it.
+
+    Raises:
+        UserError: A row has no output; a row is too long under ``error``; a prompt alone fills
+            ``max_length`` under ``truncate``; no row is left.
+        ValueError: ``overflow`` is none of the three.
+    """
+    if overflow not in ("error", "drop", "truncate"):
+        raise ValueError(f"overflow is error, drop or truncate, not {overflow!r}")
+    for row in rows:
+        if not row.output.strip():
+            raise UserError(f"row '{row.id}' has no 'output' to learn; fill it in or remove it")
+    pairs = [(build_prompt(row.instruction, row.input), row.output.strip()) for row in rows]
+    whole = list(_encode_pairs(tokenizer, pairs))
+    long = [index for index, example in enumerate(whole) if len(example.input_ids) > max_length]
+    if long and overflow == "error":
+        raise UserError(_too_long(rows, whole, long, max_length))
+    kept = list(range(len(whole)))
+    if long and overflow == "drop":
+        without = set(long)
+        kept = [index for index in kept if index not in without]
+        if not kept:
+            raise UserError(
+                f"all {len(rows)} rows are longer than max_length={max_length} and were dropped; "
+                "raise dataset.max_length"
+            )
+    examples = tuple(_cut(whole[index], rows[index], max_length) for index in kept)
+    return Encoded(
+        examples=examples,
+        kept=tuple(kept),
+        truncated_rows=len(long) if overflow == "truncate" else 0,
+        dropped_rows=len(whole) - len(examples),
+        supervised_tokens=sum(len(one.input_ids) - one.prompt_length for one in examples),
+        tokens=sum(len(one.input_ids) for one in examples),
+    )
+
+
+def prove_prompt_prefix(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], encoded: Encoded
+) -> None:
+    """Hold every example against the ids that evaluation would ask its row with.
+
+    Raises:
+        UserError: An evaluation prompt is not what its example begins with, or an example leaves
+            nothing to learn. The message names the row.
+    """
+    for index, example in zip(encoded.kept, encoded.examples, strict=True):
+        row = rows[index]
+        asked = encode_prompt(tokenizer, build_prompt(row.instruction, row.input))
+        if list(example.input_ids[: example.prompt_length]) != asked:
+            raise UserError(
+                f"row '{row.id}': the tokens it is trained on do not begin with the tokens that "
+                "evaluation asks with; the tokenizer encodes one text in two ways, use another"
+            )
+        if len(example.input_ids) <= example.prompt_length:
+            raise UserError(f"row '{row.id}' supervises no token; raise dataset.max_length")
+
+
+def render_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[tuple[str, bool]]:
+    """Each token's share of the decoded text, and whether it is learned.
+
+    The shares join to the whole text. A character made of several tokens stands with its last one,
+    and the others' share is empty.
+    """
+    rendered: list[tuple[str, bool]] = []
+    shown = ""
+    for end in range(1, len(example.input_ids) + 1):
+        text = _decode(tokenizer, example.input_ids[:end])
+        unfinished = text.endswith("\N{REPLACEMENT CHARACTER}") and end < len(example.input_ids)
+        share = "" if unfinished else text[len(shown) :]
+        shown += share
+        rendered.append((share, end > example.prompt_length))
+    return rendered
+
+
+def _encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
+    encoded: list[list[int]] = tokenizer(prompts)["input_ids"]
+    eos = tokenizer.eos_token_id
+    return [ids[:-1] if ids and ids[-1] == eos else ids for ids in encoded]
+
+
+def _encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
+) -> Iterator[Example]:
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise UserError("the tokenizer has no EOS token, so no answer could learn to end; set one")
+    remaining = iter(pairs)
+    while chunk := list(islice(remaining, CHUNK)):
+        prompts = _encode_prompts(tokenizer, [prompt for prompt, _ in chunk])
+        responses = tokenizer([response for _, response in chunk], add_special_tokens=False)
+        for prompt, response in zip(prompts, responses["input_ids"], strict=True):
+            yield Example((*prompt, *response, eos), len(prompt))
+
+
+def _cut(example: Example, row: Row, max_length: int) -> Example:
+    if len(example.input_ids) <= max_length:
+        return example
+    if example.prompt_length >= max_length:
+        raise UserError(
+            f"row '{row.id}': its prompt alone has {example.prompt_length} tokens and "
+            f"max_length={max_length}, so nothing of it would be learned; raise dataset.max_length "
+            "or set dataset.overflow=drop"
+        )
+    return Example(example.input_ids[:max_length], example.prompt_length)
+
+
+def _too_long(
+    rows: Sequence[Row], examples: Sequence[Example], long: Sequence[int], max_length: int
+) -> str:
+    longest = max(long, key=lambda index: len(examples[index].input_ids))
+    return (
+        f"{len(long)} of {len(rows)} rows are longer than max_length={max_length} tokens, the "
+        f"longest is row '{rows[longest].id}' with {len(examples[longest].input_ids)}; raise "
+        "dataset.max_length, or set dataset.overflow=drop (leave such rows out) or "
+        "dataset.overflow=truncate (cut their response)"
+    )
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(
+        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    return text

@@ -1,0 +1,157 @@
+"""Data files as records, each with the place that an error message can point to.
+
+JSON and JSON lines are read with the standard library, because it knows the line of a mistake;
+Parquet with pyarrow.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from toplora_train.config.errors import UserError
+
+SUFFIXES = (".json", ".jsonl", ".parquet")
+SPLIT_NAMES = ("train", "validation", "valid", "dev", "test", "eval")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row as it stands in its file; rows and lines count from 1."""
+
+    place: str
+    default_id: str
+    fields: object
+
+
+def read_file(path: Path) -> list[Record]:
+    """Read every record of a ``.json`` (one list), ``.jsonl`` or ``.parquet`` file.
+
+    Raises:
+        UserError: The file is missing, unreadable, empty, broken or of another kind.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UserError(
+            f"{path}: unknown kind of file '{path.suffix}'; rows are read from {_list(SUFFIXES)}"
+        )
+    if path.suffix == ".parquet":
+        records = _read_parquet(path)
+    else:
+        text = _read_text(path)
+        records = _parse_json(text, path) if path.suffix == ".json" else _parse_lines(text, path)
+    if not records:
+        raise UserError(f"{path}: holds no rows")
+    return records
+
+
+def read_folder(folder: Path, *, split: str) -> list[Record]:
+    """Read the data files that lie directly in a folder, in the order of their names.
+
+    Where files are named after splits (``train.jsonl``, ``test-00000.parquet``), only those of the
+    split asked for are read, so that nobody trains on a test file that lay beside.
+
+    Raises:
+        UserError: There is no data file, none of the split, or a mixture of named and other files.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if not paths:
+        raise UserError(
+            f"{folder}: no data files in this folder (looked for {_list(SUFFIXES)}); name a file, "
+            "or give subset=NAME if it is a copy of a hub data set"
+        )
+    by_split = {path: _split_of(path) for path in paths}
+    if any(by_split.values()):
+        unnamed = [path.name for path, name in by_split.items() if name is None]
+        if unnamed:
+            raise UserError(
+                f"{folder}: {unnamed[0]} is named after no split, but other files there are; "
+                "name one file instead of the folder, or rename it"
+            )
+        paths = [path for path, name in by_split.items() if name == split]
+        if not paths:
+            found = ", ".join(sorted({str(name) for name in by_split.values()}))
+            raise UserError(f"{folder}: no file of split '{split}' (found: {found})")
+    return [record for path in paths for record in read_file(path)]
+
+
+def _split_of(path: Path) -> str | None:
+    """The split a file name begins with (``test`` of ``test-00000-of-00002``), if any."""
+    first = path.stem.replace("_", "-").replace(".", "-").split("-")[0].lower()
+    return first if first in SPLIT_NAMES else None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        text = raw.decode("utf-8-sig")  # a byte-order mark is no part of the data
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty")
+    return text
+
+
+def _parse_json(text: str, path: Path) -> list[Record]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        lines = error.msg == "Extra data" and text.lstrip().startswith("{")
+        remedy = "one object a line is JSON lines: rename it to .jsonl" if lines else "mend it"
+        raise UserError(
+            f"{path}, line {error.lineno} column {error.colno}: not valid JSON ({error.msg}); "
+            f"{remedy}"
+        ) from None
+    if not isinstance(content, list):
+        raise UserError(f"{path}: a .json file holds one list of rows; put the rows into [...]")
+    return _numbered(content, path)
+
+
+def _parse_lines(text: str, path: Path) -> list[Record]:
+    records: list[Record] = []
+    # Not splitlines(): JSON strings may hold U+2028 and its like, which end no line of the file.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as error:
+            whole = number == 1 and line.lstrip().startswith("[")
+            remedy = "a whole list belongs in a .json file" if whole else "mend or remove the line"
+            raise UserError(
+                f"{path}, line {number}: not valid JSON ({error.msg}); {remedy}"
+            ) from None
+        default_id = f"{path.stem}-{len(records) + 1}"
+        records.append(Record(f"{path}, line {number}", default_id, fields))
+    return records
+
+
+def _read_parquet(path: Path) -> list[Record]:
+    import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types; slow, so only here
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]  # likewise
+
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as Parquet ({reason})") from None
+    return _numbered(table.to_pylist(), path)
+
+
+def _numbered(content: list[object], path: Path) -> list[Record]:
+    return [
+        Record(f"{path}, row {number}", f"{path.stem}-{number}", fields)
+        for number, fields in enumerate(content, start=1)
+    ]
+
+
+def _list(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"

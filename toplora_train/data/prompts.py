@@ -1,0 +1,30 @@
+"""The one prompt that training, its proof and every evaluation are built from.
+
+The wording is Alpaca's, which LLM-Adapters (arXiv:2304.01933), DoRA and TopLoRA use; their
+indentation and trailing blanks, which differ between their training and their evaluation, are not.
+"""
+
+from __future__ import annotations
+
+PROMPT_VERSION = 1
+"""Grows with every change that moves a byte of a prompt; part of the protocol's hash."""
+
+_REQUEST = "Write a response that appropriately completes the request."
+_ALONE = f"Below is an instruction that describes a task. {_REQUEST}"
+_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    f"context. {_REQUEST}"
+)
+
+
+def build_prompt(instruction: str, input: str = "") -> str:
+    r"""The text that a response follows directly; it ends in ``### Response:\n``.
+
+    White space around the instruction and the input is removed (several public test sets carry
+    stray blanks, and the training sets of the same suite do not); inside, nothing is touched. An
+    input of white space alone counts as none.
+    """
+    instruction, input = instruction.strip(), input.strip()
+    opening = _WITH_INPUT if input else _ALONE
+    context = f"### Input:\n{input}\n\n" if input else ""
+    return f"{opening}\n\n### Instruction:\n{instruction}\n\n{context}### Response:\n"

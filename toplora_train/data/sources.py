@@ -1,0 +1,208 @@
+"""Sources: the one word by which a user says where rows are, and the finding of them.
+
+===========================================  ====================================================
+``bundled:arithmetic/train.jsonl``           a file inside this package
+``llm-adapters:dataset/boolq/test.json``     ``<data_root>/llm-adapters/dataset/boolq/test.json``
+``rows.jsonl``, ``folder``                   a local ``.json``, ``.jsonl``, ``.parquet`` file, or a
+                                             folder of them
+``owner/name``                               ``<data_root>/hub/owner/name``, else the hub
+===========================================  ====================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.files import SUFFIXES, Record, read_file, read_folder
+from toplora_train.data.hub import read_hub, read_mirror
+from toplora_train.data.rows import Row, RowSet, content_hash, parse_row
+
+BUNDLED = Path(__file__).parent / "bundled"
+FORMS = (
+    "bundled:FILE, llm-adapters:FILE, a local .json, .jsonl or .parquet file or a folder of them, "
+    "or a hub id owner/name"
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SCHEME = re.compile(r"([a-z][a-z-]+):(.*)")
+
+
+def read_rows(
+    source: str,
+    *,
+    data_root: Path | None = None,
+    subset: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    limit: int | None = None,
+    needs_answer: bool = False,
+) -> RowSet:
+    """Find a source and read its rows.
+
+    Args:
+        source: One of the forms in the module's table; relative paths start at the working folder.
+        data_root: A folder tried before the hub, and the place of LLM-Adapters' files.
+        subset: A hub data set's configuration name; an error for a file, which has none.
+        split: The split of a hub data set, or of a folder whose files are named after splits;
+            a single file is read whole.
+        revision: A hub data set's branch, tag or commit.
+        limit: Take the first so many rows (all are checked).
+        needs_answer: Whether a row without ``answer`` is an error.
+
+    Returns:
+        The rows. A row's id is its own ``id``, else ``FILE_STEM-NUMBER``, counted from 1.
+
+    Raises:
+        UserError: Nothing is there, it cannot be read, or a row does not fit the schema.
+    """
+    if data_root is not None and not data_root.is_dir():
+        raise UserError(f"data_root={data_root} is no folder; correct or leave out data_root")
+    records, found = _find(
+        source, data_root=data_root, subset=subset, split=split, revision=revision
+    )
+    rows = [
+        parse_row(
+            record.fields,
+            place=record.place,
+            default_id=record.default_id,
+            needs_answer=needs_answer,
+        )
+        for record in records
+    ]
+    _refuse_equal_ids(rows, records)
+    taken = tuple(rows[:limit])
+    return RowSet(taken, found, content_hash(taken))
+
+
+def read_union(
+    sources: Sequence[str],
+    *,
+    data_root: Path | None = None,
+    subset: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    limit: int | None = None,
+    needs_answer: bool = False,
+) -> RowSet:
+    """Read several sources, one after the other, as :func:`read_rows` does each.
+
+    ``limit`` counts the rows of each source. With more than one source an id becomes
+    ``NUMBER_OF_SOURCE/ID``, because files of one name in two folders would share their ids.
+
+    Raises:
+        UserError: As :func:`read_rows`, or there are no sources, or one is named twice.
+    """
+    if not sources:
+        raise UserError("no source of rows was given; a source is " + FORMS)
+    sets = [
+        read_rows(
+            source,
+            data_root=data_root,
+            subset=subset,
+            split=split,
+            revision=revision,
+            limit=limit,
+            needs_answer=needs_answer,
+        )
+        for source in sources
+    ]
+    if len(sets) == 1:
+        return sets[0]
+    places = [one.source for one in sets]
+    for place in places:
+        if places.count(place) > 1:
+            raise UserError(f"{place} is given twice as a source; its rows would count double")
+    rows = tuple(
+        replace(row, id=f"{number}/{row.id}")
+        for number, one in enumerate(sets, start=1)
+        for row in one.rows
+    )
+    return RowSet(rows, ", ".join(places), content_hash(rows))
+
+
+def _find(
+    source: str, *, data_root: Path | None, subset: str | None, split: str, revision: str | None
+) -> tuple[list[Record], str]:
+    """The records of a source, and the place where they were found."""
+    scheme = _SCHEME.fullmatch(source)
+    if scheme is not None and scheme[1] == "bundled":
+        path = _bundled(scheme[2])
+    elif scheme is not None and scheme[1] == "llm-adapters":
+        path = _llm_adapters(source, scheme[2], data_root)
+    else:
+        path = Path(source).expanduser()
+        if not path.exists():
+            return _find_hub(
+                source, data_root=data_root, subset=subset, split=split, revision=revision
+            )
+    path = path.absolute()
+    if path.is_dir():
+        if subset is not None:
+            mirror = read_mirror(path, subset=subset, split=split, revision=revision)
+            return mirror, str(path)
+        records = read_folder(path, split=split)
+    else:
+        if subset is not None:
+            raise UserError(
+                f"{source}: subset={subset} is for hub data sets, this is a file; leave it out"
+            )
+        records = read_file(path)
+    if revision is not None:
+        raise UserError(
+            f"{source}: revision={revision} is for hub data sets, this is local; leave it out"
+        )
+    return records, str(path)
+
+
+def _find_hub(
+    source: str, *, data_root: Path | None, subset: str | None, split: str, revision: str | None
+) -> tuple[list[Record], str]:
+    if _HUB_ID.fullmatch(source) is None or Path(source).suffix in SUFFIXES:
+        raise UserError(f"{source}: no such file or folder; a source is {FORMS}")
+    mirror = None if data_root is None else (data_root / "hub" / source).absolute()
+    if mirror is not None and mirror.is_dir():
+        records = read_mirror(mirror, subset=subset, split=split, revision=revision)
+        return records, str(mirror)
+    records = read_hub(source, subset=subset, split=split, revision=revision, tried=mirror)
+    return records, f"{source}@{revision or 'main'}"
+
+
+def _bundled(name: str) -> Path:
+    path = BUNDLED / name
+    if not path.is_file():
+        known = sorted(
+            f"bundled:{file.relative_to(BUNDLED).as_posix()}"
+            for file in BUNDLED.rglob("*")
+            if file.suffix in SUFFIXES
+        )
+        raise UserError(f"bundled:{name}: no such file in this package; it has {', '.join(known)}")
+    return path
+
+
+def _llm_adapters(source: str, name: str, data_root: Path | None) -> Path:
+    if data_root is None:
+        raise UserError(
+            f"{source}: needs data_root=FOLDER, with the file at FOLDER/llm-adapters/{name} "
+            "(from the repository AGI-Edgerunners/LLM-Adapters)"
+        )
+    path = data_root / "llm-adapters" / name
+    if not path.exists():
+        raise UserError(
+            f"{source}: no file at {path}; put it there (from the repository "
+            "AGI-Edgerunners/LLM-Adapters) or correct data_root"
+        )
+    return path
+
+
+def _refuse_equal_ids(rows: Sequence[Row], records: Sequence[Record]) -> None:
+    """Runs are compared row by row, so an id must name one row only."""
+    first: dict[str, str] = {}
+    for row, record in zip(rows, records, strict=True):
+        if row.id in first:
+            raise UserError(
+                f"{record.place}: id '{row.id}' is also that of {first[row.id]}; ids must differ"
+            )
+        first[row.id] = record.place

@@ -1,0 +1,21 @@
+"""Rows held out of the training set."""
+
+from __future__ import annotations
+
+import random
+
+from toplora_train.config.errors import UserError
+
+
+def hold_out(rows: int, held: int, *, seed: int) -> tuple[list[int], list[int]]:
+    """Draw ``held`` of ``rows`` indices; return (the others, the held), each in ascending order.
+
+    Raises:
+        UserError: nothing would be left to train on.
+    """
+    if held >= rows:
+        raise UserError(
+            f"dataset.validation_rows={held} leaves nothing of {rows} rows to train on; lower it"
+        )
+    drawn = set(random.Random(f"validation/{seed}").sample(range(rows), held))
+    return [i for i in range(rows) if i not in drawn], sorted(drawn)
