@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: the optional folder of real rows and goldens, and a quiet offline environment."""
+"""Fixtures shared by all tests; the environment is offline and quiet."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ def checkout() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """Real rows and goldens, where they are at hand: $TOPLORA_SHARED or `shared` beside the checkout."""
+    """Real rows and goldens, if at hand: $TOPLORA_SHARED or `shared` beside the checkout."""
     folder = Path(os.environ.get("TOPLORA_SHARED", CHECKOUT.parent / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no folder of real rows and goldens at {folder}; set TOPLORA_SHARED")

@@ -53,7 +53,11 @@ def test_hydra_and_omegaconf_are_known_at_the_door_only():
 
 
 def test_the_door_and_the_report_import_nothing_heavy():
-    for path in [PACKAGE / "cli.py", *(PACKAGE / "config").rglob("*.py"), *(PACKAGE / "report").rglob("*.py")]:
+    for path in [
+        PACKAGE / "cli.py",
+        *(PACKAGE / "config").rglob("*.py"),
+        *(PACKAGE / "report").rglob("*.py"),
+    ]:
         assert not imported_roots(path) & HEAVY, path
 
 

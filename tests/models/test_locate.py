@@ -33,7 +33,7 @@ def test_what_is_neither_folder_nor_hub_id_is_said_so(path: str):
         locate(path)
 
 
-def test_a_hub_id_while_offline_names_the_remedies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_hub_id_while_offline_names_the_remedies(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match=r"HF_HUB_OFFLINE.*model\.path=FOLDER.*no-such-package"):
         locate("nobody/nothing", package="no_such_package")

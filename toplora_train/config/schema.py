@@ -1,24 +1,33 @@
 """The configuration as frozen dataclasses: every key that exists, its type and its bounds.
 
-Hydra composes YAML; :mod:`toplora_train.config.check` turns the result into these; everything below
-``config/`` is handed plain values taken from them. The adapter's own keys are not here: their schema
-is the adapter's own file ``conf/adapter/NAME.yaml``, so that adding an adapter touches no other one.
+Hydra composes YAML; :mod:`toplora_train.config.check` turns the result into these; everything
+below ``config/`` is handed plain values taken from them. The adapter's own keys are not here: their
+schema is the adapter's own file ``conf/adapter/NAME.yaml``, so that adding an adapter touches no other one.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+def _no_truth_value(value: object) -> object:
+    """Python and pydantic count true as 1; a configuration that says so is a slip."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+_Number = BeforeValidator(_no_truth_value)
+PositiveInt = Annotated[int, Field(ge=1), _Number]
+NonNegativeInt = Annotated[int, Field(ge=0), _Number]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _Number]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
+Fraction = Annotated[float, Field(ge=0, lt=1), _Number]
 
 
 @dataclass(frozen=True, config=STRICT)

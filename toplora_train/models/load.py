@@ -41,9 +41,13 @@ def load_tokenizer(location: ModelLocation) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(location.folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"{location.name}: no tokenizer could be read from {location.folder}: {error}") from error
+        raise UserError(
+            f"{location.name}: no tokenizer could be read from {location.folder}: {error}"
+        ) from error
     if tokenizer.eos_token is None and tokenizer.sep_token is None:
-        raise UserError(f"{location.name}: the tokenizer has no EOS token, so no answer could ever end")
+        raise UserError(
+            f"{location.name}: the tokenizer has no EOS token, so no answer could ever end"
+        )
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
         vocabulary = tokenizer.get_vocab()
         spares = [t for t in SPARE_TOKENS if t in vocabulary and t != tokenizer.eos_token]
@@ -76,7 +80,9 @@ def load_model(
                 location.folder, dtype=torch_dtype, attn_implementation=attention
             )
         except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{location.name}: cannot be loaded as a causal language model: {error}") from error
+            raise UserError(
+                f"{location.name}: cannot be loaded as a causal language model: {error}"
+            ) from error
     model.name_or_path = location.name  # what the adapter's config will call its base
     model.requires_grad_(False)
     return model.eval()

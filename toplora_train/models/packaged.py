@@ -1,7 +1,7 @@
 """Model weights that an installed Python package carries, for machines that reach no hub.
 
-Two layouts are known: a folder with ``config.json`` (used as it lies) and a GGUF file, which is read
-once and stored as an ordinary checkpoint in the cache folder, since reading it takes much longer.
+Two layouts are known: a folder with ``config.json`` (used as it lies) and a GGUF file, which is
+read once and stored as an ordinary checkpoint in the cache folder, since reading it takes much longer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
 
 def package_folder(package: str) -> Path | None:
-    """The folder of an installed package, found without importing it; None if it is not installed."""
+    """The folder of an installed package, found without importing it; None if there is none."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None

@@ -102,7 +102,7 @@ def save_checkpoint(
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files match their checksums; damaged ones are named and passed over."""
+    """The newest checkpoint whose files match their checksums; damaged ones are named in the log."""
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         if damage := _damage(candidate):
             logger.warning("%s is damaged (%s); using the one before it", candidate, damage)
@@ -119,7 +119,9 @@ def read_state(checkpoint: Path) -> TrainState:
     """
     document = json.loads((checkpoint / "state.json").read_text())
     if document["schema_version"] > SCHEMA_VERSION:
-        raise UserError(f"{checkpoint} was written by a newer toplora-train; upgrade, or start anew")
+        raise UserError(
+            f"{checkpoint} was written by a newer toplora-train; upgrade, or start anew"
+        )
     return TrainState(**document["train"])
 
 
@@ -140,7 +142,9 @@ def load_checkpoint(
     if differing := {
         name
         for name in expected.keys() | tensors.keys()
-        if name not in tensors or name not in expected or tensors[name].shape != expected[name].shape
+        if name not in tensors
+        or name not in expected
+        or tensors[name].shape != expected[name].shape
     }:
         raise UserError(
             f"{checkpoint} holds another adapter: {min(differing)} and {len(differing) - 1} more "
@@ -156,7 +160,9 @@ def load_checkpoint(
     _restore_random_state(load_file(checkpoint / "random.safetensors"))
 
 
-def refuse_other_settings(checkpoint: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def refuse_other_settings(
+    checkpoint: Path, stored: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
     """Refuse to go on with settings that differ from those the checkpoint was made with.
 
     Both are flat: dotted keys to values.
@@ -166,15 +172,21 @@ def refuse_other_settings(checkpoint: Path, stored: Mapping[str, Any], now: Mapp
     """
     # Through JSON, so that a tuple equals the list it was stored as.
     now = json.loads(json.dumps(now))
-    differing = [key for key in sorted(stored.keys() | now.keys()) if stored.get(key) != now.get(key)]
+    differing = [
+        key for key in sorted(stored.keys() | now.keys()) if stored.get(key) != now.get(key)
+    ]
     if differing:
-        words = ", ".join(f"{key} was {stored.get(key)!r}, now {now.get(key)!r}" for key in differing)
-        raise UserError(f"{checkpoint} was made with other settings: {words}; use those, or another output_dir")
+        words = ", ".join(
+            f"{key} was {stored.get(key)!r}, now {now.get(key)!r}" for key in differing
+        )
+        raise UserError(
+            f"{checkpoint} was made with other settings: {words}; use those, or another output_dir"
+        )
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
     """The adapter's tensors on the CPU, contiguous, in the names PEFT saves them under."""
-    # Embedding layers are only ever trained through modules_to_save, which PEFT includes anyway; its
+    # Embeddings are only ever trained through modules_to_save, which PEFT includes anyway; its
     # "auto" would ask the hub.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

@@ -27,8 +27,8 @@ from toplora_train.train.step import supervised_loss, train_step
 class StepRecord:
     """What one optimizer step says of itself; a logged one is a line of ``metrics.jsonl``.
 
-    ``loss`` is per supervised token: of this step, or in a logged record of all steps since the last
-    logged one. ``tokens``, ``supervised_tokens`` and ``seconds`` count from the start of the run.
+    ``loss`` is per supervised token: of this step, or in a logged record of all steps since the
+    last logged one. ``tokens``, ``supervised_tokens`` and ``seconds`` count from the start of the run.
     """
 
     step: int
@@ -191,7 +191,11 @@ def refuse_bad_loss(loss: float, step: int, saved: int) -> None:
     """Stop a run whose loss is not a number; its weights have not taken the step."""
     if math.isfinite(loss):
         return
-    kept = f"the checkpoint of step {saved} is the last good one" if saved else "no checkpoint was due yet"
+    kept = (
+        f"the checkpoint of step {saved} is the last good one"
+        if saved
+        else "no checkpoint was due yet"
+    )
     raise RunFailure(
         f"the loss is {loss} at step {step}; {kept}. Lower optimizer.lr, or train in "
         "trainer.mixed_precision=bf16 instead of fp16"
@@ -199,10 +203,8 @@ def refuse_bad_loss(loss: float, step: int, saved: int) -> None:
 
 
 def refuse_missing_gradients(model: torch.nn.Module) -> None:
-    """Stop a run in which part of the adapter is not trained, as a wrong hook or target leaves it."""
-    missing = [
-        name for name, p in model.named_parameters() if p.requires_grad and p.grad is None
-    ]
+    """Stop a run in which part of the adapter is not trained."""
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if missing:
         raise RunFailure(
             f"{len(missing)} adapter tensors got no gradient in the first step, {missing[0]} among "
@@ -219,7 +221,7 @@ def validation_loss(
     micro_batch_size: int,
     pad_token_id: int,
 ) -> float:
-    """Loss per supervised token over ``examples``, without dropout; the model is left in training mode."""
+    """Loss per supervised token over ``examples``, without dropout; back to training mode after."""
     model.eval()
     total = 0.0
     ordered = sorted(examples, key=lambda example: len(example.input_ids))
@@ -231,7 +233,7 @@ def validation_loss(
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory used so far, in bytes: allocated on a GPU, resident of the process on a CPU."""
+    """The most bytes used so far: allocated on a GPU, resident of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

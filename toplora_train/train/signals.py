@@ -43,7 +43,7 @@ def interrupt_at_once() -> None:
 
 @contextmanager
 def interrupt_later() -> Iterator[Interruption]:
-    """Inside, the first signal is only remembered, so that the current step can end in a checkpoint."""
+    """Inside, the first signal is only remembered: the current step can end in a checkpoint."""
     interruption = Interruption()
     before = {number: signal.signal(number, interruption.receive) for number in SIGNALS}
     try:

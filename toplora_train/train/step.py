@@ -34,9 +34,9 @@ def train_step(
 ) -> StepResult:
     """Update the adapter once.
 
-    The loss is the sum over every supervised token of the step divided by ``supervised_tokens``, the
-    number of them in the whole step over all processes. So neither the number of micro-batches nor
-    of processes changes it. ``max_grad_norm`` 0 means that gradients are measured, not clipped.
+    The loss is the sum over every supervised token of the step divided by ``supervised_tokens``,
+    the number of them in the whole step over all processes. So neither the number of micro-batches
+    nor of processes changes it. ``max_grad_norm`` 0 means that gradients are measured, not clipped.
     """
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=accelerator.device)
@@ -50,7 +50,9 @@ def train_step(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norm = accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf"))
     loss = float(accelerator.reduce(total))
-    if loss == loss and abs(loss) != float("inf"):  # a loss that is no number must not reach the weights
+    if loss == loss and abs(loss) != float(
+        "inf"
+    ):  # a loss that is no number must not reach the weights
         optimizer.step()
     return StepResult(loss=loss, grad_norm=float(norm))
 

@@ -1,0 +1,173 @@
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from toplora_train.config.errors import UserError
+from toplora_train.models.tiny import tiny_model
+from toplora_train.train.checkpoint import (
+    TrainState,
+    adapter_tensors,
+    load_checkpoint,
+    newest_checkpoint,
+    read_state,
+    refuse_other_settings,
+    save_checkpoint,
+)
+from toplora_train.train.optimizer import build_adamw
+
+
+def lora(r: int = 4) -> PeftModel:
+    return get_peft_model(tiny_model(), LoraConfig(r=r, target_modules=["q_proj", "v_proj"]))
+
+
+def adamw(model: PeftModel) -> torch.optim.AdamW:
+    return build_adamw(
+        model, lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, device_type="cpu"
+    )
+
+
+def walk(model: PeftModel, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randint(2, 258, (2, 8))).logits.square().mean().backward()
+        optimizer.step()
+
+
+def save(folder: Path, model, optimizer, step: int, keep: int = 9, **state) -> Path:
+    return save_checkpoint(
+        folder,
+        model=model,
+        optimizer=optimizer,
+        scaler=None,
+        state=TrainState(step=step, **state),
+        keep=keep,
+    )
+
+
+def test_a_run_goes_on_bit_for_bit_random_state_included(tmp_path: Path):
+    torch.manual_seed(1)
+    model = lora()
+    optimizer = adamw(model)
+    walk(model, optimizer, 3)
+    checkpoint = save(tmp_path, model, optimizer, 3, seconds=1.25, window_loss=0.1)
+    walk(model, optimizer, 3)
+
+    torch.manual_seed(99)
+    other = lora()
+    other_optimizer = adamw(other)
+    load_checkpoint(checkpoint, model=other, optimizer=other_optimizer, scaler=None)
+    assert read_state(checkpoint) == TrainState(step=3, seconds=1.25, window_loss=0.1)
+    walk(other, other_optimizer, 3)
+    for name, tensor in adapter_tensors(model).items():
+        assert torch.equal(tensor, adapter_tensors(other)[name]), name
+
+
+def test_a_checkpoint_never_holds_the_base_model(tmp_path: Path):
+    model = lora()
+    optimizer = adamw(model)
+    walk(model, optimizer, 1)
+    checkpoint = save(tmp_path, model, optimizer, 1)
+    size = sum(path.stat().st_size for path in checkpoint.iterdir())
+    base = sum(p.numel() * 4 for p in model.get_base_model().parameters())
+    assert size < base / 2
+    assert {path.suffix for path in checkpoint.iterdir()} == {".safetensors", ".json"}
+
+
+def test_only_the_newest_are_kept(tmp_path: Path):
+    model = lora()
+    optimizer = adamw(model)
+    for step in range(1, 6):
+        save(tmp_path, model, optimizer, step, keep=2)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000004", "step-00000005"]
+
+
+@pytest.mark.parametrize(
+    "damage", ["flip a byte", "cut a file", "lose a file", "lose the manifest"]
+)
+def test_a_damaged_checkpoint_is_recognised_and_the_one_before_it_used(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+):
+    model = lora()
+    optimizer = adamw(model)
+    walk(model, optimizer, 1)
+    good = save(tmp_path, model, optimizer, 1)
+    bad = save(tmp_path, model, optimizer, 2)
+    target = bad / "optimizer.safetensors"
+    content = bytearray(target.read_bytes())
+    if damage == "flip a byte":
+        content[len(content) // 2] ^= 1
+        target.write_bytes(content)
+    elif damage == "cut a file":
+        target.write_bytes(content[:-5])
+    elif damage == "lose a file":
+        target.unlink()
+    else:
+        (bad / "manifest.json").unlink()
+    assert newest_checkpoint(tmp_path) == good
+    assert "step-00000002 is damaged" in caplog.text
+
+
+def test_no_checkpoint_is_none(tmp_path: Path):
+    assert newest_checkpoint(tmp_path) is None
+    (tmp_path / ".writing-step-00000001").mkdir()
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_a_checkpoint_of_another_adapter_is_refused_and_nothing_changed(tmp_path: Path):
+    model = lora(r=4)
+    optimizer = adamw(model)
+    checkpoint = save(tmp_path, model, optimizer, 1)
+    other = lora(r=8)
+    with pytest.raises(UserError, match="another adapter"):
+        load_checkpoint(checkpoint, model=other, optimizer=adamw(other), scaler=None)
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path):
+    model = lora()
+    checkpoint = save(tmp_path, model, adamw(model), 1)
+    document = json.loads((checkpoint / "state.json").read_text())
+    document["schema_version"] += 1
+    (checkpoint / "state.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="newer toplora-train"):
+        read_state(checkpoint)
+
+
+def test_other_settings_are_refused_by_name():
+    stored = {"adapter.r": 8, "optimizer.betas": [0.9, 0.999], "seed": 1}
+    refuse_other_settings(Path("c"), stored, {**stored, "optimizer.betas": (0.9, 0.999)})
+    with pytest.raises(UserError, match=r"adapter\.r was 8, now 4"):
+        refuse_other_settings(Path("c"), stored, {**stored, "adapter.r": 4})
+
+
+def test_a_disk_that_fills_while_saving_leaves_the_previous_checkpoint_whole(tmp_path: Path):
+    """A limit on file sizes stands for the disk: the kernel refuses the write in the same place."""
+    script = f"""
+import resource, sys
+from pathlib import Path
+from tests.train.test_checkpoint import adamw, lora, save, walk
+from toplora_train.config.errors import RunFailure
+model = lora(); optimizer = adamw(model); walk(model, optimizer, 1)
+save(Path({str(tmp_path)!r}), model, optimizer, 1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    save(Path({str(tmp_path)!r}), model, optimizer, 2)
+except RunFailure as error:
+    print(error); sys.exit(7)
+"""
+    root = Path(__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 7, result.stderr
+    assert "step 2 could not be written" in result.stdout
+    assert "resume=auto" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    found = newest_checkpoint(tmp_path)
+    assert found is not None and found.name == "step-00000001"
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 5000

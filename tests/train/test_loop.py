@@ -1,0 +1,175 @@
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from tests.train.test_step import adamw, examples
+from toplora_train.config.errors import Interrupted, RunFailure
+from toplora_train.models.tiny import tiny_model
+from toplora_train.train.checkpoint import (
+    TrainState,
+    adapter_tensors,
+    load_checkpoint,
+    newest_checkpoint,
+    read_state,
+)
+from toplora_train.train.loop import StepRecord, remaining_batches, steps_in_epoch, train
+from toplora_train.train.signals import Interruption
+
+
+def lora() -> PeftModel:
+    torch.manual_seed(0)
+    return get_peft_model(
+        tiny_model(), LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"])
+    )
+
+
+def start_training(model, optimizer, folder: Path, **changes) -> Iterator[StepRecord]:
+    settings = dict(
+        accelerator=Accelerator(cpu=True),
+        learning_rate=lambda step: 1e-2 / step,
+        start=TrainState(),
+        total_steps=6,
+        batch_size=3,
+        micro_batch_size=2,
+        group_by_length=True,
+        max_grad_norm=1.0,
+        pad_token_id=0,
+        seed=1,
+        log_every=2,
+        eval_every=0,
+        save_every=2,
+        keep=2,
+        checkpoints=folder,
+        interruption=Interruption(),
+    )
+    settings |= changes
+    validation = settings.pop("validation", [])
+    return train(model, optimizer, examples(), validation, **settings)
+
+
+def test_a_short_last_batch_is_a_step_of_its_own():
+    assert steps_in_epoch(8, 3) == 3
+    seen = list(
+        remaining_batches([5] * 8, after=0, until=7, batch_size=3, group_by_length=True, seed=1)
+    )
+    assert [step for step, _, _ in seen] == list(range(1, 8))
+    assert [len(batch) for _, _, batch in seen] == [3, 3, 2, 3, 3, 2, 3]
+    assert sorted(i for _, _, batch in seen[:3] for i in batch) == list(range(8))
+    assert seen[2][1] == 1.0
+    assert seen[5][1] == 2.0
+
+
+@pytest.mark.parametrize("after", range(7))
+def test_the_position_in_the_data_is_the_step(after: int):
+    def batches(skip: int):
+        return list(
+            remaining_batches(
+                list(range(8)), after=skip, until=7, batch_size=3, group_by_length=True, seed=4
+            )
+        )
+
+    assert batches(after) == batches(0)[after:]
+
+
+def test_an_interrupted_and_resumed_run_ends_byte_for_byte_like_an_uninterrupted_one(tmp_path):
+    model = lora()
+    torch.manual_seed(5)
+    whole = list(start_training(model, adamw(model), tmp_path / "whole"))
+
+    other = lora()
+    optimizer = adamw(other)
+    torch.manual_seed(5)
+    running = start_training(other, optimizer, tmp_path / "cut")
+    first = [next(running) for _ in range(5)]  # step 5 is in the second epoch, step 4 is saved
+    del running
+    checkpoint = newest_checkpoint(tmp_path / "cut")
+    assert checkpoint is not None
+
+    resumed = lora()
+    optimizer = adamw(resumed)
+    load_checkpoint(checkpoint, model=resumed, optimizer=optimizer, scaler=None)
+    state = read_state(checkpoint)
+    assert state.step == 4
+    rest = list(start_training(resumed, optimizer, tmp_path / "cut", start=state))
+
+    steps = {record.step: record for record in [*first, *rest]}
+    assert [steps[step].loss for step in range(1, 7)] == [record.loss for record in whole]
+    assert [steps[step].tokens for step in range(1, 7)] == [record.tokens for record in whole]
+    for name, tensor in adapter_tensors(model).items():
+        assert torch.equal(tensor, adapter_tensors(resumed)[name]), name
+    names = [tmp_path / run / "step-00000006" / "adapter.safetensors" for run in ("whole", "cut")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+
+
+def test_logged_losses_are_means_per_token_over_the_steps_since_the_last(tmp_path: Path):
+    every, second = lora(), lora()
+    torch.manual_seed(5)
+    all_steps = list(start_training(every, adamw(every), tmp_path / "a", log_every=1))
+    torch.manual_seed(5)
+    pairs = list(start_training(second, adamw(second), tmp_path / "b", log_every=3))
+    assert [record.logged for record in pairs] == [True, False, True, False, False, True]
+    tokens = [b.supervised_tokens - a.supervised_tokens for a, b in pairwise(all_steps)]
+    last = sum(r.loss * n for r, n in zip(all_steps[3:], tokens[2:], strict=True)) / sum(tokens[2:])
+    assert pairs[5].loss == pytest.approx(last, rel=1e-6)
+
+
+def test_a_signal_ends_the_step_in_a_checkpoint(tmp_path: Path):
+    interruption = Interruption()
+    model = lora()
+    running = start_training(model, adamw(model), tmp_path, interruption=interruption, save_every=0)
+    next(running)
+    next(running)
+    interruption.receive(2, None)
+    with pytest.raises(Interrupted):
+        next(running)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None and found.name == "step-00000002"
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_checkpoint(tmp_path: Path):
+    model = lora()
+    running = start_training(model, adamw(model), tmp_path)
+    for _ in range(3):
+        next(running)
+    with torch.no_grad():
+        model.get_base_model().lm_head.weight.fill_(math.nan)
+    with pytest.raises(RunFailure, match=r"nan at step 4; the checkpoint of step 2"):
+        next(running)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None and found.name == "step-00000002"
+
+
+def test_an_adapter_tensor_without_a_gradient_stops_the_run_by_name(tmp_path: Path):
+    model = lora()
+    model.register_parameter("forgotten", torch.nn.Parameter(torch.zeros(2)))
+    with pytest.raises(RunFailure, match="forgotten"):
+        next(start_training(model, adamw(model), tmp_path))
+
+
+def test_validation_is_measured_without_dropout_and_at_the_end(tmp_path: Path):
+    model = lora()
+    records = list(
+        start_training(model, adamw(model), tmp_path, validation=examples(3), eval_every=4)
+    )
+    measured = {r.step: r.validation_loss for r in records if r.validation_loss is not None}
+    assert sorted(measured) == [4, 6]
+    assert model.training
+    assert all(record.logged for record in records if record.validation_loss is not None)
+
+
+def test_training_lowers_the_loss(tmp_path: Path):
+    model = lora()
+    records = list(
+        start_training(
+            model, adamw(model), tmp_path, total_steps=60, learning_rate=lambda _: 3e-2, log_every=1
+        )
+    )
+    assert records[-1].loss < records[0].loss - 0.5
+    assert [record.step for record in records] == list(range(1, 61))
+    assert all(record.peak_memory_bytes > 0 for record in records)

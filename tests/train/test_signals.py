@@ -1,0 +1,45 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from toplora_train.config.errors import Interrupted
+from toplora_train.train.signals import interrupt_at_once, interrupt_later
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_remembered_and_raised_where_the_loop_asks(signum: int, code: int):
+    before = signal.getsignal(signum)
+    with interrupt_later() as interruption:
+        interruption.raise_if_asked()
+        os.kill(os.getpid(), signum)
+        assert interruption.signum == signum
+        with pytest.raises(Interrupted) as caught:
+            interruption.raise_if_asked()
+    assert caught.value.exit_code == code
+    assert signal.getsignal(signum) == before
+
+
+def test_outside_the_loop_a_signal_is_raised_at_once():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        interrupt_at_once()
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+
+
+def test_a_second_signal_leaves_at_once():
+    script = (
+        "import os, signal\n"
+        "from toplora_train.train.signals import interrupt_later\n"
+        "with interrupt_later():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    raise SystemExit('still here')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 130
