@@ -1,0 +1,109 @@
+"""The PEFT configs that the methods of this package derive theirs from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+from peft import PeftConfig, PeftType
+from peft.utils.other import get_pattern_key
+
+from toplora_train.adapters.checks import (
+    check_boolean,
+    check_layers,
+    check_names,
+    check_pattern,
+    check_positive_integer,
+    check_positive_number,
+    check_probability,
+)
+
+
+@dataclass
+class AdapterConfig(PeftConfig):
+    """Settings that every method has: where it is attached, and its dropout.
+
+    Args:
+        dropout: Probability with which an entry of the adapter's input is zeroed in training.
+        target_modules: Names (or ends of names) of linear modules, a regular expression over whole
+            names, ``"all-linear"``, or None for the query, key and value projections.
+        exclude_modules: Names or a regular expression of modules to leave alone.
+        layers_to_transform: Index or indices of the layers to adapt; None means all.
+        layers_pattern: Name of the list that the layers are in, where it cannot be guessed.
+        modules_to_save: Names of modules that are trained whole and saved with the adapter.
+    """
+
+    method: ClassVar[str]
+
+    dropout: float = 0.0
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType[self.method.upper()]
+        check_probability("dropout", self.dropout)
+        check_names("target_modules", self.target_modules)
+        check_names("exclude_modules", self.exclude_modules)
+        check_layers("layers_to_transform", self.layers_to_transform)
+        check_names("modules_to_save", self.modules_to_save, regex=False)
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError(
+                "layers_to_transform needs target_modules as a list of names; a regular expression "
+                "names the layers itself"
+            )
+
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """The method's own settings: its fields that are not PEFT's bookkeeping."""
+        bookkeeping = {entry.name for entry in fields(PeftConfig)}
+        return [entry.name for entry in fields(cls) if entry.name not in bookkeeping]
+
+    def scaling_for(self, module_name: str) -> float:
+        """The factor of the update in the named module."""
+        raise NotImplementedError
+
+
+@dataclass
+class LowRankConfig(AdapterConfig):
+    """Settings of a method whose update in each module is a product of rank ``r``.
+
+    Args:
+        r: Rank of the update.
+        alpha: Numerator of the scaling ``alpha / r``.
+        use_rslora: Scale by ``alpha / sqrt(r)`` instead (Kalajdzievski, arXiv 2312.03732).
+        rank_pattern: Ranks of single modules: a name, the end of one, or a regular expression -> r.
+        alpha_pattern: The same for alpha.
+    """
+
+    r: int = 8
+    alpha: float = 16
+    use_rslora: bool = False
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive_integer("r", self.r)
+        check_positive_number("alpha", self.alpha)
+        check_boolean("use_rslora", self.use_rslora)
+        self.rank_pattern = {} if self.rank_pattern is None else self.rank_pattern
+        self.alpha_pattern = {} if self.alpha_pattern is None else self.alpha_pattern
+        check_pattern("rank_pattern", self.rank_pattern, integer=True)
+        check_pattern("alpha_pattern", self.alpha_pattern, integer=False)
+
+    def rank_for(self, module_name: str) -> int:
+        """The rank in the named module."""
+        key = get_pattern_key(self.rank_pattern, module_name)
+        return self.rank_pattern.get(key, self.r)
+
+    def scaling_for(self, module_name: str) -> float:
+        """The factor ``alpha / r`` or ``alpha / sqrt(r)`` in the named module."""
+        key = get_pattern_key(self.alpha_pattern, module_name)
+        alpha = self.alpha_pattern.get(key, self.alpha)
+        rank = self.rank_for(module_name)
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank

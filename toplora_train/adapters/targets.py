@@ -1,0 +1,82 @@
+"""Which modules of a model can be adapted, and which ones are adapted by default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from toplora_train.adapters.checks import check_names
+
+ATTENTION_PROJECTIONS: tuple[tuple[str, ...], ...] = (
+    ("q_proj", "k_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, SmolLM, OPT, T5Gemma, ...
+    ("query", "key", "value"),  # BERT, RoBERTa, ELECTRA, ViT
+    ("query_proj", "key_proj", "value_proj"),  # DeBERTa-v2 and -v3
+    ("q_lin", "k_lin", "v_lin"),  # DistilBERT
+    ("q", "k", "v"),  # T5
+    ("qkv_proj",),  # Phi-3: the three in one matrix
+    ("query_key_value",),  # GPT-NeoX, BLOOM, Falcon
+    ("Wqkv",),  # MPT, ModernBERT
+    ("c_attn",),  # GPT-2
+)
+"""The query, key and value projections under the names that architectures give them."""
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer: torch's, GPT-2's transposed one, or a quantised one."""
+    if isinstance(module, nn.Linear | Conv1D):
+        return True
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
+
+
+def linear_module_names(model: nn.Module) -> list[str]:
+    """The last name component of every linear layer, each once, in the model's order."""
+    names = (name.rpartition(".")[2] for name, module in model.named_modules() if is_linear(module))
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def attention_projections(model: nn.Module) -> list[str]:
+    """The names of the model's query, key and value projections, the default targets.
+
+    Raises:
+        ValueError: No known set of names is complete in this model; its linear layers are listed.
+    """
+    names = linear_module_names(model)
+    for projections in ATTENTION_PROJECTIONS:
+        if set(projections) <= set(names):
+            return list(projections)
+    raise ValueError(
+        "target_modules must be given for this model, its query, key and value projections are not "
+        f"known by name; its linear layers are {', '.join(names)}"
+    )
+
+
+def _matches(pattern: str, module_name: str) -> bool:
+    return module_name == pattern or module_name.endswith(f".{pattern}")
+
+
+def check_targets_exist(key: str, patterns: str | Sequence[str] | None, model: nn.Module) -> None:
+    """Refuse a module name, or a regular expression, that matches no module of the model.
+
+    PEFT is content when one name of a list matches; here each has to.
+
+    Raises:
+        ValueError: Begins with ``key`` and lists the linear layers that the model does have.
+    """
+    check_names(key, patterns)
+    if patterns is None or patterns == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules() if name]
+    if isinstance(patterns, str):
+        unmatched = [] if any(re.fullmatch(patterns, name) for name in names) else [patterns]
+    else:
+        unmatched = [
+            pattern for pattern in patterns if not any(_matches(pattern, name) for name in names)
+        ]
+    if unmatched:
+        raise ValueError(
+            f"{key} names {', '.join(map(repr, sorted(unmatched)))}, which matches no module of "
+            f"the model; its linear layers are {', '.join(linear_module_names(model))}"
+        )

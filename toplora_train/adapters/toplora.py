@@ -1,0 +1,221 @@
+"""TopLoRA: LoRA whose rank-one directions are weighted anew for every token.
+
+Paper: "Token-wise Projected Low-Rank Adaptation" (arXiv 2510.23123, NeurIPS 2025).
+
+    gate(x) = exp( RMSNorm_r( x Theta ) )
+    y       = W0 x + s B ( A drop(x) * gate(x) )
+
+Shapes: W0 (m, n) frozen, A (r, n), B (m, r), Theta (n, r), the norm's gain (r); x (..., n),
+gate (..., r), y (..., m). s = alpha / r, or alpha / sqrt(r) with rank-stabilised scaling.
+
+Start: A and Theta uniform in +-1/sqrt(n), gain one, B zero, so the update is exactly zero.
+The gate sees x without dropout. It depends on the token, so no fixed matrix holds the update and it
+cannot be merged. Theta = 0 gives gate = 1, which is LoRA; so does ``gate.enabled: false``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from toplora_train.adapters.base import (
+    AdapterLinear,
+    AdapterModel,
+    register_method,
+)
+from toplora_train.adapters.checks import (
+    check_boolean,
+    check_choice,
+    check_keys,
+    check_positive_number,
+)
+from toplora_train.adapters.configs import LowRankConfig
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "exp": torch.exp,
+    "softplus": F.softplus,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda logits: logits,
+}
+NORMS = ("rms", "layer", "none")
+INITS = ("kaiming", "zeros")
+PAPER_BF16_EPS = 2.0**-7
+"""Machine epsilon of bfloat16: what a torch that takes it from the dtype used in bf16 runs."""
+
+
+@dataclass
+class GateSettings:
+    """How the token-wise gate is computed from ``x Theta``; the defaults are the paper's.
+
+    Args:
+        activation: ``exp`` (paper), ``softplus``, ``sigmoid`` or ``identity``.
+        norm: ``rms`` (paper) or ``layer``, over the r entries with a learned gain; or ``none``.
+        init: Theta's start: ``kaiming`` (paper: the law of A) or ``zeros`` (gate 1 at the start).
+        eps: The norm's epsilon: a number, None for float32's machine epsilon whatever the dtype, or
+            ``"paper-bf16"`` for 2^-7, bfloat16's.
+        enabled: False leaves the gate and its parameters out: plain LoRA.
+    """
+
+    activation: str = "exp"
+    norm: str = "rms"
+    init: str = "kaiming"
+    eps: float | str | None = None
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("gate.activation", self.activation, tuple(ACTIVATIONS))
+        check_choice("gate.norm", self.norm, NORMS)
+        check_choice("gate.init", self.init, INITS)
+        check_boolean("gate.enabled", self.enabled)
+        if isinstance(self.eps, str):
+            if self.eps != "paper-bf16":
+                raise ValueError(
+                    f"gate.eps must be a positive number, null or 'paper-bf16', not {self.eps!r}"
+                )
+        elif self.eps is not None:
+            check_positive_number("gate.eps", self.eps)
+
+    @property
+    def epsilon(self) -> float:
+        """The norm's epsilon as a number."""
+        if self.eps is None:
+            return torch.finfo(torch.float32).eps
+        return PAPER_BF16_EPS if self.eps == "paper-bf16" else float(self.eps)
+
+
+@dataclass
+class TopLoraConfig(LowRankConfig):
+    """PEFT config of TopLoRA: the settings of LoRA and the ``gate`` (:class:`GateSettings`)."""
+
+    method: ClassVar[str] = "toplora"
+
+    gate: GateSettings = field(default_factory=GateSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.gate, Mapping):  # from YAML, or from adapter_config.json
+            check_keys(
+                self.gate,
+                [entry.name for entry in dataclasses.fields(GateSettings)],
+                prefix="gate.",
+            )
+            self.gate = GateSettings(**self.gate)
+        elif not isinstance(self.gate, GateSettings):
+            raise TypeError(f"gate must be a mapping of gate settings, not {self.gate!r}")
+
+
+def gate_of(
+    logits: Tensor, gain: Tensor | None, *, activation: str, norm: str, epsilon: float
+) -> Tensor:
+    """The gate in r-space: ``activation(norm(logits) * gain)``.
+
+    Half-precision logits are normalised and activated in float32: r numbers per token are cheap,
+    and ``exp`` magnifies rounding.
+
+    Args:
+        logits: ``x Theta``, ``(..., r)``.
+        gain: The norm's gain ``(r)``; None with ``norm="none"``.
+        activation: A key of :data:`ACTIVATIONS`.
+        norm: One of :data:`NORMS`.
+        epsilon: Added to the mean square (or variance) under the root.
+
+    Returns:
+        ``(..., r)``, float32 or wider.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    gain = None if gain is None else gain.to(logits.dtype)
+    rank = (logits.shape[-1],)
+    if norm == "rms":
+        logits = F.rms_norm(logits, rank, gain, epsilon)
+    elif norm == "layer":
+        logits = F.layer_norm(logits, rank, gain, None, epsilon)
+    return ACTIVATIONS[activation](logits)
+
+
+class TopLoraLinear(AdapterLinear):
+    """A frozen linear layer with the update ``s B (A drop(x) * gate(x))``."""
+
+    prefix: ClassVar[str] = "toplora_"
+    adapter_layer_names = ("toplora_A", "toplora_B", "toplora_theta", "toplora_gain")
+    merge_refusal: ClassVar[str | None] = (
+        "TopLoRA cannot be merged: its gate depends on each token, so no fixed weight holds the "
+        "update; keep the adapter beside the model, or train adapter=lora or adapter=dora, which do"
+    )
+
+    toplora_A: nn.ParameterDict  # noqa: N815 - the paper's capital
+    toplora_B: nn.ParameterDict  # noqa: N815 - the paper's capital
+    toplora_theta: nn.ParameterDict
+    toplora_gain: nn.ParameterDict
+
+    def initial_tensors(self, config: TopLoraConfig, module_name: str) -> Mapping[str, Tensor]:
+        """A and Theta uniform in +-1/sqrt(n) (Kaiming-uniform, a = sqrt 5), B zero, gain one."""
+        r = config.rank_for(module_name)
+        n, m = self.in_features, self.out_features
+        bound = 1 / math.sqrt(n)
+        tensors = {
+            "toplora_A": torch.empty(r, n).uniform_(-bound, bound),
+            "toplora_B": torch.zeros(m, r),
+        }
+        if config.gate.enabled:
+            theta = torch.zeros(n, r)
+            if config.gate.init == "kaiming":
+                theta.uniform_(-bound, bound)
+            tensors["toplora_theta"] = theta
+            if config.gate.norm != "none":
+                tensors["toplora_gain"] = torch.ones(r)
+        return tensors
+
+    def update(self, x: Tensor, adapter_name: str) -> Tensor:
+        """``s B (A drop(x) * gate(x))``: ``(..., n) -> (..., m)``."""
+        gate = self.configs[adapter_name].gate
+        A = self.toplora_A[adapter_name]
+        B = self.toplora_B[adapter_name]
+        scaling = self.scaling[adapter_name]
+        if not gate.enabled:
+            return F.linear(F.linear(self.dropout(adapter_name)(x), A) * scaling, B)
+        hidden, logits = self._projected(x, adapter_name)
+        gain = self.toplora_gain.get(adapter_name)
+        weights = gate_of(
+            logits, gain, activation=gate.activation, norm=gate.norm, epsilon=gate.epsilon
+        )
+        return F.linear((hidden * weights * scaling).to(hidden.dtype), B)
+
+    def _projected(self, x: Tensor, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """``A drop(x)`` and ``x Theta``, each ``(..., r)``; without dropout in one pass over x."""
+        A = self.toplora_A[adapter_name]
+        theta = self.toplora_theta[adapter_name]
+        dropout = self.dropout(adapter_name)
+        if isinstance(dropout, nn.Dropout) and dropout.training:
+            return F.linear(dropout(x), A), F.linear(x, theta.T)
+        hidden, logits = F.linear(x, torch.cat([A, theta.T])).chunk(2, dim=-1)
+        return hidden, logits
+
+
+class TopLoraModel(AdapterModel):
+    """The tuner model of TopLoRA."""
+
+    prefix = "toplora_"
+    tuner_layer_cls = TopLoraLinear
+
+
+MERGEABLE = TopLoraLinear.merge_refusal is None
+
+
+def peft_config(settings: Mapping[str, Any]) -> TopLoraConfig:
+    """The PEFT config for the keys of ``conf/adapter/toplora.yaml``.
+
+    Raises:
+        TypeError, ValueError: A bad value; the message begins with its key.
+    """
+    check_keys(settings, TopLoraConfig.setting_names())
+    return TopLoraConfig(**settings)
+
+
+register_method("toplora", TopLoraConfig, TopLoraModel)
