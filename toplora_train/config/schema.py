@@ -2,7 +2,7 @@
 
 Hydra composes YAML; :mod:`toplora_train.config.check` turns the result into these; everything
 below ``config/`` is handed plain values taken from them. The adapter's own keys are not here: their
-schema is the adapter's own file ``conf/adapter/NAME.yaml``, so that adding an adapter touches no other one.
+schema is the adapter's own file ``conf/adapter/NAME.yaml``: adding an adapter touches no other one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class DatasetSettings:
 
     ``train`` and ``test`` are sources (see :mod:`toplora_train.data.sources`). A ``test`` source is
     evaluated as one more task, named ``test``. ``max_length`` counts tokens, EOS included.
-    ``overflow`` says what happens to a row longer than that: ``error`` stops, ``drop`` leaves it out,
+    ``overflow`` says what happens to a longer row: ``error`` stops, ``drop`` leaves it out,
     ``truncate`` cuts the response (and with it EOS); the report counts them in every case.
     """
 
@@ -108,7 +108,7 @@ class TrainerSettings:
     """How the rows are stepped through.
 
     ``batch_size`` is the number of rows per optimizer step over all processes;
-    ``micro_batch_size`` the number per forward pass. ``max_steps``, where given, replaces ``epochs``.
+    ``micro_batch_size`` the number per forward pass. ``max_steps`` replaces ``epochs`` where given.
     ``log_every``, ``save_every`` and ``eval_every`` count optimizer steps; 0 means never.
     ``keep`` is the number of newest checkpoints kept on disk.
     """

@@ -102,7 +102,7 @@ def save_checkpoint(
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files match their checksums; damaged ones are named in the log."""
+    """The newest checkpoint whose files match their checksums; the log names damaged ones."""
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         if damage := _damage(candidate):
             logger.warning("%s is damaged (%s); using the one before it", candidate, damage)

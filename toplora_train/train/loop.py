@@ -28,7 +28,7 @@ class StepRecord:
     """What one optimizer step says of itself; a logged one is a line of ``metrics.jsonl``.
 
     ``loss`` is per supervised token: of this step, or in a logged record of all steps since the
-    last logged one. ``tokens``, ``supervised_tokens`` and ``seconds`` count from the start of the run.
+    last logged one. ``tokens``, ``supervised_tokens`` and ``seconds`` count from the run's start.
     """
 
     step: int
