@@ -1,0 +1,143 @@
+"""Batches: every row once, the same on every machine, little padding, masks by position."""
+
+import random
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+
+from toplora_train.data.batches import IGNORE, collate, epoch_batches, padding_fraction
+from toplora_train.data.encode import Example
+
+
+def batches_of(lengths, batch_size=4, seed=1, epoch=0, group_by_length=True):
+    return epoch_batches(
+        lengths, batch_size=batch_size, seed=seed, epoch=epoch, group_by_length=group_by_length
+    )
+
+
+@pytest.fixture(scope="module")
+def lengths():
+    rng = random.Random(0)
+    return [int(rng.lognormvariate(4.5, 0.5)) + 8 for _ in range(3001)]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 9, 1000])
+def test_every_row_comes_once_and_only_the_last_batch_is_short(count, grouped):
+    batches = batches_of([7 + i % 5 for i in range(count)], group_by_length=grouped)
+    assert sorted(row for batch in batches for row in batch) == list(range(count))
+    assert all(len(batch) == 4 for batch in batches[:-1])
+    assert len(batches) == -(-count // 4)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_order_hangs_on_seed_and_epoch_alone(lengths, grouped):
+    first = batches_of(lengths, group_by_length=grouped)
+    random.seed(5)
+    torch.manual_seed(5)
+    assert batches_of(lengths, group_by_length=grouped) == first
+    assert batches_of(lengths, epoch=1, group_by_length=grouped) != first
+    assert batches_of(lengths, seed=2, group_by_length=grouped) != first
+
+
+def test_seed_and_epoch_do_not_run_into_each_other(lengths):
+    assert batches_of(lengths, seed=1, epoch=2) != batches_of(lengths, seed=2, epoch=1)
+    assert batches_of(lengths, seed=1, epoch=11) != batches_of(lengths, seed=11, epoch=1)
+
+
+def test_the_order_is_the_same_in_a_process_with_another_hash_seed():
+    code = (
+        "from toplora_train.data.batches import epoch_batches as e;"
+        "print(e(range(9), batch_size=2, seed=1, epoch=0, group_by_length=True))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONHASHSEED": "1", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert other.stdout == f"{batches_of(range(9), batch_size=2)}\n"
+
+
+def test_grouping_takes_most_of_the_padding_away(lengths):
+    loose = batches_of(lengths, batch_size=16, group_by_length=False)
+    tight = batches_of(lengths, batch_size=16)
+    assert padding_fraction(lengths, loose, micro_batch_size=16) > 0.3
+    assert padding_fraction(lengths, tight, micro_batch_size=16) < 0.05
+    assert padding_fraction(lengths, tight, micro_batch_size=4) < 0.05
+
+
+def test_grouped_batches_come_in_no_order_of_length(lengths):
+    tight = batches_of(lengths, batch_size=16)
+    means = [sum(lengths[row] for row in batch) / len(batch) for batch in tight[1:-1]]
+    rises = sum(later > earlier for earlier, later in pairwise(means))
+    assert 0.35 < rises / len(means) < 0.65
+
+
+def test_the_batch_with_the_longest_row_is_the_first(lengths):
+    full = batches_of(lengths[:3000], batch_size=16, group_by_length=True)[:-1]
+    longest = max(lengths[row] for batch in full for row in batch)
+    assert max(lengths[row] for row in full[0]) == longest
+
+
+def test_rows_meet_other_rows_in_the_next_epoch(lengths):
+    first, second = (
+        {frozenset(batch) for batch in batches_of(lengths, epoch=epoch)} for epoch in (0, 1)
+    )
+    assert len(first & second) < 5
+
+
+def test_the_short_batch_is_not_chosen_by_length():
+    lengths = list(range(1, 10))
+    rests = {batches_of(lengths, batch_size=8, epoch=epoch)[-1][0] for epoch in range(60)}
+    assert rests == set(range(9))
+
+
+def test_a_batch_size_below_one_is_an_error():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        batches_of([1, 2], batch_size=0)
+
+
+def test_padding_is_counted_within_micro_batches():
+    lengths = [4, 4, 2, 2]
+    assert padding_fraction(lengths, [[0, 1, 2, 3]], micro_batch_size=4) == 4 / 16
+    assert padding_fraction(lengths, [[0, 1, 2, 3]], micro_batch_size=2) == 0
+    assert padding_fraction(lengths, [[0, 2], [1, 3]], micro_batch_size=2) == 4 / 16
+    assert padding_fraction(lengths, [], micro_batch_size=2) == 0
+
+
+def test_padding_fraction_is_what_collate_pads(lengths):
+    lengths = [min(length, 50) for length in lengths[:30]]
+    examples = [Example(tuple(range(1, length + 1)), 1) for length in lengths]
+    batches = batches_of(lengths)
+    masks = [collate([examples[row] for row in batch], 0)["attention_mask"] for batch in batches]
+    padded = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+    assert padding_fraction(lengths, batches, micro_batch_size=4) == pytest.approx(padded)
+
+
+def test_collate_pads_on_the_right_and_masks_prompt_and_padding():
+    batch = collate([Example((5, 6, 7, 8), 2), Example((5, 9), 1)], pad_token_id=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [5, 9, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [[IGNORE, IGNORE, 7, 8], [IGNORE, 9, IGNORE, IGNORE]]
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+def test_where_padding_is_the_eos_it_is_still_learned_and_attended_to_once():
+    eos = 1
+    batch = collate([Example((5, 6, eos), 1), Example((5, eos), 1)], pad_token_id=eos)
+    assert batch["labels"].tolist() == [[IGNORE, 6, eos], [IGNORE, eos, IGNORE]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+def test_the_masked_labels_are_those_that_cross_entropy_leaves_out():
+    assert torch.nn.CrossEntropyLoss().ignore_index == IGNORE
+
+
+def test_an_empty_batch_is_an_error():
+    with pytest.raises(ValueError, match="at least one example"):
+        collate([], 0)

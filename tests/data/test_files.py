@@ -1,0 +1,135 @@
+"""Files become records whose places a person can find; broken files say where."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.files import read_file, read_folder
+
+ROWS = [{"instruction": "one"}, {"instruction": "two\u2028lines", "output": "x"}]
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def lines(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def test_json_lines_keep_their_order_and_line_numbers_over_blank_lines(tmp_path):
+    path = write(tmp_path / "a.jsonl", lines(ROWS[:1]) + "\n" + lines(ROWS[1:]))
+    records = read_file(path)
+    assert [record.fields for record in records] == ROWS
+    assert [record.place for record in records] == [f"{path}, line 1", f"{path}, line 3"]
+    assert [record.default_id for record in records] == ["a-1", "a-2"]
+
+
+def test_a_json_list_counts_its_rows_from_one(tmp_path):
+    path = write(tmp_path / "b.json", json.dumps(ROWS))
+    records = read_file(path)
+    assert [record.fields for record in records] == ROWS
+    assert [record.place for record in records] == [f"{path}, row 1", f"{path}, row 2"]
+    assert [record.default_id for record in records] == ["b-1", "b-2"]
+
+
+def test_parquet_gives_the_rows_that_were_written(tmp_path):
+    path = tmp_path / "c.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS), path)
+    records = read_file(path)
+    assert records[0].fields == {"instruction": "one", "output": None} or records[0].fields == {
+        "instruction": "one"
+    }
+    assert records[1].place == f"{path}, row 2"
+    assert [record.default_id for record in records] == ["c-1", "c-2"]
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_no_content(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"instruction": "one"}\r\n{"instruction": "two"}\r\n')
+    assert [record.fields for record in read_file(path)] == [
+        {"instruction": "one"},
+        {"instruction": "two"},
+    ]
+
+
+@pytest.mark.parametrize("name", ["none.json", "none.jsonl", "none.parquet"])
+def test_a_missing_file_is_named(tmp_path, name):
+    with pytest.raises(UserError, match=rf"{name}: no such file"):
+        read_file(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.jsonl", "", r"a\.jsonl: the file is empty"),
+        ("a.jsonl", " \n\n", r"a\.jsonl: the file is empty"),
+        ("a.json", "[]", r"a\.json: holds no rows"),
+        ("a.json", '{"instruction": "x"}', r"a\.json: a \.json file holds one list of rows"),
+        ("a.jsonl", '{"a": 1}\n\n{"a" 1}\n', r"a\.jsonl, line 3: not valid JSON \(Expecting ':'"),
+        ("a.json", '[{"a": 1},\n {"a" 1}]', r"a\.json, line 2 column 7: not valid JSON"),
+        ("a.json", '{"a": 1}\n{"a": 2}\n', r"a\.json, line 2 column 1: .*rename it to \.jsonl"),
+        ("a.jsonl", '[\n{"a": 1}\n]', r"a\.jsonl, line 1: .*belongs in a \.json file"),
+        ("a.csv", "a,b\n", r"a\.csv: unknown kind of file '\.csv'; rows are read from \.json"),
+    ],
+)
+def test_a_broken_file_is_an_error_that_names_the_place(tmp_path, name, text, message):
+    with pytest.raises(UserError, match=message):
+        read_file(write(tmp_path / name, text))
+
+
+def test_a_file_in_another_encoding_is_an_error_that_names_the_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"instruction": "one"}\n{"instruction": "fünf"}\n'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: not UTF-8"):
+        read_file(path)
+
+
+def test_a_broken_parquet_file_is_an_error_that_names_it(tmp_path):
+    path = write(tmp_path / "a.parquet", "no parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: cannot be read as Parquet"):
+        read_file(path)
+
+
+def test_what_cannot_be_opened_is_an_error_that_says_why(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(UserError, match=r"a\.json: cannot be read \(Is a directory\)"):
+        read_file(tmp_path / "a.json")
+
+
+def test_a_folder_is_read_in_the_order_of_names_and_other_files_are_let_be(tmp_path):
+    write(tmp_path / "b.jsonl", lines(ROWS[1:]))
+    write(tmp_path / "a.json", json.dumps(ROWS[:1]))
+    write(tmp_path / "README.md", "rows")
+    records = read_folder(tmp_path, split="train")
+    assert [record.fields for record in records] == ROWS
+    assert [record.default_id for record in records] == ["a-1", "b-1"]
+
+
+def test_a_folder_without_data_files_is_an_error_that_says_what_was_looked_for(tmp_path):
+    write(tmp_path / "README.md", "rows")
+    with pytest.raises(
+        UserError, match=r"no data files .*looked for \.json, \.jsonl and \.parquet"
+    ):
+        read_folder(tmp_path, split="train")
+
+
+def test_files_named_after_splits_are_not_mixed(tmp_path):
+    write(tmp_path / "train-00000-of-00002.jsonl", lines(ROWS[:1]))
+    write(tmp_path / "train-00001-of-00002.jsonl", lines(ROWS[:1]))
+    write(tmp_path / "test.jsonl", lines(ROWS[1:]))
+    assert [record.fields for record in read_folder(tmp_path, split="train")] == ROWS[:1] * 2
+    assert [record.fields for record in read_folder(tmp_path, split="test")] == ROWS[1:]
+    with pytest.raises(UserError, match=r"no file of split 'validation' \(found: test, train\)"):
+        read_folder(tmp_path, split="validation")
+
+
+def test_a_file_of_no_split_beside_files_of_splits_is_an_error(tmp_path):
+    write(tmp_path / "test.jsonl", lines(ROWS))
+    write(tmp_path / "extra.jsonl", lines(ROWS))
+    with pytest.raises(UserError, match=r"extra\.jsonl is named after no split"):
+        read_folder(tmp_path, split="test")

@@ -1,0 +1,98 @@
+"""Folders laid out as hub data sets, and what is said when the hub is out of reach."""
+
+import json
+import logging
+
+import datasets
+import pytest
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.hub import read_hub, read_mirror
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def mirror(tmp_path):
+    """A data set of two subsets, of which one has two splits."""
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    card = """\
+---
+configs:
+- config_name: main
+  data_files:
+  - {split: train, path: main/train.jsonl}
+  - {split: test, path: main/test.jsonl}
+- config_name: other
+  data_files:
+  - {split: train, path: other/train.jsonl}
+---
+"""
+    (folder / "README.md").write_text(card)
+    for name in ("main/train", "main/test", "other/train"):
+        path = folder / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        rows = [{"instruction": f"{name} {number}", "output": "x"} for number in range(3)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def read(folder, subset="main", split="train", revision=None):
+    return read_mirror(folder, subset=subset, split=split, revision=revision)
+
+
+def test_the_split_and_subset_asked_for_are_read(mirror):
+    for subset, split in (("main", "train"), ("main", "test"), ("other", "train")):
+        records = read(mirror, subset=subset, split=split)
+        assert [record.fields["instruction"] for record in records] == [
+            f"{subset}/{split} {number}" for number in range(3)
+        ]
+        assert records[1].place == f"{mirror} ({subset}, {split}), row 2"
+        assert records[1].default_id == f"{split}-2"
+
+
+def test_a_slice_of_a_split_is_a_split(mirror):
+    assert len(read(mirror, split="train[:2]")) == 2
+
+
+def test_a_missing_subset_or_split_is_an_error_that_lists_what_there_is(mirror):
+    with pytest.raises(UserError, match=r"Unknown split .*'train', 'test'.*; set subset and split"):
+        read(mirror, split="validation")
+    with pytest.raises(UserError, match=r"'fine' not found.*'main', 'other'"):
+        read(mirror, subset="fine")
+    with pytest.raises(UserError, match=r"'main', 'other'") as caught:
+        read(mirror, subset=None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_revision_of_a_mirror_is_logged_as_unknown(mirror, caplog):
+    with caplog.at_level(logging.WARNING):
+        read(mirror, revision="abc123")
+    assert "whether it is revision abc123 is not known" in caplog.text
+
+
+def test_progress_bars_are_left_as_they_were(mirror, capsys):
+    before = datasets.utils.are_progress_bars_disabled()
+    read(mirror)
+    assert datasets.utils.are_progress_bars_disabled() == before
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_hub_data_set_out_of_reach_is_an_error_that_says_what_to_do(tmp_path):
+    tried = tmp_path / "hub" / "nobody" / "nothing"
+    with pytest.raises(UserError, match="DATA_ROOT/hub/nobody/nothing") as caught:
+        read_hub("nobody/nothing", subset=None, split="train", revision=None, tried=tried)
+    assert f"no mirror at {tried}" in str(caught.value)
+    with pytest.raises(UserError, match="no data_root was given"):
+        read_hub("nobody/nothing", subset=None, split="train", revision=None, tried=None)
+
+
+@pytest.mark.parametrize(("task", "rows"), [("cola", 1043), ("mrpc", 408), ("rte", 277)])
+def test_real_mirrors_load_by_subset(shared_dir, task, rows):
+    folder = shared_dir / "data" / "hub" / "nyu-mll" / "glue"
+    records = read(folder, subset=task, split="validation")
+    assert len(records) == rows

@@ -1,0 +1,229 @@
+"""A source's word leads to the same rows wherever they lie, or to a message that helps."""
+
+import json
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.rows import content_hash
+from toplora_train.data.sources import read_rows, read_union
+
+ROWS = [
+    {"instruction": f"Say {number}.", "input": "", "output": f"{number}", "answer": f"{number}"}
+    for number in range(5)
+]
+
+# Rows of the real files, where they are at hand.
+TEST_FILES = {
+    "boolq": 3270,
+    "piqa": 1838,
+    "social_i_qa": 1954,
+    "winogrande": 1267,
+    "ARC-Challenge": 1172,
+    "openbookqa": 500,
+    "AddSub": 395,
+    "MultiArith": 600,
+    "SVAMP": 1000,
+    "gsm8k": 1319,
+    "AQuA": 254,
+}
+TRAIN_FILES = {"commonsense_sample_15k": 15001, "gsm8k_train_7k": 7473}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write_lines(path, rows=ROWS):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_one_set_of_rows_is_the_same_in_every_format(tmp_path):
+    lines = write_lines(tmp_path / "rows.jsonl")
+    whole = tmp_path / "rows.json"
+    whole.write_text(json.dumps(ROWS, indent=2))
+    table = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS), table)
+    found = [read_rows(str(path)) for path in (lines, whole, table)]
+    assert found[0].rows == found[1].rows == found[2].rows
+    assert len({one.sha256 for one in found}) == 1
+    assert [row.id for row in found[0].rows] == [f"rows-{number}" for number in range(1, 6)]
+    assert found[0].source == str(lines)
+    assert found[0].sha256 == content_hash(found[0].rows)
+
+
+def test_a_relative_path_is_reported_as_an_absolute_one(tmp_path, monkeypatch):
+    write_lines(tmp_path / "data" / "rows.jsonl")
+    monkeypatch.chdir(tmp_path)
+    assert read_rows("data/rows.jsonl").source == str(tmp_path / "data" / "rows.jsonl")
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    write_lines(tmp_path / "rows.jsonl")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(read_rows("~/rows.jsonl").rows) == 5
+
+
+def test_a_folder_gives_the_rows_of_its_files(tmp_path):
+    write_lines(tmp_path / "set" / "a.jsonl", ROWS[:2])
+    write_lines(tmp_path / "set" / "b.jsonl", ROWS[2:])
+    found = read_rows(str(tmp_path / "set"))
+    assert [row.output for row in found.rows] == ["0", "1", "2", "3", "4"]
+    assert found.source == str(tmp_path / "set")
+
+
+def test_llm_adapters_files_are_looked_for_below_data_root(tmp_path):
+    path = write_lines(tmp_path / "llm-adapters" / "dataset" / "boolq" / "test.jsonl")
+    found = read_rows("llm-adapters:dataset/boolq/test.jsonl", data_root=tmp_path)
+    assert (len(found.rows), found.source) == (5, str(path))
+
+
+def test_a_missing_llm_adapters_file_names_the_path_tried_and_data_root(tmp_path):
+    with pytest.raises(UserError, match=r"dataset/boolq/test\.json; put it there .* data_root"):
+        read_rows("llm-adapters:dataset/boolq/test.json", data_root=tmp_path)
+    with pytest.raises(UserError, match="needs data_root=FOLDER, with the file at FOLDER/llm-ad"):
+        read_rows("llm-adapters:dataset/boolq/test.json")
+
+
+def test_a_hub_id_is_looked_for_below_data_root_first(tmp_path):
+    write_lines(tmp_path / "hub" / "owner" / "name" / "train.jsonl")
+    write_lines(tmp_path / "hub" / "owner" / "name" / "test.jsonl", ROWS[:2])
+    found = read_rows("owner/name", data_root=tmp_path)
+    assert (len(found.rows), found.source) == (5, str(tmp_path / "hub" / "owner" / "name"))
+    test = read_rows("owner/name", data_root=tmp_path, split="test")
+    assert [row.id for row in test.rows] == ["test-1", "test-2"]
+
+
+def test_a_hub_id_that_is_nowhere_names_the_mirror_tried(tmp_path):
+    with pytest.raises(UserError, match=r"no mirror at .*hub/owner/name.* set data_root"):
+        read_rows("owner/name", data_root=tmp_path)
+
+
+def test_a_data_root_that_is_not_there_is_named_even_where_it_is_not_needed(tmp_path):
+    rows = write_lines(tmp_path / "rows.jsonl")
+    with pytest.raises(UserError, match=r"data_root=.*nowhere is no folder"):
+        read_rows(str(rows), data_root=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "source", ["rows.jsonl", "data/rows.json", "/tmp/nowhere/rows", "squad", "hf:squad", "a b/c"]
+)
+def test_a_source_that_is_nothing_lists_what_a_source_may_be(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such file or folder; a source is bundled:FILE, llm-"):
+        read_rows(source)
+
+
+def test_an_unknown_bundled_file_lists_the_bundled_ones():
+    with pytest.raises(UserError, match=r"it has bundled:arithmetic/test\.jsonl, bundled:arith"):
+        read_rows("bundled:arithmetics/train.jsonl")
+
+
+def test_subset_and_revision_are_not_silently_ignored_for_a_file(tmp_path):
+    path = str(write_lines(tmp_path / "rows.jsonl"))
+    with pytest.raises(UserError, match="subset=main is for hub data sets, this is a file"):
+        read_rows(path, subset="main")
+    with pytest.raises(UserError, match="revision=abc is for hub data sets, this is local"):
+        read_rows(path, revision="abc")
+
+
+def test_a_subset_of_a_local_folder_reads_it_as_a_hub_data_set(tmp_path):
+    folder = tmp_path / "set"
+    write_lines(folder / "main" / "train.jsonl")
+    card = "---\nconfigs:\n- config_name: main\n  data_files: main/train.jsonl\n---\n"
+    (folder / "README.md").write_text(card)
+    assert len(read_rows(str(folder), subset="main").rows) == 5
+
+
+def test_the_limit_takes_the_first_rows_and_the_hash_is_theirs(tmp_path):
+    found = read_rows(str(write_lines(tmp_path / "rows.jsonl")), limit=2)
+    assert [row.output for row in found.rows] == ["0", "1"]
+    assert found.sha256 == content_hash(found.rows)
+    assert len(read_rows(found.source, limit=99).rows) == 5
+
+
+def test_a_bad_row_is_found_beyond_the_limit(tmp_path):
+    path = write_lines(tmp_path / "rows.jsonl", [*ROWS, {"instruction": 7}])
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 6: 'instruction' must be text"):
+        read_rows(str(path), limit=2)
+
+
+def test_a_row_without_an_answer_is_an_error_where_answers_are_needed(tmp_path):
+    path = write_lines(tmp_path / "rows.jsonl", [*ROWS, {"instruction": "x", "output": "y"}])
+    assert read_rows(str(path)).rows[5].answer == ""
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 6: no 'answer' to score against"):
+        read_rows(str(path), needs_answer=True)
+
+
+def test_two_rows_of_one_id_are_an_error_that_names_both(tmp_path):
+    rows = [{"id": "q1", **ROWS[0]}, {"id": "q2", **ROWS[1]}, {"id": "q1", **ROWS[2]}]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(UserError, match=r"line 3: id 'q1' is also that of .*rows\.jsonl, line 1"):
+        read_rows(str(path))
+
+
+def test_a_union_of_one_source_is_that_source(tmp_path):
+    path = str(write_lines(tmp_path / "rows.jsonl"))
+    assert read_union([path]) == read_rows(path)
+
+
+def test_a_union_keeps_the_order_and_tells_equal_ids_apart(tmp_path):
+    first = str(write_lines(tmp_path / "a" / "rows.jsonl", ROWS[:2]))
+    second = str(write_lines(tmp_path / "b" / "rows.jsonl", ROWS[2:]))
+    union = read_union([first, second])
+    assert [row.output for row in union.rows] == ["0", "1", "2", "3", "4"]
+    ids = ["1/rows-1", "1/rows-2", "2/rows-1", "2/rows-2", "2/rows-3"]
+    assert [row.id for row in union.rows] == ids
+    assert union.source == f"{first}, {second}"
+    assert union.sha256 == content_hash(union.rows)
+
+
+def test_the_limit_of_a_union_counts_for_each_source(tmp_path):
+    sources = [str(write_lines(tmp_path / name / "rows.jsonl")) for name in "ab"]
+    assert [row.output for row in read_union(sources, limit=2).rows] == ["0", "1", "0", "1"]
+
+
+def test_a_source_named_twice_is_an_error(tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "rows.jsonl")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"rows\.jsonl is given twice"):
+        read_union([str(path), "rows.jsonl"])
+
+
+def test_no_source_at_all_is_an_error():
+    with pytest.raises(UserError, match="no source of rows was given"):
+        read_union([])
+
+
+@pytest.mark.parametrize("name", TEST_FILES)
+def test_real_test_files_are_read_whole_and_have_answers(shared_dir, name):
+    source = f"llm-adapters:dataset/{name}/test.json"
+    found = read_rows(source, data_root=shared_dir / "data", needs_answer=True)
+    assert len(found.rows) == TEST_FILES[name]
+
+
+@pytest.mark.parametrize("name", TRAIN_FILES)
+def test_real_training_files_are_read_whole_and_have_outputs(shared_dir, name):
+    source = f"llm-adapters:ft-training_set/{name}.json"
+    found = read_rows(source, data_root=shared_dir / "data")
+    assert len(found.rows) == TRAIN_FILES[name]
+    assert all(row.output.strip() for row in found.rows)
+
+
+@pytest.mark.parametrize(
+    ("source", "subset", "keys"),
+    [
+        ("nyu-mll/glue", "cola", "sentence, label, idx"),
+        ("nyu-mll/glue", "mrpc", "sentence1, sentence2, label, idx"),
+        ("openai/gsm8k", "main", "question, answer"),
+    ],
+)
+def test_a_real_data_set_of_another_schema_names_its_keys(shared_dir, source, subset, keys):
+    with pytest.raises(UserError, match=rf"row 1: no 'instruction' \(found: {keys}\)"):
+        read_rows(source, data_root=shared_dir / "data", subset=subset)
