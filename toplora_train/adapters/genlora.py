@@ -1,0 +1,325 @@
+"""GenLoRA: LoRA whose two matrices are synthesised from latent vectors by radial basis functions.
+
+Paper: arXiv 2602.05709. Certain from its abstract: each low-rank matrix has a latent vector, from
+which lightweight radial basis functions synthesise the rows of A and the columns of B. How exactly
+was not readable: **the formulation below is this project's own reading**, and results obtained with
+it are not the paper's.
+
+    phi_A[i, j, k] = exp( -((z_A[j] - c_A[i, g(j), k]) / h_A[i, g(j), k])^2 )
+    A[i, j]        = sum_k w_A[i, g(j), k] phi_A[i, j, k]  +  b_A[i, g(j)] base(z_A[j])
+    B[j, i]        likewise from z_B
+    y              = W0 x + s B A drop(x)
+
+Shapes: W0 (m, n) frozen; latent vectors z_A (n), z_B (m); weights w, centres c and log-widths
+rho = log h (r, G, K) per matrix; b (r, G), where ``base_term`` is not ``none``. g(j) is the group
+of coordinate j: G contiguous groups of equal size, the last of which may be shorter. s = alpha / r,
+or alpha / sqrt(r). Parameters per module: n + m + 6 r G K; n + m + 2 r G K where the grid is fixed
+(``learned_grid: false``: c and h stay at their start, the same for all rows and groups).
+
+Start: z ~ N(0, 1); c = K points evenly over ``grid``; h = their spacing; w_A, b_A ~ N(0, sigma^2)
+with sigma such that A has the entry variance 1 / (3 n) of LoRA's A; w_B = b_B = 0, so that the
+update is exactly zero.
+
+A and B are synthesised in float32 and then cast. The K values per entry are made again in the
+backward pass instead of being kept, so that a step keeps A and B and little else. The update is a
+fixed matrix of rank <= r: it merges, and is exactly a plain LoRA (``lora_factors``). Groups, not r,
+are what buys effective rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from toplora_train.adapters.base import AdapterLinear, AdapterModel, register_method
+from toplora_train.adapters.checks import (
+    check_boolean,
+    check_choice,
+    check_keys,
+    check_positive_integer,
+)
+from toplora_train.adapters.configs import LowRankConfig
+
+BASE_TERMS: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "none": None,
+    "linear": lambda latent: latent,
+    "silu": F.silu,
+}
+VALUES_AT_A_TIME = 2**23
+"""Values of basis functions synthesised together: 32 MiB of float32 per intermediate result."""
+
+
+@dataclass
+class GenLoraConfig(LowRankConfig):
+    """PEFT config of GenLoRA: the settings of LoRA and how its matrices are synthesised.
+
+    Args:
+        num_kernels: K, the radial basis functions per row and group; at least 2.
+        num_groups: G, the groups of coordinates that have their own functions.
+        learned_grid: Whether the functions' centres and widths are trained.
+        grid: Where the centres begin and end.
+        base_term: What is added to the functions: ``none``, ``linear`` (b z) or ``silu``.
+    """
+
+    method: ClassVar[str] = "genlora"
+
+    num_kernels: int = 8
+    num_groups: int = 16
+    learned_grid: bool = True
+    grid: list[float] = field(default_factory=lambda: [-2.0, 2.0])
+    base_term: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive_integer("num_kernels", self.num_kernels)
+        if self.num_kernels < 2:
+            raise ValueError("num_kernels must be at least 2: the grid has two ends")
+        check_positive_integer("num_groups", self.num_groups)
+        check_boolean("learned_grid", self.learned_grid)
+        _check_grid(self.grid)
+        check_choice("base_term", self.base_term, tuple(BASE_TERMS))
+
+
+# --------------------------------------------------------------------------------------------------
+# Synthesis: latent vector -> matrix
+# --------------------------------------------------------------------------------------------------
+
+
+def radial_basis(latent: Tensor, centres: Tensor, log_widths: Tensor) -> Tensor:
+    """``exp(-((z - c) / h)^2)``, in (0, 1].
+
+    Args:
+        latent: ``(G, S)``, the latent vector by groups of S coordinates.
+        centres: ``(r, G, K)``, or ``(1, 1, K)`` where all rows and groups share them.
+        log_widths: log h, of the same shape.
+
+    Returns:
+        ``(r, G, S, K)`` or ``(1, G, S, K)``.
+    """
+    distance = latent[..., None] - centres[:, :, None, :]
+    return torch.exp(-((distance * torch.exp(-log_widths)[:, :, None, :]) ** 2))
+
+
+def _weighted_sum(latent: Tensor, weights: Tensor, centres: Tensor, log_widths: Tensor) -> Tensor:
+    values = radial_basis(latent, centres, log_widths)
+    if len(values) == 1:  # shared by all rows: one small matrix product per group
+        return torch.einsum("rgk,gsk->rgs", weights, values[0])
+    return torch.einsum("rgk,rgsk->rgs", weights, values)
+
+
+def _weighted_sum_made_again_in_backward(*tensors: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return _weighted_sum(*tensors)
+    result: Tensor = checkpoint(
+        _weighted_sum, *tensors, use_reentrant=False, preserve_rng_state=False
+    )
+    return result
+
+
+def synthesise(
+    latent: Tensor,
+    weights: Tensor,
+    centres: Tensor,
+    log_widths: Tensor,
+    *,
+    base_weights: Tensor | None = None,
+    base_term: str = "none",
+) -> Tensor:
+    """The matrix of a latent vector (the module's equation), in float32 or wider.
+
+    Where a gradient is needed only the arguments are kept for it, and a few rows at a time are
+    synthesised anew in the backward pass.
+
+    Args:
+        latent: ``(n,)``.
+        weights: ``(r, G, K)``.
+        centres: ``(r, G, K)``, or ``(1, 1, K)`` where all rows and groups share them.
+        log_widths: Of the shape of ``centres``.
+        base_weights: ``(r, G)``; None without base term.
+        base_term: A key of :data:`BASE_TERMS`.
+
+    Returns:
+        ``(r, n)``.
+    """
+    dtype = torch.promote_types(latent.dtype, torch.float32)
+    latent, weights, centres, log_widths = (
+        tensor.to(dtype) for tensor in (latent, weights, centres, log_widths)
+    )
+    width = len(latent)
+    rank, groups, kernels = weights.shape
+    grouped = _in_groups(latent, groups)
+    with torch.autocast(latent.device.type, enabled=False):
+        shared = len(centres) == 1
+        rows = rank if shared else max(1, VALUES_AT_A_TIME // (grouped.numel() * kernels))
+        parts = [
+            _weighted_sum_made_again_in_backward(
+                grouped,
+                weights[start : start + rows],
+                centres if shared else centres[start : start + rows],
+                log_widths if shared else log_widths[start : start + rows],
+            )
+            for start in range(0, rank, rows)
+        ]
+        matrix = parts[0] if len(parts) == 1 else torch.cat(parts)
+        base = BASE_TERMS[base_term]
+        if base is not None and base_weights is not None:
+            matrix = matrix + base_weights.to(dtype)[..., None] * base(grouped)
+        return matrix.reshape(rank, -1)[:, :width]
+
+
+def _in_groups(latent: Tensor, groups: int) -> Tensor:
+    """``(n,)`` as ``(G, S)``, the last group filled up with zeros."""
+    size = math.ceil(len(latent) / groups)
+    return F.pad(latent, (0, groups * size - len(latent))).view(groups, size)
+
+
+def initial_grid(kernels: int, grid: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Centres ``(K,)`` evenly over the grid, and the logarithm of their spacing ``(K,)``."""
+    low, high = grid
+    spacing = (high - low) / (kernels - 1)
+    return torch.linspace(low, high, kernels), torch.full((kernels,), math.log(spacing))
+
+
+# --------------------------------------------------------------------------------------------------
+# The method
+# --------------------------------------------------------------------------------------------------
+
+
+class GenLoraLinear(AdapterLinear):
+    """A frozen linear layer with the update ``s B A drop(x)``, A and B synthesised."""
+
+    prefix: ClassVar[str] = "genlora_"
+    adapter_layer_names = tuple(
+        f"genlora_{part}_{matrix}" for matrix in "AB" for part in ("z", "w", "c", "rho", "b")
+    )
+
+    def initial_tensors(self, config: GenLoraConfig, module_name: str) -> Mapping[str, Tensor]:
+        """As in the module's text under "Start": B is zero, A has the variance of LoRA's A."""
+        r = config.rank_for(module_name)
+        _check_groups(config.num_groups, self.in_features, f"inputs of {module_name}")
+        _check_groups(config.num_groups, self.out_features, f"outputs of {module_name}")
+        tensors = {}
+        for matrix, width in (("A", self.in_features), ("B", self.out_features)):
+            latent = torch.randn(width)
+            centres, log_widths = initial_grid(config.num_kernels, _ends(config.grid))
+            weights = torch.zeros(r, config.num_groups, config.num_kernels)
+            base_weights = torch.zeros(r, config.num_groups)
+            if matrix == "A":
+                sigma = _weight_deviation(latent, centres, log_widths, config.base_term)
+                weights.normal_().mul_(sigma)
+                base_weights.normal_().mul_(sigma)
+            parts = {"z": latent, "w": weights}
+            if config.learned_grid:
+                parts["c"] = centres.expand_as(weights).clone()
+                parts["rho"] = log_widths.expand_as(weights).clone()
+            if config.base_term != "none":
+                parts["b"] = base_weights
+            tensors.update({f"genlora_{part}_{matrix}": part_of for part, part_of in parts.items()})
+        return tensors
+
+    def update(self, x: Tensor, adapter_name: str) -> Tensor:
+        """``s B A drop(x)``: ``(..., n) -> (..., m)``."""
+        A = self._synthesised("A", adapter_name).to(x.dtype)
+        B = self._synthesised("B", adapter_name).to(x.dtype)
+        hidden = F.linear(self.dropout(adapter_name)(x), A)
+        return F.linear(hidden * self.scaling[adapter_name], B.T)
+
+    def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """``A (r, n)`` and ``s B (m, r)`` of the plain LoRA with the same update, in float32."""
+        A = self._synthesised("A", adapter_name)
+        return A, self._synthesised("B", adapter_name).T * self.scaling[adapter_name]
+
+    def get_delta_weight(self, adapter_name: str) -> Tensor:
+        """``s B A``, ``(m, n)``."""
+        A, B = self.lora_factors(adapter_name)
+        return B @ A
+
+    def _synthesised(self, matrix: str, adapter_name: str) -> Tensor:
+        """A ``(r, n)``, or the transpose of B ``(r, m)``."""
+        config = self.configs[adapter_name]
+        parts = {
+            part: getattr(self, f"genlora_{part}_{matrix}").get(adapter_name)
+            for part in ("z", "w", "c", "rho", "b")
+        }
+        if config.learned_grid:
+            grid = parts["c"], parts["rho"]
+        else:
+            grid = tuple(
+                values.to(parts["z"].device)[None, None]
+                for values in initial_grid(config.num_kernels, _ends(config.grid))
+            )
+        return synthesise(
+            parts["z"],
+            parts["w"],
+            *grid,
+            base_weights=parts["b"],
+            base_term=config.base_term,
+        )
+
+
+def _check_grid(grid: object) -> None:
+    numbers = grid if isinstance(grid, list | tuple) else []
+    if len(numbers) != 2 or not all(
+        isinstance(number, int | float) and not isinstance(number, bool) for number in numbers
+    ):
+        raise TypeError(f"grid must be a list of two numbers, not {grid!r}")
+    if not -math.inf < numbers[0] < numbers[1] < math.inf:
+        raise ValueError(f"grid must be two numbers of which the second is greater, not {grid!r}")
+
+
+def _ends(grid: list[float]) -> tuple[float, float]:
+    low, high = grid
+    return low, high
+
+
+def _weight_deviation(
+    latent: Tensor, centres: Tensor, log_widths: Tensor, base_term: str
+) -> Tensor:
+    """The deviation of the weights with which an entry has the variance 1 / (3 n) of LoRA's A."""
+    squares = radial_basis(latent[None], centres[None, None], log_widths[None, None]) ** 2
+    power = squares.sum(dim=-1).mean()
+    base = BASE_TERMS[base_term]
+    if base is not None:
+        power = power + (base(latent) ** 2).mean()
+    return (3 * len(latent) * power).rsqrt()
+
+
+def _check_groups(groups: int, width: int, what: str) -> None:
+    """Refuse a number of groups that would leave the last ones without a coordinate."""
+    size = math.ceil(width / groups)
+    used = math.ceil(width / size)
+    if used < groups:
+        raise ValueError(
+            f"num_groups must leave no group empty, but of {groups} groups of {size} the {width} "
+            f"{what} fill only {used}; use {used}"
+        )
+
+
+class GenLoraModel(AdapterModel):
+    """The tuner model of GenLoRA."""
+
+    prefix = "genlora_"
+    tuner_layer_cls = GenLoraLinear
+
+
+MERGEABLE = GenLoraLinear.merge_refusal is None
+
+
+def peft_config(settings: Mapping[str, Any]) -> GenLoraConfig:
+    """The PEFT config for the keys of ``conf/adapter/genlora.yaml``.
+
+    Raises:
+        TypeError, ValueError: A bad value; the message begins with its key.
+    """
+    check_keys(settings, GenLoraConfig.setting_names())
+    return GenLoraConfig(**settings)
+
+
+register_method("genlora", GenLoraConfig, GenLoraModel)
