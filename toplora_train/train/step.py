@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -43,16 +45,14 @@ def train_step(
     for index, batch in enumerate(micro_batches):
         last = index == len(micro_batches) - 1
         with nullcontext() if last else accelerator.no_sync(model):
-            loss = supervised_loss(model, batch, accelerator.device) / supervised_tokens
-            # Processes average their gradients; the loss above is already the share of the whole.
-            accelerator.backward(loss * accelerator.num_processes)
-        total += loss.detach()
+            share = supervised_loss(model, batch, accelerator.device) / supervised_tokens
+            # Processes average their gradients; this is already the share of the whole.
+            accelerator.backward(share * accelerator.num_processes)
+        total += share.detach()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norm = accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf"))
     loss = float(accelerator.reduce(total))
-    if loss == loss and abs(loss) != float(
-        "inf"
-    ):  # a loss that is no number must not reach the weights
+    if math.isfinite(loss):  # what is no number must not reach the weights
         optimizer.step()
     return StepResult(loss=loss, grad_norm=float(norm))
 
@@ -81,6 +81,6 @@ def supervised_loss(model: nn.Module, batch: dict[str, Tensor], device: torch.de
 
 def accepts_logits_to_keep(model: nn.Module) -> bool:
     """Whether the model can compute logits at chosen positions only."""
-    inner = getattr(model, "module", model)
+    inner: Any = getattr(model, "module", model)  # DDP's wrapper hides it
     base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     return "logits_to_keep" in inspect.signature(base.forward).parameters

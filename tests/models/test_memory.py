@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from toplora_train.models.memory import estimate_memory
+from toplora_train.models.tiny import tiny_config, tiny_model
+
+
+def estimate(**changes):
+    settings = dict(
+        parameters=1000,
+        trainable=10,
+        dtype="float32",
+        compute_dtype="float32",
+        rows=4,
+        tokens=100,
+        supervised=10,
+        activation_checkpointing=False,
+    )
+    return estimate_memory(tiny_config(), **(settings | changes))
+
+
+def test_weights_follow_the_number_format_and_the_adapter_counts_its_moments():
+    assert estimate().weights == 4000
+    assert estimate(dtype="bfloat16").weights == 2000
+    assert estimate().adapter == 10 * (4 + 4 + 8)
+    parts = estimate()
+    assert parts.total == parts.weights + parts.adapter + parts.activations + parts.logits
+
+
+def test_activations_are_near_what_autograd_keeps():
+    """Counted: the bytes of distinct storages saved for backward, parameters left out."""
+    model = tiny_model().train()
+    model.requires_grad_(False)
+    for layer in model.model.layers:
+        layer.self_attn.q_proj.weight.requires_grad_()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    held = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (held.append(t), keep(t))[1], lambda t: t):
+        model(torch.randint(2, 258, (4, 100)), logits_to_keep=1, use_cache=False).logits.sum()
+    measured = sum(kept.values())
+    assert estimate(supervised=1).activations == pytest.approx(measured, rel=0.5)
+
+
+def test_checkpointing_needs_less():
+    assert estimate(activation_checkpointing=True).activations < estimate().activations

@@ -1,0 +1,286 @@
+"""A fine-tuning run, top to bottom: rows, base model, adapter, training, scores, proof, report."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.adapters.attach import attach_adapter, describe_adapter, save_adapter
+from toplora_train.config.errors import RunFailure
+from toplora_train.config.schema import RunConfig
+from toplora_train.data.batches import collate
+from toplora_train.data.prompts import build_prompt
+from toplora_train.evaluation.predictions import read_predictions
+from toplora_train.jobs.device import AUTOCAST, open_accelerator
+from toplora_train.jobs.material import Material, prepare, total_steps
+from toplora_train.jobs.reload import probe_logits, prove_reload
+from toplora_train.jobs.reporting import build_report, conclusion, introduction
+from toplora_train.jobs.scoring import score_test_sets
+from toplora_train.jobs.settings import deciding_settings
+from toplora_train.models.activation import checkpoint_activations
+from toplora_train.models.load import load_model
+from toplora_train.models.locate import ModelLocation
+from toplora_train.report.card import model_card
+from toplora_train.report.display import TrainingDisplay
+from toplora_train.report.json_file import write_text_atomically
+from toplora_train.report.metrics_file import MetricsFile, read_metrics
+from toplora_train.report.pages import write_pages
+from toplora_train.report.record import Report, write_report
+from toplora_train.report.tracker import Tracker, open_tracker
+from toplora_train.train.checkpoint import (
+    TrainState,
+    load_checkpoint,
+    newest_checkpoint,
+    read_state,
+    refuse_other_settings,
+)
+from toplora_train.train.loop import train
+from toplora_train.train.optimizer import build_adamw
+from toplora_train.train.schedule import learning_rate_factor, warmup_length
+from toplora_train.train.signals import interrupt_at_once, interrupt_later
+
+PROBE_ROWS = 4
+
+
+def run(config: RunConfig, run_dir: Path) -> None:
+    """Fine-tune as ``config`` says and leave adapter, predictions and report in ``run_dir``.
+
+    Raises:
+        UserError: something in the input is wrong; nothing was trained yet, or a resumed run's
+            settings differ.
+        RunFailure: the run cannot go on; what was saved is whole.
+        Interrupted: a signal came.
+    """
+    interrupt_at_once()
+    console = Console()
+    accelerator = open_accelerator(
+        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
+    )
+    autocast = AUTOCAST[config.trainer.mixed_precision]
+
+    material = prepare(config)
+    refuse_unusable_adapter(config, material.location)
+    checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)
+    console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
+
+    model = load_model(
+        material.location, dtype=config.model.dtype, attention=config.model.attention
+    )
+    base_parameters = sum(parameter.numel() for parameter in model.parameters())
+    model.to(accelerator.device)
+    score = partial(
+        score_test_sets,
+        tokenizer=material.tokenizer,
+        test_sets=material.test_sets,
+        folder=run_dir / "predictions",
+        batch_size=config.evaluation.batch_size,
+        autocast_dtype=autocast,
+        console=console,
+    )
+    base_scores = (
+        score(
+            model,
+            who="base",
+            weights=f"{material.location.name}@{material.location.revision}/{config.model.dtype}",
+            suffix=".base",
+            reuse=checkpoint is not None,
+        )
+        if config.evaluation.base
+        else {}
+    )
+
+    adapted = attach_adapter(model, config.adapter, seed=config.seed)
+    if config.trainer.activation_checkpointing:
+        checkpoint_activations(model)
+    tracker = open_tracker(
+        config.tracker.name,
+        project=config.tracker.project,
+        entity=config.tracker.entity,
+        group=config.tracker.group,
+        run_dir=run_dir,
+        config=asdict(config),
+    )
+    adapted = fine_tune(
+        adapted,
+        config,
+        material,
+        run_dir,
+        accelerator=accelerator,
+        checkpoint=checkpoint,
+        start=start,
+        tracker=tracker,
+        console=console,
+    )
+
+    adapter_dir = run_dir / "adapter"
+    save_whole(adapted, material.tokenizer, adapter_dir)
+    scores = score(
+        adapted,
+        who="tuned",
+        weights=sha256_of(adapter_dir / "adapter_model.safetensors"),
+        suffix="",
+        reuse=False,
+    )
+
+    described = describe_adapter(adapted)
+    probe = collate(material.train[:PROBE_ROWS], material.tokenizer.pad_token_id)
+    trained_logits = probe_logits(adapted, probe, autocast)
+    del model, adapted  # two copies of a large base would not fit
+    fresh = load_model(
+        material.location, dtype=config.model.dtype, attention=config.model.attention
+    )
+    proof = prove_reload(
+        fresh.to(accelerator.device),
+        adapter_dir,
+        expected=trained_logits,
+        batch=probe,
+        dtype=autocast,
+    )
+
+    report = build_report(
+        config,
+        material,
+        run_dir,
+        accelerator=accelerator,
+        base_parameters=base_parameters,
+        described=described,
+        base_scores=base_scores,
+        scores=scores,
+        proof=proof,
+    )
+    write_everything(report, material, run_dir)
+    tracker.finish({f"{name}/{s.metric}": s.value for name, s in scores.items()})
+    console.print(conclusion(report.to_dict(), run_dir), highlight=False, soft_wrap=True)
+
+
+def refuse_unusable_adapter(config: RunConfig, location: ModelLocation) -> None:
+    """Attach the adapter to a model without weights: its mistakes show before anything is slow."""
+    without_weights = load_model(location, dtype=config.model.dtype, meta=True)
+    attach_adapter(without_weights, config.adapter, seed=config.seed)
+
+
+def starting_point(
+    config: RunConfig, checkpoints: Path, rows_sha256: str
+) -> tuple[Path | None, TrainState]:
+    """The checkpoint to go on from, if there is one, and the state to start in."""
+    settings = deciding_settings(config, rows_sha256=rows_sha256)
+    checkpoint = newest_checkpoint(checkpoints) if config.resume == "auto" else None
+    if checkpoint is None:
+        return None, TrainState(settings=settings)
+    start = read_state(checkpoint)
+    refuse_other_settings(checkpoint, start.settings, settings)
+    return checkpoint, start
+
+
+def fine_tune(
+    adapted: PeftModel,
+    config: RunConfig,
+    material: Material,
+    run_dir: Path,
+    *,
+    accelerator: Accelerator,
+    checkpoint: Path | None,
+    start: TrainState,
+    tracker: Tracker,
+    console: Console,
+) -> PeftModel:
+    """Train the adapter, writing a line of metrics per logged step."""
+    trainer, settings = config.trainer, config.optimizer
+    total = total_steps(config, len(material.train))
+    warmup = warmup_length(total, settings.warmup_steps, settings.warmup_ratio)
+    optimizer = build_adamw(
+        adapted,
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        device_type=accelerator.device.type,
+    )
+    model, optimizer = accelerator.prepare(adapted, optimizer)
+    torch.manual_seed(config.seed)  # dropout; whatever happened before does not reach it
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, model=adapted, optimizer=optimizer, scaler=accelerator.scaler)
+    with (
+        interrupt_later() as interruption,
+        MetricsFile(
+            run_dir / "metrics.jsonl", resumed_step=start.step if checkpoint else None
+        ) as metrics,
+        TrainingDisplay(total, console=console, start_step=start.step) as display,
+    ):
+        for record in train(
+            model,
+            optimizer,
+            material.train,
+            material.validation,
+            accelerator=accelerator,
+            learning_rate=lambda step: (
+                settings.lr
+                * learning_rate_factor(
+                    step, total_steps=total, warmup=warmup, schedule=settings.schedule
+                )
+            ),
+            start=start,
+            total_steps=total,
+            batch_size=trainer.batch_size,
+            micro_batch_size=trainer.micro_batch_size,
+            group_by_length=trainer.group_by_length,
+            max_grad_norm=trainer.max_grad_norm,
+            pad_token_id=material.tokenizer.pad_token_id,
+            seed=config.seed,
+            log_every=trainer.log_every,
+            eval_every=trainer.eval_every,
+            save_every=trainer.save_every,
+            keep=trainer.keep,
+            checkpoints=run_dir / "checkpoints",
+            interruption=interruption,
+        ):
+            line = asdict(record)
+            display.update(line)
+            if record.logged:
+                metrics.append(line)
+                tracker.log({k: v for k, v in line.items() if k != "logged"}, record.step)
+        interruption.raise_if_asked()
+    unwrapped: PeftModel = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    return unwrapped.eval()
+
+
+def save_whole(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the adapter and its tokenizer."""
+    try:
+        save_adapter(model, folder)
+        tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise RunFailure(
+            f"the adapter could not be written to {folder} ({error}); the last checkpoint has it: "
+            "make room, then go on with resume=auto"
+        ) from error
+
+
+def write_everything(report: Report, material: Material, run_dir: Path) -> None:
+    """Model card, pages, and last ``report.json``, whose presence says that the run is finished."""
+    document = report.to_dict()
+    card = model_card(document, prompt=build_prompt("{instruction}"))
+    write_text_atomically(run_dir / "adapter" / "README.md", card)
+    write_pages(
+        run_dir,
+        document,
+        read_metrics(run_dir / "metrics.jsonl"),
+        {
+            test_set.name: read_predictions(run_dir / "predictions" / f"{test_set.name}.jsonl")
+            for test_set in material.test_sets
+        },
+    )
+    write_report(run_dir / "report.json", report)
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,77 @@
+"""All that a run needs before any weight is loaded: rows, tokens, test sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.config.schema import RunConfig
+from toplora_train.data.encode import Encoded, Example, encode_rows, prove_prompt_prefix
+from toplora_train.data.rows import RowSet
+from toplora_train.data.sources import read_union
+from toplora_train.data.split import hold_out
+from toplora_train.jobs.testsets import TestSet, read_test_sets
+from toplora_train.models.load import load_tokenizer
+from toplora_train.models.locate import ModelLocation, locate_model
+from toplora_train.train.loop import steps_in_epoch
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that is known before any weight is loaded."""
+
+    location: ModelLocation
+    tokenizer: PreTrainedTokenizerBase
+    rows: RowSet
+    encoded: Encoded
+    train: list[Example]
+    validation: list[Example]
+    test_sets: list[TestSet]
+
+
+def prepare(config: RunConfig, *, weights: bool = True) -> Material:
+    """Read and encode all rows, and prove that they are asked as they are learned."""
+    location = locate_model(
+        path=config.model.path,
+        revision=config.model.revision,
+        package=config.model.package,
+        builtin=config.model.builtin,
+        weights=weights,
+    )
+    tokenizer = load_tokenizer(location)
+    dataset = config.dataset
+    data_root = Path(config.data_root) if config.data_root else None
+    sources = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
+    rows = read_union(
+        sources,
+        data_root=data_root,
+        subset=dataset.subset,
+        split=dataset.split,
+        revision=dataset.revision,
+        limit=dataset.limit,
+    )
+    test_sets = read_test_sets(
+        config.task, dataset, data_root=data_root, limit=config.evaluation.limit
+    )
+    encoded = encode_rows(
+        tokenizer, rows.rows, max_length=dataset.max_length, overflow=dataset.overflow
+    )
+    prove_prompt_prefix(tokenizer, rows.rows, encoded)
+    learned, held = hold_out(len(encoded.examples), dataset.validation_rows, seed=config.seed)
+    return Material(
+        location=location,
+        tokenizer=tokenizer,
+        rows=rows,
+        encoded=encoded,
+        train=[encoded.examples[index] for index in learned],
+        validation=[encoded.examples[index] for index in held],
+        test_sets=test_sets,
+    )
+
+
+def total_steps(config: RunConfig, rows: int) -> int:
+    """The optimizer steps of the whole run."""
+    epochs = config.trainer.epochs
+    return config.trainer.max_steps or epochs * steps_in_epoch(rows, config.trainer.batch_size)

@@ -1,0 +1,91 @@
+"""``plan=true``: everything that is known before the first step, without loading a weight."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from rich.console import Console
+
+from toplora_train.adapters.attach import attach_adapter, trainable_parameters_by_module
+from toplora_train.config.schema import RunConfig
+from toplora_train.data.batches import padding_fraction
+from toplora_train.data.encode import Example, render_example
+from toplora_train.jobs.device import open_accelerator
+from toplora_train.jobs.material import Material, prepare, total_steps
+from toplora_train.models.load import load_model
+from toplora_train.models.memory import estimate_memory
+from toplora_train.report.plan import Plan, show_plan
+from toplora_train.train.loop import remaining_batches
+from toplora_train.train.signals import interrupt_at_once
+
+COMPUTE = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def run(config: RunConfig) -> None:
+    """Show the plan of a run on the terminal.
+
+    Raises:
+        UserError: the run could not start as it is configured.
+    """
+    interrupt_at_once()
+    open_accelerator(device=config.launch.device, mixed_precision=config.trainer.mixed_precision)
+    show_plan(make_plan(config, prepare(config, weights=False)), Console())
+
+
+def make_plan(config: RunConfig, material: Material) -> Plan:
+    """Count on the meta device, estimate from shapes, render one example."""
+    trainer = config.trainer
+    model = load_model(material.location, dtype=config.model.dtype, meta=True)
+    base_parameters = sum(parameter.numel() for parameter in model.parameters())
+    adapted = attach_adapter(model, config.adapter, seed=config.seed)
+    trainable = trainable_parameters_by_module(adapted)
+
+    steps = total_steps(config, len(material.train))
+    lengths = [len(example.input_ids) for example in material.train]
+    batches = [
+        batch
+        for _, _, batch in remaining_batches(
+            lengths,
+            after=0,
+            until=steps,
+            batch_size=trainer.batch_size,
+            group_by_length=trainer.group_by_length,
+            seed=config.seed,
+        )
+    ]
+    memory = estimate_memory(
+        model.config,
+        parameters=base_parameters,
+        trainable=sum(trainable.values()),
+        dtype=config.model.dtype,
+        compute_dtype=COMPUTE.get(trainer.mixed_precision, config.model.dtype),
+        rows=trainer.micro_batch_size,
+        tokens=max(lengths),
+        supervised=max(supervised(example) for example in material.train),
+        activation_checkpointing=trainer.activation_checkpointing,
+    )
+    return Plan(
+        config=asdict(config),
+        model=f"{material.location.name} ({material.location.revision})",
+        base_parameters=base_parameters,
+        trainable=trainable,
+        rows=len(material.train),
+        validation_rows=len(material.validation),
+        dropped_rows=material.encoded.dropped_rows,
+        truncated_rows=material.encoded.truncated_rows,
+        steps=steps,
+        tokens=sum(lengths[row] for batch in batches for row in batch),
+        supervised_tokens=sum(supervised(material.train[row]) for b in batches for row in b),
+        padding_fraction=padding_fraction(
+            lengths, batches, micro_batch_size=trainer.micro_batch_size
+        ),
+        longest=max(lengths),
+        memory=asdict(memory),
+        tests={test_set.name: len(test_set.rows.rows) for test_set in material.test_sets},
+        example=render_example(material.tokenizer, material.train[0]),
+    )
+
+
+def supervised(example: Example) -> int:
+    """The number of tokens of an example that are learned."""
+    return len(example.input_ids) - example.prompt_length

@@ -1,0 +1,192 @@
+"""Gather a finished run into its report, and say the essence of it on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from toplora_train.config.schema import RunConfig
+from toplora_train.data.batches import padding_fraction
+from toplora_train.data.prompts import PROMPT_VERSION
+from toplora_train.evaluation.evaluate import Score, row_label
+from toplora_train.evaluation.statistics import majority_share
+from toplora_train.jobs.material import Material, total_steps
+from toplora_train.jobs.reload import ReloadProof
+from toplora_train.jobs.testsets import TestSet
+from toplora_train.report.environment import environment
+from toplora_train.report.metrics_file import read_metrics
+from toplora_train.report.record import (
+    Reload,
+    Report,
+    ReportAdapter,
+    ReportData,
+    ReportModel,
+    ReportTrain,
+    TaskScore,
+    protocol_hash,
+)
+from toplora_train.train.checkpoint import TrainState
+from toplora_train.train.loop import remaining_batches
+
+
+
+def introduction(config: RunConfig, material: Material, start: TrainState) -> str:
+    """What is about to happen, in a few lines."""
+    total = total_steps(config, len(material.train))
+    tests = ", ".join(f"{t.name} ({len(t.rows.rows)} rows)" for t in material.test_sets) or "none"
+    resumed = f", going on after step {start.step}" if start.step else ""
+    return (
+        f"{config.adapter['name']} on {material.location.name} ({material.location.revision}): "
+        f"{len(material.train)} rows, {total} steps of {config.trainer.batch_size}{resumed}\n"
+        f"evaluated on {tests}"
+    )
+
+
+def build_report(
+    config: RunConfig,
+    material: Material,
+    run_dir: Path,
+    *,
+    accelerator: Accelerator,
+    base_parameters: int,
+    described: dict[str, Any],
+    base_scores: dict[str, Score],
+    scores: dict[str, Score],
+    proof: ReloadProof,
+) -> Report:
+    """Gather what was done, at what cost, with what result."""
+    metrics = read_metrics(run_dir / "metrics.jsonl")
+    lengths = [len(example.input_ids) for example in material.train]
+    last = metrics[-1]
+    window = max(1, min(10, len(metrics) // 4))  # logged losses whose mean is the first, the last
+    batches = [
+        batch
+        for _, _, batch in remaining_batches(
+            lengths,
+            after=0,
+            until=last["step"],
+            batch_size=config.trainer.batch_size,
+            group_by_length=config.trainer.group_by_length,
+            seed=config.seed,
+        )
+    ]
+    return Report(
+        recipe=config.recipe,
+        seed=config.seed,
+        command=config.command,
+        protocol_hash=protocol_hash(
+            {test_set.name: identity(test_set) for test_set in material.test_sets},
+            PROMPT_VERSION,
+            config.evaluation.protocol,
+            config.evaluation.limit,
+        ),
+        model=ReportModel(
+            path=material.location.name,
+            revision=material.location.revision,
+            parameters=base_parameters,
+            dtype=config.model.dtype,
+        ),
+        adapter=ReportAdapter(
+            name=config.adapter["name"],
+            peft_type=described["peft_type"],
+            trainable_parameters=described["trainable_parameters"],
+            mergeable=described["mergeable"],
+            settings={key: value for key, value in config.adapter.items() if key != "name"},
+        ),
+        data=ReportData(
+            source=material.rows.source,
+            rows=len(material.train),
+            sha256=material.rows.sha256,
+            truncated_rows=material.encoded.truncated_rows,
+            dropped_rows=material.encoded.dropped_rows,
+            validation_rows=len(material.validation),
+            supervised_tokens=sum(
+                len(example.input_ids) - example.prompt_length for example in material.train
+            ),
+        ),
+        train=ReportTrain(
+            steps=last["step"],
+            epochs=last["epoch"],
+            loss_first=mean([row["loss"] for row in metrics[:window]]),
+            loss_last=mean([row["loss"] for row in metrics[-window:]]),
+            tokens=last["tokens"],
+            padding_fraction=padding_fraction(
+                lengths, batches, micro_batch_size=config.trainer.micro_batch_size
+            ),
+            seconds=last["seconds"],
+            tokens_per_second=last["tokens"] / last["seconds"],
+            peak_memory_bytes=max(row["peak_memory_bytes"] for row in metrics),
+            world_size=accelerator.num_processes,
+            mixed_precision=config.trainer.mixed_precision,
+            validation_loss=last.get("validation_loss"),
+        ),
+        tasks={
+            test_set.name: task_score(test_set, scores[test_set.name], base_scores)
+            for test_set in material.test_sets
+        },
+        reload=Reload(proof.max_abs_logit_difference, list(proof.missing), list(proof.unexpected)),
+        environment=environment(str(accelerator.device)),
+    )
+
+
+def task_score(test_set: TestSet, score: Score, base_scores: dict[str, Score]) -> TaskScore:
+    """A task's score beside the base model's and the majority class'."""
+    base = base_scores.get(test_set.name)
+    labels = [row_label(row, test_set.extraction) for row in test_set.rows.rows]
+    return TaskScore(
+        metric=score.metric,
+        value=score.value,
+        n=score.n,
+        ci95=score.ci95,
+        base_value=base.value if base else None,
+        base_ci95=base.ci95 if base else None,
+        base_seconds=base.seconds if base else None,
+        majority_value=majority_share(labels),
+        seconds=score.seconds,
+    )
+
+
+def identity(test_set: TestSet) -> dict[str, Any]:
+    """What makes two runs' scores on a task comparable."""
+    return {
+        "rows": test_set.rows.sha256,
+        "extraction": test_set.extraction,
+        "choices": list(test_set.choices),
+        "max_new_tokens": test_set.max_new_tokens,
+        "version": test_set.version,
+    }
+
+
+def conclusion(report: dict[str, Any], run_dir: Path) -> str:
+    """Base and tuned scores, the time, and where the report is."""
+    lines = []
+    for name, task in report["tasks"].items():
+        base = (
+            f"base {interval(task['base_value'], task['base_ci95'])} -> "
+            if task["base_value"] is not None
+            else ""
+        )
+        lines.append(
+            f"{name}: {base}tuned {interval(task['value'], task['ci95'])}, n = {task['n']}"
+        )
+    lines.append(
+        f"trained {report['adapter']['trainable_parameters']:,} parameters for "
+        f"{report['train']['steps']} steps in {report['train']['seconds']:.0f} s; the reloaded "
+        f"adapter's logits differ by {report['reload']['max_abs_logit_difference']:g}"
+    )
+    lines.append(f"report: {run_dir / 'report.html'} (also report.md, report.json)")
+    lines.append(f"adapter: {run_dir / 'adapter'}")
+    return "\n".join(lines)
+
+
+def interval(value: float, ci95: Sequence[float]) -> str:
+    """A share with its 95 % interval."""
+    return f"{value:.1%} ({ci95[0]:.1%} to {ci95[1]:.1%})"
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of at least one number."""
+    return sum(values) / len(values)

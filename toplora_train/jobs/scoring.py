@@ -1,0 +1,118 @@
+"""Ask a model the test sets, keeping every prediction on disk as it comes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.data.prompts import PROMPT_VERSION
+from toplora_train.evaluation.evaluate import Score, evaluate_task
+from toplora_train.evaluation.predictions import Prediction, PredictionFile, read_predictions
+from toplora_train.jobs.testsets import TestSet
+from toplora_train.report.display import EvaluationDisplay
+
+
+def score_test_sets(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    test_sets: Sequence[TestSet],
+    *,
+    who: str,
+    weights: str,
+    folder: Path,
+    suffix: str,
+    batch_size: int,
+    autocast_dtype: torch.dtype | None,
+    reuse: bool,
+    console: Console,
+) -> dict[str, Score]:
+    """Score every test set; predictions go to ``folder/NAME{suffix}.jsonl``.
+
+    An interrupted evaluation goes on from the predictions it left.
+
+    Args:
+        model: the model to ask.
+        tokenizer: its tokenizer.
+        test_sets: what to ask.
+        who: whose answers they are, for people ("base", "tuned").
+        weights: what tells these weights from others, so that no other model's answers are reused.
+        folder: where predictions are kept.
+        suffix: what the files' names end with before ``.jsonl``.
+        batch_size: rows per forward pass.
+        autocast_dtype: compute under autocast in this number format.
+        reuse: whether a finished file, known to be of these weights, is taken as it is.
+        console: where progress is shown.
+    """
+    return {
+        test_set.name: _score(
+            model,
+            tokenizer,
+            test_set,
+            who=who,
+            path=folder / f"{test_set.name}{suffix}.jsonl",
+            belongs_to=_fingerprint(weights, test_set),
+            batch_size=batch_size,
+            autocast_dtype=autocast_dtype,
+            reuse=reuse,
+            console=console,
+        )
+        for test_set in test_sets
+    }
+
+
+def _score(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    test_set: TestSet,
+    *,
+    who: str,
+    path: Path,
+    belongs_to: str,
+    batch_size: int,
+    autocast_dtype: torch.dtype | None,
+    reuse: bool,
+    console: Console,
+) -> Score:
+    rows = test_set.rows.rows
+    whole = read_predictions(path) if reuse and path.is_file() else []
+    known = {prediction.id: prediction for prediction in whole}
+    with (
+        PredictionFile(path, belongs_to=belongs_to) as file,
+        EvaluationDisplay(f"{who} {test_set.name}", len(rows), console=console) as display,
+    ):
+
+        def keep(prediction: Prediction) -> None:
+            file.add(prediction)
+
+        score, predictions = evaluate_task(
+            model,
+            tokenizer,
+            rows,
+            extraction=test_set.extraction,
+            choices=test_set.choices,
+            max_new_tokens=test_set.max_new_tokens,
+            batch_size=batch_size,
+            finished=known | file.finished,
+            on_prediction=keep,
+            on_progress=lambda done, _total, correct: display.update(done, correct),
+            autocast_dtype=autocast_dtype,
+        )
+        file.finish(predictions)
+        low, high = score.ci95
+        display.message(
+            f"{who} on {test_set.name}: {score.value:.1%} of {score.n} "
+            f"(95 % interval {low:.1%} to {high:.1%}), {score.seconds:.0f} s"
+        )
+    return score
+
+
+def _fingerprint(weights: str, test_set: TestSet) -> str:
+    what = [weights, test_set.name, test_set.version, test_set.max_new_tokens, PROMPT_VERSION]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]

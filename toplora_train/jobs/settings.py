@@ -1,0 +1,49 @@
+"""Which settings decide what is trained: a resumed run must have the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from toplora_train.config.schema import RunConfig
+
+# These change what is written or shown, not what is learned.
+FREE = {
+    "trainer.name",
+    "trainer.log_every",
+    "trainer.save_every",
+    "trainer.eval_every",
+    "trainer.keep",
+    "model.package",
+    "optimizer.name",
+}
+
+
+def deciding_settings(config: RunConfig, *, rows_sha256: str) -> dict[str, Any]:
+    """Dotted keys to values; the rows stand for themselves by their hash, not by where they lie."""
+    parts = {
+        "model": asdict(config.model),
+        "adapter": config.adapter,
+        "optimizer": asdict(config.optimizer),
+        "trainer": asdict(config.trainer),
+        "dataset": {
+            "rows": rows_sha256,
+            "max_length": config.dataset.max_length,
+            "overflow": config.dataset.overflow,
+            "validation_rows": config.dataset.validation_rows,
+        },
+        "seed": config.seed,
+    }
+    return {key: value for key, value in flatten(parts).items() if key not in FREE}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
