@@ -69,6 +69,18 @@ def test_a_missing_subset_or_split_is_an_error_that_lists_what_there_is(mirror):
     assert "\n" not in str(caught.value)
 
 
+def test_a_mirror_without_data_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: cannot be read as a data set \("):
+        read(tmp_path / "empty", subset=None)
+
+
+def test_a_mirror_with_a_broken_file_is_an_error_that_says_what_is_wrong_with_it(mirror):
+    (mirror / "main" / "test.jsonl").write_text('{"instruction": "one"}\n{"instruction" "two"}\n')
+    with pytest.raises(UserError, match=r"name: a file cannot be read \(.*JSON.*\)"):
+        read(mirror, split="test")
+
+
 def test_a_revision_of_a_mirror_is_logged_as_unknown(mirror, caplog):
     with caplog.at_level(logging.WARNING):
         read(mirror, revision="abc123")

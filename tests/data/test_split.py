@@ -1,21 +1,27 @@
+"""Validation rows are drawn once, by the seed, and are not trained on."""
+
 import pytest
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.split import hold_out
 
 
-def test_every_row_is_on_one_side_and_the_draw_follows_the_seed():
-    train, held = hold_out(100, 10, seed=1)
-    assert sorted(train + held) == list(range(100))
-    assert len(held) == 10
-    assert hold_out(100, 10, seed=1) == (train, held)
-    assert hold_out(100, 10, seed=2) != (train, held)
+@pytest.mark.parametrize("held", [0, 1, 7, 19])
+def test_every_row_is_on_one_side_and_both_are_in_order(held):
+    train, validation = hold_out(20, held, seed=1)
+    assert sorted([*train, *validation]) == list(range(20))
+    assert (len(validation), train, validation) == (held, sorted(train), sorted(validation))
 
 
-def test_holding_out_nothing_keeps_all():
-    assert hold_out(5, 0, seed=1) == ([0, 1, 2, 3, 4], [])
+def test_the_draw_follows_the_seed():
+    assert hold_out(100, 10, seed=1) == hold_out(100, 10, seed=1)
+    assert hold_out(100, 10, seed=1) != hold_out(100, 10, seed=2)
 
 
-def test_holding_out_everything_is_an_error_that_names_the_key():
-    with pytest.raises(UserError, match=r"dataset\.validation_rows=5"):
-        hold_out(5, 5, seed=1)
+def test_a_larger_draw_holds_the_smaller_one():
+    assert set(hold_out(100, 5, seed=1)[1]) < set(hold_out(100, 10, seed=1)[1])
+
+
+def test_nothing_left_to_train_on_is_an_error_that_names_the_key():
+    with pytest.raises(UserError, match=r"dataset\.validation_rows=20 leaves nothing of 20 rows"):
+        hold_out(20, 20, seed=1)

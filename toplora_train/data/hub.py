@@ -25,7 +25,10 @@ def read_mirror(
     """
     if revision is not None:
         logger.warning("%s: a local copy; whether it is revision %s is not known", folder, revision)
-    return _load(str(folder), str(folder), subset=subset, split=split, revision=None)
+    try:
+        return _load(str(folder), subset=subset, split=split, revision=None)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read as a data set ({_line(error)})") from None
 
 
 def read_hub(
@@ -44,7 +47,7 @@ def read_hub(
         UserError: The data set cannot be reached, or has no such subset or split.
     """
     try:
-        return _load(name, name, subset=subset, split=split, revision=revision)
+        return _load(name, subset=subset, split=split, revision=revision)
     except OSError as error:
         mirror = f"no mirror at {tried}" if tried else "no data_root was given"
         raise UserError(
@@ -54,19 +57,21 @@ def read_hub(
         ) from None
 
 
-def _load(
-    path: str, shown: str, *, subset: str | None, split: str, revision: str | None
-) -> list[Record]:
+def _load(path: str, *, subset: str | None, split: str, revision: str | None) -> list[Record]:
     import datasets  # slow to import, and most runs read plain files
     from datasets.exceptions import DatasetGenerationError
 
     with _no_progress_bars():
         try:
             table = datasets.load_dataset(path, name=subset, split=split, revision=revision)
-        except (ValueError, DatasetGenerationError) as error:
+        except DatasetGenerationError as error:
+            raise UserError(
+                f"{path}: a file cannot be read ({_line(error.__cause__ or error)})"
+            ) from None
+        except ValueError as error:
             message = _line(error)
-            raise UserError(f"{shown}: {message}; set subset and split to what it has") from None
-    place = f"{shown} ({f'{subset}, ' if subset else ''}{split})"
+            raise UserError(f"{path}: {message}; set subset and split to what it has") from None
+    place = f"{path} ({f'{subset}, ' if subset else ''}{split})"
     return [
         Record(f"{place}, row {number}", f"{split}-{number}", fields)
         for number, fields in enumerate(table, start=1)
@@ -87,6 +92,6 @@ def _no_progress_bars() -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """An exception's text on one line, without the library's advice on calling it from Python."""
     return " ".join(str(error).partition("Example of usage")[0].split()).rstrip(".")

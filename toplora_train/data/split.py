@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.shuffle import shuffled
 
 
 def hold_out(rows: int, held: int, *, seed: int) -> tuple[list[int], list[int]]:
@@ -17,5 +18,5 @@ def hold_out(rows: int, held: int, *, seed: int) -> tuple[list[int], list[int]]:
         raise UserError(
             f"dataset.validation_rows={held} leaves nothing of {rows} rows to train on; lower it"
         )
-    drawn = set(random.Random(f"validation/{seed}").sample(range(rows), held))
+    drawn = set(shuffled(range(rows), random.Random(f"validation/{seed}"))[:held])
     return [i for i in range(rows) if i not in drawn], sorted(drawn)
