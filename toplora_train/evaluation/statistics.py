@@ -65,3 +65,41 @@ def mcnemar_mid_p(only_first: int, only_second: int) -> float:
         below += ways
         ways = ways * (coins - heads) // (heads + 1)
     return (2 * below + ways) / (1 << coins)
+
+
+def mean_interval(
+    values: Sequence[float], intervals: Sequence[tuple[float, float]]
+) -> tuple[float, float]:
+    r"""Return an interval for the plain mean of scores that have intervals of their own.
+
+    .. math:: \bar p - \tfrac1k\sqrt{\textstyle\sum_i (p_i - l_i)^2},\quad
+              \bar p + \tfrac1k\sqrt{\textstyle\sum_i (u_i - p_i)^2}
+
+    With one score it is that score's own interval.
+
+    Source: G. Y. Zou, A. Donner, Construction of confidence limits about effect measures: a general
+    approach (2008), for independent scores.
+    """
+    k = len(values)
+    mean = sum(values) / k
+    pairs = list(zip(values, intervals, strict=True))
+    below = sqrt(sum((value - low) ** 2 for value, (low, _) in pairs)) / k
+    above = sqrt(sum((high - value) ** 2 for value, (_, high) in pairs)) / k
+    return mean - below, mean + above
+
+
+def difference_interval(
+    value: float, ci: tuple[float, float], base: float, base_ci: tuple[float, float]
+) -> tuple[float, float]:
+    """Return an interval for ``value - base`` from the interval of each.
+
+    It takes the two as independent. Scores of two models on the same rows rise and fall together,
+    so for them it is too wide rather than too narrow.
+
+    Source: R. G. Newcombe, Interval estimation for the difference between independent proportions
+    (1998), method 10.
+    """
+    difference = value - base
+    below = sqrt((value - ci[0]) ** 2 + (base_ci[1] - base) ** 2)
+    above = sqrt((ci[1] - value) ** 2 + (base - base_ci[0]) ** 2)
+    return difference - below, difference + above

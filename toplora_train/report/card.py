@@ -1,0 +1,138 @@
+"""The model card: ``adapter/README.md``, what someone who downloads the adapter must know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from toplora_train.report.numbers import count, percent, percent_interval
+
+# PEFT types that PEFT itself does not know: they exist once this package has been imported.
+NEEDS_IMPORT = frozenset({"TOPLORA", "TENSLORA", "GENLORA"})
+
+
+def model_card(report: Mapping[str, Any], *, prompt: str | None = None) -> str:
+    """Return the text of the model card.
+
+    Args:
+        report: A completed run's ``report.json``.
+        prompt: The prompt that the adapter was trained on, its question written ``{instruction}``.
+    """
+    parts = [
+        _front_matter(report),
+        f"# {report['adapter']['name']} adapter for {report['model']['path']}",
+        _summary(report),
+        "## Use",
+        _loading(report),
+        *([_prompt(prompt)] if prompt else []),
+        "## Scores",
+        _scores(report),
+        "## Training",
+        _training(report),
+        "## Limits",
+        _limits(report),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(report: Mapping[str, Any]) -> str:
+    front = {
+        "base_model": report["model"]["path"],
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["toplora-train", report["adapter"]["name"], "adapter"],
+    }
+    text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()
+    return f"---\n{text}\n---"
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    adapter, model = report["adapter"], report["model"]
+    return (
+        f"PEFT type {adapter['peft_type']}, {count(adapter['trainable_parameters'])} trainable "
+        f"parameters on top of {count(model['parameters'])} frozen ones "
+        f"(revision `{model['revision']}`). Trained with toplora-train; the run's `report.html` "
+        "has every detail."
+    )
+
+
+def _loading(report: Mapping[str, Any]) -> str:
+    kind = report["adapter"]["peft_type"]
+    needs_import = kind in NEEDS_IMPORT
+    lines = ["```python"]
+    if needs_import:
+        lines.append(f"import toplora_train  # makes PEFT know {kind}; keep it first")
+    lines += [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'base = AutoModelForCausalLM.from_pretrained("{report["model"]["path"]}")',
+        'model = PeftModel.from_pretrained(base, "FOLDER_OF_THIS_FILE")',
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER_OF_THIS_FILE")',
+        "```",
+    ]
+    text = "\n".join(lines)
+    if needs_import:
+        text += (
+            f"\n\nWithout `import toplora_train` (from `pip install toplora-train`) PEFT answers "
+            f"`KeyError: '{kind}'`."
+        )
+    if not report["adapter"]["mergeable"]:
+        text += "\n\nThis adapter cannot be merged into the base weights; load it as shown."
+    return text
+
+
+def _prompt(prompt: str) -> str:
+    return (
+        "It answers this prompt, which ends in a line break, and was trained on no other:\n\n"
+        f"```text\n{prompt.rstrip()}\n```"
+    )
+
+
+def _scores(report: Mapping[str, Any]) -> str:
+    if not report["tasks"]:
+        return "Not evaluated."
+    lines = [
+        "| task | accuracy | 95 % interval | base model | most frequent answer | rows |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, task in report["tasks"].items():
+        base = "not evaluated"
+        if task["base_ci95"] is not None:
+            base = f"{percent(task['base_value'])} ({percent_interval(task['base_ci95'])})"
+        lines.append(
+            f"| {name} | {percent(task['value'])} | {percent_interval(task['ci95'])} | {base} | "
+            f"{percent(task['majority_value'])} | {count(task['n'])} |"
+        )
+    lines += ["", f"Protocol `{report['protocol_hash']}`, greedy decoding."]
+    return "\n".join(lines)
+
+
+def _training(report: Mapping[str, Any]) -> str:
+    data, train = report["data"], report["train"]
+    source = data["source"] if isinstance(data["source"], str) else ", ".join(data["source"])
+    return "\n".join(
+        [
+            f"- {count(data['rows'])} rows of {source}, SHA-256 `{data['sha256']}`",
+            f"- {count(train['steps'])} steps, {train['epochs']:.2f} epochs, loss per token "
+            f"{train['loss_first']:.4f} at first, {train['loss_last']:.4f} at last",
+            f"- seed {report['seed']}: `{report['command']}`",
+        ]
+    )
+
+
+def _limits(report: Mapping[str, Any]) -> str:
+    data = report["data"]
+    notes = ["One seed: another one would give another score."]
+    if data["contamination"] is None:
+        notes.append("Whether test rows are among the training rows was not looked for.")
+    if data["truncated_rows"]:
+        notes.append(f"{count(data['truncated_rows'])} training rows lost the end of their answer.")
+    if data["dropped_rows"]:
+        notes.append(f"{count(data['dropped_rows'])} rows were too long and left out.")
+    notes.append(
+        "It was scored on the tasks above only; it has the base model's faults and licence."
+    )
+    return "\n".join(f"- {note}" for note in notes)

@@ -1,0 +1,25 @@
+"""A few of a task's predictions, to be read by a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from toplora_train.evaluation.predictions import Prediction
+
+
+def pick_examples(
+    predictions: Sequence[Prediction], count: int = 10
+) -> tuple[list[Prediction], list[Prediction]]:
+    """Return up to ``count`` right and ``count`` wrong predictions, spread evenly over the task.
+
+    The same predictions always give the same examples; none is chosen for how it looks.
+    """
+    right = [prediction for prediction in predictions if prediction.correct]
+    wrong = [prediction for prediction in predictions if not prediction.correct]
+    return _spread(right, count), _spread(wrong, count)
+
+
+def _spread(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
+    if len(predictions) <= count:
+        return list(predictions)
+    return [predictions[place * len(predictions) // count] for place in range(count)]

@@ -1,0 +1,100 @@
+"""``metrics.jsonl``: a line per logged step, appended as training goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from toplora_train.config.errors import UserError
+from toplora_train.report.json_file import plain_json, write_text_atomically
+
+KEYS = (
+    "step",
+    "epoch",
+    "loss",
+    "lr",
+    "grad_norm",
+    "tokens",
+    "supervised_tokens",
+    "seconds",
+    "tokens_per_second",
+    "peak_memory_bytes",
+)
+
+
+class MetricsFile:
+    """Appends to ``metrics.jsonl``.
+
+    Args:
+        path: The file.
+        resumed_step: The step a resumed run goes on from: lines of later steps, which the
+            interrupted run still wrote after its last checkpoint, and a torn last line are dropped.
+            None for a run from the start: an old file is replaced.
+    """
+
+    def __init__(self, path: Path, *, resumed_step: int | None = None) -> None:
+        lines = _whole_lines(path) if resumed_step is not None and path.is_file() else []
+        kept = [row for row in lines if row["step"] <= (resumed_step or 0)]
+        write_text_atomically(path, "".join(_line(row) for row in kept))
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Append one step's record, at once.
+
+        Args:
+            record: Holds every one of ``KEYS``, and ``validation_loss`` where it was measured.
+
+        Raises:
+            KeyError: one of ``KEYS`` is missing.
+        """
+        row = {key: record[key] for key in KEYS}
+        if record.get("validation_loss") is not None:
+            row["validation_loss"] = record["validation_loss"]
+        self._file.write(_line(row))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; nothing is lost without."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read every whole line of ``metrics.jsonl``.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        return _whole_lines(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is it a run's?") from error
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            row = json.loads(line)
+        except ValueError:  # torn by a crash and then written on
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(plain_json(row), allow_nan=False) + "\n"

@@ -1,0 +1,46 @@
+"""How numbers are written for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def percent(share: float) -> str:
+    """Return a share as ``64.0 %``."""
+    return f"{100 * share:.1f} %"
+
+
+def percent_interval(interval: Sequence[float]) -> str:
+    """Return an interval of shares as ``59.1-68.6``, in percent."""
+    low, high = interval
+    return f"{100 * low:.1f}\N{EN DASH}{100 * high:.1f}"
+
+
+def points(difference: float) -> str:
+    """Return a difference of shares as ``+52.0``, in percentage points."""
+    return f"{100 * difference:+.1f}"
+
+
+def count(number: float) -> str:
+    """Return a whole number with thousands commas."""
+    return f"{number:,.0f}"
+
+
+def memory(number_of_bytes: float) -> str:
+    """Return a size of memory in a unit that fits."""
+    size = float(number_of_bytes)
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} GiB"
+
+
+def readable_seconds(seconds: float) -> str:
+    """Return a duration as people say it: ``8 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,183 @@
+"""``report.md`` and ``report.html``: one report, to read in a repository and in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from toplora_train.evaluation.predictions import Prediction
+from toplora_train.evaluation.statistics import difference_interval, mean_interval
+from toplora_train.report import numbers
+from toplora_train.report.charts import score_chart, training_chart
+from toplora_train.report.examples import pick_examples
+from toplora_train.report.json_file import write_text_atomically
+
+FIGURES = "figures"
+
+
+def write_pages(
+    run_dir: Path,
+    report: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    predictions: Mapping[str, Sequence[Prediction]],
+) -> None:
+    """Write ``report.md`` (with its pictures in ``figures/``) and ``report.html`` (in one piece).
+
+    Args:
+        run_dir: The run directory.
+        report: A completed run's ``report.json``.
+        metrics: The rows of ``metrics.jsonl``.
+        predictions: Each task's predictions, by task name.
+    """
+    if metrics:
+        write_text_atomically(
+            run_dir / FIGURES / "training.svg", training_chart(metrics, inline=False)
+        )
+    if report["tasks"]:
+        write_text_atomically(
+            run_dir / FIGURES / "scores.svg", score_chart(report["tasks"], inline=False)
+        )
+    markdown = render_markdown(report, predictions, with_training_chart=bool(metrics))
+    write_text_atomically(run_dir / "report.md", markdown)
+    write_text_atomically(run_dir / "report.html", render_html(report, metrics, predictions))
+
+
+def render_markdown(
+    report: Mapping[str, Any],
+    predictions: Mapping[str, Sequence[Prediction]],
+    *,
+    with_training_chart: bool = True,
+) -> str:
+    """Return the text of ``report.md``; its pictures are files in ``figures/``."""
+    template = _templates(escape=False).get_template("report.md.j2")
+    text = template.render(
+        **_content(report, predictions), figures=FIGURES, with_training_chart=with_training_chart
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def render_html(
+    report: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    predictions: Mapping[str, Sequence[Prediction]],
+) -> str:
+    """Return ``report.html``: one file, no script, nothing fetched, light and dark."""
+    template = _templates(escape=True).get_template("report.html.j2")
+    return template.render(
+        **_content(report, predictions),
+        training_chart=training_chart(metrics, inline=True) if metrics else None,
+        score_chart=score_chart(report["tasks"], inline=True) if report["tasks"] else None,
+    )
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """Return the result in one line, with its uncertainty.
+
+    ``Base 12.0 % → tuned 64.0 % (+52.0 points, 95 % interval +45.9 to +57.4)``. Over several tasks
+    these are means. The interval of the difference leaves aside that both models answered the same
+    rows, so it is too wide rather than too narrow.
+    """
+    tuned, interval = report["average"], report["average_ci95"]
+    if tuned is None:
+        return "Trained, not evaluated"
+    mean = " on average" if len(report["tasks"]) > 1 else ""
+    gain = _gain(report)
+    if gain is None:
+        return (
+            f"Tuned {numbers.percent(tuned)}{mean} "
+            f"(95 % interval {numbers.percent_interval(interval)})"
+        )
+    low, high = gain
+    base = report["average_base_value"]
+    return (
+        f"Base {numbers.percent(base)} \N{RIGHTWARDS ARROW} tuned {numbers.percent(tuned)}{mean} "
+        f"({numbers.points(tuned - base)} points, "
+        f"95 % interval {numbers.points(low)} to {numbers.points(high)})"
+    )
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """Return what the headline means, in words."""
+    gain = _gain(report)
+    if gain is None:
+        return "The base model was not evaluated, so nothing is said about a gain."
+    if gain[0] > 0:
+        return "The tuned model is better than its base model."
+    if gain[1] < 0:
+        return "The tuned model is worse than its base model."
+    return "Whether the tuned model is better than its base model cannot be told from these rows."
+
+
+def _gain(report: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The 95 % interval of tuned minus base, over all tasks."""
+    tasks = list(report["tasks"].values())
+    if not tasks or any(task["base_ci95"] is None for task in tasks):
+        return None
+    gains = [task["value"] - task["base_value"] for task in tasks]
+    bounds = [
+        difference_interval(task["value"], task["ci95"], task["base_value"], task["base_ci95"])
+        for task in tasks
+    ]
+    return mean_interval(gains, bounds)
+
+
+def _content(
+    report: Mapping[str, Any], predictions: Mapping[str, Sequence[Prediction]]
+) -> dict[str, Any]:
+    examples = {name: pick_examples(predictions.get(name, ())) for name in report["tasks"]}
+    return {
+        "report": report,
+        "headline": headline(report),
+        "verdict": verdict(report),
+        "settings": dict(_settings(report["adapter"]["settings"])),
+        "examples": {name: picked for name, picked in examples.items() if any(picked)},
+    }
+
+
+def _settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The adapter's settings under the names they have on the command line."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{key}.")
+        elif prefix or key != "name":
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _templates(*, escape: bool) -> Environment:
+    templates = Environment(
+        loader=PackageLoader("toplora_train.report"),
+        autoescape=escape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for write in (
+        numbers.percent,
+        numbers.percent_interval,
+        numbers.points,
+        numbers.count,
+        numbers.memory,
+        numbers.readable_seconds,
+        fenced,
+        cell,
+    ):
+        templates.filters[write.__name__] = write
+    return templates
+
+
+def fenced(text: str) -> str:
+    """Return ``text`` as a Markdown code block that no back-ticks inside can end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def cell(value: object) -> str:
+    """Return ``value`` fit for a cell of a Markdown table."""
+    text = " ".join(str(value).split())
+    return re.sub(r"([\\|`*_<>])", r"\\\1", text)

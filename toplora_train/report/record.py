@@ -1,0 +1,187 @@
+"""``report.json``: what was trained, on what, at what cost, how good it is, and what was proven."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toplora_train.config.errors import UserError
+from toplora_train.evaluation.statistics import mean_interval
+from toplora_train.report.json_file import plain_json, write_json_atomically
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ReportModel:
+    """The base model: ``parameters`` counts its weights, ``dtype`` is their number format."""
+
+    path: str
+    revision: str
+    parameters: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class ReportAdapter:
+    """The adapter: its settings as given, and whether it can be merged into the weights."""
+
+    name: str
+    peft_type: str
+    trainable_parameters: int
+    mergeable: bool
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """The rows that were learned.
+
+    ``truncated_rows`` lost the end of their response, ``dropped_rows`` were left out whole;
+    ``contamination`` is None where it was not looked for.
+    """
+
+    source: str | list[str]
+    rows: int
+    sha256: str
+    truncated_rows: int
+    supervised_tokens: int
+    contamination: Mapping[str, Any] | None = None
+    dropped_rows: int = 0
+    validation_rows: int = 0
+
+
+@dataclass(frozen=True)
+class ReportTrain:
+    """The training: ``loss_first`` and ``loss_last`` are means over the first and last logs."""
+
+    steps: int
+    epochs: float
+    loss_first: float
+    loss_last: float
+    tokens: int
+    padding_fraction: float
+    seconds: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+    world_size: int
+    mixed_precision: str
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """A task's score beside what it must beat: the base model and the most frequent answer.
+
+    ``base_value`` and ``base_ci95`` are None where the base model was not evaluated.
+    """
+
+    metric: str
+    value: float
+    n: int
+    ci95: tuple[float, float]
+    base_value: float | None
+    majority_value: float
+    seconds: float
+    base_ci95: tuple[float, float] | None = None
+    base_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Reload:
+    """The proof that the saved adapter is the trained one: read back and held against it."""
+
+    max_abs_logit_difference: float
+    missing: list[str]
+    unexpected: list[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of ``report.json``, in its order. Without tasks there is no average."""
+
+    recipe: str | None
+    seed: int
+    command: str
+    protocol_hash: str
+    model: ReportModel
+    adapter: ReportAdapter
+    data: ReportData
+    train: ReportTrain
+    tasks: Mapping[str, TaskScore]
+    reload: Reload | None
+    environment: Mapping[str, Any]
+    status: str = "completed"
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that ``report.json`` holds."""
+        values = asdict(self)
+        values["tasks"] = {name: asdict(score) for name, score in self.tasks.items()}
+        scores = list(self.tasks.values())
+        average = interval = base = None
+        if scores:
+            average = sum(score.value for score in scores) / len(scores)
+            interval = mean_interval([s.value for s in scores], [s.ci95 for s in scores])
+            bases = [score.base_value for score in scores if score.base_value is not None]
+            base = sum(bases) / len(bases) if len(bases) == len(scores) else None
+        order = ("recipe", "seed", "command", "protocol_hash", "model", "adapter", "data", "train")
+        report = {
+            "schema_version": SCHEMA_VERSION,
+            "status": self.status,
+            **{key: values[key] for key in (*order, "tasks")},
+            "average": average,
+            "average_ci95": interval,
+            "average_base_value": base,
+            **{key: values[key] for key in ("reload", "environment", "notes")},
+        }
+        plain: dict[str, Any] = plain_json(report)
+        return plain
+
+
+def write_report(path: Path, report: Report) -> dict[str, Any]:
+    """Write ``report.json`` and return what it holds."""
+    values = report.to_dict()
+    write_json_atomically(path, values)
+    return values
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a ``report.json`` of any status.
+
+    Raises:
+        UserError: the file is missing, or no report of this schema.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is it a run's?") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); run the training again") from error
+    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path}: not a report of schema version {SCHEMA_VERSION}")
+    return values
+
+
+def protocol_hash(
+    tasks: Mapping[str, Mapping[str, Any]], prompt_version: int, protocol: str, limit: int | None
+) -> str:
+    """Return 16 hexadecimal digits that agree between runs whose scores may be compared.
+
+    Args:
+        tasks: Each task's settings by name; its licence does not count.
+        prompt_version: The version of the prompt builder.
+        protocol: The evaluation protocol's name.
+        limit: Rows taken of each task, None for all.
+    """
+    counted = {
+        name: {key: value for key, value in task.items() if key != "licence"}
+        for name, task in tasks.items()
+    }
+    decisive = {"tasks": counted, "prompt": prompt_version, "protocol": protocol, "limit": limit}
+    canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,68 @@
+"""One table of the jobs of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from toplora_train.config.errors import UserError
+from toplora_train.report.numbers import count, percent, percent_interval, readable_seconds
+from toplora_train.report.record import read_report
+
+_STYLES = {"completed": "green", "failed": "red", "interrupted": "yellow"}
+
+
+def sweep_table(run_dirs: Sequence[Path]) -> Table:
+    """Return a table with a row per job, from each run directory's ``report.json``.
+
+    A completed job shows its trainable parameters, final loss, score with its 95 % interval (the
+    mean over tasks, where there are several) and time; any other its status and error line. A
+    directory without a report is shown as such, never left out.
+    """
+    reports = {run_dir: _report(run_dir) for run_dir in run_dirs}
+    errors = {run_dir: _error(report) for run_dir, report in reports.items()}
+    table = Table(title=f"{len(run_dirs)} jobs", title_justify="left")
+    table.add_column("job", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for heading in ("parameters", "final loss", "score (95 % interval)", "time"):
+        table.add_column(heading, justify="right")
+    if any(errors.values()):
+        table.add_column("error", overflow="fold")
+    for run_dir, report in reports.items():
+        status = "no report" if report is None else str(report.get("status", "unknown"))
+        cells = [Text(run_dir.name), Text(status, _STYLES.get(status, "red"))]
+        cells += [Text(cell) for cell in _numbers(report)]
+        if any(errors.values()):
+            cells.append(Text(errors[run_dir], "red"))
+        table.add_row(*cells)
+    return table
+
+
+def _numbers(report: Mapping[str, Any] | None) -> list[str]:
+    if report is None or report.get("status") != "completed":
+        return [""] * 4
+    train, average, interval = report["train"], report["average"], report["average_ci95"]
+    return [
+        count(report["adapter"]["trainable_parameters"]),
+        f"{train['loss_last']:.4f}",
+        "not evaluated"
+        if average is None
+        else f"{percent(average)} ({percent_interval(interval)})",
+        readable_seconds(train["seconds"]),
+    ]
+
+
+def _report(run_dir: Path) -> dict[str, Any] | None:
+    try:
+        return read_report(run_dir / "report.json")
+    except UserError:
+        return None
+
+
+def _error(report: Mapping[str, Any] | None) -> str:
+    """The error in one line; nothing for a job that has none."""
+    return "" if report is None else " ".join(str(report.get("error") or "").split())
