@@ -180,9 +180,8 @@ def _in_groups(latent: Tensor, groups: int) -> Tensor:
     return F.pad(latent, (0, groups * size - len(latent))).view(groups, size)
 
 
-def initial_grid(kernels: int, grid: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Centres ``(K,)`` evenly over the grid, and the logarithm of their spacing ``(K,)``."""
-    low, high = grid
+def initial_grid(kernels: int, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """K centres evenly from ``low`` to ``high``, and the logarithm of their spacing, K times."""
     spacing = (high - low) / (kernels - 1)
     return torch.linspace(low, high, kernels), torch.full((kernels,), math.log(spacing))
 
@@ -208,7 +207,7 @@ class GenLoraLinear(AdapterLinear):
         tensors = {}
         for matrix, width in (("A", self.in_features), ("B", self.out_features)):
             latent = torch.randn(width)
-            centres, log_widths = initial_grid(config.num_kernels, _ends(config.grid))
+            centres, log_widths = initial_grid(config.num_kernels, *config.grid)
             weights = torch.zeros(r, config.num_groups, config.num_kernels)
             base_weights = torch.zeros(r, config.num_groups)
             if matrix == "A":
@@ -248,17 +247,17 @@ class GenLoraLinear(AdapterLinear):
             part: getattr(self, f"genlora_{part}_{matrix}").get(adapter_name)
             for part in ("z", "w", "c", "rho", "b")
         }
-        if config.learned_grid:
-            grid = parts["c"], parts["rho"]
-        else:
-            grid = tuple(
+        centres, log_widths = parts["c"], parts["rho"]
+        if not config.learned_grid:
+            centres, log_widths = (
                 values.to(parts["z"].device)[None, None]
-                for values in initial_grid(config.num_kernels, _ends(config.grid))
+                for values in initial_grid(config.num_kernels, *config.grid)
             )
         return synthesise(
             parts["z"],
             parts["w"],
-            *grid,
+            centres,
+            log_widths,
             base_weights=parts["b"],
             base_term=config.base_term,
         )
@@ -272,11 +271,6 @@ def _check_grid(grid: object) -> None:
         raise TypeError(f"grid must be a list of two numbers, not {grid!r}")
     if not -math.inf < numbers[0] < numbers[1] < math.inf:
         raise ValueError(f"grid must be two numbers of which the second is greater, not {grid!r}")
-
-
-def _ends(grid: list[float]) -> tuple[float, float]:
-    low, high = grid
-    return low, high
 
 
 def _weight_deviation(
