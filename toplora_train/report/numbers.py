@@ -11,9 +11,9 @@ def percent(share: float) -> str:
 
 
 def percent_interval(interval: Sequence[float]) -> str:
-    """Return an interval of shares as ``59.1-68.6``, in percent."""
+    """Return an interval of shares as ``59.1 to 68.6``, in percent."""
     low, high = interval
-    return f"{100 * low:.1f}\N{EN DASH}{100 * high:.1f}"
+    return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def points(difference: float) -> str:

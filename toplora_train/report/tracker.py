@@ -67,10 +67,11 @@ class NoTracker:
 
 
 class WandbTracker:
-    """Weights & Biases. Its first failure is warned of; from then on it is left alone."""
+    """Weights & Biases. Its first failure is warned of, and none of them gets any further."""
 
     def __init__(self) -> None:
         self._run: Any = None
+        self._warned = False
 
     def start(
         self,
@@ -86,6 +87,7 @@ class WandbTracker:
         def begin() -> None:
             import wandb  # takes a third of a second, and only those who chose it need it
 
+            logging.getLogger("wandb").propagate = False  # it has a log file of its own
             mode: Literal["offline"] | None = None
             if "WANDB_MODE" not in os.environ and not has_api_key(_base_url(wandb)):
                 mode = "offline"
@@ -106,7 +108,7 @@ class WandbTracker:
                 # Its own printing would tear the progress bars, and its capture of ours as well.
                 settings=wandb.Settings(silent=True, console="off"),
             )
-            if getattr(self._run, "url", None):
+            if not self._run.offline:  # offline, asking for the address is warned of
                 logger.info("wandb: %s", self._run.url)
 
         self._try(begin)
@@ -132,13 +134,13 @@ class WandbTracker:
         try:
             call()
         except Exception as error:
-            self._run = None
-            logger.warning(
-                "wandb failed (%s: %s); the run goes on without it, its metrics are in "
-                "metrics.jsonl all the same",
-                type(error).__name__,
-                error,
-            )
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "wandb failed (%s: %s); the run goes on, and metrics.jsonl has every metric",
+                    type(error).__name__,
+                    " ".join(str(error).split()),
+                )
 
 
 def has_api_key(base_url: str) -> bool:

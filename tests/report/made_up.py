@@ -1,0 +1,88 @@
+"""A made-up but plausible run, as the tests of the report need one."""
+
+from toplora_train.evaluation.predictions import Prediction
+from toplora_train.evaluation.statistics import wilson_interval
+from toplora_train.report.record import (
+    Reload,
+    Report,
+    ReportAdapter,
+    ReportData,
+    ReportModel,
+    ReportTrain,
+    TaskScore,
+)
+
+
+def task_score(correct=256, n=400, base=48):
+    return TaskScore(
+        metric="accuracy",
+        value=correct / n,
+        n=n,
+        ci95=wilson_interval(correct, n),
+        base_value=None if base is None else base / n,
+        base_ci95=None if base is None else wilson_interval(base, n),
+        majority_value=0.06,
+        seconds=141.2,
+    )
+
+
+def made_up_report(**changes):
+    values = {
+        "recipe": "smoke",
+        "seed": 3,
+        "command": "toplora-train recipe=smoke seed=3",
+        "protocol_hash": "0123456789abcdef",
+        "model": ReportModel("owner/base_model", "abc123", 1_000_000, "float32"),
+        "adapter": ReportAdapter(
+            "toplora",
+            "TOPLORA",
+            12_345,
+            False,
+            {"name": "toplora", "r": 8, "gate": {"activation": "exp", "name": "g"}},
+        ),
+        "data": ReportData("train.jsonl", 3000, "ab" * 32, 2, 41_230, None, 5, 100),
+        "train": ReportTrain(150, 0.8, 2.31, 0.412, 182_340, 0.071, 312.7, 583.1, 2**31, 1, "no"),
+        "tasks": {"arithmetic": task_score()},
+        "reload": Reload(0.0, [], []),
+        "environment": {
+            "python": "3.11.9",
+            "device": "CPU",
+            "git_commit": None,
+            "packages": {"peft": "0.21.2"},
+        },
+    }
+    return Report(**values | changes)
+
+
+def made_up_metrics(steps=15, **last):
+    rows = [
+        {
+            "step": step * 10,
+            "epoch": step / 10,
+            "loss": 2 / step,
+            "lr": 1e-3 / step,
+            "grad_norm": 1.0,
+            "tokens": step * 1000,
+            "supervised_tokens": step * 200,
+            "seconds": step * 2.0,
+            "tokens_per_second": 500.0,
+            "peak_memory_bytes": 2**31,
+        }
+        for step in range(1, steps + 1)
+    ]
+    rows[-1].update(last)
+    return rows
+
+
+def made_up_predictions(right=14, wrong=12):
+    return [
+        Prediction(
+            id=f"test-{index}",
+            prompt=f"### Instruction:\nIs {index} < 5 & **odd**?\n\n### Response:\n",
+            output=f"said {index}",
+            prediction=str(index),
+            label=str(index if index < right else -1),
+            correct=index < right,
+        )
+        for index in range(right + wrong)
+    ]

@@ -1,0 +1,60 @@
+import pytest
+import yaml
+
+from tests.report.made_up import made_up_report, task_score
+from toplora_train.report.card import model_card
+from toplora_train.report.record import ReportAdapter
+
+
+def card(**changes):
+    return model_card(made_up_report(**changes).to_dict())
+
+
+def test_the_front_matter_is_what_the_hub_reads():
+    _, front, _ = card().split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "base_model": "owner/base_model",
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["toplora-train", "toplora", "adapter"],
+    }
+
+
+@pytest.mark.parametrize("kind", ["TOPLORA", "TENSLORA", "GENLORA"])
+def test_an_adapter_that_peft_does_not_know_says_what_to_import_first(kind):
+    text = card(adapter=ReportAdapter(kind.lower(), kind, 1, True, {}))
+    code = text.split("```python\n")[1].split("```")[0]
+    assert code.startswith("import toplora_train")
+    assert f"KeyError: '{kind}'" in text
+    compile(code, "card", "exec")
+
+
+def test_one_that_peft_knows_needs_no_import():
+    text = card(adapter=ReportAdapter("lora", "LORA", 1, True, {}))
+    assert "import toplora_train" not in text
+    assert "KeyError" not in text
+
+
+def test_an_adapter_that_cannot_be_merged_says_so():
+    assert "cannot be merged" in card()
+    assert "cannot be merged" not in card(adapter=ReportAdapter("lora", "LORA", 1, True, {}))
+
+
+def test_scores_stand_with_their_uncertainty_and_rows_with_their_hash():
+    text = card(tasks={"a": task_score(), "b": task_score(base=None)})
+    assert "| a | 64.0 % | 59.2 to 68.6 | 12.0 % (9.2 to 15.6) | 6.0 % | 400 |" in text
+    assert "| b | 64.0 % | 59.2 to 68.6 | not evaluated | 6.0 % | 400 |" in text
+    assert "ab" * 32 in text
+
+
+def test_what_is_not_known_is_said():
+    text = card(tasks={})
+    assert "Not evaluated." in text
+    assert "was not looked for" in text
+    assert "2 training rows lost the end of their answer" in text
+    assert "5 rows were too long and left out" in text
+
+
+def test_the_prompt_is_shown_where_it_is_given():
+    text = model_card(made_up_report().to_dict(), prompt="### Ask:\n{instruction}\n")
+    assert "```text\n### Ask:\n{instruction}\n```" in text

@@ -1,0 +1,48 @@
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+
+from toplora_train.report.environment import environment, git_commit
+
+
+def test_versions_are_those_that_are_installed():
+    found = environment("a device")
+    assert found["python"] == platform.python_version()
+    assert found["device"] == "a device"
+    assert found["cpu_count"] >= 1
+    assert found["packages"]["peft"] == metadata.version("peft")
+    json.dumps(found)
+
+
+def test_asking_for_versions_imports_nothing_heavy(checkout):
+    heavy = "[n for n in ('torch', 'transformers', 'peft') if n in sys.modules]"
+    # The package's own __init__ may import adapters; what counts is what this module adds.
+    code = (
+        f"import sys, toplora_train; before = {heavy};"
+        "from toplora_train.report.environment import environment; environment();"
+        f"assert before == {heavy}"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
+
+
+def commit(folder, *arguments):
+    settings = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+    subprocess.run(
+        ["git", "-C", str(folder), *settings, *arguments], check=True, capture_output=True
+    )
+
+
+def test_the_commit_says_where_files_differ_from_it(tmp_path):
+    assert git_commit(tmp_path) is None
+    commit(tmp_path, "init")
+    assert git_commit(tmp_path) is None
+    file = tmp_path / "a"
+    file.write_text("1")
+    commit(tmp_path, "add", "a")
+    commit(tmp_path, "commit", "-m", "first")
+    clean = git_commit(tmp_path)
+    assert len(clean) == 40
+    file.write_text("2")
+    assert git_commit(tmp_path) == clean + "+changes"

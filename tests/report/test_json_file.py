@@ -1,0 +1,29 @@
+import json
+
+import pytest
+
+from toplora_train.report.json_file import plain_json, write_json_atomically, write_text_atomically
+
+
+def test_what_was_written_reads_back(tmp_path):
+    path = tmp_path / "new" / "report.json"
+    write_json_atomically(path, {"a": (1, 2.5), "é": None})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": [1, 2.5], "é": None}
+
+
+def test_numbers_that_json_cannot_say_become_null():
+    assert plain_json({"a": [float("nan"), float("inf"), 1.0], 2: "x"}) == {
+        "a": [None, None, 1.0],
+        "2": "x",
+    }
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "report.json"
+    write_json_atomically(path, {"whole": True})
+    with pytest.raises(TypeError):
+        write_json_atomically(path, {"broken": object()})
+    with pytest.raises(UnicodeEncodeError):
+        write_text_atomically(path, "broken \ud800")
+    assert json.loads(path.read_text()) == {"whole": True}
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]

@@ -1,0 +1,74 @@
+import json
+
+import pytest
+
+from tests.report.made_up import made_up_metrics
+from toplora_train.config.errors import UserError
+from toplora_train.report.metrics_file import KEYS, MetricsFile, read_metrics
+
+ROWS = made_up_metrics(6)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsFile(path) as file:
+        for row in ROWS:
+            file.append(row)
+    return path
+
+
+def test_every_line_is_on_disk_at_once_with_the_promised_keys(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsFile(path) as file:
+        file.append(ROWS[0] | {"logged": True, "validation_loss": None})
+        assert list(json.loads(path.read_text())) == list(KEYS)
+        file.append(ROWS[1] | {"validation_loss": 0.5})
+    assert read_metrics(path) == [ROWS[0], ROWS[1] | {"validation_loss": 0.5}]
+
+
+def test_a_record_without_a_promised_key_is_refused(tmp_path):
+    record = {key: 1 for key in KEYS if key != "grad_norm"}
+    with (
+        MetricsFile(tmp_path / "metrics.jsonl") as file,
+        pytest.raises(KeyError, match="grad_norm"),
+    ):
+        file.append(record)
+
+
+def test_a_resumed_run_drops_the_lines_after_its_checkpoint(path):
+    with MetricsFile(path, resumed_step=40) as file:
+        file.append(ROWS[4])
+    assert read_metrics(path) == ROWS[:5]
+
+
+def test_a_run_from_the_start_replaces_the_file(path):
+    MetricsFile(path).close()
+    assert read_metrics(path) == []
+
+
+def test_a_resumed_run_without_a_file_starts_one(tmp_path):
+    MetricsFile(tmp_path / "metrics.jsonl", resumed_step=3).close()
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_torn_last_line_is_repaired(path):
+    path.write_bytes(path.read_bytes()[:-30])
+    assert read_metrics(path) == ROWS[:5]
+    with MetricsFile(path, resumed_step=60) as file:
+        file.append(ROWS[5])
+    assert read_metrics(path) == ROWS
+    assert len(path.read_text().splitlines()) == 6
+
+
+def test_a_number_that_json_cannot_say_is_null(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsFile(path) as file:
+        file.append(ROWS[0] | {"grad_norm": float("inf")})
+    assert "Infinity" not in path.read_text()
+    assert read_metrics(path)[0]["grad_norm"] is None
+
+
+def test_a_missing_file_is_the_users_error(tmp_path):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be read"):
+        read_metrics(tmp_path / "metrics.jsonl")

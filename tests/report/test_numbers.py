@@ -1,0 +1,40 @@
+import pytest
+
+from toplora_train.report import numbers
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (8.26, "8.3 s"),
+        (59.4, "59 s"),
+        (59.7, "1 min 0 s"),
+        (185, "3 min 5 s"),
+        (7800, "2 h 10 min"),
+    ],
+)
+def test_a_duration_is_written_as_people_say_it(seconds, text):
+    assert numbers.readable_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (2048, "2 KiB"),
+        (5 * 2**20, "5 MiB"),
+        (1.5 * 2**30, "1.5 GiB"),
+        (139 * 2**30, "139.0 GiB"),
+    ],
+)
+def test_memory_is_written_in_a_unit_that_fits(size, text):
+    assert numbers.memory(size) == text
+
+
+def test_shares_are_written_in_percent():
+    assert numbers.percent(0.64) == "64.0 %"
+    assert numbers.percent_interval((0.591, 0.6864)) == "59.1 to 68.6"
+    assert numbers.points(0.52) == "+52.0"
+    assert numbers.points(-0.015) == "-1.5"
+    assert numbers.count(1234567) == "1,234,567"

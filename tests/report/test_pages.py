@@ -1,0 +1,186 @@
+import html
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.report.made_up import (
+    made_up_metrics,
+    made_up_predictions,
+    made_up_report,
+    task_score,
+)
+from toplora_train.report.pages import (
+    cell,
+    fenced,
+    headline,
+    render_html,
+    render_markdown,
+    verdict,
+    write_pages,
+)
+
+PREDICTIONS = {"arithmetic": made_up_predictions()}
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that is closed but not open, and remembers all attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.addresses = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in {"src", "href", "action"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, _):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def page(report=None, metrics=None, predictions=PREDICTIONS):
+    report = (report or made_up_report()).to_dict()
+    return render_html(report, made_up_metrics() if metrics is None else metrics, predictions)
+
+
+def test_the_headline_says_base_tuned_and_how_sure_the_gain_is():
+    line = headline(made_up_report().to_dict())
+    assert re.fullmatch(
+        r"Base 12\.0 % → tuned 64\.0 % \(\+52\.0 points, 95 % interval \+46\.\d to \+57\.\d\)", line
+    )
+
+
+def test_the_headline_of_several_tasks_says_that_it_is_a_mean():
+    report = made_up_report(tasks={"a": task_score(), "b": task_score(100, 400, 80)}).to_dict()
+    assert headline(report).startswith("Base 16.0 % → tuned 44.5 % on average (+28.5 points, 95 %")
+
+
+def test_without_the_base_model_the_headline_claims_no_gain():
+    report = made_up_report(tasks={"a": task_score(base=None)}).to_dict()
+    assert re.fullmatch(r"Tuned 64\.0 % \(95 % interval 59\.\d to 68\.\d\)", headline(report))
+    assert "nothing is said about a gain" in verdict(report)
+
+
+def test_without_tasks_the_headline_says_so():
+    report = made_up_report(tasks={}).to_dict()
+    assert headline(report) == "Trained, not evaluated"
+
+
+@pytest.mark.parametrize(
+    ("tuned", "base", "word"), [(64, 12, "better"), (12, 64, "worse"), (30, 29, "cannot be told")]
+)
+def test_the_verdict_follows_the_interval(tuned, base, word):
+    report = made_up_report(tasks={"a": task_score(tuned, 100, base)}).to_dict()
+    assert word in verdict(report)
+
+
+def test_the_page_is_whole_balanced_and_fetches_nothing():
+    reader = Balanced()
+    reader.feed(page())
+    assert reader.open == []
+    assert "script" not in reader.tags
+    assert reader.tags.count("svg") == 2
+    assert all(address.startswith("#") for address in reader.addresses)
+    assert not re.search(r"@import|url\((?!#)", page())
+
+
+def test_what_a_model_wrote_cannot_become_part_of_the_page():
+    predictions = made_up_predictions()
+    evil = predictions[0].__class__("x", "p", "<script>alert(1)</script>", None, "<b>", False)
+    text = page(predictions={"arithmetic": [evil]})
+    assert "<script>" not in text
+    assert html.escape("<script>alert(1)</script>") in text
+    assert "nothing that could be read" in text
+
+
+@pytest.mark.parametrize("form", ["markdown", "html"])
+def test_both_forms_say_what_was_done_at_what_cost_and_what_was_proven(form):
+    report = made_up_report(notes=["a note of the run"]).to_dict()
+    text = {
+        "markdown": render_markdown(report, PREDICTIONS),
+        "html": render_html(report, made_up_metrics(), PREDICTIONS),
+    }[form]
+    for said in (
+        "+52.0 points",
+        "64.0 %",
+        "59.2 to 68.6",
+        "9.2 to 15.6",
+        "12,345",
+        "2.3100 → 0.4120",
+        "5 min 13 s",
+        "2.0 GiB",
+        "ab" * 32,
+        "2 truncated, 5 dropped",
+        "not looked for",
+        "logits differ from the trained model's by at most 0",
+        "a note of the run",
+        "toplora-train recipe=smoke seed=3",
+        "0123456789abcdef",
+        "gate.activation",
+        "gate.name",
+        "0.21.2",
+        "10 right",
+        "10 wrong",
+    ):
+        assert said in text.replace("\\_", "_").replace("&#39;", "'"), said
+
+
+def test_an_adapter_that_was_not_read_back_is_not_said_to_be():
+    report = made_up_report(reload=None).to_dict()
+    assert "was not read back" in render_markdown(report, PREDICTIONS)
+    assert "was not read back" in render_html(report, [], PREDICTIONS)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        made_up_report(tasks={}),
+        made_up_report(tasks={"a": task_score(base=None), "b": task_score()}),
+        made_up_report(recipe=None, reload=None),
+    ],
+)
+def test_reports_of_every_kind_are_written(tmp_path, report):
+    write_pages(tmp_path, report.to_dict(), [], {})
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("# ")
+    reader = Balanced()
+    reader.feed((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert reader.open == []
+
+
+def test_the_pictures_that_the_markdown_shows_exist(tmp_path):
+    write_pages(tmp_path, made_up_report().to_dict(), made_up_metrics(), PREDICTIONS)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    assert len(shown) == 2
+    for address in shown:
+        ElementTree.parse(tmp_path / address)
+
+
+def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head():
+    tasks = {"a|b": task_score(), "c": task_score(base=None)}
+    text = render_markdown(made_up_report(tasks=tasks).to_dict(), PREDICTIONS)
+    table = []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            table.append(len(re.findall(r"(?<!\\)\|", line)))
+        elif table:
+            assert len(set(table)) == 1, line
+            table = []
+
+
+def test_a_code_block_outlasts_the_back_ticks_inside_it():
+    text = fenced("a ```` b")
+    fence = text.split("text\n")[0]
+    assert fence == "`" * 5
+    assert text.endswith("\n" + fence)
+
+
+def test_a_table_cell_is_one_line_without_markdown_of_its_own():
+    assert cell("a|b\n*c* <d>") == r"a\|b \*c\* \<d\>"

@@ -1,0 +1,115 @@
+import dataclasses
+import json
+
+import pytest
+
+from tests.report.made_up import made_up_report, task_score
+from toplora_train.config.errors import UserError
+from toplora_train.evaluation.statistics import wilson_interval
+from toplora_train.report.record import protocol_hash, read_report, write_report
+
+PROMISED = {
+    "": "schema_version status recipe seed command protocol_hash model adapter data train tasks "
+    "average reload environment",
+    "model": "path revision parameters dtype",
+    "adapter": "name peft_type trainable_parameters mergeable settings",
+    "data": "source rows sha256 truncated_rows supervised_tokens contamination",
+    "train": "steps epochs loss_first loss_last tokens padding_fraction seconds tokens_per_second "
+    "peak_memory_bytes world_size mixed_precision",
+    "tasks.arithmetic": "metric value n ci95 base_value majority_value seconds",
+    "reload": "max_abs_logit_difference missing unexpected",
+}
+
+
+@pytest.mark.parametrize("place", PROMISED)
+def test_every_promised_key_is_there(place):
+    values = made_up_report().to_dict()
+    for key in filter(None, place.split(".")):
+        values = values[key]
+    assert set(PROMISED[place].split()) <= set(values)
+
+
+def test_the_file_holds_what_was_reported(tmp_path):
+    path = tmp_path / "report.json"
+    written = write_report(path, made_up_report())
+    assert read_report(path) == written == json.loads(path.read_text(encoding="utf-8"))
+    assert written["status"] == "completed"
+    assert written["schema_version"] == 1
+    assert written["adapter"]["settings"]["gate"]["activation"] == "exp"
+    assert written["tasks"]["arithmetic"]["ci95"] == list(wilson_interval(256, 400))
+
+
+def test_the_average_is_over_tasks_and_has_an_interval():
+    report = made_up_report(tasks={"a": task_score(100, 400, 40), "b": task_score(90, 100, 10)})
+    values = report.to_dict()
+    assert values["average"] == pytest.approx((0.25 + 0.9) / 2)
+    low, high = values["average_ci95"]
+    assert low < values["average"] < high
+    assert values["average_base_value"] == pytest.approx(0.1)
+
+
+def test_the_average_of_one_task_is_that_task():
+    values = made_up_report().to_dict()
+    assert values["average"] == 0.64
+    assert values["average_ci95"] == pytest.approx(values["tasks"]["arithmetic"]["ci95"])
+
+
+def test_without_tasks_there_is_no_average():
+    values = made_up_report(tasks={}).to_dict()
+    assert (values["average"], values["average_ci95"], values["tasks"]) == (None, None, {})
+
+
+def test_a_base_that_was_not_evaluated_everywhere_has_no_average():
+    tasks = {"a": task_score(), "b": task_score(base=None)}
+    assert made_up_report(tasks=tasks).to_dict()["average_base_value"] is None
+
+
+def test_a_loss_that_json_cannot_say_is_null():
+    train = dataclasses.replace(made_up_report().train, loss_last=float("nan"))
+    assert made_up_report(train=train).to_dict()["train"]["loss_last"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "not valid JSON"),
+        ("[]", "not a report of schema version 1"),
+        ('{"schema_version": 99}', "not a report of schema version 1"),
+    ],
+)
+def test_a_report_that_cannot_be_read_is_the_users_error(tmp_path, text, message):
+    path = tmp_path / "report.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=rf"report\.json: {message}"):
+        read_report(path)
+
+
+TASKS = {"boolq": {"source": "a", "choices": ["true", "false"], "licence": "x"}, "b": {"n": 1}}
+
+
+def test_the_protocol_hash_is_sixteen_digits_and_does_not_depend_on_order():
+    digest = protocol_hash(TASKS, 1, "clean", None)
+    assert len(digest) == 16
+    assert int(digest, 16) >= 0
+    assert digest == protocol_hash(dict(reversed(TASKS.items())), 1, "clean", None)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (TASKS, 2, "clean", None),
+        (TASKS, 1, "legacy", None),
+        (TASKS, 1, "clean", 100),
+        ({"boolq": TASKS["boolq"]}, 1, "clean", None),
+        (TASKS | {"b": {"n": 2}}, 1, "clean", None),
+    ],
+)
+def test_whatever_moves_scores_moves_the_protocol_hash(other):
+    assert protocol_hash(*other) != protocol_hash(TASKS, 1, "clean", None)
+
+
+def test_a_licence_does_not_move_the_protocol_hash():
+    other = TASKS | {"boolq": TASKS["boolq"] | {"licence": "y"}}
+    assert protocol_hash(other, 1, "clean", None) == protocol_hash(TASKS, 1, "clean", None)
