@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.schema import RunConfig
+from toplora_train.data.contamination import contaminated_ids
 from toplora_train.data.encode import Encoded, Example, encode_rows, prove_prompt_prefix
 from toplora_train.data.rows import RowSet
 from toplora_train.data.sources import read_union
@@ -29,6 +30,7 @@ class Material:
     train: list[Example]
     validation: list[Example]
     test_sets: list[TestSet]
+    contaminated: dict[str, list[str]]  # ids of test rows whose question is trained on, by task
 
 
 def prepare(config: RunConfig, *, weights: bool = True) -> Material:
@@ -68,6 +70,12 @@ def prepare(config: RunConfig, *, weights: bool = True) -> Material:
         train=[encoded.examples[index] for index in learned],
         validation=[encoded.examples[index] for index in held],
         test_sets=test_sets,
+        contaminated={
+            name: list(ids)
+            for name, ids in contaminated_ids(
+                rows.rows, {test_set.name: test_set.rows.rows for test_set in test_sets}
+            ).items()
+        },
     )
 
 

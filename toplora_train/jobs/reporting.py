@@ -32,7 +32,6 @@ from toplora_train.train.checkpoint import TrainState
 from toplora_train.train.loop import remaining_batches
 
 
-
 def introduction(config: RunConfig, material: Material, start: TrainState) -> str:
     """What is about to happen, in a few lines."""
     total = total_steps(config, len(material.train))
@@ -101,6 +100,9 @@ def build_report(
             rows=len(material.train),
             sha256=material.rows.sha256,
             truncated_rows=material.encoded.truncated_rows,
+            contamination={
+                name: {"rows": len(ids), "ids": ids} for name, ids in material.contaminated.items()
+            },
             dropped_rows=material.encoded.dropped_rows,
             validation_rows=len(material.validation),
             supervised_tokens=sum(

@@ -1,0 +1,86 @@
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.jobs.conftest import tiny_run
+from toplora_train.config.errors import UserError
+from toplora_train.jobs import finetune
+from toplora_train.report.metrics_file import KEYS
+
+
+@pytest.fixture(autouse=True)
+def signals_are_put_back():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_run_leaves_what_the_contract_says(tmp_path: Path):
+    config = tiny_run(tmp_path)
+    finetune.run(config, tmp_path)
+    for name in [
+        "metrics.jsonl",
+        "report.json",
+        "report.md",
+        "report.html",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "adapter/README.md",
+        "adapter/tokenizer.json",
+        "checkpoints/step-00000004/manifest.json",
+        "predictions/arithmetic.jsonl",
+        "predictions/arithmetic.base.jsonl",
+    ]:
+        assert (tmp_path / name).is_file(), name
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4]
+    assert metrics[0].keys() >= set(KEYS)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["status"] == "completed"
+    assert report["reload"] == {"max_abs_logit_difference": 0.0, "missing": [], "unexpected": []}
+    assert report["train"]["loss_last"] < report["train"]["loss_first"]
+    assert report["adapter"]["trainable_parameters"] == sum(
+        tensor.numel()
+        for tensor in load_file(tmp_path / "adapter" / "adapter_model.safetensors").values()
+    )
+
+
+def test_an_unusable_adapter_is_refused_before_a_weight_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    loaded = []
+    real = finetune.load_model
+    monkeypatch.setattr(
+        finetune,
+        "load_model",
+        lambda *args, **kwargs: (loaded.append(kwargs.get("meta", False)), real(*args, **kwargs))[
+            1
+        ],
+    )
+    config = tiny_run(tmp_path)
+    with pytest.raises(UserError, match="r must be"):
+        finetune.run(replace(config, adapter=config.adapter | {"r": 0}), tmp_path)
+    assert loaded == [True]
+
+
+def test_a_target_that_matches_nothing_lists_the_linear_modules(tmp_path: Path):
+    config = tiny_run(tmp_path)
+    config = replace(config, adapter=config.adapter | {"target_modules": ["quary"]})
+    with pytest.raises(UserError, match=r"quary.*q_proj"):
+        finetune.run(config, tmp_path)
+
+
+def test_a_run_cannot_go_on_with_other_settings(tmp_path: Path):
+    config = tiny_run(tmp_path)
+    finetune.run(config, tmp_path)
+    other = replace(config, resume="auto", adapter=config.adapter | {"r": 4})
+    with pytest.raises(UserError, match=r"adapter\.r was 8, now 4"):
+        finetune.run(other, tmp_path)
+    other = replace(config, resume="auto", dataset=replace(config.dataset, limit=19))
+    with pytest.raises(UserError, match=r"dataset\.rows"):
+        finetune.run(other, tmp_path)

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+from toplora_train.evaluation.evaluate import Score
+from toplora_train.jobs.material import prepare
+from toplora_train.jobs.reporting import conclusion, identity, introduction, task_score
+from toplora_train.train.checkpoint import TrainState
+
+
+def test_a_score_stands_beside_the_base_models_and_the_majority(make_run):
+    (test_set,) = prepare(make_run()).test_sets
+    labels = [row.answer for row in test_set.rows.rows]
+    commonest = max(labels.count(label) for label in labels) / len(labels)
+    score = Score("accuracy", 2 / 3, 3, (0.2, 0.9), 1.5)
+    base = Score("accuracy", 1 / 3, 3, (0.1, 0.8), 2.5)
+    both = task_score(test_set, score, {"arithmetic": base})
+    assert (both.value, both.base_value, both.majority_value) == (2 / 3, 1 / 3, commonest)
+    assert task_score(test_set, score, {}).base_value is None
+
+
+def test_other_rows_or_other_extraction_are_another_protocol(make_run):
+    (test_set,) = prepare(make_run()).test_sets
+    assert identity(test_set)["rows"] == test_set.rows.sha256
+    assert identity(test_set).keys() >= {"extraction", "choices", "max_new_tokens", "version"}
+
+
+def test_the_introduction_says_what_is_about_to_happen(make_run):
+    config = make_run()
+    text = introduction(config, prepare(config), TrainState(step=2))
+    assert "toplora on toplora-train/tiny" in text
+    assert "20 rows, 4 steps of 8, going on after step 2" in text
+    assert "arithmetic (3 rows)" in text
+
+
+def test_the_conclusion_gives_every_score_its_interval_and_n():
+    task = {"value": 0.5, "ci95": [0.4, 0.6], "base_value": 0.1, "base_ci95": [0.05, 0.2], "n": 99}
+    report = {
+        "tasks": {"arithmetic": task},
+        "adapter": {"trainable_parameters": 1234},
+        "train": {"steps": 5, "seconds": 61.0},
+        "reload": {"max_abs_logit_difference": 0.0},
+    }
+    text = conclusion(report, Path("runs/x"))
+    assert "base 10.0% (5.0% to 20.0%) -> tuned 50.0% (40.0% to 60.0%), n = 99" in text
+    assert "runs/x/report.html" in text

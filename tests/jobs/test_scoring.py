@@ -1,0 +1,89 @@
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from toplora_train.config.schema import DatasetSettings, TaskSettings
+from toplora_train.evaluation.predictions import read_predictions
+from toplora_train.jobs.scoring import score_test_sets
+from toplora_train.jobs.testsets import read_test_sets
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+
+TASK = TaskSettings(
+    name="arithmetic",
+    source="bundled:arithmetic/test.jsonl",
+    extraction="number",
+    max_new_tokens=4,
+)
+
+
+def score(folder: Path, model, *, weights: str = "a", reuse: bool = False):
+    test_sets = read_test_sets(
+        {"arithmetic": TASK}, DatasetSettings(name="d"), data_root=None, limit=5
+    )
+    console = Console(file=StringIO())
+    return score_test_sets(
+        model,
+        tiny_tokenizer(),
+        test_sets,
+        who="base",
+        weights=weights,
+        folder=folder,
+        suffix=".base",
+        batch_size=2,
+        autocast_dtype=None,
+        reuse=reuse,
+        console=console,
+    ), console.file.getvalue()
+
+
+def count_forwards(model) -> list[int]:
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_every_prediction_is_on_disk_and_the_score_is_said(tmp_path: Path):
+    scores, said = score(tmp_path, tiny_model())
+    predictions = read_predictions(tmp_path / "arithmetic.base.jsonl")
+    assert len(predictions) == scores["arithmetic"].n == 5
+    assert scores["arithmetic"].value == sum(p.correct for p in predictions) / 5
+    assert "base on arithmetic" in said
+    assert "95 % interval" in said
+
+
+def test_known_weights_answers_are_not_generated_again(tmp_path: Path):
+    first, _ = score(tmp_path, tiny_model())
+    model = tiny_model()
+    calls = count_forwards(model)
+    again, _ = score(tmp_path, model, reuse=True)
+    assert calls == []
+    assert again["arithmetic"].value == first["arithmetic"].value
+
+
+def test_an_interrupted_evaluation_goes_on_only_for_the_same_weights(tmp_path: Path):
+    score(tmp_path, tiny_model())
+    whole = tmp_path / "arithmetic.base.jsonl"
+    lines = whole.read_text().splitlines(keepends=True)
+
+    def interrupted(weights: str) -> int:
+        _, _ = score(tmp_path, tiny_model(), weights=weights)
+        partial = tmp_path / "arithmetic.base.jsonl.partial"
+        from toplora_train.evaluation.predictions import PredictionFile
+        from toplora_train.jobs.scoring import _fingerprint
+
+        (test_set,) = read_test_sets(
+            {"arithmetic": TASK}, DatasetSettings(name="d"), data_root=None, limit=5
+        )
+        with PredictionFile(whole, belongs_to=_fingerprint("a", test_set)) as file:
+            for prediction in read_predictions(whole)[:3]:
+                file.add(prediction)
+        assert partial.is_file()
+        model = tiny_model()
+        calls = count_forwards(model)
+        score(tmp_path, model, weights=weights)
+        return len(calls)
+
+    # 2 rows at batch size 2 are one batch; 5 rows are three.
+    assert interrupted("a") < interrupted("b")
+    assert whole.read_text().splitlines(keepends=True) == lines
