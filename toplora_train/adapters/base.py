@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 import torch
 from peft import PeftModel, PeftType
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.lora.variants import DoraLinearVariant as DoraVariant
 from peft.tuners.tuners_utils import (
     BaseTuner,
     BaseTunerLayer,
@@ -36,6 +37,7 @@ from peft.tuners.tuners_utils import (
     check_adapters_to_merge,
 )
 from peft.utils import register_peft_method
+from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -94,14 +96,35 @@ def register_method(
         register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls)
 
 
-def is_adapter_tensor(model: PeftModel, name: str) -> bool:
-    """Whether a parameter's dotted name belongs to an adapter (copies of whole modules do not)."""
-    prefixes = {
-        PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type]
-        for config in model.peft_config.values()
-        if config.peft_type in PEFT_TYPE_TO_PREFIX_MAPPING
-    }
-    return any(part.startswith(tuple(prefixes)) for part in name.split("."))
+def adapter_prefixes(model: PeftModel) -> tuple[str, ...]:
+    """How the names of the model's adapter tensors begin, such as ``lora_``."""
+    types = {config.peft_type for config in model.peft_config.values()}
+    return tuple(PEFT_TYPE_TO_PREFIX_MAPPING[peft_type] for peft_type in sorted(types))
+
+
+# --------------------------------------------------------------------------------------------------
+# PEFT's DoRA
+# --------------------------------------------------------------------------------------------------
+
+
+def replace_dora(model: PeftModel, make_variant: Callable[[], DoraVariant]) -> None:
+    """Have DoRA computed by another variant in every layer; what is trained and saved is PEFT's.
+
+    Raises:
+        ValueError: A layer is none that :class:`DoraVariant` computes, such as an embedding.
+    """
+    for name, module in model.named_modules():
+        for adapter_name, variant in getattr(module, "lora_variant", {}).items():
+            if type(variant) is not DoraVariant:
+                raise ValueError(f"target_modules matches {name}, which is not a linear layer")
+            module.lora_variant[adapter_name] = make_variant()
+
+
+def frozen_weight(layer: BaseTunerLayer) -> Tensor:
+    """The base layer's weight ``(out_features, in_features)``, dequantised where it has to be."""
+    base_layer = layer.get_base_layer()
+    weight: Tensor = dequantize_module_weight(base_layer)
+    return weight.T if isinstance(base_layer, Conv1D) else weight
 
 
 # --------------------------------------------------------------------------------------------------

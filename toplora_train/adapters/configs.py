@@ -30,7 +30,6 @@ class AdapterConfig(PeftConfig):
             names, ``"all-linear"``, or None for the query, key and value projections.
         exclude_modules: Names or a regular expression of modules to leave alone.
         layers_to_transform: Index or indices of the layers to adapt; None means all.
-        layers_pattern: Name of the list that the layers are in, where it cannot be guessed.
         modules_to_save: Names of modules that are trained whole and saved with the adapter.
     """
 
@@ -40,7 +39,6 @@ class AdapterConfig(PeftConfig):
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
-    layers_pattern: list[str] | str | None = None
     modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
@@ -53,8 +51,8 @@ class AdapterConfig(PeftConfig):
         check_names("modules_to_save", self.modules_to_save, regex=False)
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError(
-                "layers_to_transform needs target_modules as a list of names; a regular expression "
-                "names the layers itself"
+                "layers_to_transform needs target_modules as a list of names, not "
+                f"{self.target_modules!r}, which names the layers itself"
             )
 
     @classmethod

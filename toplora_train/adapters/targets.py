@@ -80,3 +80,19 @@ def check_targets_exist(key: str, patterns: str | Sequence[str] | None, model: n
             f"{key} names {', '.join(map(repr, sorted(unmatched)))}, which matches no module of "
             f"the model; its linear layers are {', '.join(linear_module_names(model))}"
         )
+
+
+def check_layers_exist(layers: int | Sequence[int] | None, model: nn.Module) -> None:
+    """Refuse a layer index that the model does not have.
+
+    Raises:
+        ValueError: Begins with ``layers_to_transform`` and says how many layers there are.
+    """
+    wanted = [] if layers is None else [layers] if isinstance(layers, int) else layers
+    numbers = (re.search(r"\.(\d+)\.", name) for name, _ in model.named_modules())
+    count = max((int(number[1]) + 1 for number in numbers if number), default=0)
+    missing = [index for index in wanted if index >= count]
+    if missing:
+        raise ValueError(
+            f"layers_to_transform names layer {missing[0]}, but the model has 0 to {count - 1}"
+        )

@@ -1,0 +1,96 @@
+"""The package on import: light, and its methods known to PEFT in whichever order the two come."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import toplora_train
+from toplora_train.adapters.toplora import TopLoraConfig, TopLoraLinear, TopLoraModel
+
+
+def run(code: str, checkout: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+
+
+ORDERS = (
+    "import toplora_train; import peft",
+    "import peft; import toplora_train",
+    "from toplora_train import TopLoraConfig",
+    "import toplora_train.adapters.base",
+    "import toplora_train.adapters.toplora",
+    "import toplora_train.adapters.attach",
+    "import toplora_train, importlib.util as u; u.find_spec('peft'); import peft.utils",
+    "import toplora_train, importlib; importlib.reload(toplora_train); import peft",
+    "import toplora_train, peft, importlib; importlib.reload(peft)",
+    "import toplora_train, peft, inspect; assert 'PeftModel' in inspect.getsource(peft)",
+)
+
+# One process pays for importing what PEFT imports; a fork of it tries each order.
+IN_FORKS = """
+import os, sys, warnings
+import torch, transformers, accelerate
+assert not {"peft", "toplora_train"} & set(sys.modules)
+warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+for order in ORDERS:
+    child = os.fork()
+    if child == 0:
+        exec(order)
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+        assert "TOPLORA" in PEFT_TYPE_TO_TUNER_MAPPING
+        assert not any("Watcher" in type(finder).__name__ for finder in sys.meta_path)
+        print("done")
+        sys.stdout.flush()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        sys.exit(f"failed: {order}")
+"""
+
+
+def test_the_methods_are_registered_in_any_order_of_imports(checkout: Path):
+    done = run(f"ORDERS = {ORDERS!r}\n{IN_FORKS}", checkout)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done") == len(ORDERS)
+
+
+def test_importing_the_package_alone_imports_no_torch(checkout: Path):
+    done = run(
+        "import sys, importlib.util, toplora_train; importlib.util.find_spec('peft');"
+        "assert not {'torch', 'peft', 'transformers'} & set(sys.modules)",
+        checkout,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_process_without_the_package_does_not_know_the_method(checkout: Path):
+    done = run(
+        "from peft.mapping import get_peft_config; get_peft_config({'peft_type': 'TOPLORA'})",
+        checkout,
+    )
+    assert done.returncode == 1
+    assert "KeyError: 'TOPLORA'" in done.stderr
+
+
+def test_the_classes_of_a_method_are_found_by_name():
+    assert toplora_train.TopLoraConfig is TopLoraConfig
+    assert toplora_train.TopLoraLinear is TopLoraLinear
+    assert toplora_train.TopLoraModel is TopLoraModel
+    for name in ("NoSuchConfig", "Config", "ToploraConfig", "toplora", "__path_to_nowhere__"):
+        with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
+            getattr(toplora_train, name)
+
+
+def test_the_version_is_the_projects(checkout: Path):
+    project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert toplora_train.__version__ == project["version"]

@@ -1,0 +1,332 @@
+"""An adapter on a model: attach it, say what it is, save it, load it again.
+
+An adapter is a module of this package with a function ``peft_config(settings)`` and the constant
+``MERGEABLE``; it is found by its name, there is no list of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import peft
+import torch
+from peft import PeftConfig, PeftModel
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
+from toplora_train.adapters.targets import (
+    attention_projections,
+    check_layers_exist,
+    check_targets_exist,
+)
+from toplora_train.config.errors import RunFailure, UserError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+TASK_TYPES = {
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+}
+"""Ends of transformers' class names -> the task that PEFT wraps such a model for."""
+
+
+# -- finding --------------------------------------------------------------------------------------
+
+
+def adapter_names() -> list[str]:
+    """The adapters there are, by name."""
+    package = importlib.import_module("toplora_train.adapters")
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return [name for name in names if hasattr(_module(name), "peft_config")]
+
+
+def adapter_module(name: str) -> ModuleType:
+    """The module of an adapter; its ``MERGEABLE`` says whether weights with it in can be written.
+
+    Raises:
+        UserError: There is no such adapter.
+    """
+    if name not in adapter_names():
+        raise UserError(
+            f"adapter={name}: there is no such adapter, but {', '.join(adapter_names())}"
+        )
+    return _module(name)
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"toplora_train.adapters.{name}")
+
+
+# -- attaching ------------------------------------------------------------------------------------
+
+
+def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) -> PeftModel:
+    """Freeze the model and put a new adapter on it.
+
+    The adapter's tensors are drawn on the CPU from ``seed`` alone: neither the global random state
+    nor the device has a part in them, and the global state is left as it was. A model on the meta
+    device gets its adapter there, which is enough to count parameters.
+
+    Args:
+        model: The base model; it is changed in place.
+        settings: The adapter's config group: ``name``, ``dtype`` and its own keys.
+        seed: Seed of the adapter's start.
+
+    Returns:
+        The model with the adapter, named ``default``, active and trainable.
+
+    Raises:
+        UserError: A bad setting, or one that fits nothing in this model.
+    """
+    name, dtype = str(settings["name"]), settings.get("dtype", "float32")
+    if dtype not in ("auto", *DTYPES):
+        raise UserError(f"adapter.dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}")
+    own = {key: value for key, value in settings.items() if key not in ("name", "dtype")}
+    module = adapter_module(name)
+    with _errors_named(name, own):
+        config = module.peft_config(own)
+        _fit_to_model(config, model)
+        with torch.random.fork_rng(devices=[]), _quiet_peft():
+            torch.default_generator.manual_seed(seed)
+            attached = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+        _check_patterns_used(config, attached.base_model.targeted_module_names)
+    set_adapter_dtype(attached, dtype)
+    return attached
+
+
+@contextmanager
+def _errors_named(name: str, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what the configs and PEFT refuse into one line that names the setting or adapter."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        message = " ".join(str(error).split())
+        key = re.split(r"[ .]", message, maxsplit=1)[0]
+        names_a_setting = key in settings or "is not a setting" in message
+        prefix = "adapter." if names_a_setting else f"adapter={name}: "
+        raise UserError(prefix + message) from error
+
+
+def _fit_to_model(config: PeftConfig, model: nn.Module) -> None:
+    """Fill in what depends on the model and refuse names that match nothing in it."""
+    if config.target_modules is None:
+        config.target_modules = attention_projections(model)
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        check_targets_exist(key, getattr(config, key), model)
+    check_layers_exist(config.layers_to_transform, model)
+    config.task_type = next(
+        (task for end, task in TASK_TYPES.items() if type(model).__name__.endswith(end)), None
+    )
+    if hasattr(config, "fan_in_fan_out"):  # PEFT's LoRA has to be told of transposed weights
+        config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())
+
+
+def _check_patterns_used(config: PeftConfig, module_names: Sequence[str]) -> None:
+    """Refuse a rank or alpha for a name that no adapted module has."""
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, key, None) or {}:
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in module_names):
+                raise ValueError(f"{key} names {pattern!r}, which matches no adapted module")
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Silence what the user can do nothing about, and what is an error of ours."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* did not match any targeted module")
+        warnings.filterwarnings("ignore", message="You have passed exclude_modules")
+        warnings.filterwarnings(
+            "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
+        )
+        yield
+
+
+def set_adapter_dtype(model: PeftModel, dtype: str) -> None:
+    """Keep the adapter's tensors as ``float32``, ``bfloat16`` or ``float16``.
+
+    ``auto`` leaves them as they are; a new adapter has the dtype of its base layers. Modules that
+    are trained whole keep the base model's dtype.
+    """
+    if dtype == "auto":
+        return
+    prefixes = adapter_prefixes(model)
+    for name, parameter in model.named_parameters():
+        if any(part.startswith(prefixes) for part in name.split(".")):
+            parameter.data = parameter.data.to(DTYPES[dtype])
+
+
+# -- describing -----------------------------------------------------------------------------------
+
+
+def count_parameters(model: PeftModel) -> tuple[int, int]:
+    """Trainable parameters and all parameters; also of a model on the meta device."""
+    trainable, total = model.get_nb_trainable_parameters()
+    return trainable, total
+
+
+def trainable_parameters_by_module(model: PeftModel) -> dict[str, int]:
+    """Trainable parameters summed by the last name of the module they adapt, such as ``q_proj``.
+
+    Tensors that several modules share are under ``shared``.
+    """
+    prefixes = adapter_prefixes(model)
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            counts[_adapted_module(name.split("."), prefixes)] += parameter.numel()
+    return dict(counts)
+
+
+def _adapted_module(parts: Sequence[str], prefixes: tuple[str, ...]) -> str:
+    for index, part in enumerate(parts):
+        if part.startswith(prefixes) or part in ("modules_to_save", "base_layer"):
+            return "shared" if parts[index - 1] == "base_model" else parts[index - 1]
+    return parts[-2]  # a bias of the base model that is trained as well
+
+
+def describe_adapter(model: PeftModel) -> dict[str, Any]:
+    """``peft_type``, ``trainable_parameters`` (of the adapter, frozen or not) and ``mergeable``."""
+    layers = [module for module in model.modules() if isinstance(module, AdapterLinear)]
+    return {
+        "peft_type": str(model.peft_type.value),
+        "trainable_parameters": sum(tensor.numel() for tensor in _tensors(model).values()),
+        "mergeable": all(layer.merge_refusal is None for layer in layers),
+    }
+
+
+def _tensors(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under the names that they have in a file."""
+    tensors: dict[str, torch.Tensor] = peft.get_peft_model_state_dict(
+        model, save_embedding_layers=False
+    )
+    return tensors
+
+
+# -- saving and loading ---------------------------------------------------------------------------
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write the adapter in PEFT's format, asking no hub for anything.
+
+    Names in ``adapter_config.json`` are sorted: PEFT keeps them as sets, whose order differs from
+    process to process, and the same run shall write the same file.
+
+    Raises:
+        RunFailure: The file system refused.
+    """
+    try:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        config_file = folder / CONFIG_FILE
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        for key in ("target_modules", "exclude_modules", "modules_to_save"):
+            if isinstance(config.get(key), list):
+                config[key].sort()
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        config_file.write_text(text, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise RunFailure(f"{folder}: the adapter could not be saved ({error})") from error
+
+
+def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> PeftModel:
+    """Put a saved adapter on the model, whole or not at all.
+
+    PEFT leaves a tensor that the file lacks at its random start, with a warning; here every tensor
+    has to be there, in its shape, and none besides. The tensors keep the dtype they were saved in.
+
+    Args:
+        model: The base model; it is changed in place, also where loading then fails.
+        folder: Where the adapter was saved.
+        trainable: Whether to train it further.
+
+    Raises:
+        UserError: No adapter is there, or it does not fit this model or these packages.
+    """
+    found = _shapes_and_dtypes(folder)
+    try:
+        with warnings.catch_warnings(), _quiet_peft():
+            # Settings unknown here would be dropped; the others are checked below, by name.
+            warnings.filterwarnings("error", message="Unexpected keyword arguments")
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            warnings.filterwarnings("ignore", message="Some weights of .* were not initialized")
+            loaded = PeftModel.from_pretrained(
+                model, str(folder), is_trainable=trainable, ignore_mismatched_sizes=True
+            )
+    except KeyError as error:
+        raise UserError(f"{folder / WEIGHTS_FILE}: it lacks {error.args[0]}") from error
+    except (TypeError, ValueError, UserWarning) as error:
+        raise UserError(f"{folder}: {' '.join(str(error).split())}") from error
+    _check_fit(folder / WEIGHTS_FILE, found, _tensors(loaded))
+    prefixes = adapter_prefixes(loaded)
+    dtypes = {
+        dtype
+        for name, (_, dtype) in found.items()
+        if any(part.startswith(prefixes) for part in name.split("."))
+    }
+    if len(dtypes) == 1:
+        set_adapter_dtype(loaded, dtypes.pop())
+    return loaded
+
+
+def _shapes_and_dtypes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """What the weights file holds, after a look at the config beside it."""
+    config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    for file in (config_file, weights_file):
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; give the folder that an adapter was saved in")
+    try:
+        peft_type = json.loads(config_file.read_text(encoding="utf-8")).get("peft_type")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{config_file}: not the config of an adapter ({error})") from error
+    if peft_type not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise UserError(f"{config_file}: peft_type {peft_type!r} is not known here")
+    dtype_names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+    try:
+        with safe_open(weights_file, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return {
+                name: (tuple(part.get_shape()), dtype_names.get(part.get_dtype(), "auto"))
+                for name, part in slices.items()
+            }
+    except SafetensorError as error:
+        raise UserError(f"{weights_file}: not a whole safetensors file ({error})") from error
+
+
+def _check_fit(
+    file: Path,
+    found: Mapping[str, tuple[tuple[int, ...], str]],
+    expected: Mapping[str, torch.Tensor],
+) -> None:
+    complaints = {
+        "lacks": sorted(set(expected) - set(found)),
+        "has besides": sorted(set(found) - set(expected)),
+        "has in another shape": sorted(
+            f"{name} {found[name][0]} instead of {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in found and found[name][0] != tuple(tensor.shape)
+        ),
+    }
+    parts = [f"it {verb} {_first(names)}" for verb, names in complaints.items() if names]
+    if parts:
+        raise UserError(f"{file}: does not fit the model and its config: {'; '.join(parts)}")
+
+
+def _first(names: Sequence[str], limit: int = 3) -> str:
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
