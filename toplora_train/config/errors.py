@@ -1,4 +1,4 @@
-"""The one exception that means "the user can fix this": one clear line, exit code 2, no traceback."""
+"""How a run may end other than well: by the user's mistake, by failure, by interruption."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class UserError(Exception):
     """
 
 
-class RunFailure(Exception):
+class RunFailure(Exception):  # noqa: N818  (the word of the exit codes' table)
     """A run that cannot go on through no mistake of its configuration (exit code 1, one line).
 
     Raised for a full disk while saving and for a loss that is not a number: nothing already

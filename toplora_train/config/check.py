@@ -1,0 +1,212 @@
+"""The strict check: composed values in, a :class:`RunConfig` out, or one line that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from toplora_train.config.adapter import adapter_defaults, complete_adapter, shown
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import RunConfig, TaskSettings, TrackerSettings
+from toplora_train.config.suggest import hint, nearest_key
+
+Tree = Mapping[str, Any]
+"""Known keys: a key's own keys, an empty mapping where anything goes below it, None for a value."""
+
+_RUN_CONFIG = TypeAdapter(RunConfig)
+_FILLED_IN = ("command", "recipe")  # by the command line itself, never by the user
+
+
+def check(values: Mapping[str, Any], *, blame: Callable[[str], str] = lambda _: "") -> RunConfig:
+    """Turn composed values into the frozen configuration.
+
+    Args:
+        values: plain dicts and scalars, interpolations resolved, ``output_dir`` filled in.
+        blame: for a dotted key, the file that set it as ``"FILE: "``, or "" for the command line.
+
+    Raises:
+        UserError: an unknown key, a missing key, a wrong value, or keys that contradict each other.
+    """
+    _refuse_lost_package(values, blame)
+    _refuse_unchosen_tasks(values, blame)
+    adapter = values.get("adapter")
+    name = adapter.get("name") if isinstance(adapter, Mapping) else None
+    refuse_unknown(values, known_tree(name, values.get("task")), blame)
+    assert isinstance(adapter, Mapping)
+    try:
+        completed = {**values, "adapter": complete_adapter(adapter, str(name))}
+        config = _RUN_CONFIG.validate_python(completed)
+    except ValidationError as error:
+        key, problem = _first_problem(error)
+        raise UserError(f"{blame(key)}{key} {problem}") from error
+    _refuse_contradictions(config)
+    return config
+
+
+def known_tree(adapter: Any, tasks: Any) -> Tree:
+    """Every key that exists with this adapter and these tasks."""
+    tree = _tree_of(RunConfig)
+    tree["adapter"] = _tree_of_values(adapter_defaults(adapter)[0])
+    names = tasks if isinstance(tasks, Mapping) else ()
+    tree["task"] = {str(task): _tree_of(TaskSettings) for task in names}
+    return tree
+
+
+def known_keys(tree: Tree, prefix: str = "") -> list[str]:
+    """The dotted keys of a tree, groups before what is in them."""
+    found: list[str] = []
+    for key, inner in tree.items():
+        dotted = f"{prefix}{key}"
+        found.append(dotted)
+        if inner:
+            found.extend(known_keys(inner, f"{dotted}."))
+    return found
+
+
+def refuse_unknown(values: Mapping[str, Any], tree: Tree, blame: Callable[[str], str]) -> None:
+    """Raise for the first key that is not in the tree.
+
+    Raises:
+        UserError: names the key, its file, and the nearest key that exists.
+    """
+    everything = [key for key in known_keys(tree) if key not in _FILLED_IN]
+
+    def visit(found: Mapping[str, Any], known: Tree, prefix: str) -> None:
+        for key, value in found.items():
+            dotted = f"{prefix}{key}"
+            if key not in known:
+                guess = nearest_key(dotted, everything)
+                raise UserError(f"{blame(dotted)}unknown key '{dotted}'{hint(guess)}")
+            if known[key] and isinstance(value, Mapping):
+                visit(value, known[key], f"{dotted}.")
+
+    visit(values, tree, "")
+
+
+def _tree_of(settings: type) -> dict[str, Any]:
+    hints = get_type_hints(settings)
+    return {
+        field.name: _tree_of(hints[field.name]) if is_dataclass(hints[field.name]) else None
+        for field in fields(settings)
+    }
+
+
+def _tree_of_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _tree_of_values(value) if isinstance(value, Mapping) else None
+        for key, value in values.items()
+    }
+
+
+def _refuse_lost_package(values: Mapping[str, Any], blame: Callable[[str], str]) -> None:
+    """A recipe or a task file without its header lands in the wrong place of the tree."""
+    recipe = values.get("recipe")
+    if isinstance(recipe, Mapping):
+        key = f"recipe.{next(iter(recipe), '')}"
+        raise UserError(f"{blame(key)}a recipe's first line must be '# @package _global_'")
+    tasks = values.get("task")
+    known = {field.name for field in fields(TaskSettings)}
+    if isinstance(tasks, Mapping):
+        for key, value in tasks.items():
+            if key in known and not isinstance(value, Mapping):
+                name = tasks.get("name", "NAME")
+                raise UserError(
+                    f"{blame(f'task.{key}')}a task's first line must be '# @package task.{name}'"
+                )
+
+
+def _refuse_unchosen_tasks(values: Mapping[str, Any], blame: Callable[[str], str]) -> None:
+    tasks = values.get("task")
+    for task, settings in tasks.items() if isinstance(tasks, Mapping) else ():
+        if isinstance(settings, Mapping) and not {"name", "source"} & settings.keys():
+            key = f"task.{task}"
+            where = blame(f"{key}.{next(iter(settings), '')}")
+            raise UserError(f"{where}{key} is set but not chosen; choose it: task=[{task}]")
+
+
+def _first_problem(error: ValidationError) -> tuple[str, str]:
+    """The dotted key and what is wrong with it, in the words of a person."""
+    known = set(known_keys(_tree_of(RunConfig)))
+    task_fields = {field.name for field in fields(TaskSettings)}
+    problems = error.errors()
+    first = problems[0]
+
+    def key_of(problem: ErrorDetails) -> tuple[str, ...]:
+        # Below a key that holds a value, pydantic goes on with the union's branch or the index.
+        parts = [str(part) for part in problem["loc"]]
+        depth = 1
+        while depth < len(parts) and (
+            ".".join(parts[: depth + 1]) in known
+            or (parts[0] == "task" and (depth == 1 or (depth == 2 and parts[2] in task_fields)))
+        ):
+            depth += 1
+        return tuple(parts[:depth])
+
+    key = key_of(first)
+    if first["type"].startswith("missing"):
+        return ".".join(key), "is not set" if len(first["loc"]) == len(
+            key
+        ) else "has too few values"
+    allowed = dict.fromkeys(_allowed(other) for other in problems if key_of(other) == key)
+    return ".".join(key), f"must be {' or '.join(allowed)}, not {shown(first['input'])}"
+
+
+def _allowed(problem: ErrorDetails) -> str:
+    kind, context = problem["type"], problem.get("ctx", {})
+    bounds = {
+        "greater_than": ("greater than", "gt"),
+        "greater_than_equal": ("at least", "ge"),
+        "less_than": ("less than", "lt"),
+        "less_than_equal": ("at most", "le"),
+    }
+    if kind in bounds:
+        words, bound = bounds[kind]
+        return f"{words} {context[bound]:g}"
+    if kind == "literal_error":
+        return f"one of {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
+    for start, words in {
+        "int": "a whole number",
+        "float": "a number",
+        "finite": "a finite number",
+        "bool": "true or false",
+        "string": "a text",
+        "list": "a list",
+        "tuple": "a list",
+        "too_long": f"a list of at most {context.get('max_length')}",
+        "dict": "a group of keys",
+        "dataclass": "a group of keys",
+        "value_error": str(context.get("error", "")).removeprefix("must be "),
+    }.items():
+        if kind.startswith(start) and words:
+            return words
+    return str(problem["msg"])
+
+
+def _refuse_contradictions(config: RunConfig) -> None:
+    if config.dataset.train is None:
+        raise UserError(
+            "dataset.train is not set; give the rows to train on: dataset.train=FILE.jsonl"
+        )
+    if config.trainer.micro_batch_size > config.trainer.batch_size:
+        raise UserError(
+            f"trainer.micro_batch_size ({config.trainer.micro_batch_size}) must not be greater "
+            f"than trainer.batch_size ({config.trainer.batch_size}), the rows of one optimizer step"
+        )
+    if config.dataset.test is not None and "test" in config.task:
+        raise UserError("dataset.test becomes the task 'test', but there is one; rename that one")
+    if config.launch.processes > 1:
+        raise UserError(
+            f"launch.processes is {config.launch.processes}, but training over several processes "
+            "is not supported yet; use launch.processes=1"
+        )
+    for task, settings in config.task.items():
+        if settings.name != task:
+            raise UserError(
+                f"task.{task}.name is '{settings.name}'; it must be the task's own, '{task}'"
+            )
+    if config.tracker.name == "none" and config.tracker != TrackerSettings(name="none"):
+        raise UserError("the tracker's settings need a tracker: tracker=wandb")

@@ -1,0 +1,225 @@
+"""Hydra's side of the door: what it is told beforehand, and its result turned into a RunConfig."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+
+from toplora_train.config.check import check
+from toplora_train.config.errors import UserError
+from toplora_train.config.locate import OptionFile, groups, options, readable
+from toplora_train.config.origin import find_origin
+from toplora_train.config.schema import RunConfig
+from toplora_train.config.sweep import register_resolvers
+
+Blame = Callable[[str], str]
+
+
+def prepare_hydra() -> None:
+    """Register what Hydra cannot find in ``conf/``: resolvers, recipes, the schema's defaults."""
+    register_resolvers()
+    store = ConfigStore.instance()
+    store.store(name="schema_defaults", node=schema_defaults(), package="_global_")
+    for recipe in options("recipe").values():
+        store.store(
+            group="recipe", name=recipe.name, node=load_yaml(recipe.path), package="_global_"
+        )
+
+
+def schema_defaults() -> dict[str, Any]:
+    """Every key's default from the schema: an option file needs to name only what differs."""
+    hints = get_type_hints(RunConfig)
+    return {
+        group: _defaults(hints[group]) if is_dataclass(hints[group]) else {}
+        for group in groups()
+        if group in hints and group != "recipe"
+    }
+
+
+def load_yaml(path: Path) -> DictConfig:
+    """Read an option file.
+
+    Raises:
+        UserError: it is not valid YAML, or not a group of keys.
+    """
+    try:
+        content = OmegaConf.load(path)
+    except yaml.YAMLError as error:
+        raise UserError(yaml_problem(error, path)) from error
+    if not isinstance(content, DictConfig):
+        raise UserError(f"{readable(path)}: must hold keys and values")
+    return content
+
+
+def yaml_problem(error: yaml.YAMLError, path: Path | None = None) -> str:
+    """Where and why a file is not YAML, in one line."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if path is None and mark is not None:
+        path = Path(mark.name)
+    place = readable(path) if path is not None else "a configuration file"
+    line = f", line {mark.line + 1}" if mark is not None else ""
+    reason = getattr(error, "problem", None) or "cannot be read"
+    return f"{place}{line}: not valid YAML ({reason})"
+
+
+def refuse_shadowing(own: Sequence[Path]) -> None:
+    """A user's option named like one of the package's would be ignored by Hydra without a word.
+
+    Raises:
+        UserError: names the file and what to do.
+    """
+    for folder in own:
+        for group in groups():
+            for path in sorted((folder / group).glob("*.yaml")):
+                if path.stem in options(group):
+                    clash = f"the package has its own {group}={path.stem}; rename yours"
+                    raise UserError(f"{readable(path)}: {clash}")
+
+
+def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> RunConfig:
+    """The frozen configuration of one job.
+
+    Args:
+        composed: what Hydra composed, without its own node.
+        hydra: Hydra's own node, complete.
+        argv: the command line, kept for the report.
+
+    Raises:
+        UserError: see :func:`toplora_train.config.check.check`.
+    """
+    own, overrides = own_folders(hydra), typed_overrides(hydra)
+    blame = blamer(dict(hydra.runtime.choices), own, overrides)
+    values = plain_values(composed, blame)
+    recipe = hydra.runtime.choices.get("recipe")
+    sweeping = hydra.mode == RunMode.MULTIRUN
+    if values.get("output_dir") == "":
+        raise UserError("output_dir is empty; give a folder, or leave it out for a new one")
+    if values.get("resume") is not None and values.get("output_dir") is None:
+        raise UserError("resume=auto needs output_dir=DIR, the run to go on with")
+    if sweeping:
+        values["output_dir"] = str(hydra.runtime.output_dir)
+    elif values.get("output_dir") is None:
+        values["output_dir"] = _default_output_dir(values, recipe)
+    for key in ("output_dir", "data_root"):
+        if isinstance(values.get(key), str):
+            values[key] = str(Path(values[key]).expanduser().absolute())
+    config = {"recipe": recipe, **values}
+    config["command"] = shlex.join(["toplora-train", *(overrides if sweeping else argv)])
+    return check(config, blame=blame)
+
+
+def check_shown(text: str, overrides: Sequence[str], own: Sequence[Path]) -> None:
+    """Check a configuration that Hydra has shown (``--cfg job``) and not run.
+
+    Raises:
+        UserError: see :func:`toplora_train.config.check.check`.
+    """
+    typed = (override.partition("=") for override in overrides)
+    blame = blamer({group: option for group, _, option in typed}, own, overrides)
+    composed = OmegaConf.create(text)
+    assert isinstance(composed, DictConfig)
+    values = plain_values(composed, blame)
+    check({**values, "output_dir": values.get("output_dir") or "runs"}, blame=blame)
+
+
+def plain_values(composed: DictConfig, blame: Blame) -> dict[str, Any]:
+    """Dicts, lists and scalars, every interpolation resolved.
+
+    Raises:
+        UserError: a value is missing (``???``) or an interpolation leads nowhere.
+    """
+    try:
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise UserError(f"{blame(key)}{key} is not set; give {key}=...") from error
+    except InterpolationResolutionError as error:
+        key = str(error.full_key)
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{blame(key)}{key}: {reason}") from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def blamer(choices: Mapping[str, Any], own: Sequence[Path], overrides: Sequence[str]) -> Blame:
+    """Say which file set a key: ``"FILE: "``, or "" where the command line did."""
+    typed = [re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0] for override in overrides]
+    files = chosen_files(choices, own)
+
+    def blame(key: str) -> str:
+        if any(key == name or key.startswith(f"{name}.") for name in typed if name not in groups()):
+            return ""
+        path = find_origin(key, files)
+        return f"{readable(path)}: " if path is not None else ""
+
+    return blame
+
+
+def chosen_files(choices: Mapping[str, Any], own: Sequence[Path]) -> list[OptionFile]:
+    """The files behind the chosen options, the recipe first, as its values win."""
+    found: list[OptionFile] = []
+    for group in groups():
+        known = options(group, own)
+        # Hydra does not tell the choices of a list; a task's file speaks of that task alone anyway.
+        names = list(known) if group == "task" else [choices.get(group)]
+        found.extend(known[name] for name in names if name in known)
+    return found
+
+
+def typed_overrides(hydra: DictConfig) -> list[str]:
+    """The command line's ``key=value`` words as typed, their interpolations untouched."""
+    words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    assert isinstance(words, list)
+    return [str(word) for word in words]
+
+
+def own_folders(hydra: DictConfig) -> list[Path]:
+    """The user's folders of options on Hydra's search path."""
+    return [
+        Path(source.path)
+        for source in hydra.runtime.config_sources
+        if source.schema == "file" and source.provider != "main"
+    ]
+
+
+def _default_output_dir(values: Mapping[str, Any], recipe: str | None) -> str:
+    """A new folder below ``runs/`` that tells runs apart, also those of the same second."""
+    what = recipe or _name_of(values, "dataset")
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{what}-{_name_of(values, 'adapter')}"
+    folder = Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+    number = 2
+    candidate = folder
+    while candidate.exists():
+        candidate = folder.with_name(f"{folder.name}-{number}")
+        number += 1
+    return str(candidate)
+
+
+def _name_of(values: Mapping[str, Any], group: str) -> str:
+    settings = values.get(group)
+    return str(settings.get("name")) if isinstance(settings, Mapping) else "unknown"
+
+
+def _defaults(settings: Any) -> dict[str, Any]:
+    return {field.name: _default(field) for field in fields(settings)}
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default is not MISSING:
+        value = field.default
+    elif field.default_factory is not MISSING:
+        value = field.default_factory()
+    else:
+        return "???"  # OmegaConf's word for a value that somebody has to give
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,131 @@
+"""What Hydra refused, in one line of the user's own terms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import (
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+    SearchPathException,
+)
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from toplora_train.config.check import known_keys, known_tree
+from toplora_train.config.compose import load_yaml, yaml_problem
+from toplora_train.config.errors import UserError
+from toplora_train.config.locate import conf_dir, groups, options, readable
+from toplora_train.config.suggest import hint, nearest_key, nearest_name
+
+PLURALS = {"evaluation": "evaluations", "launch": "launchers"}
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+
+
+def explain(error: Exception, overrides: Sequence[str], own: Sequence[Path]) -> str:
+    """One line for a composition error.
+
+    Args:
+        error: one of :data:`COMPOSITION_ERRORS`.
+        overrides: the command line's ``key=value`` words.
+        own: the user's folders of options.
+    """
+    if isinstance(error, yaml.YAMLError):
+        return yaml_problem(error)
+    text = str(error) or str(error.__cause__ or type(error).__name__)
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' is not of the form key=value ({text.splitlines()[0]})"
+    if isinstance(error, SearchPathException):
+        return _one_line(text)
+    place, text = _place(text, own)
+    if isinstance(error, MissingConfigException):
+        return place + _no_such_option(text, own)
+    refused = re.match(r"Could not override '([^']+)'", text)
+    if refused:
+        return place + _refused_key(refused[1], overrides, own)
+    ambiguous = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text)
+    if ambiguous:
+        key, _, value = ambiguous[1].partition("=")
+        return (
+            f"{ambiguous[1]} gives several values; add -m to run each of them, "
+            f"or write {key}=[{value}] for a list"
+        )
+    return place + _one_line(text)
+
+
+def _place(text: str, own: Sequence[Path]) -> tuple[str, str]:
+    """Hydra names a file by its option (``In 'recipe/mine': ...``): give the path instead."""
+    found = re.match(r"In '([^']+)': (.*)", text, flags=re.DOTALL)
+    if not found:
+        return "", text
+    group, _, name = found[1].rpartition("/")
+    known = options(group, own) if group in groups() else {}
+    if name in known:
+        return f"{readable(known[name].path)}: ", found[2]
+    return "", found[2]
+
+
+def _no_such_option(text: str, own: Sequence[Path]) -> str:
+    found = re.search(r"Could not find '([^']+)'", text)
+    if not found:
+        return _one_line(text)
+    group, _, name = found[1].rpartition("/")
+    if group not in groups():
+        return f"there is no file '{found[1]}.yaml' among the options"
+    known = list(options(group, own))
+    guess = hint(nearest_name(name, known)) or ";"
+    return f"no {group} named '{name}'{guess} {PLURALS.get(group, group + 's')}: {', '.join(known)}"
+
+
+def _refused_key(key: str, overrides: Sequence[str], own: Sequence[Path]) -> str:
+    """Unknown, or known to the schema but not listed in the chosen option file."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    typed = {override.key_or_group: override for override in parsed}
+    adapters = _values(typed["adapter"]) if "adapter" in typed else [_default_adapter()]
+    trees = {name: known_tree(_settings_name(name, own), options("task", own)) for name in adapters}
+    lacking = [name for name, tree in trees.items() if key not in known_keys(tree)]
+    if not lacking:
+        group, _, rest = key.partition(".")
+        task = rest.partition(".")[0]
+        unless = f" (is {task} chosen? task=[{task}])" if group == "task" else ""
+        return f"'{key}' is not in the chosen {group} file; set it with +{key}=...{unless}"
+    everything = [*known_keys(trees[lacking[0]]), *groups()]
+    others = f" for adapter={lacking[0]}" if len(adapters) > 1 else ""
+    return f"unknown key '{key}'{others}{hint(nearest_key(key, everything))}"
+
+
+def _values(override: Any) -> list[str]:
+    if override.is_sweep_override():
+        return [str(value) for value in override.sweep_string_iterator()]
+    value = override.value()
+    return [str(value)]
+
+
+def _settings_name(option: str, own: Sequence[Path]) -> str:
+    """The adapter that an option file configures: its ``name``, or that of what it builds on."""
+    known = options("adapter", own)
+    if option not in known:
+        return option
+    content = load_yaml(known[option].path)
+    name = OmegaConf.select(content, "name")
+    if name is None:
+        bases = [base for base in content.get("defaults", []) if base in known and base != option]
+        return _settings_name(bases[0], own) if bases else option
+    return str(name)
+
+
+def _default_adapter() -> str:
+    for entry in load_yaml(conf_dir() / "config.yaml").defaults:
+        if isinstance(entry, str) is False and "adapter" in entry:
+            return str(entry.adapter)
+    raise UserError("conf/config.yaml names no adapter")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,82 @@
+"""The page that ``toplora-train --help`` shows: for a person, from the option files themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from toplora_train.config.locate import description, groups, options
+
+EXAMPLES = (
+    ("toplora-train", "the demo: a real small model on a CPU, in minutes"),
+    ("toplora-train recipe=smoke", "the whole pipeline in seconds, nothing downloaded"),
+    ("toplora-train recipe=llama3_commonsense adapter=toplora", "a published experiment"),
+    ("toplora-train -m adapter=lora,toplora adapter.r=4,8 seed=1,2", "a sweep: every combination"),
+    ("toplora-train dataset=jsonl dataset.train=a.jsonl dataset.test=b.jsonl", "your own rows"),
+)
+FLAGS = (
+    (
+        "plan=true",
+        "everything before the first step: settings, parameters, memory; then stop",
+    ),
+    ("resume=auto output_dir=DIR", "go on from the newest checkpoint in DIR"),
+    ("--cfg job", "print every setting that would be used, with its value"),
+    ("-m, --multirun", "run every combination of comma-separated values"),
+    ("--config-dir DIR", "your own options: DIR/recipe/mine.yaml, DIR/adapter/mine.yaml, ..."),
+    ("--hydra-help", "more flags, those of Hydra"),
+    ("--version", "the version of this program"),
+)
+EXIT_CODES = (
+    ("0", "done"),
+    ("1", "a crash; its traceback is in train.log"),
+    ("2", "a mistake in the input, named in one line"),
+    ("130, 143", "interrupted (Ctrl-C, SIGTERM), after a checkpoint"),
+)
+
+
+def show_help(console: Console) -> None:
+    """Print the page."""
+    console.print(
+        "[bold]toplora-train[/bold] fine-tunes a language model with a low-rank adapter, scores "
+        "it before and after, and writes the adapter with a report that says what was done and how "
+        "good it is."
+    )
+    _heading(console, "Usage")
+    console.print(escape("  toplora-train [FLAGS] [GROUP=OPTION ...] [KEY=VALUE ...]"))
+    console.print("  The command line wins over the recipe, the recipe over the options.")
+    _heading(console, "Examples")
+    for command, meaning in EXAMPLES:
+        console.print(f"  [green]{escape(command)}[/green]\n      {meaning}", soft_wrap=True)
+    _heading(console, "Groups and their options")
+    for group in groups():
+        console.print(f"  [cyan]{group}=[/cyan]")
+        console.print(_rows([(o.name, description(o.path)) for o in options(group).values()], 4))
+    _heading(console, "More")
+    console.print(_rows(FLAGS, 2))
+    _heading(console, "Exit codes")
+    console.print(_rows(EXIT_CODES, 2))
+
+
+def installed_version() -> str:
+    """The version of the installed package."""
+    try:
+        return version("toplora-train")
+    except PackageNotFoundError:
+        return "(not installed: run from a checkout)"
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print(f"\n[bold]{text}[/bold]")
+
+
+def _rows(rows: Sequence[tuple[str, str]], indent: int) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=True, style="green", min_width=24 + 2 - indent)
+    table.add_column()
+    for name, text in rows:
+        table.add_row(f"{' ' * indent}{escape(name)}", escape(text))
+    return table

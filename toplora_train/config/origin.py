@@ -1,0 +1,48 @@
+"""Which of the chosen files holds a key, so that an error can name it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from toplora_train.config.locate import OptionFile
+
+PACKAGE_HEADER = "# @package "
+
+
+def find_origin(key: str, files: Sequence[OptionFile]) -> Path | None:
+    """The first of the files (in order of precedence, highest first) that sets ``key``."""
+    for file in files:
+        inner = _inside(key, _package(file))
+        if inner is not None and _holds(OmegaConf.load(file.path), inner):
+            return file.path
+    return None
+
+
+def _package(file: OptionFile) -> str:
+    """Where Hydra puts the file's content in the tree: its header's word, else its group."""
+    for line in file.path.read_text(encoding="utf-8").splitlines():
+        if line.startswith(PACKAGE_HEADER):
+            package = line.removeprefix(PACKAGE_HEADER).strip()
+            return "" if package == "_global_" else package.removeprefix("_global_.")
+        if line.strip() and not line.startswith("#"):
+            break
+    return file.group
+
+
+def _inside(key: str, package: str) -> str | None:
+    if not package:
+        return key
+    return key.removeprefix(package + ".") if key.startswith(package + ".") else None
+
+
+def _holds(content: Any, key: str) -> bool:
+    node = content
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            return False
+        node = node._get_node(part)
+    return True

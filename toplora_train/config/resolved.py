@@ -1,0 +1,74 @@
+"""The resolved configuration as a file: what the parent decided and the worker reads."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import RunConfig
+
+_RUN_CONFIG = TypeAdapter(RunConfig)
+
+
+def write_config(config: RunConfig, path: Path) -> None:
+    """Write the configuration as plain YAML, whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=1000)
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read what :func:`write_config` wrote.
+
+    Raises:
+        UserError: there is no such file, or it is not a configuration of this version.
+    """
+    if not path.is_file():
+        raise UserError(f"{path.parent} is not a run directory: it has no {path.name}")
+    try:
+        return _RUN_CONFIG.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{path}: not a configuration of this version ({key}: {first['msg']})"
+        ) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration as dicts, lists and scalars."""
+    values = _without_tuples(asdict(config))
+    assert isinstance(values, dict)
+    return values
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """The configuration by dotted key, for comparing two of them."""
+    found: dict[str, Any] = {}
+
+    def collect(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for name, inner in value.items():
+                collect(f"{prefix}.{name}" if prefix else str(name), inner)
+        else:
+            found[prefix] = value
+
+    collect("", plain(config))
+    return found
+
+
+def _without_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_tuples(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_tuples(inner) for inner in value]
+    return value

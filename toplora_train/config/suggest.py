@@ -1,0 +1,103 @@
+"""Did you mean: the known key nearest to an unknown one, also by the name other tools give it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+SYNONYMS = {
+    "base_model": "path",
+    "bf16": "mixed_precision",
+    "bs": "batch_size",
+    "cutoff": "max_length",
+    "cutoff_len": "max_length",
+    "data_path": "train",
+    "eval_steps": "eval_every",
+    "fp16": "mixed_precision",
+    "global_batch_size": "batch_size",
+    "gpus": "processes",
+    "gradient_accumulation_steps": "micro_batch_size",
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_clip": "max_grad_norm",
+    "learning_rate": "lr",
+    "logging_steps": "log_every",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "lora_r": "r",
+    "lora_rank": "r",
+    "lora_target_modules": "target_modules",
+    "lr_scheduler": "schedule",
+    "lr_scheduler_type": "schedule",
+    "max_seq_len": "max_length",
+    "max_seq_length": "max_length",
+    "max_train_steps": "max_steps",
+    "micro_bs": "micro_batch_size",
+    "model_name": "path",
+    "model_name_or_path": "path",
+    "nproc": "processes",
+    "num_epochs": "epochs",
+    "num_processes": "processes",
+    "num_train_epochs": "epochs",
+    "out_dir": "output_dir",
+    "per_device_train_batch_size": "micro_batch_size",
+    "precision": "dtype",
+    "rank": "r",
+    "save_dir": "output_dir",
+    "save_steps": "save_every",
+    "save_total_limit": "keep",
+    "scheduler": "schedule",
+    "steps": "max_steps",
+    "torch_dtype": "dtype",
+    "train_batch_size": "batch_size",
+    "train_file": "train",
+    "warmup": "warmup_steps",
+    "wd": "weight_decay",
+}
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str | None:
+    """The known dotted key that ``key`` most likely means.
+
+    Looked for in this order: the same name (or its synonym) in the same group, then in any group;
+    a misspelling in the same group, then anywhere.
+    """
+    keys = list(known)
+    parent, leaf = _split(key)
+    siblings = [name for name in keys if _split(name)[0] == parent]
+    for place in (siblings, keys):
+        for name in place:
+            if _split(name)[1] in (leaf, SYNONYMS.get(leaf)):
+                return name
+    misspelt = _nearest_leaf(leaf, siblings)
+    return misspelt or nearest_name(key, keys)
+
+
+def nearest_name(name: str, known: Sequence[str]) -> str | None:
+    """The known name most like ``name``, or beginning most like it, if any does."""
+    whole = get_close_matches(name, known, n=1, cutoff=0.6)
+    if whole:
+        return whole[0]
+    beginnings = {other[: len(name) + 1]: other for other in reversed(known)}
+    matches = get_close_matches(name, beginnings, n=1, cutoff=0.7)
+    return beginnings[matches[0]] if matches else None
+
+
+def hint(suggestion: str | None) -> str:
+    """The tail of an error line."""
+    return f"; did you mean '{suggestion}'?" if suggestion else ""
+
+
+def _nearest_leaf(leaf: str, siblings: Sequence[str]) -> str | None:
+    spelt = {_split(name)[1]: name for name in siblings}
+    spelt |= {
+        other: spelt[meant]
+        for other, meant in SYNONYMS.items()
+        if meant in spelt and other not in spelt
+    }
+    match = nearest_name(leaf, list(spelt))
+    return spelt[match] if match else None
+
+
+def _split(key: str) -> tuple[str, str]:
+    parent, _, leaf = key.rpartition(".")
+    return parent, leaf

@@ -1,0 +1,55 @@
+"""One run at a time in a run directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from toplora_train.config.errors import UserError
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[int]:
+    """Hold the run directory's lock; yields the file descriptor that holds it.
+
+    A process that inherits the descriptor holds the lock as well, so it lives as long as either.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    path = run_dir / ".lock"
+    descriptor = _take(path, run_dir)
+    try:
+        yield descriptor
+    finally:
+        path.unlink(missing_ok=True)  # while held: see _take
+        os.close(descriptor)
+
+
+def _take(path: Path, run_dir: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode() or "another process"
+            os.close(descriptor)
+            raise UserError(
+                f"{run_dir} is in use by {holder}; wait for it or choose another output_dir"
+            ) from None
+        if _is_still_there(descriptor, path):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            return descriptor
+        os.close(descriptor)  # its holder removed it between our opening and our locking it
+
+
+def _is_still_there(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

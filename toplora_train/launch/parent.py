@@ -1,0 +1,192 @@
+"""The parent: writes the resolved config, starts the worker, forwards signals, tells the end.
+
+A process per job keeps the jobs of a sweep apart, leaves the terminal's Ctrl-C to one place, and
+can still say something when the job is killed. A job under torchrun or SLURM (``WORLD_SIZE`` is
+set) has its processes already and is run in place.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.resolved import write_config
+from toplora_train.config.schema import RunConfig
+from toplora_train.launch import worker
+from toplora_train.launch.lock import locked
+from toplora_train.launch.outcome import read_report, write_failure
+from toplora_train.launch.rundir import CONFIG, forget_failure, is_already_done, make_run_dir
+
+WORKER = "toplora_train.launch.worker"
+TAIL_LINES = 15
+FORWARDED = {  # received -> sent on
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGHUP: signal.SIGTERM,  # the terminal was closed
+}
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended: its exit code (0, 1, 2, 130, 143), where, when, and why if it failed."""
+
+    exit_code: int
+    run_dir: Path
+    seconds: float
+    error: str | None = None
+
+
+def run_job(config: RunConfig, *, module: str = WORKER) -> JobResult:
+    """Run one job to its end.
+
+    Args:
+        config: the resolved configuration.
+        module: what the worker process runs, ``python -m MODULE RUN_DIR --with-parent``.
+
+    Raises:
+        UserError: the run directory is in use, finished, or holds another run.
+    """
+    started = time.monotonic()
+    run_dir = Path(config.output_dir)
+    if config.plan:
+        with tempfile.TemporaryDirectory(prefix="toplora-plan-") as folder:
+            code, error = _work(config, Path(folder), module)
+        return JobResult(code, run_dir, time.monotonic() - started, error)
+    if "WORLD_SIZE" in os.environ:
+        code, error = _work_in_place(config, run_dir)
+        return JobResult(code, run_dir, time.monotonic() - started, error)
+    make_run_dir(run_dir)
+    with locked(run_dir) as lock:
+        if is_already_done(config, run_dir):
+            print(f"{run_dir} is finished already; nothing to do")  # noqa: T201  (for the user)
+            return JobResult(worker.DONE, run_dir, time.monotonic() - started)
+        forget_failure(run_dir)
+        code, error = _work(config, run_dir, module, lock)
+    return JobResult(code, run_dir, time.monotonic() - started, error)
+
+
+def worker_command(module: str, run_dir: Path) -> list[str]:
+    """The command of the worker; several processes would begin here (torch.distributed.run)."""
+    return [sys.executable, "-m", module, str(run_dir), "--with-parent"]
+
+
+def worker_environment() -> dict[str, str]:
+    """The parent's environment, and what a training process should have unless told otherwise."""
+    environment = dict(os.environ)
+    environment.setdefault(
+        "TOKENIZERS_PARALLELISM", "false"
+    )  # it forks: silences a deadlock warning
+    environment.setdefault("PYTHONUNBUFFERED", "1")
+    return environment
+
+
+def _work(
+    config: RunConfig, run_dir: Path, module: str, lock: int | None = None
+) -> tuple[int, str | None]:
+    """Start the worker, wait for it, and tell how it ended."""
+    write_config(config, run_dir / CONFIG)
+    with _forwarding_signals() as (received, send_to):
+        # A group of its own, so that the terminal's Ctrl-C comes to the parent alone; the pipe to
+        # its standard input closes when the parent dies in whatever way: then the worker ends too.
+        process = subprocess.Popen(
+            worker_command(module, run_dir),
+            stdin=subprocess.PIPE,
+            env=worker_environment(),
+            process_group=0,
+            pass_fds=() if lock is None else (lock,),
+        )
+        send_to(process)
+        returned = process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+    return _told(returned, received, run_dir)
+
+
+def _work_in_place(config: RunConfig, run_dir: Path) -> tuple[int, str | None]:
+    if config.output_dir is None:
+        raise UserError("output_dir is not set; the processes of one job need to be told the same")
+    make_run_dir(run_dir)
+    if os.environ.get("RANK", "0") != "0":
+        code = worker.run(config, run_dir)
+        return code, read_report(run_dir).get("error") if code else None
+    with locked(run_dir):
+        if is_already_done(config, run_dir):
+            return worker.DONE, None
+        forget_failure(run_dir)
+        write_config(config, run_dir / CONFIG)
+        return _told(worker.run(config, run_dir), [], run_dir)
+
+
+@contextmanager
+def _forwarding_signals() -> Iterator[tuple[list[int], Callable[[subprocess.Popen[bytes]], None]]]:
+    """Send each signal on to the worker exactly once; what comes before it exists, afterwards."""
+    received: list[int] = []
+    pending: list[int] = []
+    target: list[subprocess.Popen[bytes]] = []
+
+    def send() -> None:
+        while pending and target:
+            target[0].send_signal(pending.pop(0))
+
+    def forward(signum: int, _frame: FrameType | None) -> None:
+        received.append(FORWARDED[signal.Signals(signum)])
+        pending.append(received[-1])
+        send()
+
+    def send_to(process: subprocess.Popen[bytes]) -> None:
+        target.append(process)
+        send()
+
+    if threading.current_thread() is not threading.main_thread():  # Python's handlers live there
+        yield received, send_to
+        return
+    before = {signum: signal.signal(signum, forward) for signum in FORWARDED}
+    try:
+        yield received, send_to
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _told(returned: int, received: list[int], run_dir: Path) -> tuple[int, str | None]:
+    """The exit code and the error line; a crash is shown with the end of its log."""
+    if returned == worker.DONE:
+        return returned, None
+    if returned in (worker.USER_ERROR, 128 + signal.SIGINT, 128 + signal.SIGTERM):
+        return returned, read_report(run_dir).get("error")
+    if returned < 0 and -returned in received:
+        error = f"interrupted by signal {-returned}"
+        write_failure(run_dir, status="interrupted", error=error, error_type="Interrupted")
+        print(error, file=sys.stderr)  # noqa: T201  (for the user)
+        return 128 - returned, error
+    if returned < 0:
+        hint = " (out of memory?)" if -returned == signal.SIGKILL else ""
+        error = f"killed by signal {-returned}{hint}"
+        write_failure(run_dir, status="failed", error=error, error_type="Killed")
+        _show_crash(f"error: {error}", run_dir)
+        return worker.CRASHED, error
+    report = read_report(run_dir)
+    error = report.get("error") or f"the worker ended with exit code {returned}"
+    if report.get("error_type") != "RunFailure":
+        _show_crash("" if report.get("error") else f"error: {error}", run_dir)
+    return worker.CRASHED, error
+
+
+def _show_crash(line: str, run_dir: Path) -> None:
+    path = run_dir / worker.LOG
+    text = [line] if line else []
+    if path.is_file():
+        tail = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+        text += [f"The last lines of {path}:", *(f"  {entry}" for entry in tail)]
+    print("\n".join(text), file=sys.stderr, flush=True)  # noqa: T201  (for the user)
