@@ -24,12 +24,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from peft import PeftModel, PeftType
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.lora.variants import DoraLinearVariant as DoraVariant
+from peft.tuners.lora.variants import DoraLinearVariant
 from peft.tuners.tuners_utils import (
     BaseTuner,
     BaseTunerLayer,
@@ -105,6 +105,9 @@ def adapter_prefixes(model: PeftModel) -> tuple[str, ...]:
 # --------------------------------------------------------------------------------------------------
 # PEFT's DoRA
 # --------------------------------------------------------------------------------------------------
+
+DoraVariant: TypeAlias = DoraLinearVariant
+"""PEFT's computation of DoRA in one linear layer."""
 
 
 def replace_dora(model: PeftModel, make_variant: Callable[[], DoraVariant]) -> None:
