@@ -50,7 +50,7 @@ def test_scores_stand_with_their_uncertainty_and_rows_with_their_hash():
 def test_what_is_not_known_is_said():
     text = card(tasks={})
     assert "Not evaluated." in text
-    assert "was not looked for" in text
+    assert "among the training rows: not looked for" in text
     assert "2 training rows lost the end of their answer" in text
     assert "5 rows were too long and left out" in text
 

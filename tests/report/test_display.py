@@ -64,13 +64,20 @@ def test_messages_are_printed_as_they_are_and_logged(plain, caplog):
 
 
 def test_an_evaluation_says_each_tenth_how_many_are_right(plain):
-    with EvaluationDisplay("boolq", 40, console=plain) as display:
-        for done in range(1, 41):
+    with EvaluationDisplay("boolq", 400, console=plain) as display:
+        for done in range(1, 401):
             display.update(done, done // 2)
     lines = plain.file.getvalue().splitlines()
     assert len(lines) == 10
-    assert lines[0] == "boolq 4/40  50.0% right so far"
-    assert lines[-1] == "boolq 40/40  50.0% right so far"
+    assert lines[0] == "boolq 40/400  50.0% right so far"
+    assert lines[-1] == "boolq 400/400  50.0% right so far"
+
+
+def test_a_short_evaluation_is_not_a_wall_of_lines(plain):
+    with EvaluationDisplay("boolq", 40, console=plain) as display:
+        for done in range(1, 41):
+            display.update(done, 0)
+    assert plain.file.getvalue() == "boolq 25/40  0.0% right so far\n"
 
 
 def test_a_resumed_training_starts_its_bar_where_it_goes_on(terminal):

@@ -1,3 +1,4 @@
+import dataclasses
 import html
 import re
 from html.parser import HTMLParser
@@ -130,6 +131,17 @@ def test_both_forms_say_what_was_done_at_what_cost_and_what_was_proven(form):
         "10 wrong",
     ):
         assert said in text.replace("\\_", "_").replace("&#39;", "'"), said
+
+
+def test_a_task_with_rows_that_were_trained_on_has_a_second_score_without_them():
+    seen = {"arithmetic": {"rows": 2, "ids": ["test-0", "test-1"]}}
+    data = dataclasses.replace(made_up_report().data, contamination=seen)
+    report = made_up_report(data=data).to_dict()
+    markdown = render_markdown(report, PREDICTIONS)
+    assert "| arithmetic, rows not trained on | 50.0 % |" in markdown
+    assert "arithmetic: 2 of 400" in markdown
+    page = render_html(report, [], PREDICTIONS)
+    assert "arithmetic, rows not trained on</th><td>50.0 %</td>" in page
 
 
 def test_an_adapter_that_was_not_read_back_is_not_said_to_be():

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from toplora_train.report.contamination import contamination_text
 from toplora_train.report.numbers import count, percent, percent_interval
 
 # PEFT types that PEFT itself does not know: they exist once this package has been imported.
@@ -126,8 +127,7 @@ def _training(report: Mapping[str, Any]) -> str:
 def _limits(report: Mapping[str, Any]) -> str:
     data = report["data"]
     notes = ["One seed: another one would give another score."]
-    if data["contamination"] is None:
-        notes.append("Whether test rows are among the training rows was not looked for.")
+    notes.append(f"Test rows among the training rows: {contamination_text(report)}.")
     if data["truncated_rows"]:
         notes.append(f"{count(data['truncated_rows'])} training rows lost the end of their answer.")
     if data["dropped_rows"]:

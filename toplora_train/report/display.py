@@ -109,12 +109,13 @@ class TrainingDisplay(_Display):
 
 
 class EvaluationDisplay(_Display):
-    """Shows the rows of one task, with the accuracy so far; a line every tenth of the rows."""
+    """Shows a task's rows and the accuracy so far; a line every tenth of them, 25 at least."""
 
     def __init__(self, name: str, total: int, *, console: Console | None = None) -> None:
         super().__init__(name, total, console)
         self._name = name
-        self._tenths = 0
+        self._every = max(total // 10, 25)
+        self._said = 0
 
     def __enter__(self) -> EvaluationDisplay:
         self._start()
@@ -124,6 +125,6 @@ class EvaluationDisplay(_Display):
         """Show that ``done`` rows are answered, ``correct`` of them rightly."""
         accuracy = f"{correct / max(1, done):.1%} right so far"
         self._show(done, accuracy)
-        if done * 10 // self.total > self._tenths:
-            self._tenths = done * 10 // self.total
+        if done // self._every > self._said:
+            self._said = done // self._every
             self._line(f"{self._name} {done}/{self.total}  {accuracy}")

@@ -14,6 +14,7 @@ from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.statistics import difference_interval, mean_interval
 from toplora_train.report import numbers
 from toplora_train.report.charts import score_chart, training_chart
+from toplora_train.report.contamination import clean_scores, contamination_text
 from toplora_train.report.examples import pick_examples
 from toplora_train.report.json_file import write_text_atomically
 
@@ -134,6 +135,8 @@ def _content(
         "report": report,
         "headline": headline(report),
         "verdict": verdict(report),
+        "contamination": contamination_text(report),
+        "clean": clean_scores(report, predictions),
         "settings": dict(_settings(report["adapter"]["settings"])),
         "examples": {name: picked for name, picked in examples.items() if any(picked)},
     }
