@@ -1,0 +1,213 @@
+"""The commands as a user types them, on real processes: what the README and the contracts promise."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "toplora_train.cli"]
+REPORT_KEYS = {
+    "": "schema_version status recipe seed command protocol_hash model adapter data train tasks "
+    "average reload environment",
+    "model": "path revision parameters dtype",
+    "adapter": "name peft_type trainable_parameters mergeable settings",
+    "data": "source rows sha256 truncated_rows supervised_tokens contamination",
+    "train": "steps epochs loss_first loss_last tokens padding_fraction seconds tokens_per_second "
+    "peak_memory_bytes world_size mixed_precision",
+    "reload": "max_abs_logit_difference missing unexpected",
+}
+TASK_KEYS = "metric value n ci95 base_value majority_value seconds"
+
+
+def toplora_train(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora", "toplora"])
+def test_the_smoke_recipe_completes_with_every_adapter(tmp_path: Path, adapter: str):
+    done = toplora_train(tmp_path, "recipe=smoke", f"adapter={adapter}", "output_dir=run")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    for part, keys in REPORT_KEYS.items():
+        assert set(keys.split()) <= (report[part] if part else report).keys()
+    assert set(TASK_KEYS.split()) <= report["tasks"]["arithmetic"].keys()
+    assert report["status"] == "completed"
+    assert report["adapter"]["name"] == adapter
+    assert report["reload"]["max_abs_logit_difference"] <= 1e-6
+    assert "report.html" in done.stdout
+
+
+TWO_EPOCHS = [
+    "recipe=smoke",
+    "adapter.dropout=0.1",
+    "trainer.max_steps=12",  # 8 steps are an epoch
+    "trainer.save_every=5",
+    "evaluation.base=false",
+    "evaluation.limit=2",
+    "output_dir=run",
+]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def interrupt(folder: Path, signum: int, *, after_step: int) -> int:
+    """Start the run, send ``signum`` once ``after_step`` is logged, and wait for its end."""
+    process = subprocess.Popen(
+        [*COMMAND, *TWO_EPOCHS],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(f"step {after_step}/"):
+            process.send_signal(signum)
+            break
+    process.stdout.read()
+    return process.wait(timeout=60)
+
+
+def test_a_killed_and_an_interrupted_run_end_byte_for_byte_like_an_uninterrupted_one(tmp_path: Path):
+    folders = {name: tmp_path / name for name in ("whole", "killed", "interrupted")}
+    for folder in folders.values():
+        folder.mkdir()
+    whole = toplora_train(folders["whole"], *TWO_EPOCHS)
+    assert whole.returncode == 0, whole.stderr
+
+    # Step 11 is in the second epoch, and after the checkpoint of step 10.
+    assert interrupt(folders["killed"], signal.SIGKILL, after_step=11) == -signal.SIGKILL
+    assert interrupt(folders["interrupted"], signal.SIGINT, after_step=9) == 130
+    for name in ("killed", "interrupted"):
+        resumed = retry_while_locked(folders[name])
+        assert resumed.returncode == 0, resumed.stderr
+        assert "going on after step" in resumed.stdout
+        assert weights(folders[name]) == weights(folders["whole"]), name
+        lines = (folders[name] / "run" / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, 13))
+
+
+def retry_while_locked(folder: Path) -> subprocess.CompletedProcess:
+    """A killed parent's worker ends when it notices; until then the directory is in use."""
+    for _ in range(20):
+        resumed = toplora_train(folder, *TWO_EPOCHS, "resume=auto")
+        if "in use" not in resumed.stderr:
+            break
+        time.sleep(0.5)
+    return resumed
+
+
+def test_the_adapter_loads_in_another_process_to_the_logits_of_the_training_one(tmp_path: Path):
+    done = toplora_train(tmp_path, "recipe=smoke", "output_dir=run", "optimizer.lr=1e-2")
+    assert done.returncode == 0, done.stderr
+    script = """
+import json, torch, toplora_train
+from peft import PeftModel
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+from toplora_train.evaluation.generate import generate
+predictions = [json.loads(line) for line in open("run/predictions/arithmetic.jsonl")]
+model = PeftModel.from_pretrained(tiny_model(), "run/adapter")
+tokenizer = tiny_tokenizer()
+prompts = [tokenizer(p["prompt"])["input_ids"] for p in predictions]
+for index, text in generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=1):
+    assert text == predictions[index]["output"], (index, text, predictions[index]["output"])
+with model.disable_adapter():
+    base = model(torch.tensor(prompts[:1])).logits
+assert not torch.equal(base, model(torch.tensor(prompts[:1])).logits)
+print("same", len(prompts))
+"""
+    again = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "same 16" in again.stdout, again.stderr
+
+
+def test_a_sweep_runs_every_job_and_a_failed_one_leaves_the_others(tmp_path: Path):
+    done = toplora_train(
+        tmp_path,
+        "-m",
+        "recipe=smoke",
+        "adapter=lora,toplora",
+        "adapter.r=0,2",
+        "trainer.max_steps=2",
+        "evaluation.limit=2",
+        "evaluation.base=false",
+        "output_dir=sweep",
+    )
+    assert done.returncode != 0
+    assert done.stdout.count("completed") == 2
+    assert done.stdout.count("failed") == 2
+    reports = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("sweep/*/report.json"))]
+    assert [report["status"] for report in reports] == ["failed", "completed"] * 2
+    assert "r must be" in reports[0]["error"]
+
+
+def test_wandb_keeps_every_logged_metric_offline(tmp_path: Path):
+    done = toplora_train(
+        tmp_path,
+        "recipe=smoke",
+        "tracker=wandb",
+        "evaluation.base=false",
+        "output_dir=run",
+        WANDB_MODE="offline",
+    )
+    assert done.returncode == 0, done.stderr
+    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    from tests.report.test_tracker import history
+
+    logged = {int(row["step"]): row for row in history(offline) if "step" in row}
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        metrics = json.loads(line)
+        assert logged[metrics["step"]]["loss"] == pytest.approx(metrics["loss"])
+        assert metrics.keys() <= logged[metrics["step"]].keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["dataset=jsonl", "dataset.train=none.jsonl"], "none.jsonl"),
+        (["dataset=jsonl", "dataset.train=broken.jsonl"], "broken.jsonl, line 2"),
+        (["dataset=jsonl", "dataset.train=empty.jsonl"], "empty.jsonl"),
+        (["dataset=jsonl", "dataset.train=typed.jsonl"], "instruction"),
+        (["adapter.target_modules=[quary]"], "q_proj"),
+        (["adapter.r=0"], "adapter.r must be"),
+        (["optimizer.lr=-1"], "optimizer.lr"),
+        (["model=smollm2_135m", "model.path=nobody/nothing", "model.package=null"], "offline"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(tmp_path: Path, arguments, said):
+    (tmp_path / "broken.jsonl").write_text('{"instruction": "1?", "output": "1"}\n{"instruction"\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "typed.jsonl").write_text('{"instruction": ["1?"], "output": "1"}\n')
+    done = toplora_train(tmp_path, "recipe=smoke", *arguments, "output_dir=run", HF_HUB_OFFLINE="1")
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert said.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr + done.stdout
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path: Path):
+    short = ["recipe=smoke", "evaluation.base=false", "evaluation.limit=1", "output_dir=run"]
+    assert toplora_train(tmp_path, *short, "trainer.max_steps=1").returncode == 0
+    before = weights(tmp_path)
+    again = toplora_train(tmp_path, *short, "trainer.max_steps=1")
+    assert again.returncode == 2
+    assert "output_dir" in again.stderr
+    assert weights(tmp_path) == before
