@@ -1,7 +1,8 @@
 """An adapter on a model: attach it, say what it is, save it, load it again.
 
 An adapter is a module of this package with a function ``peft_config(settings)`` and the constant
-``MERGEABLE``; it is found by its name, there is no list of them.
+``MERGEABLE``; it is found by its name, there is no list of them. It may have a function
+``refine(model, settings)``, which is called when the adapter is on the model.
 """
 
 from __future__ import annotations
@@ -52,9 +53,7 @@ TASK_TYPES = {
 
 def adapter_names() -> list[str]:
     """The adapters there are, by name."""
-    package = importlib.import_module("toplora_train.adapters")
-    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    return [name for name in names if hasattr(_module(name), "peft_config")]
+    return [name for name in _module_names() if hasattr(_module(name), "peft_config")]
 
 
 def adapter_module(name: str) -> ModuleType:
@@ -63,11 +62,16 @@ def adapter_module(name: str) -> ModuleType:
     Raises:
         UserError: There is no such adapter.
     """
-    if name not in adapter_names():
+    if name not in _module_names() or not hasattr(_module(name), "peft_config"):
         raise UserError(
             f"adapter={name}: there is no such adapter, but {', '.join(adapter_names())}"
         )
     return _module(name)
+
+
+def _module_names() -> list[str]:
+    package = importlib.import_module("toplora_train.adapters")
+    return [module.name for module in pkgutil.iter_modules(package.__path__)]
 
 
 def _module(name: str) -> ModuleType:
@@ -107,6 +111,8 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
             torch.default_generator.manual_seed(seed)
             attached = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
         _check_patterns_used(config, attached.base_model.targeted_module_names)
+        if hasattr(module, "refine"):
+            module.refine(attached, own)
     set_adapter_dtype(attached, dtype)
     return attached
 

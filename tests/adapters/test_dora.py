@@ -1,0 +1,68 @@
+"""DoRA: the equation, its start and its detached norm."""
+
+import pytest
+import torch
+from torch import nn
+
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.dora import peft_config
+from toplora_train.models.tiny import tiny_model
+
+
+def adapted_layer(**settings) -> nn.Module:
+    settings = {"name": "dora", "r": 4, "target_modules": ["q_proj"], **settings}
+    model = attach_adapter(tiny_model(), settings, seed=1)
+    return model.base_model.model.model.layers[0].self_attn.q_proj
+
+
+def moved(layer: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    nn.init.normal_(layer.lora_B["default"].weight, std=0.1)
+    with torch.no_grad():
+        layer.lora_magnitude_vector["default"].weight.mul_(1 + torch.rand(64) / 2)
+    return layer
+
+
+def direction(layer: nn.Module) -> torch.Tensor:
+    delta = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    return layer.base_layer.weight + layer.scaling["default"] * delta
+
+
+def test_the_magnitude_starts_as_the_row_norm_so_that_the_weight_is_unchanged():
+    layer = adapted_layer()
+    magnitude = layer.lora_magnitude_vector["default"].weight
+    torch.testing.assert_close(magnitude, layer.base_layer.weight.norm(dim=1))
+    x = torch.randn(3, 64)
+    torch.testing.assert_close(layer(x), layer.base_layer(x), atol=1e-5, rtol=1e-5)
+
+
+def test_it_computes_the_equation_and_its_gradients_with_the_norm_detached():
+    layer = moved(adapted_layer())
+    x = torch.randn(3, 64)
+    weight = direction(layer)
+    magnitude = layer.lora_magnitude_vector["default"].weight
+    expected = x @ (magnitude / weight.norm(dim=1).detach() * weight.T)
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)
+
+    trained = [layer.lora_A["default"].weight, layer.lora_B["default"].weight, magnitude]
+    upstream = torch.randn(3, 64)
+    for found, oracle in zip(
+        torch.autograd.grad(layer(x), trained, upstream),
+        torch.autograd.grad(expected, trained, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, oracle, atol=1e-4, rtol=1e-3)
+
+
+def test_merged_rows_have_the_trained_magnitude_as_their_norm():
+    layer = moved(adapted_layer())
+    layer.merge()
+    magnitude = layer.lora_magnitude_vector["default"].weight
+    torch.testing.assert_close(layer.base_layer.weight.norm(dim=1), magnitude.data)
+
+
+def test_its_keys_are_loras():
+    config = peft_config({"r": 3, "alpha": 5, "dropout": 0.25})
+    assert (config.use_dora, config.r, config.lora_alpha, config.lora_dropout) == (True, 3, 5, 0.25)
+    with pytest.raises(ValueError, match=r"^use_dora is not a setting of this adapter"):
+        peft_config({"use_dora": False})
