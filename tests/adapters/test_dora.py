@@ -1,11 +1,15 @@
 """DoRA: the equation, its start and its detached norm."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.attach import attach_adapter, save_adapter
 from toplora_train.adapters.dora import peft_config
+from toplora_train.adapters.dora_norm import FactoredDora
+from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_model
 
 
@@ -66,3 +70,27 @@ def test_its_keys_are_loras():
     assert (config.use_dora, config.r, config.lora_alpha, config.lora_dropout) == (True, 3, 5, 0.25)
     with pytest.raises(ValueError, match=r"^use_dora is not a setting of this adapter"):
         peft_config({"use_dora": False})
+
+
+def test_the_factored_norm_is_chosen_by_a_key_and_computes_the_same(tmp_path: Path):
+    ids = torch.randint(2, 250, (2, 7), generator=torch.Generator().manual_seed(5))
+    logits = {}
+    for norm in ("peft", "factored"):
+        model = attach_adapter(tiny_model(), {"name": "dora", "r": 4, "norm": norm}, seed=1)
+        layers = [module for module in model.modules() if hasattr(module, "lora_variant")]
+        for layer in layers:
+            assert isinstance(layer.lora_variant["default"], FactoredDora) == (norm == "factored")
+        for layer in layers:
+            nn.init.normal_(
+                layer.lora_B["default"].weight, generator=torch.Generator().manual_seed(0)
+            )
+        logits[norm] = model(ids).logits
+        save_adapter(model, tmp_path / norm)
+    torch.testing.assert_close(logits["factored"], logits["peft"], atol=1e-5, rtol=1e-5)
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        saved = [(tmp_path / norm / file).read_bytes() for norm in logits]
+        assert saved[0] == saved[1]
+    with pytest.raises(
+        UserError, match=r"^adapter\.norm must be one of peft, factored, not 'fast'"
+    ):
+        attach_adapter(tiny_model(), {"name": "dora", "norm": "fast"}, seed=1)

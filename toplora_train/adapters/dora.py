@@ -7,25 +7,60 @@ Paper: "DoRA: Weight-Decomposed Low-Rank Adaptation" (arXiv 2402.09353).
 
 Shapes: W0 (m, n) frozen, A (r, n), B (m, r), mag (m) and g (m); x (..., n), y (..., m). The row
 norm is detached from the graph. s as in LoRA. Start: A and B as in LoRA, mag = ||W0||_row, so that
-W' = W0.
+W' = W0. ``norm: factored`` computes the same norm without making W0 + s B A
+(:mod:`toplora_train.adapters.dora_norm`); what is saved is PEFT's DoRA either way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 
-from toplora_train.adapters.lora import lora_config
+from toplora_train.adapters.base import replace_dora
+from toplora_train.adapters.checks import check_choice, check_keys
+from toplora_train.adapters.dora_norm import FactoredDora
+from toplora_train.adapters.lora import LoraSettings, lora_config
 
 MERGEABLE = True
 
+NORMS = ("peft", "factored")
+
+
+@dataclass
+class DoraSettings(LoraSettings):
+    """The keys of ``conf/adapter/dora.yaml``, checked: LoRA's and one more.
+
+    Args:
+        norm: ``peft`` makes W0 + s B A at every step, ``factored`` never does.
+    """
+
+    method: ClassVar[str] = "lora"  # to PEFT, DoRA is a LoRA
+
+    norm: str = "peft"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("norm", self.norm, NORMS)
+
 
 def peft_config(settings: Mapping[str, Any]) -> LoraConfig:
-    """The PEFT config for the keys of ``conf/adapter/dora.yaml``, which are LoRA's.
+    """The PEFT config for the keys of ``conf/adapter/dora.yaml``.
 
     Raises:
         TypeError, ValueError: A bad value; the message begins with its key.
     """
-    return lora_config(settings, use_dora=True)
+    check_keys(settings, DoraSettings.setting_names())
+    return lora_config(DoraSettings(**settings), use_dora=True)
+
+
+def refine(model: PeftModel, settings: Mapping[str, Any]) -> None:
+    """What PEFT's config has no field for: the way the norm is computed.
+
+    Raises:
+        ValueError: The factored norm was asked for a layer that is not linear.
+    """
+    if settings.get("norm") == "factored":
+        replace_dora(model, FactoredDora)

@@ -53,14 +53,8 @@ class LoraSettings(LowRankConfig):
         check_choice("bias", self.bias, BIASES)
 
 
-def lora_config(settings: Mapping[str, Any], *, use_dora: bool) -> LoraConfig:
-    """PEFT's config for our keys.
-
-    Raises:
-        TypeError, ValueError: A bad value; the message begins with its key.
-    """
-    check_keys(settings, LoraSettings.setting_names())
-    checked = LoraSettings(**settings)
+def lora_config(checked: LoraSettings, *, use_dora: bool) -> LoraConfig:
+    """PEFT's config for our settings."""
     return LoraConfig(
         r=checked.r,
         lora_alpha=checked.alpha,
@@ -84,4 +78,5 @@ def peft_config(settings: Mapping[str, Any]) -> LoraConfig:
     Raises:
         TypeError, ValueError: A bad value; the message begins with its key.
     """
-    return lora_config(settings, use_dora=False)
+    check_keys(settings, LoraSettings.setting_names())
+    return lora_config(LoraSettings(**settings), use_dora=False)
