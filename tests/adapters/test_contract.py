@@ -160,7 +160,10 @@ class TestEveryAdapter:
         by_peft = PeftModel.from_pretrained(tiny_model(), str(tmp_path))
         assert torch.equal(logits(by_peft), expected)
         by_peft = PeftModel.from_pretrained(tiny_model(), str(tmp_path), low_cpu_mem_usage=True)
-        assert torch.equal(logits(by_peft), expected)
+        # The tensors stay where the file was read to, and a product's rounding depends on alignment.
+        torch.testing.assert_close(logits(by_peft), expected)
+        read, written = tensors(by_peft), tensors(model)
+        assert all(torch.equal(read[key], written[key]) for key in written)
 
     def test_a_loaded_adapter_can_be_trained_further(self, name: str, tmp_path: Path):
         model = shaken(attached(name))
@@ -327,8 +330,10 @@ class TestEveryAdapter:
     @pytest.mark.parametrize("build", ["encoder", "transposed"])
     def test_it_fits_other_architectures(self, name: str, build: str, tmp_path: Path):
         make, adapted = ARCHITECTURES[build]
-        model = shaken(attach_adapter(make(), defaults(name), seed=1))
-        assert adapted <= set(trainable_parameters_by_module(model))
+        changes = FOR_ONE_MATRIX.get(name, {}) if build == "transposed" else {}
+        model = shaken(attach_adapter(make(), defaults(name, **changes), seed=1))
+        targeted = {module.rpartition(".")[2] for module in model.base_model.targeted_module_names}
+        assert adapted <= targeted | set(trainable_parameters_by_module(model))
         save_adapter(model, tmp_path)
         assert torch.equal(logits(load_adapter(make(), tmp_path)), logits(model))
 
@@ -358,3 +363,6 @@ ARCHITECTURES: dict[str, tuple[Callable[[], torch.nn.Module], set[str]]] = {
     "encoder": (roberta_classifier, {"query", "key", "value", "classifier"}),
     "transposed": (gpt2, {"c_attn"}),
 }
+
+FOR_ONE_MATRIX = {"tenslora": {"construction": "depth"}}
+"""What an adapter has to be told where query, key and value are one matrix."""

@@ -9,8 +9,8 @@ A new adapter is one module that defines three classes and calls :func:`register
   ``update`` what is added to the frozen layer's output. If the update is ``x @ D.T`` for a fixed
   ``D`` it also defines ``get_delta_weight``; otherwise it says why not in ``merge_refusal``.
 * ``XModel(AdapterModel)`` with ``prefix = "x_"`` and ``tuner_layer_cls = XLinear``. Tensors shared
-  by several layers live here, in an ``nn.ParameterDict`` keyed by adapter name, made in
-  ``_pre_injection_hook``.
+  by several layers live here, each in an ``nn.ParameterDict`` of its own, keyed by adapter name;
+  they are made in ``plan_adapter`` and handed to the layers in ``equip_layer``.
 
 and, for :mod:`toplora_train.adapters.attach`, a function ``peft_config(settings)`` that builds the
 config from the keys of its YAML, and the constant ``MERGEABLE``.
@@ -142,7 +142,8 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
     only its forward is called, and its weight is touched by merging alone.
     """
 
-    adapter_layer_names: ClassVar[tuple[str, ...]] = ()
+    adapter_layer_names: tuple[str, ...] = ()
+    other_param_names: tuple[str, ...]
     merge_refusal: ClassVar[str | None] = None
     """Why the update cannot be put into the base weight; None where it can."""
 
@@ -213,6 +214,18 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         return result + self.update(x, adapter_name)
 
     # -- what they share ---------------------------------------------------------------------------
+
+    def refer_to(self, shared: Mapping[str, nn.ParameterDict], adapter_name: str) -> None:
+        """Use tensors that live on the tuner model, by the names they have there.
+
+        The layer holds plain references to the dictionaries, so that the tensors are counted, saved
+        and moved once, and a copy of the whole model refers to its own copies. PEFT's switching and
+        deleting of adapters reaches them through ``adapter_layer_names``.
+        """
+        for name, tensors in shared.items():
+            object.__setattr__(self, name, tensors)
+        self.adapter_layer_names = tuple(dict.fromkeys([*self.adapter_layer_names, *shared]))
+        self._move_adapter_to_device_of_base_layer(adapter_name)
 
     def update_layer(self, adapter_name: str, config: AdapterConfig, module_name: str) -> None:
         """Add an adapter to this layer."""
@@ -356,6 +369,62 @@ class AdapterModel(BaseTuner):
 
     tuner_layer_cls: type[AdapterLinear]
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}  # found on the model instead
+    uses_shared_state = False  # whether plan_adapter makes tensors here
+
+    # -- what a method with shared tensors defines -------------------------------------------------
+
+    def plan_adapter(
+        self, adapter_name: str, config: Any, targets: Mapping[str, tuple[int, int]]
+    ) -> None:
+        """Make what the layers of a new adapter share; called before the first of them is made.
+
+        Args:
+            adapter_name: The new adapter.
+            config: Its config.
+            targets: ``(in_features, out_features)`` of every module to adapt, by dotted name.
+        """
+
+    def equip_layer(self, layer: Any, adapter_name: str, module_name: str) -> None:
+        """Hand a layer what it shares; called when the adapter has been added to it."""
+
+    # -- what they share ---------------------------------------------------------------------------
+
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """As PEFT does. The shared tensors of other adapters stay as trainable as they were."""
+        self._is_planned = False
+        before = [(tensor, tensor.requires_grad) for tensor in self._shared_tensors()]
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        for tensor, trainable in before:
+            tensor.requires_grad_(trainable)
+
+    def _shared_dicts(self) -> list[nn.ParameterDict]:
+        return [child for child in self.children() if isinstance(child, nn.ParameterDict)]
+
+    def _shared_tensors(self) -> list[nn.Parameter]:
+        return [tensor for tensors in self._shared_dicts() for tensor in tensors.values()]
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)  # visits layers only
+        for tensors in self._shared_dicts():
+            half = adapter_name in tensors and tensors[adapter_name].dtype.itemsize < 4
+            if autocast_adapter_dtype and half:
+                tensors[adapter_name].data = tensors[adapter_name].data.float()
+
+    def _targets(self, config: AdapterConfig) -> dict[str, tuple[int, int]]:
+        """The linear modules that PEFT will adapt and their ``(in_features, out_features)``."""
+        inside: tuple[str, ...] = ()
+        found = {}
+        for name, module in self.model.named_modules():
+            if name.startswith(inside):
+                continue
+            if isinstance(module, BaseTunerLayer):  # of another adapter; its parts are no targets
+                inside = (*inside, f"{name}.")
+            base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+            if is_linear(base) and self._check_target_module_exists(config, name):
+                found[name] = _get_in_out_features(base)
+        return found
 
     def _prepare_adapter_config(
         self, peft_config: AdapterConfig, model_config: Mapping[str, Any]
@@ -378,8 +447,12 @@ class AdapterModel(BaseTuner):
         del (
             parameter_name
         )  # no method here adapts bare parameters; the configs have no such setting
+        if not self._is_planned:
+            self.plan_adapter(adapter_name, peft_config, self._targets(peft_config))
+            self._is_planned = True
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, peft_config, current_key)
+            self.equip_layer(target, adapter_name, current_key)
             return
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         if not is_linear(base):
@@ -390,6 +463,7 @@ class AdapterModel(BaseTuner):
         layer = self.tuner_layer_cls(target, adapter_name, peft_config, current_key)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # an adapter added later is not trained until it is set
+        self.equip_layer(layer, adapter_name, current_key)
         self._replace_module(parent, target_name, layer, target)
 
     def _check_merge_allowed(self) -> None:

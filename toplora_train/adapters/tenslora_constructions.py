@@ -1,0 +1,226 @@
+"""The seven constructions of TensLoRA: which tensors there are, and where each module lies in them.
+
+| construction  | modes of a tensor                                | tensors           |
+| ------------- | ------------------------------------------------ | ----------------- |
+| att           | input x coordinate x head                        | projection, layer |
+| qkv           | input x output x projection                      | layer             |
+| depth         | input x output x layer                           | projection        |
+| att_qkv       | input x coordinate x head x projection           | layer             |
+| att_depth     | input x coordinate x head x layer                | projection        |
+| qkv_depth     | input x output x projection x layer              | one               |
+| att_qkv_depth | input x coordinate x head x projection x layer   | one               |
+
+The last column says what there is one tensor for. A module is found in them by its name:
+``model.layers.3.self_attn.q_proj`` is the projection ``self_attn.q_proj`` of the layer
+``model.layers.3``, that is of what ends at the last number. Layers are counted as they come, so an
+encoder's and a decoder's, or a choice of layers, make one depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from toplora_train.adapters.targets import ATTENTION_PROJECTIONS
+
+CONSTRUCTIONS = ("att", "qkv", "depth", "att_qkv", "att_depth", "qkv_depth", "att_qkv_depth")
+
+_SEPARATE = [names for names in ATTENTION_PROJECTIONS if len(names) == 3]
+_KEYS_AND_VALUES = {name for names in _SEPARATE for name in names[1:]}
+_FUSED = {names[0] for names in ATTENTION_PROJECTIONS if len(names) == 1}
+
+
+class Features(NamedTuple):
+    """The width of a linear module's input and output."""
+
+    inputs: int
+    outputs: int
+
+
+class Heads(NamedTuple):
+    """The query heads of an attention: their number, and the coordinates of each."""
+
+    number: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a module's update lies: in which tensor, at which rows of its small modes.
+
+    Args:
+        tensor: What the tensor is called among the adapter's, such as ``q_proj`` or ``q_proj_3``;
+            empty where there is one for all.
+        sizes: The size of each of the tensor's modes.
+        rows: The module's index in each of the last ``len(rows)`` modes.
+        repeats: Query heads that share one of the module's heads (grouped-query attention); else 1.
+        head_size: Coordinates per head, where that matters; else 0.
+    """
+
+    tensor: str
+    sizes: tuple[int, ...]
+    rows: tuple[int, ...]
+    repeats: int = 1
+    head_size: int = 0
+
+
+def modes(construction: str) -> tuple[str, ...]:
+    """The names of a tensor's modes, in their order."""
+    parts = construction.split("_")
+    return (
+        "input",
+        *(("coordinate", "head") if "att" in parts else ("output",)),
+        *(("projection",) if "qkv" in parts else ()),
+        *(("layer",) if "depth" in parts else ()),
+    )
+
+
+def slots(
+    targets: Mapping[str, Features], construction: str, heads: Heads | None
+) -> dict[str, Slot]:
+    """Where each target module lies.
+
+    Args:
+        targets: Every module that is adapted, by its dotted name, in the model's order.
+        construction: One of :data:`CONSTRUCTIONS`.
+        heads: The model's query heads; None where it has none or does not say.
+
+    Raises:
+        ValueError: The construction cannot hold these modules.
+    """
+    _refuse_fused(targets, construction)
+    places = {name: _layer_and_projection(name) for name in targets}
+    layers_of: dict[str, dict[str, int]] = {}
+    for layer, projection in places.values():
+        indices = layers_of.setdefault(projection, {})
+        indices[layer] = len(indices)
+    projections = _in_order(layers_of)
+    if "projection" in modes(construction):
+        _refuse_gaps(layers_of, construction)
+    found = {}
+    for name, (layer, projection) in places.items():
+        width, repeats = _width(name, targets[name].outputs, heads)
+        sizes = {
+            "input": targets[name].inputs,
+            **_output_sizes(name, width, construction, heads),
+            "projection": len(projections),
+            "layer": len(layers_of[projection]),
+        }
+        index = {
+            "projection": projections.index(projection),
+            "layer": layers_of[projection][layer],
+        }
+        label = {"projection": _short(projection, projections), "layer": str(index["layer"])}
+        small = [mode for mode in modes(construction) if mode in index]
+        found[name] = Slot(
+            tensor="_".join(label[mode] for mode in label if mode not in small),
+            sizes=tuple(sizes[mode] for mode in modes(construction)),
+            rows=tuple(index[mode] for mode in small),
+            repeats=repeats,
+            head_size=heads.size if heads is not None and repeats > 1 else 0,
+        )
+    _refuse_mixed_shapes(found, targets, construction)
+    return found
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+def _layer_and_projection(name: str) -> tuple[str, str]:
+    """``model.layers.3.self_attn.q_proj`` -> ``model.layers.3``, ``self_attn.q_proj``."""
+    parts = name.split(".")
+    end = max((i + 1 for i, part in enumerate(parts[:-1]) if part.isdecimal()), default=0)
+    return ".".join(parts[:end]), ".".join(parts[end:])
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _in_order(projections: Iterable[str]) -> list[str]:
+    """Query, key and value first, as far as known by name; the others in the model's order."""
+    positions = {name: index for names in _SEPARATE for index, name in enumerate(names)}
+    return sorted(projections, key=lambda projection: positions.get(_last(projection), 3))
+
+
+def _short(projection: str, projections: Sequence[str]) -> str:
+    """``q_proj`` where no other projection is called that, else ``self_attn_q_proj``."""
+    alike = [other for other in projections if _last(other) == _last(projection)]
+    return _last(projection) if len(alike) == 1 else projection.replace(".", "_")
+
+
+# -- shapes ----------------------------------------------------------------------------------------
+
+
+def _width(name: str, outputs: int, heads: Heads | None) -> tuple[int, int]:
+    """The outputs that a module has in its tensor, and how many of them share one of its own."""
+    if heads is None or _last(name) not in _KEYS_AND_VALUES or outputs >= heads.number * heads.size:
+        return outputs, 1
+    width = heads.number * heads.size
+    if outputs % heads.size or width % outputs:
+        raise ValueError(
+            f"target_modules matches {name} with {outputs} outputs, which are not key/value heads "
+            f"of {heads.size} that {heads.number} query heads could share evenly"
+        )
+    return width, width // outputs
+
+
+def _output_sizes(name: str, width: int, construction: str, heads: Heads | None) -> dict[str, int]:
+    if "head" not in modes(construction):
+        return {"output": width}
+    if heads is None:
+        raise ValueError(
+            f"construction {construction!r} has a mode for attention heads, but the model's config "
+            f"has no num_attention_heads; use {_instead(construction, 'att')}"
+        )
+    if width % heads.number:
+        raise ValueError(
+            f"construction {construction!r} divides outputs among {heads.number} heads, but the "
+            f"{width} of {name} cannot be divided so; leave it out of target_modules"
+        )
+    return {"head": heads.number, "coordinate": width // heads.number}
+
+
+def _instead(construction: str, without: str) -> str:
+    rest = "_".join(part for part in construction.split("_") if part != without)
+    return f"construction={rest or 'depth'}"
+
+
+def _refuse_fused(targets: Mapping[str, Features], construction: str) -> None:
+    fused = next((name for name in targets if _last(name) in _FUSED), None)
+    if fused is not None and construction != "depth":
+        raise ValueError(
+            f"construction {construction!r} needs query, key and value as separate linear layers, "
+            f"but {fused} is all three in one; use construction=depth, or another adapter"
+        )
+
+
+def _refuse_gaps(layers_of: Mapping[str, Mapping[str, int]], construction: str) -> None:
+    layers = dict.fromkeys(layer for of_projection in layers_of.values() for layer in of_projection)
+    for projection, present in layers_of.items():
+        missing = next((layer for layer in layers if layer not in present), None)
+        if missing is not None:
+            raise ValueError(
+                f"construction {construction!r} needs the same target modules in every layer, but "
+                f"{missing or 'the model itself'} has no {projection}; leave it out by "
+                f"target_modules or exclude_modules, or use {_instead(construction, 'qkv')}, "
+                "which has a tensor for each projection"
+            )
+
+
+def _refuse_mixed_shapes(
+    found: Mapping[str, Slot], targets: Mapping[str, Features], construction: str
+) -> None:
+    first: dict[str, str] = {}
+    for name, slot in found.items():
+        other = first.setdefault(slot.tensor, name)
+        if found[other].sizes != slot.sizes:
+            joint = "projection" in modes(construction)
+            raise ValueError(
+                f"construction {construction!r} keeps modules of one shape in a tensor, but "
+                f"{name} is {targets[name].inputs} -> {targets[name].outputs} and {other} "
+                f"{targets[other].inputs} -> {targets[other].outputs}; leave one out by "
+                "target_modules or exclude_modules"
+                + (f", or use {_instead(construction, 'qkv')}" if joint else "")
+            )
