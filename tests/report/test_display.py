@@ -1,5 +1,6 @@
 import io
 import logging
+import re
 
 import pytest
 from rich.console import Console
@@ -27,7 +28,7 @@ def test_without_a_terminal_every_logged_step_is_one_line(plain, caplog):
             display.update(record(step, logged=step % 10 == 0))
     lines = plain.file.getvalue().splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("step 10/20  loss 0.1000  lr 1.00e-04  1,234 tokens/s  ")
+    assert lines[0].startswith("step 10/20  loss 0.1000  lr 1.00e-04  1,234 tok/s  ")
     assert lines[1].endswith("0.0 s left")
     assert [r.getMessage() for r in caplog.records] == lines
 
@@ -48,6 +49,17 @@ def test_on_a_terminal_a_bar_moves_and_the_log_file_still_gets_the_lines(termina
     assert "loss 0.2500" in shown
     assert "step 4/4" not in shown
     assert len(caplog.records) == 4
+
+
+def test_the_time_left_fits_on_a_narrow_terminal():
+    narrow = Console(file=io.StringIO(), force_terminal=True, width=80, legacy_windows=False)
+    with TrainingDisplay(1500, console=narrow) as display:
+        display.update(record(1500, loss=12.3456, tokens_per_second=123456))
+    shown = narrow.file.getvalue()
+    assert "1500/1500 loss 12.3456  lr 1.00e-04  123,456 tok/s" in re.sub(
+        r"\x1b\[[\d;]*m", "", shown
+    )
+    assert "…" not in shown
 
 
 def test_the_cursor_comes_back_where_training_fails(terminal):

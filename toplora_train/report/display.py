@@ -14,7 +14,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -34,9 +33,7 @@ class _Display:
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self.console,
             expand=True,
             disable=not self.console.is_terminal,
@@ -94,7 +91,7 @@ class TrainingDisplay(_Display):
         step = int(record["step"])
         numbers = (
             f"loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
-            f"{record['tokens_per_second']:,.0f} tokens/s"
+            f"{record['tokens_per_second']:,.0f} tok/s"
         )
         self._show(step, numbers)
         if record.get("logged", True):
