@@ -67,24 +67,26 @@ def weights(folder: Path) -> bytes:
 
 def interrupt(folder: Path, signum: int, *, after_step: int) -> int:
     """Start the run, send ``signum`` once ``after_step`` is logged, and wait for its end."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*COMMAND, *TWO_EPOCHS],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(f"step {after_step}/"):
-            process.send_signal(signum)
-            break
-    process.stdout.read()
-    return process.wait(timeout=60)
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"step {after_step}/"):
+                process.send_signal(signum)
+                break
+        process.stdout.read()
+    return process.returncode
 
 
-def test_a_killed_and_an_interrupted_run_end_byte_for_byte_like_an_uninterrupted_one(tmp_path: Path):
+def test_a_killed_and_an_interrupted_run_end_byte_for_byte_like_an_uninterrupted_one(
+    tmp_path: Path,
+):
     folders = {name: tmp_path / name for name in ("whole", "killed", "interrupted")}
     for folder in folders.values():
         folder.mkdir()
