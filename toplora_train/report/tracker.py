@@ -124,8 +124,12 @@ class WandbTracker:
             return
 
         def end() -> None:
+            import wandb
+
             self._run.summary.update(dict(summary))
             self._run.finish()
+            # Finishing returns while the background process may still hold everything unwritten.
+            wandb.teardown()
 
         self._try(end)
         self._run = None
