@@ -10,10 +10,12 @@
 | qkv_depth     | input x output x projection x layer              | one               |
 | att_qkv_depth | input x coordinate x head x projection x layer   | one               |
 
-The last column says what there is one tensor for. A module is found in them by its name:
-``model.layers.3.self_attn.q_proj`` is the projection ``self_attn.q_proj`` of the layer
-``model.layers.3``, that is of what ends at the last number. Layers are counted as they come, so an
-encoder's and a decoder's, or a choice of layers, make one depth.
+The last column says what there is one tensor for. A module is found in them by its name. Where all
+are query, key and value projections, every attention is a layer: ``model.layers.3.self_attn.q_proj``
+is the projection ``q_proj`` of the layer ``model.layers.3.self_attn``. With others among them a
+layer is what ends at the last number, ``model.layers.3``, and ``self_attn.q_proj`` a projection of
+it. Layers are counted as they come, so an encoder's and a decoder's, or a choice of layers, make one
+depth.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from toplora_train.adapters.targets import ATTENTION_PROJECTIONS
 CONSTRUCTIONS = ("att", "qkv", "depth", "att_qkv", "att_depth", "qkv_depth", "att_qkv_depth")
 
 _SEPARATE = [names for names in ATTENTION_PROJECTIONS if len(names) == 3]
+_POSITIONS = {name: index for names in _SEPARATE for index, name in enumerate(names)}
 _KEYS_AND_VALUES = {name for names in _SEPARATE for name in names[1:]}
 _FUSED = {names[0] for names in ATTENTION_PROJECTIONS if len(names) == 1}
 
@@ -90,7 +93,9 @@ def slots(
         ValueError: The construction cannot hold these modules.
     """
     _refuse_fused(targets, construction)
-    places = {name: _layer_and_projection(name) for name in targets}
+    attention_only = all(_last(name) in _POSITIONS for name in targets)
+    divide = _attention_and_projection if attention_only else _layer_and_projection
+    places = {name: divide(name) for name in targets}
     layers_of: dict[str, dict[str, int]] = {}
     for layer, projection in places.values():
         indices = layers_of.setdefault(projection, {})
@@ -127,6 +132,12 @@ def slots(
 # -- names -----------------------------------------------------------------------------------------
 
 
+def _attention_and_projection(name: str) -> tuple[str, str]:
+    """``model.layers.3.self_attn.q_proj`` -> ``model.layers.3.self_attn``, ``q_proj``."""
+    attention, _, projection = name.rpartition(".")
+    return attention, projection
+
+
 def _layer_and_projection(name: str) -> tuple[str, str]:
     """``model.layers.3.self_attn.q_proj`` -> ``model.layers.3``, ``self_attn.q_proj``."""
     parts = name.split(".")
@@ -140,12 +151,11 @@ def _last(name: str) -> str:
 
 def _in_order(projections: Iterable[str]) -> list[str]:
     """Query, key and value first, as far as known by name; the others in the model's order."""
-    positions = {name: index for names in _SEPARATE for index, name in enumerate(names)}
-    return sorted(projections, key=lambda projection: positions.get(_last(projection), 3))
+    return sorted(projections, key=lambda projection: _POSITIONS.get(_last(projection), 3))
 
 
 def _short(projection: str, projections: Sequence[str]) -> str:
-    """``q_proj`` where no other projection is called that, else ``self_attn_q_proj``."""
+    """``dense`` where no other projection is called that, else ``attention_output_dense``."""
     alike = [other for other in projections if _last(other) == _last(projection)]
     return _last(projection) if len(alike) == 1 else projection.replace(".", "_")
 
