@@ -11,11 +11,11 @@
 | att_qkv_depth | input x coordinate x head x projection x layer   | one               |
 
 The last column says what there is one tensor for. A module is found in them by its name. Where all
-are query, key and value projections, every attention is a layer: ``model.layers.3.self_attn.q_proj``
-is the projection ``q_proj`` of the layer ``model.layers.3.self_attn``. With others among them a
-layer is what ends at the last number, ``model.layers.3``, and ``self_attn.q_proj`` a projection of
-it. Layers are counted as they come, so an encoder's and a decoder's, or a choice of layers, make one
-depth.
+are query, key and value projections every attention is a layer, and in
+``model.layers.3.self_attn.q_proj`` it is ``model.layers.3.self_attn`` with the projection
+``q_proj``. With others among them a layer is what ends at the last number, ``model.layers.3`` with
+the projection ``self_attn.q_proj``. Layers are counted as they come, so an encoder's and a
+decoder's, or a choice of layers, make one depth.
 """
 
 from __future__ import annotations
