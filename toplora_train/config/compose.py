@@ -31,10 +31,18 @@ def prepare_hydra() -> None:
     register_resolvers()
     store = ConfigStore.instance()
     store.store(name="schema_defaults", node=schema_defaults(), package="_global_")
+    store.store(group="adapter", name="free_settings", node=_free_settings())
     for recipe in options("recipe").values():
         store.store(
             group="recipe", name=recipe.name, node=load_yaml(recipe.path), package="_global_"
         )
+
+
+def _free_settings() -> DictConfig:
+    """A group ``settings`` whose keys Hydra lets the command line make up, without a plus."""
+    node = OmegaConf.create({"settings": {}})
+    OmegaConf.set_struct(node.settings, False)
+    return node
 
 
 def schema_defaults() -> dict[str, Any]:
