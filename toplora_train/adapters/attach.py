@@ -2,7 +2,8 @@
 
 An adapter is a module of this package with a function ``peft_config(settings)`` and the constant
 ``MERGEABLE``; it is found by its name, there is no list of them. It may have a function
-``refine(model, settings)``, which is called when the adapter is on the model.
+``refine(model, settings)``, which is called when the adapter is on the model, and a constant
+``TARGETS_BY_PEFT``, by which modules that were not named are chosen by PEFT.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
+from toplora_train.adapters.peft import UNMERGEABLE
 from toplora_train.adapters.targets import (
     attention_projections,
     check_layers_exist,
@@ -106,6 +108,8 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
     module = adapter_module(name)
     with _errors_named(name, own):
         config = module.peft_config(own)
+        if config.target_modules is None and not getattr(module, "TARGETS_BY_PEFT", False):
+            config.target_modules = attention_projections(model)
         _fit_to_model(config, model)
         with torch.random.fork_rng(devices=[]), _quiet_peft():
             torch.default_generator.manual_seed(seed)
@@ -127,16 +131,17 @@ def _errors_named(name: str, settings: Mapping[str, Any]) -> Iterator[None]:
         key = re.split(r"[ .]", message, maxsplit=1)[0]
         names_a_setting = key in settings or "is not a setting" in message
         prefix = "adapter." if names_a_setting else f"adapter={name}: "
+        inner = settings.get("settings")  # of adapter=peft
+        if isinstance(inner, Mapping) and key in inner:
+            prefix = "adapter.settings."
         raise UserError(prefix + message) from error
 
 
 def _fit_to_model(config: PeftConfig, model: nn.Module) -> None:
     """Fill in what depends on the model and refuse names that match nothing in it."""
-    if config.target_modules is None:
-        config.target_modules = attention_projections(model)
     for key in ("target_modules", "exclude_modules", "modules_to_save"):
-        check_targets_exist(key, getattr(config, key), model)
-    check_layers_exist(config.layers_to_transform, model)
+        check_targets_exist(key, getattr(config, key, None), model)
+    check_layers_exist(getattr(config, "layers_to_transform", None), model)
     config.task_type = next(
         (task for end, task in TASK_TYPES.items() if type(model).__name__.endswith(end)), None
     )
@@ -210,10 +215,12 @@ def _adapted_module(parts: Sequence[str], prefixes: tuple[str, ...]) -> str:
 def describe_adapter(model: PeftModel) -> dict[str, Any]:
     """``peft_type``, ``trainable_parameters`` (of the adapter, frozen or not) and ``mergeable``."""
     layers = [module for module in model.modules() if isinstance(module, AdapterLinear)]
+    peft_type = str(model.peft_type.value)
     return {
-        "peft_type": str(model.peft_type.value),
+        "peft_type": peft_type,
         "trainable_parameters": sum(tensor.numel() for tensor in _tensors(model).values()),
-        "mergeable": all(layer.merge_refusal is None for layer in layers),
+        "mergeable": peft_type not in UNMERGEABLE
+        and all(layer.merge_refusal is None for layer in layers),
     }
 
 

@@ -1,0 +1,151 @@
+"""Any other method of PEFT that adapts weights: ``adapter=peft adapter.peft_type=VERA``.
+
+``adapter.settings`` holds the method's own settings, named as in its PEFT config and checked
+against that config's fields and their types. What is left out has PEFT's default, the target
+modules too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from peft import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
+    PeftConfig,
+    PromptLearningConfig,
+)
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from toplora_train.adapters.checks import check_keys, check_positive_integer
+from toplora_train.adapters.configs import AdapterConfig
+from toplora_train.config.errors import UserError
+from toplora_train.config.suggest import hint, nearest_key, nearest_name
+
+MERGEABLE = True  # most are; attach.describe_adapter knows which ones are not
+TARGETS_BY_PEFT = True
+
+UNMERGEABLE = ("LILY", "SHADOW")
+
+REFUSED = {
+    "ADALORA": "its ranks are reallocated after every step, which the training loop does not do",
+    "ADAMSS": "it decomposes the base weights when it is attached, and is attached before they are "
+    "loaded to see whether its settings are right",
+    "ADAPTION_PROMPT": "it adds to the prompt and adapts no weights",
+    "POLY": "every row has to name its task, and the rows here do not",
+    "SHADOW": "the tensors of its last layer get no gradient",
+    "XLORA": "it mixes adapters that were trained before",
+}
+REFUSED["FROD"] = REFUSED["ADAMSS"]
+
+LORA_STARTS = (True, "gaussian", "orthogonal")
+"""Starts of LoRA that leave the base weights alone, without which the adapter would not reload."""
+
+
+def peft_methods() -> dict[str, type[PeftConfig]]:
+    """The methods that can be chosen and their configs, by name."""
+    return {
+        str(name.value): config
+        for name, config in sorted(PEFT_TYPE_TO_CONFIG_MAPPING.items())
+        if name.value not in REFUSED
+        and not issubclass(config, PromptLearningConfig | AdapterConfig)
+    }
+
+
+def peft_config(settings: Mapping[str, Any]) -> PeftConfig:
+    """The PEFT config for the keys of ``conf/adapter/peft.yaml``.
+
+    Raises:
+        UserError: No or no such method, or a setting that it does not take.
+        TypeError, ValueError: A bad value; the message begins with its key.
+    """
+    check_keys(settings, ("peft_type", "settings"))
+    name = _method_name(settings.get("peft_type"))
+    config = peft_methods()[name]
+    own = settings.get("settings") or {}
+    if not isinstance(own, Mapping):
+        raise TypeError(f"settings must be a group of keys, not {own!r}")
+    _refuse_unknown(own, name, config)
+    _check_types(own, config)
+    if own.get("r") is not None:
+        check_positive_integer("settings.r", own["r"])  # not all methods look
+    if name == "LORA":
+        _check_lora_start(own.get("init_lora_weights", True))
+    try:
+        return config(**own)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"settings do not make a {name}: {error}") from error
+
+
+def setting_names(config: type[PeftConfig]) -> list[str]:
+    """The method's own settings, without what PEFT keeps for itself."""
+    bookkeeping = {entry.name for entry in fields(PeftConfig)}
+    return sorted(entry.name for entry in fields(config) if entry.name not in bookkeeping)
+
+
+def _method_name(value: object) -> str:
+    """The method's name as PEFT spells it.
+
+    Raises:
+        UserError: It is no method that can be chosen here.
+    """
+    methods = peft_methods()
+    if value is None:
+        raise UserError(f"adapter.peft_type is not set; PEFT's methods: {', '.join(methods)}")
+    name = str(value).upper()
+    if name in methods:
+        return name
+    known = {str(member.value): config for member, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    if name in REFUSED:
+        raise UserError(f"adapter.peft_type={name} is not supported: {REFUSED[name]}")
+    if name in known and issubclass(known[name], AdapterConfig):
+        raise UserError(f"adapter.peft_type={name} has its own group: use adapter={name.lower()}")
+    if name in known:
+        raise UserError(
+            f"adapter.peft_type={name} is not supported: it learns a prompt and adapts no weights"
+        )
+    raise UserError(
+        f"adapter.peft_type is '{value}', which is no method of PEFT"
+        f"{hint(nearest_name(name, list(methods)))} PEFT's methods: {', '.join(methods)}"
+    )
+
+
+def _refuse_unknown(own: Mapping[str, Any], name: str, config: type[PeftConfig]) -> None:
+    prefix = "adapter.settings."
+    known = setting_names(config)
+    for key in own:
+        if key not in known:
+            guess = nearest_key(f"{prefix}{key}", [f"{prefix}{setting}" for setting in known])
+            raise UserError(
+                f"unknown key '{prefix}{key}'{hint(guess)} {name} takes: {', '.join(known)}"
+            )
+
+
+def _check_types(own: Mapping[str, Any], config: type[PeftConfig]) -> None:
+    """Hold each value against the type that the config declares for it."""
+    declared = get_type_hints(config)
+    for key, value in own.items():
+        try:
+            check = TypeAdapter(declared[key], config=ConfigDict(strict=True))
+        except PydanticSchemaGenerationError:  # a type of PEFT's own; its config will say
+            continue
+        try:
+            check.validate_python(value)
+        except ValidationError as error:
+            raise TypeError(
+                f"settings.{key} must be {_readable(declared[key])}, not {value!r}"
+            ) from error
+
+
+def _readable(declared: Any) -> str:
+    name = declared.__name__ if isinstance(declared, type) else str(declared)
+    return name.replace("typing.", "")
+
+
+def _check_lora_start(start: object) -> None:
+    if start not in LORA_STARTS:
+        raise ValueError(
+            f"settings.init_lora_weights must be true, gaussian or orthogonal, not {start!r}: the "
+            "others change the base weights, need data, or are no zero update"
+        )
