@@ -73,16 +73,22 @@ class DatasetSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class TaskSettings:
-    """One thing to be good at: where its test rows are, how it is asked and how it is scored."""
+    """One thing to be good at: where its test rows are, how it is asked and how it is scored.
+
+    ``kind`` says how the model answers: ``generate`` writes, ``choose`` takes the most probable of
+    ``choices``, ``classify`` and ``regress`` ask a head. ``response`` is the sentence in which the
+    training rows give an answer, ``{answer}`` standing for it; ``choose`` needs it.
+    """
 
     name: str
     source: str
     subset: str | None = None
     split: str = "test"
     revision: str | None = None
-    kind: Literal["generate"] = "generate"
+    kind: Literal["generate", "choose", "classify", "regress"] = "generate"
     extraction: Literal["number", "choice", "exact"] = "exact"
     choices: list[str] = Field(default_factory=list)
+    response: str | None = None
     metric: Literal["accuracy"] = "accuracy"
     max_new_tokens: PositiveInt = 32
     licence: str = "unknown"

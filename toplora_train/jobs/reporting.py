@@ -154,6 +154,7 @@ def task_score(test_set: TestSet, score: Score, base_scores: dict[str, Score]) -
 def identity(test_set: TestSet) -> dict[str, Any]:
     """What makes two runs' scores on a task comparable."""
     return {
+        "kind": test_set.kind,
         "rows": test_set.rows.sha256,
         "extraction": test_set.extraction,
         "choices": list(test_set.choices),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -87,20 +88,13 @@ def _score(
         PredictionFile(path, belongs_to=belongs_to) as file,
         EvaluationDisplay(f"{who} {test_set.name}", len(rows), console=console) as display,
     ):
-
-        def keep(prediction: Prediction) -> None:
-            file.add(prediction)
-
-        score, predictions = evaluate_task(
+        score, predictions = ASK[test_set.kind](
             model,
             tokenizer,
-            rows,
-            extraction=test_set.extraction,
-            choices=test_set.choices,
-            max_new_tokens=test_set.max_new_tokens,
+            test_set,
             batch_size=batch_size,
             finished=known | file.finished,
-            on_prediction=keep,
+            on_prediction=file.add,
             on_progress=lambda done, _total, correct: display.update(done, correct),
             autocast_dtype=autocast_dtype,
         )
@@ -113,6 +107,33 @@ def _score(
     return score
 
 
+def _generate(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test_set: TestSet, **how: Any
+) -> tuple[Score, list[Prediction]]:
+    """The model writes its answers, and they are read out of what it wrote."""
+    return evaluate_task(
+        model,
+        tokenizer,
+        test_set.rows.rows,
+        extraction=test_set.extraction,
+        choices=test_set.choices,
+        max_new_tokens=test_set.max_new_tokens,
+        **how,
+    )
+
+
+# How each kind of task is asked. `how` is the same for all: batch_size, finished (predictions to
+# take over, by id), on_prediction, on_progress, autocast_dtype.
+ASK: dict[str, Callable[..., tuple[Score, list[Prediction]]]] = {"generate": _generate}
+
+
 def _fingerprint(weights: str, test_set: TestSet) -> str:
-    what = [weights, test_set.name, test_set.version, test_set.max_new_tokens, PROMPT_VERSION]
+    what = [
+        weights,
+        test_set.name,
+        test_set.kind,
+        test_set.version,
+        test_set.max_new_tokens,
+        PROMPT_VERSION,
+    ]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]

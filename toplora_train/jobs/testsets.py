@@ -14,14 +14,16 @@ from toplora_train.data.sources import read_rows
 
 @dataclass(frozen=True)
 class TestSet:
-    """One task's rows; ``version`` is that of the task's definition."""
+    """One task's rows and how they are asked; ``version`` is that of the task's definition."""
 
     __test__ = False  # pytest, this is no test
 
     name: str
+    kind: str
     rows: RowSet
     extraction: str
     choices: tuple[str, ...]
+    response: str | None
     max_new_tokens: int
     version: int
 
@@ -41,6 +43,7 @@ def read_test_sets(
     sets = [
         TestSet(
             name=name,
+            kind=task.kind,
             rows=read_rows(
                 task.source,
                 data_root=data_root,
@@ -52,6 +55,7 @@ def read_test_sets(
             ),
             extraction=task.extraction,
             choices=tuple(task.choices),
+            response=task.response,
             max_new_tokens=task.max_new_tokens,
             version=task.version,
         )
@@ -63,9 +67,11 @@ def read_test_sets(
         sets.append(
             TestSet(
                 name="test",
+                kind="generate",
                 rows=read_rows(dataset.test, data_root=data_root, split="test", limit=limit),
                 extraction=dataset.test_extraction,
                 choices=(),
+                response=None,
                 max_new_tokens=dataset.test_max_new_tokens,
                 version=1,
             )
