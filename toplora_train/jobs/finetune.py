@@ -19,6 +19,7 @@ from toplora_train.config.schema import RunConfig
 from toplora_train.data.batches import collate
 from toplora_train.data.prompts import build_prompt
 from toplora_train.evaluation.predictions import read_predictions
+from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, open_accelerator
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.reload import probe_logits, prove_reload
@@ -60,7 +61,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         Interrupted: a signal came.
     """
     interrupt_at_once()
-    console = Console()
+    console = open_console()
     accelerator = open_accelerator(
         device=config.launch.device, mixed_precision=config.trainer.mixed_precision
     )

@@ -1,6 +1,6 @@
 """Model weights that an installed Python package carries, for machines that reach no hub.
 
-Two layouts are known: a folder with ``config.json`` (used as it lies) and a GGUF file, which is
+Two layouts are known: a folder with ``model.safetensors`` (used as it lies) and a GGUF file, which is
 read once and stored as an ordinary checkpoint in the cache folder, since reading it takes longer.
 """
 
@@ -43,14 +43,15 @@ def packaged_checkpoint(package: str) -> tuple[Path, str] | None:
     folder = package_folder(package)
     if folder is None:
         return None
-    version = importlib.metadata.version(package.replace("_", "-"))
-    for config in sorted(folder.rglob("config.json")):
-        return config.parent, f"{package}=={version}"
+    distribution = package.replace("_", "-")
+    version = importlib.metadata.version(distribution)
+    for weights in sorted(folder.rglob("model.safetensors")):
+        return weights.parent, f"{distribution} {version}"
     for gguf in sorted(folder.rglob("*.gguf")):
         target = cache_folder() / "models" / f"{package}-{version}"
         if not (target / "config.json").is_file():
             _convert(gguf, target)
-        return target, f"{package}=={version} ({gguf.name}, dequantised)"
+        return target, f"{distribution} {version}, {gguf.suffixes[-2][1:]} dequantised"
     return None
 
 
