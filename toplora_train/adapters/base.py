@@ -6,8 +6,9 @@ A new adapter is one module that defines three classes and calls :func:`register
   without rank and alpha derives from ``AdapterConfig`` and says itself what ``scaling_for`` is.
 * ``XLinear(AdapterLinear)`` with the maths. It names its tensors in ``adapter_layer_names``, each
   name beginning with the method's prefix (``x_``), draws them in ``initial_tensors``, and says in
-  ``update`` what is added to the frozen layer's output. If the update is ``x @ D.T`` for a fixed
-  ``D`` it also defines ``get_delta_weight``; otherwise it says why not in ``merge_refusal``.
+  ``update`` what is added to the frozen layer's output. If the update is ``x @ (B A).T`` for fixed
+  thin matrices it also defines ``lora_factors`` (if it is ``x @ D.T`` for a fixed ``D`` that has no
+  such factors, ``get_delta_weight``); otherwise it says why not in ``merge_refusal``.
 * ``XModel(AdapterModel)`` with ``prefix = "x_"`` and ``tuner_layer_cls = XLinear``. Tensors shared
   by several layers live here, each in an ``nn.ParameterDict`` of its own, keyed by adapter name;
   they are made in ``plan_adapter`` and handed to the layers in ``equip_layer``.
@@ -200,14 +201,25 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         """What the adapter adds to the output: ``(..., in_features) -> (..., out_features)``."""
         raise NotImplementedError
 
+    def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """The plain LoRA with the same update: ``A (r, in_features)`` and ``B (out_features, r)``.
+
+        Its scaling is in B.
+
+        Raises:
+            UnsupportedByAdapterError: There is none, for the reason given.
+        """
+        reason = self.merge_refusal or f"{type(self).__name__} defines no plain LoRA"
+        raise UnsupportedByAdapterError(f"{reason} (adapter {adapter_name!r})")
+
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """The matrix ``D (out_features, in_features)`` with ``update(x) = x @ D.T``, dropout off.
 
         Raises:
             UnsupportedByAdapterError: There is no such matrix, for the reason given.
         """
-        reason = self.merge_refusal or f"{type(self).__name__} defines no delta weight"
-        raise UnsupportedByAdapterError(f"{reason} (adapter {adapter_name!r})")
+        A, B = self.lora_factors(adapter_name)
+        return B @ A
 
     def add_update(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
         """``result + update(x)``: the place for a method that fuses the two."""

@@ -235,11 +235,6 @@ class GenLoraLinear(AdapterLinear):
         A = self._synthesised("A", adapter_name)
         return A, self._synthesised("B", adapter_name).T * self.scaling[adapter_name]
 
-    def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """``s B A``, ``(m, n)``."""
-        A, B = self.lora_factors(adapter_name)
-        return B @ A
-
     def _synthesised(self, matrix: str, adapter_name: str) -> Tensor:
         """A ``(r, n)``, or the transpose of B ``(r, m)``."""
         config = self.configs[adapter_name]

@@ -170,11 +170,6 @@ class TensLoraLinear(AdapterLinear):
             )
             return A, B * self.scaling[adapter_name]
 
-    def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """``s M^T``, ``(d_out, d_in)``."""
-        A, B = self.lora_factors(adapter_name)
-        return B @ A
-
 
 def tensor_names(slot: Slot, config: TensLoraConfig) -> dict[str, str]:
     """The names on the tuner model of a tensor's core (with Tucker) and factors, by part."""
