@@ -1,5 +1,6 @@
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from tests.train.test_step import adamw, examples
 from toplora_train.config.errors import Interrupted, RunFailure
+from toplora_train.data.batches import collate
 from toplora_train.models.tiny import tiny_model
 from toplora_train.train.checkpoint import (
     TrainState,
@@ -20,6 +22,7 @@ from toplora_train.train.checkpoint import (
 )
 from toplora_train.train.loop import StepRecord, remaining_batches, steps_in_epoch, train
 from toplora_train.train.signals import Interruption
+from toplora_train.train.step import supervised_loss
 
 
 def lora() -> PeftModel:
@@ -39,7 +42,8 @@ def start_training(model, optimizer, folder: Path, **changes) -> Iterator[StepRe
         micro_batch_size=2,
         group_by_length=True,
         max_grad_norm=1.0,
-        pad_token_id=0,
+        collate=partial(collate, pad_token_id=0),
+        loss=supervised_loss,
         seed=1,
         log_every=2,
         eval_every=0,

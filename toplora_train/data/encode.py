@@ -30,6 +30,11 @@ class Example:
     input_ids: tuple[int, ...]
     prompt_length: int
 
+    @property
+    def supervised(self) -> int:
+        """How many terms it adds to the loss: its learned tokens."""
+        return len(self.input_ids) - self.prompt_length
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -107,7 +112,7 @@ def encode_rows(
         kept=tuple(kept),
         truncated_rows=len(long) if overflow == "truncate" else 0,
         dropped_rows=len(whole) - len(examples),
-        supervised_tokens=sum(len(one.input_ids) - one.prompt_length for one in examples),
+        supervised_tokens=sum(one.supervised for one in examples),
         tokens=sum(len(one.input_ids) for one in examples),
     )
 

@@ -47,6 +47,7 @@ from toplora_train.train.loop import train
 from toplora_train.train.optimizer import build_adamw
 from toplora_train.train.schedule import learning_rate_factor, warmup_length
 from toplora_train.train.signals import interrupt_at_once, interrupt_later
+from toplora_train.train.step import supervised_loss
 
 PROBE_ROWS = 4
 
@@ -234,7 +235,8 @@ def fine_tune(
             micro_batch_size=trainer.micro_batch_size,
             group_by_length=trainer.group_by_length,
             max_grad_norm=trainer.max_grad_norm,
-            pad_token_id=material.tokenizer.pad_token_id,
+            collate=partial(collate, pad_token_id=material.tokenizer.pad_token_id),
+            loss=supervised_loss,
             seed=config.seed,
             log_every=trainer.log_every,
             eval_every=trainer.eval_every,

@@ -9,7 +9,7 @@ from rich.console import Console
 from toplora_train.adapters.attach import attach_adapter, trainable_parameters_by_module
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.batches import padding_fraction
-from toplora_train.data.encode import Example, render_example
+from toplora_train.data.encode import render_example
 from toplora_train.jobs.device import open_accelerator
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.models.load import load_model
@@ -61,7 +61,7 @@ def make_plan(config: RunConfig, material: Material) -> Plan:
         compute_dtype=COMPUTE.get(trainer.mixed_precision, config.model.dtype),
         rows=trainer.micro_batch_size,
         tokens=max(lengths),
-        supervised=max(supervised(example) for example in material.train),
+        supervised=max(example.supervised for example in material.train),
         activation_checkpointing=trainer.activation_checkpointing,
     )
     return Plan(
@@ -75,7 +75,7 @@ def make_plan(config: RunConfig, material: Material) -> Plan:
         truncated_rows=material.encoded.truncated_rows,
         steps=steps,
         tokens=sum(lengths[row] for batch in batches for row in batch),
-        supervised_tokens=sum(supervised(material.train[row]) for b in batches for row in b),
+        supervised_tokens=sum(material.train[row].supervised for b in batches for row in b),
         padding_fraction=padding_fraction(
             lengths, batches, micro_batch_size=trainer.micro_batch_size
         ),
@@ -84,8 +84,3 @@ def make_plan(config: RunConfig, material: Material) -> Plan:
         tests={test_set.name: len(test_set.rows.rows) for test_set in material.test_sets},
         example=render_example(material.tokenizer, material.train[0]),
     )
-
-
-def supervised(example: Example) -> int:
-    """The number of tokens of an example that are learned."""
-    return len(example.input_ids) - example.prompt_length

@@ -9,18 +9,32 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
 
 from toplora_train.config.errors import RunFailure
-from toplora_train.data.batches import collate, epoch_batches
-from toplora_train.data.encode import Example
+from toplora_train.data.batches import epoch_batches
 from toplora_train.train.checkpoint import TrainState, save_checkpoint
 from toplora_train.train.optimizer import set_learning_rate
 from toplora_train.train.signals import Interruption
-from toplora_train.train.step import supervised_loss, train_step
+from toplora_train.train.step import Batch, Loss, train_step
+
+
+class TrainingExample(Protocol):
+    """What the loop knows of an example; ``supervised`` is the number of terms of its loss."""
+
+    @property
+    def input_ids(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def supervised(self) -> int: ...  # noqa: D102
+
+
+Collate = Callable[[Sequence[Any]], Batch]
+"""Examples of the run's kind as tensors."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +67,11 @@ def steps_in_epoch(rows: int, batch_size: int) -> int:
 def train(
     model: PeftModel,
     optimizer: torch.optim.Optimizer,
-    examples: Sequence[Example],
-    validation: Sequence[Example],
+    examples: Sequence[TrainingExample],
+    validation: Sequence[TrainingExample],
     *,
+    collate: Collate,
+    loss: Loss,
     accelerator: Accelerator,
     learning_rate: Callable[[int], float],
     start: TrainState,
@@ -64,7 +80,6 @@ def train(
     micro_batch_size: int,
     group_by_length: bool,
     max_grad_norm: float,
-    pad_token_id: int,
     seed: int,
     log_every: int,
     eval_every: int,
@@ -95,9 +110,9 @@ def train(
         began = time.perf_counter()
         rows = [examples[index] for index in batch]
         tokens = sum(len(row.input_ids) for row in rows)
-        supervised = sum(len(row.input_ids) - row.prompt_length for row in rows)
+        supervised = sum(row.supervised for row in rows)
         micro_batches = [
-            collate(rows[first : first + micro_batch_size], pad_token_id)
+            collate(rows[first : first + micro_batch_size])
             for first in range(0, len(rows), micro_batch_size)
         ]
 
@@ -107,6 +122,7 @@ def train(
             model,
             optimizer,
             micro_batches,
+            loss=loss,
             supervised_tokens=supervised,
             max_grad_norm=max_grad_norm,
             accelerator=accelerator,
@@ -140,7 +156,7 @@ def train(
             tokens_per_second=tokens / seconds,
             peak_memory_bytes=peak_memory(accelerator.device),
             validation_loss=validation_loss(
-                model, validation, accelerator, micro_batch_size, pad_token_id
+                model, validation, accelerator, micro_batch_size, collate=collate, loss=loss
             )
             if validate
             else None,
@@ -216,20 +232,22 @@ def refuse_missing_gradients(model: torch.nn.Module) -> None:
 @torch.no_grad()
 def validation_loss(
     model: torch.nn.Module,
-    examples: Sequence[Example],
+    examples: Sequence[TrainingExample],
     accelerator: Accelerator,
     micro_batch_size: int,
-    pad_token_id: int,
+    *,
+    collate: Collate,
+    loss: Loss,
 ) -> float:
     """Loss per supervised token over ``examples``, without dropout; back to training mode after."""
     model.eval()
     total = 0.0
     ordered = sorted(examples, key=lambda example: len(example.input_ids))
     for first in range(0, len(ordered), micro_batch_size):
-        batch = collate(ordered[first : first + micro_batch_size], pad_token_id)
-        total += float(supervised_loss(model, batch, accelerator.device))
+        batch = collate(ordered[first : first + micro_batch_size])
+        total += float(loss(model, batch, accelerator.device))
     model.train()
-    return total / sum(len(e.input_ids) - e.prompt_length for e in examples)
+    return total / sum(example.supervised for example in examples)
 
 
 def peak_memory(device: torch.device) -> int:

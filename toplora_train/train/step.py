@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 IGNORED = -100
+
+Batch = dict[str, Tensor]
+Loss = Callable[[nn.Module, Batch, torch.device], Tensor]
+"""The sum of a batch's loss over what it supervises: tokens or, with a head, labels."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,9 @@ class StepResult:
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    micro_batches: Sequence[dict[str, Tensor]],
+    micro_batches: Sequence[Batch],
     *,
+    loss: Loss,
     supervised_tokens: int,
     max_grad_norm: float,
     accelerator: Accelerator,
@@ -45,19 +50,19 @@ def train_step(
     for index, batch in enumerate(micro_batches):
         last = index == len(micro_batches) - 1
         with nullcontext() if last else accelerator.no_sync(model):
-            share = supervised_loss(model, batch, accelerator.device) / supervised_tokens
+            share = loss(model, batch, accelerator.device) / supervised_tokens
             # Processes average their gradients; this is already the share of the whole.
             accelerator.backward(share * accelerator.num_processes)
         total += share.detach()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norm = accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf"))
-    loss = float(accelerator.reduce(total))
-    if math.isfinite(loss):  # what is no number must not reach the weights
+    mean = float(accelerator.reduce(total))
+    if math.isfinite(mean):  # what is no number must not reach the weights
         optimizer.step()
-    return StepResult(loss=loss, grad_norm=float(norm))
+    return StepResult(loss=mean, grad_norm=float(norm))
 
 
-def supervised_loss(model: nn.Module, batch: dict[str, Tensor], device: torch.device) -> Tensor:
+def supervised_loss(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
     """The sum of -log p(token) over the supervised tokens of a batch.
 
     Only the positions that some row supervises go through the vocabulary projection: with few
