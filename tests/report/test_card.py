@@ -35,6 +35,12 @@ def test_one_that_peft_knows_needs_no_import():
     assert "KeyError" not in text
 
 
+@pytest.mark.parametrize("kind", ["TOPLORA", "GENLORA"])
+def test_genlora_is_said_to_be_our_reading_of_its_paper(kind):
+    text = card(adapter=ReportAdapter(kind.lower(), kind, 1, True, {}))
+    assert ("own reading of arXiv 2602.05709" in text) == (kind == "GENLORA")
+
+
 def test_an_adapter_that_cannot_be_merged_says_so():
     assert "cannot be merged" in card()
     assert "cannot be merged" not in card(adapter=ReportAdapter("lora", "LORA", 1, True, {}))

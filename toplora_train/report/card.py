@@ -13,6 +13,11 @@ from toplora_train.report.numbers import count, percent, percent_interval
 # PEFT types that PEFT itself does not know: they exist once this package has been imported.
 NEEDS_IMPORT = frozenset({"TOPLORA", "TENSLORA", "GENLORA"})
 
+OWN_READING = (
+    "Its GenLoRA is toplora-train's own reading of arXiv 2602.05709, whose details were not "
+    "readable; the paper's results may not be expected of it."
+)
+
 
 def model_card(report: Mapping[str, Any], *, prompt: str | None = None) -> str:
     """Return the text of the model card.
@@ -51,12 +56,13 @@ def _front_matter(report: Mapping[str, Any]) -> str:
 
 def _summary(report: Mapping[str, Any]) -> str:
     adapter, model = report["adapter"], report["model"]
-    return (
+    text = (
         f"PEFT type {adapter['peft_type']}, {count(adapter['trainable_parameters'])} trainable "
         f"parameters on top of {count(model['parameters'])} frozen ones "
         f"(revision `{model['revision']}`). Trained with toplora-train; the run's `report.html` "
         "has every detail."
     )
+    return f"{text} {OWN_READING}" if adapter["peft_type"] == "GENLORA" else text
 
 
 def _loading(report: Mapping[str, Any]) -> str:
