@@ -1,0 +1,91 @@
+"""The words of a small command: ``key=value``, each key known, none given twice.
+
+``toplora-train`` composes its words with Hydra; the commands that work on a finished run take a
+handful of keys and need nothing of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.suggest import hint, nearest_name
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key that a command takes.
+
+    Args:
+        name: What stands before the ``=``.
+        meaning: One line for the help.
+        required: Whether the command does nothing without it.
+        choices: The only values it may have; empty where any will do.
+    """
+
+    name: str
+    meaning: str
+    required: bool = False
+    choices: tuple[str, ...] = ()
+
+
+def parse_arguments(words: Sequence[str], keys: Sequence[Key], *, command: str) -> dict[str, str]:
+    """The values given, by key; a key that was not given is absent.
+
+    Args:
+        words: The command line behind the command's name.
+        keys: The keys that there are.
+        command: The command's name, for messages.
+
+    Raises:
+        UserError: A word that is not ``key=value``, an unknown, repeated or missing key, an empty
+            value, or one that is no choice.
+    """
+    known = {key.name: key for key in keys}
+    given: dict[str, str] = {}
+    for word in words:
+        name, is_pair, value = word.partition("=")
+        if not is_pair:
+            raise UserError(
+                f"'{word}' is not KEY=VALUE; {command} takes {_list(keys)} (see {command} --help)"
+            )
+        if name not in known:
+            guess = nearest_name(name, list(known))
+            raise UserError(f"unknown key '{name}'{hint(guess)} {command} takes {_list(keys)}")
+        if name in given:
+            raise UserError(f"{name} is given twice: {given[name]} and {value}")
+        choices = known[name].choices
+        if not value or (choices and value not in choices):
+            wanted = f"one of {', '.join(choices)}" if choices else "a value"
+            raise UserError(f"{name} must be {wanted}, not '{value}'")
+        given[name] = value
+    for key in keys:
+        if key.required and key.name not in given:
+            raise UserError(f"{key.name} is not given: {key.name}={_example(key)}, {key.meaning}")
+    return given
+
+
+def parse_list(value: str) -> list[str]:
+    """``[a,b]``, ``a,b`` or ``a`` as a list of texts."""
+    inside = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    return [entry.strip() for entry in inside.split(",") if entry.strip()]
+
+
+def show_usage(command: str, purpose: str, keys: Sequence[Key]) -> str:
+    """The help of a command: what it is for, how it is called, and its keys."""
+    words = " ".join(
+        f"{key.name}={_example(key)}" if key.required else f"[{key.name}={_example(key)}]"
+        for key in keys
+    )
+    width = max(len(key.name) for key in keys)
+    lines = "\n".join(f"  {key.name:<{width}}  {key.meaning}" for key in keys)
+    return f"{purpose}\n\nusage: {command} {words}\n\n{lines}"
+
+
+def _example(key: Key) -> str:
+    return "|".join(key.choices) or key.name.upper()
+
+
+def _list(keys: Sequence[Key]) -> str:
+    return ", ".join(f"{key.name}=" for key in keys)
