@@ -29,7 +29,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.explain import COMPOSITION_ERRORS, explain
 from toplora_train.config.help import installed_version, show_help
 from toplora_train.config.locate import conf_dir
-from toplora_train.config.sweep import started_sweep
+from toplora_train.config.sweep import take_started_sweep
 from toplora_train.launch.parent import JobResult, run_job
 from toplora_train.launch.sweep import (
     read_jobs,
@@ -75,17 +75,18 @@ def job(composed: DictConfig) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Run a job or a sweep, or answer one of Hydra's own questions."""
+    take_started_sweep()  # of an earlier call in this process
     try:
         _hydra_main(arguments)
         code = DONE
     except SystemExit as end:  # of the one job, or of a sweep that was interrupted
         code = end.code if isinstance(end.code, int) else DONE
-    sweep_dir = started_sweep()
+    sweep_dir = take_started_sweep()
     if sweep_dir is None:
         return code
     jobs = read_jobs(sweep_dir)
     if "plan=true" not in arguments.overrides:
-        show_sweep(sweep_dir, jobs, Console())
+        show_sweep(sweep_dir, jobs, _wide_console())
     return code or sweep_exit_code(jobs)
 
 
@@ -175,6 +176,12 @@ def _hydra_quiet_about_errors() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+def _wide_console() -> Console:
+    """A file or a pipe has no width of its own, and a table should not be squeezed into 80."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def _user_error(line: str) -> int:

@@ -8,7 +8,7 @@ is taken where it is the default or where the key's comment mentions it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from omegaconf import OmegaConf
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import options
 from toplora_train.config.suggest import hint, nearest_name
+
+Blame = Callable[[str], str]
+"""For a dotted key, the file that set it as ``"FILE: "``, or "" for the command line."""
 
 
 def adapter_defaults(name: Any) -> tuple[dict[str, Any], Path]:
@@ -39,50 +42,53 @@ def adapter_defaults(name: Any) -> tuple[dict[str, Any], Path]:
     return {str(key): value for key, value in values.items() if key != "defaults"}, path
 
 
-def complete_adapter(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+def complete_adapter(
+    settings: Mapping[str, Any], name: str, *, blame: Blame = lambda _: ""
+) -> dict[str, Any]:
     """The settings over the adapter's defaults, each of the default's kind.
 
     Unknown keys are not looked at: :mod:`toplora_train.config.check` has refused them by then.
+
+    Raises:
+        UserError: a value is of another kind.
     """
     defaults, path = adapter_defaults(name)
-    return _complete(settings, defaults, "adapter", path.read_text(encoding="utf-8"))
+    source = path.read_text(encoding="utf-8")
+
+    def complete(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        completed = dict(known)
+        for key, value in given.items():
+            dotted, default = f"{prefix}.{key}", known.get(key)
+            if isinstance(default, Mapping) and default and isinstance(value, Mapping):
+                completed[key] = complete(value, default, dotted)
+            elif (
+                default is None or default == {} or (value is None and _takes_null(dotted, source))
+            ):
+                completed[key] = value
+            else:
+                kind, fits = _fits(value, default)
+                if not fits:
+                    raise UserError(f"{blame(dotted)}{dotted} must be {kind}, not {shown(value)}")
+                completed[key] = float(value) if isinstance(default, float) else value
+        return completed
+
+    return complete(settings, defaults, "adapter")
 
 
-def _complete(
-    settings: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str, source: str
-) -> dict[str, Any]:
-    completed = dict(defaults)
-    for key, value in settings.items():
-        dotted = f"{prefix}.{key}"
-        default = defaults.get(key)
-        if isinstance(default, Mapping) and default and isinstance(value, Mapping):
-            completed[key] = _complete(value, default, dotted, source)
-        else:
-            completed[key] = _of_kind(value, default, dotted, source)
-    return completed
-
-
-def _of_kind(value: Any, default: Any, dotted: str, source: str) -> Any:
-    if default is None or default == {}:
-        return value
-    if value is None and _takes_null(dotted, source):
-        return value
+def _fits(value: Any, default: Any) -> tuple[str, bool]:
+    """The default's kind in words, and whether the value is of it."""
+    is_truth = isinstance(value, bool)
     if isinstance(default, bool):
-        kind, fits = "true or false", isinstance(value, bool)
-    elif isinstance(default, int):
-        kind, fits = "a whole number", isinstance(value, int) and not isinstance(value, bool)
-    elif isinstance(default, float):
-        kind, fits = "a number", isinstance(value, int | float) and not isinstance(value, bool)
-        value = float(value) if fits else value
-    elif isinstance(default, str):
-        kind, fits = "a text", isinstance(value, str)
-    elif isinstance(default, list):
-        kind, fits = "a list", isinstance(value, list | str)  # PEFT reads a text as a pattern
-    else:
-        kind, fits = "a group of keys", isinstance(value, Mapping)
-    if not fits:
-        raise UserError(f"{dotted} must be {kind}, not {shown(value)}")
-    return value
+        return "true or false", is_truth
+    if isinstance(default, int):
+        return "a whole number", isinstance(value, int) and not is_truth
+    if isinstance(default, float):
+        return "a number", isinstance(value, int | float) and not is_truth
+    if isinstance(default, str):
+        return "a text", isinstance(value, str)
+    if isinstance(default, list):
+        return "a list", isinstance(value, list | str)  # PEFT reads a text as a pattern
+    return "a group of keys", isinstance(value, Mapping)
 
 
 def _takes_null(dotted: str, source: str) -> bool:

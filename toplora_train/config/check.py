@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from toplora_train.config.adapter import adapter_defaults, complete_adapter, shown
+from toplora_train.config.adapter import Blame, adapter_defaults, complete_adapter, shown
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import RunConfig, TaskSettings, TrackerSettings
 from toplora_train.config.suggest import hint, nearest_key
@@ -18,15 +18,23 @@ Tree = Mapping[str, Any]
 """Known keys: a key's own keys, an empty mapping where anything goes below it, None for a value."""
 
 _RUN_CONFIG = TypeAdapter(RunConfig)
-_FILLED_IN = ("command", "recipe")  # by the command line itself, never by the user
+_FILLED_IN = ("command", "recipe")  # by the program, never by the user
 
 
-def check(values: Mapping[str, Any], *, blame: Callable[[str], str] = lambda _: "") -> RunConfig:
+def check(
+    values: Mapping[str, Any],
+    *,
+    recipe: str | None = None,
+    command: str = "",
+    blame: Blame = lambda _: "",
+) -> RunConfig:
     """Turn composed values into the frozen configuration.
 
     Args:
         values: plain dicts and scalars, interpolations resolved, ``output_dir`` filled in.
-        blame: for a dotted key, the file that set it as ``"FILE: "``, or "" for the command line.
+        recipe: the recipe's name, for the report.
+        command: the command line, for the report.
+        blame: which file set a key.
 
     Raises:
         UserError: an unknown key, a missing key, a wrong value, or keys that contradict each other.
@@ -38,8 +46,10 @@ def check(values: Mapping[str, Any], *, blame: Callable[[str], str] = lambda _: 
     refuse_unknown(values, known_tree(name, values.get("task")), blame)
     assert isinstance(adapter, Mapping)
     try:
-        completed = {**values, "adapter": complete_adapter(adapter, str(name))}
-        config = _RUN_CONFIG.validate_python(completed)
+        completed = complete_adapter(adapter, str(name), blame=blame)
+        config = _RUN_CONFIG.validate_python(
+            {**values, "adapter": completed, "recipe": recipe, "command": command}
+        )
     except ValidationError as error:
         key, problem = _first_problem(error)
         raise UserError(f"{blame(key)}{key} {problem}") from error
@@ -49,7 +59,7 @@ def check(values: Mapping[str, Any], *, blame: Callable[[str], str] = lambda _: 
 
 def known_tree(adapter: Any, tasks: Any) -> Tree:
     """Every key that exists with this adapter and these tasks."""
-    tree = _tree_of(RunConfig)
+    tree = {key: inner for key, inner in _tree_of(RunConfig).items() if key not in _FILLED_IN}
     tree["adapter"] = _tree_of_values(adapter_defaults(adapter)[0])
     names = tasks if isinstance(tasks, Mapping) else ()
     tree["task"] = {str(task): _tree_of(TaskSettings) for task in names}
@@ -67,13 +77,13 @@ def known_keys(tree: Tree, prefix: str = "") -> list[str]:
     return found
 
 
-def refuse_unknown(values: Mapping[str, Any], tree: Tree, blame: Callable[[str], str]) -> None:
+def refuse_unknown(values: Mapping[str, Any], tree: Tree, blame: Blame) -> None:
     """Raise for the first key that is not in the tree.
 
     Raises:
         UserError: names the key, its file, and the nearest key that exists.
     """
-    everything = [key for key in known_keys(tree) if key not in _FILLED_IN]
+    everything = known_keys(tree)
 
     def visit(found: Mapping[str, Any], known: Tree, prefix: str) -> None:
         for key, value in found.items():
@@ -102,7 +112,7 @@ def _tree_of_values(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_lost_package(values: Mapping[str, Any], blame: Callable[[str], str]) -> None:
+def _refuse_lost_package(values: Mapping[str, Any], blame: Blame) -> None:
     """A recipe or a task file without its header lands in the wrong place of the tree."""
     recipe = values.get("recipe")
     if isinstance(recipe, Mapping):
@@ -119,7 +129,7 @@ def _refuse_lost_package(values: Mapping[str, Any], blame: Callable[[str], str])
                 )
 
 
-def _refuse_unchosen_tasks(values: Mapping[str, Any], blame: Callable[[str], str]) -> None:
+def _refuse_unchosen_tasks(values: Mapping[str, Any], blame: Blame) -> None:
     tasks = values.get("task")
     for task, settings in tasks.items() if isinstance(tasks, Mapping) else ():
         if isinstance(settings, Mapping) and not {"name", "source"} & settings.keys():
@@ -198,15 +208,8 @@ def _refuse_contradictions(config: RunConfig) -> None:
         )
     if config.dataset.test is not None and "test" in config.task:
         raise UserError("dataset.test becomes the task 'test', but there is one; rename that one")
-    if config.launch.processes > 1:
-        raise UserError(
-            f"launch.processes is {config.launch.processes}, but training over several processes "
-            "is not supported yet; use launch.processes=1"
-        )
     for task, settings in config.task.items():
         if settings.name != task:
-            raise UserError(
-                f"task.{task}.name is '{settings.name}'; it must be the task's own, '{task}'"
-            )
+            raise UserError(f"task.{task}.name is '{settings.name}'; it must be '{task}'")
     if config.tracker.name == "none" and config.tracker != TrackerSettings(name="none"):
         raise UserError("the tracker's settings need a tracker: tracker=wandb")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,14 +16,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
+from toplora_train.config.adapter import Blame
 from toplora_train.config.check import check
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import OptionFile, groups, options, readable
 from toplora_train.config.origin import find_origin
 from toplora_train.config.schema import RunConfig
 from toplora_train.config.sweep import register_resolvers
-
-Blame = Callable[[str], str]
 
 
 def prepare_hydra() -> None:
@@ -122,9 +121,8 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
     for key in ("output_dir", "data_root"):
         if isinstance(values.get(key), str):
             values[key] = str(Path(values[key]).expanduser().absolute())
-    config = {"recipe": recipe, **values}
-    config["command"] = shlex.join(["toplora-train", *(overrides if sweeping else argv)])
-    return check(config, blame=blame)
+    command = shlex.join(["toplora-train", *(overrides if sweeping else argv)])
+    return check(values, recipe=recipe, command=command, blame=blame)
 
 
 def check_shown(text: str, overrides: Sequence[str], own: Sequence[Path]) -> None:

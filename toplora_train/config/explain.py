@@ -19,9 +19,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from toplora_train.config.check import known_keys, known_tree
-from toplora_train.config.compose import load_yaml, yaml_problem
+from toplora_train.config.compose import chosen_files, load_yaml, yaml_problem
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import conf_dir, groups, options, readable
+from toplora_train.config.origin import find_choice
 from toplora_train.config.suggest import hint, nearest_key, nearest_name
 
 PLURALS = {"evaluation": "evaluations", "launch": "launchers"}
@@ -40,12 +41,12 @@ def explain(error: Exception, overrides: Sequence[str], own: Sequence[Path]) -> 
         return yaml_problem(error)
     text = str(error) or str(error.__cause__ or type(error).__name__)
     if isinstance(error, OverrideParseException):
-        return f"'{error.override}' is not of the form key=value ({text.splitlines()[0]})"
+        return _unreadable(error.override, text.splitlines()[0])
     if isinstance(error, SearchPathException):
         return _one_line(text)
     place, text = _place(text, own)
     if isinstance(error, MissingConfigException):
-        return place + _no_such_option(text, own)
+        return _no_such_option(text, place, overrides, own)
     refused = re.match(r"Could not override '([^']+)'", text)
     if refused:
         return place + _refused_key(refused[1], overrides, own)
@@ -57,6 +58,13 @@ def explain(error: Exception, overrides: Sequence[str], own: Sequence[Path]) -> 
             f"or write {key}=[{value}] for a list"
         )
     return place + _one_line(text)
+
+
+def _unreadable(override: str, reason: str) -> str:
+    key, separator, value = override.partition("=")
+    if not separator:
+        return f"'{override}' is not of the form key=value"
+    return f"{override} cannot be read ({reason}); quote its value: \"{key}='{value}'\""
 
 
 def _place(text: str, own: Sequence[Path]) -> tuple[str, str]:
@@ -71,16 +79,22 @@ def _place(text: str, own: Sequence[Path]) -> tuple[str, str]:
     return "", found[2]
 
 
-def _no_such_option(text: str, own: Sequence[Path]) -> str:
+def _no_such_option(text: str, place: str, overrides: Sequence[str], own: Sequence[Path]) -> str:
     found = re.search(r"Could not find '([^']+)'", text)
     if not found:
-        return _one_line(text)
+        return place + _one_line(text)
     group, _, name = found[1].rpartition("/")
     if group not in groups():
-        return f"there is no file '{found[1]}.yaml' among the options"
+        return f"{place}there is no file '{found[1]}.yaml' among the options"
+    if not place:  # Hydra blames the root for what a recipe chose
+        words = (word.partition("=") for word in overrides)
+        typed = {chosen_group: option for chosen_group, _, option in words}
+        path = find_choice(group, name, chosen_files(typed, own))
+        place = f"{readable(path)}: " if path is not None else ""
     known = list(options(group, own))
     guess = hint(nearest_name(name, known)) or ";"
-    return f"no {group} named '{name}'{guess} {PLURALS.get(group, group + 's')}: {', '.join(known)}"
+    plural = PLURALS.get(group, f"{group}s")
+    return f"{place}no {group} named '{name}'{guess} {plural}: {', '.join(known)}"
 
 
 def _refused_key(key: str, overrides: Sequence[str], own: Sequence[Path]) -> str:

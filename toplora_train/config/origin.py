@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from toplora_train.config.locate import OptionFile
 
@@ -19,6 +19,19 @@ def find_origin(key: str, files: Sequence[OptionFile]) -> Path | None:
         inner = _inside(key, _package(file))
         if inner is not None and _holds(OmegaConf.load(file.path), inner):
             return file.path
+    return None
+
+
+def find_choice(group: str, option: str, files: Sequence[OptionFile]) -> Path | None:
+    """The first of the files whose defaults list chooses ``option`` of ``group``."""
+    for file in files:
+        content = OmegaConf.load(file.path)
+        for entry in content.get("defaults", []) if isinstance(content, DictConfig) else []:
+            for key, chosen in entry.items() if isinstance(entry, DictConfig) else []:
+                named = str(key).removeprefix("override ").strip(" /").partition("@")[0]
+                options = list(chosen) if isinstance(chosen, ListConfig) else [chosen]
+                if named == group and option in options:
+                    return file.path
     return None
 
 

@@ -68,8 +68,10 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
         for name in place:
             if _split(name)[1] in (leaf, SYNONYMS.get(leaf)):
                 return name
-    misspelt = _nearest_leaf(leaf, siblings)
-    return misspelt or nearest_name(key, keys)
+    misspelt = _nearest_leaf(leaf, siblings) or _nearest_leaf(leaf, keys)
+    if misspelt is None and parent not in ("", *keys):
+        return nearest_name(key, keys)
+    return misspelt
 
 
 def nearest_name(name: str, known: Sequence[str]) -> str | None:
@@ -88,7 +90,9 @@ def hint(suggestion: str | None) -> str:
 
 
 def _nearest_leaf(leaf: str, siblings: Sequence[str]) -> str | None:
-    spelt = {_split(name)[1]: name for name in siblings}
+    spelt: dict[str, str] = {}
+    for name in siblings:
+        spelt.setdefault(_split(name)[1], name)
     spelt |= {
         other: spelt[meant]
         for other, meant in SYNONYMS.items()

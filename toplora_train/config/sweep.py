@@ -10,6 +10,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+JOBS = "jobs.jsonl"
 MAX_NAME = 120
 _started: list[Path] = []
 
@@ -18,13 +19,15 @@ class SweepStart(Callback):
     """Remembers the folder of the sweep that this process started."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Hydra calls this before the first job."""
-        _started.append(Path(str(config.hydra.sweep.dir)).absolute())
+        """Hydra calls this before the first job; the list of jobs begins anew."""
+        sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
+        (sweep_dir / JOBS).unlink(missing_ok=True)
+        _started.append(sweep_dir)
 
 
-def started_sweep() -> Path | None:
-    """The folder of the sweep that this process started, if it did."""
-    return _started[-1] if _started else None
+def take_started_sweep() -> Path | None:
+    """The folder of the sweep that this process started, if it did; asking again gives None."""
+    return _started.pop() if _started else None
 
 
 def register_resolvers() -> None:
@@ -34,8 +37,11 @@ def register_resolvers() -> None:
 
 
 def job_dir(number: int, overrides: str) -> str:
-    """The folder of a job inside its sweep: its number and what it overrides."""
-    name = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", overrides)[:MAX_NAME]
+    """The folder of a job inside its sweep: its number and what it overrides.
+
+    Without ``=`` and ``,``, so that it can be typed as a value on a later command line.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", overrides.replace("=", "-"))[:MAX_NAME].strip("_")
     return f"{number}-{name}" if name else str(number)
 
 

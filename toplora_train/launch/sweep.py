@@ -15,11 +15,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from toplora_train.config.sweep import JOBS
 from toplora_train.launch.outcome import write_failure
 from toplora_train.launch.parent import JobResult
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
-
-JOBS = "jobs.jsonl"
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,6 @@ class Job:
     run_dir: Path
     exit_code: int
     error: str | None
-
-
-def forget_jobs(sweep_dir: Path) -> None:
-    """Begin the list of jobs anew."""
-    (sweep_dir / JOBS).unlink(missing_ok=True)
 
 
 def record_job(sweep_dir: Path, number: int, overrides: str, result: JobResult) -> None:

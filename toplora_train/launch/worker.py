@@ -1,6 +1,8 @@
 """The worker process: reads the resolved config, runs the job, turns its end into an exit code.
 
-Started as ``python -m toplora_train.launch.worker RUN_DIR`` by :mod:`toplora_train.launch.parent`.
+Started as ``python -m toplora_train.launch.worker RUN_DIR`` by :mod:`toplora_train.launch.parent`,
+or several times by :mod:`toplora_train.launch.agent`, torchrun or ``accelerate launch``, which set
+``RANK`` and ``WORLD_SIZE``. Each has a log of its own; of several that fail, the first one tells why.
 """
 
 from __future__ import annotations
@@ -9,9 +11,10 @@ import argparse
 import errno
 import logging
 import os
+import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +24,10 @@ from toplora_train.config.schema import RunConfig
 from toplora_train.launch.outcome import write_failure
 from toplora_train.launch.rundir import CONFIG
 
+Job = Callable[[RunConfig, Path], None]
+
 LOG = "train.log"
-DONE, CRASHED, USER_ERROR, CTRL_C = 0, 1, 2, 130
+DONE, CRASHED, USER_ERROR = 0, 1, 2
 
 log = logging.getLogger(__name__)
 
@@ -40,31 +45,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = read_config(arguments.run_dir / CONFIG)
     except UserError as error:
-        return _fail(arguments.run_dir, USER_ERROR, error)
+        return _failed(arguments.run_dir, USER_ERROR, error, str(error))
     return run(config, arguments.run_dir)
 
 
-def run(config: RunConfig, run_dir: Path) -> int:
+def run_training(config: RunConfig, run_dir: Path) -> None:
+    """Train, or show what training would do (``plan``)."""
+    # Imported here: both pull in torch, and a broken installation should end in train.log.
+    if config.plan:
+        from toplora_train.jobs import plan
+
+        plan.run(config)
+    else:
+        from toplora_train.jobs import finetune
+
+        finetune.run(config, run_dir)
+
+
+def run(config: RunConfig, run_dir: Path, *, job: Job = run_training) -> int:
     """Run the job in this process; every way in which it can end becomes an exit code."""
-    with _logging_to(run_dir / LOG):
+    with _logging_to(run_dir / log_name()):
         try:
-            _job(config, run_dir)
+            job(config, run_dir)
         except Interrupted as interruption:
-            return _fail(run_dir, interruption.exit_code, interruption)
-        except KeyboardInterrupt:
-            return _fail(run_dir, CTRL_C, Exception("interrupted before training began"))
+            return _interrupted(run_dir, interruption)
+        except KeyboardInterrupt:  # before anybody asked for signals to be handled otherwise
+            return _interrupted(run_dir, Interrupted(signal.SIGINT))
         except UserError as error:
-            return _fail(run_dir, USER_ERROR, error)
+            return _failed(run_dir, USER_ERROR, error, str(error))
         except RunFailure as error:
-            return _fail(run_dir, CRASHED, error)
+            return _failed(run_dir, CRASHED, error, str(error))
         except Exception as error:
-            failure = _foreseen(error, config)
-            if failure is not None:
-                log.debug("%s", failure, exc_info=error)
-                return _fail(run_dir, CRASHED, failure)
-            log.exception("the run crashed")
-            return _fail(run_dir, CRASHED, error)
+            log.exception("the run failed")
+            foreseen = _foreseen(error, config)
+            if foreseen is not None:
+                return _failed(run_dir, CRASHED, foreseen, str(foreseen))
+            return _failed(run_dir, CRASHED, error, f"{type(error).__name__}: {error}")
     return DONE
+
+
+def rank() -> int:
+    """This process's number among those of the run."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def log_name() -> str:
+    """``train.log``, or ``train.rankN.log`` of the others."""
+    return LOG if rank() == 0 else f"train.rank{rank()}.log"
+
+
+def _note(run_dir: Path, error_type: str, *, status: str, error: str) -> None:
+    """The line in report.json and on standard error, unless another process was first."""
+    log_of_another = log_name() if rank() else None
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if write_failure(
+        run_dir,
+        status=status,
+        error=error,
+        error_type=error_type,
+        log=log_of_another,
+        only_first=several,
+    ):
+        line = f"error: {error}" if status == "failed" else error
+        print(line, file=sys.stderr, flush=True)  # noqa: T201  (for the user)
 
 
 def end_with_parent() -> None:
@@ -77,18 +120,6 @@ def end_with_parent() -> None:
         os._exit(CRASHED)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
-
-
-def _job(config: RunConfig, run_dir: Path) -> None:
-    # Imported here: both pull in torch, and a broken installation should end in train.log.
-    if config.plan:
-        from toplora_train.jobs import plan
-
-        plan.run(config)
-    else:
-        from toplora_train.jobs import finetune
-
-        finetune.run(config, run_dir)
 
 
 def _foreseen(error: Exception, config: RunConfig) -> RunFailure | None:
@@ -104,16 +135,21 @@ def _foreseen(error: Exception, config: RunConfig) -> RunFailure | None:
     return None
 
 
-def _fail(run_dir: Path, code: int, error: BaseException) -> int:
+def _failed(run_dir: Path, code: int, error: Exception, text: str) -> int:
     """One line on standard error, a note in report.json, and the exit code."""
-    text = str(error) if isinstance(error, UserError | RunFailure | Interrupted) else ""
-    text = text or (str(error) if code >= CTRL_C else f"{type(error).__name__}: {error}")
     line = " ".join(text.split())
     log.error("%s", line)
-    status = "interrupted" if code >= CTRL_C else "failed"
-    write_failure(run_dir, status=status, error=line, error_type=type(error).__name__)
-    print(f"{'' if code >= CTRL_C else 'error: '}{line}", file=sys.stderr, flush=True)  # noqa: T201  (the worker's one line)
+    if rank() and code == CRASHED:
+        line = f"rank {rank()}: {line}"
+    _note(run_dir, type(error).__name__, status="failed", error=line)
     return code
+
+
+def _interrupted(run_dir: Path, interruption: Interrupted) -> int:
+    line = str(interruption)
+    log.warning("%s", line)
+    _note(run_dir, "Interrupted", status="interrupted", error=line)
+    return interruption.exit_code
 
 
 @contextmanager

@@ -1,0 +1,80 @@
+"""The adapter's own file is its schema."""
+
+import pytest
+
+from toplora_train.config.adapter import adapter_defaults, complete_adapter, shown
+from toplora_train.config.errors import UserError
+from toplora_train.config.locate import options
+
+
+@pytest.mark.parametrize("name", options("adapter"))
+def test_the_defaults_of_every_adapter_pass_its_own_schema(name):
+    defaults, _ = adapter_defaults(name)
+    assert defaults["name"] == name
+    assert complete_adapter(defaults, name) == defaults
+
+
+def test_what_is_not_given_is_the_default():
+    completed = complete_adapter({"name": "toplora", "gate": {"norm": "none"}}, "toplora")
+    defaults, _ = adapter_defaults("toplora")
+    assert completed["r"] == defaults["r"]
+    assert completed["gate"] == {**defaults["gate"], "norm": "none"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"r": "four"}, "adapter.r must be a whole number, not 'four'"),
+        ({"r": 4.5}, "adapter.r must be a whole number, not 4.5"),
+        ({"r": True}, "adapter.r must be a whole number, not true"),
+        ({"r": None}, "adapter.r must be a whole number, not null"),
+        ({"dropout": "none"}, "adapter.dropout must be a number, not 'none'"),
+        ({"use_rslora": 1}, "adapter.use_rslora must be true or false, not 1"),
+        ({"gate": 3}, "adapter.gate must be a group of keys, not 3"),
+        ({"gate": {"activation": 1}}, "adapter.gate.activation must be a text, not 1"),
+    ],
+)
+def test_a_value_of_another_kind_than_the_default_is_refused(settings, complaint):
+    with pytest.raises(UserError) as error:
+        complete_adapter(settings, "toplora")
+    assert str(error.value) == complaint
+
+
+def test_a_whole_number_will_do_for_a_number():
+    completed = complete_adapter({"dropout": 0}, "toplora")
+    assert completed["dropout"] == 0.0
+    assert isinstance(completed["dropout"], float)
+
+
+@pytest.mark.parametrize("value", [["q_proj"], "all-linear", None])
+def test_a_default_of_null_takes_anything(value):
+    assert complete_adapter({"target_modules": value}, "toplora")["target_modules"] == value
+
+
+def test_null_is_taken_where_the_comment_says_so(tmp_path, monkeypatch):
+    from toplora_train.config import locate
+
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "new.yaml").write_text(
+        "name: new\ndepth: 3  # layers; null: all of them\nwidth: 3  # columns\n"
+        "free: {}\nrows: [1]\n"
+    )
+    monkeypatch.setattr(locate, "conf_dir", lambda: tmp_path)
+    assert complete_adapter({"depth": None}, "new")["depth"] is None
+    with pytest.raises(UserError, match=r"adapter\.width must be a whole number, not null"):
+        complete_adapter({"width": None}, "new")
+    assert complete_adapter({"free": {"a": {"b": 1}}}, "new")["free"] == {"a": {"b": 1}}
+    with pytest.raises(UserError, match=r"adapter\.rows must be a list, not 3"):
+        complete_adapter({"rows": 3}, "new")
+
+
+def test_an_adapter_that_does_not_exist_is_named_with_those_that_do():
+    with pytest.raises(UserError, match=r"'topola', which is no adapter; did you mean 'toplora'"):
+        adapter_defaults("topola")
+    with pytest.raises(UserError, match=r"adapter\.name is not set"):
+        adapter_defaults(None)
+
+
+def test_values_are_shown_as_they_would_be_typed():
+    assert [shown(value) for value in (None, True, "a", 1.5)] == ["null", "true", "'a'", "1.5"]

@@ -1,0 +1,101 @@
+"""A slip anywhere is one line in the user's own terms, and exit code 2."""
+
+import pytest
+
+SLIPS = {
+    "recipe/typo": "# @package _global_\ntrainer:\n  max_stesp: 4\n",
+    "recipe/bad_value": "# @package _global_\ntrainer:\n  keep: 0\n",
+    "recipe/no_header": "trainer:\n  max_steps: 4\n",
+    "recipe/no_group": "# @package _global_\ndefaults:\n  - override /modle: tiny\n",
+    "recipe/no_option": "# @package _global_\ndefaults:\n  - override /model: tini\n",
+    "recipe/no_yaml": "# @package _global_\ntrainer: [\n  max_steps: 4\n",
+    "recipe/dangling": "# @package _global_\nmodel:\n  path: ${nowhere}\n",
+    "adapter/typo": "# mine\nname: toplora\ngate:\n  actvation: exp\n",
+    "adapter/bad_value": "# mine\nname: toplora\nr: many\n",
+    "adapter/short": "# mine\nname: toplora\nr: 4\n",
+    "adapter/stranger": "# mine\nname: topora\n",
+    "task/typo": "# @package task.typo\nname: typo\nsorce: x.jsonl\n",
+    "task/no_header": "name: no_header\nsource: x.jsonl\n",
+    "model/nameless": "# mine\npath: me/model\n",
+}
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    for name, text in SLIPS.items():
+        path = tmp_path / "own" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return ["--config-dir", "own"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("adapter.rnak=4", "unknown key 'adapter.rnak'; did you mean 'adapter.r'?"),
+        ("+adapter.rnak=4", "unknown key 'adapter.rnak'; did you mean 'adapter.r'?"),
+        ("++adapter.rnak=4", "unknown key 'adapter.rnak'; did you mean 'adapter.r'?"),
+        (
+            "adapter.gate.actvation=exp",
+            "unknown key 'adapter.gate.actvation'; did you mean 'adapter.gate.activation'?",
+        ),
+        (
+            "+adapter.gate.actvation=exp",
+            "unknown key 'adapter.gate.actvation'; did you mean 'adapter.gate.activation'?",
+        ),
+        ("lr=1e-3", "unknown key 'lr'; did you mean 'optimizer.lr'?"),
+        ("modle=tiny", "unknown key 'modle'; did you mean 'model'?"),
+        ("+command=x", "unknown key 'command'"),
+        ("recipe=lama3", "no recipe named 'lama3'; did you mean 'llama3_commonsense'? recipes: "),
+        ("adapter=zzz", "no adapter named 'zzz'; adapters: "),
+        ("seed", "'seed' is not of the form key=value"),
+        ("output_dir=runs/a=b", "quote its value: \"output_dir='runs/a=b'\""),
+        ("seed=1,2", "seed=1,2 gives several values; add -m to run each of them"),
+        ("adapter=5", "must be a string or a list"),
+        ("dataset=jsonl", "dataset.train is not set"),
+        ("resume=auto", "resume=auto needs output_dir=DIR"),
+        ("output_dir=", "output_dir is empty"),
+        ("model.path=${nowhere}", "model.path: Interpolation key 'nowhere' not found"),
+        ("task.boolq.max_new_tokens=4", "task=[boolq]"),
+        ("~adapter.nothing", "adapter.nothing"),
+        ("--bogus", "unrecognized arguments: --bogus"),
+        ("--resolve", "--resolve needs --cfg job"),
+        ("--config-dir nowhere", "nowhere' not found"),
+        ("-m --cfg job", "--multirun and --cfg exclude each other"),
+        ("-m adapter=lora,toplora adapter.gate.norm=none", "'adapter.gate.norm' for adapter=lora"),
+    ],
+)
+def test_a_slip_on_the_command_line(refused, words, said):
+    assert said in refused(*words.split())
+
+
+@pytest.mark.parametrize("show", [[], ["--cfg", "job"]], ids=["run", "cfg"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "recipe=typo",
+            "own/recipe/typo.yaml: unknown key 'trainer.max_stesp'; "
+            "did you mean 'trainer.max_steps'?",
+        ),
+        ("recipe=bad_value", "own/recipe/bad_value.yaml: trainer.keep must be at least 1, not 0"),
+        ("recipe=no_header", "own/recipe/no_header.yaml: a recipe's first line must be"),
+        ("recipe=no_group", "own/recipe/no_group.yaml: unknown key 'modle'"),
+        (
+            "recipe=no_option",
+            "own/recipe/no_option.yaml: no model named 'tini'",
+        ),
+        ("recipe=no_yaml", "own/recipe/no_yaml.yaml, line 4: not valid YAML"),
+        ("recipe=dangling", "own/recipe/dangling.yaml: model.path: Interpolation key"),
+        ("adapter=typo", "own/adapter/typo.yaml: unknown key 'adapter.gate.actvation'"),
+        ("adapter=bad_value", "own/adapter/bad_value.yaml: adapter.r must be a whole number"),
+        ("adapter=short adapter.alpha=3", "set it with +adapter.alpha=..."),
+        ("adapter=stranger", "'topora', which is no adapter; did you mean 'toplora'"),
+        ("task=[typo]", "own/task/typo.yaml: unknown key 'task.typo.sorce'"),
+        ("task=[no_header]", "own/task/no_header.yaml: a task's first line must be"),
+        ("model=nameless", "model.name is not set"),
+    ],
+)
+def test_a_slip_in_a_users_file_names_the_file(refused, own, words, said, show):
+    assert said in refused(*own, *words.split(), *show)

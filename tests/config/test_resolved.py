@@ -1,0 +1,71 @@
+"""config.yaml: what is written is what is read."""
+
+import pytest
+import yaml
+
+from tests.config.example import run_config
+from toplora_train.config.errors import UserError
+from toplora_train.config.resolved import flat, read_config, write_config
+
+
+def test_a_configuration_round_trips_exactly(tmp_path):
+    config = run_config(
+        optimizer__lr=1e-4,
+        optimizer__eps=1e-8,
+        optimizer__betas=[0.9, 0.95],
+        dataset__train=["a.jsonl", "b.jsonl"],
+        task__boolq__choices=["true", "no", "1e-4", "null"],
+        trainer__mixed_precision="no",
+        adapter__gate={"eps": 1e-5},
+        adapter__target_modules=["q_proj"],
+        recipe="smoke",
+        command="toplora-train 'dataset.train=ä b.jsonl'",
+    )
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_the_file_is_plain_yaml_in_the_order_of_the_schema(tmp_path):
+    config = run_config()
+    write_config(config, tmp_path / "config.yaml")
+    content = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert list(content)[:3] == ["model", "dataset", "adapter"]
+    assert list(content["optimizer"])[:2] == ["name", "lr"]
+    assert content["optimizer"]["lr"] == 1e-4
+
+
+def test_nothing_but_the_file_is_left(tmp_path):
+    write_config(run_config(), tmp_path / "config.yaml")
+    write_config(run_config(), tmp_path / "config.yaml")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_hand_written_exponent_is_a_number(tmp_path):
+    path = tmp_path / "config.yaml"
+    write_config(run_config(), path)
+    path.write_text(path.read_text().replace("lr: 0.0001", "lr: 2e-4"))
+    assert read_config(path).optimizer.lr == 2e-4
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="not a run directory"):
+        read_config(tmp_path / "config.yaml")
+
+
+def test_a_file_of_another_version_is_refused_by_its_first_strange_key(tmp_path):
+    path = tmp_path / "config.yaml"
+    write_config(run_config(), path)
+    path.write_text(path.read_text() + "novelty: 1\n")
+    with pytest.raises(UserError, match=r"config\.yaml: not a configuration.*novelty"):
+        read_config(path)
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "config.yaml").write_text("model: [")
+    with pytest.raises(UserError, match=r"config\.yaml: not valid YAML"):
+        read_config(tmp_path / "config.yaml")
+
+
+def test_two_configurations_compare_by_dotted_key():
+    one, two = flat(run_config()), flat(run_config(optimizer__lr=2e-4))
+    assert {key for key in one if one[key] != two[key]} == {"optimizer.lr"}

@@ -1,0 +1,38 @@
+"""What a sweep and its jobs are called."""
+
+from omegaconf import OmegaConf
+
+from toplora_train.config.sweep import JOBS, MAX_NAME, SweepStart, job_dir, take_started_sweep
+
+
+def test_a_job_is_called_by_its_number_and_what_it_overrides():
+    assert job_dir(3, "adapter=lora,adapter.r=4") == "3-adapter-lora_adapter.r-4"
+    assert job_dir(0, "") == "0"
+
+
+def test_no_value_makes_a_folder_inside_the_folder():
+    name = job_dir(1, "dataset.train=/data/../a b.jsonl,model.path='me/model'")
+    assert "/" not in name
+    assert " " not in name
+    assert "'" not in name
+
+
+def test_a_name_can_be_typed_as_a_value_on_a_command_line():
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    typed = f"output_dir=sweep/{job_dir(1, 'adapter=lora,adapter.alpha=-1,task=[a,b]')}"
+    (override,) = OverridesParser.create().parse_overrides([typed])
+    assert override.value() == typed.partition("=")[2]
+
+
+def test_a_long_name_is_cut():
+    assert len(job_dir(12, "x=" + "y" * 500)) <= MAX_NAME + 3
+
+
+def test_a_sweep_begins_its_list_of_jobs_anew(tmp_path):
+    (tmp_path / JOBS).write_text("{}\n")
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    SweepStart().on_multirun_start(config)
+    assert take_started_sweep() == tmp_path
+    assert take_started_sweep() is None
+    assert not (tmp_path / JOBS).exists()

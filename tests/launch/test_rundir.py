@@ -1,0 +1,72 @@
+"""May this run start here?"""
+
+import pytest
+
+from tests.config.example import run_config
+from toplora_train.config.errors import UserError
+from toplora_train.config.resolved import write_config
+from toplora_train.launch.rundir import CONFIG, forget_failure, is_already_done, make_run_dir
+
+
+@pytest.fixture
+def finished(tmp_path):
+    write_config(run_config(output_dir=str(tmp_path)), tmp_path / CONFIG)
+    (tmp_path / "report.json").write_text('{"status": "completed"}')
+    return tmp_path
+
+
+@pytest.fixture
+def unfinished(tmp_path):
+    write_config(run_config(output_dir=str(tmp_path)), tmp_path / CONFIG)
+    for step in ("step-00000002", "step-00000010", ".step-00000012.aside"):
+        (tmp_path / "checkpoints" / step).mkdir(parents=True)
+    return tmp_path
+
+
+def test_an_empty_directory_is_free(tmp_path):
+    assert not is_already_done(run_config(), tmp_path)
+    assert not is_already_done(run_config(resume="auto"), tmp_path)
+
+
+def test_a_finished_run_asks_for_another_directory(finished):
+    with pytest.raises(UserError, match="finished run; choose another output_dir"):
+        is_already_done(run_config(), finished)
+
+
+def test_resuming_the_same_finished_run_finds_it_done(finished):
+    same = run_config(resume="auto", output_dir="elsewhere", command="typed otherwise")
+    assert is_already_done(same, finished)
+
+
+def test_resuming_a_finished_run_with_other_settings_names_them(finished):
+    other = run_config(resume="auto", optimizer__lr=2e-4, trainer__max_steps=9)
+    with pytest.raises(UserError) as error:
+        is_already_done(other, finished)
+    assert "optimizer.lr=0.0001, now 0.0002; trainer.max_steps=None, now 9" in str(error.value)
+
+
+def test_an_unfinished_run_names_its_checkpoint_and_both_remedies(unfinished):
+    with pytest.raises(
+        UserError, match=r"step-00000010\).*resume=auto or choose another output_dir"
+    ):
+        is_already_done(run_config(), unfinished)
+
+
+def test_an_unfinished_run_may_be_gone_on_with(unfinished):
+    assert not is_already_done(run_config(resume="auto"), unfinished)
+
+
+def test_a_half_written_checkpoint_is_none(tmp_path):
+    (tmp_path / "checkpoints" / ".step-00000012.aside").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-00000012.tmp").mkdir()
+    assert not is_already_done(run_config(), tmp_path)
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"output_dir=.*file/run cannot be made"):
+        make_run_dir(tmp_path / "file" / "run")
+
+
+def test_forgetting_a_failure_that_never_was_is_fine(tmp_path):
+    forget_failure(tmp_path)

@@ -1,0 +1,105 @@
+"""Every way in which a job can end becomes an exit code, one line, and a note in report.json."""
+
+import errno
+import json
+import logging
+import signal
+import warnings
+
+import pytest
+
+from tests.config.example import run_config
+from toplora_train.config.errors import Interrupted, RunFailure, UserError
+from toplora_train.config.resolved import write_config
+from toplora_train.launch import worker
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named like torch's."""
+
+
+def end(error):
+    def job(_config, _run_dir):
+        if error is not None:
+            raise error
+
+    return job
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status", "line"),
+    [
+        (UserError("row 3: mend it"), 2, "failed", "error: row 3: mend it"),
+        (UserError("two\n  lines"), 2, "failed", "error: two lines"),
+        (RunFailure("loss is nan"), 1, "failed", "error: loss is nan"),
+        (ValueError("bad"), 1, "failed", "error: ValueError: bad"),
+        (Interrupted(signal.SIGINT), 130, "interrupted", "interrupted by signal 2"),
+        (Interrupted(signal.SIGTERM), 143, "interrupted", "interrupted by signal 15"),
+        (KeyboardInterrupt(), 130, "interrupted", "interrupted by signal 2"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_end_is_a_code_a_line_and_a_note(tmp_path, capsys, error, code, status, line):
+    assert worker.run(run_config(), tmp_path, job=end(error)) == code
+    assert capsys.readouterr().err == f"{line}\n"
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["schema_version"] == 1
+    assert report["status"] == status
+    assert report["error"] in line
+
+
+def test_a_good_end_says_nothing(tmp_path, capsys):
+    assert worker.run(run_config(), tmp_path, job=end(None)) == 0
+    assert capsys.readouterr() == ("", "")
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_only_a_crash_leaves_a_traceback_and_only_in_the_log(tmp_path, capsys):
+    worker.run(run_config(), tmp_path, job=end(UserError("mend it")))
+    assert "Traceback" not in (tmp_path / "train.log").read_text()
+    worker.run(run_config(), tmp_path, job=end(ValueError("bad")))
+    assert "Traceback" in (tmp_path / "train.log").read_text()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_running_out_of_memory_names_the_settings_to_lower(tmp_path, capsys):
+    config = run_config(trainer__micro_batch_size=3)
+    assert worker.run(config, tmp_path, job=end(OutOfMemoryError("CUDA ..."))) == 1
+    assert "lower trainer.micro_batch_size (now 3)" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_plainly(tmp_path, capsys):
+    error = OSError(errno.ENOSPC, "No space left on device", "checkpoints/step-1")
+    assert worker.run(run_config(), tmp_path, job=end(error)) == 1
+    assert "disk is full: checkpoints/step-1" in capsys.readouterr().err
+
+
+def test_what_is_logged_or_warned_goes_to_the_log(tmp_path):
+    def job(_config, _run_dir):
+        logging.getLogger("anyone").info("a remark")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("a warning", stacklevel=1)
+
+    assert worker.run(run_config(), tmp_path, job=job) == 0
+    log = (tmp_path / "train.log").read_text()
+    assert "INFO anyone: a remark" in log
+    assert "a warning" in log
+    assert logging.getLogger().level == logging.WARNING
+
+
+def test_a_finished_runs_report_is_not_replaced_by_a_late_failure(tmp_path):
+    (tmp_path / "report.json").write_text('{"status": "completed"}')
+    worker.run(run_config(), tmp_path, job=end(RuntimeError("afterwards")))
+    assert json.loads((tmp_path / "report.json").read_text()) == {"status": "completed"}
+
+
+def test_a_folder_that_is_no_run_is_the_users_mistake(tmp_path, capsys):
+    assert worker.main([str(tmp_path)]) == 2
+    assert "not a run directory" in capsys.readouterr().err
+
+
+def test_the_job_is_found_through_the_run_directory(tmp_path, capsys):
+    write_config(run_config(dataset__train=str(tmp_path / "none.jsonl")), tmp_path / "config.yaml")
+    assert worker.main([str(tmp_path)]) == 2
+    assert "none.jsonl" in capsys.readouterr().err
