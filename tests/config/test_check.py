@@ -101,7 +101,6 @@ def test_a_missing_key_is_named():
     [
         ({"dataset__train": None}, "dataset.train is not set; give the rows to train on"),
         ({"trainer__micro_batch_size": 9}, "trainer.micro_batch_size (9) must not be greater"),
-        ({"launch__processes": 2}, "not supported yet"),
         (
             {"dataset__test": "a.json", "task__test": {"name": "test", "source": "b"}},
             "dataset.test becomes the task 'test'",
