@@ -56,6 +56,12 @@ def test_a_sweep_without_jobs_has_none(tmp_path):
     assert read_jobs(tmp_path) == []
 
 
+def test_a_job_that_noted_its_own_end_keeps_its_note(tmp_path):
+    (tmp_path / "report.json").write_text('{"status": "interrupted", "error": "signal 2"}')
+    record_job(tmp_path, 0, "", JobResult(130, tmp_path, 0.0, "signal 2"))
+    assert json.loads((tmp_path / "report.json").read_text())["status"] == "interrupted"
+
+
 def test_a_job_refused_before_its_worker_started_is_in_the_table(tmp_path):
     run_dir = tmp_path / "0"
     run_dir.mkdir()

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from toplora_train.config.sweep import JOBS
-from toplora_train.launch.outcome import write_failure
+from toplora_train.launch.outcome import read_report, write_failure
 from toplora_train.launch.parent import JobResult
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
 
@@ -34,12 +34,13 @@ class Job:
 
 def record_job(sweep_dir: Path, number: int, overrides: str, result: JobResult) -> None:
     """Add a job's end; jobs may end at the same time in several processes."""
-    if result.error is not None and result.run_dir.is_dir():
+    refused_before_it_started = result.error is not None and not read_report(result.run_dir)
+    if refused_before_it_started and result.run_dir.is_dir():
         write_failure(
             result.run_dir,
-            status="interrupted" if result.exit_code > 128 else "failed",
-            error=result.error,
-            error_type="UserError" if result.exit_code == USER_ERROR else "RunFailure",
+            status="failed",
+            error=str(result.error),
+            error_type="UserError",
         )
     line = json.dumps(
         {
@@ -95,4 +96,5 @@ def show_sweep(sweep_dir: Path, jobs: Sequence[Job], console: Console) -> None:
         if job.exit_code != DONE:
             reason = escape(job.error or f"exit code {job.exit_code}")
             console.print(f"[red]job {job.number}[/red] {escape(job.overrides)}: {reason}")
-    console.print(f"{len(jobs)} jobs in {escape(str(sweep_dir))}")
+    plural = "" if len(jobs) == 1 else "s"
+    console.print(f"{len(jobs)} job{plural} in {escape(str(sweep_dir))}")
