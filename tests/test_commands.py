@@ -1,4 +1,4 @@
-"""The commands as a user types them, on real processes: what the README and the contracts promise."""
+"""The commands as a user types them, on real processes."""
 
 import json
 import os

@@ -1,9 +1,9 @@
 """An adapter on a model: attach it, say what it is, save it, load it again.
 
-An adapter is a module of this package with a function ``peft_config(settings)`` and the constant
-``MERGEABLE``; it is found by its name, there is no list of them. It may have a function
-``refine(model, settings)``, which is called when the adapter is on the model, and a constant
-``TARGETS_BY_PEFT``, by which modules that were not named are chosen by PEFT.
+An adapter is a module of this package with a function ``peft_config(settings)``; it is found by
+its name, there is no list of them. It may have a function ``refine(model, settings)``, which is
+called when the adapter is on the model, and a constant ``TARGETS_BY_PEFT``, by which modules that
+were not named are chosen by PEFT.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any
 
 import peft
 import torch
-from peft import PeftConfig, PeftModel
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
+from toplora_train.adapters.configs import check_schema_version
 from toplora_train.adapters.peft import UNMERGEABLE
 from toplora_train.adapters.targets import (
     attention_projections,
@@ -59,7 +59,7 @@ def adapter_names() -> list[str]:
 
 
 def adapter_module(name: str) -> ModuleType:
-    """The module of an adapter; its ``MERGEABLE`` says whether weights with it in can be written.
+    """The module of an adapter.
 
     Raises:
         UserError: There is no such adapter.
@@ -220,7 +220,7 @@ def describe_adapter(model: PeftModel) -> dict[str, Any]:
         "peft_type": peft_type,
         "trainable_parameters": sum(tensor.numel() for tensor in _tensors(model).values()),
         "mergeable": peft_type not in UNMERGEABLE
-        and all(layer.merge_refusal is None for layer in layers),
+        and all(layer.can_merge(name) for layer in layers for name in layer.configs),
     }
 
 
@@ -264,7 +264,8 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     has to be there, in its shape, and none besides. The tensors keep the dtype they were saved in.
 
     Args:
-        model: The base model; it is changed in place, also where loading then fails.
+        model: The base model; it is changed in place, also where loading then fails. On the meta
+            device it stays there, and the adapter's tensors are real.
         folder: Where the adapter was saved.
         trainable: Whether to train it further.
 
@@ -279,7 +280,11 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message="Some weights of .* were not initialized")
             loaded = PeftModel.from_pretrained(
-                model, str(folder), is_trainable=trainable, ignore_mismatched_sizes=True
+                model,
+                str(folder),
+                is_trainable=trainable,
+                ignore_mismatched_sizes=True,
+                low_cpu_mem_usage=all(parameter.is_meta for parameter in model.parameters()),
             )
     except KeyError as error:
         raise UserError(f"{folder / WEIGHTS_FILE}: it lacks {error.args[0]}") from error
@@ -297,18 +302,37 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     return loaded
 
 
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """The config of a saved adapter as it is written, such as ``base_model_name_or_path``.
+
+    Raises:
+        UserError: There is none.
+    """
+    file = folder / CONFIG_FILE
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file; give the folder of an adapter") from error
+    except ValueError as error:
+        raise UserError(f"{file}: not the config of an adapter ({error})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: not the config of an adapter (it holds no keys)")
+    return config
+
+
 def _shapes_and_dtypes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """What the weights file holds, after a look at the config beside it."""
     config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     for file in (config_file, weights_file):
         if not file.is_file():
             raise UserError(f"{file}: no such file; give the folder that an adapter was saved in")
+    config = read_adapter_config(folder)
+    if config.get("peft_type") not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise UserError(f"{config_file}: peft_type {config.get('peft_type')!r} is not known here")
     try:
-        peft_type = json.loads(config_file.read_text(encoding="utf-8")).get("peft_type")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{config_file}: not the config of an adapter ({error})") from error
-    if peft_type not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        raise UserError(f"{config_file}: peft_type {peft_type!r} is not known here")
+        check_schema_version(config.get("schema_version"))
+    except ValueError as error:
+        raise UserError(f"{config_file}: {error}") from error
     dtype_names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     try:
         with safe_open(weights_file, framework="pt") as file:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from peft import PeftConfig, PeftType
-from peft.utils.other import get_pattern_key
 
 from toplora_train.adapters.checks import (
     check_boolean,
@@ -18,6 +19,9 @@ from toplora_train.adapters.checks import (
     check_positive_number,
     check_probability,
 )
+
+SCHEMA_VERSION = 1
+"""Of the configs and tensors that these methods save; a higher one is not read."""
 
 
 @dataclass
@@ -31,6 +35,7 @@ class AdapterConfig(PeftConfig):
         exclude_modules: Names or a regular expression of modules to leave alone.
         layers_to_transform: Index or indices of the layers to adapt; None means all.
         modules_to_save: Names of modules that are trained whole and saved with the adapter.
+        schema_version: Kept in the saved config, for versions of this package to come.
     """
 
     method: ClassVar[str]
@@ -40,9 +45,11 @@ class AdapterConfig(PeftConfig):
     exclude_modules: list[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
     modules_to_save: list[str] | None = None
+    schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_schema_version(self.schema_version)
         self.peft_type = PeftType[self.method.upper()]
         check_probability("dropout", self.dropout)
         check_names("target_modules", self.target_modules)
@@ -58,12 +65,25 @@ class AdapterConfig(PeftConfig):
     @classmethod
     def setting_names(cls) -> list[str]:
         """The method's own settings: its fields that are not PEFT's bookkeeping."""
-        bookkeeping = {entry.name for entry in fields(PeftConfig)}
+        bookkeeping = {entry.name for entry in fields(PeftConfig)} | {"schema_version"}
         return [entry.name for entry in fields(cls) if entry.name not in bookkeeping]
 
     def scaling_for(self, module_name: str) -> float:
         """The factor of the update in the named module."""
         raise NotImplementedError
+
+
+def check_schema_version(version: object) -> None:
+    """Refuse what a newer version of this package saved: it may mean what this one does not know.
+
+    Raises:
+        ValueError: Says what to do.
+    """
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ValueError(
+            f"saved by a newer toplora-train (schema_version {version}, known here: up to "
+            f"{SCHEMA_VERSION}); upgrade toplora-train to read it"
+        )
 
 
 @dataclass
@@ -96,12 +116,18 @@ class LowRankConfig(AdapterConfig):
 
     def rank_for(self, module_name: str) -> int:
         """The rank in the named module."""
-        key = get_pattern_key(self.rank_pattern, module_name)
-        return self.rank_pattern.get(key, self.r)
+        return int(_value_for(module_name, self.rank_pattern, default=self.r))
 
     def scaling_for(self, module_name: str) -> float:
         """The factor ``alpha / r`` or ``alpha / sqrt(r)`` in the named module."""
-        key = get_pattern_key(self.alpha_pattern, module_name)
-        alpha = self.alpha_pattern.get(key, self.alpha)
+        alpha = _value_for(module_name, self.alpha_pattern, default=self.alpha)
         rank = self.rank_for(module_name)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+
+def _value_for(module_name: str, patterns: Mapping[str, float], *, default: float) -> float:
+    """The value of the first pattern that matches the end of a module's dotted name, as in PEFT."""
+    for pattern, value in patterns.items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", module_name):
+            return value
+    return default

@@ -1,7 +1,7 @@
 """Model weights that an installed Python package carries, for machines that reach no hub.
 
-Two layouts are known: a folder with ``model.safetensors`` (used as it lies) and a GGUF file, which is
-read once and stored as an ordinary checkpoint in the cache folder, since reading it takes longer.
+Two layouts are known: a folder with ``model.safetensors`` (used as it lies) and a GGUF file, which
+is read once and stored as an ordinary checkpoint in the cache folder: reading it takes longer.
 """
 
 from __future__ import annotations
