@@ -169,6 +169,14 @@ def test_a_sweep_by_another_process_is_told_by_its_list(call, tmp_path):
     assert [json.loads(line)["exit_code"] for line in lines] == [0, 0]
 
 
+def test_ctrl_c_before_any_job_is_no_traceback(call, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_config", interrupted)
+    assert call("recipe=smoke") == (130, "", "")
+
+
 def test_cfg_shows_what_would_be_used(call):
     code, shown, _ = call("recipe=smoke", "--cfg", "job", "optimizer.lr=3e-4")
     assert code == 0

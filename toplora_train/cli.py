@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -61,6 +62,8 @@ def main() -> int:
         return _user_error(explain(error, overrides, own))
     except UserError as error:
         return _user_error(str(error))
+    except KeyboardInterrupt:  # no job was running: its parent handles the signals itself
+        return 128 + signal.SIGINT
 
 
 def job(composed: DictConfig) -> None:
