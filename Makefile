@@ -39,5 +39,8 @@ format: $(STAMP) ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(STAMP) ## what an adapter adds to a step, as JSON
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/adapter_step.py
+
 clean: ## remove the virtual environment and caches (never runs/)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
