@@ -14,7 +14,7 @@ A new adapter is one module that defines three classes and calls :func:`register
   they are made in ``plan_adapter`` and handed to the layers in ``equip_layer``.
 
 and, for :mod:`toplora_train.adapters.attach`, a function ``peft_config(settings)`` that builds the
-config from the keys of its YAML, and the constant ``MERGEABLE``.
+config from the keys of its YAML.
 
 The rest is here: several adapters, switching, disabling and deleting them, mixed batches
 (``adapter_names=``), merging, saving and loading, meta-device loading, quantised base layers.
@@ -257,10 +257,14 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         with torch.device("meta" if on_meta else "cpu"), torch.no_grad():
             return self.initial_tensors(config, module_name)
 
+    def can_merge(self, adapter_name: str) -> bool:
+        """Whether a fixed matrix holds the adapter's update; some settings may decide otherwise."""
+        del adapter_name
+        return self.merge_refusal is None
+
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether PEFT may turn it into a plain LoRA (it then asks for the delta weight)."""
-        del adapter_name  # it is the method that decides
-        return self.merge_refusal is None
+        return self.can_merge(adapter_name)
 
     def forward(
         self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
@@ -336,8 +340,9 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         Raises:
             UnsupportedByAdapterError: The method cannot merge, or the base weight is quantised.
         """
-        self._check_mergeable()
-        for adapter_name in check_adapters_to_merge(self, adapter_names):
+        chosen = check_adapters_to_merge(self, adapter_names)
+        self._check_mergeable(chosen)
+        for adapter_name in chosen:
             if adapter_name not in self.scaling:
                 continue
             merged = self.get_base_weight() + self._oriented_delta(adapter_name)
@@ -357,9 +362,9 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         delta = self.get_delta_weight(adapter_name).detach().to(self.get_base_weight().dtype)
         return delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
 
-    def _check_mergeable(self) -> None:
-        if self.merge_refusal is not None:
-            raise UnsupportedByAdapterError(self.merge_refusal)
+    def _check_mergeable(self, adapter_names: Sequence[str]) -> None:
+        if not all(self.can_merge(name) for name in adapter_names if name in self.scaling):
+            raise UnsupportedByAdapterError(str(self.merge_refusal))
         weight = getattr(self.get_base_layer(), "weight", None)
         if not isinstance(weight, Tensor) or not weight.is_floating_point():
             raise UnsupportedByAdapterError(
@@ -480,8 +485,9 @@ class AdapterModel(BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
-        if self.tuner_layer_cls.merge_refusal is not None:
-            raise UnsupportedByAdapterError(self.tuner_layer_cls.merge_refusal)
+        for layer in self.model.modules():  # before the first of them is changed
+            if isinstance(layer, self.tuner_layer_cls):
+                layer._check_mergeable(layer.active_adapters)
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Refused: a weighted sum of the tensors is not the weighted sum of the updates."""

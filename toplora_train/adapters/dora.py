@@ -24,8 +24,6 @@ from toplora_train.adapters.checks import check_choice, check_keys
 from toplora_train.adapters.dora_norm import FactoredDora
 from toplora_train.adapters.lora import LoraSettings, lora_config
 
-MERGEABLE = True
-
 NORMS = ("peft", "factored")
 
 

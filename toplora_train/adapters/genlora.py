@@ -298,9 +298,6 @@ class GenLoraModel(AdapterModel):
     tuner_layer_cls = GenLoraLinear
 
 
-MERGEABLE = GenLoraLinear.merge_refusal is None
-
-
 def peft_config(settings: Mapping[str, Any]) -> GenLoraConfig:
     """The PEFT config for the keys of ``conf/adapter/genlora.yaml``.
 

@@ -19,8 +19,6 @@ from peft import LoraConfig
 from toplora_train.adapters.checks import check_choice, check_keys
 from toplora_train.adapters.configs import LowRankConfig
 
-MERGEABLE = True
-
 INITS: dict[str, bool | str] = {
     "kaiming": True,
     "gaussian": "gaussian",

@@ -23,7 +23,6 @@ from toplora_train.adapters.configs import AdapterConfig
 from toplora_train.config.errors import UserError
 from toplora_train.config.suggest import hint, nearest_key, nearest_name
 
-MERGEABLE = True  # most are; attach.describe_adapter knows which ones are not
 TARGETS_BY_PEFT = True
 
 UNMERGEABLE = ("LILY", "SHADOW")

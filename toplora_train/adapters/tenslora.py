@@ -254,9 +254,6 @@ def check_ranks_fit(slot: Slot, config: TensLoraConfig, module_name: str) -> Non
             )
 
 
-MERGEABLE = TensLoraLinear.merge_refusal is None
-
-
 def peft_config(settings: Mapping[str, Any]) -> TensLoraConfig:
     """The PEFT config for the keys of ``conf/adapter/tenslora.yaml``.
 

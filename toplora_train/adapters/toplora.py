@@ -146,7 +146,8 @@ class TopLoraLinear(AdapterLinear):
     adapter_layer_names = ("toplora_A", "toplora_B", "toplora_theta", "toplora_gain")
     merge_refusal: ClassVar[str | None] = (
         "TopLoRA cannot be merged: its gate depends on each token, so no fixed weight holds the "
-        "update; keep the adapter beside the model, or train adapter=lora or adapter=dora, which do"
+        "update; keep it as an adapter (after `import toplora_train` PEFT loads it), or train "
+        "adapter.gate.enabled=false, adapter=lora or adapter=dora, which merge"
     )
 
     toplora_A: nn.ParameterDict  # noqa: N815 - the paper's capital
@@ -187,6 +188,17 @@ class TopLoraLinear(AdapterLinear):
         )
         return F.linear((hidden * weights * scaling).to(hidden.dtype), B)
 
+    def can_merge(self, adapter_name: str) -> bool:
+        """Without its gate it is a LoRA."""
+        return not self.configs[adapter_name].gate.enabled
+
+    def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """A and ``s B`` where there is no gate."""
+        if not self.can_merge(adapter_name):
+            return super().lora_factors(adapter_name)
+        scaling = self.scaling[adapter_name]
+        return self.toplora_A[adapter_name], self.toplora_B[adapter_name] * scaling
+
     def _projected(self, x: Tensor, adapter_name: str) -> tuple[Tensor, Tensor]:
         """``A drop(x)`` and ``x Theta``, each ``(..., r)``; without dropout in one pass over x."""
         A = self.toplora_A[adapter_name]
@@ -203,9 +215,6 @@ class TopLoraModel(AdapterModel):
 
     prefix = "toplora_"
     tuner_layer_cls = TopLoraLinear
-
-
-MERGEABLE = TopLoraLinear.merge_refusal is None
 
 
 def peft_config(settings: Mapping[str, Any]) -> TopLoraConfig:
