@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.prompts import build_prompt
@@ -19,6 +19,8 @@ from toplora_train.data.rows import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+AnExample = TypeVar("AnExample")
 
 CHUNK = 1000  # rows per call of the tokenizer: enough for its threads, little memory
 
@@ -37,14 +39,14 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Encoded(Generic[AnExample]):
     """The examples of a training set and what became of its rows.
 
     ``kept`` holds, for each example, the index of its row. ``tokens`` counts all ids,
-    ``supervised_tokens`` those that are learned.
+    ``supervised_tokens`` what is learned: tokens or, with a head, labels.
     """
 
-    examples: tuple[Example, ...]
+    examples: tuple[AnExample, ...]
     kept: tuple[int, ...]
     truncated_rows: int
     dropped_rows: int
@@ -72,7 +74,7 @@ def encode_example(tokenizer: PreTrainedTokenizerBase, prompt: str, response: st
 
 def encode_rows(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], *, max_length: int, overflow: str
-) -> Encoded:
+) -> Encoded[Example]:
     """Encode a training set; the response is the row's ``output`` without surrounding white space.
 
     Args:
@@ -118,7 +120,7 @@ def encode_rows(
 
 
 def prove_prompt_prefix(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], encoded: Encoded
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], encoded: Encoded[Example]
 ) -> None:
     """Hold every example against the ids that evaluation would ask its row with.
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from toplora_train.config.errors import UserError
+from toplora_train.models.head import Head, refuse_random_parts
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.tiny import tiny_config, tiny_model, tiny_tokenizer
 
@@ -56,7 +61,14 @@ def load_tokenizer(location: ModelLocation) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    location: ModelLocation, *, dtype: str, attention: str = "sdpa", meta: bool = False
+    location: ModelLocation,
+    *,
+    dtype: str,
+    attention: str = "sdpa",
+    meta: bool = False,
+    head: Head | None = None,
+    trained_whole: Sequence[str] = (),
+    seed: int = 0,
 ) -> PreTrainedModel:
     """The base model in evaluation mode on the CPU, frozen.
 
@@ -65,32 +77,94 @@ def load_model(
         dtype: the number format of its weights, a name of torch's.
         attention: the attention implementation, in transformers' words.
         meta: build it without weights, for counting (nothing is read but ``config.json``).
+        head: the head to put on it; without one it is a causal language model.
+        trained_whole: modules that will be trained and saved whole, and so may lack weights.
+        seed: of the head's random start; the global random state is left as it was.
 
     Raises:
-        UserError: the folder cannot be loaded as a causal language model.
+        UserError: the folder cannot be loaded as such a model, or lacks weights besides the head's.
     """
+    kind = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
     torch_dtype: torch.dtype = getattr(torch, dtype)
-    if meta:
-        model = _without_weights(location, torch_dtype, attention)
-    elif location.folder is None:
-        model = tiny_model().to(torch_dtype)
-    else:
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                location.folder, dtype=torch_dtype, attn_implementation=attention
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if meta:
+            model = _without_weights(kind, location, head, torch_dtype, attention)
+        elif location.folder is None:
+            model = _builtin(kind, head).to(torch_dtype)
+        else:
+            try:
+                with _no_report_of_missing_weights():
+                    model, info = kind.from_pretrained(
+                        location.folder,
+                        config=_with_head(AutoConfig.from_pretrained(location.folder), head),
+                        dtype=torch_dtype,
+                        attn_implementation=attention,
+                        output_loading_info=True,
+                    )
+            except (OSError, ValueError, ImportError) as error:
+                if "attn_implementation=" in str(error):
+                    raise UserError(
+                        f"{location.name} has no {attention} attention; set model.attention=eager"
+                    ) from error
+                what = "a causal language model" if head is None else "a model with a head"
+                raise UserError(f"{location.name}: cannot be loaded as {what}: {error}") from error
+            refuse_random_parts(
+                model,
+                info["missing_keys"],
+                head=head is not None,
+                trained_whole=trained_whole,
+                name=location.name,
             )
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(
-                f"{location.name}: cannot be loaded as a causal language model: {error}"
-            ) from error
     model.name_or_path = location.name  # what the adapter's config will call its base
     model.requires_grad_(False)
-    return model.eval()
+    frozen: PreTrainedModel = model.eval()
+    return frozen
 
 
-def _without_weights(location: ModelLocation, dtype: torch.dtype, attention: str) -> Any:
+def _with_head(config: Any, head: Head | None) -> Any:
+    """A configuration that speaks of a head in transformers' words."""
+    if head is not None:
+        config.id2label = dict(enumerate(head.labels)) or {0: "value"}
+        config.label2id = {name: number for number, name in config.id2label.items()}
+        config.problem_type = head.problem
+        config.pad_token_id = head.pad_token_id
+        if hasattr(config, "use_cache"):
+            config.use_cache = False  # every text is read once
+    return config
+
+
+def _builtin(kind: Any, head: Head | None) -> Any:
+    """The model made in code, with a head on it where one is asked for."""
+    bare = tiny_model()
+    if head is None:
+        return bare
+    model = kind.from_config(_with_head(tiny_config(), head))
+    model.base_model.load_state_dict(bare.base_model.state_dict())
+    return model
+
+
+def _without_weights(
+    kind: Any, location: ModelLocation, head: Head | None, dtype: torch.dtype, attention: str
+) -> Any:
+    folder = location.folder
+    config = tiny_config() if folder is None else AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
-        if location.folder is None:
-            return AutoModelForCausalLM.from_config(tiny_config(), dtype=dtype)
-        config = AutoConfig.from_pretrained(location.folder)
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+        return kind.from_config(
+            _with_head(config, head), dtype=dtype, attn_implementation=attention
+        )
+
+
+@contextmanager
+def _no_report_of_missing_weights() -> Iterator[None]:
+    """Keep transformers from printing the table of what a checkpoint lacks: it is checked here."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def only_errors(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    logger.addFilter(only_errors)
+    try:
+        yield
+    finally:
+        logger.removeFilter(only_errors)

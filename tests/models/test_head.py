@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model
+
+from toplora_train.config.errors import UserError
+from toplora_train.models.head import Head, head_modules
+from toplora_train.models.load import load_model
+from toplora_train.models.locate import ModelLocation
+
+TINY = ModelLocation("toplora-train/tiny", None, "built in")
+SMALL = dict(
+    vocab_size=20,
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=16,
+    max_position_embeddings=16,
+)
+
+
+def stored(folder: Path, model) -> ModelLocation:
+    model.save_pretrained(folder)
+    return ModelLocation("owner/small", folder, "local folder")
+
+
+def test_a_head_of_classes_knows_their_names():
+    model = load_model(TINY, dtype="float32", head=Head(("no", "yes"), 0))
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    assert model.config.problem_type == "single_label_classification"
+    assert model.score.out_features == 2
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_head_without_classes_gives_one_number():
+    model = load_model(TINY, dtype="float32", head=Head((), 0))
+    assert model.config.problem_type == "regression"
+    assert model.score.out_features == 1
+
+
+def test_the_encoder_is_the_base_model_and_the_head_follows_from_the_seed_alone():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = load_model(TINY, dtype="float32", head=Head(("a", "b"), 0), seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again = load_model(TINY, dtype="float32", head=Head(("a", "b"), 0), seed=3)
+    other = load_model(TINY, dtype="float32", head=Head(("a", "b"), 0), seed=4)
+    bare = load_model(TINY, dtype="float32")
+    assert torch.equal(first.score.weight, again.score.weight)
+    assert not torch.equal(first.score.weight, other.score.weight)
+    for name, tensor in bare.model.state_dict().items():
+        assert torch.equal(tensor, first.model.state_dict()[name])
+
+
+def test_a_model_without_weights_has_the_shapes_of_the_one_with(tmp_path: Path):
+    location = stored(tmp_path, BertModel(BertConfig(**SMALL)))
+    head = Head(("a", "b", "c"), 0)
+    whole, empty = (load_model(location, dtype="float32", head=head, meta=m) for m in (False, True))
+    shapes = {name: tensor.shape for name, tensor in whole.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in empty.state_dict().items()} == shapes
+    assert {tensor.device.type for tensor in empty.parameters()} == {"meta"}
+
+
+def test_all_that_stands_on_the_encoder_is_head(tmp_path: Path):
+    bert = stored(tmp_path / "bert", BertModel(BertConfig(**SMALL)))
+    deberta = stored(tmp_path / "deberta", DebertaV2Model(DebertaV2Config(**SMALL)))
+    head = Head(("a", "b"), 0)
+    assert head_modules(load_model(TINY, dtype="float32", head=head)) == ["score"]
+    assert head_modules(load_model(bert, dtype="float32", head=head)) == ["classifier"]
+    model = load_model(deberta, dtype="float32", attention="eager", head=head)
+    assert head_modules(model) == ["pooler", "classifier"]
+
+
+def test_an_attention_that_a_model_lacks_is_one_line_with_the_remedy(tmp_path: Path):
+    deberta = stored(tmp_path, DebertaV2Model(DebertaV2Config(**SMALL)))
+    with pytest.raises(
+        UserError, match=r"^owner/small has no sdpa attention; set model\.attention"
+    ):
+        load_model(deberta, dtype="float32", head=Head(("a", "b"), 0))
+
+
+def test_a_checkpoint_that_lacks_more_than_the_head_is_refused_unless_it_is_trained(tmp_path: Path):
+    location = stored(tmp_path, BertModel(BertConfig(**SMALL), add_pooling_layer=False))
+    head = Head(("a", "b"), 0)
+    with pytest.raises(UserError) as error:
+        load_model(location, dtype="float32", head=head)
+    assert str(error.value) == (
+        "owner/small: its checkpoint has no weights for bert.pooler.dense, which would stay random;"
+        " train that part whole: adapter.modules_to_save=[pooler]"
+    )
+    load_model(location, dtype="float32", head=head, trained_whole=["pooler"])
+
+
+def test_an_encoder_is_no_language_model(tmp_path: Path):
+    location = stored(tmp_path, BertModel(BertConfig(**SMALL, is_decoder=True)))
+    with pytest.raises(UserError, match=r"^owner/small: its checkpoint has no weights for cls"):
+        load_model(location, dtype="float32")

@@ -1,0 +1,242 @@
+"""Rows with a label: one text or a pair of them, and the class or number that belongs to it.
+
+Such a row is a :class:`Row` like any other: its question is the texts, its answer the label's name.
+So it is hashed, compared with test rows and reported as all rows are; only the way to tokens is
+another, because a head is asked with the bare texts and no prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.encode import CHUNK, Encoded
+from toplora_train.data.rows import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LabelledExample:
+    """One text or pair as token ids, and its class number, or its number.
+
+    ``token_type_ids`` tell the texts of a pair apart, for models that want to be told.
+    """
+
+    input_ids: tuple[int, ...]
+    token_type_ids: tuple[int, ...] | None
+    target: int | float
+
+    @property
+    def supervised(self) -> int:
+        """How many terms it adds to the loss."""
+        return 1
+
+
+def parse_labelled(
+    fields: object,
+    *,
+    place: str,
+    default_id: str,
+    text: str,
+    text_pair: str | None,
+    label: str,
+    choices: Sequence[str],
+) -> Row:
+    """Check one record of a file and return it as a row.
+
+    Args:
+        fields: What the file holds.
+        place: File and row, for error messages.
+        default_id: The id of a row that brings none of its own.
+        text: The key of the text.
+        text_pair: The key of the second text, where there are two.
+        label: The key of the label: a class number, a class name, or a number.
+        choices: The classes' names, in the order of their numbers; none where numbers are learned.
+
+    Raises:
+        UserError: A text or the label is missing, or the label is none of the choices.
+    """
+    keys = [text, *([text_pair] if text_pair else []), label]
+    if not isinstance(fields, Mapping):
+        raise UserError(f"{place}: a row is an object with {_names(keys)}")
+    for key in keys:
+        if fields.get(key) is None:
+            found = ", ".join(map(str, fields)) or "no keys"
+            raise UserError(
+                f"{place}: no '{key}' (found: {found}); rows of this task need {_names(keys)}"
+            )
+    texts = []
+    for key in keys[:-1]:
+        value = fields[key]
+        if not isinstance(value, str) or not value.strip():
+            raise UserError(f"{place}: '{key}' must be a text that is not empty")
+        texts.append(value)
+    read = _class_name if choices else _number
+    return Row(
+        id=str(fields["id"]) if fields.get("id") is not None else default_id,
+        instruction=texts[0],
+        input=texts[1] if text_pair else "",
+        output="",
+        answer=read(fields[label], place=place, key=label, choices=choices),
+    )
+
+
+def encode_labelled(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    *,
+    choices: Sequence[str],
+    max_length: int,
+    overflow: str,
+) -> Encoded[LabelledExample]:
+    """Encode rows as a head is asked: the text, or both, with the tokenizer's special tokens.
+
+    Args:
+        tokenizer: The base model's.
+        rows: The rows, their ``answer`` a choice, or a number where there are no choices.
+        choices: The classes' names; their order numbers them.
+        max_length: The longest example, in ids.
+        overflow: What becomes of a longer one: ``error``; ``drop``; or ``truncate``, which takes
+            tokens from the end of the longer text.
+
+    Raises:
+        UserError: A row is too long under ``error``, none is left, or ``max_length`` is more than
+            the tokenizer says that the model reads.
+        ValueError: ``overflow`` is none of the three.
+    """
+    if overflow not in ("error", "drop", "truncate"):
+        raise ValueError(f"overflow is error, drop or truncate, not {overflow!r}")
+    whole = list(_encode(tokenizer, rows, choices, max_length=None))
+    long = [index for index, example in enumerate(whole) if len(example.input_ids) > max_length]
+    if long and overflow == "error":
+        raise UserError(_too_long(rows, whole, long, max_length))
+    kept = list(range(len(whole)))
+    if long and overflow == "drop":
+        without = set(long)
+        kept = [index for index in kept if index not in without]
+        if not kept:
+            raise UserError(
+                f"all {len(rows)} rows are longer than max_length={max_length} and were dropped; "
+                "raise dataset.max_length"
+            )
+    if long and overflow == "truncate":
+        cut = _encode(tokenizer, [rows[index] for index in long], choices, max_length=max_length)
+        for index, example in zip(long, cut, strict=True):
+            whole[index] = example
+    examples = tuple(whole[index] for index in kept)
+    longest = max(len(example.input_ids) for example in examples)
+    if longest > tokenizer.model_max_length:
+        raise UserError(
+            f"a row has {longest} tokens, but the model reads {tokenizer.model_max_length}; set "
+            f"dataset.max_length={tokenizer.model_max_length} and choose dataset.overflow=drop or "
+            "truncate"
+        )
+    return Encoded(
+        examples=examples,
+        kept=tuple(kept),
+        truncated_rows=len(long) if overflow == "truncate" else 0,
+        dropped_rows=len(whole) - len(examples),
+        supervised_tokens=len(examples),
+        tokens=sum(len(one.input_ids) for one in examples),
+    )
+
+
+def collate_labelled(examples: Sequence[LabelledExample], pad_token_id: int) -> dict[str, Tensor]:
+    """Right-padded tensors ``(rows, longest)``, and ``labels`` ``(rows,)``.
+
+    ``labels`` are int64 class numbers or float32 numbers; ``token_type_ids`` are among the tensors
+    where the examples have them.
+
+    Raises:
+        ValueError: There is no example.
+    """
+    if not examples:
+        raise ValueError("a batch needs at least one example")
+    longest = max(len(example.input_ids) for example in examples)
+
+    def padded(rows: Sequence[tuple[int, ...]], fill: int) -> Tensor:
+        return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
+
+    batch = {
+        "input_ids": padded([example.input_ids for example in examples], pad_token_id),
+        "attention_mask": padded([(1,) * len(example.input_ids) for example in examples], 0),
+        "labels": torch.tensor([example.target for example in examples]),
+    }
+    types = [one.token_type_ids for one in examples if one.token_type_ids is not None]
+    if types:
+        batch["token_type_ids"] = padded(types, 0)
+    return batch
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    choices: Sequence[str],
+    *,
+    max_length: int | None,
+) -> Iterator[LabelledExample]:
+    numbers = {name: number for number, name in enumerate(choices)}
+    for first in range(0, len(rows), CHUNK):
+        chunk = rows[first : first + CHUNK]
+        pairs = [row.input for row in chunk]
+        encoded = tokenizer(
+            [row.instruction for row in chunk],
+            pairs if any(pairs) else None,
+            truncation="longest_first" if max_length is not None else False,
+            max_length=max_length,
+        )
+        types = encoded.get("token_type_ids")
+        for index, row in enumerate(chunk):
+            yield LabelledExample(
+                input_ids=tuple(encoded["input_ids"][index]),
+                token_type_ids=tuple(types[index]) if types is not None else None,
+                target=numbers[row.answer] if choices else float(row.answer),
+            )
+
+
+def _class_name(value: object, *, place: str, key: str, choices: Sequence[str]) -> str:
+    listed = ", ".join(f"{number} {name}" for number, name in enumerate(choices))
+    if value == -1:
+        raise UserError(
+            f"{place}: '{key}' is -1, the sign of a label that is kept secret; choose another split"
+        )
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
+        return choices[value]
+    if isinstance(value, str) and value in choices:
+        return value
+    raise UserError(f"{place}: '{key}' is {value!r}, which is none of the choices ({listed})")
+
+
+def _number(value: object, *, place: str, key: str, choices: Sequence[str]) -> str:
+    del choices  # there are none
+    try:
+        number = float(value) if not isinstance(value, bool) else math.nan  # type: ignore[arg-type]  # that is what is tried
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{place}: '{key}' is {value!r}, but must be a number")
+    return f"{number:.7g}"  # 3.8 was stored as the nearest float32, 3.799999952
+
+
+def _too_long(
+    rows: Sequence[Row], examples: Sequence[LabelledExample], long: Sequence[int], max_length: int
+) -> str:
+    longest = max(long, key=lambda index: len(examples[index].input_ids))
+    return (
+        f"{len(long)} of {len(rows)} rows are longer than max_length={max_length} tokens, the "
+        f"longest is row '{rows[longest].id}' with {len(examples[longest].input_ids)}; raise "
+        "dataset.max_length, or set dataset.overflow=truncate (cut the longer text); rows to train "
+        "on can also be left out with dataset.overflow=drop"
+    )
+
+
+def _names(keys: Sequence[str]) -> str:
+    return ", ".join(f"'{key}'" for key in keys)

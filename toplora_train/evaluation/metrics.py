@@ -1,0 +1,135 @@
+"""Metrics of labels and numbers, in numpy, and how sure they are.
+
+They equal scikit-learn's (``accuracy_score``, ``f1_score``, ``matthews_corrcoef``) and scipy's
+(``pearsonr``, ``spearmanr``). Where a metric is not defined, because everything predicted or
+everything right is one and the same, it is 0: such a prediction says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toplora_train.evaluation.statistics import wilson_interval
+
+Values = NDArray[np.float64]
+"""Class numbers, counted from 0, or the predicted numbers themselves; shape ``(rows,)``."""
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric's value and its 95 % interval."""
+
+    value: float
+    ci95: tuple[float, float]
+
+
+def accuracy(predicted: Values, right: Values) -> float:
+    """The share of rows whose class is the right one."""
+    return float(np.mean(predicted == right))
+
+
+def f1(predicted: Values, right: Values) -> float:
+    r"""The harmonic mean of precision and recall of class 1: :math:`2tp / (2tp + fp + fn)`."""
+    hits = np.sum((predicted == 1) & (right == 1))
+    named = np.sum(predicted == 1) + np.sum(right == 1)
+    return float(2 * hits / named) if named else 0.0
+
+
+def matthews(predicted: Values, right: Values) -> float:
+    r"""Matthews' correlation over any number of classes.
+
+    .. math:: \frac{n c - \sum_k p_k t_k}{\sqrt{(n^2 - \sum_k p_k^2)(n^2 - \sum_k t_k^2)}}
+
+    with ``c`` rows right, ``p_k`` predicted and ``t_k`` truly of class ``k``.
+
+    Source: J. Gorodkin, Comparing two K-category assignments by a K-category correlation
+    coefficient (2004).
+    """
+    classes = np.union1d(predicted, right)
+    p = np.array([np.sum(predicted == k) for k in classes], dtype=np.float64)
+    t = np.array([np.sum(right == k) for k in classes], dtype=np.float64)
+    n, c = float(len(right)), float(np.sum(predicted == right))
+    spread = (n * n - p @ p) * (n * n - t @ t)
+    return float((n * c - p @ t) / np.sqrt(spread)) if spread > 0 else 0.0
+
+
+def pearson(predicted: Values, right: Values) -> float:
+    """The linear correlation of predicted and right numbers."""
+    x, y = predicted - predicted.mean(), right - right.mean()
+    # Each is scaled by itself first: the product of two small norms would lose digits.
+    scale_x, scale_y = np.linalg.norm(x), np.linalg.norm(y)
+    flat = 1e-13 * max(1.0, float(np.abs(predicted).max()), float(np.abs(right).max()))
+    if min(scale_x, scale_y) <= flat * np.sqrt(len(right)):
+        return 0.0
+    return float(np.clip((x / scale_x) @ (y / scale_y), -1.0, 1.0))
+
+
+def spearman(predicted: Values, right: Values) -> float:
+    """The linear correlation of the ranks; equal numbers share the mean of their ranks."""
+    return pearson(_ranks(predicted), _ranks(right))
+
+
+def _ranks(values: Values) -> Values:
+    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(sizes)
+    ranks: Values = (last - (sizes - 1) / 2)[group]
+    return ranks
+
+
+METRICS: dict[str, Callable[[Values, Values], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "matthews": matthews,
+    "pearson": pearson,
+    "spearman": spearman,
+}
+
+
+def measure(metric: str, predicted: Values, right: Values, *, seed: int = 0) -> Measured:
+    """A metric's value and interval: Wilson's for an accuracy, else a bootstrap over the rows.
+
+    Args:
+        metric: A name in ``METRICS``.
+        predicted: Class numbers or numbers, a row each.
+        right: The same of the labels.
+        seed: Of the bootstrap; the same seed gives the same interval.
+
+    Raises:
+        ValueError: no rows, or not as many predictions as labels.
+    """
+    if len(predicted) != len(right) or not len(right):
+        raise ValueError(f"{len(predicted)} predictions for {len(right)} labels")
+    value = METRICS[metric](predicted, right)
+    if metric == "accuracy":
+        correct = int(np.sum(predicted == right))
+        return Measured(value, wilson_interval(correct, len(right)))
+    return Measured(value, bootstrap_interval(METRICS[metric], predicted, right, seed=seed))
+
+
+def bootstrap_interval(
+    metric: Callable[[Values, Values], float],
+    predicted: Values,
+    right: Values,
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float]:
+    """The central 95 % of the metric's values on rows drawn with replacement.
+
+    It knows no rows but these: where all are right, it has no width.
+
+    Source: B. Efron, Bootstrap methods: another look at the jackknife (1979); percentile interval.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    values = np.empty(resamples)
+    for index in range(resamples):
+        drawn = generator.integers(0, len(right), len(right))
+        values[index] = metric(predicted[drawn], right[drawn])
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
