@@ -46,6 +46,7 @@ def defaults(name: str, **changes) -> dict:
     settings = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
     if "dropout" in settings:
         settings["dropout"] = 0.0
+    settings.pop("defaults", None)  # Hydra's
     return {**settings, **changes}
 
 

@@ -264,7 +264,8 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     has to be there, in its shape, and none besides. The tensors keep the dtype they were saved in.
 
     Args:
-        model: The base model; it is changed in place, also where loading then fails.
+        model: The base model; it is changed in place, also where loading then fails. On the meta
+            device the adapter gets no values either, but everything about it is checked.
         folder: Where the adapter was saved.
         trainable: Whether to train it further.
 
@@ -279,7 +280,11 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message="Some weights of .* were not initialized")
             loaded = PeftModel.from_pretrained(
-                model, str(folder), is_trainable=trainable, ignore_mismatched_sizes=True
+                model,
+                str(folder),
+                is_trainable=trainable,
+                ignore_mismatched_sizes=True,
+                low_cpu_mem_usage=all(parameter.is_meta for parameter in model.parameters()),
             )
     except KeyError as error:
         raise UserError(f"{folder / WEIGHTS_FILE}: it lacks {error.args[0]}") from error

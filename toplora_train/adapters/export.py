@@ -21,6 +21,11 @@ from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
 from toplora_train.config.errors import RunFailure, UserError
 
 
+def is_plain_lora(model: PeftModel) -> bool:
+    """Whether the active adapter is PEFT's LoRA (or DoRA) already."""
+    return str(model.peft_config[model.active_adapter].peft_type.value) == "LORA"
+
+
 def save_as_lora(model: PeftModel, folder: Path, *, adapter_name: str = "default") -> None:
     """Write an adapter as a LoRA checkpoint of PEFT's format; the adapter itself is left as it is.
 

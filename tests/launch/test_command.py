@@ -1,0 +1,32 @@
+"""A small command ends with the exit codes of the others, and says one line where it went wrong."""
+
+import pytest
+
+from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.launch.command import run_command
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UserError("no\nsuch"), 2), (RunFailure("full"), 1), (KeyboardInterrupt(), 130)],
+)
+def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, capsys):
+    def command() -> None:
+        raise error
+
+    assert run_command(command) == code
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1
+
+
+def test_a_command_that_ends_well_says_nothing_more(capsys):
+    assert run_command(lambda: None) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_unforeseen_error_keeps_its_traceback():
+    def command() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command(command)

@@ -1,0 +1,28 @@
+"""How a small command ends: its exit code, and one line where it went wrong."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
+
+
+def run_command(command: Callable[[], None]) -> int:
+    """Run it; what it raises becomes an exit code, an unforeseen error keeps its traceback."""
+    try:
+        command()
+    except UserError as error:
+        return _fail(str(error), USER_ERROR)
+    except RunFailure as error:
+        return _fail(str(error), CRASHED)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 128 + signal.SIGINT)
+    return DONE
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+    return code

@@ -1,0 +1,55 @@
+"""The command ``toplora-export``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from toplora_train.config.arguments import Key, parse_arguments, show_usage
+from toplora_train.config.errors import UserError
+from toplora_train.launch.command import run_command
+
+COMMAND = "toplora-export"
+PURPOSE = (
+    "Write a run's adapter in a form that is read without this package, and prove it: as a plain "
+    "LoRA,\nor merged into the base model's weights. TopLoRA has neither, because its gate depends "
+    "on the token."
+)
+KEYS = (
+    Key("run", "the run directory, the one with report.json", required=True),
+    Key(
+        "format",
+        "lora: an adapter that PEFT reads; merged: a checkpoint that transformers reads",
+        required=True,
+        choices=("lora", "merged"),
+    ),
+    Key("output", "the folder to write, RUN/FORMAT if not given"),
+)
+
+
+def main() -> int:
+    """``toplora-export``: returns the exit code."""
+    words = sys.argv[1:]
+    if any(word in ("-h", "--help") for word in words):
+        print(show_usage(COMMAND, PURPOSE, KEYS))  # noqa: T201  (for the user)
+        return 0
+    return run_command(lambda: _export(words))
+
+
+def _export(words: list[str]) -> None:
+    given = parse_arguments(words, KEYS, command=COMMAND)
+    run_dir = Path(given["run"])
+    if not run_dir.is_dir():
+        raise UserError(f"run={run_dir}: there is no such folder")
+    from toplora_train.jobs.console import open_console  # heavy: only for a command that is right
+    from toplora_train.jobs.export import export
+
+    console = open_console()
+    output = Path(given["output"]) if "output" in given else None
+    done = export(run_dir, format=given["format"], output=output)
+    console.print(
+        f"{done.format} written to {done.folder}; read again, its logits differ by at most "
+        f"{done.max_abs_logit_difference:.2g} (the largest is {done.largest_logit:.3g})",
+        highlight=False,
+        soft_wrap=True,
+    )
