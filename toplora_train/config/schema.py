@@ -28,6 +28,7 @@ NonNegativeInt = Annotated[int, Field(ge=0), _Number]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _Number]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
 Fraction = Annotated[float, Field(ge=0, lt=1), _Number]
+Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -52,7 +53,9 @@ class DatasetSettings:
     """The rows to train on and how they become tokens.
 
     ``train`` and ``test`` are sources (see :mod:`toplora_train.data.sources`). A ``test`` source is
-    evaluated as one more task, named ``test``. ``max_length`` counts tokens, EOS included.
+    evaluated as one more task, named ``test``. ``train: task:SPLIT`` stands for that split of the
+    chosen task's own source. ``max_length`` counts tokens, EOS included. ``validation_rows`` of
+    the rows, or ``validation_share`` of them, are held out.
     ``overflow`` says what happens to a longer row: ``error`` stops, ``drop`` leaves it out,
     ``truncate`` cuts the response (and with it EOS); the report counts them in every case.
     """
@@ -65,6 +68,7 @@ class DatasetSettings:
     revision: str | None = None
     limit: PositiveInt | None = None
     validation_rows: NonNegativeInt = 0
+    validation_share: Fraction = 0.0
     max_length: Annotated[int, Field(ge=8)] = 256
     overflow: Literal["error", "drop", "truncate"] = "error"
     test_extraction: Literal["number", "choice", "exact"] = "exact"
@@ -78,6 +82,9 @@ class TaskSettings:
     ``kind`` says how the model answers: ``generate`` writes, ``choose`` takes the most probable of
     ``choices``, ``classify`` and ``regress`` ask a head. ``response`` is the sentence in which the
     training rows give an answer, ``{answer}`` standing for it; ``choose`` needs it.
+    ``text``, ``text_pair`` and ``label`` are the columns of rows that a head is asked about;
+    ``choices`` then names the classes in the order of their numbers. ``metric`` makes the score,
+    the metrics in ``also`` stand beside it; what is not an accuracy needs a head.
     """
 
     name: str
@@ -89,7 +96,11 @@ class TaskSettings:
     extraction: Literal["number", "choice", "exact"] = "exact"
     choices: list[str] = Field(default_factory=list)
     response: str | None = None
-    metric: Literal["accuracy"] = "accuracy"
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    metric: Metric = "accuracy"
+    also: list[Metric] = Field(default_factory=list)
     max_new_tokens: PositiveInt = 32
     licence: str = "unknown"
     version: PositiveInt = 1
