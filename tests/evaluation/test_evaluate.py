@@ -5,7 +5,13 @@ import pytest
 from toplora_train.config.errors import UserError
 from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row
-from toplora_train.evaluation.evaluate import check_task, evaluate_task, majority_share
+from toplora_train.evaluation.evaluate import (
+    check_task,
+    evaluate_choices,
+    evaluate_task,
+    majority_share,
+)
+from toplora_train.evaluation.protocol import find_protocol
 from toplora_train.evaluation.statistics import wilson_interval
 from toplora_train.models.tiny import MAX_POSITIONS, tiny_model, tiny_tokenizer
 
@@ -131,13 +137,14 @@ def test_a_row_without_an_answer_is_scored_against_its_output_when_exact(model, 
 def test_a_row_that_cannot_be_scored_is_named_before_any_generation(
     model, tokenizer, bad, settings, message
 ):
+    texts = [build_prompt(bad.instruction), build_prompt("?")]
     with pytest.raises(UserError, match=message):
-        check_task(model, tokenizer, [bad, row("r2")], **TASK | settings)
+        check_task(model, tokenizer, [bad, row("r2")], texts, **TASK | settings)
 
 
 def test_two_rows_of_one_id_are_refused(model, tokenizer):
     with pytest.raises(UserError, match="row r1: another row has the same id"):
-        check_task(model, tokenizer, [row(), row()], **TASK)
+        check_task(model, tokenizer, [row(), row()], ["", ""], **TASK)
 
 
 def test_a_task_without_rows_is_refused(model, tokenizer):
@@ -147,3 +154,67 @@ def test_a_task_without_rows_is_refused(model, tokenizer):
 
 def test_the_majority_share_stands_beside_the_score():
     assert majority_share(["true", "true", "false"]) == pytest.approx(2 / 3)
+
+
+CHOICE = {"choices": ["true", "false"], "response": "the correct answer is {answer}"}
+
+
+def asked(count=9):
+    return [
+        row(f"r{i}", f"Is {'very ' * i}{i} odd?", ["true", "false"][i % 2]) for i in range(count)
+    ]
+
+
+def test_a_choice_is_the_most_probable_response_and_is_kept_with_all_scores(model, tokenizer):
+    score, predictions = evaluate_choices(model, tokenizer, asked(), batch_size=4, **CHOICE)
+    for prediction in predictions:
+        assert list(prediction.scores) == CHOICE["choices"]
+        assert prediction.prediction == max(prediction.scores, key=prediction.scores.get)
+        assert prediction.output == f"the correct answer is {prediction.prediction}"
+        assert prediction.correct == (prediction.prediction == prediction.label)
+    assert score.value == sum(p.correct for p in predictions) / 9
+
+
+def test_the_batch_size_changes_no_choice(model, tokenizer):
+    runs = [
+        evaluate_choices(model, tokenizer, asked(), batch_size=size, **CHOICE)[1]
+        for size in (1, 7, 32)
+    ]
+    assert [p.prediction for p in runs[0]] == [p.prediction for p in runs[1]]
+    assert [p.prediction for p in runs[0]] == [p.prediction for p in runs[2]]
+    for one, other in zip(runs[0], runs[1], strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-4)
+
+
+def test_per_token_the_longer_option_is_not_at_a_disadvantage(model, tokenizer):
+    choices = ["no", "no, it is not at all the case, whatever is said"]
+    how = {"choices": choices, "response": "{answer}", "batch_size": 4}
+    rows = [row("r1", "Is it?", "no")]
+    _, (by_sum,) = evaluate_choices(model, tokenizer, rows, **how)
+    _, (by_mean,) = evaluate_choices(model, tokenizer, rows, per_token=True, **how)
+    lengths = {c: len(tokenizer(c, add_special_tokens=False)["input_ids"]) + 1 for c in choices}
+    assert by_sum.scores == by_mean.scores
+    assert by_sum.prediction == "no"
+    assert by_mean.prediction == max(choices, key=lambda c: by_mean.scores[c] / lengths[c])
+
+
+def test_choices_that_are_finished_are_taken_over_without_a_forward_pass(model, tokenizer):
+    expected = evaluate_choices(model, tokenizer, asked(), batch_size=4, **CHOICE)[1]
+    calls = []
+    handle = model.register_forward_hook(lambda *_: calls.append(1))
+    again = evaluate_choices(
+        model, tokenizer, asked(), batch_size=4, finished={p.id: p for p in expected}, **CHOICE
+    )[1]
+    handle.remove()
+    assert again == expected
+    assert calls == []
+
+
+def test_a_legacy_protocol_asks_reads_and_judges_in_its_own_way(model, tokenizer):
+    protocol = find_protocol("legacy.toplora")
+    short = dataclasses.replace(protocol, max_new_tokens=4)
+    _, (prediction,) = evaluate_task(
+        model, tokenizer, [row()], batch_size=1, protocol=short, **TASK | {"extraction": "number"}
+    )
+    assert prediction.prompt == protocol.ask("What is 1 + 1?", "")
+    assert prediction.prediction == protocol.extract(prediction.output, "number", ())

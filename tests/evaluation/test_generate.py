@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from toplora_train.evaluation.generate import end_token_ids, generate, left_padded
+from toplora_train.evaluation.generate import generate
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
 NEW = 12
@@ -71,23 +71,29 @@ def test_each_row_ends_at_its_own_eos(model, tokenizer, prompts):
     assert len(cut[0]) <= 3
 
 
-def test_the_model_and_the_tokenizer_may_name_different_ends(model, tokenizer):
-    model.generation_config.eos_token_id = [7, 9]
-    assert end_token_ids(model, tokenizer) == {7, 9, tokenizer.eos_token_id}
-    model.generation_config.eos_token_id = 5
-    assert end_token_ids(model, tokenizer) == {5, tokenizer.eos_token_id}
-
-
 def test_the_longest_prompts_come_first(model, tokenizer, prompts):
     found = generate(model, tokenizer, prompts, max_new_tokens=1, batch_size=8)
     lengths = [len(prompts[index]) for index, _ in found]
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_prompts_are_padded_on_the_left():
-    batch = left_padded([[5, 6], [7, 8, 9]], pad_token_id=0)
-    assert batch["input_ids"].tolist() == [[0, 5, 6], [7, 8, 9]]
-    assert batch["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1]]
+def test_in_the_files_order_no_prompt_is_moved(model, tokenizer, prompts):
+    found = generate(model, tokenizer, prompts, max_new_tokens=1, batch_size=8, by_length=False)
+    assert [index for index, _ in found] == list(range(len(prompts)))
+
+
+def test_as_many_beams_as_words_find_the_most_probable_of_all_answers(model, tokenizer, prompts):
+    model.generation_config.eos_token_id = None
+    tokens = torch.arange(model.config.vocab_size)
+    prompt = torch.tensor(prompts[0])
+    with torch.inference_mode():
+        first = model(prompt[None]).logits[0, -1].log_softmax(-1)
+        pairs = torch.cat([prompt.expand(len(tokens), -1), tokens[:, None]], dim=1)
+        second = model(pairs).logits[:, -1].log_softmax(-1)
+    best = divmod(int((first[:, None] + second).argmax()), len(tokens))
+    assert tokenizer.eos_token_id not in best
+    found = answers(model, tokenizer, prompts[:1], max_new_tokens=2, num_beams=len(tokens))
+    assert found == {0: tokenizer.decode(list(best))}
 
 
 def test_sampling_and_penalties_of_the_models_own_settings_do_not_count(

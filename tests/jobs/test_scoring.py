@@ -3,7 +3,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from toplora_train.config.schema import DatasetSettings, TaskSettings
+from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.jobs.scoring import score_test_sets
 from toplora_train.jobs.testsets import read_test_sets
@@ -17,10 +17,14 @@ TASK = TaskSettings(
 )
 
 
-def score(folder: Path, model, *, weights: str = "a", reuse: bool = False):
-    test_sets = read_test_sets(
-        {"arithmetic": TASK}, DatasetSettings(name="d"), data_root=None, limit=5
+def read_tests():
+    return read_test_sets(
+        {"arithmetic": TASK}, DatasetSettings(name="d"), EvaluationSettings(limit=5), data_root=None
     )
+
+
+def score(folder: Path, model, *, weights: str = "a", reuse: bool = False):
+    test_sets = read_tests()
     console = Console(file=StringIO())
     return score_test_sets(
         model,
@@ -72,9 +76,7 @@ def test_an_interrupted_evaluation_goes_on_only_for_the_same_weights(tmp_path: P
         from toplora_train.evaluation.predictions import PredictionFile
         from toplora_train.jobs.scoring import _fingerprint
 
-        (test_set,) = read_test_sets(
-            {"arithmetic": TASK}, DatasetSettings(name="d"), data_root=None, limit=5
-        )
+        (test_set,) = read_tests()
         with PredictionFile(whole, belongs_to=_fingerprint("a", test_set)) as file:
             for prediction in read_predictions(whole)[:3]:
                 file.add(prediction)

@@ -4,16 +4,21 @@ from pathlib import Path
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.schema import DatasetSettings, TaskSettings
-from toplora_train.jobs.testsets import read_test_sets
+from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
+from toplora_train.jobs.testsets import asked_how, read_test_sets
 
 ARITHMETIC = TaskSettings(
     name="arithmetic", source="bundled:arithmetic/test.jsonl", extraction="number"
 )
 
 
-def read(tasks, dataset=None, limit=None):
-    return read_test_sets(tasks, dataset or DatasetSettings(name="d"), data_root=None, limit=limit)
+def read(tasks, dataset=None, **evaluation):
+    return read_test_sets(
+        tasks,
+        dataset or DatasetSettings(name="d"),
+        EvaluationSettings(**evaluation),
+        data_root=None,
+    )
 
 
 def test_a_task_brings_its_rows_and_how_they_are_scored():
@@ -39,3 +44,55 @@ def test_two_tasks_named_test_are_refused(tmp_path: Path):
 
 def test_no_tasks_is_no_test_set():
     assert read({}) == []
+
+
+def options(tmp_path: Path, **changes) -> dict[str, TaskSettings]:
+    rows = tmp_path / "choices.jsonl"
+    rows.write_text(json.dumps({"instruction": "Is water wet?", "answer": "true"}) + "\n")
+    settings = {
+        "extraction": "choice",
+        "choices": ["true", "false"],
+        "response": "the correct answer is {answer}",
+    }
+    return {"wet": TaskSettings(name="wet", source=str(rows), **settings | changes)}
+
+
+def test_multiple_choice_decides_how_tasks_with_choices_are_asked_and_no_others(tmp_path: Path):
+    tasks = {"arithmetic": ARITHMETIC, **options(tmp_path)}
+    found = {test_set.name: test_set.kind for test_set in read(tasks, multiple_choice="choose")}
+    assert found == {"arithmetic": "generate", "wet": "choose"}
+    tasks = options(tmp_path, kind="choose")
+    assert [test_set.kind for test_set in read(tasks)] == ["choose"]
+    assert [test_set.kind for test_set in read(tasks, multiple_choice="generate")] == ["generate"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"response": None}, {"response": "it is so"}, {"choices": [], "extraction": "exact"}],
+)
+def test_to_choose_a_task_needs_choices_and_the_sentence_they_stand_in(tmp_path: Path, changes):
+    with pytest.raises(UserError, match=r"task\.wet: kind choose needs choices and a response"):
+        read(options(tmp_path, kind="choose", **changes))
+
+
+def test_a_legacy_protocol_neither_chooses_nor_reads_what_it_has_no_rule_for(tmp_path: Path):
+    with pytest.raises(UserError, match="generates its answers"):
+        read(options(tmp_path, kind="choose"), protocol="legacy.toplora")
+    with pytest.raises(UserError, match="no rule for the choices wet, dry"):
+        read(options(tmp_path, choices=["wet", "dry"]), protocol="legacy.toplora")
+    with pytest.raises(UserError, match="no rule for extraction: exact"):
+        read(options(tmp_path, extraction="exact", choices=[]), protocol="legacy.llm_adapters")
+
+
+def test_what_is_asked_how_tells_the_kinds_and_protocols_apart(tmp_path: Path):
+    asked = [
+        asked_how(read(options(tmp_path), **evaluation)[0])
+        for evaluation in (
+            {},
+            {"multiple_choice": "choose"},
+            {"multiple_choice": "choose", "option_score": "mean"},
+            {"protocol": "legacy.toplora"},
+        )
+    ]
+    assert all(a != b for i, a in enumerate(asked) for b in asked[:i])
+    assert asked[3]["max_new_tokens"] == 256

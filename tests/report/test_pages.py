@@ -138,10 +138,10 @@ def test_a_task_with_rows_that_were_trained_on_has_a_second_score_without_them()
     data = dataclasses.replace(made_up_report().data, contamination=seen)
     report = made_up_report(data=data).to_dict()
     markdown = render_markdown(report, PREDICTIONS)
-    assert "| arithmetic, rows not trained on | 50.0 % |" in markdown
+    assert "| arithmetic, rows not trained on | | 50.0 % |" in markdown
     assert "arithmetic: 2 of 400" in markdown
     page = render_html(report, [], PREDICTIONS)
-    assert "arithmetic, rows not trained on</th><td>50.0 %</td>" in page
+    assert "arithmetic, rows not trained on</th><td></td><td>50.0 %</td>" in page
 
 
 def test_an_adapter_that_was_not_read_back_is_not_said_to_be():
@@ -196,3 +196,19 @@ def test_a_code_block_outlasts_the_back_ticks_inside_it():
 
 def test_a_table_cell_is_one_line_without_markdown_of_its_own():
     assert cell("a|b\n*c* <d>") == r"a\|b \*c\* \<d\>"
+
+
+def test_the_way_of_answering_stands_beside_every_score():
+    tasks = {"a": task_score(), "b": dataclasses.replace(task_score(), kind="choose")}
+    markdown = render_markdown(made_up_report(tasks=tasks).to_dict(), {})
+    assert "| a | generated | 64.0 % |" in markdown
+    assert "| b | chosen by likelihood | 64.0 % |" in markdown
+
+
+def test_a_legacy_protocol_is_named_and_its_mismatch_counted_instead_of_proven():
+    data = dataclasses.replace(made_up_report().data, prompt_mismatches=17)
+    report = made_up_report(protocol="legacy.toplora", data=data).to_dict()
+    for page in (render_markdown(report, {}), render_html(report, [], {})):
+        assert "for reproduction only" in page
+        assert "17 of" in page
+        assert "Every training row begins" not in page

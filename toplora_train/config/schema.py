@@ -147,10 +147,18 @@ class TrainerSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluationSettings:
-    """How the tasks are scored; ``limit`` is the number of rows taken of each task."""
+    """How the tasks are scored; ``limit`` is the number of rows taken of each task.
+
+    ``protocol`` names how rows are worded, decoded and read (the legacy ones are for reproducing
+    published numbers, and train on their own strings too). ``multiple_choice`` says how every task
+    with choices is asked, whatever the task's own ``kind``: the answer is generated, or chosen by
+    its log-likelihood, which ``option_score: mean`` divides by the number of tokens.
+    """
 
     name: str = "default"
-    protocol: Literal["clean"] = "clean"
+    protocol: Literal["clean", "legacy.toplora", "legacy.llm_adapters"] = "clean"
+    multiple_choice: Literal["generate", "choose"] | None = None
+    option_score: Literal["sum", "mean"] = "sum"
     batch_size: PositiveInt = 32
     limit: PositiveInt | None = None
     base: bool = True

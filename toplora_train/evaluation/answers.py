@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from toplora_train.data.rows import Row
 from toplora_train.evaluation.numbers import find_numbers, parse_number, same_number
 
 EXTRACTIONS = ("number", "choice", "exact")
@@ -57,6 +58,11 @@ def is_correct(prediction: str | None, label: str, extraction: str) -> bool:
     if extraction == "choice":
         return same_choice(prediction, label)
     return normalise_space(prediction) == normalise_space(label)
+
+
+def row_label(row: Row, extraction: str) -> str:
+    """Return what the row's answer is held against: ``answer``; for ``exact``, else ``output``."""
+    return row.answer or (row.output if extraction == "exact" else "")
 
 
 def same_choice(left: str, right: str) -> bool:

@@ -1,10 +1,8 @@
-"""One task: prompts, greedy answers, extraction, and a score with its uncertainty."""
+"""One task: prompts, answers written or chosen, and a score with its uncertainty."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -12,34 +10,26 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.encode import encode_prompt
-from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row
-from toplora_train.evaluation.answers import extract_answer, is_correct, same_choice
+from toplora_train.evaluation.answers import row_label, same_choice
+from toplora_train.evaluation.choose import choose, encode_choices
+from toplora_train.evaluation.forced import prove_answers
 from toplora_train.evaluation.generate import generate
 from toplora_train.evaluation.numbers import parse_number
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.statistics import majority_share, wilson_interval
+from toplora_train.evaluation.protocol import CLEAN, Protocol
+from toplora_train.evaluation.statistics import majority_share
+from toplora_train.evaluation.tally import Answer, Score, Scores, tally
 
-__all__ = ["Prediction", "Score", "check_task", "evaluate_task", "majority_share", "row_label"]
-
-
-@dataclass(frozen=True)
-class Score:
-    """A task's score.
-
-    Attributes:
-        metric: What ``value`` is, ``accuracy``.
-        value: The share of rows answered rightly.
-        n: The number of rows.
-        ci95: The 95 % (Wilson) interval of ``value``.
-        seconds: Wall-clock time of the rows generated now (rows taken over cost none).
-    """
-
-    metric: str
-    value: float
-    n: int
-    ci95: tuple[float, float]
-    seconds: float
+__all__ = [
+    "Prediction",
+    "Score",
+    "check_task",
+    "evaluate_choices",
+    "evaluate_task",
+    "majority_share",
+    "row_label",
+]
 
 
 def evaluate_task(
@@ -51,12 +41,14 @@ def evaluate_task(
     max_new_tokens: int,
     batch_size: int,
     choices: Sequence[str] = (),
+    response: str | None = None,
+    protocol: Protocol = CLEAN,
     finished: Mapping[str, Prediction] | None = None,
     on_prediction: Callable[[Prediction], None] | None = None,
     on_progress: Callable[[int, int, int], None] | None = None,
     autocast_dtype: torch.dtype | None = None,
 ) -> tuple[Score, list[Prediction]]:
-    """Let ``model`` answer every row and score the answers.
+    """Let ``model`` write an answer to every row and score the answers.
 
     Args:
         model: A causal language model, plain or with an adapter.
@@ -66,8 +58,10 @@ def evaluate_task(
         max_new_tokens: The most tokens of an answer.
         batch_size: Rows per forward pass; it changes the speed, not the answers.
         choices: The options of a ``choice``.
-        finished: Predictions of an earlier, interrupted evaluation of the same model, by row id;
-            those with the row's very prompt are taken over, their outputs scored anew.
+        response: The sentence that answers are given in, ``{answer}`` standing for the option; an
+            answer in these words is proven in one pass instead of being decoded.
+        protocol: How rows are asked, decoded and judged.
+        finished: See :func:`toplora_train.evaluation.tally.tally`, as for what follows.
         on_prediction: Is given each new prediction as it comes, not in the order of the rows.
         on_progress: Is given (rows done, rows in all, rows right) after each row.
         autocast_dtype: Compute under autocast in this number format.
@@ -78,68 +72,162 @@ def evaluate_task(
     Raises:
         UserError: a row that cannot be scored or does not fit into the model; see `check_task`.
     """
+    max_new_tokens = protocol.max_new_tokens or max_new_tokens
+    texts = [protocol.ask(row.instruction, row.input) for row in rows]
     prompts = check_task(
         model,
         tokenizer,
         rows,
+        texts,
         extraction=extraction,
         max_new_tokens=max_new_tokens,
         choices=choices,
     )
-    started = time.perf_counter()
-    texts = [build_prompt(row.instruction, row.input) for row in rows]
 
-    def judge(index: int, output: str) -> Prediction:
+    def ask(asked: list[int]) -> Iterator[Answer]:
+        left = dict.fromkeys(range(len(asked)))
+        if response is not None and choices and protocol.chooses:
+            for place, text in prove_answers(
+                model,
+                tokenizer,
+                [prompts[index] for index in asked],
+                fill(response, choices),
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                autocast_dtype=autocast_dtype,
+            ):
+                del left[place]
+                yield place, text, None
+        places = list(left)
+        for place, text in generate(
+            model,
+            tokenizer,
+            [prompts[asked[place]] for place in places],
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            num_beams=protocol.num_beams,
+            by_length=protocol.by_length,
+            autocast_dtype=autocast_dtype,
+        ):
+            yield places[place], text, None
+
+    def judge(index: int, output: str, _scores: Scores | None) -> Prediction:
         label = row_label(rows[index], extraction)
-        answer = extract_answer(output, extraction, choices)
-        correct = is_correct(answer, label, extraction)
+        answer = protocol.extract(output, extraction, choices)
+        correct = protocol.judge(answer, label, extraction)
         return Prediction(rows[index].id, texts[index], output, answer, label, correct)
 
-    taken = finished or {}
-    done = {
-        index: judge(index, taken[row.id].output)
-        for index, row in enumerate(rows)
-        if row.id in taken and taken[row.id].prompt == texts[index]
-    }
-    right = sum(prediction.correct for prediction in done.values())
-    if done and on_progress is not None:
-        on_progress(len(done), len(rows), right)
-    open_rows = [index for index in range(len(rows)) if index not in done]
-    answers = generate(
+    return tally(
+        [row.id for row in rows],
+        texts,
+        ask=ask,
+        judge=judge,
+        finished=finished,
+        on_prediction=on_prediction,
+        on_progress=on_progress,
+    )
+
+
+def evaluate_choices(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    *,
+    choices: Sequence[str],
+    response: str,
+    batch_size: int,
+    per_token: bool = False,
+    finished: Mapping[str, Prediction] | None = None,
+    on_prediction: Callable[[Prediction], None] | None = None,
+    on_progress: Callable[[int, int, int], None] | None = None,
+    autocast_dtype: torch.dtype | None = None,
+) -> tuple[Score, list[Prediction]]:
+    """Let ``model`` choose the most probable of ``choices`` for every row.
+
+    Args:
+        model: A causal language model, plain or with an adapter.
+        tokenizer: Its tokenizer.
+        rows: The test rows.
+        choices: What there is to choose from.
+        response: The sentence that answers are given in, ``{answer}`` standing for the option.
+        batch_size: Rows per forward pass; it changes the speed, not the answers.
+        per_token: Whether an option's log-likelihood is divided by its number of tokens.
+        finished: See :func:`toplora_train.evaluation.tally.tally`, as for what follows.
+        on_prediction: Is given each new prediction as it comes, not in the order of the rows.
+        on_progress: Is given (rows done, rows in all, rows right) after each row.
+        autocast_dtype: Compute under autocast in this number format.
+
+    Returns:
+        The score, and the predictions in the order of the rows; a prediction's ``scores`` are the
+        log-likelihoods of the whole responses.
+
+    Raises:
+        UserError: a row that cannot be scored or does not fit into the model; see `check_task`.
+    """
+    texts = [CLEAN.ask(row.instruction, row.input) for row in rows]
+    responses = fill(response, choices)
+    lengths = dict(zip(choices, encode_choices(tokenizer, responses).lengths, strict=True))
+    sentences = dict(zip(choices, responses, strict=True))
+    prompts = check_task(
         model,
         tokenizer,
-        [prompts[index] for index in open_rows],
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        autocast_dtype=autocast_dtype,
+        rows,
+        texts,
+        extraction="choice",
+        max_new_tokens=max(lengths.values()),
+        choices=choices,
     )
-    for place, output in answers:
-        prediction = done[open_rows[place]] = judge(open_rows[place], output)
-        right += prediction.correct
-        if on_prediction is not None:
-            on_prediction(prediction)
-        if on_progress is not None:
-            on_progress(len(done), len(rows), right)
-    score = Score(
-        metric="accuracy",
-        value=right / len(rows),
-        n=len(rows),
-        ci95=wilson_interval(right, len(rows)),
-        seconds=time.perf_counter() - started,
+
+    def best(scores: Scores) -> str:
+        return max(choices, key=lambda c: scores[c] / (lengths[c] if per_token else 1))
+
+    def ask(asked: list[int]) -> Iterator[Answer]:
+        for place, likelihoods in choose(
+            model,
+            tokenizer,
+            [prompts[index] for index in asked],
+            responses,
+            batch_size=batch_size,
+            autocast_dtype=autocast_dtype,
+        ):
+            scores = {c: round(value, 6) for c, value in zip(choices, likelihoods, strict=True)}
+            yield place, sentences[best(scores)], scores
+
+    def judge(index: int, _output: str, scores: Scores | None) -> Prediction:
+        assert scores is not None  # what was taken over was chosen too: see the fingerprint
+        label, answer = rows[index].answer, best(scores)
+        correct = same_choice(answer, label)
+        return Prediction(
+            rows[index].id, texts[index], sentences[answer], answer, label, correct, scores
+        )
+
+    return tally(
+        [row.id for row in rows],
+        texts,
+        ask=ask,
+        judge=judge,
+        finished=finished,
+        on_prediction=on_prediction,
+        on_progress=on_progress,
     )
-    return score, [done[index] for index in range(len(rows))]
+
+
+def fill(response: str, choices: Sequence[str]) -> list[str]:
+    """The response with each choice in the place of ``{answer}``."""
+    return [response.replace("{answer}", choice) for choice in choices]
 
 
 def check_task(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
+    texts: Sequence[str],
     *,
     extraction: str,
     max_new_tokens: int,
     choices: Sequence[str] = (),
 ) -> list[list[int]]:
-    """Refuse, before any generation, rows that could not be evaluated; return the prompts' ids.
+    """Refuse, before any answer, rows that could not be evaluated; return the prompts' ids.
 
     Raises:
         UserError: there are no rows, two share an id, one has no answer or one that the extraction
@@ -155,8 +243,8 @@ def check_task(
         _check_label(row.id, row_label(row, extraction), extraction, choices)
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     prompts = []
-    for row in rows:
-        ids = encode_prompt(tokenizer, build_prompt(row.instruction, row.input))
+    for row, text in zip(rows, texts, strict=True):
+        ids = encode_prompt(tokenizer, text)
         if positions is not None and len(ids) + max_new_tokens > positions:
             raise UserError(
                 f"row {row.id}: its prompt of {len(ids)} tokens and an answer of up to "
@@ -165,11 +253,6 @@ def check_task(
             )
         prompts.append(ids)
     return prompts
-
-
-def row_label(row: Row, extraction: str) -> str:
-    """Return what the row's answer is held against: ``answer``; for ``exact``, else ``output``."""
-    return row.answer or (row.output if extraction == "exact" else "")
 
 
 def _check_label(name: str, label: str, extraction: str, choices: Sequence[str]) -> None:

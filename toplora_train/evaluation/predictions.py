@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,8 @@ class Prediction:
         prediction: The answer extracted from ``output``; None where it holds none.
         label: The right answer.
         correct: Whether the two are the same answer.
+        scores: What the model gave each answer it could choose from, where it chose; else None, and
+            then the line does not speak of it.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Prediction:
     prediction: str | None
     label: str
     correct: bool
+    scores: Mapping[str, float] | None = None
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -100,14 +103,14 @@ class PredictionFile:
 
     def add(self, prediction: Prediction) -> None:
         """Append one prediction to the partial file, at once."""
-        self._write(asdict(prediction))
+        self._write(_values(prediction))
 
     def finish(self, predictions: Sequence[Prediction]) -> None:
         """Put ``predictions``, in this order, in place as the final file; the partial one goes."""
         self._file.close()
         aside = self.path.with_name(self.path.name + ".aside")
         with aside.open("w", encoding="utf-8") as file:
-            file.writelines(_line(asdict(prediction)) for prediction in predictions)
+            file.writelines(_line(_values(prediction)) for prediction in predictions)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(self.path)
@@ -118,6 +121,13 @@ class PredictionFile:
         self._file.flush()
 
 
+def _values(prediction: Prediction) -> dict[str, Any]:
+    values = asdict(prediction)
+    if prediction.scores is None:
+        del values["scores"]
+    return values
+
+
 def _line(values: dict[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=False) + "\n"
 
@@ -125,7 +135,10 @@ def _line(values: dict[str, Any]) -> str:
 def _parse(line: str) -> Prediction | None:
     try:
         values = json.loads(line)
-        return Prediction(**{field.name: values[field.name] for field in fields(Prediction)})
+        return Prediction(
+            **{field.name: values[field.name] for field in fields(Prediction)[:-1]},
+            scores=values.get("scores"),
+        )
     except (ValueError, TypeError, KeyError):
         return None
 

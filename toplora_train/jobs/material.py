@@ -9,10 +9,11 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.contamination import contaminated_ids
-from toplora_train.data.encode import Encoded, Example, encode_rows, prove_prompt_prefix
+from toplora_train.data.encode import Encoded, Example
 from toplora_train.data.rows import RowSet
 from toplora_train.data.sources import read_union
 from toplora_train.data.split import hold_out
+from toplora_train.jobs.encoding import encode_for
 from toplora_train.jobs.testsets import TestSet, read_test_sets
 from toplora_train.models.load import load_tokenizer
 from toplora_train.models.locate import ModelLocation, locate_model
@@ -31,6 +32,7 @@ class Material:
     validation: list[Example]
     test_sets: list[TestSet]
     contaminated: dict[str, list[str]]  # ids of test rows whose question is trained on, by task
+    prompt_mismatches: int = 0  # rows that are asked in other tokens than they are learned in
 
 
 def prepare(config: RunConfig, *, weights: bool = True) -> Material:
@@ -54,13 +56,14 @@ def prepare(config: RunConfig, *, weights: bool = True) -> Material:
         revision=dataset.revision,
         limit=dataset.limit,
     )
-    test_sets = read_test_sets(
-        config.task, dataset, data_root=data_root, limit=config.evaluation.limit
+    test_sets = read_test_sets(config.task, dataset, config.evaluation, data_root=data_root)
+    encoded, mismatches = encode_for(
+        config.evaluation.protocol,
+        tokenizer,
+        rows.rows,
+        max_length=dataset.max_length,
+        overflow=dataset.overflow,
     )
-    encoded = encode_rows(
-        tokenizer, rows.rows, max_length=dataset.max_length, overflow=dataset.overflow
-    )
-    prove_prompt_prefix(tokenizer, rows.rows, encoded)
     learned, held = hold_out(len(encoded.examples), dataset.validation_rows, seed=config.seed)
     return Material(
         location=location,
@@ -76,6 +79,7 @@ def prepare(config: RunConfig, *, weights: bool = True) -> Material:
                 rows.rows, {test_set.name: test_set.rows.rows for test_set in test_sets}
             ).items()
         },
+        prompt_mismatches=mismatches,
     )
 
 

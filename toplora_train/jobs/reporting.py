@@ -15,7 +15,7 @@ from toplora_train.evaluation.evaluate import Score, row_label
 from toplora_train.evaluation.statistics import majority_share
 from toplora_train.jobs.material import Material, total_steps
 from toplora_train.jobs.reload import ReloadProof
-from toplora_train.jobs.testsets import TestSet
+from toplora_train.jobs.testsets import TestSet, asked_how
 from toplora_train.report.environment import environment
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.record import (
@@ -76,6 +76,7 @@ def build_report(
         recipe=config.recipe,
         seed=config.seed,
         command=config.command,
+        protocol=config.evaluation.protocol,
         protocol_hash=protocol_hash(
             {test_set.name: identity(test_set) for test_set in material.test_sets},
             PROMPT_VERSION,
@@ -105,6 +106,7 @@ def build_report(
             },
             dropped_rows=material.encoded.dropped_rows,
             validation_rows=len(material.validation),
+            prompt_mismatches=material.prompt_mismatches,
             supervised_tokens=sum(
                 len(example.input_ids) - example.prompt_length for example in material.train
             ),
@@ -139,6 +141,7 @@ def task_score(test_set: TestSet, score: Score, base_scores: dict[str, Score]) -
     base = base_scores.get(test_set.name)
     labels = [row_label(row, test_set.extraction) for row in test_set.rows.rows]
     return TaskScore(
+        kind=test_set.kind,
         metric=score.metric,
         value=score.value,
         n=score.n,
@@ -153,14 +156,7 @@ def task_score(test_set: TestSet, score: Score, base_scores: dict[str, Score]) -
 
 def identity(test_set: TestSet) -> dict[str, Any]:
     """What makes two runs' scores on a task comparable."""
-    return {
-        "kind": test_set.kind,
-        "rows": test_set.rows.sha256,
-        "extraction": test_set.extraction,
-        "choices": list(test_set.choices),
-        "max_new_tokens": test_set.max_new_tokens,
-        "version": test_set.version,
-    }
+    return {"rows": test_set.rows.sha256, **asked_how(test_set)}
 
 
 def conclusion(report: dict[str, Any], run_dir: Path) -> str:

@@ -14,9 +14,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.data.prompts import PROMPT_VERSION
-from toplora_train.evaluation.evaluate import Score, evaluate_task
+from toplora_train.evaluation.evaluate import Score, evaluate_choices, evaluate_task
 from toplora_train.evaluation.predictions import Prediction, PredictionFile, read_predictions
-from toplora_train.jobs.testsets import TestSet
+from toplora_train.jobs.testsets import TestSet, asked_how
 from toplora_train.report.display import EvaluationDisplay
 
 
@@ -117,23 +117,37 @@ def _generate(
         test_set.rows.rows,
         extraction=test_set.extraction,
         choices=test_set.choices,
+        response=test_set.response,
         max_new_tokens=test_set.max_new_tokens,
+        protocol=test_set.protocol,
+        **how,
+    )
+
+
+def _choose(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test_set: TestSet, **how: Any
+) -> tuple[Score, list[Prediction]]:
+    """The model is asked how probable it finds each of the task's choices."""
+    assert test_set.response is not None  # see read_test_sets
+    return evaluate_choices(
+        model,
+        tokenizer,
+        test_set.rows.rows,
+        choices=test_set.choices,
+        response=test_set.response,
+        per_token=test_set.option_score == "mean",
         **how,
     )
 
 
 # How each kind of task is asked. `how` is the same for all: batch_size, finished (predictions to
 # take over, by id), on_prediction, on_progress, autocast_dtype.
-ASK: dict[str, Callable[..., tuple[Score, list[Prediction]]]] = {"generate": _generate}
+ASK: dict[str, Callable[..., tuple[Score, list[Prediction]]]] = {
+    "generate": _generate,
+    "choose": _choose,
+}
 
 
 def _fingerprint(weights: str, test_set: TestSet) -> str:
-    what = [
-        weights,
-        test_set.name,
-        test_set.kind,
-        test_set.version,
-        test_set.max_new_tokens,
-        PROMPT_VERSION,
-    ]
+    what = [weights, test_set.name, PROMPT_VERSION, asked_how(test_set)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]

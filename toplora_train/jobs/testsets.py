@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.schema import DatasetSettings, TaskSettings
+from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
 from toplora_train.data.rows import RowSet
 from toplora_train.data.sources import read_rows
+from toplora_train.evaluation.protocol import Protocol, find_protocol
 
 
 @dataclass(frozen=True)
@@ -26,31 +28,35 @@ class TestSet:
     response: str | None
     max_new_tokens: int
     version: int
+    protocol: Protocol
+    option_score: str
 
 
 def read_test_sets(
     tasks: Mapping[str, TaskSettings],
     dataset: DatasetSettings,
+    evaluation: EvaluationSettings,
     *,
     data_root: Path | None,
-    limit: int | None,
 ) -> list[TestSet]:
     """Read every task's test rows, and ``dataset.test`` as one more task named ``test``.
 
     Raises:
-        UserError: rows are missing or not in the schema, or a task is called ``test`` as well.
+        UserError: rows are missing or not in the schema, a task is called ``test`` as well, or a
+            task cannot be asked in the way that is asked for.
     """
+    protocol = find_protocol(evaluation.protocol)
     sets = [
         TestSet(
             name=name,
-            kind=task.kind,
+            kind=_kind(task, evaluation),
             rows=read_rows(
                 task.source,
                 data_root=data_root,
                 subset=task.subset,
                 split=task.split,
                 revision=task.revision,
-                limit=limit,
+                limit=evaluation.limit,
                 needs_answer=True,
             ),
             extraction=task.extraction,
@@ -58,6 +64,8 @@ def read_test_sets(
             response=task.response,
             max_new_tokens=task.max_new_tokens,
             version=task.version,
+            protocol=protocol,
+            option_score=evaluation.option_score,
         )
         for name, task in tasks.items()
     ]
@@ -68,12 +76,54 @@ def read_test_sets(
             TestSet(
                 name="test",
                 kind="generate",
-                rows=read_rows(dataset.test, data_root=data_root, split="test", limit=limit),
+                rows=read_rows(
+                    dataset.test, data_root=data_root, split="test", limit=evaluation.limit
+                ),
                 extraction=dataset.test_extraction,
                 choices=(),
                 response=None,
                 max_new_tokens=dataset.test_max_new_tokens,
                 version=1,
+                protocol=protocol,
+                option_score=evaluation.option_score,
             )
         )
+    for test_set in sets:
+        _refuse_unaskable(test_set)
     return sets
+
+
+def asked_how(test_set: TestSet) -> dict[str, Any]:
+    """What decides a model's answers and their judgement, rows and prompts apart."""
+    how: dict[str, Any] = {
+        "kind": test_set.kind,
+        "extraction": test_set.extraction,
+        "choices": list(test_set.choices),
+        "version": test_set.version,
+    }
+    if test_set.kind == "choose":
+        return how | {"response": test_set.response, "option_score": test_set.option_score}
+    # How an answer is found (the response, which may prove it) does not decide what it is.
+    return how | {"max_new_tokens": test_set.protocol.max_new_tokens or test_set.max_new_tokens}
+
+
+def _kind(task: TaskSettings, evaluation: EvaluationSettings) -> str:
+    can_choose = task.kind in ("generate", "choose") and task.choices and task.response
+    return evaluation.multiple_choice or task.kind if can_choose else task.kind
+
+
+def _refuse_unaskable(test_set: TestSet) -> None:
+    if test_set.kind == "choose":
+        if not test_set.choices or "{answer}" not in (test_set.response or ""):
+            raise UserError(
+                f"task.{test_set.name}: kind choose needs choices and a response that holds "
+                "{answer}, such as 'the correct answer is {answer}'"
+            )
+        if not test_set.protocol.chooses:
+            raise UserError(
+                f"evaluation.protocol={test_set.protocol.name} generates its answers, and task."
+                f"{test_set.name} is to choose; use protocol=clean, or leave multiple_choice out"
+            )
+    if test_set.kind == "generate":
+        # Says in time that the protocol has no rule for such answers.
+        test_set.protocol.extract("", test_set.extraction, test_set.choices)

@@ -19,6 +19,17 @@ from toplora_train.report.examples import pick_examples
 from toplora_train.report.json_file import write_text_atomically
 
 FIGURES = "figures"
+ASKED = {
+    "generate": "generated",
+    "choose": "chosen by likelihood",
+    "classify": "classified",
+    "regress": "predicted",
+}
+PROTOCOLS = {
+    "clean": "Generated answers are greedily decoded.",
+    "legacy.toplora": "TopLoRA's scripts' protocol, for reproduction only.",
+    "legacy.llm_adapters": "LLM-Adapters' and DoRA's scripts' protocol, for reproduction only.",
+}
 
 
 def write_pages(
@@ -136,6 +147,13 @@ def _content(
         "headline": headline(report),
         "verdict": verdict(report),
         "contamination": contamination_text(report),
+        "asked": ASKED,
+        "protocol": PROTOCOLS.get(report["protocol"], f"Protocol {report['protocol']}."),
+        "mismatch": (
+            f"The protocol {report['protocol']} asks in other tokens than it trains in: "
+            f"{report['data']['prompt_mismatches']:,} of {report['data']['rows']:,} training rows "
+            "do not begin with the tokens that evaluation gives the model as its prompt."
+        ),
         "clean": clean_scores(report, predictions),
         "settings": dict(_settings(report["adapter"]["settings"])),
         "examples": {name: picked for name, picked in examples.items() if any(picked)},

@@ -42,7 +42,8 @@ class ReportData:
     """The rows that were learned.
 
     ``truncated_rows`` lost the end of their response, ``dropped_rows`` were left out whole;
-    ``contamination`` is None where it was not looked for.
+    ``contamination`` is None where it was not looked for; ``prompt_mismatches`` are rows that
+    evaluation asks in other tokens than they were learned in (0 but under a legacy protocol).
     """
 
     source: str | list[str]
@@ -53,6 +54,7 @@ class ReportData:
     contamination: Mapping[str, Any] | None = None
     dropped_rows: int = 0
     validation_rows: int = 0
+    prompt_mismatches: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class ReportTrain:
 class TaskScore:
     """A task's score beside what it must beat: the base model and the most frequent answer.
 
-    ``base_value`` and ``base_ci95`` are None where the base model was not evaluated.
+    ``base_value`` and ``base_ci95`` are None where the base model was not evaluated; ``kind`` says
+    whether answers were generated or chosen.
     """
 
     metric: str
@@ -89,6 +92,7 @@ class TaskScore:
     seconds: float
     base_ci95: tuple[float, float] | None = None
     base_seconds: float | None = None
+    kind: str = "generate"
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class Report:
     environment: Mapping[str, Any]
     status: str = "completed"
     notes: list[str] = field(default_factory=list)
+    protocol: str = "clean"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that ``report.json`` holds."""
@@ -129,11 +134,11 @@ class Report:
             interval = mean_interval([s.value for s in scores], [s.ci95 for s in scores])
             bases = [score.base_value for score in scores if score.base_value is not None]
             base = sum(bases) / len(bases) if len(bases) == len(scores) else None
-        order = ("recipe", "seed", "command", "protocol_hash", "model", "adapter", "data", "train")
+        order = ("recipe", "seed", "command", "protocol", "protocol_hash", "model")
         report = {
             "schema_version": SCHEMA_VERSION,
             "status": self.status,
-            **{key: values[key] for key in (*order, "tasks")},
+            **{key: values[key] for key in (*order, "adapter", "data", "train", "tasks")},
             "average": average,
             "average_ci95": interval,
             "average_base_value": base,

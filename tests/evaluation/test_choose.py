@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.config.adapter import adapter_defaults
+from toplora_train.config.errors import UserError
+from toplora_train.evaluation.choose import choose, encode_choices
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+
+RESPONSES = ["the answer is 1", "the answer is 12", "the answer is solution 3", "no"]
+TEXTS = ["Which?", "Which of these four, if any?", "W", "And now, after all that was said, which?"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer):
+    return [tokenizer(text)["input_ids"] for text in TEXTS]
+
+
+@pytest.fixture(scope="module", params=["none", "toplora"])
+def model(request):
+    plain = tiny_model()
+    if request.param == "none":
+        return plain.eval()
+    adapted = attach_adapter(plain, adapter_defaults(request.param)[0], seed=1)
+    torch.manual_seed(0)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return adapted.eval()
+
+
+def by_itself(model, tokenizer, prompt, response):
+    """The definition: one option, one sequence, one forward pass."""
+    answer = [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    ids = [*prompt, *answer]
+    with torch.inference_mode():
+        said = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return sum(said[place - 1, ids[place]].item() for place in range(len(prompt), len(ids)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_every_option_scores_as_if_it_were_asked_by_itself(model, tokenizer, prompts, batch_size):
+    found = dict(choose(model, tokenizer, prompts, RESPONSES, batch_size=batch_size))
+    for index, prompt in enumerate(prompts):
+        expected = [by_itself(model, tokenizer, prompt, response) for response in RESPONSES]
+        assert found[index] == pytest.approx(expected, abs=2e-4)
+
+
+def test_options_that_differ_in_their_last_token_need_one_pass_over_each_row(tokenizer, prompts):
+    model, shapes = tiny_model().eval(), []
+    model.model.register_forward_hook(
+        lambda _module, _args, kwargs, _out: shapes.append(kwargs["input_ids"].shape),
+        with_kwargs=True,
+    )
+    list(choose(model, tokenizer, prompts, ["answer1", "answer2"], batch_size=32))
+    width = max(map(len, prompts)) + len("answer")
+    assert shapes == [(4, width), (8, 1)]
+
+
+def test_an_option_that_begins_another_is_told_from_it_by_its_end(tokenizer):
+    options = encode_choices(tokenizer, ["answer1", "answer12"])
+    assert options.tails[0] == (tokenizer.eos_token_id,)
+
+
+def test_without_eos_no_option_has_an_end():
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="no EOS"):
+        encode_choices(tokenizer, ["a", "b"])

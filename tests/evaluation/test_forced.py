@@ -1,0 +1,116 @@
+import pytest
+import torch
+
+from toplora_train.data.encode import encode_example
+from toplora_train.data.rows import Row
+from toplora_train.evaluation.evaluate import evaluate_task
+from toplora_train.evaluation.forced import prove_answers
+from toplora_train.evaluation.generate import generate
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+
+RESPONSES = ["answer is b", "answer is c", "answer is d", "answer is de"]
+NEW = 16
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer):
+    return [tokenizer(f"{'x' * (i % 5)}{i}?")["input_ids"] for i in range(16)]
+
+
+@pytest.fixture(scope="module")
+def tuned(tokenizer):
+    """Tuned to answer most prompts in the sentence, every fourth in other words."""
+    torch.manual_seed(0)
+    model = tiny_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    examples = [
+        encode_example(
+            tokenizer,
+            f"{'x' * (i % 5)}{i}?",
+            RESPONSES[i // 2 % 4] if i % 4 else "answer of no kind",
+        )
+        for i in range(16)
+    ]
+    width = max(len(e.input_ids) for e in examples)
+    ids = torch.tensor([[*e.input_ids, *[0] * (width - len(e.input_ids))] for e in examples])
+    labels = ids.clone()
+    for index, example in enumerate(examples):
+        labels[index, : example.prompt_length] = -100
+        labels[index, len(example.input_ids) :] = -100
+    for _ in range(120):
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+    return model.eval()
+
+
+def proven(model, tokenizer, prompts, batch_size=4, **changes):
+    how = {"max_new_tokens": NEW} | changes
+    return dict(prove_answers(model, tokenizer, prompts, RESPONSES, batch_size=batch_size, **how))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
+def test_what_is_proven_is_what_decoding_writes(tuned, tokenizer, prompts, batch_size):
+    decoded = dict(generate(tuned, tokenizer, prompts, max_new_tokens=NEW, batch_size=1))
+    expected = {i: text for i, text in decoded.items() if text in RESPONSES}
+    assert 8 <= len(expected) < 16
+    assert set(expected.values()) == set(RESPONSES)
+    found = proven(tuned, tokenizer, prompts, batch_size=max(batch_size, 2))
+    assert found == expected
+
+
+def test_an_answer_that_decoding_would_cut_is_not_proven(tuned, tokenizer, prompts):
+    longest = max(map(len, RESPONSES))  # one byte is one token
+    assert proven(tuned, tokenizer, prompts, max_new_tokens=longest + 1)
+    assert not proven(tuned, tokenizer, prompts, max_new_tokens=longest)
+
+
+def test_every_end_of_the_model_counts(tuned, tokenizer, prompts):
+    before = proven(tuned, tokenizer, prompts)
+    own = tuned.generation_config.eos_token_id
+    tuned.generation_config.eos_token_id = [tokenizer.eos_token_id, 7]
+    assert proven(tuned, tokenizer, prompts) == before
+    tuned.generation_config.eos_token_id = own
+
+
+def test_a_model_that_does_not_speak_so_is_asked_once(tokenizer, prompts):
+    model, calls = tiny_model(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    assert proven(model, tokenizer, prompts) == {}
+    assert calls == [1]
+
+
+def test_a_task_is_answered_alike_with_the_proof_and_without(tuned, tokenizer, monkeypatch):
+    rows = [Row(str(i), f"{'x' * (i % 5)}{i}?", "", "", "bcd"[i % 3]) for i in range(16)]
+    task = {"extraction": "choice", "choices": ["b", "c", "d", "de"], "max_new_tokens": NEW}
+    from toplora_train.evaluation import evaluate
+    from toplora_train.evaluation.protocol import CLEAN
+
+    monkeypatch.setattr(
+        evaluate, "encode_prompt", lambda _tokenizer, text: tokenizer(text)["input_ids"]
+    )
+    protocol = type(CLEAN)(
+        "clean", lambda instruction, _: instruction, CLEAN.extract, CLEAN.judge, chooses=True
+    )
+    plain = evaluate_task(tuned, tokenizer, rows, batch_size=5, protocol=protocol, **task)[1]
+    calls = []
+    handle = tuned.register_forward_hook(lambda *_: calls.append(1))
+    fast = evaluate_task(
+        tuned,
+        tokenizer,
+        rows,
+        batch_size=5,
+        protocol=protocol,
+        response="answer is {answer}",
+        **task,
+    )[1]
+    handle.remove()
+    assert fast == plain
+    assert sum(p.output.startswith("answer is") for p in fast) >= 8

@@ -1,0 +1,61 @@
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from toplora_train.evaluation.forward import (
+    end_token_ids,
+    evaluating,
+    forward_takes,
+    left_padded,
+    longest_first,
+    pad_token_id,
+)
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture
+def model():
+    return tiny_model()
+
+
+def test_the_model_and_the_tokenizer_may_name_different_ends(model):
+    tokenizer = tiny_tokenizer()
+    model.generation_config.eos_token_id = [7, 9]
+    assert end_token_ids(model, tokenizer) == {7, 9, tokenizer.eos_token_id}
+    model.generation_config.eos_token_id = 5
+    assert end_token_ids(model, tokenizer) == {5, tokenizer.eos_token_id}
+
+
+def test_without_a_pad_token_an_end_fills_the_gaps():
+    tokenizer = tiny_tokenizer()
+    own = tokenizer.pad_token_id
+    assert pad_token_id(tokenizer, {own + 1}) == own
+    tokenizer.pad_token = None
+    assert pad_token_id(tokenizer, {9, 7}) == 7
+
+
+def test_prompts_are_padded_on_the_left():
+    batch = left_padded([[5, 6], [7, 8, 9]], pad_token_id=0)
+    assert batch["input_ids"].tolist() == [[0, 5, 6], [7, 8, 9]]
+    assert batch["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1]]
+
+
+def test_batches_hold_rows_of_like_length_the_longest_first():
+    assert longest_first([[0], [0] * 3, [0] * 2], 2) == [[1, 2], [0]]
+
+
+def test_an_adapter_does_not_hide_what_the_forward_takes(model):
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    for one in (model, adapted):
+        assert forward_takes(one, "logits_to_keep")
+        assert not forward_takes(one, "labels_to_keep")
+
+
+def test_the_modes_of_all_modules_are_restored(model):
+    model.train()
+    model.model.layers[0].eval()
+    before = [module.training for module in model.modules()]
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == before
+    assert torch.is_grad_enabled()

@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from toplora_train.config.errors import UserError
+from toplora_train.evaluation.shared_prompt import begin, encode_options, go_on
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+
+PROMPTS = [[5, 6, 7, 8, 9], [40, 41], [70, 71, 72]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model().eval()
+
+
+def test_options_are_cut_where_they_part():
+    tokenizer = tiny_tokenizer()
+    options = encode_options(tokenizer, ["it is b1", "it is b12", "it is c"], end=[3])
+    whole = [
+        tokenizer(t, add_special_tokens=False)["input_ids"] + [3]
+        for t in ("it is b1", "it is b12", "it is c")
+    ]
+    assert [[*options.shared, *tail] for tail in options.tails] == whole
+    assert tokenizer.decode(options.shared) == "it is "
+    assert options.lengths == [len(ids) for ids in whole]
+
+
+def test_options_of_the_same_tokens_are_refused():
+    with pytest.raises(UserError, match="'a' and 'a' are the same tokens"):
+        encode_options(tiny_tokenizer(), ["a", "b", "a"])
+
+
+def test_what_goes_on_from_a_batch_is_what_the_whole_sequences_say(model):
+    shared, tails, rows = [11, 12], [[20], [21, 22, 23], [24, 25]], [2, 0, 2]
+    with torch.inference_mode():
+        begun = begin(model, PROMPTS, shared, pad=0)
+        after = go_on(model, begun, rows, tails, pad=0)
+        for row, prompt in enumerate(PROMPTS):
+            whole = model(torch.tensor([[*prompt, *shared]])).logits[0, len(prompt) - 1 :]
+            torch.testing.assert_close(begun.logits[row], whole, rtol=0, atol=2e-5)
+        for index, (row, tail) in enumerate(zip(rows, tails, strict=True)):
+            ids = [*PROMPTS[row], *shared, *tail]
+            whole = model(torch.tensor([ids])).logits[0, -len(tail) :]
+            torch.testing.assert_close(after[index, : len(tail)], whole, rtol=0, atol=2e-5)

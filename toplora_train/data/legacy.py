@@ -1,0 +1,141 @@
+"""How the public scripts of LLM-Adapters, DoRA and TopLoRA word and encode a row, byte for byte.
+
+For reproduction only. All three train on one string and evaluate on another (``_`` is a blank):
+
+=====================================  =======================  ===================  ===========
+..                                     training, all three      evaluation,          evaluation,
+                                                                LLM-Adapters, DoRA   TopLoRA
+=====================================  =======================  ===================  ===========
+end of the first line, without input   ``request.__``           ``request._``        ``request._``
+end of the first line, with input      ``request._``            ``request.``         never read
+indentation of every line              16                       16                   12
+line before an inner ``###``           16 blanks                empty                empty
+=====================================  =======================  ===================  ===========
+
+Of an instruction of several lines only the first is indented. Prompt and response are encoded as
+one text and cut at 256 tokens; EOS follows only where the row is shorter, so a row that was cut
+never learns to end. In this project the answer to every one of these is ``protocol=clean``.
+
+Sources: LLM-Adapters (arXiv:2304.01933), DoRA (arXiv:2402.09353), TopLoRA (arXiv:2510.23123): their
+training and evaluation scripts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.encode import Encoded, Example, encode_prompt
+from toplora_train.data.rows import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CUTOFF = 256
+SUPERVISES_PROMPT = {"legacy.llm_adapters": True, "legacy.toplora": False}
+
+_REQUEST = "Write a response that appropriately completes the request."
+_ALONE = f"Below is an instruction that describes a task. {_REQUEST}"
+_PAIRED = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    f"context. {_REQUEST}"
+)
+
+
+def training_prompt(instruction: str, input: str = "") -> str:
+    """All that stands before the output of a training row, in all three projects."""
+    opening = f"{_PAIRED} " if input else f"{_ALONE}  "
+    return _prompt(opening, instruction, input, indent=16, gap=" " * 16)
+
+
+def llm_adapters_prompt(instruction: str, input: str = "") -> str:
+    """The evaluation prompt of LLM-Adapters and DoRA."""
+    opening = _PAIRED if input else f"{_ALONE} "
+    return _prompt(opening, instruction, input, indent=16, gap="")
+
+
+def toplora_prompt(instruction: str, input: str = "") -> str:  # noqa: ARG001  (it is never read)
+    """The evaluation prompt of TopLoRA, which never reads the input."""
+    return _prompt(f"{_ALONE} ", instruction, "", indent=12, gap="")
+
+
+def encode_legacy_rows(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], *, supervise_prompt: bool
+) -> Encoded[Example]:
+    """Encode training rows as the scripts do; rows that leave nothing to learn are left out.
+
+    The scripts keep such a row (its prompt alone fills the 256 tokens), and a batch of nothing else
+    has a loss that is no number.
+
+    Args:
+        tokenizer: The base model's.
+        rows: The rows.
+        supervise_prompt: Whether the prompt is learned too (LLM-Adapters and DoRA do, TopLoRA does
+            not).
+
+    Raises:
+        UserError: the tokenizer has no EOS, or no row leaves anything to learn.
+    """
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise UserError("the tokenizer has no EOS token, so no answer could learn to end; set one")
+    prompts = [training_prompt(row.instruction, row.input) for row in rows]
+    wholes = [prompt + row.output for prompt, row in zip(prompts, rows, strict=True)]
+    heads = tokenizer(prompts, truncation=True, max_length=CUTOFF)["input_ids"]
+    bodies = tokenizer(wholes, truncation=True, max_length=CUTOFF)["input_ids"]
+    examples: list[Example] = []
+    kept: list[int] = []
+    cut = 0
+    for index, (head, body) in enumerate(zip(heads, bodies, strict=True)):
+        ends = len(body) < CUTOFF or body[-1] == eos
+        ids = [*body, eos] if len(body) < CUTOFF and body[-1] != eos else list(body)
+        learned_from = 0 if supervise_prompt else min(len(head), len(ids))
+        if learned_from == len(ids):
+            continue
+        cut += not ends
+        kept.append(index)
+        examples.append(Example(tuple(ids), learned_from))
+    if not examples:
+        raise UserError(
+            f"the prompts of all {len(rows)} rows fill the {CUTOFF} tokens of the legacy protocol; "
+            "nothing is left to learn"
+        )
+    return Encoded(
+        examples=tuple(examples),
+        kept=tuple(kept),
+        truncated_rows=cut,
+        dropped_rows=len(rows) - len(examples),
+        supervised_tokens=sum(len(one.input_ids) - one.prompt_length for one in examples),
+        tokens=sum(len(one.input_ids) for one in examples),
+    )
+
+
+def count_prompt_mismatches(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    encoded: Encoded[Example],
+    *,
+    protocol: str,
+) -> int:
+    """The examples that do not begin with the tokens that evaluation would ask their row with."""
+    ask = EVALUATION_PROMPTS[protocol]
+    mismatches = 0
+    for index, example in zip(encoded.kept, encoded.examples, strict=True):
+        asked = encode_prompt(tokenizer, ask(rows[index].instruction, rows[index].input))
+        mismatches += list(example.input_ids[: len(asked)]) != asked
+    return mismatches
+
+
+def _prompt(opening: str, instruction: str, input: str, *, indent: int, gap: str) -> str:
+    blank = " " * indent
+    lines = [opening, "", f"{blank}### Instruction:", f"{blank}{instruction}", gap]
+    if input:
+        lines += [f"{blank}### Input:", f"{blank}{input}", gap]
+    return "\n".join([*lines, f"{blank}### Response:", blank])
+
+
+EVALUATION_PROMPTS = {
+    "legacy.llm_adapters": llm_adapters_prompt,
+    "legacy.toplora": toplora_prompt,
+}

@@ -1,0 +1,83 @@
+"""The named protocols: how a question is worded, decoded, read and judged.
+
+``clean`` is this project's own and the default. ``legacy.toplora`` and ``legacy.llm_adapters`` do
+what the public scripts do, so that published numbers can be reproduced; theirs and clean numbers
+are never compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.legacy import llm_adapters_prompt, toplora_prompt
+from toplora_train.data.prompts import build_prompt
+from toplora_train.evaluation.answers import extract_answer, is_correct
+from toplora_train.evaluation.legacy import (
+    extract_after_last_header,
+    extract_before_next_header,
+    is_correct_legacy,
+)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to ask and to judge.
+
+    Attributes:
+        name: What the user calls it.
+        ask: The prompt of an instruction and an input.
+        extract: The answer in a text, given the extraction and the choices; None where there is
+            none.
+        judge: Whether an answer is the label, given the extraction.
+        num_beams: The beams of decoding; 1 is greedy.
+        by_length: Whether rows of one length are decoded together, or in the file's order.
+        max_new_tokens: The most tokens of an answer; None: the task says.
+        chooses: Whether answers may be chosen by their probability and proven without decoding.
+    """
+
+    name: str
+    ask: Callable[[str, str], str]
+    extract: Callable[[str, str, Sequence[str]], str | None]
+    judge: Callable[[str | None, str, str], bool]
+    num_beams: int = 1
+    by_length: bool = True
+    max_new_tokens: int | None = None
+    chooses: bool = False
+
+
+CLEAN = Protocol("clean", build_prompt, extract_answer, is_correct, chooses=True)
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        CLEAN,
+        Protocol(
+            "legacy.toplora",
+            toplora_prompt,
+            extract_after_last_header,
+            is_correct_legacy,
+            by_length=False,
+            max_new_tokens=256,
+        ),
+        Protocol(
+            "legacy.llm_adapters",
+            llm_adapters_prompt,
+            extract_before_next_header,
+            is_correct_legacy,
+            num_beams=4,
+            by_length=False,
+        ),
+    )
+}
+
+
+def find_protocol(name: str) -> Protocol:
+    """The protocol of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"no protocol is called '{name}'; known: {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
