@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from toplora_train.config.errors import UserError
@@ -44,7 +45,7 @@ def save(folder: Path, model, optimizer, step: int, keep: int = 9, **state) -> P
         folder,
         model=model,
         optimizer=optimizer,
-        scaler=None,
+        accelerator=Accelerator(cpu=True),
         state=TrainState(step=step, **state),
         keep=keep,
     )
@@ -61,7 +62,9 @@ def test_a_run_goes_on_bit_for_bit_random_state_included(tmp_path: Path):
     torch.manual_seed(99)
     other = lora()
     other_optimizer = adamw(other)
-    load_checkpoint(checkpoint, model=other, optimizer=other_optimizer, scaler=None)
+    load_checkpoint(
+        checkpoint, model=other, optimizer=other_optimizer, accelerator=Accelerator(cpu=True)
+    )
     assert read_state(checkpoint) == TrainState(step=3, seconds=1.25, window_loss=0.1)
     walk(other, other_optimizer, 3)
     for name, tensor in adapter_tensors(model).items():
@@ -125,7 +128,9 @@ def test_a_checkpoint_of_another_adapter_is_refused_and_nothing_changed(tmp_path
     checkpoint = save(tmp_path, model, optimizer, 1)
     other = lora(r=8)
     with pytest.raises(UserError, match="another adapter"):
-        load_checkpoint(checkpoint, model=other, optimizer=adamw(other), scaler=None)
+        load_checkpoint(
+            checkpoint, model=other, optimizer=adamw(other), accelerator=Accelerator(cpu=True)
+        )
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path):

@@ -7,7 +7,7 @@ from toplora_train.data.batches import collate
 from toplora_train.data.encode import Example
 from toplora_train.models.tiny import tiny_model
 from toplora_train.train.optimizer import build_adamw
-from toplora_train.train.step import accepts_logits_to_keep, supervised_loss, train_step
+from toplora_train.train.step import MicroBatch, accepts_logits_to_keep, supervised_loss, train_step
 
 CPU = torch.device("cpu")
 
@@ -76,7 +76,7 @@ def test_the_model_computes_logits_on_supervised_positions_only():
 def test_micro_batches_of_any_size_take_the_same_step(micro_batch_size: int):
     def stepped(size: int):
         model, rows = lora_model(), examples()
-        micro = [collate(rows[i : i + size], 0) for i in range(0, len(rows), size)]
+        micro = [MicroBatch(collate(rows[i : i + size], 0)) for i in range(0, len(rows), size)]
         supervised = sum(len(row.input_ids) - row.prompt_length for row in rows)
         accelerator = Accelerator(cpu=True)
         result = train_step(
@@ -107,7 +107,7 @@ def test_the_norm_is_measured_before_clipping_and_zero_means_no_clipping():
         result = train_step(
             model,
             adamw(model),
-            [collate(rows, 0)],
+            [MicroBatch(collate(rows, 0))],
             loss=supervised_loss,
             supervised_tokens=supervised,
             max_grad_norm=limit,
@@ -129,7 +129,7 @@ def test_a_loss_that_is_no_number_does_not_reach_the_weights():
     result = train_step(
         model,
         adamw(model),
-        [collate(examples(), 0)],
+        [MicroBatch(collate(examples(), 0))],
         loss=supervised_loss,
         supervised_tokens=10,
         max_grad_norm=1.0,

@@ -176,10 +176,14 @@ class TrackerSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class LaunchSettings:
-    """How many worker processes, on which kind of device."""
+    """How many worker processes, on which kind of device, joined by which engine.
+
+    ``processes: auto`` is one per GPU, or one on a CPU.
+    """
 
     name: str = "local"
-    processes: PositiveInt = 1
+    processes: PositiveInt | Literal["auto"] = 1
+    engine: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 

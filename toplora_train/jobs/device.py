@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from toplora_train.config.errors import UserError
+
+# The others wait while the first process evaluates; one that dies is noticed by the agent, not by
+# this.
+PATIENCE = timedelta(days=7)
 
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,4 +35,15 @@ def open_accelerator(*, device: str, mixed_precision: str) -> Accelerator:
     return Accelerator(
         cpu=on_cpu,
         mixed_precision=mixed_precision,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=PATIENCE),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # one copy of them
+        ],
     )
+
+
+def leave_the_others(accelerator: Accelerator) -> None:
+    """Part with the other processes, all at the same place; nothing can be exchanged after it."""
+    accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1:
+        torch.distributed.destroy_process_group()

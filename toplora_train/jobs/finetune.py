@@ -20,19 +20,19 @@ from toplora_train.data.batches import collate
 from toplora_train.data.prompts import build_prompt
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.jobs.console import open_console
-from toplora_train.jobs.device import AUTOCAST, open_accelerator
+from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.reload import probe_logits, prove_reload
 from toplora_train.jobs.reporting import build_report, conclusion, introduction
 from toplora_train.jobs.scoring import score_test_sets
 from toplora_train.jobs.settings import deciding_settings
+from toplora_train.jobs.watching import watching
 from toplora_train.models.activation import checkpoint_activations
 from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation
 from toplora_train.report.card import model_card
-from toplora_train.report.display import TrainingDisplay
 from toplora_train.report.json_file import write_text_atomically
-from toplora_train.report.metrics_file import MetricsFile, read_metrics
+from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.pages import write_pages
 from toplora_train.report.record import Report, write_report
 from toplora_train.report.tracker import Tracker, open_tracker
@@ -62,10 +62,11 @@ def run(config: RunConfig, run_dir: Path) -> None:
         Interrupted: a signal came.
     """
     interrupt_at_once()
-    console = open_console()
     accelerator = open_accelerator(
         device=config.launch.device, mixed_precision=config.trainer.mixed_precision
     )
+    first = accelerator.is_main_process  # of several processes, it alone writes and shows
+    console = open_console(quiet=not first)
     autocast = AUTOCAST[config.trainer.mixed_precision]
 
     material = prepare(config)
@@ -95,7 +96,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             suffix=".base",
             reuse=checkpoint is not None,
         )
-        if config.evaluation.base
+        if config.evaluation.base and first
         else {}
     )
 
@@ -103,7 +104,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     if config.trainer.activation_checkpointing:
         checkpoint_activations(model)
     tracker = open_tracker(
-        config.tracker.name,
+        config.tracker.name if first else "none",
         project=config.tracker.project,
         entity=config.tracker.entity,
         group=config.tracker.group,
@@ -121,6 +122,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
         tracker=tracker,
         console=console,
     )
+    leave_the_others(accelerator)
+    if not first:
+        return
 
     adapter_dir = run_dir / "adapter"
     save_whole(adapted, material.tokenizer, adapter_dir)
@@ -207,15 +211,20 @@ def fine_tune(
         device_type=accelerator.device.type,
     )
     model, optimizer = accelerator.prepare(adapted, optimizer)
-    torch.manual_seed(config.seed)  # dropout; whatever happened before does not reach it
+    # For dropout, in each process another; whatever happened before does not reach it.
+    torch.manual_seed(config.seed * accelerator.num_processes + accelerator.process_index)
     if checkpoint is not None:
-        load_checkpoint(checkpoint, model=adapted, optimizer=optimizer, scaler=accelerator.scaler)
+        load_checkpoint(checkpoint, model=adapted, optimizer=optimizer, accelerator=accelerator)
     with (
         interrupt_later() as interruption,
-        MetricsFile(
-            run_dir / "metrics.jsonl", resumed_step=start.step if checkpoint else None
-        ) as metrics,
-        TrainingDisplay(total, console=console, start_step=start.step) as display,
+        watching(
+            run_dir,
+            total_steps=total,
+            resumed_step=start.step if checkpoint else None,
+            tracker=tracker,
+            console=console,
+            silent=not accelerator.is_main_process,
+        ) as watch,
     ):
         for record in train(
             model,
@@ -245,11 +254,7 @@ def fine_tune(
             checkpoints=run_dir / "checkpoints",
             interruption=interruption,
         ):
-            line = asdict(record)
-            display.update(line)
-            if record.logged:
-                metrics.append(line)
-                tracker.log({k: v for k, v in line.items() if k != "logged"}, record.step)
+            watch(record)
         interruption.raise_if_asked()
     unwrapped: PeftModel = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     return unwrapped.eval()

@@ -17,7 +17,7 @@ from toplora_train.jobs.encoding import encode_for
 from toplora_train.jobs.testsets import TestSet, read_test_sets
 from toplora_train.models.load import load_tokenizer
 from toplora_train.models.locate import ModelLocation, locate_model
-from toplora_train.train.loop import steps_in_epoch
+from toplora_train.train.order import steps_in_epoch
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.models.load import load_model
 from toplora_train.models.memory import estimate_memory
 from toplora_train.report.plan import Plan, show_plan
-from toplora_train.train.loop import remaining_batches
+from toplora_train.train.order import remaining_batches
 from toplora_train.train.signals import interrupt_at_once
 
 COMPUTE = {"bf16": "bfloat16", "fp16": "float16"}

@@ -29,7 +29,7 @@ from toplora_train.report.record import (
     protocol_hash,
 )
 from toplora_train.train.checkpoint import TrainState
-from toplora_train.train.loop import remaining_batches
+from toplora_train.train.order import remaining_batches
 
 
 def introduction(config: RunConfig, material: Material, start: TrainState) -> str:

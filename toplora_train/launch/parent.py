@@ -1,8 +1,9 @@
 """The parent: writes the resolved config, starts the worker, forwards signals, tells the end.
 
 A process per job keeps the jobs of a sweep apart, leaves the terminal's Ctrl-C to one place, and
-can still say something when the job is killed. A job under torchrun or SLURM (``WORLD_SIZE`` is
-set) has its processes already and is run in place.
+can still say something when the job is killed. Several workers are started and watched by
+:mod:`toplora_train.launch.agent`. A job under torchrun, ``accelerate launch`` or SLURM
+(``WORLD_SIZE`` is set) has its processes already and is run in place.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from toplora_train.launch.outcome import read_report, write_failure
 from toplora_train.launch.rundir import CONFIG, forget_failure, is_already_done, make_run_dir
 
 WORKER = "toplora_train.launch.worker"
+AGENT = "toplora_train.launch.agent"
 TAIL_LINES = 15
 FORWARDED = {  # received -> sent on
     signal.SIGINT: signal.SIGINT,
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGHUP: signal.SIGTERM,  # the terminal was closed
+    signal.SIGUSR1: signal.SIGUSR1,  # SLURM's warning that the time is nearly over
 }
 
 
@@ -76,9 +79,14 @@ def run_job(config: RunConfig, *, module: str = WORKER) -> JobResult:
     return JobResult(code, run_dir, time.monotonic() - started, error)
 
 
-def worker_command(module: str, run_dir: Path) -> list[str]:
-    """The command of the worker; several processes would begin here (torch.distributed.run)."""
-    return [sys.executable, "-m", module, str(run_dir), "--with-parent"]
+def worker_command(
+    module: str, run_dir: Path, *, processes: int | str = 1, device: str = "auto"
+) -> list[str]:
+    """The command of the worker, or of the agent that starts several of it."""
+    if processes == 1:
+        return [sys.executable, "-m", module, str(run_dir), "--with-parent"]
+    asked = ["--processes", str(processes), "--device", device]
+    return [sys.executable, "-m", AGENT, module, str(run_dir), *asked]
 
 
 def worker_environment() -> dict[str, str]:
@@ -100,7 +108,12 @@ def _work(
         # A group of its own, so that the terminal's Ctrl-C comes to the parent alone; the pipe to
         # its standard input closes when the parent dies in whatever way: then the worker ends too.
         process = subprocess.Popen(
-            worker_command(module, run_dir),
+            worker_command(
+                module,
+                run_dir,
+                processes=1 if config.plan else config.launch.processes,
+                device=config.launch.device,
+            ),
             stdin=subprocess.PIPE,
             env=worker_environment(),
             process_group=0,
@@ -117,7 +130,9 @@ def _work_in_place(config: RunConfig, run_dir: Path) -> tuple[int, str | None]:
     if config.output_dir is None:
         raise UserError("output_dir is not set; the processes of one job need to be told the same")
     make_run_dir(run_dir)
-    if os.environ.get("RANK", "0") != "0":
+    if worker.rank() > 0:
+        if is_already_done(config, run_dir):
+            return worker.DONE, None
         code = worker.run(config, run_dir)
         return code, read_report(run_dir).get("error") if code else None
     with locked(run_dir):
@@ -184,7 +199,7 @@ def _told(returned: int, received: list[int], run_dir: Path) -> tuple[int, str |
 
 
 def _show_crash(line: str, run_dir: Path) -> None:
-    path = run_dir / worker.LOG
+    path = run_dir / read_report(run_dir).get("log", worker.LOG)
     text = [line] if line else []
     if path.is_file():
         tail = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]

@@ -2,7 +2,7 @@
 
 Started as ``python -m toplora_train.launch.worker RUN_DIR`` by :mod:`toplora_train.launch.parent`,
 or several times by :mod:`toplora_train.launch.agent`, torchrun or ``accelerate launch``, which set
-``RANK`` and ``WORLD_SIZE``. Each has a log of its own; of several that fail, the first one tells why.
+``RANK`` and ``WORLD_SIZE``. Each has a log of its own; of several that fail the first tells why.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     checkpoints/step-00000200/
         adapter.safetensors     the adapter's tensors, in PEFT's names
         optimizer.safetensors   moments and counts, named <parameter index>.<what>
-        random.safetensors      the state of torch's generators
+        random.safetensors      the state of torch's generators in each process
         state.json              position, totals, settings, the optimizer's groups
         manifest.json           SHA-256 of each file above
 
@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.train.processes import random_states, restore_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +61,13 @@ def save_checkpoint(
     *,
     model: PeftModel,
     optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler | None,
+    accelerator: Accelerator,
     state: TrainState,
     keep: int,
 ) -> Path:
     """Write ``folder/step-NNNNNNNN`` and remove all but the ``keep`` newest.
+
+    All processes take part, as each has a random state of its own; the first one writes.
 
     Raises:
         RunFailure: it could not be written (a full disk); earlier checkpoints are untouched.
@@ -71,6 +75,10 @@ def save_checkpoint(
     target = folder / f"step-{state.step:08d}"
     aside = folder / f".writing-{target.name}"
     tensors, numbers = _split_optimizer_state(optimizer)
+    adapter, random = adapter_tensors(model), random_states(accelerator)
+    if not accelerator.is_main_process:
+        return target
+    scaler = accelerator.scaler
     document = {
         "schema_version": SCHEMA_VERSION,
         "train": asdict(state),
@@ -80,9 +88,9 @@ def save_checkpoint(
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        save_file(adapter_tensors(model), aside / "adapter.safetensors")
+        save_file(adapter, aside / "adapter.safetensors")
         save_file(tensors, aside / "optimizer.safetensors")
-        save_file(_random_state(), aside / "random.safetensors")
+        save_file(random, aside / "random.safetensors")
         (aside / "state.json").write_text(json.dumps(document))
         manifest = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
@@ -130,7 +138,7 @@ def load_checkpoint(
     *,
     model: PeftModel,
     optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler | None,
+    accelerator: Accelerator,
 ) -> None:
     """Put adapter, optimizer, scaler and random generators back as they were.
 
@@ -155,9 +163,9 @@ def load_checkpoint(
     _restore_optimizer_state(
         optimizer, load_file(checkpoint / "optimizer.safetensors"), document["optimizer"]
     )
-    if scaler is not None and document["scaler"] is not None:
-        scaler.load_state_dict(document["scaler"])
-    _restore_random_state(load_file(checkpoint / "random.safetensors"))
+    if accelerator.scaler is not None and document["scaler"] is not None:
+        accelerator.scaler.load_state_dict(document["scaler"])
+    restore_random_state(load_file(checkpoint / "random.safetensors"), accelerator)
 
 
 def refuse_other_settings(
@@ -212,20 +220,6 @@ def _restore_optimizer_state(
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": numbers["param_groups"]})
-
-
-def _random_state() -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
-    return states
-
-
-def _restore_random_state(states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    for key, state in states.items():
-        if key.startswith("cuda.") and int(key[5:]) < torch.cuda.device_count():
-            torch.cuda.set_rng_state(state, int(key[5:]))
 
 
 def _damage(checkpoint: Path) -> str | None:

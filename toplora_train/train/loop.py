@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
 
-from toplora_train.config.errors import RunFailure
-from toplora_train.data.batches import epoch_batches
+from toplora_train.config.errors import Interrupted
 from toplora_train.train.checkpoint import TrainState, save_checkpoint
+from toplora_train.train.health import peak_memory, refuse_bad_loss, refuse_missing_gradients
 from toplora_train.train.optimizer import set_learning_rate
+from toplora_train.train.order import remaining_batches
+from toplora_train.train.processes import Collate, agree, micro_batches
 from toplora_train.train.signals import Interruption
-from toplora_train.train.step import Batch, Loss, train_step
-
-
-class TrainingExample(Protocol):
-    """What the loop knows of an example; ``supervised`` is the number of terms of its loss."""
-
-    @property
-    def input_ids(self) -> tuple[int, ...]: ...  # noqa: D102
-
-    @property
-    def supervised(self) -> int: ...  # noqa: D102
-
-
-Collate = Callable[[Sequence[Any]], Batch]
-"""Examples of the run's kind as tensors."""
+from toplora_train.train.step import Loss, TrainingExample, train_step
+from toplora_train.train.validation import validation_loss
 
 
 @dataclass(frozen=True)
@@ -57,11 +42,6 @@ class StepRecord:
     peak_memory_bytes: int
     validation_loss: float | None
     logged: bool
-
-
-def steps_in_epoch(rows: int, batch_size: int) -> int:
-    """Optimizer steps per epoch; a short last batch is a step."""
-    return math.ceil(rows / batch_size)
 
 
 def train(
@@ -111,17 +91,13 @@ def train(
         rows = [examples[index] for index in batch]
         tokens = sum(len(row.input_ids) for row in rows)
         supervised = sum(row.supervised for row in rows)
-        micro_batches = [
-            collate(rows[first : first + micro_batch_size])
-            for first in range(0, len(rows), micro_batch_size)
-        ]
 
         lr = learning_rate(step)
         set_learning_rate(optimizer, lr)
         result = train_step(
             model,
             optimizer,
-            micro_batches,
+            micro_batches(rows, size=micro_batch_size, accelerator=accelerator, collate=collate),
             loss=loss,
             supervised_tokens=supervised,
             max_grad_norm=max_grad_norm,
@@ -156,7 +132,12 @@ def train(
             tokens_per_second=tokens / seconds,
             peak_memory_bytes=peak_memory(accelerator.device),
             validation_loss=validation_loss(
-                model, validation, accelerator, micro_batch_size, collate=collate, loss=loss
+                model,
+                validation,
+                accelerator=accelerator,
+                micro_batch_size=micro_batch_size,
+                collate=collate,
+                loss=loss,
             )
             if validate
             else None,
@@ -165,94 +146,16 @@ def train(
         if logged:
             state = replace(state, window_loss=0.0, window_tokens=0)
 
-        stopping = interruption.signum is not None
+        stopping = agree(interruption.signum or 0, accelerator)
         if last or stopping or (save_every > 0 and step % save_every == 0):
             save_checkpoint(
                 checkpoints,
                 model=accelerator.unwrap_model(model),
                 optimizer=optimizer,
-                scaler=accelerator.scaler,
+                accelerator=accelerator,
                 state=state,
                 keep=keep,
             )
             saved = step
-        interruption.raise_if_asked()
-
-
-def remaining_batches(
-    lengths: Sequence[int],
-    *,
-    after: int,
-    until: int,
-    batch_size: int,
-    group_by_length: bool,
-    seed: int,
-) -> Iterator[tuple[int, float, list[int]]]:
-    """Steps ``after + 1`` to ``until`` as (step, epochs done after it, row indices).
-
-    The order is a function of the seed and the epoch, so the position in the data is the step.
-    """
-    per_epoch = steps_in_epoch(len(lengths), batch_size)
-    for epoch in range(after // per_epoch, math.ceil(until / per_epoch)):
-        batches = epoch_batches(
-            lengths, batch_size=batch_size, seed=seed, epoch=epoch, group_by_length=group_by_length
-        )
-        for position, batch in enumerate(batches, start=1):
-            step = epoch * per_epoch + position
-            if after < step <= until:
-                yield step, epoch + position / per_epoch, batch
-
-
-def refuse_bad_loss(loss: float, step: int, saved: int) -> None:
-    """Stop a run whose loss is not a number; its weights have not taken the step."""
-    if math.isfinite(loss):
-        return
-    kept = (
-        f"the checkpoint of step {saved} is the last good one"
-        if saved
-        else "no checkpoint was due yet"
-    )
-    raise RunFailure(
-        f"the loss is {loss} at step {step}; {kept}. Lower optimizer.lr, or train in "
-        "trainer.mixed_precision=bf16 instead of fp16"
-    )
-
-
-def refuse_missing_gradients(model: torch.nn.Module) -> None:
-    """Stop a run in which part of the adapter is not trained."""
-    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    if missing:
-        raise RunFailure(
-            f"{len(missing)} adapter tensors got no gradient in the first step, {missing[0]} among "
-            "them: the model's forward pass does not reach them. Leave these modules out of "
-            "adapter.target_modules"
-        )
-
-
-@torch.no_grad()
-def validation_loss(
-    model: torch.nn.Module,
-    examples: Sequence[TrainingExample],
-    accelerator: Accelerator,
-    micro_batch_size: int,
-    *,
-    collate: Collate,
-    loss: Loss,
-) -> float:
-    """Loss per supervised token over ``examples``, without dropout; back to training mode after."""
-    model.eval()
-    total = 0.0
-    ordered = sorted(examples, key=lambda example: len(example.input_ids))
-    for first in range(0, len(ordered), micro_batch_size):
-        batch = collate(ordered[first : first + micro_batch_size])
-        total += float(loss(model, batch, accelerator.device))
-    model.train()
-    return total / sum(example.supervised for example in examples)
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes used so far: allocated on a GPU, resident of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        if stopping:
+            raise Interrupted(stopping)

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: at once where nothing can be lost, after a checkpoint while training."""
+"""Signals that end a run: at once where nothing can be lost, after a checkpoint while training.
+
+Ctrl-C, SIGTERM, and SIGUSR1, which SLURM sends before the time is over and which counts as SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from types import FrameType
 
 from toplora_train.config.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interruption:
@@ -21,9 +24,10 @@ class Interruption:
 
     def receive(self, signum: int, _frame: FrameType | None) -> None:
         """Handle a signal."""
-        if self.signum is not None:
+        if self.signum is None:
+            self.signum = _meant(signum)
+        elif signum != signal.SIGUSR1:  # a warning may come by more than one way
             os._exit(128 + signum)
-        self.signum = signum
 
     def raise_if_asked(self) -> None:
         """Raise :class:`Interrupted` if a signal has come."""
@@ -31,8 +35,12 @@ class Interruption:
             raise Interrupted(self.signum)
 
 
+def _meant(signum: int) -> int:
+    return signal.SIGTERM if signum == signal.SIGUSR1 else signum
+
+
 def _leave(signum: int, _frame: FrameType | None) -> None:
-    raise Interrupted(signum)
+    raise Interrupted(_meant(signum))
 
 
 def interrupt_at_once() -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +21,24 @@ Loss = Callable[[nn.Module, Batch, torch.device], Tensor]
 """The sum of a batch's loss over what it supervises: tokens or, with a head, labels."""
 
 
+class TrainingExample(Protocol):
+    """What training knows of an example; ``supervised`` is the number of terms of its loss."""
+
+    @property
+    def input_ids(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def supervised(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of one forward pass; ``weight`` 0 where a process computes only to keep in step."""
+
+    batch: Batch
+    weight: float = 1.0
+
+
 @dataclass(frozen=True)
 class StepResult:
     """Loss per supervised token over all micro-batches, and the gradient's norm before clipping."""
@@ -32,7 +50,7 @@ class StepResult:
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    micro_batches: Sequence[Batch],
+    micro_batches: Sequence[MicroBatch],
     *,
     loss: Loss,
     supervised_tokens: int,
@@ -47,10 +65,11 @@ def train_step(
     """
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=accelerator.device)
-    for index, batch in enumerate(micro_batches):
+    for index, micro in enumerate(micro_batches):
         last = index == len(micro_batches) - 1
         with nullcontext() if last else accelerator.no_sync(model):
-            share = loss(model, batch, accelerator.device) / supervised_tokens
+            summed = micro.weight * loss(model, micro.batch, accelerator.device)
+            share = summed / supervised_tokens
             # Processes average their gradients; this is already the share of the whole.
             accelerator.backward(share * accelerator.num_processes)
         total += share.detach()

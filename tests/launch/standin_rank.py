@@ -1,0 +1,41 @@
+"""A worker of several that ends as the variable STANDIN says, without torch."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from toplora_train.config.errors import Interrupted, UserError
+from toplora_train.config.schema import RunConfig
+from toplora_train.launch import worker
+
+ACTION = os.environ.get("STANDIN", "done").split()
+
+
+def job(_config: RunConfig, run_dir: Path) -> None:
+    rank = worker.rank()
+    logging.getLogger(__name__).info("rank %d of %s", rank, os.environ["WORLD_SIZE"])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, leave)
+    if ACTION[0] == "mistake":
+        raise UserError("a slip; mend it")
+    if ACTION[0] == "fail" and int(ACTION[1]) == rank:
+        raise ValueError("bad luck")
+    if ACTION[0] == "kill" and int(ACTION[1]) == rank:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (run_dir / f"ready.{rank}").write_text(str(os.getpid()))
+    while ACTION[0] != "done":
+        time.sleep(0.05)
+
+
+def leave(signum: int, _frame: object) -> None:
+    logging.getLogger(__name__).warning("ended by a signal")
+    raise Interrupted(signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    worker.end_with_parent()
+    folder = Path(sys.argv[1])
+    sys.exit(worker.run(worker.read_config(folder / "config.yaml"), folder, job=job))

@@ -1,0 +1,123 @@
+"""Two real worker processes under the agent: how they end is how the job ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.config.example import run_config
+from toplora_train.config.errors import UserError
+from toplora_train.launch.agent import count_processes
+from toplora_train.launch.parent import JobResult, run_job, worker_command
+
+STANDIN = "tests.launch.standin_rank"
+
+
+def test_one_process_per_gpu_and_one_on_a_cpu():
+    assert count_processes("auto", "auto", 4) == 4
+    assert count_processes("auto", "auto", 0) == 1
+    assert count_processes("auto", "cpu", 4) == 1
+    assert count_processes("2", "cpu", 0) == 2
+    assert count_processes("2", "auto", 0) == 2
+
+
+def test_more_processes_than_gpus_are_refused_with_their_number():
+    with pytest.raises(UserError, match=r"processes=3, but torch sees 2 GPUs"):
+        count_processes("3", "auto", 2)
+
+
+def test_a_single_worker_needs_no_agent(tmp_path: Path):
+    assert "toplora_train.launch.agent" not in worker_command("m", tmp_path)
+    assert "toplora_train.launch.agent" in worker_command("m", tmp_path, processes=2)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch, checkout):
+    """Run the stand-in in two processes."""
+    monkeypatch.setenv("PYTHONPATH", str(checkout))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+    def run(action: str, processes: int = 2) -> JobResult:
+        monkeypatch.setenv("STANDIN", action)
+        launch = {"launch__processes": processes, "launch__device": "cpu"}
+        return run_job(run_config(output_dir=str(tmp_path / "run"), **launch), module=STANDIN)
+
+    return run
+
+
+def test_each_rank_runs_and_has_its_log(job, tmp_path):
+    assert job("done").exit_code == 0
+    assert "rank 0 of 2" in (tmp_path / "run" / "train.log").read_text()
+    assert "rank 1 of 2" in (tmp_path / "run" / "train.rank1.log").read_text()
+
+
+def test_the_users_mistake_is_one_line_though_every_rank_finds_it(job, capfd):
+    result = job("mistake")
+    assert (result.exit_code, result.error) == (2, "a slip; mend it")
+    assert capfd.readouterr().err.count("a slip; mend it") == 1
+
+
+def test_a_rank_that_fails_ends_the_others_with_its_own_message(job, tmp_path, capfd):
+    result = job("fail 1")
+    assert (result.exit_code, result.error) == (1, "rank 1: ValueError: bad luck")
+    shown = capfd.readouterr().err
+    assert "train.rank1.log" in shown
+    assert "Traceback" in shown
+    assert "ended by a signal" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_a_killed_rank_is_named_and_the_others_end(job, capfd):
+    result = job("kill 1")
+    assert result.exit_code == 1
+    assert result.error == "rank 1 was killed by signal 9 (out of memory?)"
+    assert "killed by signal 9" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
+)
+def test_a_signal_reaches_every_rank_once(job, tmp_path, signum, code):
+    def send() -> None:
+        deadline = time.monotonic() + 60
+        ready = [tmp_path / "run" / f"ready.{rank}" for rank in (0, 1)]
+        while time.monotonic() < deadline and not all(path.exists() for path in ready):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signum)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    result = job("wait")
+    sender.join()
+    assert result.exit_code == code
+    for name in ("train.log", "train.rank1.log"):
+        assert (tmp_path / "run" / name).read_text().count("ended by a signal") == 1
+
+
+def test_workers_end_when_the_parent_is_killed(tmp_path, checkout):
+    script = (
+        "from tests.config.example import run_config\n"
+        "from toplora_train.launch.parent import run_job\n"
+        f"config = run_config(output_dir={str(tmp_path / 'run')!r}, launch__processes=2,"
+        " launch__device='cpu')\n"
+        f"run_job(config, module={STANDIN!r})\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=checkout, env=os.environ | {"STANDIN": "wait"}
+    ) as parent:
+        ready = [tmp_path / "run" / f"ready.{rank}" for rank in (0, 1)]
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not all(path.exists() for path in ready):
+            time.sleep(0.05)
+        parent.kill()
+    pids = [int(json.loads(path.read_text())) for path in ready]
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

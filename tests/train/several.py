@@ -1,0 +1,89 @@
+"""What the processes of a test run: every adapter trained a few steps, losses and tensors kept."""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from tests.train.test_step import examples
+from toplora_train.adapters.attach import adapter_names, attach_adapter
+from toplora_train.config.adapter import adapter_defaults
+from toplora_train.data.batches import collate
+from toplora_train.models.activation import checkpoint_activations
+from toplora_train.models.tiny import tiny_model
+from toplora_train.train.checkpoint import TrainState, adapter_tensors
+from toplora_train.train.loop import train
+from toplora_train.train.optimizer import build_adamw
+from toplora_train.train.signals import Interruption
+from toplora_train.train.step import supervised_loss
+
+STEPS = 4
+
+
+def settings(name: str) -> dict:
+    values, _ = adapter_defaults(name)
+    if name == "peft":
+        values |= {"peft_type": "LOHA", "settings": {"r": 4, "target_modules": ["q_proj"]}}
+    return {key: 0.0 if "dropout" in key else value for key, value in values.items()}
+
+
+def train_one(
+    name: str,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    micro_batch_size: int = 2,
+    activation_checkpointing: bool = False,
+) -> None:
+    """Eleven rows in batches of five: the last batch of an epoch is one row, for two processes."""
+    adapted = attach_adapter(tiny_model(), settings(name), seed=3)
+    if activation_checkpointing:
+        checkpoint_activations(adapted)
+    optimizer = build_adamw(
+        adapted, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, device_type="cpu"
+    )
+    model, optimizer = accelerator.prepare(adapted, optimizer)
+    records = train(
+        model,
+        optimizer,
+        examples(11),
+        examples(3),
+        collate=lambda rows: collate(rows, 0),
+        loss=supervised_loss,
+        accelerator=accelerator,
+        learning_rate=lambda step: 1e-3 / step,
+        start=TrainState(),
+        total_steps=STEPS,
+        batch_size=5,
+        micro_batch_size=micro_batch_size,
+        group_by_length=True,
+        max_grad_norm=1.0,
+        seed=1,
+        log_every=1,
+        eval_every=2,
+        save_every=0,
+        keep=1,
+        checkpoints=folder / name / "checkpoints",
+        interruption=Interruption(),
+    )
+    numbers = [(r.loss, r.grad_norm, r.validation_loss or 0.0) for r in records]
+    if accelerator.is_main_process:
+        tensors = adapter_tensors(accelerator.unwrap_model(model))
+        save_file(tensors | {"numbers": torch.tensor(numbers)}, folder / f"{name}.safetensors")
+
+
+def main(folder: Path) -> None:
+    accelerator = Accelerator(cpu=True)
+    torch.set_num_threads(1)
+    for name in adapter_names():
+        train_one(name, folder, accelerator)
+    train_one("tenslora", folder / "recomputed", accelerator, activation_checkpointing=True)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    for name in ("", "recomputed"):
+        (Path(sys.argv[1]) / name).mkdir(exist_ok=True, parents=True)
+    main(Path(sys.argv[1]))

@@ -1,0 +1,33 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from toplora_train.config.errors import RunFailure
+from toplora_train.train.health import peak_memory, refuse_bad_loss, refuse_missing_gradients
+
+
+def test_a_number_is_a_good_loss():
+    refuse_bad_loss(0.0, 3, 0)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_no_number_names_the_step_and_the_last_checkpoint(loss: float):
+    with pytest.raises(RunFailure, match=r"at step 9; the checkpoint of step 5 is"):
+        refuse_bad_loss(loss, 9, 5)
+    with pytest.raises(RunFailure, match="no checkpoint was due"):
+        refuse_bad_loss(loss, 1, 0)
+
+
+def test_a_tensor_without_a_gradient_is_named_and_frozen_ones_are_not():
+    model = nn.ModuleDict({"used": nn.Linear(2, 2), "unused": nn.Linear(2, 2)})
+    model["used"](torch.ones(1, 2)).sum().backward()
+    with pytest.raises(RunFailure, match=r"2 adapter tensors .*unused\.weight"):
+        refuse_missing_gradients(model)
+    model["unused"].requires_grad_(False)
+    refuse_missing_gradients(model)
+
+
+def test_the_memory_of_this_process_is_megabytes():
+    assert 1e7 < peak_memory(torch.device("cpu")) < 1e12

@@ -1,0 +1,92 @@
+"""Two real processes against one: the same losses, the same adapters."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from tests.train.several import train_one
+from toplora_train.adapters.attach import adapter_names
+from toplora_train.train.processes import agree, micro_batches, random_states, shares
+
+
+def test_rows_are_dealt_out_whole_and_every_process_gets_as_many_micro_batches():
+    for count in range(1, 14):
+        rows = list(range(count))
+        dealt = shares(rows, size=2, processes=3)
+        assert sorted(row for of_all in dealt for part in of_all for row in part) == rows
+        assert all(len(of_all) == 3 for of_all in dealt)
+        assert all(len(part) <= 2 for of_all in dealt for part in of_all)
+    assert shares([9, 8, 7, 6, 5, 4, 3], size=2, processes=2) == [[[9, 7], [8, 6]], [[5, 3], [4]]]
+
+
+def test_one_process_takes_the_rows_in_their_order():
+    assert shares([3, 1, 2], size=2, processes=1) == [[[3, 1]], [[2]]]
+
+
+def test_a_process_without_rows_computes_anothers_with_weight_zero():
+    class Second:
+        num_processes, process_index = 2, 1
+
+    made = micro_batches([5, 6, 7], size=1, accelerator=Second(), collate=lambda rows: {"r": rows})
+    assert [(micro.batch["r"], micro.weight) for micro in made] == [([6], 1.0), ([7], 0.0)]
+
+
+def test_alone_a_process_agrees_with_itself():
+    accelerator = Accelerator(cpu=True)
+    assert agree(15, accelerator) == 15
+    assert torch.equal(random_states(accelerator)["cpu"][0], torch.get_rng_state())
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory, checkout) -> Path:
+    """Where two processes left their losses and tensors of every adapter."""
+    folder = tmp_path_factory.mktemp("two")
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--local-addr", "localhost"]
+    done = subprocess.run(
+        [sys.executable, *command, "-m", "tests.train.several", str(folder)],
+        cwd=checkout,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", adapter_names())
+def test_two_processes_train_what_one_trains(tmp_path: Path, of_two: Path, name: str):
+    """The last batch of an epoch is a single row: one process has none."""
+    accelerator = Accelerator(cpu=True)
+    train_one(name, tmp_path, accelerator)
+    alone, both = (load_file(folder / f"{name}.safetensors") for folder in (tmp_path, of_two))
+    torch.testing.assert_close(both.pop("numbers"), alone.pop("numbers"), rtol=1e-6, atol=0)
+    for key, tensor in alone.items():
+        torch.testing.assert_close(both[key], tensor, rtol=0, atol=1e-5, msg=key)
+
+
+def test_activation_checkpointing_changes_nothing_in_two_processes(of_two: Path):
+    kept, recomputed = (
+        load_file(folder / "tenslora.safetensors") for folder in (of_two, of_two / "recomputed")
+    )
+    for key, tensor in kept.items():
+        torch.testing.assert_close(recomputed[key], tensor, rtol=0, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("name", ["lora", "tenslora"])
+def test_the_size_of_the_micro_batch_changes_nothing(tmp_path: Path, name: str):
+    folders = []
+    for size in (1, 4):
+        folders.append(tmp_path / str(size))
+        folders[-1].mkdir()
+        train_one(name, folders[-1], Accelerator(cpu=True), micro_batch_size=size)
+    small, large = (load_file(folder / f"{name}.safetensors") for folder in folders)
+    torch.testing.assert_close(small.pop("numbers"), large.pop("numbers"), rtol=1e-6, atol=0)
+    for key, tensor in large.items():
+        torch.testing.assert_close(small[key], tensor, rtol=0, atol=1e-5, msg=key)

@@ -1,0 +1,129 @@
+"""Several worker processes on this machine: torch's elastic agent, with ends that we can tell.
+
+Started as ``python -m toplora_train.launch.agent MODULE RUN_DIR --processes N --device DEVICE`` by
+:mod:`toplora_train.launch.parent`. It starts the workers, hands signals on to them, ends them all
+when one fails, and answers with one exit code as a single worker does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from toplora_train.config.errors import UserError
+from toplora_train.launch.outcome import read_report, write_failure
+from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
+
+HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+GRACE = 24 * 3600  # seconds for a checkpoint after a signal; a second signal does not wait for it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the workers to their end; returns the exit code."""
+    for number in HANDED_ON:  # torch sets its own handlers when it starts the workers
+        signal.signal(number, _leave)
+    parser = argparse.ArgumentParser(prog="python -m toplora_train.launch.agent")
+    parser.add_argument("module")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--processes", required=True)
+    parser.add_argument("--device", required=True)
+    arguments = parser.parse_args(argv)
+    run_dir: Path = arguments.run_dir
+    try:
+        processes = count_processes(arguments.processes, arguments.device, devices_here())
+    except UserError as error:
+        write_failure(run_dir, status="failed", error=str(error), error_type="UserError")
+        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+        return USER_ERROR
+    command = ["-m", arguments.module, str(run_dir), "--with-parent"]
+    if processes == 1:
+        os.execv(sys.executable, [sys.executable, *command])
+    return run_workers(command, processes, run_dir)
+
+
+def devices_here() -> int:
+    """The number of CUDA devices that torch sees."""
+    import torch  # here, as the parent's process reads this module's name only
+
+    return torch.cuda.device_count()
+
+
+def count_processes(asked: str, device: str, devices: int) -> int:
+    """The number of processes: as asked, or with ``auto`` one per GPU and one on a CPU.
+
+    Raises:
+        UserError: there are fewer GPUs than processes.
+    """
+    on_gpu = device == "cuda" or (device == "auto" and devices > 0)
+    if asked == "auto":
+        return devices if on_gpu and devices else 1
+    if on_gpu and int(asked) > devices:
+        raise UserError(
+            f"launch.processes={asked}, but torch sees {devices} GPUs; use launch.processes=auto, "
+            "or launch.device=cpu"
+        )
+    if device == "mps" and int(asked) > 1:
+        raise UserError(f"launch.processes={asked}, but an Apple GPU serves one process; use 1")
+    return int(asked)
+
+
+def run_workers(command: Sequence[str], processes: int, run_dir: Path) -> int:
+    """Run ``python COMMAND`` in so many processes, which find each other through torch's agent."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its pages of one failure
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # any free port
+        local_addr="localhost",  # a machine's own name cannot be relied on to lead to it
+        max_restarts=0,
+        signals_to_handle=",".join(number.name for number in HANDED_ON),
+        shutdown_timeout=GRACE,
+    )
+    try:
+        elastic_launch(settings, entrypoint=sys.executable)(*command)
+    except SignalException as interruption:
+        return 128 + (signal.SIGINT if interruption.sigval == signal.SIGINT else signal.SIGTERM)
+    except ChildFailedError as error:
+        return tell_failure(error.failures, run_dir)
+    return DONE
+
+
+def tell_failure(failures: Mapping[int, Any], run_dir: Path) -> int:
+    """The exit code of the worker that failed first; a killed one's note is written for it."""
+    for rank, failure in sorted(failures.items()):
+        # The agent itself ends the others with SIGTERM; they never are the cause.
+        if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
+            hint = " (out of memory?)" if -failure.exitcode == signal.SIGKILL else ""
+            line = f"rank {rank} was killed by signal {-failure.exitcode}{hint}"
+            write_failure(run_dir, status="failed", error=line, error_type="Killed")
+            print(f"error: {line}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+            return CRASHED
+    if read_report(run_dir).get("error_type") == "UserError":
+        return USER_ERROR
+    first = min(failures.values(), key=lambda failure: failure.timestamp)
+    return int(first.exitcode) if first.exitcode > 0 else CRASHED
+
+
+def _leave(signum: int, _frame: FrameType | None) -> None:
+    os._exit(128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""The loss on rows that were held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+
+from toplora_train.train.processes import Collate, micro_batches
+from toplora_train.train.step import Loss, TrainingExample
+
+
+@torch.no_grad()
+def validation_loss(
+    model: torch.nn.Module,
+    examples: Sequence[TrainingExample],
+    *,
+    accelerator: Accelerator,
+    micro_batch_size: int,
+    collate: Collate,
+    loss: Loss,
+) -> float:
+    """Loss per supervised token over ``examples``, without dropout; back to training mode after."""
+    model.eval()
+    ordered = sorted(examples, key=lambda example: len(example.input_ids))
+    total = torch.zeros((), device=accelerator.device)
+    for micro in micro_batches(
+        ordered, size=micro_batch_size, accelerator=accelerator, collate=collate
+    ):
+        total += micro.weight * loss(model, micro.batch, accelerator.device)
+    model.train()
+    return float(accelerator.reduce(total)) / sum(example.supervised for example in examples)
