@@ -51,7 +51,7 @@ def check(
             {**values, "adapter": completed, "recipe": recipe, "command": command}
         )
     except ValidationError as error:
-        key, problem = _first_problem(error)
+        key, problem = first_problem(error)
         raise UserError(f"{blame(key)}{key} {problem}") from error
     _refuse_contradictions(config)
     return config
@@ -138,7 +138,7 @@ def _refuse_unchosen_tasks(values: Mapping[str, Any], blame: Blame) -> None:
             raise UserError(f"{where}{key} is set but not chosen; choose it: task=[{task}]")
 
 
-def _first_problem(error: ValidationError) -> tuple[str, str]:
+def first_problem(error: ValidationError) -> tuple[str, str]:
     """The dotted key and what is wrong with it, in the words of a person."""
     known = set(known_keys(_tree_of(RunConfig)))
     task_fields = {field.name for field in fields(TaskSettings)}

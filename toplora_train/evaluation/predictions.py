@@ -65,6 +65,17 @@ def read_predictions(path: Path) -> list[Prediction]:
     return found
 
 
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write a finished file of predictions, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".aside")
+    with aside.open("w", encoding="utf-8") as file:
+        file.writelines(_line(_values(prediction)) for prediction in predictions)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
 class PredictionFile:
     """Writes the predictions of one task as they come, and can go on where it was stopped.
 
@@ -108,12 +119,7 @@ class PredictionFile:
     def finish(self, predictions: Sequence[Prediction]) -> None:
         """Put ``predictions``, in this order, in place as the final file; the partial one goes."""
         self._file.close()
-        aside = self.path.with_name(self.path.name + ".aside")
-        with aside.open("w", encoding="utf-8") as file:
-            file.writelines(_line(_values(prediction)) for prediction in predictions)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self.path)
+        write_predictions(self.path, predictions)
         self.partial.unlink()
 
     def _write(self, values: dict[str, Any]) -> None:

@@ -84,11 +84,11 @@ def tally(
             on_prediction(prediction)
         if on_progress is not None:
             on_progress(len(done), len(names), right)
-    score = Score(
-        metric="accuracy",
-        value=right / len(names),
-        n=len(names),
-        ci95=wilson_interval(right, len(names)),
-        seconds=time.perf_counter() - started,
-    )
-    return score, [done[index] for index in range(len(names))]
+    predictions = [done[index] for index in range(len(names))]
+    return count(predictions, seconds=time.perf_counter() - started), predictions
+
+
+def count(predictions: Sequence[Prediction], *, seconds: float = 0.0) -> Score:
+    """The accuracy of predictions, of which there is at least one."""
+    right, n = sum(prediction.correct for prediction in predictions), len(predictions)
+    return Score("accuracy", right / n, n, wilson_interval(right, n), seconds)

@@ -126,26 +126,39 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the object that ``report.json`` holds."""
         values = asdict(self)
-        values["tasks"] = {name: asdict(score) for name, score in self.tasks.items()}
-        scores = list(self.tasks.values())
-        average = interval = base = None
-        if scores:
-            average = sum(score.value for score in scores) / len(scores)
-            interval = mean_interval([s.value for s in scores], [s.ci95 for s in scores])
-            bases = [score.base_value for score in scores if score.base_value is not None]
-            base = sum(bases) / len(bases) if len(bases) == len(scores) else None
         order = ("recipe", "seed", "command", "protocol", "protocol_hash", "model")
         report = {
             "schema_version": SCHEMA_VERSION,
             "status": self.status,
-            **{key: values[key] for key in (*order, "adapter", "data", "train", "tasks")},
-            "average": average,
-            "average_ci95": interval,
-            "average_base_value": base,
+            **{key: values[key] for key in (*order, "adapter", "data", "train")},
+            **_scores(self.tasks),
             **{key: values[key] for key in ("reload", "environment", "notes")},
         }
         plain: dict[str, Any] = plain_json(report)
         return plain
+
+
+def with_scores(report: Mapping[str, Any], tasks: Mapping[str, TaskScore]) -> dict[str, Any]:
+    """The report of a run with other scores in the place of its own."""
+    plain: dict[str, Any] = plain_json({**report, **_scores(tasks)})
+    return plain
+
+
+def _scores(tasks: Mapping[str, TaskScore]) -> dict[str, Any]:
+    """The scores by task, and their plain mean beside the base model's."""
+    scores = list(tasks.values())
+    average = interval = base = None
+    if scores:
+        average = sum(score.value for score in scores) / len(scores)
+        interval = mean_interval([s.value for s in scores], [s.ci95 for s in scores])
+        bases = [score.base_value for score in scores if score.base_value is not None]
+        base = sum(bases) / len(bases) if len(bases) == len(scores) else None
+    return {
+        "tasks": {name: asdict(score) for name, score in tasks.items()},
+        "average": average,
+        "average_ci95": interval,
+        "average_base_value": base,
+    }
 
 
 def write_report(path: Path, report: Report) -> dict[str, Any]:

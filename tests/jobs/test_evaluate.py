@@ -1,0 +1,84 @@
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.conftest import tiny_run
+from toplora_train.config.again import evaluated_again
+from toplora_train.config.errors import UserError
+from toplora_train.config.resolved import write_config
+from toplora_train.evaluation.predictions import read_predictions
+from toplora_train.jobs import finetune
+from toplora_train.jobs.evaluate import evaluate
+
+
+@pytest.fixture(autouse=True)
+def signals_are_put_back():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    config = tiny_run(folder)
+    write_config(config, folder / "config.yaml")
+    finetune.run(config, folder)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return config, folder
+
+
+def test_the_saved_adapter_answers_as_the_trained_one_did(run):
+    config, folder = run
+    where, report = evaluate(evaluated_again(config), folder, name="same", command="c")
+    for name in ("arithmetic.jsonl", "arithmetic.base.jsonl"):
+        assert read_predictions(where / "predictions" / name) == read_predictions(
+            folder / "predictions" / name
+        )
+    own = json.loads((folder / "report.json").read_text())
+    assert report["protocol_hash"] == own["protocol_hash"]
+    assert report["data"] == own["data"]
+    assert "made after the run" in (where / "report.md").read_text()
+
+
+def test_other_rows_and_another_protocol_are_another_evaluation(run, tmp_path: Path):
+    config, folder = run
+    rows = tmp_path / "own" / "rows.jsonl"
+    rows.parent.mkdir()
+    rows.write_text(
+        "".join(
+            json.dumps({"instruction": f"Is {i} odd?", "answer": ["false", "true"][i % 2]}) + "\n"
+            for i in range(5)
+        )
+    )
+    task = tmp_path / "own" / "task" / "odd.yaml"
+    task.parent.mkdir()
+    task.write_text(
+        f"# @package task.odd\nname: odd\nsource: {rows}\nextraction: choice\n"
+        'choices: ["true", "false"]\nresponse: the correct answer is {answer}\nkind: choose\n'
+    )
+    again = evaluated_again(config, tasks=["odd"], own=[tmp_path / "own"])
+    where, report = evaluate(again, folder, name="odd", command="c")
+    assert report["tasks"]["odd"]["kind"] == "choose"
+    assert report["tasks"]["odd"]["n"] == 3  # the run's own limit
+    assert read_predictions(where / "predictions" / "odd.jsonl")[0].scores.keys() == {
+        "true",
+        "false",
+    }
+
+
+def test_without_a_task_there_is_nothing_to_ask(run):
+    config, folder = run
+    with pytest.raises(UserError, match="there is nothing to ask"):
+        evaluate(replace(config, task={}), folder, name="none", command="c")
+
+
+def test_a_run_that_is_not_finished_is_refused_before_anything_is_loaded(tmp_path: Path):
+    with pytest.raises(UserError, match=r"report\.json: cannot be read"):
+        evaluate(tiny_run(tmp_path), tmp_path, name="x", command="c")

@@ -1,0 +1,78 @@
+"""``toplora-eval`` as it is typed."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.finished import finished_run
+from toplora_train.launch import evaluate
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["toplora-eval", *words])
+    return evaluate.main()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "run is not given: run=RUN, the run directory"),
+        (["run=nowhere"], "run=nowhere: there is no such folder"),
+        (["run=RUN", "taks=[gsm8k]"], "unknown key 'taks'; did you mean 'task'?"),
+        (["run=RUN", "task=[gsm8q]"], "no task is called 'gsm8q'; did you mean 'gsm8k'?"),
+        (["run=RUN", "batch_size=many"], "evaluation.batch_size must be a whole number"),
+        (["run=RUN", "rescore=legacy"], "rescore must be one of clean, legacy.toplora"),
+        (
+            ["run=RUN", "rescore=clean", "limit=5"],
+            "rescore reads the answers that are there, so limit= has no meaning beside it",
+        ),
+        (["run=RUN", "config_dir=nowhere"], "config_dir=nowhere: there is no such folder"),
+        (["run=EMPTY"], "EMPTY is not a run directory"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    words, line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    finished_run(tmp_path / "run", {"a": "1"})
+    (tmp_path / "empty").mkdir()
+    places = {"RUN": str(tmp_path / "run"), "EMPTY": str(tmp_path / "empty")}
+    for name, place in places.items():
+        words = [word.replace(f"={name}", f"={place}") for word in words]
+        line = line.replace(name, place) if name == "EMPTY" else line
+    assert run(monkeypatch, *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {line}")
+    assert error.count("\n") == 1
+
+
+def test_rescoring_says_what_came_out_and_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    finished_run(tmp_path, {"a": "so it is 12", "b": "13"})
+    assert run(monkeypatch, f"run={tmp_path}", "rescore=legacy.llm_adapters") == 0
+    told = capsys.readouterr().out
+    assert "arithmetic: base 0.0 %" in told
+    assert "tuned 50.0 %" in told
+    report = tmp_path / "evaluations" / "rescored-legacy.llm_adapters" / "report.json"
+    assert json.loads(report.read_text())["command"].startswith("toplora-eval run=")
+
+
+def test_the_same_words_give_the_same_name_and_others_another():
+    words = [
+        {"run": "x"},
+        {"run": "x", "task": "[gsm8k,svamp]"},
+        {"run": "x", "task": "gsm8k", "limit": "5"},
+        {"run": "x", "protocol": "legacy.toplora"},
+        {"run": "x", "multiple_choice": "choose"},
+    ]
+    names = [evaluate.name_of(given) for given in words]
+    assert len(set(names)) == len(names)
+    assert names[:2] == ["again", "gsm8k-svamp"]
+    assert evaluate.name_of({"run": "y", "batch_size": "4"}) == "again"
+
+
+def test_help_shows_the_keys(monkeypatch: pytest.MonkeyPatch, capsys):
+    assert run(monkeypatch, "--help") == 0
+    assert "usage: toplora-eval run=RUN [task=TASK]" in capsys.readouterr().out

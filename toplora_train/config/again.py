@@ -1,0 +1,91 @@
+"""A finished run's configuration with other tasks or another evaluation, from a few plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from pydantic import TypeAdapter, ValidationError
+
+from toplora_train.config.check import first_problem
+from toplora_train.config.compose import load_yaml
+from toplora_train.config.errors import UserError
+from toplora_train.config.locate import options, readable
+from toplora_train.config.origin import PACKAGE_HEADER
+from toplora_train.config.resolved import plain
+from toplora_train.config.schema import RunConfig, TaskSettings
+from toplora_train.config.suggest import hint, nearest_key, nearest_name
+
+_RUN_CONFIG = TypeAdapter(RunConfig)
+EVALUATION = ("protocol", "multiple_choice", "option_score", "batch_size", "limit", "base")
+"""The keys of the evaluation group that may be given."""
+
+
+def evaluated_again(
+    config: RunConfig,
+    *,
+    tasks: Sequence[str] | None = None,
+    evaluation: Mapping[str, str] | None = None,
+    data_root: str | None = None,
+    device: str | None = None,
+    own: Sequence[Path] = (),
+) -> RunConfig:
+    """The run's configuration for one more evaluation.
+
+    Args:
+        config: The run's own.
+        tasks: The names of the tasks to ask instead of the run's (and of its ``dataset.test``).
+        evaluation: Keys of the evaluation group, each with its value as typed.
+        data_root: Where the rows are looked for now.
+        device: Where to compute now.
+        own: Folders with the user's own options, ``FOLDER/task/NAME.yaml``.
+
+    Raises:
+        UserError: an unknown task, or a value that the key cannot have.
+    """
+    changed = plain(config)
+    changed["evaluation"] |= {
+        key: yaml.safe_load(value) for key, value in (evaluation or {}).items()
+    }
+    if tasks is not None:
+        changed["task"] = {name: read_task(name, own) for name in tasks}
+    if device is not None:
+        changed["launch"]["device"] = device
+    try:
+        checked = _RUN_CONFIG.validate_python(changed)
+    except ValidationError as error:
+        key, problem = first_problem(error)
+        raise UserError(f"{key} {problem}") from error
+    if tasks is not None:
+        checked = replace(checked, dataset=replace(checked.dataset, test=None))
+    if data_root is not None:
+        checked = replace(checked, data_root=str(Path(data_root).expanduser().absolute()))
+    return checked
+
+
+def read_task(name: str, own: Sequence[Path] = ()) -> dict[str, Any]:
+    """What the file of a task says; a task of the user's may build on none.
+
+    Raises:
+        UserError: there is no such task, or its file holds an unknown key.
+    """
+    known = options("task", own)
+    if name not in known:
+        guess = nearest_name(name, list(known))
+        raise UserError(f"no task is called '{name}'{hint(guess)} known: {', '.join(known)}")
+    path = known[name].path
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    if first.strip() != f"{PACKAGE_HEADER}task.{name}":
+        raise UserError(f"{readable(path)}: a task's first line must be '# @package task.{name}'")
+    values = OmegaConf.to_container(load_yaml(path))
+    assert isinstance(values, dict)
+    keys = list(TaskSettings.__dataclass_fields__)
+    task = {str(key): value for key, value in values.items()}
+    for key in task:
+        if key not in keys:
+            raise UserError(f"{readable(path)}: unknown key '{key}'{hint(nearest_key(key, keys))}")
+    return task

@@ -1,0 +1,130 @@
+"""``toplora-eval``: a saved adapter asked again, or asked other tasks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from toplora_train.adapters.attach import load_adapter
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import RunConfig
+from toplora_train.data.contamination import contaminated_ids
+from toplora_train.data.prompts import PROMPT_VERSION
+from toplora_train.data.sources import read_union
+from toplora_train.evaluation.predictions import read_predictions
+from toplora_train.jobs.console import open_console
+from toplora_train.jobs.device import AUTOCAST, open_accelerator
+from toplora_train.jobs.evaluation_folder import finished_report, open_folder, write_evaluation
+from toplora_train.jobs.finetune import sha256_of
+from toplora_train.jobs.reporting import identity, task_score
+from toplora_train.jobs.scoring import score_test_sets
+from toplora_train.jobs.testsets import TestSet, read_test_sets
+from toplora_train.models.load import load_model, load_tokenizer
+from toplora_train.models.locate import locate_model
+from toplora_train.report.record import protocol_hash
+from toplora_train.train.signals import interrupt_at_once
+
+
+def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tuple[Path, Any]:
+    """Ask a finished run's adapter, and its base model beside it; what was answered is kept.
+
+    An evaluation that was interrupted goes on from its stored predictions when it is asked for in
+    the same words.
+
+    Args:
+        config: The run's configuration with the evaluation that is wanted.
+        run_dir: The run.
+        name: The evaluation's folder below ``run_dir/evaluations``.
+        command: The command line, for the report.
+
+    Returns:
+        The folder and the report in it.
+
+    Raises:
+        UserError: the run has no adapter, or the tasks cannot be asked.
+    """
+    interrupt_at_once()
+    finished_report(run_dir)
+    folder = open_folder(run_dir, name)
+    console = open_console()
+    data_root = Path(config.data_root) if config.data_root else None
+    test_sets = read_test_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
+    if not test_sets:
+        raise UserError("there is nothing to ask: the run has no task; name some with task=[...]")
+    headed = [test_set.name for test_set in test_sets if test_set.kind in ("classify", "regress")]
+    if headed:
+        raise UserError(
+            f"task {headed[0]} asks the head that was trained with the adapter; its score is in "
+            f"{run_dir / 'report.json'}"
+        )
+    accelerator = open_accelerator(
+        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
+    )
+    location = locate_model(
+        path=config.model.path,
+        revision=config.model.revision,
+        package=config.model.package,
+        builtin=config.model.builtin,
+    )
+    model = load_model(location, dtype=config.model.dtype, attention=config.model.attention)
+    model.to(accelerator.device)
+    score = partial(
+        score_test_sets,
+        tokenizer=load_tokenizer(location),
+        test_sets=test_sets,
+        folder=folder / "predictions",
+        batch_size=config.evaluation.batch_size,
+        autocast_dtype=AUTOCAST[config.trainer.mixed_precision],
+        reuse=False,
+        console=console,
+    )
+    base_weights = f"{location.name}@{location.revision}/{config.model.dtype}"
+    base_scores = (
+        score(model, who="base", weights=base_weights, suffix=".base")
+        if config.evaluation.base
+        else {}
+    )
+    adapter = run_dir / "adapter"
+    adapted = load_adapter(model, adapter).to(accelerator.device)
+    weights = sha256_of(adapter / "adapter_model.safetensors")
+    scores = score(adapted, who="tuned", weights=weights, suffix="")
+    report = write_evaluation(
+        folder,
+        run_dir,
+        command=command,
+        protocol=config.evaluation.protocol,
+        protocol_hash=protocol_hash(
+            {test_set.name: identity(test_set) for test_set in test_sets},
+            PROMPT_VERSION,
+            config.evaluation.protocol,
+            config.evaluation.limit,
+        ),
+        tasks={t.name: task_score(t, scores[t.name], base_scores) for t in test_sets},
+        predictions={
+            t.name: read_predictions(folder / "predictions" / f"{t.name}.jsonl") for t in test_sets
+        },
+        contamination=look_for_test_rows(config, test_sets, data_root),
+        note="These scores were made after the run, by toplora-eval, from the saved adapter.",
+    )
+    return folder, report
+
+
+def look_for_test_rows(
+    config: RunConfig, test_sets: list[TestSet], data_root: Path | None
+) -> dict[str, Any] | None:
+    """The test rows that were trained on, by task; None where the training rows are not at hand."""
+    sources = config.dataset.train
+    try:
+        rows = read_union(
+            [sources] if isinstance(sources, str) else sources or [],
+            data_root=data_root,
+            subset=config.dataset.subset,
+            split=config.dataset.split,
+            revision=config.dataset.revision,
+            limit=config.dataset.limit,
+        )
+    except UserError:
+        return None
+    found = contaminated_ids(rows.rows, {t.name: t.rows.rows for t in test_sets})
+    return {name: {"rows": len(ids), "ids": list(ids)} for name, ids in found.items()}

@@ -1,0 +1,131 @@
+"""The command ``toplora-eval``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toplora_train.config.again import EVALUATION, evaluated_again
+from toplora_train.config.arguments import Key, parse_arguments, parse_list, show_usage
+from toplora_train.config.errors import Interrupted, UserError
+from toplora_train.config.resolved import read_config
+from toplora_train.launch.command import run_command
+
+COMMAND = "toplora-eval"
+PURPOSE = (
+    "Ask a run's saved adapter again, or other tasks, with its base model beside it; or read the\n"
+    "answers that it gave by another protocol's rules, without the model. What comes out is in\n"
+    "RUN/evaluations/NAME: predictions and a report like the run's."
+)
+PROTOCOLS = ("clean", "legacy.toplora", "legacy.llm_adapters")
+KEYS = (
+    Key("run", "the run directory, the one with report.json", required=True),
+    Key("task", "the tasks to ask, task=[gsm8k,svamp]; the run's own if not given"),
+    Key("rescore", "read the stored answers by these rules; no model is loaded", choices=PROTOCOLS),
+    Key("protocol", "how rows are worded, decoded and read", choices=PROTOCOLS),
+    Key(
+        "multiple_choice",
+        "how tasks with choices are asked: to write the answer, or to choose it by likelihood",
+        choices=("generate", "choose"),
+    ),
+    Key("option_score", "choose: a sum of log-likelihoods, or their mean", choices=("sum", "mean")),
+    Key("limit", "rows of each task, null for all"),
+    Key("batch_size", "rows per forward pass"),
+    Key("base", "whether the base model is asked too", choices=("true", "false")),
+    Key("data_root", "the local mirror that rows are looked for in"),
+    Key("device", "where to compute", choices=("auto", "cpu", "cuda", "mps")),
+    Key("config_dir", "a folder with task files of your own, FOLDER/task/NAME.yaml"),
+    Key("name", "the evaluation's folder; made of the words above if not given"),
+)
+
+
+def main() -> int:
+    """``toplora-eval``: returns the exit code."""
+    words = sys.argv[1:]
+    if any(word in ("-h", "--help") for word in words):
+        print(show_usage(COMMAND, PURPOSE, KEYS))  # noqa: T201  (for the user)
+        return 0
+    interrupted: list[int] = []
+
+    def evaluate() -> None:
+        try:
+            _evaluate(words)
+        except Interrupted as interruption:
+            interrupted.append(interruption.exit_code)
+            raise KeyboardInterrupt from interruption
+
+    code = run_command(evaluate)
+    return interrupted[0] if interrupted else code
+
+
+def _evaluate(words: list[str]) -> None:
+    given = parse_arguments(words, KEYS, command=COMMAND)
+    run_dir = Path(given["run"])
+    if not run_dir.is_dir():
+        raise UserError(f"run={run_dir}: there is no such folder")
+    config = read_config(run_dir / "config.yaml")
+    command = shlex.join([COMMAND, *words])
+    if "rescore" in given:
+        others = [key for key in given if key not in ("run", "rescore", "name")]
+        if others:
+            raise UserError(
+                f"rescore reads the answers that are there, so {others[0]}= has no meaning beside "
+                "it; leave one of the two out"
+            )
+        from toplora_train.jobs.rescore import rescore
+
+        folder, report = rescore(
+            config,
+            run_dir,
+            protocol_name=given["rescore"],
+            name=given.get("name", f"rescored-{given['rescore']}"),
+            command=command,
+        )
+    else:
+        own = Path(given["config_dir"]) if "config_dir" in given else None
+        if own is not None and not own.is_dir():
+            raise UserError(f"config_dir={own}: there is no such folder")
+        again = evaluated_again(
+            config,
+            tasks=parse_list(given["task"]) if "task" in given else None,
+            evaluation={key: given[key] for key in EVALUATION if key in given},
+            data_root=given.get("data_root"),
+            device=given.get("device"),
+            own=[own] if own else [],
+        )
+        from toplora_train.jobs.evaluate import evaluate  # heavy: only for a command that is right
+
+        name = given.get("name", name_of(given))
+        folder, report = evaluate(again, run_dir, name=name, command=command)
+    _tell(report, folder)
+
+
+def name_of(given: Mapping[str, str]) -> str:
+    """A name that the same words always give, and others do not."""
+    parts = [given.get("protocol", ""), given.get("multiple_choice", "")]
+    parts += parse_list(given.get("task", ""))
+    for key in ("option_score", "limit"):
+        parts += [f"{key}={given[key]}"] if key in given else []
+    return "-".join(part for part in parts if part) or "again"
+
+
+def _tell(report: Mapping[str, Any], folder: Path) -> None:
+    from rich.console import Console
+
+    from toplora_train.report.numbers import percent, percent_interval
+
+    console = Console(highlight=False, soft_wrap=True)
+    for name, task in report["tasks"].items():
+        base = (
+            f"base {percent(task['base_value'])} ({percent_interval(task['base_ci95'])}), "
+            if task["base_value"] is not None
+            else ""
+        )
+        console.print(
+            f"{name}: {base}tuned {percent(task['value'])} ({percent_interval(task['ci95'])}), "
+            f"n = {task['n']}"
+        )
+    console.print(f"report: {folder / 'report.html'} (also report.md, report.json)")
