@@ -108,7 +108,7 @@ class TestEveryAdapter:
         with pytest.raises(UserError, match=r"^adapter\.rnak is not a setting") as refusal:
             attach_adapter(tiny_model(), {**settings, "rnak": 4}, seed=1)
         offered = str(refusal.value).rpartition("it has ")[2].split(", ")
-        assert sorted(offered) == sorted(set(settings) - {"name", "dtype"})
+        assert sorted(offered) == sorted(set(settings) - {"name", "dtype", "budget"})
 
     def test_the_model_starts_as_the_base_model(self, name: str):
         torch.testing.assert_close(logits(attached(name)), logits(tiny_model()))
@@ -161,7 +161,7 @@ class TestEveryAdapter:
         by_peft = PeftModel.from_pretrained(tiny_model(), str(tmp_path))
         assert torch.equal(logits(by_peft), expected)
         by_peft = PeftModel.from_pretrained(tiny_model(), str(tmp_path), low_cpu_mem_usage=True)
-        # The tensors stay where the file was read to, and a product's rounding depends on alignment.
+        # The tensors stay where the file was read to; a product's rounding depends on alignment.
         torch.testing.assert_close(logits(by_peft), expected)
         read, written = tensors(by_peft), tensors(model)
         assert all(torch.equal(read[key], written[key]) for key in written)

@@ -1,8 +1,16 @@
+from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
 
-from toplora_train.report.plan import Plan, readable_bytes, render, show_plan
+from toplora_train.report.plan import (
+    Alternative,
+    Comparison,
+    Plan,
+    readable_bytes,
+    render,
+    show_plan,
+)
 
 PLAN = Plan(
     config={"adapter": {"name": "lora", "r": 8}, "plan": True},
@@ -24,9 +32,9 @@ PLAN = Plan(
 )
 
 
-def shown() -> str:
+def shown(plan: Plan = PLAN) -> str:
     console = Console(file=StringIO(), width=100)
-    show_plan(PLAN, console)
+    show_plan(plan, console)
     return console.file.getvalue()
 
 
@@ -52,3 +60,15 @@ def test_bytes_are_said_in_their_unit():
     assert readable_bytes(512) == "512 B"
     assert readable_bytes(3 * 1024**2) == "3.0 MiB"
     assert readable_bytes(5.5 * 1024**3) == "5.5 GiB"
+
+
+def test_what_other_adapters_would_cost_is_shown_with_the_reasons_where_there_is_no_number():
+    lines = [
+        Alternative("lora", 1_234, "8", 1_230, -0.003),
+        Alternative("genlora", 5_678, refusal="below the smallest"),
+    ]
+    text = shown(replace(PLAN, comparison=Comparison("r = 8", "lora_r8", lines), fit="r = 7: 9"))
+    for part in ("at r = 8", "rank for lora_r8", "1,234", "1,230", "-0.3%", "5,678"):
+        assert part in text
+    assert "- genlora: below the smallest" in text
+    assert "adapter.budget: r = 7: 9" in text

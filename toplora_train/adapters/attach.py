@@ -3,11 +3,13 @@
 An adapter is a module of this package with a function ``peft_config(settings)``; it is found by
 its name, there is no list of them. It may have a function ``refine(model, settings)``, which is
 called when the adapter is on the model, and a constant ``TARGETS_BY_PEFT``, by which modules that
-were not named are chosen by PEFT.
+were not named are chosen by PEFT. Where ranks can be given to the modes of tensors,
+``tucker_tensors(model)`` tells their sizes, for the budget.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import pkgutil
@@ -28,6 +30,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
+from toplora_train.adapters.budget import Fit, fit_budget
 from toplora_train.adapters.configs import check_schema_version
 from toplora_train.adapters.peft import UNMERGEABLE
 from toplora_train.adapters.targets import (
@@ -36,11 +39,15 @@ from toplora_train.adapters.targets import (
     check_targets_exist,
 )
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.models.head import head_modules
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+NOT_THE_METHODS = ("name", "dtype", "budget")
+"""Keys of an adapter's group that are not for the method's own config."""
 
 TASK_TYPES = {
     "ForCausalLM": "CAUSAL_LM",
@@ -92,7 +99,8 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
 
     Args:
         model: The base model; it is changed in place.
-        settings: The adapter's config group: ``name``, ``dtype`` and its own keys.
+        settings: The adapter's config group: ``name``, ``dtype`` and its own keys. A ``budget``
+            among them decides the rank (:func:`fit_to_budget`).
         seed: Seed of the adapter's start.
 
     Returns:
@@ -101,10 +109,12 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
     Raises:
         UserError: A bad setting, or one that fits nothing in this model.
     """
+    if settings.get("budget") is not None:
+        settings = fit_to_budget(model, settings).settings
     name, dtype = str(settings["name"]), settings.get("dtype", "float32")
     if dtype not in ("auto", *DTYPES):
         raise UserError(f"adapter.dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}")
-    own = {key: value for key, value in settings.items() if key not in ("name", "dtype")}
+    own = {key: value for key, value in settings.items() if key not in NOT_THE_METHODS}
     module = adapter_module(name)
     with _errors_named(name, own):
         config = module.peft_config(own)
@@ -145,6 +155,9 @@ def _fit_to_model(config: PeftConfig, model: nn.Module) -> None:
     config.task_type = next(
         (task for end, task in TASK_TYPES.items() if type(model).__name__.endswith(end)), None
     )
+    if config.task_type == "SEQ_CLS" and hasattr(config, "modules_to_save"):
+        # PEFT adds modules called classifier or score; a head can have others (DeBERTa's pooler).
+        config.modules_to_save = sorted({*(config.modules_to_save or ()), *head_modules(model)})
     if hasattr(config, "fan_in_fan_out"):  # PEFT's LoRA has to be told of transposed weights
         config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())
 
@@ -183,6 +196,45 @@ def set_adapter_dtype(model: PeftModel, dtype: str) -> None:
             parameter.data = parameter.data.to(DTYPES[dtype])
 
 
+def fit_to_budget(model: nn.Module, settings: Mapping[str, Any]) -> Fit:
+    """The settings whose adapter has nearest to ``settings["budget"]`` parameters on this model.
+
+    Modules that are trained whole are not counted, nor are biases of the base model.
+
+    Raises:
+        UserError: A budget that is none, that the adapter cannot come to, or any bad setting.
+    """
+    name = str(settings["name"])
+    of_tensors = getattr(adapter_module(name), "tucker_tensors", None)
+
+    def count(tried: Mapping[str, Any]) -> int:
+        return count_adapter_parameters(_attached_without_weights(model, tried))
+
+    with _errors_named(name, settings):
+        return fit_budget(
+            settings,
+            count=count,
+            base_parameters=count_base_parameters(model),
+            tensors=of_tensors and of_tensors(_attached_without_weights(model, settings)),
+        )
+
+
+def _attached_without_weights(model: nn.Module, settings: Mapping[str, Any]) -> PeftModel:
+    # How the tensors start decides nothing here, and PEFT refuses some starts at some ranks.
+    structure = {key: value for key, value in settings.items() if key not in ("budget", "init")}
+    return attach_adapter(without_weights(model), structure, seed=0)
+
+
+def without_weights(model: nn.Module) -> nn.Module:
+    """The same architecture on the meta device; the model's own modules are left alone."""
+    config = getattr(model, "config", None)
+    if config is None:
+        return copy.deepcopy(model).to("meta")
+    with torch.device("meta"):
+        empty: nn.Module = type(model)(config)
+    return empty
+
+
 # -- describing -----------------------------------------------------------------------------------
 
 
@@ -190,6 +242,21 @@ def count_parameters(model: PeftModel) -> tuple[int, int]:
     """Trainable parameters and all parameters; also of a model on the meta device."""
     trainable, total = model.get_nb_trainable_parameters()
     return trainable, total
+
+
+def count_adapter_parameters(model: PeftModel) -> int:
+    """The parameters in the adapter's own tensors, on the meta device too."""
+    prefixes = adapter_prefixes(model)
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if any(part.startswith(prefixes) for part in name.split("."))
+    )
+
+
+def count_base_parameters(model: nn.Module) -> int:
+    """The parameters of a model before anything is attached to it."""
+    return sum(parameter.numel() for parameter in without_weights(model).parameters())
 
 
 def trainable_parameters_by_module(model: PeftModel) -> dict[str, int]:

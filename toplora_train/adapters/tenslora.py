@@ -254,6 +254,15 @@ def check_ranks_fit(slot: Slot, config: TensLoraConfig, module_name: str) -> Non
             )
 
 
+def tucker_tensors(model: nn.Module) -> list[tuple[int, ...]] | None:
+    """The sizes of the modes of every tensor that the model has; None of a CP factorisation."""
+    layers = [layer for layer in model.modules() if isinstance(layer, TensLoraLinear)]
+    if any(config.factorization == "cp" for layer in layers for config in layer.configs.values()):
+        return None
+    slots_in_use = [slot for layer in layers for slot in layer.tenslora_slots.values()]
+    return list({slot.tensor: slot.sizes for slot in slots_in_use}.values())
+
+
 def peft_config(settings: Mapping[str, Any]) -> TensLoraConfig:
     """The PEFT config for the keys of ``conf/adapter/tenslora.yaml``.
 

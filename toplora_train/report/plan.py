@@ -17,12 +17,38 @@ from toplora_train.report.json_file import plain_json
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """What an adapter costs on this model: at a rank, and where a budget leads.
+
+    ``parameters`` at the rank; ``fitted_rank`` and ``fitted_parameters`` for the budget, and
+    ``miss`` how far off it they are, as a share of it. ``refusal`` says why a number is not there.
+    """
+
+    name: str
+    parameters: int | None
+    fitted_rank: str = ""
+    fitted_parameters: int | None = None
+    miss: float = 0.0
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every adapter at the same rank and at the same budget, both in words."""
+
+    rank: str
+    budget: str
+    lines: Sequence[Alternative]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A run before its first step.
 
     ``trainable`` counts parameters per kind of module, ``memory`` bytes per purpose, ``tests`` rows
     per task; ``tokens`` and ``supervised_tokens`` are those of the whole run; ``example`` is one
-    training row as (token's text, whether it is learned).
+    training row as (token's text, whether it is learned). ``fit`` says what a budget came to, and
+    ``comparison`` what other adapters would cost.
     """
 
     config: Mapping[str, Any]
@@ -41,6 +67,8 @@ class Plan:
     memory: Mapping[str, int]
     tests: Mapping[str, int]
     example: Sequence[tuple[str, bool]]
+    fit: str | None = None
+    comparison: Comparison | None = None
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -49,6 +77,10 @@ def show_plan(plan: Plan, console: Console) -> None:
         Panel(_configuration(plan.config), title="resolved configuration", title_align="left")
     )
     console.print(_parameters(plan))
+    if plan.fit is not None:
+        console.print(f"adapter.budget: {plan.fit}", highlight=False)
+    if plan.comparison is not None:
+        console.print(_comparison(plan.comparison, plan.base_parameters))
     console.print(_work(plan))
     console.print(_memory(plan.memory))
     console.print(
@@ -99,6 +131,28 @@ def _parameters(plan: Plan) -> Table:
     table.add_row(f"all, {total / plan.base_parameters:.3%} of the base", f"{total:,}")
     table.add_row("base model (frozen)", f"{plan.base_parameters:,}")
     return table
+
+
+def _comparison(comparison: Comparison, base_parameters: int) -> RenderableType:
+    table = Table(title="adapters on the same modules", title_justify="left")
+    table.add_column("adapter")
+    table.add_column(f"at {comparison.rank}", justify="right")
+    table.add_column("of the base", justify="right")
+    table.add_column(f"rank for {comparison.budget}", justify="right")
+    table.add_column("parameters", justify="right")
+    table.add_column("off by", justify="right")
+    for line in comparison.lines:
+        fitted = line.fitted_parameters
+        table.add_row(
+            line.name,
+            "-" if line.parameters is None else f"{line.parameters:,}",
+            "-" if line.parameters is None else f"{line.parameters / base_parameters:.3%}",
+            line.fitted_rank or "-",
+            "-" if fitted is None else f"{fitted:,}",
+            "-" if fitted is None else f"{line.miss:+.1%}",
+        )
+    refusals = [f"{line.name}: {line.refusal}" for line in comparison.lines if line.refusal]
+    return Group(table, *(Text(f"- {refusal}", style="dim") for refusal in refusals))
 
 
 def _work(plan: Plan) -> Table:

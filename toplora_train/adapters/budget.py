@@ -1,0 +1,175 @@
+"""A number of parameters instead of a rank: the rank whose adapter comes nearest to it.
+
+A budget is a number (``4.7M``, ``350k``, ``147456``), a share of the base model (``0.1%``), or what
+LoRA would take on the same modules (``lora_r8``). Parameters are counted by attaching the adapter
+to a model without weights, so there is no formula here that could differ from the adapter.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+Count = Callable[[Mapping[str, Any]], int]
+"""The parameters of the adapter with the given settings on the model at hand."""
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+SHARED_SETTINGS = ("target_modules", "exclude_modules", "layers_to_transform")
+FORMS = "a number such as 4.7M, a share of the base model such as 0.1%, or lora_r8"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a budget came to: the settings, what they cost and what was asked for."""
+
+    settings: dict[str, Any]
+    parameters: int
+    wanted: int
+
+    def __str__(self) -> str:
+        key = "ranks" if self.settings.get("ranks") is not None else "r"
+        miss = (self.parameters - self.wanted) / self.wanted
+        return (
+            f"{key} = {self.settings[key]}: {self.parameters:,} parameters for a budget of "
+            f"{self.wanted:,} ({miss:+.2%})"
+        )
+
+
+def fit_budget(
+    settings: Mapping[str, Any],
+    *,
+    count: Count,
+    base_parameters: int,
+    tensors: Sequence[Sequence[int]] | None = None,
+) -> Fit:
+    """Choose the rank whose parameters are nearest to ``settings["budget"]``.
+
+    Of a factorised tensor the modes share one rank, each at most its size, and the rank of the
+    first mode (the rank of the update) takes up what is left of the budget.
+
+    Args:
+        settings: An adapter's settings, ``budget`` among them.
+        count: What an adapter with given settings costs on this model.
+        base_parameters: Of the base model.
+        tensors: The sizes of the modes of each Tucker tensor, where ``ranks`` can give every mode
+            its own rank.
+
+    Raises:
+        TypeError, ValueError: No budget, or one that no rank comes to; begins with ``budget``.
+    """
+    own = {key: value for key, value in settings.items() if key != "budget"}
+    for key in ("rank_pattern", "ranks"):
+        if own.get(key):
+            raise ValueError(f"budget and {key} exclude each other: both set the rank")
+    wanted = parameters_of(settings["budget"], settings, count, base_parameters)
+
+    if tensors is None:
+        cost = cache(lambda r: count({**own, "r": r}))
+        fitted = {**own, "r": nearest_rank(cost, wanted)}
+    else:
+        fitted = {**own, "ranks": nearest_mode_ranks(tensors, wanted)}
+    return Fit(fitted, count(fitted), wanted)
+
+
+def parameters_of(
+    budget: object, settings: Mapping[str, Any], count: Count, base_parameters: int
+) -> int:
+    """A budget as a number of parameters.
+
+    Raises:
+        TypeError, ValueError: It is none.
+    """
+    if isinstance(budget, bool) or not isinstance(budget, int | float | str):
+        raise TypeError(f"budget must be {FORMS}, not {budget!r}")
+    text = str(budget).strip().lower().replace("_", "").replace(",", "")
+    lora = re.fullmatch(r"lorar(\d+)", text)
+    number = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([kmb%]?)", text)
+    if lora:
+        shared = {key: settings.get(key) for key in SHARED_SETTINGS}
+        wanted = count({"name": "lora", "r": int(lora[1]), **shared})
+    elif number and number[2] == "%":
+        wanted = round(base_parameters * float(number[1]) / 100)
+    elif number:
+        wanted = round(float(number[1]) * UNITS[number[2]])
+    else:
+        raise ValueError(f"budget must be {FORMS}, not {budget!r}")
+    if wanted < 1:
+        raise ValueError(f"budget must be at least one parameter, not {budget!r}")
+    return wanted
+
+
+def nearest_rank(cost: Callable[[int], float], wanted: int) -> int:
+    """The rank from 1 on whose cost is nearest to ``wanted``.
+
+    Args:
+        cost: Grows with the rank; infinite for a rank that the model has no room for.
+        wanted: The parameters allowed.
+
+    Raises:
+        ValueError: Already rank 1 costs more, or the largest rank costs much less.
+    """
+    low, high = ranks_around(cost, wanted)
+    if math.isinf(cost(high)) and cost(low) < 0.99 * wanted:
+        raise ValueError(
+            f"budget of {wanted:,} parameters is above the largest adapter, of {cost(low):,.0f} "
+            f"(rank {low}); allow fewer parameters"
+        )
+    return low if wanted - cost(low) <= cost(high) - wanted else high
+
+
+def ranks_around(cost: Callable[[int], float], wanted: int) -> tuple[int, int]:
+    """Two neighbouring ranks of which the first costs no more than wanted, and the second more.
+
+    Raises:
+        ValueError: Already rank 1 costs more.
+    """
+    least = cost(1)
+    if least > wanted:
+        raise ValueError(
+            f"budget of {wanted:,} parameters is below the smallest adapter, of {least:,.0f} "
+            "(rank 1); adapt fewer modules by target_modules, or allow more parameters"
+        )
+    slope = cost(2) - least
+    if math.isfinite(slope):
+        guess = 1 + int((wanted - least) / slope)  # right away where costs are affine in the rank
+        if cost(guess) <= wanted < cost(guess + 1):
+            return guess, guess + 1
+    low, high = 1, 2
+    while cost(high) <= wanted:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(middle) <= wanted else (low, middle)
+    return low, high
+
+
+def nearest_mode_ranks(tensors: Sequence[Sequence[int]], wanted: int) -> list[int]:
+    """A rank per mode of Tucker tensors: one for all, cut to the mode's size, and the first freed.
+
+    Args:
+        tensors: The sizes of each tensor's modes, the first mode first.
+        wanted: The parameters allowed.
+
+    Raises:
+        ValueError: As :func:`nearest_rank`.
+    """
+    smallest = [min(of_one_mode) for of_one_mode in zip(*tensors, strict=True)]
+
+    def cost(ranks: Sequence[int]) -> float:
+        if ranks[0] > smallest[0]:
+            return math.inf
+        return sum(_dot(ranks, sizes) + math.prod(ranks) for sizes in tensors)
+
+    def alike(r: int) -> list[int]:
+        return [r, *(min(r, size) for size in smallest[1:])]
+
+    others = alike(ranks_around(lambda r: cost(alike(r)), wanted)[0])[1:]
+    return [nearest_rank(lambda r: cost([r, *others]), wanted), *others]
+
+
+def _dot(first: Sequence[int], second: Sequence[int]) -> int:
+    return sum(a * b for a, b in zip(first, second, strict=True))

@@ -1,0 +1,87 @@
+"""What each adapter would cost on this model: at the same rank, and at the same budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from toplora_train.adapters.attach import (
+    attach_adapter,
+    count_adapter_parameters,
+    fit_to_budget,
+    without_weights,
+)
+from toplora_train.adapters.tenslora_constructions import CONSTRUCTIONS
+from toplora_train.config.adapter import adapter_defaults
+from toplora_train.config.errors import UserError
+from toplora_train.report.plan import Alternative, Comparison
+
+ADAPTERS = ("lora", "dora", "toplora", "genlora", "tenslora")
+CARRIED_OVER = ("target_modules", "exclude_modules", "layers_to_transform")
+
+
+def compare_adapters(model: nn.Module, chosen: Mapping[str, Any]) -> Comparison:
+    """Count every adapter on the modules of the chosen one.
+
+    TensLoRA is counted in each of its constructions, by Tucker and the last one by CP as well.
+
+    Args:
+        model: The base model; weights are not needed, and it is left alone.
+        chosen: The adapter's settings of the run.
+    """
+    rank = chosen.get("r") or 8
+    budget = chosen.get("budget") or f"lora_r{rank}"
+    carried = {key: chosen.get(key) for key in CARRIED_OVER}
+    settled = _settled(model, chosen, budget)
+    lines = [
+        _alternative(model, label, {**settings, **carried, "r": rank}, settled)
+        for label, settings in _every_adapter()
+    ]
+    return Comparison(f"r = {rank}", str(budget), lines)
+
+
+def _settled(model: nn.Module, chosen: Mapping[str, Any], budget: Any) -> Any:
+    """The budget as a number, so that it is worked out once."""
+    own = {key: chosen.get(key) for key in CARRIED_OVER}
+    try:
+        return fit_to_budget(model, {"name": "lora", **own, "budget": budget}).wanted
+    except UserError:  # every line will say why
+        return budget
+
+
+def _every_adapter() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in ADAPTERS:
+        settings, _ = adapter_defaults(name)
+        if name != "tenslora":
+            yield name, settings
+            continue
+        for construction in CONSTRUCTIONS:
+            yield f"tenslora {construction}", {**settings, "construction": construction}
+        yield (
+            f"tenslora {construction}, cp",
+            {**settings, "factorization": "cp"} | {"construction": construction},
+        )
+
+
+def _alternative(
+    model: nn.Module, label: str, settings: dict[str, Any], budget: object
+) -> Alternative:
+    try:
+        attached = attach_adapter(without_weights(model), settings, seed=0)
+        parameters = count_adapter_parameters(attached)
+    except UserError as error:
+        return Alternative(label, None, refusal=str(error))
+    try:
+        fit = fit_to_budget(model, {**settings, "budget": budget})
+    except UserError as error:
+        return Alternative(label, parameters, refusal=str(error))
+    ranks = fit.settings.get("ranks") or [fit.settings["r"]]
+    return Alternative(
+        label,
+        parameters,
+        fitted_rank=" ".join(map(str, ranks)),
+        fitted_parameters=fit.parameters,
+        miss=fit.parameters / fit.wanted - 1,
+    )
