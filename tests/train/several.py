@@ -15,7 +15,7 @@ from toplora_train.models.activation import checkpoint_activations
 from toplora_train.models.tiny import tiny_model
 from toplora_train.train.checkpoint import TrainState, adapter_tensors
 from toplora_train.train.loop import train
-from toplora_train.train.optimizer import build_adamw
+from toplora_train.train.optimizer import build_optimizer
 from toplora_train.train.signals import Interruption
 from toplora_train.train.step import supervised_loss
 
@@ -41,7 +41,7 @@ def train_one(
     adapted = attach_adapter(tiny_model(), settings(name), seed=3)
     if activation_checkpointing:
         checkpoint_activations(adapted)
-    optimizer = build_adamw(
+    optimizer = build_optimizer(
         adapted, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, device_type="cpu"
     )
     model, optimizer = accelerator.prepare(adapted, optimizer)

@@ -20,7 +20,7 @@ from toplora_train.train.checkpoint import (
     refuse_other_settings,
     save_checkpoint,
 )
-from toplora_train.train.optimizer import build_adamw
+from toplora_train.train.optimizer import build_optimizer
 
 
 def lora(r: int = 4) -> PeftModel:
@@ -28,7 +28,7 @@ def lora(r: int = 4) -> PeftModel:
 
 
 def adamw(model: PeftModel) -> torch.optim.AdamW:
-    return build_adamw(
+    return build_optimizer(
         model, lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, device_type="cpu"
     )
 

@@ -1,11 +1,31 @@
+from pathlib import Path
+
+import pytest
 import torch
+from accelerate import Accelerator
+from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 
-from toplora_train.train.optimizer import build_adamw, set_learning_rate
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.config.adapter import adapter_defaults
+from toplora_train.config.errors import UserError
+from toplora_train.models.tiny import tiny_model
+from toplora_train.train.checkpoint import (
+    TrainState,
+    adapter_tensors,
+    load_checkpoint,
+    save_checkpoint,
+)
+from toplora_train.train.optimizer import (
+    LORA_PLUS,
+    build_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
 
 
 def adamw(model: nn.Module, weight_decay: float = 0.1) -> torch.optim.AdamW:
-    return build_adamw(
+    return build_optimizer(
         model, lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=weight_decay, device_type="cpu"
     )
 
@@ -22,7 +42,113 @@ def test_a_model_without_vectors_has_one_group():
     assert len(adamw(nn.Linear(3, 3, bias=False)).param_groups) == 1
 
 
-def test_the_learning_rate_reaches_every_group():
-    optimizer = adamw(nn.Linear(3, 3))
+def lora(name: str = "lora") -> nn.Module:
+    return attach_adapter(tiny_model(), adapter_defaults(name)[0], seed=1)
+
+
+def groups(model: nn.Module, **changes) -> list[dict]:
+    return parameter_groups(
+        model, **{"weight_decay": 0.1, "lr_multipliers": {}, "no_decay": [], **changes}
+    )
+
+
+def test_the_learning_rate_reaches_every_group_times_its_factor():
+    optimizer = build_optimizer(
+        lora(),
+        lr=1e-3,
+        betas=(0.9, 0.99),
+        eps=1e-8,
+        weight_decay=0.1,
+        device_type="cpu",
+        lr_multipliers={"lora_B": 16.0, "k_proj": 0.5},
+    )
     set_learning_rate(optimizer, 0.5)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5, 8.0, 0.25, 4.0}
+
+
+def test_every_trainable_parameter_is_in_one_group():
+    model = lora()
+    made = groups(model, lr_multipliers={"lora_A": 2.0}, no_decay=["v_proj.lora_B"])
+    held = [id(p) for group in made for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    names = {id(p): name for name, p in model.named_parameters()}
+    for group in made:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            assert group["lr_scale"] == (2.0 if "lora_A" in name else 1.0)
+            assert group["weight_decay"] == (0.0 if "v_proj.lora_B" in name else 0.1)
+
+
+def test_lora_plus_groups_the_tensors_that_pefts_own_does():
+    model = lora()
+    theirs = create_loraplus_optimizer(
+        model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16.0, loraplus_weight_decay=0.0
+    )
+    fast = {id(p) for g in theirs.param_groups if g["lr"] > 2e-3 for p in g["params"]}
+    ours = groups(model, lr_multipliers={LORA_PLUS: 16.0})
+    assert {id(p) for g in ours if g["lr_scale"] == 16.0 for p in g["params"]} == fast
+    assert fast
+
+
+def test_lora_plus_knows_toplora_and_refuses_what_has_no_matrix_b():
+    assert {g["lr_scale"] for g in groups(lora("toplora"), lr_multipliers={LORA_PLUS: 4.0})} == {
+        1.0,
+        4.0,
+    }
+    with pytest.raises(UserError, match=r"loraplus needs .*tenslora_core"):
+        groups(lora("tenslora"), lr_multipliers={LORA_PLUS: 4.0})
+
+
+@pytest.mark.parametrize("key", ["lr_multipliers", "no_decay"])
+def test_a_pattern_that_matches_nothing_is_an_error_that_says_what_there_is(key: str):
+    with pytest.raises(UserError, match=rf"optimizer.{key}: 'core' matches no .*lora_A"):
+        groups(lora(), **{key: {"core": 8.0}})
+    with pytest.raises(UserError, match="no regular expression"):
+        groups(lora(), **{key: {"(": 8.0}})
+
+
+def test_eight_bit_moments_survive_a_checkpoint(tmp_path: Path):
+    pytest.importorskip("bitsandbytes", reason="needs the extra quant")
+
+    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = lora()
+        optimizer = build_optimizer(
+            model,
+            name="adamw8bit",
+            lr=1e-2,
+            betas=(0.9, 0.99),
+            eps=1e-8,
+            weight_decay=0.1,
+            device_type="cpu",
+        )
+        for group in optimizer.param_groups:
+            optimizer.args.min_8bit_size = 0
+            assert group["lr_scale"] == 1.0
+        return model, optimizer
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        ids = torch.randint(2, 258, (2, 8), generator=torch.Generator().manual_seed(seed))
+        optimizer.zero_grad()
+        model(ids).logits.square().mean().backward()
+        optimizer.step()
+
+    accelerator = Accelerator(cpu=True)
+    model, optimizer = made()
+    for seed in range(2):
+        step(model, optimizer, seed)
+    saved = save_checkpoint(
+        tmp_path,
+        model=model,
+        optimizer=optimizer,
+        accelerator=accelerator,
+        state=TrainState(step=2),
+        keep=1,
+    )
+    step(model, optimizer, 2)
+    other, other_optimizer = made()
+    load_checkpoint(saved, model=other, optimizer=other_optimizer, accelerator=accelerator)
+    step(other, other_optimizer, 2)
+    dtypes = {v.dtype for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)}
+    assert torch.uint8 in dtypes
+    for name, tensor in adapter_tensors(model).items():
+        assert torch.equal(tensor, adapter_tensors(other)[name]), name

@@ -6,7 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from toplora_train.data.batches import collate
 from toplora_train.data.encode import Example
 from toplora_train.models.tiny import tiny_model
-from toplora_train.train.optimizer import build_adamw
+from toplora_train.train.optimizer import build_optimizer
 from toplora_train.train.step import MicroBatch, accepts_logits_to_keep, supervised_loss, train_step
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def lora_model() -> PeftModel:
 
 
 def adamw(model, lr=1e-2):
-    return build_adamw(
+    return build_optimizer(
         model, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, device_type="cpu"
     )
 

@@ -206,6 +206,11 @@ def _refuse_contradictions(config: RunConfig) -> None:
             f"trainer.micro_batch_size ({config.trainer.micro_batch_size}) must not be greater "
             f"than trainer.batch_size ({config.trainer.batch_size}), the rows of one optimizer step"
         )
+    if (config.optimizer.ratio is None) == (config.optimizer.name == "loraplus"):
+        raise UserError(
+            "optimizer.ratio is LoRA+'s, how much faster B learns than A; give it with "
+            "optimizer=loraplus, and only there"
+        )
     if config.dataset.test is not None and "test" in config.task:
         raise UserError("dataset.test becomes the task 'test', but there is one; rename that one")
     for task, settings in config.task.items():

@@ -108,13 +108,20 @@ class TaskSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class OptimizerSettings:
-    """AdamW and its learning-rate schedule; ``warmup_steps`` wins over ``warmup_ratio``."""
+    """AdamW and its learning-rate schedule; ``warmup_steps`` wins over ``warmup_ratio``.
 
-    name: Literal["adamw"]
+    ``lr_multipliers`` maps patterns of parameter names to factors of ``lr``, ``no_decay`` lists
+    patterns of what is not decayed, and ``ratio`` is LoRA+'s: how much faster B learns than A.
+    """
+
+    name: Literal["adamw", "loraplus", "adamw8bit"]
     lr: PositiveFloat = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
+    lr_multipliers: dict[str, PositiveFloat] | None = None
+    no_decay: list[str] | None = None
+    ratio: PositiveFloat | None = None
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: NonNegativeInt | None = None
     warmup_ratio: Fraction = 0.0

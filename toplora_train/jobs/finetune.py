@@ -21,6 +21,7 @@ from toplora_train.data.prompts import build_prompt
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
+from toplora_train.jobs.learning import learning_rate, make_optimizer
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.reload import probe_logits, prove_reload
 from toplora_train.jobs.reporting import build_report, conclusion, introduction
@@ -44,8 +45,6 @@ from toplora_train.train.checkpoint import (
     refuse_other_settings,
 )
 from toplora_train.train.loop import train
-from toplora_train.train.optimizer import build_adamw
-from toplora_train.train.schedule import learning_rate_factor, warmup_length
 from toplora_train.train.signals import interrupt_at_once, interrupt_later
 from toplora_train.train.step import supervised_loss
 
@@ -168,9 +167,10 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
 
 def refuse_unusable_adapter(config: RunConfig, location: ModelLocation) -> None:
-    """Attach the adapter to a model without weights: its mistakes show before anything is slow."""
+    """Attach the adapter to a model without weights: mistakes show before anything is slow."""
     without_weights = load_model(location, dtype=config.model.dtype, meta=True)
-    attach_adapter(without_weights, config.adapter, seed=config.seed)
+    adapted = attach_adapter(without_weights, config.adapter, seed=config.seed)
+    make_optimizer(adapted, config.optimizer, device_type="cpu")
 
 
 def starting_point(
@@ -199,17 +199,9 @@ def fine_tune(
     console: Console,
 ) -> PeftModel:
     """Train the adapter, writing a line of metrics per logged step."""
-    trainer, settings = config.trainer, config.optimizer
+    trainer = config.trainer
     total = total_steps(config, len(material.train))
-    warmup = warmup_length(total, settings.warmup_steps, settings.warmup_ratio)
-    optimizer = build_adamw(
-        adapted,
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        device_type=accelerator.device.type,
-    )
+    optimizer = make_optimizer(adapted, config.optimizer, device_type=accelerator.device.type)
     model, optimizer = accelerator.prepare(adapted, optimizer)
     # For dropout, in each process another; whatever happened before does not reach it.
     torch.manual_seed(config.seed * accelerator.num_processes + accelerator.process_index)
@@ -232,12 +224,7 @@ def fine_tune(
             material.train,
             material.validation,
             accelerator=accelerator,
-            learning_rate=lambda step: (
-                settings.lr
-                * learning_rate_factor(
-                    step, total_steps=total, warmup=warmup, schedule=settings.schedule
-                )
-            ),
+            learning_rate=learning_rate(config.optimizer, total_steps=total),
             start=start,
             total_steps=total,
             batch_size=trainer.batch_size,

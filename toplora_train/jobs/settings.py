@@ -16,7 +16,6 @@ FREE = {
     "trainer.eval_every",
     "trainer.keep",
     "model.package",
-    "optimizer.name",
 }
 
 

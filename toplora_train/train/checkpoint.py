@@ -203,22 +203,35 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
 def _split_optimizer_state(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors by dotted key, ``<parameter index>.<what>``, and all that is not a tensor."""
     whole = optimizer.state_dict()
-    tensors = {
-        f"{index}.{name}": value.detach().cpu().contiguous()
-        for index, entries in whole["state"].items()
-        for name, value in entries.items()
-    }
-    return tensors, {"param_groups": whole["param_groups"]}
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+
+    def split(prefix: str, entries: Mapping[Any, Any]) -> None:
+        for name, value in entries.items():
+            if isinstance(value, Mapping):
+                split(f"{prefix}{name}.", value)
+            elif isinstance(value, Tensor):
+                # A clone each: 8-bit optimizers share one table among all parameters.
+                tensors[f"{prefix}{name}"] = value.detach().cpu().clone()
+            else:
+                numbers[f"{prefix}{name}"] = value
+
+    split("", whole["state"])
+    return tensors, {"param_groups": whole["param_groups"], "state": numbers}
 
 
 def _restore_optimizer_state(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
 ) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **numbers["state"]}.items():
+        index, *path, name = key.split(".")
+        entries = state.setdefault(int(index), {})
+        for part in path:
+            entries = entries.setdefault(part, {})
+        entries[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": numbers["param_groups"]})
 
 

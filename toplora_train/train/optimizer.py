@@ -1,40 +1,124 @@
-"""AdamW over the trainable parameters, with decay on matrices only."""
+"""The optimizer, and which adapter tensors it treats otherwise than the rest.
+
+LoRA+ (Hayou, Ghosh and Yu, 2024, arXiv 2402.12354) is one such treatment: B learns ``ratio`` times
+as fast as A. TensLoRA's core, a single small tensor behind everything, is another.
+"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from toplora_train.config.errors import UserError
 
-def build_adamw(
+LORA_PLUS = r"lora_B\."
+"""The tensors that LoRA+ speaks of, in the names that PEFT gives them."""
+
+
+def build_optimizer(
     model: nn.Module,
     *,
+    name: str = "adamw",
     lr: float,
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
     device_type: str,
-) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 2019), fused on a GPU.
+    lr_multipliers: Mapping[str, float] | None = None,
+    no_decay: Sequence[str] = (),
+) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019) over the trainable parameters.
 
-    Gains, magnitudes and biases (one dimension) are not decayed: pulling them to zero is not the
-    regularisation that decay is meant for.
+    Args:
+        model: the model.
+        name: ``adamw8bit`` keeps the moments of large tensors in 8 bits (bitsandbytes; Dettmers et
+            al., 2022); any other name is torch's, fused on a GPU.
+        lr: the learning rate.
+        betas: decay of the moments.
+        eps: added to the root of the second moment.
+        weight_decay: of matrices only: pulling gains, magnitudes and biases (one dimension) to zero
+            is not the regularisation that decay is meant for.
+        device_type: where the parameters are.
+        lr_multipliers: patterns of parameter names to factors of the learning rate; factors of
+            several patterns that match are multiplied.
+        no_decay: patterns of the names of parameters that are not decayed either.
+
+    Raises:
+        UserError: a pattern matches nothing or is none, or bitsandbytes is not installed.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=lr,
-        betas=betas,
-        eps=eps,
-        fused=device_type == "cuda",
+    groups = parameter_groups(
+        model, weight_decay=weight_decay, lr_multipliers=lr_multipliers or {}, no_decay=no_decay
     )
+    if name == "adamw8bit":
+        eight_bit: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(
+            groups, lr=lr, betas=betas, eps=eps
+        )
+        return eight_bit
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=device_type == "cuda")
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    lr_multipliers: Mapping[str, float],
+    no_decay: Sequence[str],
+) -> list[dict[str, Any]]:
+    """The trainable parameters by their decay and their factor of the learning rate.
+
+    Raises:
+        UserError: a pattern matches no trainable parameter, or is no regular expression.
+    """
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for key, patterns in {"lr_multipliers": lr_multipliers, "no_decay": no_decay}.items():
+        for pattern in patterns:
+            _refuse_unmatched(f"optimizer.{key}", pattern, list(trainable))
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in trainable.items():
+        factor = 1.0
+        for pattern, multiplier in lr_multipliers.items():
+            factor *= multiplier if re.search(pattern, name) else 1.0
+        spared = parameter.ndim < 2 or any(re.search(pattern, name) for pattern in no_decay)
+        groups.setdefault((0.0 if spared else weight_decay, factor), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr_scale": factor}
+        for (decay, factor), parameters in groups.items()
+    ]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the learning rate ``lr``."""
+    """Give every parameter group the learning rate ``lr`` times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
+
+
+def _refuse_unmatched(key: str, pattern: str, names: Sequence[str]) -> None:
+    try:
+        if any(re.search(pattern, name) for name in names):
+            return
+    except re.error as error:
+        raise UserError(f"{key}: '{pattern}' is no regular expression ({error})") from error
+    kinds = sorted({part for name in names for part in name.split(".") if "_" in part})
+    if pattern == LORA_PLUS:
+        raise UserError(
+            "optimizer=loraplus needs an adapter with matrices A and B; this one has "
+            f"{', '.join(kinds[:8])}: give optimizer.lr_multipliers for these instead"
+        )
+    raise UserError(
+        f"{key}: '{pattern}' matches no trainable parameter; their names hold, for example, "
+        f"{', '.join(kinds[:12])}"
+    )
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise UserError(
+            "optimizer=adamw8bit needs bitsandbytes; install it: pip install 'toplora-train[quant]'"
+        ) from error
+    return bitsandbytes

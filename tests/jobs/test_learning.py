@@ -1,0 +1,34 @@
+from dataclasses import replace
+
+import pytest
+
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import OptimizerSettings
+from toplora_train.jobs.learning import learning_rate, make_optimizer
+from toplora_train.models.load import load_model
+from toplora_train.models.locate import ModelLocation
+
+
+def test_lora_plus_is_a_factor_for_b(make_run):
+    config = make_run()
+    model = load_model(ModelLocation("tiny", None, "built in"), dtype="float32", meta=True)
+    adapted = attach_adapter(model, config.adapter, seed=1)
+    settings = replace(config.optimizer, name="loraplus", ratio=8.0)
+    optimizer = make_optimizer(adapted, settings, device_type="cpu")
+    assert {group["lr_scale"] for group in optimizer.param_groups} == {1.0, 8.0}
+
+
+def test_what_does_not_fit_the_adapter_shows_without_weights(make_run):
+    config = make_run()
+    model = load_model(ModelLocation("tiny", None, "built in"), dtype="float32", meta=True)
+    adapted = attach_adapter(model, config.adapter, seed=1)
+    settings = replace(config.optimizer, lr_multipliers={"core": 8.0})
+    with pytest.raises(UserError, match="'core' matches no trainable parameter"):
+        make_optimizer(adapted, settings, device_type="cpu")
+
+
+def test_the_learning_rate_is_the_peak_times_the_schedule():
+    settings = OptimizerSettings(name="adamw", lr=0.5, schedule="linear", warmup_steps=2)
+    rate = learning_rate(settings, total_steps=6)
+    assert [rate(step) for step in (1, 2, 3, 5)] == [0.0, 0.25, 0.5, 0.25]

@@ -1,0 +1,158 @@
+"""A run of two epochs, killed at twenty random moments, ends byte for byte as if nothing had been.
+
+And the launchers that people have instead of ours: torchrun and ``accelerate launch``.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+RUN = [
+    "recipe=smoke",
+    "dataset.limit=32",
+    "trainer.batch_size=2",
+    "trainer.micro_batch_size=1",
+    "trainer.max_steps=32",  # 16 are an epoch
+    "trainer.save_every=1",  # half of the time goes into writing
+    "adapter.dropout=0.1",
+    "evaluation.base=false",
+    "evaluation.limit=1",
+    "launch.device=cpu",
+    "output_dir=run",
+]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "toplora_train.cli", *RUN, *arguments],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def descendants(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(grandchild for child in children for grandchild in descendants(int(child)))]
+
+
+def kill_after(folder: Path, step: int, chance: random.Random, *arguments: str) -> str:
+    """Kill one of the run's processes a moment after ``step`` was shown."""
+    with start(folder, *arguments) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= step:
+                time.sleep(chance.uniform(0, 0.06))
+                everyone = descendants(process.pid)
+                if everyone:
+                    os.kill(chance.choice(everyone), signal.SIGKILL)
+                break
+        return process.stdout.read()
+
+
+def finish(folder: Path, *arguments: str) -> str:
+    """Run to the end; a killed parent's workers hold the directory until they notice."""
+    for _ in range(40):
+        with start(folder, *arguments) as process:
+            assert process.stdout is not None
+            said = process.stdout.read()
+        if "is in use by" not in said:
+            break
+        time.sleep(0.5)
+    assert process.returncode == 0, said
+    return said
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    return [(row["step"], row["loss"]) for row in map(json.loads, lines)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_twenty_random_moments_a_run_ends_byte_for_byte_the_same(tmp_path, processes):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    launch = f"launch.processes={processes}"
+    finish(whole, launch)
+    chance = random.Random(processes)
+    for step in sorted(chance.choices(range(1, 32), k=20)):
+        said = kill_after(killed, step, chance, launch, "resume=auto")
+        assert "is damaged" not in said
+        time.sleep(0.5)
+    finish(killed, launch, "resume=auto")
+    assert weights(killed) == weights(whole)
+    assert losses(killed) == losses(whole)
+    log = (killed / "run" / "train.log").read_text()
+    assert "is damaged" not in log
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_with_the_same_rows(tmp_path):
+    """Without dropout there is nothing else that the number could change."""
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    whole.mkdir()
+    moved.mkdir()
+    finish(whole, "adapter.dropout=0")
+    kill_after(moved, 9, random.Random(1), "adapter.dropout=0", "launch.processes=2")
+    said = finish(moved, "adapter.dropout=0", "launch.processes=1", "resume=auto")
+    assert "going on after step" in said
+    log = (moved / "run" / "train.log").read_text()
+    assert "the checkpoint is of 2 processes, this run has 1" in log
+    for (_, one), (_, other) in zip(losses(whole), losses(moved), strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+    tensors = [load_file(f / "run/adapter/adapter_model.safetensors") for f in (whole, moved)]
+    for key, tensor in tensors[0].items():
+        torch.testing.assert_close(tensors[1][key], tensor, rtol=0, atol=1e-5)
+
+
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node=2", "--local-addr=localhost"],
+    "accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_other_launchers_run_the_command_in_place(tmp_path, launcher):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    finish(ours, "launch.processes=2")
+    done = subprocess.run(
+        [sys.executable, *LAUNCHERS[launcher], "-m", "toplora_train.cli", *RUN],
+        cwd=theirs,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 32/32") == 1
+    report = json.loads((theirs / "run" / "report.json").read_text())
+    assert report["train"]["world_size"] == 2
+    # Each launcher may give its processes another number of threads, which sum in another order.
+    for (_, one), (_, other) in zip(losses(ours), losses(theirs), strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+    assert (theirs / "run" / "train.rank1.log").is_file()
