@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from tests.jobs.conftest import tiny_run
 from toplora_train.config.errors import UserError
-from toplora_train.jobs import finetune
+from toplora_train.jobs import finetune, objective
 from toplora_train.report.metrics_file import KEYS
 
 
@@ -54,9 +54,9 @@ def test_an_unusable_adapter_is_refused_before_a_weight_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     loaded = []
-    real = finetune.load_model
+    real = objective.load_model
     monkeypatch.setattr(
-        finetune,
+        objective,
         "load_model",
         lambda *args, **kwargs: (loaded.append(kwargs.get("meta", False)), real(*args, **kwargs))[
             1

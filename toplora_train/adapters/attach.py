@@ -40,6 +40,7 @@ from toplora_train.adapters.targets import (
 )
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.models.head import head_modules
+from toplora_train.models.head import head_modules
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -155,6 +156,9 @@ def _fit_to_model(config: PeftConfig, model: nn.Module) -> None:
     config.task_type = next(
         (task for end, task in TASK_TYPES.items() if type(model).__name__.endswith(end)), None
     )
+    if config.task_type == "SEQ_CLS" and hasattr(config, "modules_to_save"):
+        # PEFT adds modules called classifier or score; a head can have others (DeBERTa's pooler).
+        config.modules_to_save = sorted({*(config.modules_to_save or ()), *head_modules(model)})
     if config.task_type == "SEQ_CLS" and hasattr(config, "modules_to_save"):
         # PEFT adds modules called classifier or score; a head can have others (DeBERTa's pooler).
         config.modules_to_save = sorted({*(config.modules_to_save or ()), *head_modules(model)})

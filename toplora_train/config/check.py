@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from toplora_train.config.adapter import Blame, adapter_defaults, complete_adapter, shown
 from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import refuse_unfit_tasks
 from toplora_train.config.schema import RunConfig, TaskSettings, TrackerSettings
 from toplora_train.config.suggest import hint, nearest_key
 
@@ -201,6 +202,12 @@ def _refuse_contradictions(config: RunConfig) -> None:
         raise UserError(
             "dataset.train is not set; give the rows to train on: dataset.train=FILE.jsonl"
         )
+    if config.dataset.validation_rows and config.dataset.validation_share:
+        raise UserError(
+            "dataset.validation_rows and dataset.validation_share say how many rows are held out; "
+            "give one of them"
+        )
+    refuse_unfit_tasks(config)
     if config.trainer.micro_batch_size > config.trainer.batch_size:
         raise UserError(
             f"trainer.micro_batch_size ({config.trainer.micro_batch_size}) must not be greater "

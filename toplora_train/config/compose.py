@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from toplora_train.config.adapter import Blame
+from toplora_train.config.by_task import register_by_task
 from toplora_train.config.check import check
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import OptionFile, groups, options, readable
@@ -28,6 +29,7 @@ from toplora_train.config.sweep import register_resolvers
 def prepare_hydra() -> None:
     """Register what Hydra cannot find in ``conf/``: resolvers, recipes, the schema's defaults."""
     register_resolvers()
+    register_by_task()
     store = ConfigStore.instance()
     store.store(name="schema_defaults", node=schema_defaults(), package="_global_")
     store.store(group="adapter", name="free_settings", node=_free_settings())
@@ -153,6 +155,7 @@ def plain_values(composed: DictConfig, blame: Blame) -> dict[str, Any]:
     except InterpolationResolutionError as error:
         key = str(error.full_key)
         reason = str(error).strip().splitlines()[0]
+        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", reason)
         raise UserError(f"{blame(key)}{key}: {reason}") from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

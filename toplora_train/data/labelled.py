@@ -176,6 +176,15 @@ def collate_labelled(examples: Sequence[LabelledExample], pad_token_id: int) -> 
     return batch
 
 
+def render_labelled(
+    tokenizer: PreTrainedTokenizerBase, example: LabelledExample, *, choices: Sequence[str]
+) -> list[tuple[str, bool]]:
+    """Each token's text, then the label, the one thing that is learned."""
+    pieces = [(tokenizer.decode([token]), False) for token in example.input_ids]
+    label = choices[int(example.target)] if choices else f"{example.target:g}"
+    return [*pieces, (label, True)]
+
+
 def _encode(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],

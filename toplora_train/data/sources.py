@@ -12,14 +12,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.files import SUFFIXES, Record, read_file, read_folder
 from toplora_train.data.hub import read_hub, read_mirror
 from toplora_train.data.rows import Row, RowSet, content_hash, parse_row
+
+RowParser = Callable[..., Row]
+"""Like :func:`toplora_train.data.rows.parse_row`."""
 
 BUNDLED = Path(__file__).parent / "bundled"
 FORMS = (
@@ -39,6 +43,7 @@ def read_rows(
     revision: str | None = None,
     limit: int | None = None,
     needs_answer: bool = False,
+    parse: RowParser = parse_row,
 ) -> RowSet:
     """Find a source and read its rows.
 
@@ -51,6 +56,7 @@ def read_rows(
         revision: A hub data set's branch, tag or commit.
         limit: Take the first so many rows (all are checked).
         needs_answer: Whether a row without ``answer`` is an error.
+        parse: Makes a row of a record, given its ``place`` and ``default_id``.
 
     Returns:
         The rows. A row's id is its own ``id``, else ``FILE_STEM-NUMBER``, counted from 1.
@@ -63,14 +69,10 @@ def read_rows(
     records, found = _find(
         source, data_root=data_root, subset=subset, split=split, revision=revision
     )
+    if needs_answer:
+        parse = partial(parse, needs_answer=True)
     rows = [
-        parse_row(
-            record.fields,
-            place=record.place,
-            default_id=record.default_id,
-            needs_answer=needs_answer,
-        )
-        for record in records
+        parse(record.fields, place=record.place, default_id=record.default_id) for record in records
     ]
     _refuse_equal_ids(rows, records)
     taken = tuple(rows[:limit])
@@ -86,6 +88,7 @@ def read_union(
     revision: str | None = None,
     limit: int | None = None,
     needs_answer: bool = False,
+    parse: RowParser = parse_row,
 ) -> RowSet:
     """Read several sources, one after the other, as :func:`read_rows` does each.
 
@@ -106,6 +109,7 @@ def read_union(
             revision=revision,
             limit=limit,
             needs_answer=needs_answer,
+            parse=parse,
         )
         for source in sources
     ]

@@ -16,21 +16,19 @@ from transformers import PreTrainedTokenizerBase
 from toplora_train.adapters.attach import attach_adapter, describe_adapter, save_adapter
 from toplora_train.config.errors import RunFailure
 from toplora_train.config.schema import RunConfig
-from toplora_train.data.batches import collate
 from toplora_train.data.prompts import build_prompt
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
 from toplora_train.jobs.learning import learning_rate, make_optimizer
 from toplora_train.jobs.material import Material, prepare, total_steps
+from toplora_train.jobs.objective import load_base
 from toplora_train.jobs.reload import probe_logits, prove_reload
 from toplora_train.jobs.reporting import build_report, conclusion, introduction
 from toplora_train.jobs.scoring import score_test_sets
 from toplora_train.jobs.settings import deciding_settings
 from toplora_train.jobs.watching import watching
 from toplora_train.models.activation import checkpoint_activations
-from toplora_train.models.load import load_model
-from toplora_train.models.locate import ModelLocation
 from toplora_train.report.card import model_card
 from toplora_train.report.json_file import write_text_atomically
 from toplora_train.report.metrics_file import read_metrics
@@ -46,7 +44,6 @@ from toplora_train.train.checkpoint import (
 )
 from toplora_train.train.loop import train
 from toplora_train.train.signals import interrupt_at_once, interrupt_later
-from toplora_train.train.step import supervised_loss
 
 PROBE_ROWS = 4
 
@@ -69,13 +66,11 @@ def run(config: RunConfig, run_dir: Path) -> None:
     autocast = AUTOCAST[config.trainer.mixed_precision]
 
     material = prepare(config)
-    refuse_unusable_adapter(config, material.location)
+    refuse_unusable_adapter(config, material)
     checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)
     console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
 
-    model = load_model(
-        material.location, dtype=config.model.dtype, attention=config.model.attention
-    )
+    model = load_base(config, material.location, material.objective.head)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     model.to(accelerator.device)
     score = partial(
@@ -95,7 +90,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
             suffix=".base",
             reuse=checkpoint is not None,
         )
-        if config.evaluation.base and first
+        # A head that nobody trained would guess: there is nothing to score.
+        if config.evaluation.base and first and material.objective.head is None
         else {}
     )
 
@@ -136,12 +132,10 @@ def run(config: RunConfig, run_dir: Path) -> None:
     )
 
     described = describe_adapter(adapted)
-    probe = collate(material.train[:PROBE_ROWS], material.tokenizer.pad_token_id)
+    probe = material.objective.collate(material.train[:PROBE_ROWS])
     trained_logits = probe_logits(adapted, probe, autocast)
     del model, adapted  # two copies of a large base would not fit
-    fresh = load_model(
-        material.location, dtype=config.model.dtype, attention=config.model.attention
-    )
+    fresh = load_base(config, material.location, material.objective.head, head_seed=config.seed + 1)
     proof = prove_reload(
         fresh.to(accelerator.device),
         adapter_dir,
@@ -166,9 +160,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
     console.print(conclusion(report.to_dict(), run_dir), highlight=False, soft_wrap=True)
 
 
-def refuse_unusable_adapter(config: RunConfig, location: ModelLocation) -> None:
+def refuse_unusable_adapter(config: RunConfig, material: Material) -> None:
     """Attach the adapter to a model without weights: mistakes show before anything is slow."""
-    without_weights = load_model(location, dtype=config.model.dtype, meta=True)
+    without_weights = load_base(config, material.location, material.objective.head, meta=True)
     adapted = attach_adapter(without_weights, config.adapter, seed=config.seed)
     make_optimizer(adapted, config.optimizer, device_type="cpu")
 
@@ -231,8 +225,8 @@ def fine_tune(
             micro_batch_size=trainer.micro_batch_size,
             group_by_length=trainer.group_by_length,
             max_grad_norm=trainer.max_grad_norm,
-            collate=partial(collate, pad_token_id=material.tokenizer.pad_token_id),
-            loss=supervised_loss,
+            collate=material.objective.collate,
+            loss=material.objective.loss,
             seed=config.seed,
             log_every=trainer.log_every,
             eval_every=trainer.eval_every,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from toplora_train.config.kinds import own_split
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.contamination import contaminated_ids
-from toplora_train.data.encode import Encoded, Example
-from toplora_train.data.rows import RowSet
-from toplora_train.data.sources import read_union
+from toplora_train.data.encode import Encoded
+from toplora_train.data.rows import Row, RowSet
+from toplora_train.data.sources import read_rows, read_union
 from toplora_train.data.split import hold_out
-from toplora_train.jobs.encoding import encode_for
+from toplora_train.jobs.objective import Objective, find_objective
 from toplora_train.jobs.testsets import TestSet, read_test_sets
 from toplora_train.models.load import load_tokenizer
 from toplora_train.models.locate import ModelLocation, locate_model
@@ -27,9 +29,11 @@ class Material:
     location: ModelLocation
     tokenizer: PreTrainedTokenizerBase
     rows: RowSet
-    encoded: Encoded
-    train: list[Example]
-    validation: list[Example]
+    objective: Objective
+    encoded: Encoded[Any]
+    train: list[Any]  # the objective's kind of example
+    validation: list[Any]
+    validation_rows: list[Row]
     test_sets: list[TestSet]
     contaminated: dict[str, list[str]]  # ids of test rows whose question is trained on, by task
     prompt_mismatches: int = 0  # rows that are asked in other tokens than they are learned in
@@ -45,33 +49,27 @@ def prepare(config: RunConfig, *, weights: bool = True) -> Material:
         weights=weights,
     )
     tokenizer = load_tokenizer(location)
+    objective = find_objective(config, tokenizer)
     dataset = config.dataset
     data_root = Path(config.data_root) if config.data_root else None
-    sources = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
-    rows = read_union(
-        sources,
-        data_root=data_root,
-        subset=dataset.subset,
-        split=dataset.split,
-        revision=dataset.revision,
-        limit=dataset.limit,
-    )
+    rows = training_rows(config, objective, data_root=data_root)
     test_sets = read_test_sets(config.task, dataset, config.evaluation, data_root=data_root)
-    encoded, mismatches = encode_for(
-        config.evaluation.protocol,
-        tokenizer,
-        rows.rows,
-        max_length=dataset.max_length,
-        overflow=dataset.overflow,
-    )
-    learned, held = hold_out(len(encoded.examples), dataset.validation_rows, seed=config.seed)
+    encoded, mismatches = objective.encode(rows.rows)
+    for test_set in test_sets:
+        if objective.head is not None:  # a row that does not fit shows before the training
+            objective.encode(test_set.rows.rows)
+    count = len(encoded.examples)
+    held_out = dataset.validation_rows or round(dataset.validation_share * count)
+    learned, held = hold_out(count, held_out, seed=config.seed)
     return Material(
         location=location,
         tokenizer=tokenizer,
         rows=rows,
+        objective=objective,
         encoded=encoded,
         train=[encoded.examples[index] for index in learned],
         validation=[encoded.examples[index] for index in held],
+        validation_rows=[rows.rows[encoded.kept[index]] for index in held],
         test_sets=test_sets,
         contaminated={
             name: list(ids)
@@ -80,6 +78,33 @@ def prepare(config: RunConfig, *, weights: bool = True) -> Material:
             ).items()
         },
         prompt_mismatches=mismatches,
+    )
+
+
+def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | None) -> RowSet:
+    """The rows to train on: the sources that are named, or the chosen tasks' own train split."""
+    dataset = config.dataset
+    split = own_split(config)
+    if split is not None:
+        task = next(iter(config.task.values()))
+        return read_rows(
+            task.source,
+            data_root=data_root,
+            subset=task.subset,
+            split=split,
+            revision=task.revision,
+            limit=dataset.limit,
+            parse=objective.parse,
+        )
+    sources = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
+    return read_union(
+        sources,
+        data_root=data_root,
+        subset=dataset.subset,
+        split=dataset.split,
+        revision=dataset.revision,
+        limit=dataset.limit,
+        parse=objective.parse,
     )
 
 

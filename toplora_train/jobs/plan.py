@@ -9,10 +9,11 @@ from rich.console import Console
 from toplora_train.adapters.attach import attach_adapter, trainable_parameters_by_module
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.batches import padding_fraction
-from toplora_train.data.encode import render_example
+from toplora_train.jobs.alternatives import compare_adapters
+from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.device import open_accelerator
 from toplora_train.jobs.material import Material, prepare, total_steps
-from toplora_train.models.load import load_model
+from toplora_train.jobs.objective import load_base
 from toplora_train.models.memory import estimate_memory
 from toplora_train.report.plan import Plan, show_plan
 from toplora_train.train.order import remaining_batches
@@ -34,9 +35,11 @@ def run(config: RunConfig) -> None:
 
 def make_plan(config: RunConfig, material: Material) -> Plan:
     """Count on the meta device, estimate from shapes, render one example."""
+    config, fitted = within_budget(config, material)
     trainer = config.trainer
-    model = load_model(material.location, dtype=config.model.dtype, meta=True)
+    model = load_base(config, material.location, material.objective.head, meta=True)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
+    comparison = compare_adapters(model, config.adapter)
     adapted = attach_adapter(model, config.adapter, seed=config.seed)
     trainable = trainable_parameters_by_module(adapted)
 
@@ -82,5 +85,7 @@ def make_plan(config: RunConfig, material: Material) -> Plan:
         longest=max(lengths),
         memory=asdict(memory),
         tests={test_set.name: len(test_set.rows.rows) for test_set in material.test_sets},
-        example=render_example(material.tokenizer, material.train[0]),
+        example=material.objective.render(material.train[0]),
+        fit=fitted,
+        comparison=comparison,
     )

@@ -27,11 +27,8 @@ def probe_logits(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype 
     device = next(model.parameters()).device
     model.eval()
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        logits = model(
-            input_ids=batch["input_ids"].to(device),
-            attention_mask=batch["attention_mask"].to(device),
-            use_cache=False,
-        ).logits
+        inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
+        logits = model(**inputs).logits
     kept: Tensor = logits.float().cpu()
     return kept
 

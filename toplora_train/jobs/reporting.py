@@ -107,9 +107,7 @@ def build_report(
             dropped_rows=material.encoded.dropped_rows,
             validation_rows=len(material.validation),
             prompt_mismatches=material.prompt_mismatches,
-            supervised_tokens=sum(
-                len(example.input_ids) - example.prompt_length for example in material.train
-            ),
+            supervised_tokens=sum(example.supervised for example in material.train),
         ),
         train=ReportTrain(
             steps=last["step"],

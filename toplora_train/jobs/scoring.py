@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.data.prompts import PROMPT_VERSION
+from toplora_train.evaluation.classify import evaluate_labels
 from toplora_train.evaluation.evaluate import Score, evaluate_choices, evaluate_task
 from toplora_train.evaluation.predictions import Prediction, PredictionFile, read_predictions
 from toplora_train.jobs.testsets import TestSet, asked_how
@@ -101,7 +102,7 @@ def _score(
         file.finish(predictions)
         low, high = score.ci95
         display.message(
-            f"{who} on {test_set.name}: {score.value:.1%} of {score.n} "
+            f"{who} on {test_set.name}: {score.metric} {score.value:.1%} of {score.n} rows "
             f"(95 % interval {low:.1%} to {high:.1%}), {score.seconds:.0f} s"
         )
     return score
@@ -140,11 +141,30 @@ def _choose(
     )
 
 
+def _judge(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test_set: TestSet, **how: Any
+) -> tuple[Score, list[Prediction]]:
+    """The model's head gives every row a class or a number."""
+    return evaluate_labels(
+        model,
+        tokenizer,
+        test_set.rows.rows,
+        choices=test_set.choices,
+        metric=test_set.metric,
+        also=test_set.also,
+        max_length=test_set.max_length,
+        overflow=test_set.overflow,
+        **how,
+    )
+
+
 # How each kind of task is asked. `how` is the same for all: batch_size, finished (predictions to
 # take over, by id), on_prediction, on_progress, autocast_dtype.
 ASK: dict[str, Callable[..., tuple[Score, list[Prediction]]]] = {
     "generate": _generate,
     "choose": _choose,
+    "classify": _judge,
+    "regress": _judge,
 }
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import HEADS
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
 from toplora_train.data.rows import RowSet
 from toplora_train.data.sources import read_rows
 from toplora_train.evaluation.protocol import Protocol, find_protocol
+from toplora_train.jobs.objective import row_parser
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class TestSet:
     version: int
     protocol: Protocol
     option_score: str
+    metric: str = "accuracy"
+    also: tuple[str, ...] = ()
+    max_length: int = 0  # of a row that a head is asked about, in tokens
+    overflow: str = "error"
 
 
 def read_test_sets(
@@ -57,7 +63,7 @@ def read_test_sets(
                 split=task.split,
                 revision=task.revision,
                 limit=evaluation.limit,
-                needs_answer=True,
+                **_row_reading(task),
             ),
             extraction=task.extraction,
             choices=tuple(task.choices),
@@ -66,6 +72,10 @@ def read_test_sets(
             version=task.version,
             protocol=protocol,
             option_score=evaluation.option_score,
+            metric=task.metric,
+            also=tuple(task.also),
+            max_length=dataset.max_length,
+            overflow=dataset.overflow,
         )
         for name, task in tasks.items()
     ]
@@ -101,10 +111,22 @@ def asked_how(test_set: TestSet) -> dict[str, Any]:
         "choices": list(test_set.choices),
         "version": test_set.version,
     }
+    if test_set.kind in HEADS:
+        del how["extraction"]
+        return how | {
+            "metric": test_set.metric,
+            "max_length": test_set.max_length,
+            "overflow": test_set.overflow,
+        }
     if test_set.kind == "choose":
         return how | {"response": test_set.response, "option_score": test_set.option_score}
     # How an answer is found (the response, which may prove it) does not decide what it is.
     return how | {"max_new_tokens": test_set.protocol.max_new_tokens or test_set.max_new_tokens}
+
+
+def _row_reading(task: TaskSettings) -> dict[str, Any]:
+    """How the records of a test file become rows; each has to have its answer."""
+    return {"parse": row_parser(task)} if task.kind in HEADS else {"needs_answer": True}
 
 
 def _kind(task: TaskSettings, evaluation: EvaluationSettings) -> str:

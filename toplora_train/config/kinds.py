@@ -1,0 +1,98 @@
+"""Which tasks can be learned in one run: a model writes, or it has one head."""
+
+from __future__ import annotations
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import RunConfig, TaskSettings
+
+HEADS = ("classify", "regress")
+METRICS_OF = {
+    "classify": ("accuracy", "f1", "matthews"),
+    "regress": ("pearson", "spearman"),
+}
+
+
+def head_task(config: RunConfig) -> TaskSettings | None:
+    """The first task that asks a head; None where the run's model writes."""
+    return next((task for task in config.task.values() if task.kind in HEADS), None)
+
+
+def own_split(config: RunConfig) -> str | None:
+    """The split that is trained on of the chosen tasks' own source (``train: task:SPLIT``)."""
+    train = config.dataset.train
+    if not isinstance(train, str) or not train.startswith("task:"):
+        return None
+    return train.removeprefix("task:")
+
+
+def refuse_unfit_tasks(config: RunConfig) -> None:
+    """Refuse tasks that one model cannot learn, and settings that their kind has no use for.
+
+    Raises:
+        UserError: names the task or the two tasks.
+    """
+    for name, task in config.task.items():
+        _refuse_unfit_task(name, task)
+    head = head_task(config)
+    if head is not None:
+        _refuse_other_models(config, head)
+    _refuse_unfit_source(config)
+
+
+def _refuse_other_models(config: RunConfig, head: TaskSettings) -> None:
+    for other in config.task.values():
+        if (other.kind, other.choices) != (head.kind, head.choices):
+            raise UserError(
+                f"task.{head.name} ({_asks(head)}) and task.{other.name} ({_asks(other)}) need "
+                "different models; train them in two runs"
+            )
+    if config.dataset.test is not None:
+        raise UserError(
+            f"dataset.test is asked to write, but task.{head.name} {_asks(head)}; give your rows a "
+            "task of their own (kind, source, text, label) instead"
+        )
+    if config.evaluation.protocol != "clean":
+        raise UserError(
+            f"evaluation.protocol={config.evaluation.protocol} is one of prompts, but "
+            f"task.{head.name} {_asks(head)}; leave it out"
+        )
+
+
+def _refuse_unfit_task(name: str, task: TaskSettings) -> None:
+    allowed = METRICS_OF.get(task.kind, ("accuracy",))
+    for metric in (task.metric, *task.also):
+        if metric not in allowed:
+            raise UserError(
+                f"task.{name}: {metric} is no metric of kind {task.kind}, only {', '.join(allowed)}"
+            )
+    if task.kind == "classify":
+        if len(set(task.choices)) != len(task.choices) or len(task.choices) < 2:
+            raise UserError(
+                f"task.{name}: kind classify needs choices, the names of at least two classes in "
+                "the order of their numbers"
+            )
+        if "f1" in (task.metric, *task.also) and len(task.choices) > 2:
+            raise UserError(f"task.{name}: f1 is of two classes, but there are {len(task.choices)}")
+    if task.kind == "regress" and task.choices:
+        raise UserError(f"task.{name}: kind regress learns numbers, so it has no choices")
+
+
+def _refuse_unfit_source(config: RunConfig) -> None:
+    """``task:SPLIT`` is one place only where all chosen tasks have the same source."""
+    if own_split(config) is None:
+        return
+    if not config.task:
+        raise UserError(f"dataset.train={config.dataset.train} needs a task: task=[NAME]")
+    places = {name: (task.source, task.subset, task.revision) for name, task in config.task.items()}
+    first = next(iter(places))
+    for name, place in places.items():
+        if place != places[first]:
+            raise UserError(
+                f"dataset.train={config.dataset.train} is the chosen task's own train set, but "
+                f"task.{first} and task.{name} have different ones; choose one of them, or give "
+                "dataset.train"
+            )
+
+
+def _asks(task: TaskSettings) -> str:
+    return {"classify": "classifies", "regress": "gives a number"}.get(task.kind, "writes")

@@ -1,0 +1,150 @@
+"""What a run teaches, by the kind of its tasks: to write, to classify, or to give a number.
+
+This is where the kinds part. Whatever else a run does (steps, checkpoints, scores, report) is told
+the functions it needs from here and has not heard of kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import head_task
+from toplora_train.config.schema import RunConfig, TaskSettings
+from toplora_train.data.batches import collate
+from toplora_train.data.encode import Encoded, render_example
+from toplora_train.data.labelled import (
+    collate_labelled,
+    encode_labelled,
+    parse_labelled,
+    render_labelled,
+)
+from toplora_train.data.rows import Row, parse_row
+from toplora_train.data.sources import RowParser
+from toplora_train.jobs.encoding import encode_for
+from toplora_train.models.head import Head
+from toplora_train.models.load import load_model
+from toplora_train.models.locate import ModelLocation
+from toplora_train.train.losses import label_loss, value_loss
+from toplora_train.train.step import Batch, Loss, supervised_loss
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The functions that differ between kinds.
+
+    Attributes:
+        head: What is put on the model, if it does not write.
+        parse: Makes a row of a record of a training file.
+        encode: Makes examples of rows; also says how many are asked in other tokens than learned.
+        collate: Makes tensors of examples.
+        loss: The sum of a batch's loss.
+        render: An example as (token's text, whether it is learned), for people.
+    """
+
+    head: Head | None
+    parse: RowParser
+    encode: Callable[[Sequence[Row]], tuple[Encoded[Any], int]]
+    collate: Callable[[Sequence[Any]], Batch]
+    loss: Loss
+    render: Callable[[Any], list[tuple[str, bool]]]
+
+
+def find_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
+    """The objective of the chosen tasks; without one that needs a head the model writes.
+
+    Raises:
+        UserError: the tokenizer cannot pad, which a head on a decoder depends on.
+    """
+    task = head_task(config)
+    return writing(config, tokenizer) if task is None else judging(config, task, tokenizer)
+
+
+def writing(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
+    """Learn the responses, token by token."""
+    return Objective(
+        head=None,
+        parse=parse_row,
+        encode=partial(
+            encode_for,
+            config.evaluation.protocol,
+            tokenizer,
+            max_length=config.dataset.max_length,
+            overflow=config.dataset.overflow,
+        ),
+        collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
+        loss=supervised_loss,
+        render=partial(render_example, tokenizer),
+    )
+
+
+def judging(config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> Objective:
+    """Learn the label of a text or a pair of texts with a head."""
+    choices = tuple(task.choices)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise UserError(
+            f"task.{task.name} is for a head, which finds a text's end by the padding, but the "
+            f"tokenizer of {config.model.path or config.model.name} has no pad token of its own; "
+            "choose a model that has one, or save a tokenizer with pad_token set beside it"
+        )
+
+    def encode(rows: Sequence[Row]) -> tuple[Encoded[Any], int]:
+        dataset = config.dataset
+        return encode_labelled(
+            tokenizer,
+            rows,
+            choices=choices,
+            max_length=dataset.max_length,
+            overflow=dataset.overflow,
+        ), 0
+
+    return Objective(
+        head=Head(choices, tokenizer.pad_token_id),
+        parse=row_parser(task),
+        encode=encode,
+        collate=partial(collate_labelled, pad_token_id=tokenizer.pad_token_id),
+        loss=label_loss if choices else value_loss,
+        render=partial(render_labelled, tokenizer, choices=choices),
+    )
+
+
+def row_parser(task: TaskSettings) -> RowParser:
+    """How a record of the task's files becomes a row."""
+    if task.kind not in ("classify", "regress"):
+        return parse_row
+    return partial(
+        parse_labelled,
+        text=task.text,
+        text_pair=task.text_pair,
+        label=task.label,
+        choices=tuple(task.choices),
+    )
+
+
+def load_base(
+    config: RunConfig,
+    location: ModelLocation,
+    head: Head | None,
+    *,
+    meta: bool = False,
+    head_seed: int | None = None,
+) -> PreTrainedModel:
+    """The base model as the run's configuration has it, with the objective's head.
+
+    ``head_seed`` starts the head otherwise than the run does: a head that is not read back from the
+    adapter's file is then another one, and the proof of the reload sees it.
+    """
+    return load_model(
+        location,
+        dtype=config.model.dtype,
+        attention=config.model.attention,
+        meta=meta,
+        head=head,
+        trained_whole=config.adapter.get("modules_to_save") or (),
+        seed=config.seed if head_seed is None else head_seed,
+    )
