@@ -66,7 +66,7 @@ def render_markdown(
     with_training_chart: bool = True,
 ) -> str:
     """Return the text of ``report.md``; its pictures are files in ``figures/``."""
-    template = _templates(escape=False).get_template("report.md.j2")
+    template = templates(escape=False).get_template("report.md.j2")
     text = template.render(
         **_content(report, predictions), figures=FIGURES, with_training_chart=with_training_chart
     )
@@ -79,7 +79,7 @@ def render_html(
     predictions: Mapping[str, Sequence[Prediction]],
 ) -> str:
     """Return ``report.html``: one file, no script, nothing fetched, light and dark."""
-    template = _templates(escape=True).get_template("report.html.j2")
+    template = templates(escape=True).get_template("report.html.j2")
     return template.render(
         **_content(report, predictions),
         training_chart=training_chart(metrics, inline=True) if metrics else None,
@@ -169,8 +169,9 @@ def _settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
 
 
-def _templates(*, escape: bool) -> Environment:
-    templates = Environment(
+def templates(*, escape: bool) -> Environment:
+    """The templates of this package and the filters they use; ``escape`` for HTML."""
+    environment = Environment(
         loader=PackageLoader("toplora_train.report"),
         autoescape=escape,
         undefined=StrictUndefined,
@@ -187,8 +188,8 @@ def _templates(*, escape: bool) -> Environment:
         fenced,
         cell,
     ):
-        templates.filters[write.__name__] = write
-    return templates
+        environment.filters[write.__name__] = write
+    return environment
 
 
 def fenced(text: str) -> str:

@@ -1,0 +1,56 @@
+"""``toplora-report`` as it is typed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.report.run_folders import run_folder
+from toplora_train.launch import compare
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["toplora-report", *words])
+    return compare.main()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "no run is given"),
+        (["nowhere"], "nowhere: there is no such folder"),
+        (["optput=x"], "'optput=x' is no run directory"),
+        (["--all"], "'--all' is no run directory"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words, line, monkeypatch, capsys):
+    assert run(monkeypatch, *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {line}")
+    assert error.count("\n") == 1
+
+
+def test_runs_are_compared_and_the_comparison_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    first = run_folder(tmp_path / "a")
+    second = run_folder(tmp_path / "b", adapter="toplora")
+    output = tmp_path / "out"
+    assert run(monkeypatch, str(first), str(second), f"output={output}") == 0
+    assert "toplora against lora" in capsys.readouterr().out
+    assert (output / "comparison.html").is_file()
+
+
+def test_help_says_what_runs_are(monkeypatch: pytest.MonkeyPatch, capsys):
+    assert run(monkeypatch, "-h") == 0
+    assert "usage: toplora-report RUN..." in capsys.readouterr().out
+
+
+def test_nothing_heavy_is_imported():
+    code = (
+        "import sys, toplora_train.report.comparison, toplora_train.report.comparison_pages;"
+        "print([m for m in ('torch', 'transformers', 'peft', 'datasets') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.report.run_folders import run_folder
+from toplora_train.config.errors import UserError
+from toplora_train.report.runs import (
+    find_runs,
+    group,
+    learning_rate_warning,
+    refuse_different_protocols,
+)
+
+
+def test_runs_that_differ_in_their_seed_only_are_one_method(tmp_path: Path):
+    for seed in (1, 2):
+        for adapter in ("lora", "toplora"):
+            run_folder(tmp_path / f"{adapter}{seed}", adapter=adapter, seed=seed)
+    methods = group(find_runs([tmp_path]))
+    assert [(m.name, [r.report["seed"] for r in m.runs]) for m in methods] == [
+        ("lora", [1, 2]),
+        ("toplora", [1, 2]),
+    ]
+
+
+def test_a_method_is_named_by_what_tells_it_from_the_others(tmp_path: Path):
+    run_folder(tmp_path / "a", lr=1e-3)
+    run_folder(tmp_path / "b", lr=2e-3)
+    assert [m.name for m in group(find_runs([tmp_path]))] == [
+        "lora optimizer.lr=0.001",
+        "lora optimizer.lr=0.002",
+    ]
+
+
+def test_the_same_run_twice_is_refused(tmp_path: Path):
+    run_folder(tmp_path / "a")
+    run_folder(tmp_path / "b")
+    with pytest.raises(UserError, match="is the same run as another one here"):
+        group(find_runs([tmp_path]))
+
+
+def test_a_folder_named_twice_is_one(tmp_path: Path):
+    run_folder(tmp_path / "a")
+    assert len(find_runs([tmp_path, tmp_path / "a"])) == 1
+
+
+def test_a_later_evaluation_has_the_settings_of_its_run(tmp_path: Path):
+    home = run_folder(tmp_path / "a")
+    later = run_folder(tmp_path / "x", lr=5e-2)
+    (home / "evaluations").mkdir()
+    (later / "config.yaml").unlink()
+    later.rename(home / "evaluations" / "x")
+    (run,) = find_runs([home / "evaluations" / "x"])
+    assert run.settings["optimizer.lr"] == 1e-3
+
+
+def test_what_is_no_finished_run_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match="nowhere: there is no such folder"):
+        find_runs([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="holds no run"):
+        find_runs([tmp_path])
+    folder = run_folder(tmp_path / "a")
+    (folder / "report.json").write_text(json.dumps({"schema_version": 1, "status": "failed"}))
+    with pytest.raises(UserError, match="a is failed, not completed"):
+        find_runs([folder])
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"protocol": "legacy.toplora"}, "protocol clean and legacy.toplora"),
+        ({"right": {"u": [True]}}, "tasks t and u"),
+        ({"right": {"t": [True]}}, "t: n 20 and 1"),
+        ({}, "other rows, prompts or rules"),
+    ],
+)
+def test_runs_that_were_asked_different_things_are_refused(tmp_path: Path, other, reason):
+    run_folder(tmp_path / "a")
+    run_folder(tmp_path / "b", seed=2, protocol_hash="f" * 16, **other)
+    with pytest.raises(UserError, match=f"a and b were not asked the same .*{reason}"):
+        refuse_different_protocols(find_runs([tmp_path]))
+
+
+def test_answers_to_other_rows_are_refused(tmp_path: Path):
+    run_folder(tmp_path / "a")
+    (method,) = group(find_runs([tmp_path]))
+    assert method.right("t", [f"t-{i}" for i in range(20)]).shape == (1, 20)
+    with pytest.raises(UserError, match="are not to the same rows"):
+        method.right("t", ["t-0"])
+
+
+def test_unequal_learning_rate_grids_are_a_warning(tmp_path: Path):
+    run_folder(tmp_path / "a", lr=1e-3)
+    run_folder(tmp_path / "b", adapter="toplora", lr=1e-3)
+    assert learning_rate_warning(group(find_runs([tmp_path]))) is None
+    run_folder(tmp_path / "c", adapter="toplora", lr=2e-3)
+    warning = learning_rate_warning(group(find_runs([tmp_path])))
+    assert "lora 0.001, toplora 0.001, 0.002" in warning
