@@ -67,8 +67,12 @@ def test_what_other_adapters_would_cost_is_shown_with_the_reasons_where_there_is
         Alternative("lora", 1_234, "8", 1_230, -0.003),
         Alternative("genlora", 5_678, refusal="below the smallest"),
     ]
-    text = shown(replace(PLAN, comparison=Comparison("r = 8", "lora_r8", lines), fit="r = 7: 9"))
-    for part in ("at r = 8", "rank for lora_r8", "1,234", "1,230", "-0.3%", "5,678"):
+    text = shown(
+        replace(
+            PLAN, comparison=Comparison("r = 8", "lora_r8", lines), fit="adapter.budget: r = 7: 9"
+        )
+    )
+    for part in ("r = 8", "(lora_r8)", "1,234", "1,230", "-0.3%", "5,678"):
         assert part in text
     assert "- genlora: below the smallest" in text
     assert "adapter.budget: r = 7: 9" in text

@@ -40,7 +40,6 @@ from toplora_train.adapters.targets import (
 )
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.models.head import head_modules
-from toplora_train.models.head import head_modules
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -159,9 +158,6 @@ def _fit_to_model(config: PeftConfig, model: nn.Module) -> None:
     if config.task_type == "SEQ_CLS" and hasattr(config, "modules_to_save"):
         # PEFT adds modules called classifier or score; a head can have others (DeBERTa's pooler).
         config.modules_to_save = sorted({*(config.modules_to_save or ()), *head_modules(model)})
-    if config.task_type == "SEQ_CLS" and hasattr(config, "modules_to_save"):
-        # PEFT adds modules called classifier or score; a head can have others (DeBERTa's pooler).
-        config.modules_to_save = sorted({*(config.modules_to_save or ()), *head_modules(model)})
     if hasattr(config, "fan_in_fan_out"):  # PEFT's LoRA has to be told of transposed weights
         config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())
 
@@ -208,18 +204,18 @@ def fit_to_budget(model: nn.Module, settings: Mapping[str, Any]) -> Fit:
     Raises:
         UserError: A budget that is none, that the adapter cannot come to, or any bad setting.
     """
-    name = str(settings["name"])
+    name, empty = str(settings["name"]), without_weights(model)
     of_tensors = getattr(adapter_module(name), "tucker_tensors", None)
 
     def count(tried: Mapping[str, Any]) -> int:
-        return count_adapter_parameters(_attached_without_weights(model, tried))
+        return count_adapter_parameters(_attached_without_weights(empty, tried))
 
     with _errors_named(name, settings):
         return fit_budget(
             settings,
             count=count,
-            base_parameters=count_base_parameters(model),
-            tensors=of_tensors and of_tensors(_attached_without_weights(model, settings)),
+            base_parameters=sum(parameter.numel() for parameter in empty.parameters()),
+            tensors=of_tensors and of_tensors(_attached_without_weights(empty, settings)),
         )
 
 
@@ -232,7 +228,7 @@ def _attached_without_weights(model: nn.Module, settings: Mapping[str, Any]) -> 
 def without_weights(model: nn.Module) -> nn.Module:
     """The same architecture on the meta device; the model's own modules are left alone."""
     config = getattr(model, "config", None)
-    if config is None:
+    if config is None or all(parameter.is_meta for parameter in model.parameters()):
         return copy.deepcopy(model).to("meta")
     with torch.device("meta"):
         empty: nn.Module = type(model)(config)
@@ -256,11 +252,6 @@ def count_adapter_parameters(model: PeftModel) -> int:
         for name, parameter in model.named_parameters()
         if any(part.startswith(prefixes) for part in name.split("."))
     )
-
-
-def count_base_parameters(model: nn.Module) -> int:
-    """The parameters of a model before anything is attached to it."""
-    return sum(parameter.numel() for parameter in without_weights(model).parameters())
 
 
 def trainable_parameters_by_module(model: PeftModel) -> dict[str, int]:

@@ -18,6 +18,7 @@ from toplora_train.config.errors import RunFailure
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.prompts import build_prompt
 from toplora_train.evaluation.predictions import read_predictions
+from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
 from toplora_train.jobs.learning import learning_rate, make_optimizer
@@ -66,9 +67,12 @@ def run(config: RunConfig, run_dir: Path) -> None:
     autocast = AUTOCAST[config.trainer.mixed_precision]
 
     material = prepare(config)
+    config, fitted = within_budget(config, material)
     refuse_unusable_adapter(config, material)
     checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)
     console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
+    if fitted is not None:
+        console.print(fitted, highlight=False, soft_wrap=True)
 
     model = load_base(config, material.location, material.objective.head)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -35,11 +35,12 @@ def run(config: RunConfig) -> None:
 
 def make_plan(config: RunConfig, material: Material) -> Plan:
     """Count on the meta device, estimate from shapes, render one example."""
+    asked = config.adapter
     config, fitted = within_budget(config, material)
     trainer = config.trainer
     model = load_base(config, material.location, material.objective.head, meta=True)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
-    comparison = compare_adapters(model, config.adapter)
+    comparison = compare_adapters(model, asked)
     adapted = attach_adapter(model, config.adapter, seed=config.seed)
     trainable = trainable_parameters_by_module(adapted)
 

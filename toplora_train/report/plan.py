@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.syntax import Syntax
@@ -78,9 +79,9 @@ def show_plan(plan: Plan, console: Console) -> None:
     )
     console.print(_parameters(plan))
     if plan.fit is not None:
-        console.print(f"adapter.budget: {plan.fit}", highlight=False)
+        console.print(plan.fit, highlight=False)
     if plan.comparison is not None:
-        console.print(_comparison(plan.comparison, plan.base_parameters))
+        console.print(_comparison(plan.comparison))
     console.print(_work(plan))
     console.print(_memory(plan.memory))
     console.print(
@@ -133,20 +134,19 @@ def _parameters(plan: Plan) -> Table:
     return table
 
 
-def _comparison(comparison: Comparison, base_parameters: int) -> RenderableType:
-    table = Table(title="adapters on the same modules", title_justify="left")
-    table.add_column("adapter")
-    table.add_column(f"at {comparison.rank}", justify="right")
-    table.add_column("of the base", justify="right")
-    table.add_column(f"rank for {comparison.budget}", justify="right")
-    table.add_column("parameters", justify="right")
-    table.add_column("off by", justify="right")
+def _comparison(comparison: Comparison) -> RenderableType:
+    title = f"adapters on the same modules, and at the same budget ({comparison.budget})"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("adapter", no_wrap=True)
+    table.add_column(comparison.rank, justify="right", no_wrap=True)
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("off by", justify="right", no_wrap=True)
     for line in comparison.lines:
         fitted = line.fitted_parameters
         table.add_row(
             line.name,
             "-" if line.parameters is None else f"{line.parameters:,}",
-            "-" if line.parameters is None else f"{line.parameters / base_parameters:.3%}",
             line.fitted_rank or "-",
             "-" if fitted is None else f"{fitted:,}",
             "-" if fitted is None else f"{line.miss:+.1%}",
