@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from toplora_train.config.errors import RunFailure
-from toplora_train.train.health import peak_memory, refuse_bad_loss, refuse_missing_gradients
+from toplora_train.train.health import (
+    DeadTensors,
+    peak_memory,
+    refuse_bad_gradients,
+    refuse_bad_loss,
+    refuse_missing_gradients,
+)
 
 
 def test_a_number_is_a_good_loss():
@@ -31,3 +37,26 @@ def test_a_tensor_without_a_gradient_is_named_and_frozen_ones_are_not():
 
 def test_the_memory_of_this_process_is_megabytes():
     assert 1e7 < peak_memory(torch.device("cpu")) < 1e12
+
+
+def test_a_gradient_that_is_no_number_names_its_tensor():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model(torch.ones(1, 2)).sum().backward()
+    refuse_bad_gradients(model, 1.0, 4)
+    model[1].weight.grad[0, 0] = math.nan
+    with pytest.raises(RunFailure, match=r"at step 4: 1 adapter tensors .*1\.weight"):
+        refuse_bad_gradients(model, math.nan, 4)
+
+
+def test_a_tensor_that_no_step_moves_is_named_and_one_that_is_slow_to_start_is_not():
+    model = nn.ModuleDict({"late": nn.Linear(1, 1, bias=False), "dead": nn.Linear(1, 1)})
+    dead = DeadTensors(model, patience=3)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(9):
+        dead.look(lr=0.0)  # a warm-up's steps say nothing
+    dead.look(lr=1.0)
+    model["late"].weight.grad += 1
+    dead.look(lr=1.0)
+    with pytest.raises(RunFailure, match=r"2 adapter tensors .*dead\.bias"):
+        dead.look(lr=1.0)

@@ -1,13 +1,26 @@
+import weakref
+
 import pytest
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GemmaConfig,
+    LlamaConfig,
+    Qwen2Config,
+)
 
 from toplora_train.data.batches import collate
 from toplora_train.data.encode import Example
 from toplora_train.models.tiny import tiny_model
 from toplora_train.train.optimizer import build_optimizer
-from toplora_train.train.step import MicroBatch, accepts_logits_to_keep, supervised_loss, train_step
+from toplora_train.train.step import MicroBatch, supervised_loss, train_step
 
 CPU = torch.device("cpu")
 
@@ -61,15 +74,112 @@ def test_padding_changes_nothing():
 
 def test_the_model_computes_logits_on_supervised_positions_only():
     model, batch = lora_model(), collate(examples(), 0)
-    widths = []
+    seen = []
     model.get_base_model().lm_head.register_forward_hook(
-        lambda _module, inputs, _output: widths.append(inputs[0].shape[1])
+        lambda _module, _inputs, output: seen.append(tuple(output.shape[:2]))
     )
     supervised_loss(model, batch, CPU)
-    supervised = (batch["labels"][:, 1:] != -100).any(dim=0).sum()
-    assert widths == [supervised]
-    assert supervised < batch["input_ids"].shape[1]
-    assert accepts_logits_to_keep(model)
+    assert seen == [(1, int((batch["labels"][:, 1:] != -100).sum()))]
+    with torch.no_grad():  # and all of them again afterwards
+        assert model(batch["input_ids"]).logits.shape[:2] == batch["input_ids"].shape
+
+
+SHAPE = dict(
+    vocab_size=260,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=128,
+    pad_token_id=0,
+)
+SHAPES = {
+    "llama": LlamaConfig(**SHAPE),
+    "qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=True),
+    "gemma": GemmaConfig(**SHAPE),
+    "gemma2": Gemma2Config(**SHAPE, final_logit_softcapping=0.5, attn_implementation="eager"),
+    "cohere": CohereConfig(**SHAPE, logit_scale=0.3),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_supervised_loss_is_the_full_loss_in_every_family(name: str):
+    """Soft-capping and logit scaling come after the head, and are not lost."""
+    torch.manual_seed(2)
+    model = AutoModelForCausalLM.from_config(SHAPES[name])
+    batch = collate(examples(), 0)
+
+    def gradients(loss: torch.Tensor) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        loss.backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    ours = supervised_loss(model, batch, CPU)
+    our_gradients = gradients(ours)
+    logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    full = functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum"
+    )
+    assert ours.item() == pytest.approx(full.item(), rel=1e-6)
+    for key, gradient in gradients(full).items():
+        torch.testing.assert_close(our_gradients[key], gradient, rtol=1e-5, atol=1e-5, msg=key)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that are alive, on a device that allocates none."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+        self.seen = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage not in self.seen:
+                    self.seen.add(storage)
+                    size = storage.nbytes()
+                    self.live += size
+                    self.peak = max(self.peak, self.live)
+                    weakref.finalize(storage, self._freed, size)
+        return made
+
+    def _freed(self, size: int) -> None:
+        self.live -= size
+
+
+def test_a_large_vocabulary_costs_memory_on_supervised_positions_only():
+    """16 rows of 256 tokens, a tenth of them answers, and 128k words; counted, not allocated."""
+    torch.manual_seed(1)
+    rows = [Example(tuple(torch.randint(2, 99, (256,)).tolist()), 230) for _ in range(16)]
+    batch = collate(rows, 0)
+    config = LlamaConfig(**SHAPE | {"vocab_size": 128_000, "max_position_embeddings": 256})
+    meta = torch.device("meta")
+    with meta:
+        # Eager: other attention looks into the mask, and there is nothing in it here.
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    model.requires_grad_(False)
+    model.get_input_embeddings().weight.requires_grad_(True)
+
+    def full(model, batch, device):
+        inputs = {k: batch[k].to(device) for k in ("input_ids", "attention_mask")}
+        logits = model(**inputs, use_cache=False).logits[:, :-1].flatten(0, 1).float()
+        return functional.cross_entropy(
+            logits, batch["labels"][:, 1:].flatten().to(device), reduction="sum"
+        )
+
+    peaks = {}
+    for loss in (supervised_loss, full):
+        with LiveBytes() as counted:
+            loss(model, batch, meta).backward()
+        peaks[loss] = counted.peak
+        model.zero_grad()
+    assert peaks[full] > 16 * 255 * 128_000 * 4
+    assert peaks[supervised_loss] < peaks[full] / 3
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 8])
@@ -138,3 +248,22 @@ def test_a_loss_that_is_no_number_does_not_reach_the_weights():
     assert result.loss != result.loss
     after = [p for p in model.parameters() if p.requires_grad]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_a_gradient_that_is_no_number_does_not_reach_the_weights():
+    model = lora_model()
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    before = [p.clone() for p in trainable]
+    trainable[0].register_hook(lambda gradient: gradient * float("nan"))
+    result = train_step(
+        model,
+        adamw(model),
+        [MicroBatch(collate(examples(), 0))],
+        loss=supervised_loss,
+        supervised_tokens=10,
+        max_grad_norm=1.0,
+        accelerator=Accelerator(cpu=True),
+    )
+    assert result.loss == result.loss
+    assert result.grad_norm != result.grad_norm
+    assert all(torch.equal(one, other) for one, other in zip(before, trainable, strict=True))

@@ -37,6 +37,54 @@ def refuse_missing_gradients(model: torch.nn.Module) -> None:
         )
 
 
+def refuse_bad_gradients(model: torch.nn.Module, norm: float, step: int) -> None:
+    """Stop a run in which some gradient is not a number; its weights have not taken the step."""
+    if math.isfinite(norm):
+        return
+    bad = [
+        name
+        for name, p in model.named_parameters()
+        if p.grad is not None and not p.grad.isfinite().all()
+    ]
+    raise RunFailure(
+        f"the gradient's norm is {norm} at step {step}: {len(bad)} adapter tensors have gradients "
+        f"that are no numbers, {bad[0] if bad else 'none alone'} first. Lower optimizer.lr, or set "
+        "trainer.max_grad_norm"
+    )
+
+
+class DeadTensors:
+    """Looks for adapter tensors that are never moved.
+
+    A gradient may well be zero at first (LoRA's A has one as long as B is zero), so a tensor counts
+    as dead only when ``patience`` steps with a learning rate have left its gradient at zero.
+    """
+
+    def __init__(self, model: torch.nn.Module, *, patience: int = 10) -> None:
+        self._silent = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._left = patience
+
+    def look(self, lr: float) -> None:
+        """Look at the gradients of a step.
+
+        Raises:
+            RunFailure: names the tensors that none of the steps has moved.
+        """
+        if self._left == 0 or lr == 0.0:
+            return
+        self._left -= 1
+        self._silent = {
+            name: p for name, p in self._silent.items() if p.grad is None or not p.grad.any()
+        }
+        if self._left == 0 and self._silent:
+            names = sorted(self._silent)
+            raise RunFailure(
+                f"{len(names)} adapter tensors have had a gradient of zero since the start, "
+                f"{names[0]} among them: nothing is learned there. Leave these modules out of "
+                "adapter.target_modules, or change the adapter's settings"
+            )
+
+
 def peak_memory(device: torch.device) -> int:
     """The most bytes used so far: allocated on a GPU, resident of the process on a CPU."""
     if device.type == "cuda":

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,12 +14,19 @@ from peft import PeftModel
 
 from toplora_train.config.errors import Interrupted
 from toplora_train.train.checkpoint import TrainState, save_checkpoint
-from toplora_train.train.health import peak_memory, refuse_bad_loss, refuse_missing_gradients
+from toplora_train.train.fit import step_that_fits
+from toplora_train.train.health import (
+    DeadTensors,
+    peak_memory,
+    refuse_bad_gradients,
+    refuse_bad_loss,
+    refuse_missing_gradients,
+)
 from toplora_train.train.optimizer import set_learning_rate
 from toplora_train.train.order import remaining_batches
 from toplora_train.train.processes import Collate, agree, micro_batches
 from toplora_train.train.signals import Interruption
-from toplora_train.train.step import Loss, TrainingExample, train_step
+from toplora_train.train.step import Loss, StepResult, TrainingExample, train_step
 from toplora_train.train.validation import validation_loss
 
 
@@ -78,6 +86,7 @@ def train(
     """
     state = start
     saved = start.step
+    dead_tensors = DeadTensors(model)
     model.train()
     for step, epoch, batch in remaining_batches(
         [len(example.input_ids) for example in examples],
@@ -94,18 +103,25 @@ def train(
 
         lr = learning_rate(step)
         set_learning_rate(optimizer, lr)
-        result = train_step(
-            model,
-            optimizer,
-            micro_batches(rows, size=micro_batch_size, accelerator=accelerator, collate=collate),
-            loss=loss,
-            supervised_tokens=supervised,
-            max_grad_norm=max_grad_norm,
-            accelerator=accelerator,
-        )
+
+        def take_step(size: int, rows: Sequence[Any] = rows, terms: int = supervised) -> StepResult:
+            return train_step(
+                model,
+                optimizer,
+                micro_batches(rows, size=size, accelerator=accelerator, collate=collate),
+                loss=loss,
+                supervised_tokens=terms,
+                max_grad_norm=max_grad_norm,
+                accelerator=accelerator,
+            )
+
+        result, micro_batch_size = step_that_fits(take_step, micro_batch_size, accelerator)
         refuse_bad_loss(result.loss, step, saved)
         if step == start.step + 1:
             refuse_missing_gradients(model)
+        if accelerator.scaler is None:  # which skips such steps, and lowers its factor
+            refuse_bad_gradients(model, result.grad_norm, step)
+        dead_tensors.look(lr)
 
         seconds = time.perf_counter() - began
         state = replace(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,6 +61,7 @@ def train_step(
     The loss is the sum over every supervised token of the step divided by ``supervised_tokens``,
     the number of them in the whole step over all processes. So neither the number of micro-batches
     nor of processes changes it. ``max_grad_norm`` 0 means that gradients are measured, not clipped.
+    A loss or a gradient that is no number leaves the weights as they were.
     """
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=accelerator.device)
@@ -76,7 +76,8 @@ def train_step(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norm = accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf"))
     mean = float(accelerator.reduce(total))
-    if math.isfinite(mean):  # what is no number must not reach the weights
+    # What is no number must not reach the weights; fp16's scaler skips such a step itself.
+    if math.isfinite(mean) and (math.isfinite(norm) or accelerator.scaler is not None):
         optimizer.step()
     return StepResult(loss=mean, grad_norm=float(norm))
 
@@ -84,27 +85,35 @@ def train_step(
 def supervised_loss(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
     """The sum of -log p(token) over the supervised tokens of a batch.
 
-    Only the positions that some row supervises go through the vocabulary projection: with few
-    answer tokens and a large vocabulary that is most of the memory and a good part of the time.
+    Only supervised positions go through the vocabulary projection, whatever the model does to its
+    logits afterwards: with few answer tokens and a large vocabulary that is most of the memory and
+    a good part of the time.
     """
     targets = batch["labels"][:, 1:]
-    positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-    targets = targets[:, positions].to(device)
-    inputs = {
-        "input_ids": batch["input_ids"].to(device),
-        "attention_mask": batch["attention_mask"].to(device),
-    }
-    if accepts_logits_to_keep(model):
-        logits = model(**inputs, logits_to_keep=positions.to(device), use_cache=False).logits
-    else:
-        logits = model(**inputs, use_cache=False).logits[:, positions.to(device)]
+    rows, positions = (targets != IGNORED).nonzero(as_tuple=True)
+    with logits_only_at(model, rows.to(device), positions.to(device)):
+        logits = model(
+            input_ids=batch["input_ids"].to(device),
+            attention_mask=batch["attention_mask"].to(device),
+            use_cache=False,
+        ).logits[0]
     return functional.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        logits.float(), targets[rows, positions].to(device), reduction="sum"
     )
 
 
-def accepts_logits_to_keep(model: nn.Module) -> bool:
-    """Whether the model can compute logits at chosen positions only."""
+@contextmanager
+def logits_only_at(model: nn.Module, rows: Tensor, positions: Tensor) -> Iterator[None]:
+    """Inside, the model's logits are of these N positions only: ``(1, N, vocabulary)``."""
     inner: Any = getattr(model, "module", model)  # DDP's wrapper hides it
     base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+    def select(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden, *rest = inputs
+        return (hidden[rows, positions][None], *rest)
+
+    handle = base.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
