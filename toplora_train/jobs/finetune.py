@@ -18,6 +18,7 @@ from toplora_train.config.errors import RunFailure
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.prompts import build_prompt
 from toplora_train.evaluation.predictions import read_predictions
+from toplora_train.evaluation.tally import Score
 from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
@@ -27,6 +28,7 @@ from toplora_train.jobs.objective import load_base
 from toplora_train.jobs.reload import probe_logits, prove_reload
 from toplora_train.jobs.reporting import build_report, conclusion, introduction
 from toplora_train.jobs.scoring import score_test_sets
+from toplora_train.jobs.selection import Selection, fingerprint, select_epochs
 from toplora_train.jobs.settings import deciding_settings
 from toplora_train.jobs.watching import watching
 from toplora_train.models.activation import checkpoint_activations
@@ -110,6 +112,14 @@ def run(config: RunConfig, run_dir: Path) -> None:
         run_dir=run_dir,
         config=asdict(config),
     )
+    selection = select_epochs(
+        config,
+        material,
+        run_dir / "checkpoints" / "selected",
+        resumed_step=start.step,
+        autocast_dtype=autocast,
+        silent=not first,
+    )
     adapted = fine_tune(
         adapted,
         config,
@@ -118,6 +128,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         accelerator=accelerator,
         checkpoint=checkpoint,
         start=start,
+        selection=selection,
         tracker=tracker,
         console=console,
     )
@@ -125,6 +136,16 @@ def run(config: RunConfig, run_dir: Path) -> None:
     if not first:
         return
 
+    last_scores: dict[str, Score] = {}
+    if selection is not None and not selection.best_is_last:
+        last_scores = score(
+            adapted,
+            who="last epoch",
+            weights=fingerprint(adapted),
+            suffix=".last",
+            reuse=False,
+        )
+        selection.restore(adapted)
     adapter_dir = run_dir / "adapter"
     save_whole(adapted, material.tokenizer, adapter_dir)
     scores = score(
@@ -156,7 +177,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
         base_parameters=base_parameters,
         described=described,
         base_scores=base_scores,
+        last_scores=last_scores,
         scores=scores,
+        selection=selection,
         proof=proof,
     )
     write_everything(report, material, run_dir)
@@ -193,6 +216,7 @@ def fine_tune(
     accelerator: Accelerator,
     checkpoint: Path | None,
     start: TrainState,
+    selection: Selection | None,
     tracker: Tracker,
     console: Console,
 ) -> PeftModel:
@@ -240,6 +264,9 @@ def fine_tune(
             interruption=interruption,
         ):
             watch(record)
+            judged = selection.consider(adapted, record) if selection is not None else None
+            if judged is not None:
+                console.print(str(judged), highlight=False, soft_wrap=True)
         interruption.raise_if_asked()
     unwrapped: PeftModel = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     return unwrapped.eval()

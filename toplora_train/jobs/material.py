@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Material:
     test_sets: list[TestSet]
     contaminated: dict[str, list[str]]  # ids of test rows whose question is trained on, by task
     prompt_mismatches: int = 0  # rows that are asked in other tokens than they are learned in
+    truncated_tests: dict[str, int] = field(default_factory=dict)  # rows that a head sees in part
 
 
 def prepare(config: RunConfig, *, weights: bool = True) -> Material:
@@ -55,9 +56,10 @@ def prepare(config: RunConfig, *, weights: bool = True) -> Material:
     rows = training_rows(config, objective, data_root=data_root)
     test_sets = read_test_sets(config.task, dataset, config.evaluation, data_root=data_root)
     encoded, mismatches = objective.encode(rows.rows)
-    for test_set in test_sets:
-        if objective.head is not None:  # a row that does not fit shows before the training
-            objective.encode(test_set.rows.rows)
+    truncated_tests = {}
+    if objective.head is not None:  # a test row that does not fit shows before the training
+        for test_set in test_sets:
+            truncated_tests[test_set.name] = objective.encode(test_set.rows.rows)[0].truncated_rows
     count = len(encoded.examples)
     held_out = dataset.validation_rows or round(dataset.validation_share * count)
     learned, held = hold_out(count, held_out, seed=config.seed)
@@ -77,6 +79,7 @@ def prepare(config: RunConfig, *, weights: bool = True) -> Material:
                 rows.rows, {test_set.name: test_set.rows.rows for test_set in test_sets}
             ).items()
         },
+        truncated_tests=truncated_tests,
         prompt_mismatches=mismatches,
     )
 

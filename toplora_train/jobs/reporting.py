@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from accelerate import Accelerator
 
+from toplora_train.config.kinds import HEADS
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.batches import padding_fraction
 from toplora_train.data.prompts import PROMPT_VERSION
+from toplora_train.evaluation.classify import as_numbers
 from toplora_train.evaluation.evaluate import Score, row_label
+from toplora_train.evaluation.metrics import METRICS
 from toplora_train.evaluation.statistics import majority_share
 from toplora_train.jobs.material import Material, total_steps
 from toplora_train.jobs.reload import ReloadProof
+from toplora_train.jobs.selection import Selection
 from toplora_train.jobs.testsets import TestSet, asked_how
 from toplora_train.report.environment import environment
 from toplora_train.report.metrics_file import read_metrics
@@ -53,7 +60,9 @@ def build_report(
     base_parameters: int,
     described: dict[str, Any],
     base_scores: dict[str, Score],
+    last_scores: dict[str, Score],
     scores: dict[str, Score],
+    selection: Selection | None,
     proof: ReloadProof,
 ) -> Report:
     """Gather what was done, at what cost, with what result."""
@@ -124,20 +133,49 @@ def build_report(
             world_size=accelerator.num_processes,
             mixed_precision=config.trainer.mixed_precision,
             validation_loss=last.get("validation_loss"),
+            selection=selection.to_dict() if selection is not None else None,
         ),
         tasks={
-            test_set.name: task_score(test_set, scores[test_set.name], base_scores)
+            test_set.name: task_score(test_set, scores[test_set.name], base_scores, last_scores)
             for test_set in material.test_sets
         },
         reload=Reload(proof.max_abs_logit_difference, list(proof.missing), list(proof.unexpected)),
         environment=environment(str(accelerator.device)),
+        notes=notes(material, selection),
     )
 
 
-def task_score(test_set: TestSet, score: Score, base_scores: dict[str, Score]) -> TaskScore:
+def notes(material: Material, selection: Selection | None) -> list[str]:
+    """What a reader of the scores has to know besides."""
+    said = []
+    if material.objective.head is not None:
+        said.append(
+            "The base model has no trained head and would guess, so it has no score of its own: "
+            "hold the score against that of the most frequent answer."
+        )
+    if selection is not None:
+        said.append(
+            f"The adapter is the one after epoch {selection.best.epoch:g}, of "
+            f"{len(selection.epochs)} the best by {selection.metric} on {selection.rows} rows held "
+            "out of the train set; the test rows took no part in the choice."
+        )
+    said += [
+        f"{count} rows of {name} were cut to the {test_set.max_length} tokens that training saw."
+        for test_set in material.test_sets
+        if (count := material.truncated_tests.get(name := test_set.name, 0))
+    ]
+    return said
+
+
+def task_score(
+    test_set: TestSet,
+    score: Score,
+    base_scores: dict[str, Score],
+    last_scores: Mapping[str, Score] = MappingProxyType({}),
+) -> TaskScore:
     """A task's score beside the base model's and the majority class'."""
     base = base_scores.get(test_set.name)
-    labels = [row_label(row, test_set.extraction) for row in test_set.rows.rows]
+    last = last_scores.get(test_set.name)
     return TaskScore(
         kind=test_set.kind,
         metric=score.metric,
@@ -147,9 +185,22 @@ def task_score(test_set: TestSet, score: Score, base_scores: dict[str, Score]) -
         base_value=base.value if base else None,
         base_ci95=base.ci95 if base else None,
         base_seconds=base.seconds if base else None,
-        majority_value=majority_share(labels),
+        majority_value=majority_value(test_set),
         seconds=score.seconds,
+        more={name: asdict(measured) for name, measured in score.more.items()},
+        last_value=last.value if last else None,
+        last_ci95=last.ci95 if last else None,
     )
+
+
+def majority_value(test_set: TestSet) -> float:
+    """The score of always giving the most frequent answer; a correlation with it is 0."""
+    labels = [row_label(row, test_set.extraction) for row in test_set.rows.rows]
+    if test_set.metric == "accuracy":
+        return majority_share(labels)
+    right = as_numbers(labels, test_set.choices)
+    most_frequent = as_numbers([Counter(labels).most_common(1)[0][0]], test_set.choices)
+    return METRICS[test_set.metric](most_frequent.repeat(len(right)), right)
 
 
 def identity(test_set: TestSet) -> dict[str, Any]:
@@ -166,8 +217,17 @@ def conclusion(report: dict[str, Any], run_dir: Path) -> str:
             if task["base_value"] is not None
             else ""
         )
+        if task["kind"] in HEADS:
+            base = f"most frequent answer {task['majority_value']:.1%} -> "
+        metric = "" if task["metric"] == "accuracy" else f" ({task['metric']})"
+        last = (
+            f"; the last epoch {interval(task['last_value'], task['last_ci95'])}"
+            if task["last_value"] is not None
+            else ""
+        )
         lines.append(
-            f"{name}: {base}tuned {interval(task['value'], task['ci95'])}, n = {task['n']}"
+            f"{name}{metric}: {base}tuned {interval(task['value'], task['ci95'])}, "
+            f"n = {task['n']}{last}"
         )
     lines.append(
         f"trained {report['adapter']['trainable_parameters']:,} parameters for "

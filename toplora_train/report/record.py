@@ -59,7 +59,10 @@ class ReportData:
 
 @dataclass(frozen=True)
 class ReportTrain:
-    """The training: ``loss_first`` and ``loss_last`` are means over the first and last logs."""
+    """The training: ``loss_first`` and ``loss_last`` are means over the first and last logs.
+
+    ``selection`` says how the kept epoch was chosen; None where the last one was kept.
+    """
 
     steps: int
     epochs: float
@@ -73,6 +76,7 @@ class ReportTrain:
     world_size: int
     mixed_precision: str
     validation_loss: float | None = None
+    selection: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class TaskScore:
     """A task's score beside what it must beat: the base model and the most frequent answer.
 
     ``base_value`` and ``base_ci95`` are None where the base model was not evaluated; ``kind`` says
-    whether answers were generated or chosen.
+    how answers were given. ``more`` holds further metrics (``value``, ``ci95``). ``last_value`` is
+    the last epoch's, where another one was kept.
     """
 
     metric: str
@@ -93,6 +98,9 @@ class TaskScore:
     base_ci95: tuple[float, float] | None = None
     base_seconds: float | None = None
     kind: str = "generate"
+    more: Mapping[str, Any] = field(default_factory=dict)
+    last_value: float | None = None
+    last_ci95: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
