@@ -1,9 +1,13 @@
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.schema import DatasetSettings
 from toplora_train.jobs.material import prepare, total_steps
+from toplora_train.jobs.reporting import overlap
 
 
 def test_rows_tokens_and_tests_are_known_before_any_weight(make_run):
@@ -32,3 +36,40 @@ def test_rows_that_do_not_fit_are_an_error_before_any_weight(make_run):
     config = make_run()
     with pytest.raises(UserError, match=r"dataset\.max_length"):
         prepare(replace(config, dataset=replace(config.dataset, max_length=20)))
+
+
+def own_rows(folder: Path, name: str, questions: list[str]) -> str:
+    path = folder / name
+    lines = [json.dumps({"question": text, "response": "It is so."}) for text in questions]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def own_dataset(folder: Path, **changes) -> DatasetSettings:
+    settings = {
+        "name": "jsonl",
+        "train": own_rows(folder, "train.jsonl", ["Is it?", "Is it not?", "Who?"]),
+        "test": own_rows(folder, "test.jsonl", ["is it", "Why?"]),
+        "fields": {"instruction": "question", "output": "response"},
+        "max_length": 512,
+    }
+    return DatasetSettings(**settings | changes)
+
+
+def test_rows_are_read_under_the_users_own_names_and_looked_for_among_the_tests(make_run, tmp_path):
+    material = prepare(make_run(dataset=own_dataset(tmp_path), task={}), weights=False)
+    assert [row.instruction for row in material.rows.rows] == ["Is it?", "Is it not?", "Who?"]
+    assert material.contaminated == {"test": ["test-1"]}
+    assert overlap(material) == "test 1 of 2"
+
+
+def test_too_many_test_rows_in_training_stop_the_run(make_run, tmp_path):
+    config = make_run(dataset=own_dataset(tmp_path, max_overlap=0.1), task={})
+    with pytest.raises(UserError, match=r"1 of the 2 test rows of test are asked .*test-1"):
+        prepare(config, weights=False)
+
+
+def test_a_file_known_to_hold_test_rows_is_trained_on_only_if_it_is_named(make_run, tmp_path):
+    leaky = own_rows(tmp_path, "math_data.json", ["Is it?"])
+    with pytest.raises(UserError, match=r"allow_leaks=\[math_data\.json\]"):
+        prepare(make_run(dataset=own_dataset(tmp_path, train=leaky), task={}), weights=False)

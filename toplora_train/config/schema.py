@@ -28,6 +28,7 @@ NonNegativeInt = Annotated[int, Field(ge=0), _Number]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _Number]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
 Fraction = Annotated[float, Field(ge=0, lt=1), _Number]
+RowKey = Literal["instruction", "input", "output", "answer", "id"]
 Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 
 
@@ -58,6 +59,9 @@ class DatasetSettings:
     the rows, or ``validation_share`` of them, are held out.
     ``overflow`` says what happens to a longer row: ``error`` stops, ``drop`` leaves it out,
     ``truncate`` cuts the response (and with it EOS); the report counts them in every case.
+    ``fields`` names the keys of rows that call them otherwise, ``{instruction: question}``. A test
+    set of which more than ``max_overlap`` is asked in the training rows too stops the run; files
+    known to hold test rows do unless ``allow_leaks`` names them.
     """
 
     name: str
@@ -73,6 +77,9 @@ class DatasetSettings:
     overflow: Literal["error", "drop", "truncate"] = "error"
     test_extraction: Literal["number", "choice", "exact"] = "exact"
     test_max_new_tokens: PositiveInt = 64
+    fields: dict[RowKey, str] | None = None
+    max_overlap: Annotated[float, Field(ge=0, le=1), _Number] = 1.0
+    allow_leaks: list[str] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -195,6 +202,21 @@ class LaunchSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ExpectedSettings:
+    """What somebody published for an adapter in a recipe's setting, accuracy in %, and where.
+
+    ``r`` None speaks of every rank. ``protocol`` is what the numbers were made with.
+    """
+
+    adapter: str
+    source: str
+    protocol: str
+    r: PositiveInt | None = None
+    scores: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    average: NonNegativeFloat | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class RunConfig:
     """A whole run, as stored in ``config.yaml`` of the run directory."""
 
@@ -208,6 +230,7 @@ class RunConfig:
     launch: LaunchSettings
     output_dir: str
     task: dict[str, TaskSettings] = Field(default_factory=dict)
+    expected: list[ExpectedSettings] = Field(default_factory=list)
     seed: NonNegativeInt = 1
     data_root: str | None = None
     resume: Literal["auto"] | None = None

@@ -12,6 +12,7 @@ from toplora_train.config.kinds import own_split
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.contamination import contaminated_ids
 from toplora_train.data.encode import Encoded
+from toplora_train.data.leaks import refuse_known_leaks, refuse_overlap
 from toplora_train.data.rows import Row, RowSet
 from toplora_train.data.sources import read_rows, read_union
 from toplora_train.data.split import hold_out
@@ -60,6 +61,9 @@ def prepare(config: RunConfig, *, weights: bool = True) -> Material:
     if objective.head is not None:  # a test row that does not fit shows before the training
         for test_set in test_sets:
             truncated_tests[test_set.name] = objective.encode(test_set.rows.rows)[0].truncated_rows
+    contaminated = contaminated_ids(rows.rows, {one.name: one.rows.rows for one in test_sets})
+    sizes = {one.name: len(one.rows.rows) for one in test_sets}
+    refuse_overlap(contaminated, sizes, most=dataset.max_overlap)
     count = len(encoded.examples)
     held_out = dataset.validation_rows or round(dataset.validation_share * count)
     learned, held = hold_out(count, held_out, seed=config.seed)
@@ -73,12 +77,7 @@ def prepare(config: RunConfig, *, weights: bool = True) -> Material:
         validation=[encoded.examples[index] for index in held],
         validation_rows=[rows.rows[encoded.kept[index]] for index in held],
         test_sets=test_sets,
-        contaminated={
-            name: list(ids)
-            for name, ids in contaminated_ids(
-                rows.rows, {test_set.name: test_set.rows.rows for test_set in test_sets}
-            ).items()
-        },
+        contaminated={name: list(ids) for name, ids in contaminated.items()},
         truncated_tests=truncated_tests,
         prompt_mismatches=mismatches,
     )
@@ -100,6 +99,7 @@ def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | 
             parse=objective.parse,
         )
     sources = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
+    refuse_known_leaks(sources, allowed=dataset.allow_leaks or ())
     return read_union(
         sources,
         data_root=data_root,

@@ -6,7 +6,7 @@ the functions it needs from here and has not heard of kinds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
-from toplora_train.config.schema import RunConfig, TaskSettings
+from toplora_train.config.schema import RowKey, RunConfig, TaskSettings
 from toplora_train.data.batches import collate
 from toplora_train.data.encode import Encoded, render_example
 from toplora_train.data.labelled import (
@@ -24,6 +24,7 @@ from toplora_train.data.labelled import (
     parse_labelled,
     render_labelled,
 )
+from toplora_train.data.renamed import parse_renamed
 from toplora_train.data.rows import Row, parse_row
 from toplora_train.data.sources import RowParser
 from toplora_train.jobs.encoding import encode_for
@@ -69,7 +70,7 @@ def writing(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
     """Learn the responses, token by token."""
     return Objective(
         head=None,
-        parse=parse_row,
+        parse=own_parser(config.dataset.fields),
         encode=partial(
             encode_for,
             config.evaluation.protocol,
@@ -81,6 +82,11 @@ def writing(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
         loss=supervised_loss,
         render=partial(render_example, tokenizer),
     )
+
+
+def own_parser(fields: Mapping[RowKey, str] | None) -> RowParser:
+    """How a record of the user's own files becomes a row."""
+    return partial(parse_renamed, names=fields) if fields else parse_row
 
 
 def judging(config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> Objective:

@@ -24,6 +24,7 @@ from toplora_train.jobs.reload import ReloadProof
 from toplora_train.jobs.selection import Selection
 from toplora_train.jobs.testsets import TestSet, asked_how
 from toplora_train.report.environment import environment
+from toplora_train.report.expected import matching
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.record import (
     Reload,
@@ -47,8 +48,19 @@ def introduction(config: RunConfig, material: Material, start: TrainState) -> st
     return (
         f"{config.adapter['name']} on {material.location.name} ({material.location.revision}): "
         f"{len(material.train)} rows, {total} steps of {config.trainer.batch_size}{resumed}\n"
-        f"evaluated on {tests}"
+        f"evaluated on {tests}\n"
+        f"test questions that are trained on too: {overlap(material)}"
     )
+
+
+def overlap(material: Material) -> str:
+    """How many test rows of which task are asked in the training rows too."""
+    told = [
+        f"{test_set.name} {len(material.contaminated[test_set.name])} of {len(test_set.rows.rows)}"
+        for test_set in material.test_sets
+        if material.contaminated[test_set.name]
+    ]
+    return ", ".join(told) or "none found"
 
 
 def build_report(
@@ -141,6 +153,7 @@ def build_report(
         },
         reload=Reload(proof.max_abs_logit_difference, list(proof.missing), list(proof.unexpected)),
         environment=environment(str(accelerator.device)),
+        expected=matching([asdict(one) for one in config.expected], config.adapter),
         notes=notes(material, selection),
     )
 

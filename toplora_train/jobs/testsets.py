@@ -13,7 +13,7 @@ from toplora_train.config.schema import DatasetSettings, EvaluationSettings, Tas
 from toplora_train.data.rows import RowSet
 from toplora_train.data.sources import read_rows
 from toplora_train.evaluation.protocol import Protocol, find_protocol
-from toplora_train.jobs.objective import row_parser
+from toplora_train.jobs.objective import own_parser, row_parser
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,11 @@ def read_test_sets(
                 name="test",
                 kind="generate",
                 rows=read_rows(
-                    dataset.test, data_root=data_root, split="test", limit=evaluation.limit
+                    dataset.test,
+                    data_root=data_root,
+                    split="test",
+                    limit=evaluation.limit,
+                    parse=own_parser(dataset.fields),
                 ),
                 extraction=dataset.test_extraction,
                 choices=(),

@@ -16,6 +16,7 @@ from toplora_train.report import numbers
 from toplora_train.report.charts import score_chart, training_chart
 from toplora_train.report.contamination import clean_scores, contamination_text
 from toplora_train.report.examples import pick_examples
+from toplora_train.report.expected import expected_table
 from toplora_train.report.json_file import write_text_atomically
 
 FIGURES = "figures"
@@ -148,6 +149,7 @@ def _content(
         "verdict": verdict(report),
         "contamination": contamination_text(report),
         "asked": ASKED,
+        "expected": expected_table(report),
         "protocol": PROTOCOLS.get(report["protocol"], f"Protocol {report['protocol']}."),
         "mismatch": (
             f"The protocol {report['protocol']} asks in other tokens than it trains in: "

@@ -130,6 +130,7 @@ class Report:
     status: str = "completed"
     notes: list[str] = field(default_factory=list)
     protocol: str = "clean"
+    expected: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that ``report.json`` holds."""
@@ -140,7 +141,7 @@ class Report:
             "status": self.status,
             **{key: values[key] for key in (*order, "adapter", "data", "train")},
             **_scores(self.tasks),
-            **{key: values[key] for key in ("reload", "environment", "notes")},
+            **{key: values[key] for key in ("expected", "reload", "environment", "notes")},
         }
         plain: dict[str, Any] = plain_json(report)
         return plain

@@ -1,0 +1,42 @@
+"""Published numbers beside a run's own, with where they come from and the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def matching(
+    expected: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The published results of a run's adapter at its rank; ``settings`` are the adapter's."""
+    return [
+        dict(one)
+        for one in expected
+        if one["adapter"] == settings["name"] and one["r"] in (None, settings.get("r"))
+    ]
+
+
+def expected_table(report: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of cells: task, here, published, difference in points, source; none without any.
+
+    A published mean is held against ours only where it is known to be of the same tasks.
+    """
+    rows = []
+    for one in report.get("expected") or ():
+        source = f"{one['source']}, protocol {one['protocol']}"
+        for task, published in one["scores"].items():
+            if task in report["tasks"]:
+                ours = 100 * report["tasks"][task]["value"]
+                rows.append(_row(task, ours, published, source))
+        if one["average"] is not None and report["average"] is not None:
+            comparable = set(one["scores"]) == set(report["tasks"])
+            ours = 100 * report["average"] if comparable else None
+            rows.append(_row("mean", ours, one["average"], source))
+    return rows
+
+
+def _row(task: str, ours: float | None, published: float, source: str) -> list[str]:
+    if ours is None:
+        return [task, "of other tasks", f"{published:g} %", "", source]
+    return [task, f"{ours:.1f} %", f"{published:g} %", f"{ours - published:+.1f}", source]
