@@ -187,7 +187,7 @@ def test_cfg_shows_what_would_be_used(call):
 
 def test_hydras_own_questions_are_answered(call):
     assert "recipe/smoke" in call("recipe=smoke", "--info", "defaults")[1]
-    assert "lr: 0.0001" in call("--cfg", "job", "--package", "optimizer")[1]
+    assert "schedule: linear" in call("--cfg", "job", "--package", "optimizer")[1]
     assert "hydra" in call("--cfg", "hydra")[1]
 
 

@@ -127,7 +127,7 @@ predictions = [json.loads(line) for line in open("run/predictions/arithmetic.jso
 model = PeftModel.from_pretrained(tiny_model(), "run/adapter")
 tokenizer = tiny_tokenizer()
 prompts = [tokenizer(p["prompt"])["input_ids"] for p in predictions]
-for index, text in generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=1):
+for index, text in generate(model, tokenizer, prompts, max_new_tokens=32, batch_size=1):
     assert text == predictions[index]["output"], (index, text, predictions[index]["output"])
 with model.disable_adapter():
     base = model(torch.tensor(prompts[:1])).logits
@@ -180,18 +180,23 @@ def test_wandb_keeps_every_logged_metric_offline(tmp_path: Path):
         assert metrics.keys() <= logged[metrics["step"]].keys()
 
 
+ONCE_IN_FULL = [
+    (["dataset=jsonl", "dataset.train=broken.jsonl"], "broken.jsonl, line 2"),
+    (["adapter.target_modules=[quary]"], "q_proj"),
+]
+AS_WELL = [  # the same road; each mistake has its own test where it is found
+    (["dataset=jsonl", "dataset.train=none.jsonl"], "none.jsonl"),
+    (["dataset=jsonl", "dataset.train=empty.jsonl"], "empty.jsonl"),
+    (["dataset=jsonl", "dataset.train=typed.jsonl"], "instruction"),
+    (["adapter.r=0"], "adapter.r must be"),
+    (["optimizer.lr=-1"], "optimizer.lr"),
+    (["model=smollm2_135m", "model.path=nobody/nothing", "model.package=null"], "offline"),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [
-        (["dataset=jsonl", "dataset.train=none.jsonl"], "none.jsonl"),
-        (["dataset=jsonl", "dataset.train=broken.jsonl"], "broken.jsonl, line 2"),
-        (["dataset=jsonl", "dataset.train=empty.jsonl"], "empty.jsonl"),
-        (["dataset=jsonl", "dataset.train=typed.jsonl"], "instruction"),
-        (["adapter.target_modules=[quary]"], "q_proj"),
-        (["adapter.r=0"], "adapter.r must be"),
-        (["optimizer.lr=-1"], "optimizer.lr"),
-        (["model=smollm2_135m", "model.path=nobody/nothing", "model.package=null"], "offline"),
-    ],
+    [*ONCE_IN_FULL, *(pytest.param(*case, marks=pytest.mark.slow) for case in AS_WELL)],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(tmp_path: Path, arguments, said):
