@@ -24,3 +24,10 @@ def test_a_gpu_that_is_not_there_is_refused():
 
 def test_every_precision_has_its_number_format():
     assert {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16} == AUTOCAST
+
+
+def test_deterministic_refuses_what_differs_from_run_to_run_and_the_next_run_need_not():
+    open_accelerator(device="cpu", mixed_precision="no", deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    open_accelerator(device="cpu", mixed_precision="no")
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -4,8 +4,8 @@ import pytest
 
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.config.errors import UserError
-from toplora_train.config.schema import OptimizerSettings
-from toplora_train.jobs.learning import learning_rate, make_optimizer
+from toplora_train.config.schema import OptimizerSettings, TrainerSettings
+from toplora_train.jobs.learning import learning_rate, make_optimizer, rows_at_once
 from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation
 
@@ -32,3 +32,8 @@ def test_the_learning_rate_is_the_peak_times_the_schedule():
     settings = OptimizerSettings(name="adamw", lr=0.5, schedule="linear", warmup_steps=2)
     rate = learning_rate(settings, total_steps=6)
     assert [rate(step) for step in (1, 2, 3, 5)] == [0.0, 0.25, 0.5, 0.25]
+
+
+def test_a_micro_batch_that_is_to_be_found_is_at_most_the_batch():
+    assert rows_at_once(TrainerSettings(batch_size=12, micro_batch_size=3)) == 3
+    assert rows_at_once(TrainerSettings(batch_size=12, micro_batch_size="auto")) == 12

@@ -208,9 +208,10 @@ def _refuse_contradictions(config: RunConfig) -> None:
             "give one of them"
         )
     refuse_unfit_tasks(config)
-    if config.trainer.micro_batch_size > config.trainer.batch_size:
+    rows = config.trainer.micro_batch_size
+    if rows != "auto" and rows > config.trainer.batch_size:
         raise UserError(
-            f"trainer.micro_batch_size ({config.trainer.micro_batch_size}) must not be greater "
+            f"trainer.micro_batch_size ({rows}) must not be greater "
             f"than trainer.batch_size ({config.trainer.batch_size}), the rows of one optimizer step"
         )
     if (config.optimizer.ratio is None) == (config.optimizer.name == "loraplus"):

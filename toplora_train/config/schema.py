@@ -139,19 +139,22 @@ class TrainerSettings:
     """How the rows are stepped through.
 
     ``batch_size`` is the number of rows per optimizer step over all processes;
-    ``micro_batch_size`` the number per forward pass. ``max_steps`` replaces ``epochs`` where given.
+    ``micro_batch_size`` the number per forward pass, or ``auto`` for the most that fit the memory.
+    ``max_steps`` replaces ``epochs`` where given. ``deterministic`` refuses operations whose result
+    differs from run to run on the same machine.
     ``log_every``, ``save_every`` and ``eval_every`` count optimizer steps; 0 means never.
     ``keep`` is the number of newest checkpoints kept on disk.
     """
 
     name: str = "default"
     batch_size: PositiveInt = 16
-    micro_batch_size: PositiveInt = 4
+    micro_batch_size: PositiveInt | Literal["auto"] = 4
     epochs: PositiveInt = 1
     max_steps: PositiveInt | None = None
     max_grad_norm: NonNegativeFloat = 1.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     activation_checkpointing: bool = False
+    deterministic: bool = False
     group_by_length: bool = True
     log_every: PositiveInt = 10
     save_every: NonNegativeInt = 200

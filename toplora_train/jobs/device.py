@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 import torch
@@ -16,8 +17,12 @@ PATIENCE = timedelta(days=7)
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def open_accelerator(*, device: str, mixed_precision: str) -> Accelerator:
+def open_accelerator(
+    *, device: str, mixed_precision: str, deterministic: bool = False
+) -> Accelerator:
     """An Accelerator on the asked device; ``auto`` takes a GPU where there is one.
+
+    ``deterministic`` makes torch refuse operations whose result differs from run to run.
 
     Raises:
         UserError: the device is not there, or cannot compute in that precision.
@@ -32,6 +37,12 @@ def open_accelerator(*, device: str, mixed_precision: str) -> Accelerator:
             "trainer.mixed_precision=fp16 needs a GPU; on a CPU use trainer.mixed_precision=no or "
             "bf16"
         )
+    if deterministic:
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # read when the GPU is first used
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = False
     return Accelerator(
         cpu=on_cpu,
         mixed_precision=mixed_precision,

@@ -22,7 +22,7 @@ from toplora_train.evaluation.tally import Score
 from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
-from toplora_train.jobs.learning import learning_rate, make_optimizer
+from toplora_train.jobs.learning import fitting_micro_batch, learning_rate, make_optimizer
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import load_base
 from toplora_train.jobs.reload import probe_logits, prove_reload
@@ -62,7 +62,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
     """
     interrupt_at_once()
     accelerator = open_accelerator(
-        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
+        device=config.launch.device,
+        mixed_precision=config.trainer.mixed_precision,
+        deterministic=config.trainer.deterministic,
     )
     first = accelerator.is_main_process  # of several processes, it alone writes and shows
     console = open_console(quiet=not first)
@@ -224,6 +226,7 @@ def fine_tune(
     trainer = config.trainer
     total = total_steps(config, len(material.train))
     optimizer = make_optimizer(adapted, config.optimizer, device_type=accelerator.device.type)
+    micro_batch_size = fitting_micro_batch(adapted, trainer, material, accelerator=accelerator)
     model, optimizer = accelerator.prepare(adapted, optimizer)
     # For dropout, in each process another; whatever happened before does not reach it.
     torch.manual_seed(config.seed * accelerator.num_processes + accelerator.process_index)
@@ -250,7 +253,7 @@ def fine_tune(
             start=start,
             total_steps=total,
             batch_size=trainer.batch_size,
-            micro_batch_size=trainer.micro_batch_size,
+            micro_batch_size=micro_batch_size,
             group_by_length=trainer.group_by_length,
             max_grad_norm=trainer.max_grad_norm,
             collate=material.objective.collate,

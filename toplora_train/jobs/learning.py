@@ -1,13 +1,17 @@
-"""The optimizer and the learning rate that a configuration asks for."""
+"""The optimizer, learning rate and micro-batch that a configuration asks for."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
-from toplora_train.config.schema import OptimizerSettings
+from toplora_train.config.schema import OptimizerSettings, TrainerSettings
+from toplora_train.jobs.material import Material
+from toplora_train.train.fit import largest_micro_batch
 from toplora_train.train.optimizer import LORA_PLUS, build_optimizer
 from toplora_train.train.schedule import learning_rate_factor, warmup_length
 
@@ -45,3 +49,24 @@ def learning_rate(settings: OptimizerSettings, *, total_steps: int) -> Callable[
             step, total_steps=total_steps, warmup=warmup, schedule=settings.schedule
         )
     )
+
+
+def fitting_micro_batch(
+    model: nn.Module, trainer: TrainerSettings, material: Material, *, accelerator: Accelerator
+) -> int:
+    """The rows per forward pass: as asked, or with ``auto`` the most that fit every process."""
+    if trainer.micro_batch_size != "auto":
+        return trainer.micro_batch_size
+    return largest_micro_batch(
+        model,
+        material.train,
+        most=math.ceil(trainer.batch_size / accelerator.num_processes),
+        collate=material.objective.collate,
+        loss=material.objective.loss,
+        accelerator=accelerator,
+    )
+
+
+def rows_at_once(trainer: TrainerSettings) -> int:
+    """The rows of a forward pass, or the most they can be, for what is told before it is known."""
+    return trainer.batch_size if trainer.micro_batch_size == "auto" else trainer.micro_batch_size

@@ -12,6 +12,7 @@ from toplora_train.data.batches import padding_fraction
 from toplora_train.jobs.alternatives import compare_adapters
 from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.device import open_accelerator
+from toplora_train.jobs.learning import rows_at_once
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import load_base
 from toplora_train.models.memory import estimate_memory
@@ -63,7 +64,7 @@ def make_plan(config: RunConfig, material: Material) -> Plan:
         trainable=sum(trainable.values()),
         dtype=config.model.dtype,
         compute_dtype=COMPUTE.get(trainer.mixed_precision, config.model.dtype),
-        rows=trainer.micro_batch_size,
+        rows=rows_at_once(trainer),
         tokens=max(lengths),
         supervised=max(example.supervised for example in material.train),
         activation_checkpointing=trainer.activation_checkpointing,
@@ -81,7 +82,7 @@ def make_plan(config: RunConfig, material: Material) -> Plan:
         tokens=sum(lengths[row] for batch in batches for row in batch),
         supervised_tokens=sum(material.train[row].supervised for b in batches for row in b),
         padding_fraction=padding_fraction(
-            lengths, batches, micro_batch_size=trainer.micro_batch_size
+            lengths, batches, micro_batch_size=rows_at_once(trainer)
         ),
         longest=max(lengths),
         memory=asdict(memory),

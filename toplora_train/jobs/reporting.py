@@ -19,6 +19,7 @@ from toplora_train.evaluation.classify import as_numbers
 from toplora_train.evaluation.evaluate import Score, row_label
 from toplora_train.evaluation.metrics import METRICS
 from toplora_train.evaluation.statistics import majority_share
+from toplora_train.jobs.learning import rows_at_once
 from toplora_train.jobs.material import Material, total_steps
 from toplora_train.jobs.reload import ReloadProof
 from toplora_train.jobs.selection import Selection
@@ -137,7 +138,7 @@ def build_report(
             loss_last=mean([row["loss"] for row in metrics[-window:]]),
             tokens=last["tokens"],
             padding_fraction=padding_fraction(
-                lengths, batches, micro_batch_size=config.trainer.micro_batch_size
+                lengths, batches, micro_batch_size=rows_at_once(config.trainer)
             ),
             seconds=last["seconds"],
             tokens_per_second=last["tokens"] / last["seconds"],
