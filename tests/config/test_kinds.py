@@ -1,0 +1,87 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs.conftest import tiny_run
+from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import head_task, own_split, refuse_unfit_tasks
+from toplora_train.config.schema import RunConfig, TaskSettings
+
+
+def task(name: str, **settings: Any) -> TaskSettings:
+    known: dict[str, Any] = {
+        "source": "owner/data",
+        "subset": name,
+        "kind": "classify",
+        "choices": ["no", "yes"],
+    }
+    return TaskSettings(name=name, **(known | settings))
+
+
+def run_of(*tasks: TaskSettings, **dataset: Any) -> RunConfig:
+    config = tiny_run(Path("run"))
+    return replace(
+        config,
+        task={one.name: one for one in tasks},
+        dataset=replace(config.dataset, **dataset),
+    )
+
+
+def test_the_kind_of_the_tasks_says_whether_there_is_a_head():
+    writes = TaskSettings(name="a", source="a.jsonl")
+    assert head_task(run_of(writes)) is None
+    assert head_task(run_of(task("rte"))) == task("rte")
+
+
+def test_a_train_source_can_be_the_tasks_own_split():
+    assert own_split(run_of(task("rte"), train="task:train")) == "train"
+    assert own_split(run_of(task("rte"), train="rows.jsonl")) is None
+
+
+def test_tasks_that_one_head_answers_go_together():
+    refuse_unfit_tasks(run_of(task("m", subset="mnli"), task("mm", subset="mnli")))
+    refuse_unfit_tasks(run_of(task("stsb", kind="regress", choices=[], metric="pearson")))
+    both = task("mrpc", metric="accuracy", also=["f1", "matthews"])
+    refuse_unfit_tasks(run_of(both, train="task:train"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            run_of(task("rte"), TaskSettings(name="boolq", source="a.jsonl")),
+            r"task.rte \(classifies\) and task.boolq \(writes\) need different models",
+        ),
+        (
+            run_of(task("rte"), task("stsb", kind="regress", choices=[], metric="pearson")),
+            r"task.rte \(classifies\) and task.stsb \(gives a number\) need different models",
+        ),
+        (run_of(task("rte"), task("cola", choices=["bad", "good"])), "need different models"),
+        (run_of(task("rte", choices=[])), "needs choices"),
+        (run_of(task("rte", choices=["a", "a"])), "needs choices"),
+        (run_of(task("rte", metric="pearson")), "pearson is no metric of kind classify"),
+        (run_of(task("x", kind="generate", metric="f1")), "f1 is no metric of kind generate"),
+        (run_of(task("m", choices=["a", "b", "c"], also=["f1"])), "f1 is of two classes"),
+        (run_of(task("s", kind="regress", metric="pearson")), "so it has no choices"),
+        (run_of(task("rte"), test="b.jsonl"), "dataset.test is asked to write"),
+        (run_of(train="task:train"), "dataset.train=task:train needs a task"),
+        (
+            run_of(task("a"), task("b"), train="task:train"),
+            "task.a and task.b have different ones",
+        ),
+    ],
+)
+def test_what_one_model_cannot_learn_is_one_line_that_names_the_task(
+    config: RunConfig, message: str
+):
+    with pytest.raises(UserError, match=message):
+        refuse_unfit_tasks(config)
+
+
+def test_a_protocol_of_prompts_is_refused_where_nothing_is_prompted():
+    config = run_of(task("rte"))
+    config = replace(config, evaluation=replace(config.evaluation, protocol="legacy.toplora"))
+    with pytest.raises(UserError, match=r"task\.rte classifies; leave it out"):
+        refuse_unfit_tasks(config)
