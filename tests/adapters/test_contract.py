@@ -50,13 +50,13 @@ def defaults(name: str, **changes) -> dict:
     return {**settings, **changes}
 
 
-def shaken(model: PeftModel, seed: int = 0) -> PeftModel:
+def shaken(model: PeftModel, seed: int = 0, size: float = 1 / 8) -> PeftModel:
     """Move everything trainable off its start, so that no zero hides a fault."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                noise = torch.randn(parameter.shape, generator=generator) / 8
+                noise = torch.randn(parameter.shape, generator=generator) * size
                 parameter.add_(noise.to(parameter.dtype))
     return model.eval()
 

@@ -40,6 +40,7 @@ from toplora_train.adapters.targets import (
 )
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.models.head import head_modules
+from toplora_train.models.quantized import keep_trainable
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -116,6 +117,7 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
         raise UserError(f"adapter.dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}")
     own = {key: value for key, value in settings.items() if key not in NOT_THE_METHODS}
     module = adapter_module(name)
+    keep_trainable(model)
     with _errors_named(name, own):
         config = module.peft_config(own)
         if config.target_modules is None and not getattr(module, "TARGETS_BY_PEFT", False):
@@ -334,6 +336,7 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     Raises:
         UserError: No adapter is there, or it does not fit this model or these packages.
     """
+    keep_trainable(model)
     found = _shapes_and_dtypes(folder)
     try:
         with warnings.catch_warnings(), _quiet_peft():

@@ -58,7 +58,15 @@ def refine(model: PeftModel, settings: Mapping[str, Any]) -> None:
     """What PEFT's config has no field for: the way the norm is computed.
 
     Raises:
-        ValueError: The factored norm was asked for a layer that is not linear.
+        ValueError: The factored norm was asked for a layer that is not linear, or a layer is of 8
+            bits on a CPU.
     """
+    for name, module in model.named_modules():
+        weight: Any = getattr(module, "weight", None)
+        if type(weight).__name__ == "Int8Params" and weight.device.type == "cpu":
+            raise ValueError(
+                f"{name} is an 8-bit layer on the CPU, whose rows PEFT's DoRA cannot read there; "
+                "use a 4-bit base, or a GPU"
+            )
     if settings.get("norm") == "factored":
         replace_dora(model, FactoredDora)

@@ -1,0 +1,296 @@
+"""The contract's clauses for every setting that changes the mathematics, on every kind of model."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from tests.adapters.test_contract import ADAPTERS, defaults, shaken, tensors, token_ids
+from tests.adapters.variants import (
+    MODELS,
+    VARIANTS,
+    closed_formula,
+    converts,
+    labels,
+    settled,
+)
+from toplora_train.adapters import toplora
+from toplora_train.adapters.attach import (
+    attach_adapter,
+    count_adapter_parameters,
+    describe_adapter,
+    load_adapter,
+    save_adapter,
+)
+from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
+from toplora_train.adapters.export import save_as_lora
+from toplora_train.config.errors import UserError
+from toplora_train.models.quantized import keep_trainable
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+EVERYWHERE = [*ADAPTERS, "toplora-ungated", "tenslora-att_qkv_depth_tucker", "tenslora-att_cp"]
+CASES = [(variant, "llama") for variant in VARIANTS] + [
+    (variant, kind) for kind in ("bert", "gemma") for variant in EVERYWHERE
+]
+every_case = pytest.mark.parametrize(
+    ("variant", "kind"), CASES, ids=["-on-".join(c) for c in CASES]
+)
+every_adapter = pytest.mark.parametrize("variant", ADAPTERS)
+
+
+def settings_of(variant: str, kind: str) -> dict:
+    name, changes = VARIANTS.get(variant, (variant, {}))
+    changes = settled(changes, kind)
+    plain = defaults(name)
+    if "gate" in changes:
+        changes = {**changes, "gate": {**plain["gate"], **changes["gate"]}}
+    return {**plain, **changes}
+
+
+def on(kind: str, variant: str) -> PeftModel:
+    return attach_adapter(MODELS[kind](), settings_of(variant, kind), seed=1)
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module, ids: torch.Tensor | None = None) -> torch.Tensor:
+    return model.eval()(input_ids=token_ids() if ids is None else ids).logits
+
+
+def gradients(model: PeftModel, kind: str) -> dict[str, torch.Tensor | None]:
+    ids = token_ids()
+    model.zero_grad()
+    model.train()(input_ids=ids, labels=labels(kind, ids)).loss.backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+
+def test_every_yaml_has_variants():
+    assert {name for name, _ in VARIANTS.values()} == set(ADAPTERS)
+
+
+@every_case
+def test_it_starts_as_the_base_model(variant: str, kind: str):
+    torch.testing.assert_close(logits(on(kind, variant)), logits(MODELS[kind]()), **TOLERANCE)
+
+
+@every_case
+def test_its_tensors_and_nothing_else_are_trained_and_each_gets_a_gradient(variant: str, kind: str):
+    model = shaken(on(kind, variant))
+    own = (*adapter_prefixes(model), "modules_to_save")
+    found = gradients(model, kind)
+    assert found
+    for name, gradient in found.items():
+        assert any(part.startswith(own) for part in name.split("."))
+        assert gradient is not None and gradient.abs().sum() > 0, name
+
+
+@every_case
+def test_its_parameters_are_those_of_the_closed_formula(variant: str, kind: str):
+    settings = settings_of(variant, kind)
+    model = on(kind, variant)
+    assert count_adapter_parameters(model) == closed_formula(settings["name"], settings, kind)
+
+
+@every_case
+def test_saving_and_loading_change_no_bit(variant: str, kind: str, tmp_path: Path):
+    model = shaken(on(kind, variant))
+    save_adapter(model, tmp_path)
+    loaded = load_adapter(MODELS[kind](), tmp_path)
+    if variant == "dora-factored_norm":  # read as PEFT's own, whose norm is rounded otherwise
+        torch.testing.assert_close(logits(loaded), logits(model), **TOLERANCE)
+    else:
+        assert torch.equal(logits(loaded), logits(model))
+    written, read = tensors(model), tensors(loaded)
+    assert written.keys() == read.keys()
+    assert all(torch.equal(written[name], read[name]) for name in written)
+
+
+@every_case
+def test_merged_and_converted_it_computes_the_same_or_is_refused(
+    variant: str, kind: str, tmp_path: Path
+):
+    model = shaken(on(kind, variant))
+    expected = logits(model)
+    bound = {"atol": 1e-5 * float(expected.abs().max()), "rtol": 1e-4}
+    if not describe_adapter(model)["mergeable"]:
+        for refused in (model.merge_adapter, model.merge_and_unload, lambda: convert(model)):
+            with pytest.raises(UserError, match=r"adapter\.gate\.enabled=false"):
+                refused()
+        assert torch.equal(logits(model), expected)
+        return
+    if converts(model):
+        save_as_lora(model, tmp_path)
+        plain = PeftModel.from_pretrained(MODELS[kind](), str(tmp_path))
+        torch.testing.assert_close(logits(plain), expected, **bound)
+    model.merge_adapter()
+    torch.testing.assert_close(logits(model), expected, **bound)
+    model.unmerge_adapter()
+    torch.testing.assert_close(logits(model), expected, **bound)
+    torch.testing.assert_close(logits(model.merge_and_unload()), expected, **bound)
+
+
+def convert(model: PeftModel) -> None:
+    save_as_lora(model, Path("never written"))
+
+
+@every_case
+def test_autocast_and_half_precision_compute_nearly_the_same(variant: str, kind: str):
+    model = shaken(on(kind, variant), size=1 / 32)
+    expected = logits(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert near(logits(model), expected)
+        assert all(g.isfinite().all() for g in gradients(model, kind).values())
+    assert near(logits(model.bfloat16()), expected)
+
+
+def near(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool((found.float() - expected).norm() <= 5e-2 * expected.norm())
+
+
+@every_adapter
+@pytest.mark.parametrize("kind", MODELS)
+class TestOnEveryModel:
+    def test_switched_renamed_disabled_and_deleted_it_is_itself(
+        self, variant: str, kind: str, tmp_path: Path
+    ):
+        model = shaken(on(kind, variant), seed=1)
+        save_adapter(model, tmp_path)
+        first = logits(model)
+        model.load_adapter(str(tmp_path), adapter_name="again")
+        model.set_adapter("again")
+        assert torch.equal(logits(model), first)
+        model.delete_adapter("default")
+        assert torch.equal(logits(model), first)
+        if kind != "bert":  # its classifier is trained whole, and disabling gives the old one back
+            with model.disable_adapter():
+                assert torch.equal(logits(model), logits(MODELS[kind]()))
+
+    def test_a_copy_is_whole_and_apart(self, variant: str, kind: str):
+        model = shaken(on(kind, variant))
+        expected = logits(model)
+        other = copy.deepcopy(model)
+        shaken(other, seed=3)
+        assert torch.equal(logits(model), expected)
+        assert not torch.allclose(logits(other), expected)
+
+    def test_low_memory_loading_fills_every_tensor(self, variant: str, kind: str, tmp_path: Path):
+        model = shaken(on(kind, variant))
+        save_adapter(model, tmp_path)
+        loaded = PeftModel.from_pretrained(MODELS[kind](), str(tmp_path), low_cpu_mem_usage=True)
+        torch.testing.assert_close(logits(loaded), logits(model), **TOLERANCE)
+
+    def test_activation_checkpointing_changes_no_gradient(self, variant: str, kind: str):
+        found = []
+        for checkpointing in (False, True):
+            model = shaken(on(kind, variant))
+            if checkpointing:
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+            found.append(gradients(model, kind))
+        for name, gradient in found[0].items():
+            torch.testing.assert_close(found[1][name], gradient)
+
+    @pytest.mark.slow
+    def test_compiled_it_computes_the_same(self, variant: str, kind: str):
+        model = shaken(on(kind, variant))
+        expected, expected_gradients = logits(model), gradients(model, kind)
+        torch._dynamo.reset()
+        compiled = torch.compile(model.eval(), backend="aot_eager")
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(input_ids=token_ids()).logits, expected)
+        ids = token_ids()
+        model.zero_grad()
+        compiled = torch.compile(model.train(), backend="aot_eager")
+        compiled(input_ids=ids, labels=labels(kind, ids)).loss.backward()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                torch.testing.assert_close(parameter.grad, expected_gradients[name])
+
+
+@every_adapter
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("kind", ["llama"])
+def test_on_a_quantised_base_it_trains_and_reloads(
+    variant: str, kind: str, bits: int, tmp_path: Path
+):
+    base = quantised(kind, bits, tmp_path)
+    start = logits(base)
+    if (variant, bits) == ("dora", 8):  # PEFT's own limit
+        with pytest.raises(UserError, match=r"adapter=dora: .* is an 8-bit layer on the CPU"):
+            attach_adapter(base, settings_of(variant, kind), seed=1)
+        return
+    model = attach_adapter(base, settings_of(variant, kind), seed=1)
+    torch.testing.assert_close(logits(model), start, atol=1e-3, rtol=1e-3)
+    found = gradients(shaken(model), kind)
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in found.values())
+    save_adapter(model, tmp_path / "adapter")
+    again = load_adapter(quantised(kind, bits, tmp_path), tmp_path / "adapter")
+    assert torch.equal(logits(again), logits(model))
+
+
+def quantised(kind: str, bits: int, tmp_path: Path) -> torch.nn.Module:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    from transformers import BitsAndBytesConfig
+
+    folder = tmp_path / "base"
+    if not folder.is_dir():
+        MODELS[kind]().save_pretrained(folder)
+    how = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32}
+    quantization = BitsAndBytesConfig(**how if bits == 4 else {"load_in_8bit": True})
+    made = type(MODELS[kind]()).from_pretrained(
+        folder, quantization_config=quantization, device_map="cpu", dtype=torch.float32
+    )
+    keep_trainable(made)
+    return made.requires_grad_(False)
+
+
+# -- the suite itself ------------------------------------------------------------------------------
+
+
+def test_an_adapter_with_a_wrong_scale_fails_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        toplora.TopLoraLinear,
+        "lora_factors",
+        lambda self, name: (self.toplora_A[name], self.toplora_B[name]),
+    )
+    with pytest.raises(AssertionError, match="not close"):
+        test_merged_and_converted_it_computes_the_same_or_is_refused(
+            "toplora-ungated", "llama", tmp_path
+        )
+
+
+def test_an_adapter_that_drops_a_key_fails_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save = save_adapter
+
+    def save_all_but_one(model: PeftModel, folder: Path) -> None:
+        save(model, folder)
+        file = folder / "adapter_model.safetensors"
+        kept = load_file(file)
+        kept.pop(max(kept))
+        save_file(kept, file)
+
+    monkeypatch.setattr(f"{__name__}.save_adapter", save_all_but_one)
+    with pytest.raises(UserError, match="lacks"):
+        test_saving_and_loading_change_no_bit("genlora", "llama", tmp_path)
+
+
+def test_an_adapter_that_starts_elsewhere_fails_the_suite(monkeypatch: pytest.MonkeyPatch):
+    update = AdapterLinear.add_update
+    monkeypatch.setattr(
+        AdapterLinear, "add_update", lambda self, y, x, name: update(self, y, x, name) + 1e-3
+    )
+    with pytest.raises(AssertionError, match="not close"):
+        test_it_starts_as_the_base_model("tenslora", "llama")
+
+
+def test_an_adapter_whose_tensor_is_not_used_fails_the_suite(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(toplora, "gate_of", lambda logits, *_, **__: torch.ones_like(logits))
+    with pytest.raises((AssertionError, RuntimeError)):
+        test_its_tensors_and_nothing_else_are_trained_and_each_gets_a_gradient("toplora", "llama")
