@@ -1,5 +1,6 @@
 import pytest
 import torch
+from peft import PromptTuningConfig, get_peft_model
 
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.config.adapter import adapter_defaults
@@ -72,3 +73,10 @@ def test_without_eos_no_option_has_an_end():
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no EOS"):
         encode_choices(tokenizer, ["a", "b"])
+
+
+def test_a_model_with_virtual_tokens_is_told_to_generate(tokenizer, prompts):
+    virtual = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model = get_peft_model(tiny_model(), virtual)
+    with pytest.raises(UserError, match=r"use evaluation\.multiple_choice=generate"):
+        list(choose(model, tokenizer, prompts, RESPONSES, batch_size=2))

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from peft import PromptTuningConfig, get_peft_model
 
 from toplora_train.data.encode import encode_example
 from toplora_train.data.rows import Row
@@ -114,3 +115,8 @@ def test_a_task_is_answered_alike_with_the_proof_and_without(tuned, tokenizer, m
     handle.remove()
     assert fast == plain
     assert sum(p.output.startswith("answer is") for p in fast) >= 8
+
+
+def test_where_a_prompt_cannot_be_shared_nothing_is_proven(tokenizer, prompts):
+    virtual = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    assert proven(get_peft_model(tiny_model(), virtual), tokenizer, prompts) == {}

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 from toplora_train.config.errors import UserError
-from toplora_train.evaluation.shared_prompt import begin, encode_options, go_on
+from toplora_train.evaluation.shared_prompt import begin, encode_options, go_on, shares_prompts
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
 PROMPTS = [[5, 6, 7, 8, 9], [40, 41], [70, 71, 72]]
@@ -42,3 +45,15 @@ def test_what_goes_on_from_a_batch_is_what_the_whole_sequences_say(model):
             ids = [*PROMPTS[row], *shared, *tail]
             whole = model(torch.tensor([ids])).logits[0, -len(tail) :]
             torch.testing.assert_close(after[index, : len(tail)], whole, rtol=0, atol=2e-5)
+
+
+def test_virtual_tokens_and_recurrent_states_share_no_prompt(model):
+    assert shares_prompts(model)
+    assert shares_prompts(get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"])))
+    virtual = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    assert not shares_prompts(get_peft_model(tiny_model(), virtual))
+    with torch.inference_mode():
+        begun = begin(model, PROMPTS, [11], pad=0)
+    assert begun.can_go_on
+    recurrent = type("Recurrent", (), {"layers": [object()]})()
+    assert not replace(begun, cache=recurrent).can_go_on

@@ -23,7 +23,18 @@ from toplora_train.evaluation.forward import (
     longest_first,
     pad_token_id,
 )
-from toplora_train.evaluation.shared_prompt import Options, begin, encode_options, go_on
+from toplora_train.evaluation.shared_prompt import (
+    Options,
+    begin,
+    encode_options,
+    go_on,
+    shares_prompts,
+)
+
+UNSHARED = (
+    "this model cannot go on from one prompt with several answers, so it cannot choose among them; "
+    "use evaluation.multiple_choice=generate"
+)
 
 
 def encode_choices(tokenizer: PreTrainedTokenizerBase, responses: Sequence[str]) -> Options:
@@ -57,8 +68,11 @@ def choose(
         autocast_dtype: Compute under autocast in this number format.
 
     Raises:
-        UserError: two responses cannot be told apart.
+        UserError: two responses cannot be told apart, or the model cannot go on from one prompt
+            with several answers.
     """
+    if not shares_prompts(model):
+        raise UserError(UNSHARED)
     options = encode_choices(tokenizer, responses)
     pad = pad_token_id(tokenizer, end_token_ids(model, tokenizer))
     device = next(model.parameters()).device
@@ -86,6 +100,8 @@ def _log_likelihoods(
     longer = [index for index, tail in enumerate(options.tails) if len(tail) > 1]
     if not longer:
         return scores
+    if not begun.can_go_on:
+        raise UserError(UNSHARED)
     rows = [row for row in range(len(prompts)) for _ in longer]
     fed = [options.tails[option][:-1] for option in longer] * len(prompts)
     said = go_on(model, begun, rows, fed, pad=pad).log_softmax(-1)

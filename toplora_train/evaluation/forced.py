@@ -23,7 +23,13 @@ from toplora_train.evaluation.forward import (
     pad_token_id,
 )
 from toplora_train.evaluation.generate import decode_answer
-from toplora_train.evaluation.shared_prompt import Options, begin, encode_options, go_on
+from toplora_train.evaluation.shared_prompt import (
+    Options,
+    begin,
+    encode_options,
+    go_on,
+    shares_prompts,
+)
 
 # How far the most probable token must be ahead of the second, in logits: many times the rounding
 # that a pass over the whole and a pass token by token may differ by.
@@ -55,7 +61,7 @@ def prove_answers(
         autocast_dtype: Compute under autocast in this number format.
     """
     options = encode_options(tokenizer, responses)
-    if max(options.lengths) + 1 > max_new_tokens:
+    if max(options.lengths) + 1 > max_new_tokens or not shares_prompts(model):
         return
     ends = end_token_ids(model, tokenizer)
     pad = pad_token_id(tokenizer, ends)
@@ -96,7 +102,7 @@ def _proven(
                 open_pairs.append((row, option))
             elif not tail and tokens[-1] in ends:
                 proven[row] = option
-    if not open_pairs:
+    if not open_pairs or not begun.can_go_on:
         return proven
     tails = [options.tails[option] for _, option in open_pairs]
     logits = go_on(model, begun, [row for row, _ in open_pairs], tails, pad=pad)

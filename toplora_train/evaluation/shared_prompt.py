@@ -70,6 +70,23 @@ class Begun:
     mask: Tensor
     cache: Any
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether single rows can be taken out of the cache; a recurrent state knows no rows."""
+        layers = getattr(self.cache, "layers", ())
+        return bool(layers) and all(hasattr(one, "batch_select_indices") for one in layers)
+
+
+def shares_prompts(model: nn.Module) -> bool:
+    """Whether one pass over a prompt can serve several answers.
+
+    An adapter of virtual tokens (prompt tuning and its kin) puts its own before a prompt, and an
+    encoder-decoder has no prompt to go on from.
+    """
+    configs = getattr(model, "peft_config", {})
+    virtual = any(getattr(one, "is_prompt_learning", False) for one in configs.values())
+    return not virtual and not getattr(model.config, "is_encoder_decoder", False)
+
 
 def begin(
     model: nn.Module, prompts: Sequence[Sequence[int]], shared: Sequence[int], *, pad: int
