@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.data.labelled import LabelledExample, collate_labelled, encode_labelled
 from toplora_train.data.rows import Row
-from toplora_train.evaluation.metrics import Values, measure
+from toplora_train.evaluation.metrics import as_numbers, measure
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.tally import Answer, Score, Scores, tally
 
@@ -134,14 +133,6 @@ def score_labels(
         seconds=seconds,
         more={name: measure(name, predicted, labels) for name in also},
     )
-
-
-def as_numbers(answers: Sequence[str], choices: Sequence[str]) -> Values:
-    """Class names as class numbers; numbers, where there are no choices, as what they are."""
-    if not choices:
-        return np.array([float(answer) for answer in answers])
-    numbers = {name: number for number, name in enumerate(choices)}
-    return np.array([numbers[answer] for answer in answers], dtype=np.float64)
 
 
 def shown(row: Row) -> str:

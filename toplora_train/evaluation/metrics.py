@@ -7,7 +7,7 @@ everything right is one and the same, it is 0: such a prediction says nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,14 @@ class Measured:
 
     value: float
     ci95: tuple[float, float]
+
+
+def as_numbers(answers: Sequence[str], choices: Sequence[str]) -> Values:
+    """Class names as class numbers; numbers, where there are no choices, as what they are."""
+    if not choices:
+        return np.array([float(answer) for answer in answers])
+    numbers = {name: number for number, name in enumerate(choices)}
+    return np.array([numbers[answer] for answer in answers], dtype=np.float64)
 
 
 def accuracy(predicted: Values, right: Values) -> float:

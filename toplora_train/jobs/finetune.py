@@ -22,6 +22,7 @@ from toplora_train.evaluation.tally import Score
 from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
+from toplora_train.jobs.joining import join_processes, part_processes
 from toplora_train.jobs.learning import fitting_micro_batch, learning_rate, make_optimizer
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import load_base
@@ -225,9 +226,13 @@ def fine_tune(
     """Train the adapter, writing a line of metrics per logged step."""
     trainer = config.trainer
     total = total_steps(config, len(material.train))
-    optimizer = make_optimizer(adapted, config.optimizer, device_type=accelerator.device.type)
     micro_batch_size = fitting_micro_batch(adapted, trainer, material, accelerator=accelerator)
-    model, optimizer = accelerator.prepare(adapted, optimizer)
+    model, optimizer = join_processes(
+        adapted,
+        partial(make_optimizer, settings=config.optimizer, device_type=accelerator.device.type),
+        engine=config.launch.engine,
+        accelerator=accelerator,
+    )
     # For dropout, in each process another; whatever happened before does not reach it.
     torch.manual_seed(config.seed * accelerator.num_processes + accelerator.process_index)
     if checkpoint is not None:
@@ -271,8 +276,7 @@ def fine_tune(
             if judged is not None:
                 console.print(str(judged), highlight=False, soft_wrap=True)
         interruption.raise_if_asked()
-    unwrapped: PeftModel = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    return unwrapped.eval()
+    return part_processes(model, config, material, accelerator=accelerator)
 
 
 def save_whole(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -290,7 +294,12 @@ def save_whole(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 def write_everything(report: Report, material: Material, run_dir: Path) -> None:
     """Model card, pages, and last ``report.json``, whose presence says that the run is finished."""
     document = report.to_dict()
-    card = model_card(document, prompt=build_prompt("{instruction}"))
+    head = material.objective.head
+    card = model_card(
+        document,
+        prompt=build_prompt("{instruction}") if head is None else None,
+        labels=head.labels if head is not None else (),
+    )
     write_text_atomically(run_dir / "adapter" / "README.md", card)
     write_pages(
         run_dir,

@@ -15,9 +15,8 @@ from toplora_train.config.kinds import HEADS
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.batches import padding_fraction
 from toplora_train.data.prompts import PROMPT_VERSION
-from toplora_train.evaluation.classify import as_numbers
 from toplora_train.evaluation.evaluate import Score, row_label
-from toplora_train.evaluation.metrics import METRICS
+from toplora_train.evaluation.metrics import METRICS, as_numbers
 from toplora_train.evaluation.statistics import majority_share
 from toplora_train.jobs.learning import rows_at_once
 from toplora_train.jobs.material import Material, total_steps
@@ -231,12 +230,12 @@ def conclusion(report: dict[str, Any], run_dir: Path) -> str:
             if task["base_value"] is not None
             else ""
         )
-        if task["kind"] in HEADS:
+        if task.get("kind") in HEADS:
             base = f"most frequent answer {task['majority_value']:.1%} -> "
-        metric = "" if task["metric"] == "accuracy" else f" ({task['metric']})"
+        metric = "" if task.get("metric", "accuracy") == "accuracy" else f" ({task['metric']})"
         last = (
             f"; the last epoch {interval(task['last_value'], task['last_ci95'])}"
-            if task["last_value"] is not None
+            if task.get("last_value") is not None
             else ""
         )
         lines.append(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from toplora_train.report.contamination import contamination_text
 from toplora_train.report.numbers import count, percent, percent_interval
+from toplora_train.report.wording import asks_head, wording
 
 # PEFT types that PEFT itself does not know: they exist once this package has been imported.
 NEEDS_IMPORT = frozenset({"TOPLORA", "TENSLORA", "GENLORA"})
@@ -19,19 +20,22 @@ OWN_READING = (
 )
 
 
-def model_card(report: Mapping[str, Any], *, prompt: str | None = None) -> str:
+def model_card(
+    report: Mapping[str, Any], *, prompt: str | None = None, labels: Sequence[str] = ()
+) -> str:
     """Return the text of the model card.
 
     Args:
         report: A completed run's ``report.json``.
         prompt: The prompt that the adapter was trained on, its question written ``{instruction}``.
+        labels: The names of the classes that its head tells apart.
     """
     parts = [
         _front_matter(report),
         f"# {report['adapter']['name']} adapter for {report['model']['path']}",
         _summary(report),
         "## Use",
-        _loading(report),
+        _loading(report, labels),
         *([_prompt(prompt)] if prompt else []),
         "## Scores",
         _scores(report),
@@ -47,7 +51,7 @@ def _front_matter(report: Mapping[str, Any]) -> str:
     front = {
         "base_model": report["model"]["path"],
         "library_name": "peft",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if asks_head(report) else "text-generation",
         "tags": ["toplora-train", report["adapter"]["name"], "adapter"],
     }
     text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()
@@ -65,17 +69,21 @@ def _summary(report: Mapping[str, Any]) -> str:
     return f"{text} {OWN_READING}" if adapter["peft_type"] == "GENLORA" else text
 
 
-def _loading(report: Mapping[str, Any]) -> str:
+def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
     kind = report["adapter"]["peft_type"]
+    auto, head = "AutoModelForCausalLM", ""
+    if asks_head(report):  # the adapter's file has the head's weights, not its classes
+        auto = "AutoModelForSequenceClassification"
+        head = f", id2label={dict(enumerate(labels))}" if labels else ", num_labels=1"
     needs_import = kind in NEEDS_IMPORT
     lines = ["```python"]
     if needs_import:
         lines.append(f"import toplora_train  # makes PEFT know {kind}; keep it first")
     lines += [
         "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {auto}, AutoTokenizer",
         "",
-        f'base = AutoModelForCausalLM.from_pretrained("{report["model"]["path"]}")',
+        f'base = {auto}.from_pretrained("{report["model"]["path"]}"{head})',
         'model = PeftModel.from_pretrained(base, "FOLDER_OF_THIS_FILE")',
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER_OF_THIS_FILE")',
         "```",
@@ -102,18 +110,21 @@ def _scores(report: Mapping[str, Any]) -> str:
     if not report["tasks"]:
         return "Not evaluated."
     lines = [
-        "| task | accuracy | 95 % interval | base model | most frequent answer | rows |",
+        "| task | score | 95 % interval | base model | most frequent answer | rows |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, task in report["tasks"].items():
-        base = "not evaluated"
+        base = wording(report).unscored
+        if task["metric"] != "accuracy":
+            name = f"{name} ({task['metric']})"
         if task["base_ci95"] is not None:
             base = f"{percent(task['base_value'])} ({percent_interval(task['base_ci95'])})"
         lines.append(
             f"| {name} | {percent(task['value'])} | {percent_interval(task['ci95'])} | {base} | "
             f"{percent(task['majority_value'])} | {count(task['n'])} |"
         )
-    lines += ["", f"Protocol `{report['protocol_hash']}`, greedy decoding."]
+    decoding = "" if asks_head(report) else ", greedy decoding"
+    lines += ["", f"Protocol `{report['protocol_hash']}`{decoding}."]
     return "\n".join(lines)
 
 
@@ -123,8 +134,9 @@ def _training(report: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"- {count(data['rows'])} rows of {source}, SHA-256 `{data['sha256']}`",
-            f"- {count(train['steps'])} steps, {train['epochs']:.2f} epochs, loss per token "
-            f"{train['loss_first']:.4f} at first, {train['loss_last']:.4f} at last",
+            f"- {count(train['steps'])} steps, {train['epochs']:.2f} epochs, loss per "
+            f"{wording(report).unit} {train['loss_first']:.4f} at first, "
+            f"{train['loss_last']:.4f} at last",
             f"- seed {report['seed']}: `{report['command']}`",
         ]
     )

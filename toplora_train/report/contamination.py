@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toplora_train.evaluation.metrics import as_numbers, measure
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.statistics import wilson_interval
 from toplora_train.report.numbers import count
@@ -37,8 +38,21 @@ def clean_scores(
     scores = {}
     for name, task in (report["data"]["contamination"] or {}).items():
         seen = set(task["ids"])
-        kept = [p.correct for p in predictions.get(name, ()) if p.id not in seen]
+        kept = [p for p in predictions.get(name, ()) if p.id not in seen]
         if seen and kept:
-            right, n = sum(kept), len(kept)
-            scores[name] = {"value": right / n, "ci95": wilson_interval(right, n), "n": n}
+            value, ci95 = _score(kept, report["tasks"][name]["metric"])
+            scores[name] = {"value": value, "ci95": ci95, "n": len(kept)}
     return scores
+
+
+def _score(kept: Sequence[Prediction], metric: str) -> tuple[float, tuple[float, float]]:
+    if metric == "accuracy":
+        right = sum(prediction.correct for prediction in kept)
+        return right / len(kept), wilson_interval(right, len(kept))
+    choices = list(kept[0].scores or ())  # the classes, in the order of their numbers
+    measured = measure(
+        metric,
+        as_numbers([prediction.prediction or "" for prediction in kept], choices),
+        as_numbers([prediction.label for prediction in kept], choices),
+    )
+    return measured.value, measured.ci95

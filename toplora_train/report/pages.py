@@ -18,6 +18,7 @@ from toplora_train.report.contamination import clean_scores, contamination_text
 from toplora_train.report.examples import pick_examples
 from toplora_train.report.expected import expected_table
 from toplora_train.report.json_file import write_text_atomically
+from toplora_train.report.wording import asks_head, judged_verdict, wording
 
 FIGURES = "figures"
 ASKED = {
@@ -116,6 +117,8 @@ def headline(report: Mapping[str, Any]) -> str:
 
 def verdict(report: Mapping[str, Any]) -> str:
     """Return what the headline means, in words."""
+    if asks_head(report):
+        return judged_verdict(report)
     gain = _gain(report)
     if gain is None:
         return "The base model was not evaluated, so nothing is said about a gain."
@@ -147,10 +150,13 @@ def _content(
         "report": report,
         "headline": headline(report),
         "verdict": verdict(report),
+        "words": wording(report),
         "contamination": contamination_text(report),
         "asked": ASKED,
         "expected": expected_table(report),
-        "protocol": PROTOCOLS.get(report["protocol"], f"Protocol {report['protocol']}."),
+        "protocol": ""
+        if asks_head(report)
+        else PROTOCOLS.get(report["protocol"], f"Protocol {report['protocol']}."),
         "mismatch": (
             f"The protocol {report['protocol']} asks in other tokens than it trains in: "
             f"{report['data']['prompt_mismatches']:,} of {report['data']['rows']:,} training rows "
