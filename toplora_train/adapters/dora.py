@@ -9,6 +9,10 @@ Shapes: W0 (m, n) frozen, A (r, n), B (m, r), mag (m) and g (m); x (..., n), y (
 norm is detached from the graph. s as in LoRA. Start: A and B as in LoRA, mag = ||W0||_row, so that
 W' = W0. ``norm: factored`` computes the same norm without making W0 + s B A
 (:mod:`toplora_train.adapters.dora_norm`); what is saved is PEFT's DoRA either way.
+
+Parameters: r (n + m) + m per module. Cost: LoRA's, and the row norm of W0 + s B A at every step,
+which PEFT takes of a matrix of the weight's size; factored, the largest one has r columns.
+Merges: W' is a fixed matrix.
 """
 
 from __future__ import annotations

@@ -24,6 +24,9 @@ A and B are synthesised in float32 and then cast. The K values per entry are mad
 backward pass instead of being kept, so that a step keeps A and B and little else. The update is a
 fixed matrix of rank <= r: it merges, and is exactly a plain LoRA (``lora_factors``). Groups, not r,
 are what buys effective rank.
+
+Cost: LoRA's, and the synthesis of A and B at every step, r K (n + m) exponentials whose number does
+not depend on the tokens. Merges: as LoRA does.
 """
 
 from __future__ import annotations

@@ -5,7 +5,12 @@ Paper: "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685).
     y = W0 x + s B A drop(x)
 
 Shapes: W0 (m, n) frozen, A (r, n), B (m, r); x (..., n), y (..., m). s = alpha / r, or
-alpha / sqrt(r) with rank-stabilised scaling. Start: A Kaiming-uniform (a = sqrt 5), B zero.
+alpha / sqrt(r) with rank-stabilised scaling.
+
+Start: A Kaiming-uniform (a = sqrt 5), B zero, so that the update is exactly zero.
+
+Parameters: r (n + m) per module. Cost: two thin products per token, 2 r (n + m) operations.
+Merges: the update is the fixed matrix s B A, so it goes into the weight and costs nothing there.
 """
 
 from __future__ import annotations

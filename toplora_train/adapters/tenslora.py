@@ -21,6 +21,10 @@ authors' code has it at j H + h of H (``head_layout: reference``). Where several
 a key/value head (grouped-query attention), the key's and value's slices have as many heads as the
 query's and the mean over each group is taken (``gqa: group``); the authors' code takes it over
 contiguous parts of the output (``gqa: reference``). Both are means of the thin output factor.
+
+Parameters: with Tucker sum_i r_i dim_i + prod_i r_i per tensor, with CP r sum_i dim_i.
+Cost: LoRA's of rank r_0, and the contraction of the core, which does not depend on the tokens.
+Merges: each module's update is a fixed matrix.
 """
 
 from __future__ import annotations

@@ -11,6 +11,10 @@ gate (..., r), y (..., m). s = alpha / r, or alpha / sqrt(r) with rank-stabilise
 Start: A and Theta uniform in +-1/sqrt(n), gain one, B zero, so the update is exactly zero.
 The gate sees x without dropout. It depends on the token, so no fixed matrix holds the update and it
 cannot be merged. Theta = 0 gives gate = 1, which is LoRA; so does ``gate.enabled: false``.
+
+Parameters: r (2 n + m) + r per module, r n + r of them the gate's: half as many again as LoRA where
+n = m. Cost: LoRA's and a third thin product, which without dropout is taken together with A's.
+Merges: not with its gate; it stays an adapter, read by PEFT after ``import toplora_train``.
 """
 
 from __future__ import annotations
