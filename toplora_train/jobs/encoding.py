@@ -11,8 +11,16 @@ from toplora_train.data.legacy import (
     SUPERVISES_PROMPT,
     count_prompt_mismatches,
     encode_legacy_rows,
+    training_prompt,
 )
+from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row
+
+
+def learned_prompt(protocol: str) -> str:
+    """What stands before a response in training, ``{instruction}`` in the place of a row's."""
+    build = training_prompt if protocol in SUPERVISES_PROMPT else build_prompt
+    return build("{instruction}")
 
 
 def encode_for(

@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerBase
 from toplora_train.adapters.attach import attach_adapter, describe_adapter, save_adapter
 from toplora_train.config.errors import RunFailure
 from toplora_train.config.schema import RunConfig
-from toplora_train.data.prompts import build_prompt
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.evaluation.tally import Score
 from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
+from toplora_train.jobs.encoding import learned_prompt
 from toplora_train.jobs.joining import join_processes, part_processes
 from toplora_train.jobs.learning import fitting_micro_batch, learning_rate, make_optimizer
 from toplora_train.jobs.material import Material, prepare, total_steps
@@ -297,7 +297,7 @@ def write_everything(report: Report, material: Material, run_dir: Path) -> None:
     head = material.objective.head
     card = model_card(
         document,
-        prompt=build_prompt("{instruction}") if head is None else None,
+        prompt=learned_prompt(report.protocol) if head is None else None,
         labels=head.labels if head is not None else (),
     )
     write_text_atomically(run_dir / "adapter" / "README.md", card)

@@ -169,5 +169,6 @@ ASK: dict[str, Callable[..., tuple[Score, list[Prediction]]]] = {
 
 
 def _fingerprint(weights: str, test_set: TestSet) -> str:
-    what = [weights, test_set.name, PROMPT_VERSION, asked_how(test_set)]
+    how = [test_set.protocol.name, PROMPT_VERSION, asked_how(test_set)]
+    what = [weights, test_set.name, *how]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
