@@ -13,8 +13,11 @@ from scipy import stats
 from sklearn import metrics
 
 from tests.jobs.conftest import tiny_run
+from toplora_train.config.errors import UserError
+from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
 from toplora_train.jobs import finetune
+from toplora_train.jobs.evaluate import evaluate
 
 QNLI = TaskSettings(
     name="qnli",
@@ -133,3 +136,18 @@ def test_a_task_of_numbers_is_scored_by_both_correlations(tmp_path: Path):
     assert report["reload"]["max_abs_logit_difference"] == 0
     page = (tmp_path / "report.md").read_text()
     assert "stsb (pearson)" in page and "stsb (spearman)" in page and "untrained head" in page
+
+
+def test_a_saved_head_is_asked_again_with_the_same_answers_and_nothing_else(tmp_path: Path):
+    mirror(tmp_path / "data", QNLI, "question", "sentence", lambda ns: [n % 2 for n in ns])
+    config = run_of(tmp_path, QNLI)
+    write_config(config, tmp_path / "config.yaml")
+    finetune.run(config, tmp_path)
+    _, before, _ = read(tmp_path, "qnli")
+    folder, _ = evaluate(config, tmp_path, name="again", command="c")
+    again = (folder / "predictions" / "qnli.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in again] == before
+    mirror(tmp_path / "other", STSB, "sentence1", "sentence2", lambda ns: [1.0 * n for n in ns])
+    other = replace(config, task={"stsb": STSB}, data_root=str(tmp_path / "other"))
+    with pytest.raises(UserError, match=r"task\.stsb needs another model than the run's.*qnli"):
+        evaluate(other, tmp_path, name="other", command="c")

@@ -8,19 +8,22 @@ from typing import Any
 
 from toplora_train.adapters.attach import load_adapter
 from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import head_task, refuse_unfit_tasks
+from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.contamination import contaminated_ids
 from toplora_train.data.prompts import PROMPT_VERSION
-from toplora_train.data.sources import read_union
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, open_accelerator
 from toplora_train.jobs.evaluation_folder import finished_report, open_folder, write_evaluation
 from toplora_train.jobs.finetune import sha256_of
+from toplora_train.jobs.material import training_rows
+from toplora_train.jobs.objective import Objective, find_objective, load_base
 from toplora_train.jobs.reporting import identity, task_score
 from toplora_train.jobs.scoring import score_test_sets
 from toplora_train.jobs.testsets import TestSet, read_test_sets
-from toplora_train.models.load import load_model, load_tokenizer
+from toplora_train.models.load import load_tokenizer
 from toplora_train.models.locate import locate_model
 from toplora_train.report.record import protocol_hash
 from toplora_train.train.signals import interrupt_at_once
@@ -52,12 +55,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     test_sets = read_test_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
     if not test_sets:
         raise UserError("there is nothing to ask: the run has no task; name some with task=[...]")
-    headed = [test_set.name for test_set in test_sets if test_set.kind in ("classify", "regress")]
-    if headed:
-        raise UserError(
-            f"task {headed[0]} asks the head that was trained with the adapter; its score is in "
-            f"{run_dir / 'report.json'}"
-        )
+    refuse_another_head(config, read_config(run_dir / "config.yaml"))
     accelerator = open_accelerator(
         device=config.launch.device, mixed_precision=config.trainer.mixed_precision
     )
@@ -67,11 +65,13 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         package=config.model.package,
         builtin=config.model.builtin,
     )
-    model = load_model(location, dtype=config.model.dtype, attention=config.model.attention)
+    tokenizer = load_tokenizer(location)
+    objective = find_objective(config, tokenizer)
+    model = load_base(config, location, objective.head)
     model.to(accelerator.device)
     score = partial(
         score_test_sets,
-        tokenizer=load_tokenizer(location),
+        tokenizer=tokenizer,
         test_sets=test_sets,
         folder=folder / "predictions",
         batch_size=config.evaluation.batch_size,
@@ -82,7 +82,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     base_weights = f"{location.name}@{location.revision}/{config.model.dtype}"
     base_scores = (
         score(model, who="base", weights=base_weights, suffix=".base")
-        if config.evaluation.base
+        if config.evaluation.base and objective.head is None
         else {}
     )
     adapter = run_dir / "adapter"
@@ -104,26 +104,45 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         predictions={
             t.name: read_predictions(folder / "predictions" / f"{t.name}.jsonl") for t in test_sets
         },
-        contamination=look_for_test_rows(config, test_sets, data_root),
+        contamination=look_for_test_rows(config, objective, test_sets, data_root),
         note="These scores were made after the run, by toplora-eval, from the saved adapter.",
     )
     return folder, report
 
 
+def refuse_another_head(wanted: RunConfig, trained: RunConfig) -> None:
+    """A head answers the question that it was trained for, and a model without one has none.
+
+    Raises:
+        UserError: the wanted tasks need another head than the run's.
+    """
+    refuse_unfit_tasks(wanted)
+    asked, learned = head_task(wanted), head_task(trained)
+    if asked is None and learned is None:
+        return
+    if (
+        asked is None
+        or learned is None
+        or (asked.kind, asked.choices)
+        != (
+            learned.kind,
+            learned.choices,
+        )
+    ):
+        name = asked.name if asked is not None else next(iter(wanted.task))
+        known = learned.name if learned is not None else "text to write"
+        raise UserError(
+            f"task.{name} needs another model than the run's, which was trained for {known}; train "
+            "one for it"
+        )
+
+
 def look_for_test_rows(
-    config: RunConfig, test_sets: list[TestSet], data_root: Path | None
+    config: RunConfig, objective: Objective, test_sets: list[TestSet], data_root: Path | None
 ) -> dict[str, Any] | None:
     """The test rows that were trained on, by task; None where the training rows are not at hand."""
-    sources = config.dataset.train
     try:
-        rows = read_union(
-            [sources] if isinstance(sources, str) else sources or [],
-            data_root=data_root,
-            subset=config.dataset.subset,
-            split=config.dataset.split,
-            revision=config.dataset.revision,
-            limit=config.dataset.limit,
-        )
+        rows = training_rows(config, objective, data_root=data_root)
     except UserError:
         return None
     found = contaminated_ids(rows.rows, {t.name: t.rows.rows for t in test_sets})
