@@ -6,6 +6,7 @@ from torch import nn
 
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.lora import INITS, peft_config
+from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_model
 
 
@@ -71,3 +72,13 @@ def test_every_key_reaches_peft():
 def test_a_bad_setting_is_refused_by_a_message_that_begins_with_its_key(settings, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         peft_config(settings)
+
+
+@pytest.mark.parametrize(
+    ("init", "reason"), [("pissa", "changes the base weights"), ("eva", "is computed from data")]
+)
+def test_a_start_that_is_not_offered_is_refused_with_the_reason(init: str, reason: str):
+    with pytest.raises(
+        UserError, match=rf"^adapter\.init must be .*, not '{init}', which {reason}"
+    ):
+        adapted_layer(init=init)

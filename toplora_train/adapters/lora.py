@@ -31,6 +31,18 @@ INITS: dict[str, bool | str] = {
 }
 """Our names of the starts that leave the base weights alone -> PEFT's ``init_lora_weights``."""
 
+_CHANGES_THE_BASE = "changes the base weights, so that the adapter fits no unchanged base model"
+_NEEDS_DATA = "is computed from data, which is not at hand when the adapter is attached"
+REFUSED_INITS = {
+    "pissa": _CHANGES_THE_BASE,
+    "olora": _CHANGES_THE_BASE,
+    "loftq": _CHANGES_THE_BASE,
+    "eva": _NEEDS_DATA,
+    "corda": _NEEDS_DATA,
+    "lora_ga": _NEEDS_DATA,
+}
+"""Starts of PEFT's that are not offered, and why."""
+
 BIASES = ("none", "all", "lora_only")
 
 
@@ -52,6 +64,11 @@ class LoraSettings(LowRankConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.init in REFUSED_INITS:
+            raise ValueError(
+                f"init must be one of {', '.join(INITS)}, not {self.init!r}, which "
+                f"{REFUSED_INITS[self.init]}"
+            )
         check_choice("init", self.init, tuple(INITS))
         check_choice("bias", self.bias, BIASES)
 
