@@ -16,10 +16,12 @@ from toplora_train.models.tiny import tiny_model
 from toplora_train.train.checkpoint import TrainState, adapter_tensors
 from toplora_train.train.loop import train
 from toplora_train.train.optimizer import build_optimizer
+from toplora_train.train.sharding import shard
 from toplora_train.train.signals import Interruption
 from toplora_train.train.step import supervised_loss
 
 STEPS = 4
+SHARDED = ("lora", "toplora", "tenslora")
 
 
 def settings(name: str) -> dict:
@@ -36,15 +38,19 @@ def train_one(
     *,
     micro_batch_size: int = 2,
     activation_checkpointing: bool = False,
+    sharded: bool = False,
 ) -> None:
     """Eleven rows in batches of five: the last batch of an epoch is one row, for two processes."""
     adapted = attach_adapter(tiny_model(), settings(name), seed=3)
     if activation_checkpointing:
         checkpoint_activations(adapted)
+    if sharded:
+        shard(adapted)
     optimizer = build_optimizer(
         adapted, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, device_type="cpu"
     )
-    model, optimizer = accelerator.prepare(adapted, optimizer)
+    model = adapted if sharded else accelerator.prepare(adapted)
+    optimizer = accelerator.prepare(optimizer)
     records = train(
         model,
         optimizer,
@@ -69,8 +75,8 @@ def train_one(
         interruption=Interruption(),
     )
     numbers = [(r.loss, r.grad_norm, r.validation_loss or 0.0) for r in records]
+    tensors = adapter_tensors(accelerator.unwrap_model(model))
     if accelerator.is_main_process:
-        tensors = adapter_tensors(accelerator.unwrap_model(model))
         save_file(tensors | {"numbers": torch.tensor(numbers)}, folder / f"{name}.safetensors")
 
 
@@ -80,10 +86,12 @@ def main(folder: Path) -> None:
     for name in adapter_names():
         train_one(name, folder, accelerator)
     train_one("tenslora", folder / "recomputed", accelerator, activation_checkpointing=True)
+    for name in SHARDED:
+        train_one(name, folder / "sharded", accelerator, sharded=True)
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    for name in ("", "recomputed"):
+    for name in ("", "recomputed", "sharded"):
         (Path(sys.argv[1]) / name).mkdir(exist_ok=True, parents=True)
     main(Path(sys.argv[1]))

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from tests.train.several import train_one
+from tests.train.several import SHARDED, train_one
 from toplora_train.adapters.attach import adapter_names
 from toplora_train.train.processes import agree, micro_batches, random_states, shares
 
@@ -69,6 +69,15 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, of_two: Path, name:
     torch.testing.assert_close(both.pop("numbers"), alone.pop("numbers"), rtol=1e-6, atol=0)
     for key, tensor in alone.items():
         torch.testing.assert_close(both[key], tensor, rtol=0, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_sharing_the_tensors_out_trains_what_whole_ones_do(of_two: Path, name: str):
+    """FSDP2 against DDP, TensLoRA's tensors at the root among them."""
+    ddp, fsdp2 = (load_file(f / f"{name}.safetensors") for f in (of_two, of_two / "sharded"))
+    torch.testing.assert_close(fsdp2.pop("numbers"), ddp.pop("numbers"), rtol=1e-6, atol=0)
+    for key, tensor in ddp.items():
+        torch.testing.assert_close(fsdp2[key], tensor, rtol=0, atol=1e-5, msg=key)
 
 
 def test_activation_checkpointing_changes_nothing_in_two_processes(of_two: Path):

@@ -200,7 +200,7 @@ class LaunchSettings:
 
     name: str = "local"
     processes: PositiveInt | Literal["auto"] = 1
-    engine: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    engine: Literal["ddp", "fsdp2"] = "ddp"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 

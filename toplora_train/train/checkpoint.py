@@ -32,6 +32,7 @@ from torch import Tensor
 
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.train.processes import random_states, restore_random_state
+from toplora_train.train.sharding import shared_out_like, whole
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ def load_checkpoint(
             f"{checkpoint} holds another adapter: {min(differing)} and {len(differing) - 1} more "
             "tensors differ; use the settings it was made with, or another output_dir"
         )
-    set_peft_model_state_dict(model, tensors)
+    set_adapter_tensors(model, tensors)
     document = json.loads((checkpoint / "state.json").read_text())
     _restore_optimizer_state(
         optimizer, load_file(checkpoint / "optimizer.safetensors"), document["optimizer"]
@@ -197,14 +198,20 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
     # Embeddings are only ever trained through modules_to_save, which PEFT includes anyway; its
     # "auto" would ask the hub.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in state.items()}
+
+
+def set_adapter_tensors(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors that :func:`adapter_tensors` gave into the adapter."""
+    now = get_peft_model_state_dict(model, save_embedding_layers=False)
+    set_peft_model_state_dict(model, shared_out_like(tensors, now))
 
 
 def _split_optimizer_state(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors by dotted key, ``<parameter index>.<what>``, and all that is not a tensor."""
-    whole = optimizer.state_dict()
+    held = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
 
@@ -214,19 +221,21 @@ def _split_optimizer_state(
                 split(f"{prefix}{name}.", value)
             elif isinstance(value, Tensor):
                 # A clone each: 8-bit optimizers share one table among all parameters.
-                tensors[f"{prefix}{name}"] = value.detach().cpu().clone()
+                tensors[f"{prefix}{name}"] = whole(value.detach()).cpu().clone()
             else:
                 numbers[f"{prefix}{name}"] = value
 
-    split("", whole["state"])
-    return tensors, {"param_groups": whole["param_groups"], "state": numbers}
+    split("", held["state"])
+    return tensors, {"param_groups": held["param_groups"], "state": numbers}
 
 
 def _restore_optimizer_state(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
 ) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    like = {key: parameters[int(key.split(".", 1)[0])] for key in tensors}
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **numbers["state"]}.items():
+    for key, value in {**shared_out_like(tensors, like), **numbers["state"]}.items():
         index, *path, name = key.split(".")
         entries = state.setdefault(int(index), {})
         for part in path:

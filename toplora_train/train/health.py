@@ -9,6 +9,7 @@ import sys
 import torch
 
 from toplora_train.config.errors import RunFailure
+from toplora_train.train.sharding import whole
 
 
 def refuse_bad_loss(loss: float, step: int, saved: int) -> None:
@@ -44,7 +45,7 @@ def refuse_bad_gradients(model: torch.nn.Module, norm: float, step: int) -> None
     bad = [
         name
         for name, p in model.named_parameters()
-        if p.grad is not None and not p.grad.isfinite().all()
+        if p.grad is not None and not math.isfinite(float(whole(p.grad.sum())))
     ]
     raise RunFailure(
         f"the gradient's norm is {norm} at step {step}: {len(bad)} adapter tensors have gradients "
@@ -74,7 +75,9 @@ class DeadTensors:
             return
         self._left -= 1
         self._silent = {
-            name: p for name, p in self._silent.items() if p.grad is None or not p.grad.any()
+            name: p
+            for name, p in self._silent.items()
+            if p.grad is None or float(whole(p.grad.abs().sum())) == 0.0
         }
         if self._left == 0 and self._silent:
             names = sorted(self._silent)

@@ -13,6 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from toplora_train.train.sharding import whole
+
 IGNORED = -100
 
 Batch = dict[str, Tensor]
@@ -68,18 +70,19 @@ def train_step(
     for index, micro in enumerate(micro_batches):
         last = index == len(micro_batches) - 1
         with nullcontext() if last else accelerator.no_sync(model):
-            summed = micro.weight * loss(model, micro.batch, accelerator.device)
+            with accelerator.autocast():
+                summed = micro.weight * loss(model, micro.batch, accelerator.device)
             share = summed / supervised_tokens
             # Processes average their gradients; this is already the share of the whole.
             accelerator.backward(share * accelerator.num_processes)
         total += share.detach()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    norm = accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf"))
+    norm = float(whole(accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf"))))
     mean = float(accelerator.reduce(total))
     # What is no number must not reach the weights; fp16's scaler skips such a step itself.
     if math.isfinite(mean) and (math.isfinite(norm) or accelerator.scaler is not None):
         optimizer.step()
-    return StepResult(loss=mean, grad_norm=float(norm))
+    return StepResult(loss=mean, grad_norm=norm)
 
 
 def supervised_loss(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:

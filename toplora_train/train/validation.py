@@ -28,6 +28,7 @@ def validation_loss(
     for micro in micro_batches(
         ordered, size=micro_batch_size, accelerator=accelerator, collate=collate
     ):
-        total += micro.weight * loss(model, micro.batch, accelerator.device)
+        with accelerator.autocast():
+            total += micro.weight * loss(model, micro.batch, accelerator.device)
     model.train()
     return float(accelerator.reduce(total)) / sum(example.supervised for example in examples)

@@ -1,0 +1,18 @@
+import torch
+from accelerate import Accelerator
+
+from tests.train.test_step import adamw, lora_model
+from toplora_train.jobs.joining import join_processes, part_processes
+
+
+def test_one_process_has_nothing_to_share_out(make_run):
+    model = lora_model()
+    for engine in ("ddp", "fsdp2"):
+        joined, optimizer = join_processes(
+            model, adamw, engine=engine, accelerator=Accelerator(cpu=True)
+        )
+        assert joined is model
+        assert isinstance(optimizer, torch.optim.Optimizer)
+    parted = part_processes(joined, make_run(), None, accelerator=Accelerator(cpu=True))
+    assert parted is model
+    assert not parted.training
