@@ -23,7 +23,6 @@ from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
 from toplora_train.jobs.encoding import learned_prompt
 from toplora_train.jobs.joining import join_processes, part_processes
-from toplora_train.jobs.joining import join_processes, part_processes
 from toplora_train.jobs.learning import fitting_micro_batch, learning_rate, make_optimizer
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import load_base
