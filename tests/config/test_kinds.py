@@ -68,6 +68,11 @@ def test_tasks_that_one_head_answers_go_together():
         (run_of(task("rte"), test="b.jsonl"), "dataset.test is asked to write"),
         (run_of(train="task:train"), "dataset.train=task:train needs a task"),
         (
+            run_of(task("a", source="llm-adapters:a/test.json"), train="task:train"),
+            "would train on the test rows of task.a",
+        ),
+        (run_of(task("a"), train="task:test"), "would train on the test rows of task.a"),
+        (
             run_of(task("a"), task("b"), train="task:train"),
             "task.a and task.b have different ones",
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import RunConfig, TaskSettings
 
@@ -78,13 +80,20 @@ def _refuse_unfit_task(name: str, task: TaskSettings) -> None:
 
 
 def _refuse_unfit_source(config: RunConfig) -> None:
-    """``task:SPLIT`` is one place only where all chosen tasks have the same source."""
-    if own_split(config) is None:
+    """``task:SPLIT`` is one place, and no test rows, only for tasks of one source with splits."""
+    split = own_split(config)
+    if split is None:
         return
     if not config.task:
         raise UserError(f"dataset.train={config.dataset.train} needs a task: task=[NAME]")
     places = {name: (task.source, task.subset, task.revision) for name, task in config.task.items()}
     first = next(iter(places))
+    for name, task in config.task.items():
+        if split == task.split or PurePath(task.source).suffix:  # a file is read whole
+            raise UserError(
+                f"dataset.train={config.dataset.train} would train on the test rows of "
+                f"task.{name} ({task.source}, {task.split}); give dataset.train"
+            )
     for name, place in places.items():
         if place != places[first]:
             raise UserError(
