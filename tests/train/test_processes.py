@@ -12,7 +12,13 @@ from safetensors.torch import load_file
 
 from tests.train.several import SHARDED, train_one
 from toplora_train.adapters.attach import adapter_names
-from toplora_train.train.processes import agree, micro_batches, random_states, shares
+from toplora_train.train.processes import (
+    agree,
+    micro_batches,
+    random_states,
+    restore_random_state,
+    shares,
+)
 
 
 def test_rows_are_dealt_out_whole_and_every_process_gets_as_many_micro_batches():
@@ -41,6 +47,27 @@ def test_alone_a_process_agrees_with_itself():
     accelerator = Accelerator(cpu=True)
     assert agree(15, accelerator) == 15
     assert torch.equal(random_states(accelerator)["cpu"][0], torch.get_rng_state())
+
+
+def test_every_process_gets_its_own_random_state_back():
+    class Second:
+        num_processes, process_index, device = 2, 1, torch.device("cpu")
+
+    states, expected = [], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append(torch.get_rng_state())
+        expected.append(torch.rand(3))
+    restore_random_state({"cpu": torch.stack(states)}, Second())
+    assert torch.equal(torch.rand(3), expected[1])
+
+
+def test_the_states_of_another_number_of_processes_are_left_and_the_log_says_so(caplog):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    restore_random_state({"cpu": torch.stack([before, before])}, Accelerator(cpu=True))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert "of 2 processes, this run has 1" in caplog.text
 
 
 @pytest.fixture(scope="module")

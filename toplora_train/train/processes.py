@@ -81,6 +81,8 @@ def restore_random_state(states: Mapping[str, Tensor], accelerator: Accelerator)
             accelerator.num_processes,
         )
         return
-    torch.set_rng_state(states["cpu"][accelerator.process_index])
-    if "cuda" in states and accelerator.device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"][accelerator.process_index], accelerator.device)
+    # A clone: torch reads a state from the start of its storage, which a row shares with others.
+    mine = {name: state[accelerator.process_index].clone() for name, state in states.items()}
+    torch.set_rng_state(mine["cpu"])
+    if "cuda" in mine and accelerator.device.type == "cuda":
+        torch.cuda.set_rng_state(mine["cuda"], accelerator.device)
