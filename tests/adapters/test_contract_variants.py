@@ -194,6 +194,7 @@ class TestOnEveryModel:
             torch.testing.assert_close(found[1][name], gradient)
 
     @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
     def test_compiled_it_computes_the_same(self, variant: str, kind: str):
         model = shaken(on(kind, variant))
         expected, expected_gradients = logits(model), gradients(model, kind)

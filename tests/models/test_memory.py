@@ -43,7 +43,9 @@ def test_activations_are_near_what_autograd_keeps():
         return tensor
 
     held = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (held.append(t), keep(t))[1], lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (held.append(t), keep(t))[1], lambda t: t
+    ):
         model(torch.randint(2, 258, (4, 100)), logits_to_keep=1, use_cache=False).logits.sum()
     measured = sum(kept.values())
     assert estimate(supervised=1).activations == pytest.approx(measured, rel=0.5)

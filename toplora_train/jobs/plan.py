@@ -81,9 +81,7 @@ def make_plan(config: RunConfig, material: Material) -> Plan:
         steps=steps,
         tokens=sum(lengths[row] for batch in batches for row in batch),
         supervised_tokens=sum(material.train[row].supervised for b in batches for row in b),
-        padding_fraction=padding_fraction(
-            lengths, batches, micro_batch_size=rows_at_once(trainer)
-        ),
+        padding_fraction=padding_fraction(lengths, batches, micro_batch_size=rows_at_once(trainer)),
         longest=max(lengths),
         memory=asdict(memory),
         tests={test_set.name: len(test_set.rows.rows) for test_set in material.test_sets},
