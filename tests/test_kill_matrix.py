@@ -127,9 +127,10 @@ def test_another_number_of_processes_goes_on_with_the_same_rows(tmp_path):
         torch.testing.assert_close(tensors[1][key], tensor, rtol=0, atol=1e-5)
 
 
+# Accelerate starts several processes on a CPU through MPI only, or as if there were GPUs.
 LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node=2", "--local-addr=localhost"],
-    "accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"],
+    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"],
 }
 
 
