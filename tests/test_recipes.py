@@ -21,7 +21,7 @@ def test_a_recipe_gives_its_command_and_says_what_it_reproduces(name):
     assert "Reproduces" in text
 
 
-@pytest.mark.parametrize("one", [one for _, one in EXPECTED if "scores" in one])
+@pytest.mark.parametrize("one", [one for _, one in EXPECTED if {"scores", "average"} <= one.keys()])
 def test_published_scores_have_the_published_mean(one):
     """To a rounding of each: a slip of the pen in any number would show."""
     mean = sum(one["scores"].values()) / len(one["scores"])
@@ -32,9 +32,11 @@ def test_published_scores_have_the_published_mean(one):
 def test_published_scores_are_of_the_recipes_tasks_and_name_their_source(name, one):
     recipe = load_yaml(RECIPES[name].path)
     tasks = [entry["override /task"] for entry in recipe.defaults if "override /task" in entry]
-    assert set(one.get("scores", {})) <= set(tasks[0])
+    # A GLUE recipe takes one task at a time, and holds every task's number.
+    asked = set(options("task")) if name.endswith("_glue") else set(tasks[0])
+    assert set(one.get("scores", {})) <= asked
     assert "arXiv" in one["source"]
-    assert one["protocol"].startswith("legacy.")
+    assert one["protocol"].startswith("legacy.") or name.endswith("_glue")
 
 
 def test_there_are_published_numbers_to_hold_ours_against():
@@ -44,4 +46,5 @@ def test_there_are_published_numbers_to_hold_ours_against():
         "gemma_commonsense",
         "gemma_math",
         "llama3_math",
+        "roberta_base_glue",
     }

@@ -47,7 +47,10 @@ def own(tmp_path, monkeypatch):
         ("lr=1e-3", "unknown key 'lr'; did you mean 'optimizer.lr'?"),
         ("modle=tiny", "unknown key 'modle'; did you mean 'model'?"),
         ("+command=x", "unknown key 'command'"),
-        ("recipe=lama3", "no recipe named 'lama3'; did you mean 'llama3_commonsense'? recipes: "),
+        (
+            "recipe=lama3_math",
+            "no recipe named 'lama3_math'; did you mean 'llama3_math'? recipes: ",
+        ),
         ("adapter=zzz", "no adapter named 'zzz'; adapters: "),
         ("seed", "'seed' is not of the form key=value"),
         ("output_dir=runs/a=b", "quote its value: \"output_dir='runs/a=b'\""),

@@ -87,7 +87,7 @@ def test_a_signal_reaches_every_rank_once(job, tmp_path, signum, code):
     def send() -> None:
         deadline = time.monotonic() + 60
         ready = [tmp_path / "run" / f"ready.{rank}" for rank in (0, 1)]
-        while time.monotonic() < deadline and not all(path.exists() for path in ready):
+        while time.monotonic() < deadline and not all(map(written, ready)):
             time.sleep(0.05)
         os.kill(os.getpid(), signum)
 
@@ -98,6 +98,10 @@ def test_a_signal_reaches_every_rank_once(job, tmp_path, signum, code):
     assert result.exit_code == code
     for name in ("train.log", "train.rank1.log"):
         assert (tmp_path / "run" / name).read_text().count("ended by a signal") == 1
+
+
+def written(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def test_workers_end_when_the_parent_is_killed(tmp_path, checkout):
@@ -113,7 +117,7 @@ def test_workers_end_when_the_parent_is_killed(tmp_path, checkout):
     ) as parent:
         ready = [tmp_path / "run" / f"ready.{rank}" for rank in (0, 1)]
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not all(path.exists() for path in ready):
+        while time.monotonic() < deadline and not all(map(written, ready)):
             time.sleep(0.05)
         parent.kill()
     pids = [int(json.loads(path.read_text())) for path in ready]
