@@ -29,6 +29,7 @@ from toplora_train.adapters.attach import (
 from toplora_train.adapters.base import AdapterLinear
 from toplora_train.adapters.export import is_plain_lora, save_as_lora
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.prompts import build_prompt
@@ -67,6 +68,11 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
     adapter = run_dir / "adapter"
     if not adapter.is_dir():
         raise UserError(f"{run_dir} has no adapter: the run is not finished")
+    if (task := head_task(config)) is not None:
+        raise UserError(
+            f"{run_dir} trained a head for {task.name}, and exports hold language models only; "
+            "load its adapter/ with PEFT: the head is in it"
+        )
     location = _location(config)
     _refuse_other_base(adapter, location)
     # What is wrong shows on a model without weights already.
