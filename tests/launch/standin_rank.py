@@ -21,13 +21,20 @@ def job(_config: RunConfig, run_dir: Path) -> None:
         signal.signal(number, leave)
     if ACTION[0] == "mistake":
         raise UserError("a slip; mend it")
-    if ACTION[0] == "fail" and int(ACTION[1]) == rank:
+    if ACTION[0] in ("fail", "kill") and int(ACTION[1]) == rank:
+        wait_for(run_dir / f"ready.{1 - rank}")  # or there would be no other to be ended
+        if ACTION[0] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError("bad luck")
-    if ACTION[0] == "kill" and int(ACTION[1]) == rank:
-        os.kill(os.getpid(), signal.SIGKILL)
     (run_dir / f"ready.{rank}").write_text(str(os.getpid()))
     while ACTION[0] != "done":
         time.sleep(0.05)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def leave(signum: int, _frame: object) -> None:
