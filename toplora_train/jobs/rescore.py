@@ -50,7 +50,7 @@ def rescore(
     for task, before in run["tasks"].items():
         if before.get("kind", "generate") != "generate":
             raise UserError(
-                f"task {task}: its answers were not written but {before['kind']}d, so there is no "
+                f"task {task}: its answers were not written (kind {before['kind']}), so there is no "
                 "text to read by other rules"
             )
         extraction, choices = rules[task]
