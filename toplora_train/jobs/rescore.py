@@ -50,8 +50,8 @@ def rescore(
     for task, before in run["tasks"].items():
         if before.get("kind", "generate") != "generate":
             raise UserError(
-                f"task {task}: its answers were not written (kind {before['kind']}), so there is no "
-                "text to read by other rules"
+                f"task {task}: its answers were not written (kind {before['kind']}), so there is "
+                "no text to read by other rules"
             )
         extraction, choices = rules[task]
         stored = run_dir / "predictions" / f"{task}.jsonl"
