@@ -2,7 +2,8 @@
 
 An adapter is a module of this package with a function ``peft_config(settings)``; it is found by
 its name, there is no list of them. It may have a function ``refine(model, settings)``, which is
-called when the adapter is on the model, and a constant ``TARGETS_BY_PEFT``, by which modules that
+called when the adapter is on the model, a function ``start_from_data(model, settings, batches)``,
+which is then shown training rows, and a constant ``TARGETS_BY_PEFT``, by which modules that
 were not named are chosen by PEFT. Where ranks can be given to the modes of tensors,
 ``tucker_tensors(model)`` tells their sizes, for the budget.
 """
@@ -32,6 +33,7 @@ from transformers.pytorch_utils import Conv1D
 from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
 from toplora_train.adapters.budget import Fit, fit_budget
 from toplora_train.adapters.configs import check_schema_version
+from toplora_train.adapters.lora_start import HalfFrozen
 from toplora_train.adapters.peft import UNMERGEABLE
 from toplora_train.adapters.targets import (
     attention_projections,
@@ -131,6 +133,27 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
             module.refine(attached, own)
     set_adapter_dtype(attached, dtype)
     return attached
+
+
+def start_from_data(
+    model: PeftModel, settings: Mapping[str, Any], batches: Sequence[Mapping[str, torch.Tensor]]
+) -> None:
+    """Let an adapter whose start depends on the training rows see some; others are left as is.
+
+    Args:
+        model: What :func:`attach_adapter` returned for the same ``settings``.
+        settings: The adapter's config group.
+        batches: Batches of training rows, the same in every process.
+
+    Raises:
+        UserError: The start cannot be made of these rows.
+    """
+    name = str(settings["name"])
+    module = adapter_module(name)
+    if hasattr(module, "start_from_data"):
+        own = {key: value for key, value in settings.items() if key not in NOT_THE_METHODS}
+        with _errors_named(name, own):
+            module.start_from_data(model, own, batches)
 
 
 @contextmanager
@@ -279,10 +302,12 @@ def _adapted_module(parts: Sequence[str], prefixes: tuple[str, ...]) -> str:
 def describe_adapter(model: PeftModel) -> dict[str, Any]:
     """``peft_type``, ``trainable_parameters`` (of the adapter, frozen or not) and ``mergeable``."""
     layers = [module for module in model.modules() if isinstance(module, AdapterLinear)]
+    frozen = [module.frozen for module in model.modules() if isinstance(module, HalfFrozen)]
     peft_type = str(model.peft_type.value)
     return {
         "peft_type": peft_type,
-        "trainable_parameters": sum(tensor.numel() for tensor in _tensors(model).values()),
+        "trainable_parameters": sum(tensor.numel() for tensor in _tensors(model).values())
+        - sum(tensor.numel() for tensor in frozen),
         "mergeable": peft_type not in UNMERGEABLE
         and all(layer.can_merge(name) for layer in layers for name in layer.configs),
     }

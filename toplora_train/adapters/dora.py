@@ -23,10 +23,13 @@ from typing import Any, ClassVar
 
 from peft import LoraConfig, PeftModel
 
+from toplora_train.adapters import lora
 from toplora_train.adapters.base import replace_dora
 from toplora_train.adapters.checks import check_choice, check_keys
 from toplora_train.adapters.dora_norm import FactoredDora
-from toplora_train.adapters.lora import LoraSettings, lora_config
+from toplora_train.adapters.lora import LoraSettings, lora_config, start_from_data
+
+__all__ = ["NORMS", "DoraSettings", "peft_config", "refine", "start_from_data"]
 
 NORMS = ("peft", "factored")
 
@@ -59,7 +62,7 @@ def peft_config(settings: Mapping[str, Any]) -> LoraConfig:
 
 
 def refine(model: PeftModel, settings: Mapping[str, Any]) -> None:
-    """What PEFT's config has no field for: the way the norm is computed.
+    """What PEFT's config has no field for: some starts, and the way the norm is computed.
 
     Raises:
         ValueError: The factored norm was asked for a layer that is not linear, or a layer is of 8
@@ -72,5 +75,6 @@ def refine(model: PeftModel, settings: Mapping[str, Any]) -> None:
                 f"{name} is an 8-bit layer on the CPU, whose rows PEFT's DoRA cannot read there; "
                 "use a 4-bit base, or a GPU"
             )
+    lora.refine(model, settings)
     if settings.get("norm") == "factored":
         replace_dora(model, FactoredDora)

@@ -7,7 +7,10 @@ Paper: "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685).
 Shapes: W0 (m, n) frozen, A (r, n), B (m, r); x (..., n), y (..., m). s = alpha / r, or
 alpha / sqrt(r) with rank-stabilised scaling.
 
-Start: A Kaiming-uniform (a = sqrt 5), B zero, so that the update is exactly zero.
+Start: A Kaiming-uniform (a = sqrt 5), B zero, so that the update is exactly zero. ``init`` names
+others: ``pissa`` and ``olora`` begin with parts of W0 (:mod:`toplora_train.adapters.lora_start`),
+``eva`` with A along the principal directions of the layer's inputs on the training rows
+(:mod:`toplora_train.adapters.lora_eva`).
 
 Parameters: r (n + m) per module. Cost: two thin products per token, 2 r (n + m) operations.
 Merges: the update is the fixed matrix s B A, so it goes into the weight and costs nothing there.
@@ -15,31 +18,40 @@ Merges: the update is the fixed matrix s B A, so it goes into the weight and cos
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
+from torch import Tensor
 
 from toplora_train.adapters.checks import check_choice, check_keys
 from toplora_train.adapters.configs import LowRankConfig
+from toplora_train.adapters.lora_eva import start_from_inputs
+from toplora_train.adapters.lora_start import (
+    FAST_PISSA,
+    is_made_of_weights,
+    start_from_weights,
+)
 
 INITS: dict[str, bool | str] = {
     "kaiming": True,
     "gaussian": "gaussian",
     "orthogonal": "orthogonal",
+    "eva": True,
+    "pissa": True,
+    "pissa_niter_16": True,
+    "olora": True,
 }
-"""Our names of the starts that leave the base weights alone -> PEFT's ``init_lora_weights``."""
+"""Our names of the starts -> PEFT's ``init_lora_weights``, which the last four replace.
 
-_CHANGES_THE_BASE = "changes the base weights, so that the adapter fits no unchanged base model"
-_NEEDS_DATA = "is computed from data, which is not at hand when the adapter is attached"
+Any N may stand in ``pissa_niter_N``.
+"""
+
 REFUSED_INITS = {
-    "pissa": _CHANGES_THE_BASE,
-    "olora": _CHANGES_THE_BASE,
-    "loftq": _CHANGES_THE_BASE,
-    "eva": _NEEDS_DATA,
-    "corda": _NEEDS_DATA,
-    "lora_ga": _NEEDS_DATA,
+    "loftq": "is made for a base that it quantises itself; take a 4-bit base and another start",
+    "corda": "needs covariances of the inputs that only a script of its authors' collects",
+    "lora_ga": "needs gradients of the whole base model, more memory than the training",
 }
 """Starts of PEFT's that are not offered, and why."""
 
@@ -51,9 +63,9 @@ class LoraSettings(LowRankConfig):
     """The keys of ``conf/adapter/lora.yaml``, checked.
 
     Args:
-        init: ``kaiming`` (paper), ``gaussian`` (A normal with deviation 1/r) or ``orthogonal``
-            (A and B orthogonal and B A = 0); PEFT's starts that change the base weights are not
-            offered, an adapter that began with one does not reload on the unchanged base model.
+        init: ``kaiming`` (paper), ``gaussian`` (A normal with deviation 1/r), ``orthogonal``
+            (A and B orthogonal and B A = 0), ``pissa``, ``pissa_niter_N`` (by a randomised SVD),
+            ``olora`` or ``eva``.
         bias: The base model's biases that are trained as well: ``none``, ``all``, ``lora_only``.
     """
 
@@ -69,7 +81,8 @@ class LoraSettings(LowRankConfig):
                 f"init must be one of {', '.join(INITS)}, not {self.init!r}, which "
                 f"{REFUSED_INITS[self.init]}"
             )
-        check_choice("init", self.init, tuple(INITS))
+        if FAST_PISSA.fullmatch(self.init) is None:
+            check_choice("init", self.init, tuple(INITS))
         check_choice("bias", self.bias, BIASES)
 
 
@@ -86,7 +99,7 @@ def lora_config(checked: LoraSettings, *, use_dora: bool) -> LoraConfig:
         alpha_pattern=checked.alpha_pattern,
         modules_to_save=checked.modules_to_save,
         use_rslora=checked.use_rslora,
-        init_lora_weights=INITS[checked.init],
+        init_lora_weights=INITS.get(checked.init, True),
         bias=checked.bias,
         use_dora=use_dora,
     )
@@ -100,3 +113,26 @@ def peft_config(settings: Mapping[str, Any]) -> LoraConfig:
     """
     check_keys(settings, LoraSettings.setting_names())
     return lora_config(LoraSettings(**settings), use_dora=False)
+
+
+def refine(model: PeftModel, settings: Mapping[str, Any]) -> None:
+    """Start from the base weights where the settings say so.
+
+    Raises:
+        ValueError: A layer that this start is not for.
+    """
+    init = str(settings.get("init", "kaiming"))
+    if is_made_of_weights(init):
+        start_from_weights(model, init)
+
+
+def start_from_data(
+    model: PeftModel, settings: Mapping[str, Any], batches: Sequence[Mapping[str, Tensor]]
+) -> None:
+    """Start from the layers' inputs on training rows where the settings say so.
+
+    Raises:
+        ValueError: The rows have fewer tokens than the rank.
+    """
+    if settings.get("init") == "eva":
+        start_from_inputs(model, batches)

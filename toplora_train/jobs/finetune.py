@@ -31,6 +31,7 @@ from toplora_train.jobs.reporting import build_report, conclusion, introduction
 from toplora_train.jobs.scoring import score_test_sets
 from toplora_train.jobs.selection import Selection, fingerprint, select_epochs
 from toplora_train.jobs.settings import deciding_settings
+from toplora_train.jobs.starting import show_rows
 from toplora_train.jobs.watching import watching
 from toplora_train.models.activation import checkpoint_activations
 from toplora_train.report.card import model_card
@@ -105,6 +106,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
     )
 
     adapted = attach_adapter(model, config.adapter, seed=config.seed)
+    if checkpoint is None:
+        show_rows(adapted, config, material)
     if config.trainer.activation_checkpointing:
         checkpoint_activations(model)
     tracker = open_tracker(

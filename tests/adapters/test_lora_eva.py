@@ -1,0 +1,73 @@
+"""EVA against the singular vectors of the inputs themselves."""
+
+import pytest
+import torch
+from peft import PeftModel
+
+from toplora_train.adapters.attach import attach_adapter, start_from_data
+from toplora_train.config.errors import UserError
+from toplora_train.models.tiny import tiny_model
+
+LAYER = "base_model.model.model.layers.1.self_attn.q_proj"
+
+
+def batch() -> dict[str, torch.Tensor]:
+    ids = torch.randint(3, 250, (8, 40), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[:4, 30:] = 0
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.full_like(ids, -100)}
+
+
+def started(name: str = "lora", **settings) -> PeftModel:
+    settings = {"name": name, "r": 4, "init": "eva", **settings}
+    model = attach_adapter(tiny_model(), settings, seed=1)
+    start_from_data(model, settings, [batch()])
+    return model.eval()
+
+
+def inputs_of(model: PeftModel) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    handle = model.get_submodule(LAYER).register_forward_pre_hook(
+        lambda _module, args: seen.append(args[0].detach())
+    )
+    ids = batch()
+    model(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"])
+    handle.remove()
+    return seen[0][ids["attention_mask"].bool()]
+
+
+@pytest.mark.parametrize("name", ["lora", "dora"])
+def test_a_holds_nearly_all_of_the_inputs_that_r_directions_can_hold(name: str):
+    A = started(name).get_submodule(LAYER).lora_A["default"].weight
+    X = inputs_of(started(name))
+    X = X - X.mean(0)  # as PEFT's incremental decomposition does
+    torch.testing.assert_close(A @ A.T, torch.eye(4), atol=1e-4, rtol=0)
+    most = torch.linalg.svdvals(X)[:4].square().sum()
+    held = (X @ A.T).square().sum()
+    assert 0.97 * most < held <= most * 1.0001
+    at_random = torch.linalg.qr(torch.randn(64, 4)).Q
+    assert (X @ at_random).square().sum() < 0.9 * held
+
+
+def test_the_base_model_is_the_start_and_the_file_that_of_any_lora():
+    model = started()
+    ids = batch()["input_ids"]
+    assert torch.equal(model(input_ids=ids).logits, tiny_model().eval()(input_ids=ids).logits)
+    config = model.peft_config["default"]
+    assert (config.r, config.init_lora_weights, config.eva_config) == (4, True, None)
+
+
+def test_other_starts_do_not_look_at_the_rows():
+    settings = {"name": "lora", "r": 4, "init": "kaiming"}
+    model = attach_adapter(tiny_model(), settings, seed=1)
+    before = model.get_submodule(LAYER).lora_A["default"].weight.clone()
+    start_from_data(model, settings, [batch()])
+    assert torch.equal(model.get_submodule(LAYER).lora_A["default"].weight, before)
+
+
+def test_fewer_tokens_than_the_rank_are_refused():
+    settings = {"name": "lora", "r": 32, "init": "eva", "target_modules": ["q_proj"]}
+    model = attach_adapter(tiny_model(), settings, seed=1)
+    short = {name: tensor[:1, :20] for name, tensor in batch().items()}
+    with pytest.raises(UserError, match=r"^adapter\.init 'eva' needs r = 32 tokens in a batch"):
+        start_from_data(model, settings, [short])
