@@ -59,8 +59,8 @@ class _PeftWatcher(importlib.abc.MetaPathFinder):
             execute(module)
             self._register()
 
-        # On the instance: the loader stays what it is to all who ask it for sources or data.
-        loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        # On the instance, which stays what it is to all who ask it for sources or data.
+        loader.exec_module = execute_and_register  # type: ignore[method-assign]  # see above
 
     def _register(self) -> None:
         if self in sys.meta_path:

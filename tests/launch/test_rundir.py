@@ -5,7 +5,13 @@ import pytest
 from tests.config.example import run_config
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import write_config
-from toplora_train.launch.rundir import CONFIG, forget_failure, is_already_done, make_run_dir
+from toplora_train.launch.rundir import (
+    CONFIG,
+    forget_failure,
+    how_to_go_on,
+    is_already_done,
+    make_run_dir,
+)
 
 
 @pytest.fixture
@@ -70,3 +76,13 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
 
 def test_forgetting_a_failure_that_never_was_is_fine(tmp_path):
     forget_failure(tmp_path)
+
+
+def test_going_on_is_told_where_there_is_a_checkpoint(unfinished, tmp_path_factory):
+    named = run_config(command="toplora-train output_dir=run")
+    assert how_to_go_on(named, unfinished) == (
+        "step-00000010 is saved; go on with the same command and resume=auto"
+    )
+    unnamed = run_config(command="toplora-train recipe=smoke")
+    assert f"same command, output_dir={unfinished} and resume" in how_to_go_on(unnamed, unfinished)
+    assert how_to_go_on(named, tmp_path_factory.mktemp("empty")) == ""

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import signal
+import socket
 import warnings
 
 import pytest
@@ -46,6 +47,33 @@ def test_an_end_is_a_code_a_line_and_a_note(tmp_path, capsys, error, code, statu
     assert report["schema_version"] == 1
     assert report["status"] == status
     assert report["error"] in line
+
+
+def test_an_interruption_after_a_checkpoint_says_how_to_go_on(tmp_path, capsys):
+    (tmp_path / "checkpoints" / "step-00000009").mkdir(parents=True)
+    config = run_config(command="toplora-train output_dir=run")
+    assert worker.run(config, tmp_path, job=end(Interrupted(signal.SIGTERM))) == 143
+    assert capsys.readouterr().err == (
+        "interrupted by signal 15; step-00000009 is saved; "
+        "go on with the same command and resume=auto\n"
+    )
+
+
+def test_a_port_in_use_is_named_with_the_remedy(tmp_path, capsys, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+
+        def job(_config, _run_dir):
+            from torch.distributed import TCPStore
+
+            TCPStore("127.0.0.1", port, world_size=2, is_master=True, wait_for_workers=False)
+
+        assert worker.run(run_config(), tmp_path, job=job) == 1
+    shown = capsys.readouterr().err
+    assert f"port {port}" in shown
+    assert "--master-port" in shown
+    assert shown.count("\n") == 1
 
 
 def test_a_good_end_says_nothing(tmp_path, capsys):

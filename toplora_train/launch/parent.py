@@ -27,7 +27,13 @@ from toplora_train.config.schema import RunConfig
 from toplora_train.launch import worker
 from toplora_train.launch.lock import locked
 from toplora_train.launch.outcome import read_report, write_failure
-from toplora_train.launch.rundir import CONFIG, forget_failure, is_already_done, make_run_dir
+from toplora_train.launch.rundir import (
+    CONFIG,
+    forget_failure,
+    how_to_go_on,
+    is_already_done,
+    make_run_dir,
+)
 
 WORKER = "toplora_train.launch.worker"
 AGENT = "toplora_train.launch.agent"
@@ -123,7 +129,7 @@ def _work(
         returned = process.wait()
         assert process.stdin is not None
         process.stdin.close()
-    return _told(returned, received, run_dir)
+    return _told(returned, received, config, run_dir)
 
 
 def _work_in_place(config: RunConfig, run_dir: Path) -> tuple[int, str | None]:
@@ -140,7 +146,7 @@ def _work_in_place(config: RunConfig, run_dir: Path) -> tuple[int, str | None]:
             return worker.DONE, None
         forget_failure(run_dir)
         write_config(config, run_dir / CONFIG)
-        return _told(worker.run(config, run_dir), [], run_dir)
+        return _told(worker.run(config, run_dir), [], config, run_dir)
 
 
 @contextmanager
@@ -174,20 +180,23 @@ def _forwarding_signals() -> Iterator[tuple[list[int], Callable[[subprocess.Pope
             signal.signal(signum, handler)
 
 
-def _told(returned: int, received: list[int], run_dir: Path) -> tuple[int, str | None]:
+def _told(
+    returned: int, received: list[int], config: RunConfig, run_dir: Path
+) -> tuple[int, str | None]:
     """The exit code and the error line; a crash is shown with the end of its log."""
     if returned == worker.DONE:
         return returned, None
     if returned in (worker.USER_ERROR, 128 + signal.SIGINT, 128 + signal.SIGTERM):
         return returned, read_report(run_dir).get("error")
+    remedy = how_to_go_on(config, run_dir)
     if returned < 0 and -returned in received:
-        error = f"interrupted by signal {-returned}"
+        error = "; ".join(filter(None, [f"interrupted by signal {-returned}", remedy]))
         write_failure(run_dir, status="interrupted", error=error, error_type="Interrupted")
         print(error, file=sys.stderr)  # noqa: T201  (for the user)
         return 128 - returned, error
     if returned < 0:
         hint = " (out of memory?)" if -returned == signal.SIGKILL else ""
-        error = f"killed by signal {-returned}{hint}"
+        error = "; ".join(filter(None, [f"killed by signal {-returned}{hint}", remedy]))
         write_failure(run_dir, status="failed", error=error, error_type="Killed")
         _show_crash(f"error: {error}", run_dir)
         return worker.CRASHED, error

@@ -53,6 +53,15 @@ def forget_failure(run_dir: Path) -> None:
     (run_dir / REPORT).unlink(missing_ok=True)
 
 
+def how_to_go_on(config: RunConfig, run_dir: Path) -> str:
+    """What a person types after a run was ended from outside; "" where there is nothing to keep."""
+    checkpoints = _checkpoints(run_dir)
+    if not checkpoints:
+        return ""
+    folder = "" if "output_dir=" in config.command else f", output_dir={run_dir}"
+    return f"{checkpoints[-1].name} is saved; go on with the same command{folder} and resume=auto"
+
+
 def _checkpoints(run_dir: Path) -> list[Path]:
     found = (run_dir / "checkpoints").glob("step-*")
     return sorted(path for path in found if path.name.removeprefix("step-").isdigit())

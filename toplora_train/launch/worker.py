@@ -22,7 +22,7 @@ from toplora_train.config.errors import Interrupted, RunFailure, UserError
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch.outcome import write_failure
-from toplora_train.launch.rundir import CONFIG
+from toplora_train.launch.rundir import CONFIG, how_to_go_on
 
 Job = Callable[[RunConfig, Path], None]
 
@@ -68,14 +68,14 @@ def run(config: RunConfig, run_dir: Path, *, job: Job = run_training) -> int:
         try:
             job(config, run_dir)
         except Interrupted as interruption:
-            return _interrupted(run_dir, interruption)
+            return _interrupted(config, run_dir, interruption)
         except KeyboardInterrupt:  # before anybody asked for signals to be handled otherwise
-            return _interrupted(run_dir, Interrupted(signal.SIGINT))
+            return _interrupted(config, run_dir, Interrupted(signal.SIGINT))
         except UserError as error:
             return _failed(run_dir, USER_ERROR, error, str(error))
         except RunFailure as error:
             return _failed(run_dir, CRASHED, error, str(error))
-        except Exception as error:
+        except Exception as error:  # of whatever kind: it ends in the log, a line and an exit code
             log.exception("the run failed")
             foreseen = _foreseen(error, config)
             if foreseen is not None:
@@ -132,6 +132,12 @@ def _foreseen(error: Exception, config: RunConfig) -> RunFailure | None:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunFailure(f"the disk is full: {error.filename or 'a file'} could not be written")
+    if type(error).__name__ == "DistNetworkError" and "EADDRINUSE" in str(error):  # torch's too
+        return RunFailure(
+            f"port {os.environ.get('MASTER_PORT', '?')}, through which the processes would find "
+            "each other, is in use; give the launcher another one (torchrun and accelerate launch: "
+            "--master-port)"
+        )
     return None
 
 
@@ -145,8 +151,8 @@ def _failed(run_dir: Path, code: int, error: Exception, text: str) -> int:
     return code
 
 
-def _interrupted(run_dir: Path, interruption: Interrupted) -> int:
-    line = str(interruption)
+def _interrupted(config: RunConfig, run_dir: Path, interruption: Interrupted) -> int:
+    line = "; ".join(filter(None, [str(interruption), how_to_go_on(config, run_dir)]))
     log.warning("%s", line)
     _note(run_dir, "Interrupted", status="interrupted", error=line)
     return interruption.exit_code

@@ -137,7 +137,7 @@ class WandbTracker:
     def _try(self, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception as error:
+        except Exception as error:  # of whatever kind: watching a run must not end it
             if not self._warned:
                 self._warned = True
                 logger.warning(
