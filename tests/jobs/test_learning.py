@@ -1,13 +1,23 @@
 from dataclasses import replace
 
 import pytest
+from accelerate import Accelerator
 
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import OptimizerSettings, TrainerSettings
-from toplora_train.jobs.learning import learning_rate, make_optimizer, rows_at_once
+from toplora_train.data.packed import pack
+from toplora_train.jobs.learning import (
+    learning_rate,
+    make_optimizer,
+    padded_together,
+    prove_batches,
+    rows_at_once,
+)
+from toplora_train.jobs.material import prepare
 from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation
+from toplora_train.models.tiny import tiny_model
 
 
 def test_lora_plus_is_a_factor_for_b(make_run):
@@ -37,3 +47,24 @@ def test_the_learning_rate_is_the_peak_times_the_schedule():
 def test_a_micro_batch_that_is_to_be_found_is_at_most_the_batch():
     assert rows_at_once(TrainerSettings(batch_size=12, micro_batch_size=3)) == 3
     assert rows_at_once(TrainerSettings(batch_size=12, micro_batch_size="auto")) == 12
+
+
+def test_packing_is_proven_before_the_first_step(make_run):
+    config = make_run()
+    packed = replace(config.trainer, batching="packed")
+    material = prepare(replace(config, trainer=packed))
+    model = attach_adapter(tiny_model(), config.adapter, seed=1)
+    prove_batches(model, packed, material, accelerator=Accelerator(cpu=True))
+    leaking = replace(material.objective, training_collate=without_positions)
+    with pytest.raises(UserError, match=r"trainer\.batching=padded"):
+        prove_batches(
+            model,
+            packed,
+            replace(material, objective=leaking),
+            accelerator=Accelerator(cpu=True),
+        )
+    assert padded_together(packed) == 1
+
+
+def without_positions(rows):
+    return {name: tensor for name, tensor in pack(rows).items() if name != "position_ids"}

@@ -77,3 +77,12 @@ def test_a_reloaded_base_starts_with_another_head():
     first = load_base(config, TINY, objective.head)
     other = load_base(config, TINY, objective.head, head_seed=config.seed + 1)
     assert not torch.equal(first.score.weight, other.score.weight)
+
+
+def test_a_head_judges_no_packed_rows():
+    run = judged_run()
+    packed = replace(run, trainer=replace(run.trainer, batching="packed"))
+    with pytest.raises(UserError, match=r"trainer\.batching=packed is for models that write"):
+        find_objective(
+            replace(run, trainer=replace(run.trainer, batching="packed")), tiny_tokenizer()
+        )

@@ -140,7 +140,9 @@ class TrainerSettings:
 
     ``batch_size`` is the number of rows per optimizer step over all processes;
     ``micro_batch_size`` the number per forward pass, or ``auto`` for the most that fit the memory.
-    ``max_steps`` replaces ``epochs`` where given. ``deterministic`` refuses operations whose result
+    ``max_steps`` replaces ``epochs`` where given. ``batching: packed`` lays the rows of a forward
+    pass end to end instead of padding them; before the first step the model is shown to keep them
+    apart. ``deterministic`` refuses operations whose result
     differs from run to run on the same machine.
     ``log_every``, ``save_every`` and ``eval_every`` count optimizer steps; 0 means never.
     ``keep`` is the number of newest checkpoints kept on disk.
@@ -155,6 +157,7 @@ class TrainerSettings:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     activation_checkpointing: bool = False
     deterministic: bool = False
+    batching: Literal["padded", "packed"] = "padded"
     group_by_length: bool = True
     log_every: PositiveInt = 10
     save_every: NonNegativeInt = 200

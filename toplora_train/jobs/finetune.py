@@ -23,9 +23,14 @@ from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
 from toplora_train.jobs.encoding import learned_prompt
 from toplora_train.jobs.joining import join_processes, part_processes
-from toplora_train.jobs.learning import fitting_micro_batch, learning_rate, make_optimizer
+from toplora_train.jobs.learning import (
+    fitting_micro_batch,
+    learning_rate,
+    make_optimizer,
+    prove_batches,
+)
 from toplora_train.jobs.material import Material, prepare, total_steps
-from toplora_train.jobs.objective import load_base
+from toplora_train.jobs.objective import base_weights, load_base
 from toplora_train.jobs.reload import probe_logits, prove_reload
 from toplora_train.jobs.reporting import build_report, conclusion, introduction
 from toplora_train.jobs.scoring import score_test_sets
@@ -229,6 +234,7 @@ def fine_tune(
     """Train the adapter, writing a line of metrics per logged step."""
     trainer = config.trainer
     total = total_steps(config, len(material.train))
+    prove_batches(adapted, trainer, material, accelerator=accelerator)
     micro_batch_size = fitting_micro_batch(adapted, trainer, material, accelerator=accelerator)
     model, optimizer = join_processes(
         adapted,
@@ -264,7 +270,7 @@ def fine_tune(
             micro_batch_size=micro_batch_size,
             group_by_length=trainer.group_by_length,
             max_grad_norm=trainer.max_grad_norm,
-            collate=material.objective.collate,
+            collate=material.objective.training_collate,
             loss=material.objective.loss,
             seed=config.seed,
             log_every=trainer.log_every,

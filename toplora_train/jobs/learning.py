@@ -11,9 +11,12 @@ from torch import nn
 
 from toplora_train.config.schema import OptimizerSettings, TrainerSettings
 from toplora_train.jobs.material import Material
-from toplora_train.train.fit import largest_micro_batch
+from toplora_train.train.fit import largest_micro_batch, longest_first
 from toplora_train.train.optimizer import LORA_PLUS, build_optimizer
+from toplora_train.train.proofs import prove_packing
 from toplora_train.train.schedule import learning_rate_factor, warmup_length
+
+PROOF_ROWS = 2
 
 
 def make_optimizer(
@@ -61,10 +64,34 @@ def fitting_micro_batch(
         model,
         material.train,
         most=math.ceil(trainer.batch_size / accelerator.num_processes),
-        collate=material.objective.collate,
+        collate=material.objective.training_collate,
         loss=material.objective.loss,
         accelerator=accelerator,
     )
+
+
+def prove_batches(
+    model: nn.Module, trainer: TrainerSettings, material: Material, *, accelerator: Accelerator
+) -> None:
+    """Show before the first step, on the longest rows, that packing them changes nothing.
+
+    Raises:
+        UserError: it does.
+    """
+    if trainer.batching == "packed":
+        prove_packing(
+            model,
+            longest_first(material.train)[:PROOF_ROWS],
+            padded=material.objective.collate,
+            packed=material.objective.training_collate,
+            loss=material.objective.loss,
+            accelerator=accelerator,
+        )
+
+
+def padded_together(trainer: TrainerSettings) -> int:
+    """The rows that are padded to one length."""
+    return 1 if trainer.batching == "packed" else rows_at_once(trainer)
 
 
 def rows_at_once(trainer: TrainerSettings) -> int:

@@ -24,6 +24,7 @@ from toplora_train.data.labelled import (
     parse_labelled,
     render_labelled,
 )
+from toplora_train.data.packed import pack
 from toplora_train.data.renamed import parse_renamed
 from toplora_train.data.rows import Row, parse_row
 from toplora_train.data.sources import RowParser
@@ -43,7 +44,8 @@ class Objective:
         head: What is put on the model, if it does not write.
         parse: Makes a row of a record of a training file.
         encode: Makes examples of rows; also says how many are asked in other tokens than learned.
-        collate: Makes tensors of examples.
+        collate: Makes padded tensors of examples.
+        training_collate: Makes tensors of the examples of a training step.
         loss: The sum of a batch's loss.
         render: An example as (token's text, whether it is learned), for people.
     """
@@ -52,6 +54,7 @@ class Objective:
     parse: RowParser
     encode: Callable[[Sequence[Row]], tuple[Encoded[Any], int]]
     collate: Callable[[Sequence[Any]], Batch]
+    training_collate: Callable[[Sequence[Any]], Batch]
     loss: Loss
     render: Callable[[Any], list[tuple[str, bool]]]
 
@@ -68,6 +71,7 @@ def find_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Obj
 
 def writing(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
     """Learn the responses, token by token."""
+    padded = partial(collate, pad_token_id=tokenizer.pad_token_id)
     return Objective(
         head=None,
         parse=own_parser(config.dataset.fields),
@@ -78,7 +82,8 @@ def writing(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
             max_length=config.dataset.max_length,
             overflow=config.dataset.overflow,
         ),
-        collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
+        collate=padded,
+        training_collate=pack if config.trainer.batching == "packed" else padded,
         loss=supervised_loss,
         render=partial(render_example, tokenizer),
     )
@@ -90,13 +95,23 @@ def own_parser(fields: Mapping[RowKey, str] | None) -> RowParser:
 
 
 def judging(config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> Objective:
-    """Learn the label of a text or a pair of texts with a head."""
+    """Learn the label of a text or a pair of texts with a head.
+
+    Raises:
+        UserError: the tokenizer cannot pad, or rows are to be packed.
+    """
     choices = tuple(task.choices)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UserError(
             f"task.{task.name} is for a head, which finds a text's end by the padding, but the "
             f"tokenizer of {config.model.path or config.model.name} has no pad token of its own; "
             "choose a model that has one, or save a tokenizer with pad_token set beside it"
+        )
+
+    if config.trainer.batching == "packed":
+        raise UserError(
+            f"trainer.batching=packed is for models that write; task.{task.name} is for a head, "
+            "which judges one text a row: use trainer.batching=padded"
         )
 
     def encode(rows: Sequence[Row]) -> tuple[Encoded[Any], int]:
@@ -109,11 +124,13 @@ def judging(config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenize
             overflow=dataset.overflow,
         ), 0
 
+    padded = partial(collate_labelled, pad_token_id=tokenizer.pad_token_id)
     return Objective(
         head=Head(choices, tokenizer.pad_token_id),
         parse=row_parser(task),
         encode=encode,
-        collate=partial(collate_labelled, pad_token_id=tokenizer.pad_token_id),
+        collate=padded,
+        training_collate=padded,
         loss=label_loss if choices else value_loss,
         render=partial(render_labelled, tokenizer, choices=choices),
     )

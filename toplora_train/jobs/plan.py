@@ -12,7 +12,7 @@ from toplora_train.data.batches import padding_fraction
 from toplora_train.jobs.alternatives import compare_adapters
 from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.device import open_accelerator
-from toplora_train.jobs.learning import rows_at_once
+from toplora_train.jobs.learning import padded_together, rows_at_once
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import load_base
 from toplora_train.models.memory import estimate_memory
@@ -81,7 +81,9 @@ def make_plan(config: RunConfig, material: Material) -> Plan:
         steps=steps,
         tokens=sum(lengths[row] for batch in batches for row in batch),
         supervised_tokens=sum(material.train[row].supervised for b in batches for row in b),
-        padding_fraction=padding_fraction(lengths, batches, micro_batch_size=rows_at_once(trainer)),
+        padding_fraction=padding_fraction(
+            lengths, batches, micro_batch_size=padded_together(trainer)
+        ),
         longest=max(lengths),
         memory=asdict(memory),
         tests={test_set.name: len(test_set.rows.rows) for test_set in material.test_sets},

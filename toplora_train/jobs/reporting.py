@@ -18,7 +18,7 @@ from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.evaluate import Score, row_label
 from toplora_train.evaluation.metrics import METRICS, as_numbers
 from toplora_train.evaluation.statistics import majority_share
-from toplora_train.jobs.learning import rows_at_once
+from toplora_train.jobs.learning import padded_together
 from toplora_train.jobs.material import Material, total_steps
 from toplora_train.jobs.reload import ReloadProof
 from toplora_train.jobs.selection import Selection
@@ -137,7 +137,7 @@ def build_report(
             loss_last=mean([row["loss"] for row in metrics[-window:]]),
             tokens=last["tokens"],
             padding_fraction=padding_fraction(
-                lengths, batches, micro_batch_size=rows_at_once(config.trainer)
+                lengths, batches, micro_batch_size=padded_together(config.trainer)
             ),
             seconds=last["seconds"],
             tokens_per_second=last["tokens"] / last["seconds"],

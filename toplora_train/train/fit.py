@@ -42,7 +42,7 @@ def largest_micro_batch(
     It is ``most``, or a half, a quarter... of it; with several processes what fits all of them.
     The model is left without gradients, and the random generators as they were.
     """
-    longest = sorted(examples, key=lambda example: -len(example.input_ids))
+    longest = longest_first(examples)
     before = random_states(accelerator)
     model.train()
 
@@ -58,6 +58,11 @@ def largest_micro_batch(
         _release(model)
         restore_random_state(before, accelerator)
     return -agree(-size, accelerator)
+
+
+def longest_first(examples: Sequence[TrainingExample]) -> list[TrainingExample]:
+    """Examples by their length."""
+    return sorted(examples, key=lambda example: -len(example.input_ids))
 
 
 def step_that_fits(

@@ -95,11 +95,8 @@ def supervised_loss(model: nn.Module, batch: Batch, device: torch.device) -> Ten
     targets = batch["labels"][:, 1:]
     rows, positions = (targets != IGNORED).nonzero(as_tuple=True)
     with logits_only_at(model, rows.to(device), positions.to(device)):
-        logits = model(
-            input_ids=batch["input_ids"].to(device),
-            attention_mask=batch["attention_mask"].to(device),
-            use_cache=False,
-        ).logits[0]
+        inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
+        logits = model(**inputs, use_cache=False).logits[0]
     return functional.cross_entropy(
         logits.float(), targets[rows, positions].to(device), reduction="sum"
     )
