@@ -13,6 +13,7 @@ from toplora_train.evaluation.evaluate import (
 )
 from toplora_train.evaluation.protocol import find_protocol
 from toplora_train.evaluation.statistics import wilson_interval
+from toplora_train.evaluation.tally import Ledger
 from toplora_train.models.tiny import MAX_POSITIONS, tiny_model, tiny_tokenizer
 
 TASK = {"extraction": "exact", "max_new_tokens": 6}
@@ -72,8 +73,7 @@ def test_progress_and_predictions_are_given_out_as_they_come(model, tokenizer, r
         tokenizer,
         rows,
         batch_size=4,
-        on_progress=lambda *state: progress.append(state),
-        on_prediction=given.append,
+        ledger=Ledger({}, given.append, lambda *state: progress.append(state)),
         **TASK,
     )
     assert [done for done, _, _ in progress] == list(range(1, 11))
@@ -90,9 +90,7 @@ def test_rows_that_are_finished_already_are_not_generated_again(model, tokenizer
         tokenizer,
         rows,
         batch_size=4,
-        finished=finished,
-        on_prediction=given.append,
-        on_progress=lambda *state: progress.append(state),
+        ledger=Ledger(finished, given.append, lambda *state: progress.append(state)),
         **TASK,
     )
     assert predictions == expected[1]
@@ -105,7 +103,7 @@ def test_a_finished_prediction_of_another_prompt_is_made_anew(model, tokenizer, 
     _, expected = evaluate_task(model, tokenizer, rows[:1], batch_size=1, **TASK)
     stale = dataclasses.replace(expected[0], prompt="another", output="stale")
     _, predictions = evaluate_task(
-        model, tokenizer, rows[:1], batch_size=1, finished={"r0": stale}, **TASK
+        model, tokenizer, rows[:1], batch_size=1, ledger=Ledger({"r0": stale}), **TASK
     )
     assert predictions == expected
 
@@ -202,9 +200,8 @@ def test_choices_that_are_finished_are_taken_over_without_a_forward_pass(model, 
     expected = evaluate_choices(model, tokenizer, asked(), batch_size=4, **CHOICE)[1]
     calls = []
     handle = model.register_forward_hook(lambda *_: calls.append(1))
-    again = evaluate_choices(
-        model, tokenizer, asked(), batch_size=4, finished={p.id: p for p in expected}, **CHOICE
-    )[1]
+    known = Ledger({p.id: p for p in expected})
+    again = evaluate_choices(model, tokenizer, asked(), batch_size=4, ledger=known, **CHOICE)[1]
     handle.remove()
     assert again == expected
     assert calls == []

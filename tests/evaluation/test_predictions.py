@@ -3,7 +3,12 @@ import json
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.evaluation.predictions import Prediction, PredictionFile, read_predictions
+from toplora_train.evaluation.predictions import (
+    Prediction,
+    PredictionFile,
+    read_predictions,
+    unfinished_predictions,
+)
 
 
 def prediction(name, output="The answer is 2\u2028é"):
@@ -45,8 +50,8 @@ def test_an_interrupted_evaluation_is_taken_up_where_it_stopped(tmp_path):
         file.add(A)
         file.add(B)
     assert not path.exists()
+    assert unfinished_predictions(path, belongs_to="weights 1") == {"a": A, "b": B}
     with PredictionFile(path, belongs_to="weights 1") as file:
-        assert file.finished == {"a": A, "b": B}
         file.add(C)
         file.finish([A, B, C])
     assert read_predictions(path) == [A, B, C]
@@ -60,8 +65,8 @@ def test_a_torn_last_line_is_left_out_and_the_file_is_whole_again(tmp_path):
     partial = tmp_path / "task.jsonl.partial"
     partial.write_bytes(partial.read_bytes()[:-25])
     for expected in ({"a": A}, {"a": A, "c": C}):
+        assert unfinished_predictions(path) == expected
         with PredictionFile(path) as file:
-            assert file.finished == expected
             if "c" not in expected:
                 file.add(C)
 
@@ -70,15 +75,32 @@ def test_predictions_of_other_weights_are_not_taken_over(tmp_path):
     path = tmp_path / "task.jsonl"
     with PredictionFile(path, belongs_to="weights 1") as file:
         file.add(A)
-    with PredictionFile(path, belongs_to="weights 2") as file:
-        assert file.finished == {}
+    assert unfinished_predictions(path, belongs_to="weights 2") == {}
+    with PredictionFile(path, belongs_to="weights 2"):
+        assert unfinished_predictions(path, belongs_to="weights 2") == {}
 
 
 def test_a_partial_file_without_a_readable_head_is_begun_anew(tmp_path):
     path = tmp_path / "task.jsonl"
     (tmp_path / "task.jsonl.partial").write_text('{"belongs_')
+    assert unfinished_predictions(path) == {}
     with PredictionFile(path) as file:
-        assert file.finished == {}
+        file.add(A)
+    assert unfinished_predictions(path) == {"a": A}
+
+
+def test_what_several_processes_left_is_taken_up_by_any_number_of_them(tmp_path):
+    path = tmp_path / "task.jsonl"
+    with PredictionFile(path) as first, PredictionFile(path, rank=1) as second:
+        first.add(A)
+        second.add(B)
+    assert unfinished_predictions(path) == {"a": A, "b": B}
+    with PredictionFile(path) as alone:
+        alone.add(C)
+    assert unfinished_predictions(path) == {"a": A, "b": B, "c": C}
+    with PredictionFile(path) as alone, PredictionFile(path, rank=1):
+        alone.finish([A, B, C])
+    assert [p.name for p in tmp_path.iterdir()] == ["task.jsonl"]
 
 
 def test_a_missing_file_of_predictions_is_the_users_error(tmp_path):

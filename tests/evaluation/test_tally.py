@@ -1,11 +1,16 @@
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 
 from toplora_train.evaluation.predictions import Prediction
+from toplora_train.evaluation.ranks import Ranks
 from toplora_train.evaluation.statistics import wilson_interval
-from toplora_train.evaluation.tally import tally
+from toplora_train.evaluation.tally import NEW, Ledger, tally
 
 NAMES = ["a", "b", "c", "d"]
 TEXTS = [f"{name}?" for name in NAMES]
+IN_TWOS = {"order": range(4), "batch_size": 2}
 
 
 def judge(index, output, scores):
@@ -22,10 +27,10 @@ def test_answers_may_come_in_any_order_and_stand_in_the_rows():
     score, predictions = tally(
         NAMES,
         TEXTS,
+        Ledger({}, given.append, lambda *state: progress.append(state)),
+        **IN_TWOS,
         ask=answer_backwards,
         judge=judge,
-        on_prediction=given.append,
-        on_progress=lambda *state: progress.append(state),
     )
     assert [p.id for p in predictions] == NAMES
     assert [p.correct for p in predictions] == [False, True, False, True]
@@ -45,16 +50,62 @@ def test_finished_rows_are_judged_anew_and_not_asked():
         asked.extend(rows)
         return answer_backwards(rows)
 
-    score, predictions = tally(NAMES, TEXTS, ask=ask, judge=judge, finished=finished)
+    score, predictions = tally(NAMES, TEXTS, Ledger(finished), **IN_TWOS, ask=ask, judge=judge)
     assert asked == [1, 2, 3]
     assert predictions[0] == Prediction("a", "a?", "yes", "yes", "yes", True, {"yes": 3.0})
     assert score.value == pytest.approx(0.75)
 
 
 def test_where_all_is_finished_nobody_is_asked():
-    finished = {p.id: p for p in tally(NAMES, TEXTS, ask=answer_backwards, judge=judge)[1]}
+    once = tally(NAMES, TEXTS, NEW, **IN_TWOS, ask=answer_backwards, judge=judge)[1]
+    finished = Ledger({p.id: p for p in once})
 
     def ask(_rows):
         raise AssertionError("asked")
 
-    assert tally(NAMES, TEXTS, ask=ask, judge=judge, finished=finished)[0].value == 0.5
+    assert tally(NAMES, TEXTS, finished, **IN_TWOS, ask=ask, judge=judge)[0].value == 0.5
+
+
+def test_several_share_the_batches_and_all_have_all_answers():
+    """Three ranks as threads, which exchange what torch would exchange between processes."""
+    parts, barrier, asked = {}, Barrier(3, timeout=10), {}
+
+    class Threads(Ranks):
+        def gather(self, mine):
+            parts[self.rank] = mine
+            barrier.wait()
+            return [item for rank in range(self.world_size) for item in parts[rank]]
+
+    names = [f"row {index}" for index in range(11)]
+    order = sorted(range(11), key=lambda index: -index)
+    finished = {"row 7": Prediction("row 7", "row 7", "yes", "yes", "yes", True)}
+
+    def answer(rank):
+        def ask(rows):
+            asked[rank] = rows
+            return ((place, "yes" if row % 2 else "no", None) for place, row in enumerate(rows))
+
+        progress = []
+        result = tally(
+            names,
+            names,
+            Ledger(finished, on_progress=lambda *at: progress.append(at), ranks=Threads(rank, 3)),
+            order=order,
+            batch_size=2,
+            ask=ask,
+            judge=lambda index, output, _: Prediction(
+                names[index], names[index], output, output, "yes", output == "yes"
+            ),
+        )
+        return result, progress
+
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(answer, range(3)))
+    # Batches of the rows that are left, in their order: 10 9 | 8 6 | 5 4 | 3 2 | 1 0.
+    assert asked == {0: [10, 9, 3, 2], 1: [8, 6, 1, 0], 2: [5, 4]}
+    for (score, predictions), progress in found:
+        assert [p.id for p in predictions] == names
+        assert [p.correct for p in predictions] == [index % 2 == 1 for index in range(11)]
+        assert (score.value, score.n) == (5 / 11, 11)
+        assert progress[0][0] == 1  # what was taken over
+        assert progress[-1][0] == progress[-1][1]

@@ -78,7 +78,7 @@ def test_messages_are_printed_as_they_are_and_logged(plain, caplog):
 def test_an_evaluation_says_each_tenth_how_many_are_right(plain):
     with EvaluationDisplay("boolq", 400, console=plain) as display:
         for done in range(1, 401):
-            display.update(done, done // 2)
+            display.update(done, 400, done // 2)
     lines = plain.file.getvalue().splitlines()
     assert len(lines) == 10
     assert lines[0] == "boolq 40/400  50.0% right so far"
@@ -88,8 +88,15 @@ def test_an_evaluation_says_each_tenth_how_many_are_right(plain):
 def test_a_short_evaluation_is_not_a_wall_of_lines(plain):
     with EvaluationDisplay("boolq", 40, console=plain) as display:
         for done in range(1, 41):
-            display.update(done, 0)
+            display.update(done, 40, 0)
     assert plain.file.getvalue() == "boolq 25/40  0.0% right so far\n"
+
+
+def test_one_process_of_several_shows_its_share(plain):
+    with EvaluationDisplay("boolq", 400, console=plain) as display:
+        for done in range(1, 101):
+            display.update(done, 100, done)
+    assert plain.file.getvalue().splitlines()[-1] == "boolq 100/100  100.0% right so far"
 
 
 def test_a_resumed_training_starts_its_bar_where_it_goes_on(terminal):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.data.labelled import LabelledExample, collate_labelled, encode_labelled
 from toplora_train.data.rows import Row
+from toplora_train.evaluation.forward import by_length, longest_first
 from toplora_train.evaluation.metrics import as_numbers, measure
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.tally import Answer, Score, Scores, tally
+from toplora_train.evaluation.tally import NEW, Answer, Ledger, Score, Scores, tally
 
 NEAR = 0.5
 """How far off a predicted number may be to be shown among the right examples; no metric uses it."""
@@ -29,10 +30,8 @@ def evaluate_labels(
     max_length: int,
     overflow: str,
     batch_size: int,
-    finished: Mapping[str, Prediction] | None = None,
-    on_prediction: Callable[[Prediction], None] | None = None,
-    on_progress: Callable[[int, int, int], None] | None = None,
     autocast_dtype: torch.dtype | None = None,
+    ledger: Ledger = NEW,
 ) -> tuple[Score, list[Prediction]]:
     """Let the model's head judge every row, and score what it says.
 
@@ -46,10 +45,8 @@ def evaluate_labels(
         max_length: The longest row, in tokens.
         overflow: ``truncate`` cuts longer rows; else they are an error. No test row is left out.
         batch_size: Rows per forward pass; it changes the speed, not the answers.
-        finished: Predictions of an earlier, interrupted evaluation of the same model, by row id.
-        on_prediction: Is given each new prediction as it comes, shortest row first.
-        on_progress: Is given (rows done, rows in all, rows right) after each row.
         autocast_dtype: Compute under autocast in this number format.
+        ledger: What is answered already, who hears of the rest, and who shares the rows.
 
     Returns:
         The score, and the predictions in the order of the rows.
@@ -84,11 +81,11 @@ def evaluate_labels(
     counted, predictions = tally(
         [row.id for row in rows],
         [shown(row) for row in rows],
+        ledger,
+        order=by_length([example.input_ids for example in examples]),
+        batch_size=batch_size,
         ask=ask,
         judge=judge,
-        finished=finished,
-        on_prediction=on_prediction,
-        on_progress=on_progress,
     )
     score = score_labels(
         predictions, choices=choices, metric=metric, also=also, seconds=counted.seconds
@@ -149,14 +146,12 @@ def head_outputs(
     batch_size: int,
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Each example's index and the head's outputs for it, in fp32 on the CPU; shortest first."""
+    """Each example's index and the head's outputs for it, in fp32 on the CPU; longest first."""
     device = next(model.parameters()).device
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
     training = model.training
     model.eval()
     try:
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
+        for chosen in longest_first([example.input_ids for example in examples], batch_size):
             batch = collate_labelled([examples[index] for index in chosen], pad_token_id)
             inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
             with torch.autocast(device.type, dtype=autocast_dtype, enabled=bool(autocast_dtype)):

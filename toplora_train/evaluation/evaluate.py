@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -14,12 +14,13 @@ from toplora_train.data.rows import Row
 from toplora_train.evaluation.answers import row_label, same_choice
 from toplora_train.evaluation.choose import choose, encode_choices
 from toplora_train.evaluation.forced import prove_answers
+from toplora_train.evaluation.forward import by_length
 from toplora_train.evaluation.generate import generate
 from toplora_train.evaluation.numbers import parse_number
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.protocol import CLEAN, Protocol
 from toplora_train.evaluation.statistics import majority_share
-from toplora_train.evaluation.tally import Answer, Score, Scores, tally
+from toplora_train.evaluation.tally import NEW, Answer, Ledger, Score, Scores, tally
 
 __all__ = [
     "Prediction",
@@ -43,10 +44,8 @@ def evaluate_task(
     choices: Sequence[str] = (),
     response: str | None = None,
     protocol: Protocol = CLEAN,
-    finished: Mapping[str, Prediction] | None = None,
-    on_prediction: Callable[[Prediction], None] | None = None,
-    on_progress: Callable[[int, int, int], None] | None = None,
     autocast_dtype: torch.dtype | None = None,
+    ledger: Ledger = NEW,
 ) -> tuple[Score, list[Prediction]]:
     """Let ``model`` write an answer to every row and score the answers.
 
@@ -61,10 +60,8 @@ def evaluate_task(
         response: The sentence that answers are given in, ``{answer}`` standing for the option; an
             answer in these words is proven in one pass instead of being decoded.
         protocol: How rows are asked, decoded and judged.
-        finished: See :func:`toplora_train.evaluation.tally.tally`, as for what follows.
-        on_prediction: Is given each new prediction as it comes, not in the order of the rows.
-        on_progress: Is given (rows done, rows in all, rows right) after each row.
         autocast_dtype: Compute under autocast in this number format.
+        ledger: What is answered already, who hears of the rest, and who shares the rows.
 
     Returns:
         The score, and the predictions in the order of the rows.
@@ -120,11 +117,11 @@ def evaluate_task(
     return tally(
         [row.id for row in rows],
         texts,
+        ledger,
+        order=by_length(prompts) if protocol.by_length else range(len(prompts)),
+        batch_size=batch_size,
         ask=ask,
         judge=judge,
-        finished=finished,
-        on_prediction=on_prediction,
-        on_progress=on_progress,
     )
 
 
@@ -137,10 +134,8 @@ def evaluate_choices(
     response: str,
     batch_size: int,
     per_token: bool = False,
-    finished: Mapping[str, Prediction] | None = None,
-    on_prediction: Callable[[Prediction], None] | None = None,
-    on_progress: Callable[[int, int, int], None] | None = None,
     autocast_dtype: torch.dtype | None = None,
+    ledger: Ledger = NEW,
 ) -> tuple[Score, list[Prediction]]:
     """Let ``model`` choose the most probable of ``choices`` for every row.
 
@@ -152,10 +147,8 @@ def evaluate_choices(
         response: The sentence that answers are given in, ``{answer}`` standing for the option.
         batch_size: Rows per forward pass; it changes the speed, not the answers.
         per_token: Whether an option's log-likelihood is divided by its number of tokens.
-        finished: See :func:`toplora_train.evaluation.tally.tally`, as for what follows.
-        on_prediction: Is given each new prediction as it comes, not in the order of the rows.
-        on_progress: Is given (rows done, rows in all, rows right) after each row.
         autocast_dtype: Compute under autocast in this number format.
+        ledger: What is answered already, who hears of the rest, and who shares the rows.
 
     Returns:
         The score, and the predictions in the order of the rows; a prediction's ``scores`` are the
@@ -204,11 +197,11 @@ def evaluate_choices(
     return tally(
         [row.id for row in rows],
         texts,
+        ledger,
+        order=by_length(prompts),
+        batch_size=batch_size,
         ask=ask,
         judge=judge,
-        finished=finished,
-        on_prediction=on_prediction,
-        on_progress=on_progress,
     )
 
 

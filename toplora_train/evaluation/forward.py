@@ -41,8 +41,12 @@ def longest_first(prompts: Sequence[Sequence[int]], batch_size: int) -> list[lis
 
     The longest first: memory that does not suffice shows at once.
     """
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    return in_slices(order, batch_size)
+    return in_slices(by_length(prompts), batch_size)
+
+
+def by_length(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Return the indices of the prompts, the longest first; equally long ones stay in order."""
+    return sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
 
 
 def in_slices(order: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -1,9 +1,10 @@
 """Predictions on disk: ``TASK.jsonl``, a line per example, whole or absent.
 
-While a task is being evaluated its lines go to ``TASK.jsonl.partial``, from which an interrupted
-evaluation is taken up again; the last line written there may be torn. The first line of the partial
-file says what its predictions belong to (which weights, which protocol), so that those of other
-weights are never mixed in.
+While a task is being evaluated its lines go to ``TASK.jsonl.partial``, and those of further
+processes to ``TASK.jsonl.partial.rank1`` and so on, from which an interrupted evaluation is taken
+up again; the last line written there may be torn. The first line of a partial file says what its
+predictions belong to (which weights, which protocol), so that those of other weights are never
+mixed in.
 """
 
 from __future__ import annotations
@@ -76,30 +77,44 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     aside.replace(path)
 
 
+def unfinished_predictions(path: Path, *, belongs_to: str = "") -> dict[str, Prediction]:
+    """Read what an interrupted evaluation left, in whichever of its processes, by row id.
+
+    Args:
+        path: The final file, ``predictions/TASK.jsonl``.
+        belongs_to: See :class:`PredictionFile`.
+    """
+    parts = _partial_files(path)
+    return {found.id: found for part in parts for found in _read_partial(part, belongs_to)}
+
+
 class PredictionFile:
-    """Writes the predictions of one task as they come, and can go on where it was stopped.
+    """Writes one process's predictions of a task as they come, and can go on where it was stopped.
 
     Args:
         path: The final file, ``predictions/TASK.jsonl``.
         belongs_to: What decides the predictions: a digest of weights and protocol, say. A partial
             file that belongs to something else is begun anew.
+        rank: The process's number among those that share the task's rows.
 
     Attributes:
-        finished: What an earlier, interrupted evaluation left, by row id.
+        added: How many predictions were added now.
 
-    Use it as a context manager: ``add`` appends, ``finish`` puts the final file in place.
+    Use it as a context manager: ``add`` appends, ``finish`` puts the final file in place. What it
+    goes on from is read with :func:`unfinished_predictions` before any process opens its own.
     """
 
-    def __init__(self, path: Path, *, belongs_to: str = "") -> None:
+    def __init__(self, path: Path, *, belongs_to: str = "", rank: int = 0) -> None:
         self.path = path
-        self.partial = path.with_name(path.name + ".partial")
+        self.partial = path.with_name(f"{path.name}.partial" + (f".rank{rank}" if rank else ""))
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.finished = {p.id: p for p in _read_partial(self.partial, belongs_to)}
+        kept = _read_partial(self.partial, belongs_to)
         # Written anew rather than appended to: the torn line, if any, is gone.
         self._file: TextIO = self.partial.open("w", encoding="utf-8")
         self._write({"belongs_to": belongs_to})
-        for prediction in self.finished.values():
-            self.add(prediction)
+        for prediction in kept:
+            self._write(_values(prediction))
+        self.added = 0
 
     def __enter__(self) -> PredictionFile:
         return self
@@ -115,12 +130,17 @@ class PredictionFile:
     def add(self, prediction: Prediction) -> None:
         """Append one prediction to the partial file, at once."""
         self._write(_values(prediction))
+        self.added += 1
 
     def finish(self, predictions: Sequence[Prediction]) -> None:
-        """Put ``predictions``, in this order, in place as the final file; the partial one goes."""
+        """Put all ``predictions``, in this order, in place as the final file.
+
+        The first process does it for all; the partial files go, those of the others too.
+        """
         self._file.close()
         write_predictions(self.path, predictions)
-        self.partial.unlink()
+        for part in _partial_files(self.path):
+            part.unlink()
 
     def _write(self, values: dict[str, Any]) -> None:
         self._file.write(_line(values))
@@ -147,6 +167,11 @@ def _parse(line: str) -> Prediction | None:
         )
     except (ValueError, TypeError, KeyError):
         return None
+
+
+def _partial_files(path: Path) -> list[Path]:
+    found = path.parent.iterdir() if path.parent.is_dir() else ()
+    return sorted(part for part in found if part.name.startswith(f"{path.name}.partial"))
 
 
 def _read_partial(path: Path, belongs_to: str) -> list[Prediction]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from toplora_train.evaluation.predictions import Prediction
+from toplora_train.evaluation.ranks import ALONE, Ranks
 from toplora_train.evaluation.statistics import wilson_interval
 
 if TYPE_CHECKING:
@@ -40,50 +41,74 @@ class Score:
     more: Mapping[str, Measured] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Ledger:
+    """What is known of a task before it is asked, who hears of the answers, and who asks.
+
+    Attributes:
+        finished: Predictions of an earlier, interrupted evaluation of the same model, by row id;
+            those with the row's very prompt are taken over, their outputs judged anew. All
+            processes know the same.
+        on_prediction: Is given each new prediction of this process as it comes.
+        on_progress: Is given (rows done, rows in all, rows right) after each row; of several
+            processes each counts its own rows and those taken over.
+        ranks: This process among those that share the rows.
+    """
+
+    finished: Mapping[str, Prediction] = field(default_factory=dict)
+    on_prediction: Callable[[Prediction], None] = lambda _prediction: None
+    on_progress: Callable[[int, int, int], None] = lambda _done, _total, _right: None
+    ranks: Ranks = ALONE
+
+
+NEW = Ledger()
+"""Nothing is answered yet, nobody else listens or answers."""
+
+
 def tally(
     names: Sequence[str],
     texts: Sequence[str],
+    ledger: Ledger,
     *,
+    order: Sequence[int],
+    batch_size: int,
     ask: Callable[[list[int]], Iterable[Answer]],
     judge: Callable[[int, str, Scores | None], Prediction],
-    finished: Mapping[str, Prediction] | None = None,
-    on_prediction: Callable[[Prediction], None] | None = None,
-    on_progress: Callable[[int, int, int], None] | None = None,
 ) -> tuple[Score, list[Prediction]]:
     """Ask every row that is not finished, judge every answer, and count.
 
     Args:
         names: The rows' ids, each its own.
         texts: The rows' prompts.
-        ask: Given the rows to ask, by index, gives their answers in any order; an answer's place
-            counts within the rows asked.
+        ledger: What is finished already, and who hears of the rest.
+        order: All rows, by index, in the order in which they are asked.
+        batch_size: Rows asked at once; several processes are dealt whole batches.
+        ask: Given the rows to ask, by index and in their order, gives their answers in any order;
+            an answer's place counts within the rows asked.
         judge: Makes a row's prediction from its answer.
-        finished: Predictions of an earlier, interrupted evaluation of the same model, by row id;
-            those with the row's very prompt are taken over, their outputs judged anew.
-        on_prediction: Is given each new prediction as it comes.
-        on_progress: Is given (rows done, rows in all, rows right) after each row.
 
     Returns:
-        The score, and the predictions in the order of the rows.
+        The score, and the predictions in the order of the rows, those of all processes.
     """
     started = time.perf_counter()
-    taken = finished or {}
+    taken = ledger.finished
     done = {
         index: judge(index, taken[name].output, taken[name].scores)
         for index, name in enumerate(names)
         if name in taken and taken[name].prompt == texts[index]
     }
-    right = sum(prediction.correct for prediction in done.values())
-    if done and on_progress is not None:
-        on_progress(len(done), len(names), right)
-    asked = [index for index in range(len(names)) if index not in done]
+    asked = ledger.ranks.share([index for index in order if index not in done], batch_size)
+    total, right = len(done) + len(asked), sum(prediction.correct for prediction in done.values())
+    if done:
+        ledger.on_progress(len(done), total, right)
+    mine: list[tuple[int, Prediction]] = []
     for place, output, scores in ask(asked) if asked else ():
-        prediction = done[asked[place]] = judge(asked[place], output, scores)
+        prediction = judge(asked[place], output, scores)
+        mine.append((asked[place], prediction))
         right += prediction.correct
-        if on_prediction is not None:
-            on_prediction(prediction)
-        if on_progress is not None:
-            on_progress(len(done), len(names), right)
+        ledger.on_prediction(prediction)
+        ledger.on_progress(len(done) + len(mine), total, right)
+    done.update(ledger.ranks.gather(mine))
     predictions = [done[index] for index in range(len(names))]
     return count(predictions, seconds=time.perf_counter() - started), predictions
 

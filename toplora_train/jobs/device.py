@@ -10,8 +10,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 
 from toplora_train.config.errors import UserError
 
-# The others wait while the first process evaluates; one that dies is noticed by the agent, not by
-# this.
+# A process may wait long for the others: their share of a test set, or the first one's writing. One
+# that dies is noticed by the agent, not by this.
 PATIENCE = timedelta(days=7)
 
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -17,6 +17,7 @@ from toplora_train.adapters.attach import attach_adapter, describe_adapter, save
 from toplora_train.config.errors import RunFailure
 from toplora_train.config.schema import RunConfig
 from toplora_train.evaluation.predictions import read_predictions
+from toplora_train.evaluation.ranks import Ranks
 from toplora_train.evaluation.tally import Score
 from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.console import open_console
@@ -96,6 +97,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         batch_size=config.evaluation.batch_size,
         autocast_dtype=autocast,
         console=console,
+        ranks=Ranks(accelerator.process_index, accelerator.num_processes),
     )
     base_scores = (
         score(
@@ -106,7 +108,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             reuse=checkpoint is not None,
         )
         # A head that nobody trained would guess: there is nothing to score.
-        if config.evaluation.base and first and material.objective.head is None
+        if config.evaluation.base and material.objective.head is None
         else {}
     )
 
@@ -143,9 +145,6 @@ def run(config: RunConfig, run_dir: Path) -> None:
         tracker=tracker,
         console=console,
     )
-    leave_the_others(accelerator)
-    if not first:
-        return
 
     last_scores: dict[str, Score] = {}
     if selection is not None and not selection.best_is_last:
@@ -158,14 +157,12 @@ def run(config: RunConfig, run_dir: Path) -> None:
         )
         selection.restore(adapted)
     adapter_dir = run_dir / "adapter"
-    save_whole(adapted, material.tokenizer, adapter_dir)
-    scores = score(
-        adapted,
-        who="tuned",
-        weights=sha256_of(adapter_dir / "adapter_model.safetensors"),
-        suffix="",
-        reuse=False,
-    )
+    if first:
+        save_whole(adapted, material.tokenizer, adapter_dir)
+    scores = score(adapted, who="tuned", weights=fingerprint(adapted), suffix="", reuse=False)
+    leave_the_others(accelerator)
+    if not first:
+        return
 
     described = describe_adapter(adapted)
     probe = material.objective.collate(material.train[:PROBE_ROWS])

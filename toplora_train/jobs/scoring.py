@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,18 @@ from transformers import PreTrainedTokenizerBase
 from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.classify import evaluate_labels
 from toplora_train.evaluation.evaluate import Score, evaluate_choices, evaluate_task
-from toplora_train.evaluation.predictions import Prediction, PredictionFile, read_predictions
+from toplora_train.evaluation.predictions import (
+    Prediction,
+    PredictionFile,
+    read_predictions,
+    unfinished_predictions,
+)
+from toplora_train.evaluation.ranks import ALONE, Ranks
+from toplora_train.evaluation.tally import Ledger
 from toplora_train.jobs.testsets import TestSet, asked_how
 from toplora_train.report.display import EvaluationDisplay
+
+log = logging.getLogger(__name__)
 
 
 def score_test_sets(
@@ -34,6 +44,7 @@ def score_test_sets(
     autocast_dtype: torch.dtype | None,
     reuse: bool,
     console: Console,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Score]:
     """Score every test set; predictions go to ``folder/NAME{suffix}.jsonl``.
 
@@ -51,61 +62,43 @@ def score_test_sets(
         autocast_dtype: compute under autocast in this number format.
         reuse: whether a finished file, known to be of these weights, is taken as it is.
         console: where progress is shown.
+        ranks: this process among those that share the rows and all get the scores.
     """
-    return {
-        test_set.name: _score(
-            model,
-            tokenizer,
-            test_set,
-            who=who,
-            path=folder / f"{test_set.name}{suffix}.jsonl",
-            belongs_to=_fingerprint(weights, test_set),
-            batch_size=batch_size,
-            autocast_dtype=autocast_dtype,
-            reuse=reuse,
-            console=console,
-        )
-        for test_set in test_sets
-    }
-
-
-def _score(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    test_set: TestSet,
-    *,
-    who: str,
-    path: Path,
-    belongs_to: str,
-    batch_size: int,
-    autocast_dtype: torch.dtype | None,
-    reuse: bool,
-    console: Console,
-) -> Score:
-    rows = test_set.rows.rows
-    whole = read_predictions(path) if reuse and path.is_file() else []
-    known = {prediction.id: prediction for prediction in whole}
-    with (
-        PredictionFile(path, belongs_to=belongs_to) as file,
-        EvaluationDisplay(f"{who} {test_set.name}", len(rows), console=console) as display,
-    ):
-        score, predictions = ASK[test_set.kind](
-            model,
-            tokenizer,
-            test_set,
-            batch_size=batch_size,
-            finished=known | file.finished,
-            on_prediction=file.add,
-            on_progress=lambda done, _total, correct: display.update(done, correct),
-            autocast_dtype=autocast_dtype,
-        )
-        file.finish(predictions)
-        low, high = score.ci95
-        display.message(
-            f"{who} on {test_set.name}: {score.metric} {score.value:.1%} of {score.n} rows "
-            f"(95 % interval {low:.1%} to {high:.1%}), {score.seconds:.0f} s"
-        )
-    return score
+    scores = {}
+    for test_set in test_sets:
+        path = folder / f"{test_set.name}{suffix}.jsonl"
+        belongs_to = _fingerprint(weights, test_set)
+        whole = read_predictions(path) if reuse and path.is_file() else []
+        left = {prediction.id: prediction for prediction in whole}
+        left |= unfinished_predictions(path, belongs_to=belongs_to)
+        # The first process's view counts in all, and nobody writes before it has looked.
+        finished = ranks.agree(left)
+        with (
+            PredictionFile(path, belongs_to=belongs_to, rank=ranks.rank) as file,
+            EvaluationDisplay(
+                f"{who} {test_set.name}{ranks}", len(test_set.rows.rows), console=console
+            ) as display,
+        ):
+            score, predictions = ASK[test_set.kind](
+                model,
+                tokenizer,
+                test_set,
+                batch_size=batch_size,
+                autocast_dtype=autocast_dtype,
+                ledger=Ledger(finished, file.add, display.update, ranks),
+            )
+            log.info(
+                "%s: answered %d of the %d rows here", test_set.name, file.added, len(predictions)
+            )
+            if ranks.first:
+                file.finish(predictions)
+            low, high = score.ci95
+            display.message(
+                f"{who} on {test_set.name}: {score.metric} {score.value:.1%} of {score.n} rows "
+                f"(95 % interval {low:.1%} to {high:.1%}), {score.seconds:.0f} s"
+            )
+        scores[test_set.name] = score
+    return scores
 
 
 def _generate(
@@ -158,8 +151,7 @@ def _judge(
     )
 
 
-# How each kind of task is asked. `how` is the same for all: batch_size, finished (predictions to
-# take over, by id), on_prediction, on_progress, autocast_dtype.
+# How each kind of task is asked. `how` is the same for all: batch_size, autocast_dtype, ledger.
 ASK: dict[str, Callable[..., tuple[Score, list[Prediction]]]] = {
     "generate": _generate,
     "choose": _choose,

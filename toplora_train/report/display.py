@@ -111,17 +111,22 @@ class EvaluationDisplay(_Display):
     def __init__(self, name: str, total: int, *, console: Console | None = None) -> None:
         super().__init__(name, total, console)
         self._name = name
-        self._every = max(total // 10, 25)
         self._said = 0
 
     def __enter__(self) -> EvaluationDisplay:
         self._start()
         return self
 
-    def update(self, done: int, correct: int) -> None:
-        """Show that ``done`` rows are answered, ``correct`` of them rightly."""
+    def update(self, done: int, total: int, correct: int) -> None:
+        """Show that ``done`` of ``total`` rows are answered, ``correct`` of them rightly.
+
+        The total may be less than at first: of several processes each answers a share.
+        """
+        self.total = total
         accuracy = f"{correct / max(1, done):.1%} right so far"
+        self._progress.update(self._bar, total=total)
         self._show(done, accuracy)
-        if done // self._every > self._said:
-            self._said = done // self._every
-            self._line(f"{self._name} {done}/{self.total}  {accuracy}")
+        every = max(total // 10, 25)
+        if done // every > self._said:
+            self._said = done // every
+            self._line(f"{self._name} {done}/{total}  {accuracy}")
