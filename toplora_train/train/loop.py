@@ -174,4 +174,5 @@ def train(
             )
             saved = step
         if stopping:
+            accelerator.wait_for_everyone()  # one that left would have the agent end the writer
             raise Interrupted(stopping)
