@@ -83,6 +83,4 @@ def test_a_head_judges_no_packed_rows():
     run = judged_run()
     packed = replace(run, trainer=replace(run.trainer, batching="packed"))
     with pytest.raises(UserError, match=r"trainer\.batching=packed is for models that write"):
-        find_objective(
-            replace(run, trainer=replace(run.trainer, batching="packed")), tiny_tokenizer()
-        )
+        find_objective(packed, tiny_tokenizer())
