@@ -31,7 +31,7 @@ from toplora_train.jobs.learning import (
     prove_batches,
 )
 from toplora_train.jobs.material import Material, prepare, total_steps
-from toplora_train.jobs.objective import base_weights, load_base
+from toplora_train.jobs.objective import load_base
 from toplora_train.jobs.reload import probe_logits, prove_reload
 from toplora_train.jobs.reporting import build_report, conclusion, introduction
 from toplora_train.jobs.scoring import score_test_sets
