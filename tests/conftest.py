@@ -1,6 +1,8 @@
 """Fixtures shared by all tests; the environment is offline and quiet."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toplora-train"
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache() -> Iterator[None]:
+    """A cache that is empty but for models read before, and gone afterwards."""
+    if "TOPLORA_CACHE" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPLORA_CACHE", folder)
+        (KEPT / "models").mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "models").symlink_to(KEPT / "models")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from transformers import PreTrainedTokenizerFast
 from toplora_train.config.errors import UserError
 from toplora_train.data.encode import (
     CHUNK,
-    Encoded,
     Example,
     encode_example,
     encode_prompt,
@@ -15,6 +14,7 @@ from toplora_train.data.encode import (
     prove_prompt_prefix,
     render_example,
 )
+from toplora_train.data.overflow import Encoded
 from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row
 from toplora_train.models.tiny import tiny_tokenizer
@@ -216,7 +216,7 @@ def test_the_proof_holds_for_what_was_encoded(tokenizer, overflow):
 def tampered(example):
     whole = encode_rows(tiny_tokenizer(), ROWS, max_length=1000, overflow="error")
     examples = (whole.examples[0], example(whole.examples[1]), whole.examples[2])
-    return Encoded(examples, whole.kept, 0, 0, whole.supervised_tokens, whole.tokens)
+    return Encoded(examples, whole.kept)
 
 
 @pytest.mark.parametrize(

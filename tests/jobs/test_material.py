@@ -1,4 +1,5 @@
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import DatasetSettings
+from toplora_train.data.cache import FOUND, FRESH
 from toplora_train.jobs.material import prepare, total_steps
 from toplora_train.jobs.reporting import overlap
 
@@ -73,3 +75,26 @@ def test_a_file_known_to_hold_test_rows_is_trained_on_only_if_it_is_named(make_r
     leaky = own_rows(tmp_path, "math_data.json", ["Is it?"])
     with pytest.raises(UserError, match=r"allow_leaks=\[math_data\.json\]"):
         prepare(make_run(dataset=own_dataset(tmp_path, train=leaky), task={}), weights=False)
+
+
+def test_the_second_run_on_the_same_rows_takes_its_tokens_from_the_cache(
+    make_run, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path / "cache"))
+    first, second = prepare(make_run()), prepare(make_run())
+    assert (first.tokens_from, second.tokens_from) == (FRESH, FOUND)
+    assert second.encoded == first.encoded
+    settings = replace(make_run().dataset, cache=False)
+    assert prepare(make_run(dataset=settings)).tokens_from == FRESH
+
+
+def test_the_others_wait_until_the_first_process_has_encoded(make_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path / "cache"))
+
+    @contextmanager
+    def after_the_first():
+        first = prepare(make_run())
+        assert first.tokens_from == FRESH
+        yield
+
+    assert prepare(make_run(), in_turn=after_the_first).tokens_from == FOUND

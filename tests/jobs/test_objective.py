@@ -18,6 +18,10 @@ from toplora_train.train.step import supervised_loss
 TINY = ModelLocation("toplora-train/tiny", None, "built in")
 
 
+def ignore(_rows: int) -> None:
+    """Progress is not looked at."""
+
+
 def judged_run(**settings: Any) -> RunConfig:
     task = TaskSettings(
         name="t", source="rows.jsonl", **({"kind": "classify", "choices": ["no", "yes"]} | settings)
@@ -36,9 +40,9 @@ def test_a_run_of_labels_learns_labels_with_a_head_of_their_names():
     assert objective.head is not None and objective.head.labels == ("no", "yes")
     assert objective.loss is label_loss
     row = objective.parse({"text": "ab", "label": 1}, place="row 1", default_id="1")
-    encoded, mismatches = objective.encode([row])
+    encoded = objective.encoding.encode([row], ignore)
     assert objective.render(encoded.examples[0]) == [("a", False), ("b", False), ("yes", True)]
-    assert mismatches == 0
+    assert encoded.prompt_mismatches == 0
     assert objective.collate(encoded.examples)["labels"].tolist() == [1]
 
 
@@ -48,7 +52,10 @@ def test_a_run_of_numbers_learns_numbers():
     assert objective.head is not None and objective.head.labels == ()
     assert objective.loss is value_loss
     row = row_parser(run.task["t"])({"text": "ab", "label": 2.5}, place="row 1", default_id="1")
-    assert objective.render(objective.encode([row])[0].examples[0])[-1] == ("2.5", True)
+    assert objective.render(objective.encoding.encode([row], ignore).examples[0])[-1] == (
+        "2.5",
+        True,
+    )
 
 
 @pytest.mark.parametrize("pad", [None, "<eos>"])

@@ -5,7 +5,7 @@ import re
 import pytest
 from rich.console import Console
 
-from toplora_train.report.display import EvaluationDisplay, TrainingDisplay
+from toplora_train.report.display import EncodingDisplay, EvaluationDisplay, TrainingDisplay
 
 
 @pytest.fixture
@@ -103,3 +103,15 @@ def test_a_resumed_training_starts_its_bar_where_it_goes_on(terminal):
     with TrainingDisplay(8, console=terminal, start_step=5) as display:
         display.message("going on")
     assert "5/8" in terminal.file.getvalue()
+
+
+def test_encoding_is_shown_only_when_it_takes_long(plain, monkeypatch):
+    now = iter([0.0, 1.0, 3.0, 3.0, 9.0, 14.0, 14.0])
+    monkeypatch.setattr("toplora_train.report.display.time.monotonic", lambda: next(now))
+    with EncodingDisplay("training rows", 4000, console=plain) as display:
+        for _ in range(4):
+            display.add(1000)
+    assert plain.file.getvalue().splitlines() == [
+        "encoding training rows: 2,000 of 4,000 rows",
+        "encoding training rows: 4,000 of 4,000 rows",
+    ]

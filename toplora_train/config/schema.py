@@ -61,7 +61,8 @@ class DatasetSettings:
     ``truncate`` cuts the response (and with it EOS); the report counts them in every case.
     ``fields`` names the keys of rows that call them otherwise, ``{instruction: question}``. A test
     set of which more than ``max_overlap`` is asked in the training rows too stops the run; files
-    known to hold test rows do unless ``allow_leaks`` names them.
+    known to hold test rows do unless ``allow_leaks`` names them. ``cache`` keeps the tokens for the
+    next run on the same rows, below ``$TOPLORA_CACHE`` or the user's cache folder.
     """
 
     name: str
@@ -80,6 +81,7 @@ class DatasetSettings:
     fields: dict[RowKey, str] | None = None
     max_overlap: Annotated[float, Field(ge=0, le=1), _Number] = 1.0
     allow_leaks: list[str] | None = None
+    cache: bool = True
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -8,21 +8,23 @@ finished examples against that once more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.overflow import Encoded, within_limit
 from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-AnExample = TypeVar("AnExample")
+Item = TypeVar("Item")
+OnRows = Callable[[int], None]
+"""Is told how many rows more have become tokens."""
 
-CHUNK = 1000  # rows per call of the tokenizer: enough for its threads, little memory
+CHUNK = 1000  # rows per call of the tokenizer: enough for its own threads, little memory
 
 
 @dataclass(frozen=True)
@@ -36,22 +38,6 @@ class Example:
     def supervised(self) -> int:
         """How many terms it adds to the loss: its learned tokens."""
         return len(self.input_ids) - self.prompt_length
-
-
-@dataclass(frozen=True)
-class Encoded(Generic[AnExample]):
-    """The examples of a training set and what became of its rows.
-
-    ``kept`` holds, for each example, the index of its row. ``tokens`` counts all ids,
-    ``supervised_tokens`` what is learned: tokens or, with a head, labels.
-    """
-
-    examples: tuple[AnExample, ...]
-    kept: tuple[int, ...]
-    truncated_rows: int
-    dropped_rows: int
-    supervised_tokens: int
-    tokens: int
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -73,7 +59,12 @@ def encode_example(tokenizer: PreTrainedTokenizerBase, prompt: str, response: st
 
 
 def encode_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], *, max_length: int, overflow: str
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    *,
+    max_length: int,
+    overflow: str,
+    on_rows: OnRows | None = None,
 ) -> Encoded[Example]:
     """Encode a training set; the response is the row's ``output`` without surrounding white space.
 
@@ -83,39 +74,26 @@ def encode_rows(
         max_length: The longest example, in ids, EOS included.
         overflow: What becomes of a longer one: ``error``; ``drop``; or ``truncate``, which cuts the
             response from the right, EOS with it.
+        on_rows: Is told of the progress.
 
     Raises:
         UserError: A row has no output; a row is too long under ``error``; a prompt alone fills
             ``max_length`` under ``truncate``; no row is left.
         ValueError: ``overflow`` is none of the three.
     """
-    if overflow not in ("error", "drop", "truncate"):
-        raise ValueError(f"overflow is error, drop or truncate, not {overflow!r}")
     for row in rows:
         if not row.output.strip():
             raise UserError(f"row '{row.id}' has no 'output' to learn; fill it in or remove it")
     pairs = [(build_prompt(row.instruction, row.input), row.output.strip()) for row in rows]
-    whole = list(_encode_pairs(tokenizer, pairs))
-    long = [index for index, example in enumerate(whole) if len(example.input_ids) > max_length]
-    if long and overflow == "error":
-        raise UserError(_too_long(rows, whole, long, max_length))
-    kept = list(range(len(whole)))
-    if long and overflow == "drop":
-        without = set(long)
-        kept = [index for index in kept if index not in without]
-        if not kept:
-            raise UserError(
-                f"all {len(rows)} rows are longer than max_length={max_length} and were dropped; "
-                "raise dataset.max_length"
-            )
-    examples = tuple(_cut(whole[index], rows[index], max_length) for index in kept)
-    return Encoded(
-        examples=examples,
-        kept=tuple(kept),
-        truncated_rows=len(long) if overflow == "truncate" else 0,
-        dropped_rows=len(whole) - len(examples),
-        supervised_tokens=sum(one.supervised for one in examples),
-        tokens=sum(len(one.input_ids) for one in examples),
+    whole = list(_encode_pairs(tokenizer, pairs, on_rows))
+    return within_limit(
+        whole,
+        rows,
+        max_length=max_length,
+        overflow=overflow,
+        cut=lambda long: [_cut(whole[index], rows[index], max_length) for index in long],
+        remedies="dataset.overflow=drop (leave such rows out) or dataset.overflow=truncate (cut "
+        "their response)",
     )
 
 
@@ -138,6 +116,15 @@ def prove_prompt_prefix(
             )
         if len(example.input_ids) <= example.prompt_length:
             raise UserError(f"row '{row.id}' supervises no token; raise dataset.max_length")
+
+
+def chunks(items: Sequence[Item], on_rows: OnRows | None) -> Iterator[Sequence[Item]]:
+    """Items in portions for the tokenizer; each is told of once it has been dealt with."""
+    for first in range(0, len(items), CHUNK):
+        chunk = items[first : first + CHUNK]
+        yield chunk
+        if on_rows is not None:
+            on_rows(len(chunk))
 
 
 def render_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[tuple[str, bool]]:
@@ -164,13 +151,14 @@ def _encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> l
 
 
 def _encode_pairs(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[str, str]],
+    on_rows: OnRows | None = None,
 ) -> Iterator[Example]:
     eos = tokenizer.eos_token_id
     if eos is None:
         raise UserError("the tokenizer has no EOS token, so no answer could learn to end; set one")
-    remaining = iter(pairs)
-    while chunk := list(islice(remaining, CHUNK)):
+    for chunk in chunks(pairs, on_rows):
         prompts = _encode_prompts(tokenizer, [prompt for prompt, _ in chunk])
         responses = tokenizer([response for _, response in chunk], add_special_tokens=False)
         for prompt, response in zip(prompts, responses["input_ids"], strict=True):
@@ -178,8 +166,6 @@ def _encode_pairs(
 
 
 def _cut(example: Example, row: Row, max_length: int) -> Example:
-    if len(example.input_ids) <= max_length:
-        return example
     if example.prompt_length >= max_length:
         raise UserError(
             f"row '{row.id}': its prompt alone has {example.prompt_length} tokens and "
@@ -187,18 +173,6 @@ def _cut(example: Example, row: Row, max_length: int) -> Example:
             "or set dataset.overflow=drop"
         )
     return Example(example.input_ids[:max_length], example.prompt_length)
-
-
-def _too_long(
-    rows: Sequence[Row], examples: Sequence[Example], long: Sequence[int], max_length: int
-) -> str:
-    longest = max(long, key=lambda index: len(examples[index].input_ids))
-    return (
-        f"{len(long)} of {len(rows)} rows are longer than max_length={max_length} tokens, the "
-        f"longest is row '{rows[longest].id}' with {len(examples[longest].input_ids)}; raise "
-        "dataset.max_length, or set dataset.overflow=drop (leave such rows out) or "
-        "dataset.overflow=truncate (cut their response)"
-    )
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

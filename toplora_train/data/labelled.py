@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.encode import CHUNK, Encoded
+from toplora_train.data.encode import OnRows, chunks
+from toplora_train.data.overflow import Encoded, within_limit
 from toplora_train.data.rows import Row
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def encode_labelled(
     choices: Sequence[str],
     max_length: int,
     overflow: str,
+    on_rows: OnRows | None = None,
 ) -> Encoded[LabelledExample]:
     """Encode rows as a head is asked: the text, or both, with the tokenizer's special tokens.
 
@@ -106,47 +108,32 @@ def encode_labelled(
         max_length: The longest example, in ids.
         overflow: What becomes of a longer one: ``error``; ``drop``; or ``truncate``, which takes
             tokens from the end of the longer text.
+        on_rows: Is told of the progress.
 
     Raises:
         UserError: A row is too long under ``error``, none is left, or ``max_length`` is more than
             the tokenizer says that the model reads.
         ValueError: ``overflow`` is none of the three.
     """
-    if overflow not in ("error", "drop", "truncate"):
-        raise ValueError(f"overflow is error, drop or truncate, not {overflow!r}")
-    whole = list(_encode(tokenizer, rows, choices, max_length=None))
-    long = [index for index, example in enumerate(whole) if len(example.input_ids) > max_length]
-    if long and overflow == "error":
-        raise UserError(_too_long(rows, whole, long, max_length))
-    kept = list(range(len(whole)))
-    if long and overflow == "drop":
-        without = set(long)
-        kept = [index for index in kept if index not in without]
-        if not kept:
-            raise UserError(
-                f"all {len(rows)} rows are longer than max_length={max_length} and were dropped; "
-                "raise dataset.max_length"
-            )
-    if long and overflow == "truncate":
-        cut = _encode(tokenizer, [rows[index] for index in long], choices, max_length=max_length)
-        for index, example in zip(long, cut, strict=True):
-            whole[index] = example
-    examples = tuple(whole[index] for index in kept)
-    longest = max(len(example.input_ids) for example in examples)
+    encoded = within_limit(
+        list(_encode(tokenizer, rows, choices, max_length=None, on_rows=on_rows)),
+        rows,
+        max_length=max_length,
+        overflow=overflow,
+        cut=lambda long: _encode(
+            tokenizer, [rows[index] for index in long], choices, max_length=max_length
+        ),
+        remedies="dataset.overflow=truncate (cut the longer text); rows to train on can also be "
+        "left out with dataset.overflow=drop",
+    )
+    longest = max(len(example.input_ids) for example in encoded.examples)
     if longest > tokenizer.model_max_length:
         raise UserError(
             f"a row has {longest} tokens, but the model reads {tokenizer.model_max_length}; set "
             f"dataset.max_length={tokenizer.model_max_length} and choose dataset.overflow=drop or "
             "truncate"
         )
-    return Encoded(
-        examples=examples,
-        kept=tuple(kept),
-        truncated_rows=len(long) if overflow == "truncate" else 0,
-        dropped_rows=len(whole) - len(examples),
-        supervised_tokens=len(examples),
-        tokens=sum(len(one.input_ids) for one in examples),
-    )
+    return encoded
 
 
 def collate_labelled(examples: Sequence[LabelledExample], pad_token_id: int) -> dict[str, Tensor]:
@@ -191,10 +178,10 @@ def _encode(
     choices: Sequence[str],
     *,
     max_length: int | None,
+    on_rows: OnRows | None = None,
 ) -> Iterator[LabelledExample]:
     numbers = {name: number for number, name in enumerate(choices)}
-    for first in range(0, len(rows), CHUNK):
-        chunk = rows[first : first + CHUNK]
+    for chunk in chunks(rows, on_rows):
         pairs = [row.input for row in chunk]
         encoded = tokenizer(
             [row.instruction for row in chunk],
@@ -233,18 +220,6 @@ def _number(value: object, *, place: str, key: str, choices: Sequence[str]) -> s
     if not math.isfinite(number):
         raise UserError(f"{place}: '{key}' is {value!r}, but must be a number")
     return f"{number:.7g}"  # 3.8 was stored as the nearest float32, 3.799999952
-
-
-def _too_long(
-    rows: Sequence[Row], examples: Sequence[LabelledExample], long: Sequence[int], max_length: int
-) -> str:
-    longest = max(long, key=lambda index: len(examples[index].input_ids))
-    return (
-        f"{len(long)} of {len(rows)} rows are longer than max_length={max_length} tokens, the "
-        f"longest is row '{rows[longest].id}' with {len(examples[longest].input_ids)}; raise "
-        "dataset.max_length, or set dataset.overflow=truncate (cut the longer text); rows to train "
-        "on can also be left out with dataset.overflow=drop"
-    )
 
 
 def _names(keys: Sequence[str]) -> str:

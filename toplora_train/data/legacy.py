@@ -26,7 +26,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.encode import Encoded, Example, encode_prompt
+from toplora_train.data.encode import Example, OnRows, chunks, encode_prompt
+from toplora_train.data.overflow import Encoded
 from toplora_train.data.rows import Row
 
 if TYPE_CHECKING:
@@ -61,7 +62,11 @@ def toplora_prompt(instruction: str, input: str = "") -> str:  # noqa: ARG001  (
 
 
 def encode_legacy_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], *, supervise_prompt: bool
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    *,
+    supervise_prompt: bool,
+    on_rows: OnRows | None = None,
 ) -> Encoded[Example]:
     """Encode training rows as the scripts do; rows that leave nothing to learn are left out.
 
@@ -73,6 +78,7 @@ def encode_legacy_rows(
         rows: The rows.
         supervise_prompt: Whether the prompt is learned too (LLM-Adapters and DoRA do, TopLoRA does
             not).
+        on_rows: Is told of the progress.
 
     Raises:
         UserError: the tokenizer has no EOS, or no row leaves anything to learn.
@@ -80,10 +86,13 @@ def encode_legacy_rows(
     eos = tokenizer.eos_token_id
     if eos is None:
         raise UserError("the tokenizer has no EOS token, so no answer could learn to end; set one")
-    prompts = [training_prompt(row.instruction, row.input) for row in rows]
-    wholes = [prompt + row.output for prompt, row in zip(prompts, rows, strict=True)]
-    heads = tokenizer(prompts, truncation=True, max_length=CUTOFF)["input_ids"]
-    bodies = tokenizer(wholes, truncation=True, max_length=CUTOFF)["input_ids"]
+    heads: list[list[int]] = []
+    bodies: list[list[int]] = []
+    for chunk in chunks(rows, on_rows):
+        prompts = [training_prompt(row.instruction, row.input) for row in chunk]
+        wholes = [prompt + row.output for prompt, row in zip(prompts, chunk, strict=True)]
+        heads += tokenizer(prompts, truncation=True, max_length=CUTOFF)["input_ids"]
+        bodies += tokenizer(wholes, truncation=True, max_length=CUTOFF)["input_ids"]
     examples: list[Example] = []
     kept: list[int] = []
     cut = 0
@@ -106,8 +115,6 @@ def encode_legacy_rows(
         kept=tuple(kept),
         truncated_rows=cut,
         dropped_rows=len(rows) - len(examples),
-        supervised_tokens=sum(len(one.input_ids) - one.prompt_length for one in examples),
-        tokens=sum(len(one.input_ids) for one in examples),
     )
 
 

@@ -1,20 +1,82 @@
-"""Training rows as tokens, in the way of the protocol that they will be asked in."""
+"""Rows as tokens, in the way of the protocol that they will be asked in, and encoded only once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from toplora_train.data.encode import Encoded, Example, encode_rows, prove_prompt_prefix
+from toplora_train.data.cache import FRESH, load_or_encode, tokenizer_digest, tokens_key
+from toplora_train.data.encode import Example, OnRows, encode_rows, prove_prompt_prefix
 from toplora_train.data.legacy import (
     SUPERVISES_PROMPT,
     count_prompt_mismatches,
     encode_legacy_rows,
     training_prompt,
 )
+from toplora_train.data.overflow import Encoded
 from toplora_train.data.prompts import build_prompt
-from toplora_train.data.rows import Row
+from toplora_train.data.rows import Row, RowSet
+from toplora_train.report.display import EncodingDisplay
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a run's rows become examples.
+
+    Attributes:
+        example: The examples' class.
+        settings: What decides the tokens besides rows and tokenizer, as plain values.
+        encode: Given rows and who is told of the progress, makes the examples.
+    """
+
+    example: type[Any]
+    settings: Mapping[str, Any]
+    encode: Callable[[Sequence[Row], OnRows], Encoded[Any]]
+
+
+class Encoder:
+    """Encodes sets of rows, each once: what was encoded before is read from the cache.
+
+    Args:
+        encoding: How.
+        tokenizer: Whose files decide what can be taken from the cache; not used before this.
+        folder: The cache; None for none.
+        console: Where progress is shown.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        folder: Path | None,
+        console: Console,
+    ) -> None:
+        self._encoding = encoding
+        self._tokenizer = tokenizer_digest(tokenizer) if folder is not None else ""
+        self._folder = folder
+        self._console = console
+
+    def encode(self, rows: RowSet, name: str) -> tuple[Encoded[Any], str]:
+        """The examples of ``rows``, called ``name``, and where they came from, in words.
+
+        Raises:
+            UserError: A row cannot be encoded as the settings want it.
+        """
+
+        def encode() -> Encoded[Any]:
+            with EncodingDisplay(name, len(rows.rows), console=self._console) as display:
+                return self._encoding.encode(rows.rows, display.add)
+
+        if self._folder is None:
+            return encode(), FRESH
+        key = tokens_key(rows.sha256, self._tokenizer, self._encoding.settings)
+        return load_or_encode(self._folder / key, self._encoding.example, encode)
 
 
 def learned_prompt(protocol: str) -> str:
@@ -30,8 +92,9 @@ def encode_for(
     *,
     max_length: int,
     overflow: str,
-) -> tuple[Encoded[Example], int]:
-    """Encode the rows; return also how many are asked in other tokens than they are learned in.
+    on_rows: OnRows | None = None,
+) -> Encoded[Example]:
+    """Encode the rows, and prove or count how many are asked in other tokens than learned.
 
     Under the clean protocol that number is proven to be 0. A legacy protocol has its own strings,
     its own cut-off of 256 tokens (``max_length`` and ``overflow`` are not its own), and asks in
@@ -41,8 +104,13 @@ def encode_for(
         UserError: see :func:`toplora_train.data.encode.encode_rows` and ``prove_prompt_prefix``.
     """
     if protocol in SUPERVISES_PROMPT:
-        encoded = encode_legacy_rows(tokenizer, rows, supervise_prompt=SUPERVISES_PROMPT[protocol])
-        return encoded, count_prompt_mismatches(tokenizer, rows, encoded, protocol=protocol)
-    encoded = encode_rows(tokenizer, rows, max_length=max_length, overflow=overflow)
+        encoded = encode_legacy_rows(
+            tokenizer, rows, supervise_prompt=SUPERVISES_PROMPT[protocol], on_rows=on_rows
+        )
+        mismatches = count_prompt_mismatches(tokenizer, rows, encoded, protocol=protocol)
+        return replace(encoded, prompt_mismatches=mismatches)
+    encoded = encode_rows(
+        tokenizer, rows, max_length=max_length, overflow=overflow, on_rows=on_rows
+    )
     prove_prompt_prefix(tokenizer, rows, encoded)
-    return encoded, 0
+    return encoded

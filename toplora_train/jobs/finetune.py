@@ -78,7 +78,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     console = open_console(quiet=not first)
     autocast = AUTOCAST[config.trainer.mixed_precision]
 
-    material = prepare(config)
+    material = prepare(config, console=console, in_turn=accelerator.local_main_process_first)
     config, fitted = within_budget(config, material)
     refuse_unusable_adapter(config, material)
     checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.kinds import own_split
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.contamination import contaminated_ids
-from toplora_train.data.encode import Encoded
 from toplora_train.data.leaks import refuse_known_leaks, refuse_overlap
+from toplora_train.data.overflow import Encoded
 from toplora_train.data.rows import Row, RowSet
 from toplora_train.data.sources import read_rows, read_union
 from toplora_train.data.split import hold_out
+from toplora_train.jobs.encoding import Encoder
 from toplora_train.jobs.objective import Objective, find_objective
 from toplora_train.jobs.testsets import TestSet, read_test_sets
 from toplora_train.models.load import load_tokenizer
 from toplora_train.models.locate import ModelLocation, locate_model
+from toplora_train.models.packaged import cache_folder
 from toplora_train.train.order import steps_in_epoch
 
 
@@ -37,12 +42,28 @@ class Material:
     validation_rows: list[Row]
     test_sets: list[TestSet]
     contaminated: dict[str, list[str]]  # ids of test rows whose question is trained on, by task
-    prompt_mismatches: int = 0  # rows that are asked in other tokens than they are learned in
+    tokens_from: str  # whether the tokens were cached, in words
     truncated_tests: dict[str, int] = field(default_factory=dict)  # rows that a head sees in part
 
 
-def prepare(config: RunConfig, *, weights: bool = True) -> Material:
-    """Read and encode all rows, and prove that they are asked as they are learned."""
+def prepare(
+    config: RunConfig,
+    *,
+    weights: bool = True,
+    console: Console | None = None,
+    in_turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Material:
+    """Read and encode all rows, and prove that they are asked as they are learned.
+
+    Args:
+        config: The run.
+        weights: Whether the model's weights have to be at hand.
+        console: Where the progress of long work is shown; nowhere by default.
+        in_turn: Lets one process of a machine encode before the others, who find its tokens cached.
+
+    Raises:
+        UserError: Something in the input is wrong.
+    """
     location = locate_model(
         path=config.model.path,
         revision=config.model.revision,
@@ -56,11 +77,19 @@ def prepare(config: RunConfig, *, weights: bool = True) -> Material:
     data_root = Path(config.data_root) if config.data_root else None
     rows = training_rows(config, objective, data_root=data_root)
     test_sets = read_test_sets(config.task, dataset, config.evaluation, data_root=data_root)
-    encoded, mismatches = objective.encode(rows.rows)
     truncated_tests = {}
-    if objective.head is not None:  # a test row that does not fit shows before the training
-        for test_set in test_sets:
-            truncated_tests[test_set.name] = objective.encode(test_set.rows.rows)[0].truncated_rows
+    with in_turn():
+        encoder = Encoder(
+            objective.encoding,
+            tokenizer,
+            folder=cache_folder() / "tokens" if dataset.cache else None,
+            console=console or Console(quiet=True),
+        )
+        encoded, tokens_from = encoder.encode(rows, "training rows")
+        if objective.head is not None:  # a test row that does not fit shows before the training
+            for test_set in test_sets:
+                of_test, _ = encoder.encode(test_set.rows, test_set.name)
+                truncated_tests[test_set.name] = of_test.truncated_rows
     contaminated = contaminated_ids(rows.rows, {one.name: one.rows.rows for one in test_sets})
     sizes = {one.name: len(one.rows.rows) for one in test_sets}
     refuse_overlap(contaminated, sizes, most=dataset.max_overlap)
@@ -79,7 +108,7 @@ def prepare(config: RunConfig, *, weights: bool = True) -> Material:
         test_sets=test_sets,
         contaminated={name: list(ids) for name, ids in contaminated.items()},
         truncated_tests=truncated_tests,
-        prompt_mismatches=mismatches,
+        tokens_from=tokens_from,
     )
 
 

@@ -17,18 +17,20 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import RowKey, RunConfig, TaskSettings
 from toplora_train.data.batches import collate
-from toplora_train.data.encode import Encoded, render_example
+from toplora_train.data.encode import Example, OnRows, render_example
 from toplora_train.data.labelled import (
+    LabelledExample,
     collate_labelled,
     encode_labelled,
     parse_labelled,
     render_labelled,
 )
+from toplora_train.data.overflow import Encoded
 from toplora_train.data.packed import pack
 from toplora_train.data.renamed import parse_renamed
 from toplora_train.data.rows import Row, parse_row
 from toplora_train.data.sources import RowParser
-from toplora_train.jobs.encoding import encode_for
+from toplora_train.jobs.encoding import Encoding, encode_for
 from toplora_train.models.head import Head
 from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation
@@ -43,7 +45,7 @@ class Objective:
     Attributes:
         head: What is put on the model, if it does not write.
         parse: Makes a row of a record of a training file.
-        encode: Makes examples of rows; also says how many are asked in other tokens than learned.
+        encoding: Makes examples of rows.
         collate: Makes padded tensors of examples.
         training_collate: Makes tensors of the examples of a training step.
         loss: The sum of a batch's loss.
@@ -52,7 +54,7 @@ class Objective:
 
     head: Head | None
     parse: RowParser
-    encode: Callable[[Sequence[Row]], tuple[Encoded[Any], int]]
+    encoding: Encoding
     collate: Callable[[Sequence[Any]], Batch]
     training_collate: Callable[[Sequence[Any]], Batch]
     loss: Loss
@@ -71,22 +73,26 @@ def find_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Obj
 
 def writing(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
     """Learn the responses, token by token."""
+    protocol, limits = config.evaluation.protocol, length_limits(config)
+
+    def encode(rows: Sequence[Row], on_rows: OnRows) -> Encoded[Any]:
+        return encode_for(protocol, tokenizer, rows, **limits, on_rows=on_rows)
+
     padded = partial(collate, pad_token_id=tokenizer.pad_token_id)
     return Objective(
         head=None,
         parse=own_parser(config.dataset.fields),
-        encode=partial(
-            encode_for,
-            config.evaluation.protocol,
-            tokenizer,
-            max_length=config.dataset.max_length,
-            overflow=config.dataset.overflow,
-        ),
+        encoding=Encoding(Example, {"protocol": protocol, **limits}, encode),
         collate=padded,
         training_collate=pack if config.trainer.batching == "packed" else padded,
         loss=supervised_loss,
         render=partial(render_example, tokenizer),
     )
+
+
+def length_limits(config: RunConfig) -> dict[str, Any]:
+    """The longest example, and what becomes of longer ones."""
+    return {"max_length": config.dataset.max_length, "overflow": config.dataset.overflow}
 
 
 def own_parser(fields: Mapping[RowKey, str] | None) -> RowParser:
@@ -114,21 +120,16 @@ def judging(config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenize
             "which judges one text a row: use trainer.batching=padded"
         )
 
-    def encode(rows: Sequence[Row]) -> tuple[Encoded[Any], int]:
-        dataset = config.dataset
-        return encode_labelled(
-            tokenizer,
-            rows,
-            choices=choices,
-            max_length=dataset.max_length,
-            overflow=dataset.overflow,
-        ), 0
+    limits = length_limits(config)
+
+    def encode(rows: Sequence[Row], on_rows: OnRows) -> Encoded[Any]:
+        return encode_labelled(tokenizer, rows, choices=choices, **limits, on_rows=on_rows)
 
     padded = partial(collate_labelled, pad_token_id=tokenizer.pad_token_id)
     return Objective(
         head=Head(choices, tokenizer.pad_token_id),
         parse=row_parser(task),
-        encode=encode,
+        encoding=Encoding(LabelledExample, {"choices": choices, **limits}, encode),
         collate=padded,
         training_collate=padded,
         loss=label_loss if choices else value_loss,

@@ -48,6 +48,7 @@ def introduction(config: RunConfig, material: Material, start: TrainState) -> st
     return (
         f"{config.adapter['name']} on {material.location.name} ({material.location.revision}): "
         f"{len(material.train)} rows, {total} steps of {config.trainer.batch_size}{resumed}\n"
+        f"tokens: {material.tokens_from}\n"
         f"evaluated on {tests}\n"
         f"test questions that are trained on too: {overlap(material)}"
     )
@@ -80,6 +81,7 @@ def build_report(
     """Gather what was done, at what cost, with what result."""
     metrics = read_metrics(run_dir / "metrics.jsonl")
     lengths = [len(example.input_ids) for example in material.train]
+    supervised = sum(example.supervised for example in material.train)
     last = metrics[-1]
     window = max(1, min(10, len(metrics) // 4))  # logged losses whose mean is the first, the last
     batches = [
@@ -127,8 +129,11 @@ def build_report(
             },
             dropped_rows=material.encoded.dropped_rows,
             validation_rows=len(material.validation),
-            prompt_mismatches=material.prompt_mismatches,
-            supervised_tokens=sum(example.supervised for example in material.train),
+            prompt_mismatches=material.encoded.prompt_mismatches,
+            supervised_tokens=supervised,
+            tokens=sum(lengths),
+            supervised_share=None if material.objective.head else supervised / sum(lengths),
+            tokens_from=material.tokens_from,
         ),
         train=ReportTrain(
             steps=last["step"],

@@ -66,6 +66,28 @@ class _Display:
         self._progress.stop()
 
 
+class EncodingDisplay(_Display):
+    """Shows how many rows have become tokens, if that takes more than two seconds."""
+
+    def __init__(self, name: str, total: int, *, console: Console | None = None) -> None:
+        super().__init__(f"encoding {name}", total, console)
+        self._name = name
+        self._done = 0
+        self._next_line = time.monotonic() + 2
+
+    def __enter__(self) -> EncodingDisplay:
+        return self
+
+    def add(self, rows: int) -> None:
+        """Show that so many rows more are done; where there is no bar, a line every ten seconds."""
+        self._done += rows
+        self._show(self._done, "rows")
+        if time.monotonic() > self._next_line:
+            self._start()
+            self._line(f"encoding {self._name}: {self._done:,} of {self.total:,} rows")
+            self._next_line = time.monotonic() + 10
+
+
 class TrainingDisplay(_Display):
     """Shows the steps of a training.
 

@@ -44,6 +44,8 @@ class ReportData:
     ``truncated_rows`` lost the end of their response, ``dropped_rows`` were left out whole;
     ``contamination`` is None where it was not looked for; ``prompt_mismatches`` are rows that
     evaluation asks in other tokens than they were learned in (0 but under a legacy protocol).
+    ``supervised_share`` is the share of the rows' ``tokens`` that the loss falls on (None with a
+    head, which learns a label); ``tokens_from`` says whether they were encoded or cached.
     """
 
     source: str | list[str]
@@ -55,6 +57,9 @@ class ReportData:
     dropped_rows: int = 0
     validation_rows: int = 0
     prompt_mismatches: int = 0
+    tokens: int = 0
+    supervised_share: float | None = None
+    tokens_from: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,124 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from toplora_train.data import cache
+from toplora_train.data.cache import (
+    FOUND,
+    FRESH,
+    REBUILT,
+    load_or_encode,
+    tokenizer_digest,
+    tokens_key,
+)
+from toplora_train.data.encode import Example
+from toplora_train.data.labelled import LabelledExample
+from toplora_train.data.overflow import Encoded
+from toplora_train.models.tiny import tiny_tokenizer
+
+WRITTEN = Encoded(
+    (Example((5, 6, 70000), 1), Example((8,), 0)),
+    (0, 3),
+    truncated_rows=1,
+    dropped_rows=2,
+    prompt_mismatches=2,
+)
+CLASSES = Encoded(
+    (LabelledExample((5, 6), (0, 1), 1), LabelledExample((7,), (0,), 0)), (0, 1), truncated_rows=1
+)
+NUMBERS = Encoded((LabelledExample((5, 6), None, 3.8), LabelledExample((7,), None, 0.1)), (0, 1))
+
+
+def never():
+    raise AssertionError("it was encoded again")
+
+
+@pytest.mark.parametrize("encoded", [WRITTEN, CLASSES, NUMBERS], ids=["tokens", "classes", "value"])
+def test_what_is_read_is_what_was_written(tmp_path: Path, encoded: Encoded):
+    kind = type(encoded.examples[0])
+    path = tmp_path / "new folder" / "key"
+    assert load_or_encode(path, kind, lambda: encoded) == (encoded, FRESH)
+    again, origin = load_or_encode(path, kind, never)
+    assert (again, origin) == (encoded, FOUND)
+    assert {type(value) for one in again.examples for value in vars(one).values()} == {
+        type(value) for one in encoded.examples for value in vars(one).values()
+    }
+    assert [file.name for file in path.parent.iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize("place", [0, 40, -1])
+def test_one_changed_byte_is_noticed_and_the_file_is_written_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int
+):
+    path = tmp_path / "key"
+    load_or_encode(path, Example, lambda: WRITTEN)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert load_or_encode(path, Example, lambda: WRITTEN) == (WRITTEN, REBUILT)
+    assert "is damaged" in caplog.text
+    assert load_or_encode(path, Example, never) == (WRITTEN, FOUND)
+
+
+@pytest.mark.parametrize("left", [0, 20, 60])
+def test_a_torn_file_is_noticed(tmp_path: Path, left: int):
+    path = tmp_path / "key"
+    load_or_encode(path, Example, lambda: WRITTEN)
+    path.write_bytes(path.read_bytes()[:left])
+    assert load_or_encode(path, Example, lambda: WRITTEN) == (WRITTEN, REBUILT)
+
+
+def test_rows_that_cannot_be_encoded_leave_nothing_behind(tmp_path: Path):
+    with pytest.raises(AssertionError):
+        load_or_encode(tmp_path / "key", Example, never)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_write_that_fails_costs_the_cache_and_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "file").write_text("in the way")
+    with caplog.at_level(logging.WARNING):
+        encoded, origin = load_or_encode(tmp_path / "file" / "key", Example, lambda: WRITTEN)
+    assert (encoded, origin) == (WRITTEN, FRESH)
+    assert "cannot be kept" in caplog.text
+
+
+def test_a_write_that_is_interrupted_leaves_no_part_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_or_encode(tmp_path / "key", Example, lambda: WRITTEN)
+    assert not list(tmp_path.iterdir())
+
+
+def key(rows: str = "rows", tokenizer: str = "tokenizer", **settings: object) -> str:
+    return tokens_key(rows, tokenizer, {"max_length": 8, "overflow": "drop"} | settings)
+
+
+def test_the_key_is_of_everything_that_decides_the_tokens(monkeypatch: pytest.MonkeyPatch):
+    keys = [key(), key(rows="r"), key(tokenizer="t"), key(max_length=9), key(overflow="error")]
+    monkeypatch.setattr(cache.transformers, "__version__", "another")
+    keys.append(key())
+    monkeypatch.undo()
+    monkeypatch.setattr(cache, "_source_digest", lambda: "another prompt")
+    keys.append(key())
+    monkeypatch.undo()
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+
+
+def test_a_tokenizer_is_its_files():
+    tokenizer = tiny_tokenizer()
+    digest = tokenizer_digest(tokenizer)
+    assert tokenizer_digest(tiny_tokenizer()) == digest
+    tokenizer.chat_template = "{{ messages }}"
+    templated = tokenizer_digest(tokenizer)
+    tokenizer.add_tokens(["<new>"])
+    assert len({digest, templated, tokenizer_digest(tokenizer)}) == 3

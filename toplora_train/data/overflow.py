@@ -1,0 +1,102 @@
+"""A training set as examples, and what becomes of the rows that are longer than the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.rows import Row
+
+WAYS = ("error", "drop", "truncate")
+
+
+class AnyExample(Protocol):
+    """What every kind of example has."""
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """Its token ids."""
+
+    @property
+    def supervised(self) -> int:
+        """How many terms it adds to the loss: its learned tokens, or with a head 1."""
+
+
+AnExample = TypeVar("AnExample", bound=AnyExample)
+
+
+@dataclass(frozen=True)
+class Encoded(Generic[AnExample]):
+    """The examples of a training set and what became of its rows.
+
+    ``kept`` holds, for each example, the index of its row. ``prompt_mismatches`` counts those that
+    evaluation asks in other tokens than they are learned in: 0 but under a legacy protocol.
+    """
+
+    examples: tuple[AnExample, ...]
+    kept: tuple[int, ...]
+    truncated_rows: int = 0
+    dropped_rows: int = 0
+    prompt_mismatches: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All ids."""
+        return sum(len(example.input_ids) for example in self.examples)
+
+    @property
+    def supervised_tokens(self) -> int:
+        """What is learned: tokens or, with a head, labels."""
+        return sum(example.supervised for example in self.examples)
+
+
+def within_limit(
+    whole: Sequence[AnExample],
+    rows: Sequence[Row],
+    *,
+    max_length: int,
+    overflow: str,
+    cut: Callable[[list[int]], Iterable[AnExample]],
+    remedies: str,
+) -> Encoded[AnExample]:
+    """Treat the examples that are longer than ``max_length`` as ``overflow`` says.
+
+    Args:
+        whole: An example for each row, none of them cut.
+        rows: The rows.
+        max_length: The longest example, in ids.
+        overflow: ``error``; ``drop``, which leaves the row out; or ``truncate``.
+        cut: Makes the shorter examples of the rows with these indices.
+        remedies: What an error message offers besides a larger ``max_length``.
+
+    Raises:
+        UserError: An example is too long under ``error``, or none is left.
+        ValueError: ``overflow`` is none of the three.
+    """
+    if overflow not in WAYS:
+        raise ValueError(f"overflow is error, drop or truncate, not {overflow!r}")
+    long = [index for index, example in enumerate(whole) if len(example.input_ids) > max_length]
+    if not long:
+        return Encoded(tuple(whole), tuple(range(len(whole))))
+    if overflow == "error":
+        longest = max(long, key=lambda index: len(whole[index].input_ids))
+        raise UserError(
+            f"{len(long)} of {len(rows)} rows are longer than max_length={max_length} tokens, the "
+            f"longest is row '{rows[longest].id}' with {len(whole[longest].input_ids)}; raise "
+            f"dataset.max_length, or set {remedies}"
+        )
+    if overflow == "drop":
+        without = set(long)
+        kept = tuple(index for index in range(len(whole)) if index not in without)
+        if not kept:
+            raise UserError(
+                f"all {len(rows)} rows are longer than max_length={max_length} and were dropped; "
+                "raise dataset.max_length"
+            )
+        return Encoded(tuple(whole[index] for index in kept), kept, dropped_rows=len(long))
+    examples = list(whole)
+    for index, example in zip(long, cut(long), strict=True):
+        examples[index] = example
+    return Encoded(tuple(examples), tuple(range(len(whole))), truncated_rows=len(long))
