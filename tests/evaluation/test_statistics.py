@@ -2,7 +2,6 @@ import pytest
 from scipy import stats
 
 from toplora_train.evaluation.statistics import (
-    difference_interval,
     majority_share,
     mcnemar_mid_p,
     mean_interval,
@@ -62,11 +61,3 @@ def test_the_interval_of_one_score_is_the_interval_of_its_mean():
 def test_the_mean_of_many_equal_scores_is_surer_by_the_root_of_their_number():
     low, high = mean_interval([0.5] * 4, [(0.4, 0.7)] * 4)
     assert (low, high) == pytest.approx((0.45, 0.6))
-
-
-def test_the_interval_of_a_difference_equals_newcombes_published_example():
-    # 56 of 70 against 48 of 80: method 10 gives 0.0524 to 0.3339 (Newcombe 1998, table II, a).
-    first, second = wilson_interval(56, 70), wilson_interval(48, 80)
-    assert difference_interval(56 / 70, first, 48 / 80, second) == pytest.approx(
-        (0.0524, 0.3339), abs=5e-5
-    )

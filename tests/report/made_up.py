@@ -1,7 +1,10 @@
 """A made-up but plausible run, as the tests of the report need one."""
 
+from functools import cache
+
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.statistics import wilson_interval
+from toplora_train.report.gain import gain
 from toplora_train.report.record import (
     Reload,
     Report,
@@ -24,6 +27,24 @@ def task_score(correct=256, n=400, base=48):
         majority_value=0.06,
         seconds=141.2,
     )
+
+
+@cache
+def paired(correct, n, base):
+    """The gain where the tuned model is right wherever the base model is, or the other way."""
+    tuned_right, base_right = (
+        [Prediction(str(i), str(i), "", None, "", i < right) for i in range(n)]
+        for right in (correct, base)
+    )
+    return gain({"arithmetic": (base_right, tuned_right)})
+
+
+def made_up_gain(tasks):
+    """The gain in the first task, which is all that pages show of several here."""
+    if not tasks or any(task.base_value is None for task in tasks.values()):
+        return None
+    first = next(iter(tasks.values()))
+    return paired(round(first.value * first.n), first.n, round(first.base_value * first.n))
 
 
 def made_up_report(**changes):
@@ -51,7 +72,9 @@ def made_up_report(**changes):
             "packages": {"peft": "0.21.2"},
         },
     }
-    return Report(**values | changes)
+    values |= changes
+    values.setdefault("gain", made_up_gain(values["tasks"]))
+    return Report(**values)
 
 
 def made_up_metrics(steps=15, **last):

@@ -86,20 +86,3 @@ def mean_interval(
     below = sqrt(sum((value - low) ** 2 for value, (low, _) in pairs)) / k
     above = sqrt(sum((high - value) ** 2 for value, (_, high) in pairs)) / k
     return mean - below, mean + above
-
-
-def difference_interval(
-    value: float, ci: tuple[float, float], base: float, base_ci: tuple[float, float]
-) -> tuple[float, float]:
-    """Return an interval for ``value - base`` from the interval of each.
-
-    It takes the two as independent. Scores of two models on the same rows rise and fall together,
-    so for them it is too wide rather than too narrow.
-
-    Source: R. G. Newcombe, Interval estimation for the difference between independent proportions
-    (1998), method 10.
-    """
-    difference = value - base
-    below = sqrt((value - ci[0]) ** 2 + (base_ci[1] - base) ** 2)
-    above = sqrt((ci[1] - value) ** 2 + (base - base_ci[0]) ** 2)
-    return difference - below, difference + above

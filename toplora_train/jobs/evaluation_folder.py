@@ -8,6 +8,7 @@ from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.predictions import Prediction
+from toplora_train.report.gain import read_gain
 from toplora_train.report.json_file import write_json_atomically
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.pages import write_pages
@@ -60,7 +61,9 @@ def write_evaluation(
 ) -> dict[str, Any]:
     """Write the run's report with these scores in the place of its own; return it."""
     run = finished_report(run_dir)
-    report = with_scores(run, tasks) | {
+    with_base = all(score.base_value is not None for score in tasks.values())
+    gain = read_gain(folder / "predictions", list(tasks)) if with_base else None
+    report = with_scores(run, tasks, gain) | {
         "command": command,
         "protocol": protocol,
         "protocol_hash": protocol_hash,

@@ -25,6 +25,7 @@ from toplora_train.jobs.selection import Selection
 from toplora_train.jobs.testsets import TestSet, asked_how
 from toplora_train.report.environment import environment
 from toplora_train.report.expected import matching
+from toplora_train.report.gain import read_gain
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.record import (
     Reload,
@@ -158,6 +159,7 @@ def build_report(
         },
         reload=Reload(proof.max_abs_logit_difference, list(proof.missing), list(proof.unexpected)),
         environment=environment(str(accelerator.device)),
+        gain=read_gain(run_dir / "predictions", list(scores)) if base_scores else None,
         expected=matching([asdict(one) for one in config.expected], config.adapter),
         notes=notes(material, selection),
     )

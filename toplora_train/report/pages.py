@@ -11,12 +11,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.statistics import difference_interval, mean_interval
 from toplora_train.report import numbers
 from toplora_train.report.charts import score_chart, training_chart
 from toplora_train.report.contamination import clean_scores, contamination_text
 from toplora_train.report.examples import pick_examples
 from toplora_train.report.expected import expected_table
+from toplora_train.report.gain import gain_text
 from toplora_train.report.json_file import write_text_atomically
 from toplora_train.report.wording import asks_head, judged_verdict, wording
 
@@ -92,26 +92,25 @@ def render_html(
 def headline(report: Mapping[str, Any]) -> str:
     """Return the result in one line, with its uncertainty.
 
-    ``Base 12.0 % → tuned 64.0 % (+52.0 points, 95 % interval +45.9 to +57.4)``. Over several tasks
-    these are means. The interval of the difference leaves aside that both models answered the same
-    rows, so it is too wide rather than too narrow.
+    ``Base 12.0 % → tuned 64.0 % (+52.0 points, paired 95 % interval +47.0 to +56.9)``. Over several
+    tasks these are means. See :mod:`toplora_train.report.gain` for the interval.
     """
     tuned, interval = report["average"], report["average_ci95"]
     if tuned is None:
         return "Trained, not evaluated"
     mean = " on average" if len(report["tasks"]) > 1 else ""
-    gain = _gain(report)
+    gain = report.get("gain")
     if gain is None:
         return (
             f"Tuned {numbers.percent(tuned)}{mean} "
             f"(95 % interval {numbers.percent_interval(interval)})"
         )
-    low, high = gain
+    low, high = gain["ci95"]
     base = report["average_base_value"]
     return (
         f"Base {numbers.percent(base)} \N{RIGHTWARDS ARROW} tuned {numbers.percent(tuned)}{mean} "
         f"({numbers.points(tuned - base)} points, "
-        f"95 % interval {numbers.points(low)} to {numbers.points(high)})"
+        f"paired 95 % interval {numbers.points(low)} to {numbers.points(high)})"
     )
 
 
@@ -119,27 +118,14 @@ def verdict(report: Mapping[str, Any]) -> str:
     """Return what the headline means, in words."""
     if asks_head(report):
         return judged_verdict(report)
-    gain = _gain(report)
+    gain = report.get("gain")
     if gain is None:
         return "The base model was not evaluated, so nothing is said about a gain."
-    if gain[0] > 0:
+    if gain["ci95"][0] > 0:
         return "The tuned model is better than its base model."
-    if gain[1] < 0:
+    if gain["ci95"][1] < 0:
         return "The tuned model is worse than its base model."
     return "Whether the tuned model is better than its base model cannot be told from these rows."
-
-
-def _gain(report: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The 95 % interval of tuned minus base, over all tasks."""
-    tasks = list(report["tasks"].values())
-    if not tasks or any(task["base_ci95"] is None for task in tasks):
-        return None
-    gains = [task["value"] - task["base_value"] for task in tasks]
-    bounds = [
-        difference_interval(task["value"], task["ci95"], task["base_value"], task["base_ci95"])
-        for task in tasks
-    ]
-    return mean_interval(gains, bounds)
 
 
 def _content(
@@ -154,6 +140,7 @@ def _content(
         "contamination": contamination_text(report),
         "asked": ASKED,
         "expected": expected_table(report),
+        "gain": gain_text(report),
         "protocol": ""
         if asks_head(report)
         else PROTOCOLS.get(report["protocol"], f"Protocol {report['protocol']}."),

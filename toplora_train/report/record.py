@@ -119,7 +119,10 @@ class Reload:
 
 @dataclass(frozen=True)
 class Report:
-    """All of ``report.json``, in its order. Without tasks there is no average."""
+    """All of ``report.json``, in its order. Without tasks there is no average.
+
+    ``gain`` is that over the base model, see :func:`toplora_train.report.gain.gain`.
+    """
 
     recipe: str | None
     seed: int
@@ -136,6 +139,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     protocol: str = "clean"
     expected: list[dict[str, Any]] = field(default_factory=list)
+    gain: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that ``report.json`` holds."""
@@ -146,15 +150,17 @@ class Report:
             "status": self.status,
             **{key: values[key] for key in (*order, "adapter", "data", "train")},
             **_scores(self.tasks),
-            **{key: values[key] for key in ("expected", "reload", "environment", "notes")},
+            **{key: values[key] for key in ("gain", "expected", "reload", "environment", "notes")},
         }
         plain: dict[str, Any] = plain_json(report)
         return plain
 
 
-def with_scores(report: Mapping[str, Any], tasks: Mapping[str, TaskScore]) -> dict[str, Any]:
+def with_scores(
+    report: Mapping[str, Any], tasks: Mapping[str, TaskScore], gain: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """The report of a run with other scores in the place of its own."""
-    plain: dict[str, Any] = plain_json({**report, **_scores(tasks)})
+    plain: dict[str, Any] = plain_json({**report, **_scores(tasks), "gain": gain})
     return plain
 
 

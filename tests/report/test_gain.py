@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from toplora_train.config.errors import UserError
+from toplora_train.evaluation.predictions import Prediction, write_predictions
+from toplora_train.report.gain import gain, gain_text, read_gain
+
+
+def answers(right):
+    return [Prediction(f"r{i}", f"{i}?", "", None, "1", bool(one)) for i, one in enumerate(right)]
+
+
+def test_the_interval_is_that_of_the_paired_differences():
+    rng = np.random.default_rng(0)
+    base = rng.random(400) < 0.5
+    tuned = base | (rng.random(400) < 0.2)
+    found = gain({"a": (answers(base), answers(tuned))})
+    difference = tuned.astype(float) - base
+    se = difference.std(ddof=1) / 20
+    assert found["value"] == pytest.approx(difference.mean())
+    assert found["ci95"] == pytest.approx(
+        [difference.mean() - 1.96 * se, difference.mean() + 1.96 * se], abs=0.005
+    )
+
+
+def test_answers_that_rise_and_fall_together_are_told_apart_better_than_independent_ones():
+    base, tuned = np.arange(200) < 100, np.arange(200) < 108
+    low, _ = gain({"a": (answers(base), answers(tuned))})["ci95"]
+    assert low > 0
+    assert 0.54 - 0.50 < 1.96 * (0.54 * 0.46 / 200 + 0.5 * 0.5 / 200) ** 0.5  # as if independent
+
+
+def test_over_several_tasks_it_is_the_plain_mean():
+    small = (answers([0, 0, 0, 0]), answers([1, 1, 0, 0]))
+    large = (answers([1] * 40), answers([1] * 40))
+    found = gain({"small": small, "large": large})
+    assert found["value"] == pytest.approx(0.25)
+    assert found["tasks"]["small"]["value"] == pytest.approx(0.5)
+    assert found["tasks"]["large"]["ci95"] == (0, 0)
+
+
+def test_it_is_read_from_the_stored_answers_where_the_base_model_has_some(tmp_path: Path):
+    write_predictions(tmp_path / "a.jsonl", answers([1, 1, 0]))
+    assert read_gain(tmp_path, ["a"]) is None
+    write_predictions(tmp_path / "a.base.jsonl", answers([1, 0, 0]))
+    assert read_gain(tmp_path, ["a"])["value"] == pytest.approx(1 / 3)
+    assert read_gain(tmp_path, []) is None
+
+
+def test_answers_to_other_rows_are_not_compared():
+    with pytest.raises(UserError, match="base and tuned model to a are not to the same rows"):
+        gain({"a": (answers([1]), answers([1, 0]))})
+
+
+def test_the_words_say_that_the_intervals_are_paired():
+    found = gain({"a": (answers([0] * 50), answers([1] * 50))})
+    assert gain_text({"gain": found}).startswith(
+        "Points gained over the base model: a +100.0 (+100.0 to +100.0). Both models answered the "
+        "same rows"
+    )
+    assert gain_text({"gain": None}) == gain_text({}) == ""
