@@ -28,7 +28,8 @@ from toplora_train.adapters.attach import (
 from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
 from toplora_train.adapters.export import save_as_lora
 from toplora_train.config.errors import UserError
-from toplora_train.models.quantized import keep_trainable
+from toplora_train.models.load import load_model
+from toplora_train.models.locate import ModelLocation
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 
@@ -235,18 +236,12 @@ def test_on_a_quantised_base_it_trains_and_reloads(
 
 def quantised(kind: str, bits: int, tmp_path: Path) -> torch.nn.Module:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    from transformers import BitsAndBytesConfig
-
     folder = tmp_path / "base"
     if not folder.is_dir():
         MODELS[kind]().save_pretrained(folder)
-    how = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32}
-    quantization = BitsAndBytesConfig(**how if bits == 4 else {"load_in_8bit": True})
-    made = type(MODELS[kind]()).from_pretrained(
-        folder, quantization_config=quantization, device_map="cpu", dtype=torch.float32
+    return load_model(
+        ModelLocation(str(folder), folder, "local"), dtype="float32", quantization=f"{bits}bit"
     )
-    keep_trainable(made)
-    return made.requires_grad_(False)
 
 
 # -- the suite itself ------------------------------------------------------------------------------

@@ -1,10 +1,18 @@
-"""A 4-bit layer that is evaluated first can be trained through afterwards."""
+"""Base models in 4 and 8 bits; a layer that is evaluated first can be trained through after it."""
+
+import importlib.util
 
 import pytest
 import torch
 
 from toplora_train.config.errors import UserError
+from toplora_train.models.head import Head
+from toplora_train.models.load import load_model
+from toplora_train.models.locate import ModelLocation
 from toplora_train.models.quantized import keep_trainable
+from toplora_train.models.tiny import tiny_model
+
+TINY = ModelLocation("toplora-train/tiny", None, "built in")
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 
@@ -38,3 +46,44 @@ def test_what_was_repacked_already_is_refused_by_name():
 
 def test_other_layers_are_left_alone():
     keep_trainable(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize(("bits", "bound"), [("4bit", 0.2), ("8bit", 0.02)])
+def test_its_linear_layers_are_quantised_and_its_logits_are_near(bits: str, bound: float):
+    model = load_model(TINY, dtype="float32", quantization=bits)
+    expected = bitsandbytes.nn.Linear4bit if bits == "4bit" else bitsandbytes.nn.Linear8bitLt
+    projections = [m for n, m in model.named_modules() if n.endswith("_proj")]
+    assert projections and all(type(module) is expected for module in projections)
+    assert type(model.lm_head) is torch.nn.Linear
+    assert model.num_parameters() == tiny_model().num_parameters()
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    ids = torch.arange(10, 40)[None]
+    with torch.no_grad():
+        found, whole = model(ids).logits, tiny_model().eval()(ids).logits
+    assert 0 < (found - whole).norm() < bound * whole.norm()
+
+
+def test_twice_loaded_it_is_the_same():
+    ids = torch.arange(10, 40)[None]
+    with torch.no_grad():
+        first, again = (
+            load_model(TINY, dtype="float32", quantization="4bit")(ids).logits for _ in range(2)
+        )
+    assert torch.equal(first, again)
+
+
+def test_a_head_is_left_whole():
+    model = load_model(TINY, dtype="float32", quantization="4bit", head=Head(("no", "yes"), 0))
+    assert type(model.score) is torch.nn.Linear
+    assert type(model.model.layers[0].mlp.up_proj) is bitsandbytes.nn.Linear4bit
+
+
+def test_without_bitsandbytes_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name)
+    )
+    with pytest.raises(
+        UserError, match=r"^model\.quantization=4bit needs .*toplora-train\[quant\]"
+    ):
+        load_model(TINY, dtype="float32", quantization="4bit")

@@ -38,6 +38,8 @@ class ModelSettings:
 
     ``path`` is a hub id or a local folder; ``builtin`` names a model made in code instead;
     ``package`` is an installed package that carries the same weights, used where no hub is at hand.
+    ``quantization`` keeps the linear layers in 4 bits (NF4, QLoRA) or 8 bits by bitsandbytes;
+    ``dtype`` is then what they are computed in.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ModelSettings:
     package: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    quantization: Literal["4bit", "8bit"] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -205,7 +208,7 @@ class LaunchSettings:
 
     name: str = "local"
     processes: PositiveInt | Literal["auto"] = 1
-    engine: Literal["ddp", "fsdp2"] = "ddp"
+    engine: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 

@@ -19,7 +19,7 @@ from toplora_train.jobs.device import AUTOCAST, open_accelerator
 from toplora_train.jobs.evaluation_folder import finished_report, open_folder, write_evaluation
 from toplora_train.jobs.finetune import sha256_of
 from toplora_train.jobs.material import training_rows
-from toplora_train.jobs.objective import Objective, find_objective, load_base
+from toplora_train.jobs.objective import Objective, base_weights, find_objective, load_base
 from toplora_train.jobs.reporting import identity, task_score
 from toplora_train.jobs.scoring import score_test_sets
 from toplora_train.jobs.testsets import TestSet, read_test_sets
@@ -79,9 +79,8 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         reuse=False,
         console=console,
     )
-    base_weights = f"{location.name}@{location.revision}/{config.model.dtype}"
     base_scores = (
-        score(model, who="base", weights=base_weights, suffix=".base")
+        score(model, who="base", weights=base_weights(config, location), suffix=".base")
         if config.evaluation.base and objective.head is None
         else {}
     )

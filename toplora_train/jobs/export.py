@@ -42,12 +42,16 @@ PROBE = "How many legs do three dogs and a bird have? Count them one by one."
 
 @dataclass(frozen=True)
 class Export:
-    """What was written: where, in which format, and how far its logits are from the adapter's."""
+    """What was written: where, in which format, and how far its logits are from the adapter's.
+
+    ``quantization`` is that of the base model in training; here it has its own weights.
+    """
 
     folder: Path
     format: str
     max_abs_logit_difference: float
     largest_logit: float
+    quantization: str | None = None
 
 
 def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
@@ -89,7 +93,8 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
         tokenizer.save_pretrained(aside)
     written = _read_merged(base, folder) if format == "merged" else _read_lora(adapted, folder)
     difference = (_logits(written, tokenizer) - expected).abs().max()
-    return Export(folder, format, float(difference), float(expected.abs().max()))
+    largest = float(expected.abs().max())
+    return Export(folder, format, float(difference), largest, config.model.quantization)
 
 
 def refuse_unless_convertible(adapted: PeftModel, format: str) -> None:

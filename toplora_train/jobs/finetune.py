@@ -31,7 +31,7 @@ from toplora_train.jobs.learning import (
     prove_batches,
 )
 from toplora_train.jobs.material import Material, prepare, total_steps
-from toplora_train.jobs.objective import load_base
+from toplora_train.jobs.objective import base_weights, load_base
 from toplora_train.jobs.reload import probe_logits, prove_reload
 from toplora_train.jobs.reporting import build_report, conclusion, introduction
 from toplora_train.jobs.scoring import score_test_sets
@@ -87,7 +87,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         console.print(fitted, highlight=False, soft_wrap=True)
 
     model = load_base(config, material.location, material.objective.head)
-    base_parameters = sum(parameter.numel() for parameter in model.parameters())
+    base_parameters = model.num_parameters()
     model.to(accelerator.device)
     score = partial(
         score_test_sets,
@@ -103,7 +103,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         score(
             model,
             who="base",
-            weights=f"{material.location.name}@{material.location.revision}/{config.model.dtype}",
+            weights=base_weights(config, material.location),
             suffix=".base",
             reuse=checkpoint is not None,
         )

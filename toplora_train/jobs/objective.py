@@ -167,8 +167,15 @@ def load_base(
         location,
         dtype=config.model.dtype,
         attention=config.model.attention,
+        quantization=config.model.quantization,
         meta=meta,
         head=head,
         trained_whole=config.adapter.get("modules_to_save") or (),
         seed=config.seed if head_seed is None else head_seed,
     )
+
+
+def base_weights(config: RunConfig, location: ModelLocation) -> str:
+    """What tells the base model's weights from others, such as the same in another precision."""
+    form = config.model.quantization or "whole"
+    return f"{location.name}@{location.revision}/{config.model.dtype}/{form}"

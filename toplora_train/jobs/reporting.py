@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from toplora_train.config.kinds import HEADS
-from toplora_train.config.schema import RunConfig
+from toplora_train.config.schema import ModelSettings, RunConfig
 from toplora_train.data.batches import padding_fraction
 from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.evaluate import Score, row_label
@@ -111,7 +111,7 @@ def build_report(
             path=material.location.name,
             revision=material.location.revision,
             parameters=base_parameters,
-            dtype=config.model.dtype,
+            dtype=number_format(config.model),
         ),
         adapter=ReportAdapter(
             name=config.adapter["name"],
@@ -267,3 +267,10 @@ def interval(value: float, ci95: Sequence[float]) -> str:
 def mean(values: Sequence[float]) -> float:
     """The mean of at least one number."""
     return sum(values) / len(values)
+
+
+def number_format(model: ModelSettings) -> str:
+    """The number format of the base model's weights, for people."""
+    if model.quantization is None:
+        return model.dtype
+    return f"{model.dtype}, its linear layers in {model.quantization.replace('bit', ' bits')}"

@@ -53,3 +53,10 @@ def _export(words: list[str]) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if done.quantization is not None:
+        console.print(
+            f"the run trained beside {done.quantization} weights; this was made and read with the "
+            "base model's own, beside which the same adapter answers a little otherwise",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,8 +21,9 @@ from transformers import (
 )
 
 from toplora_train.config.errors import UserError
-from toplora_train.models.head import Head, refuse_random_parts
+from toplora_train.models.head import Head, head_modules, refuse_random_parts
 from toplora_train.models.locate import ModelLocation
+from toplora_train.models.quantized import keep_trainable, quantization_config
 from toplora_train.models.tiny import tiny_config, tiny_model, tiny_tokenizer
 
 # Tokens that vocabularies reserve and no text contains, in order of preference.
@@ -65,6 +69,7 @@ def load_model(
     *,
     dtype: str,
     attention: str = "sdpa",
+    quantization: str | None = None,
     meta: bool = False,
     head: Head | None = None,
     trained_whole: Sequence[str] = (),
@@ -76,7 +81,9 @@ def load_model(
         location: where it is.
         dtype: the number format of its weights, a name of torch's.
         attention: the attention implementation, in transformers' words.
-        meta: build it without weights, for counting (nothing is read but ``config.json``).
+        quantization: ``4bit`` or ``8bit``, or None for weights as they are.
+        meta: build it without weights, for counting (nothing is read but ``config.json``); never
+            quantised.
         head: the head to put on it; without one it is a causal language model.
         trained_whole: modules that will be trained and saved whole, and so may lack weights.
         seed: of the head's random start; the global random state is left as it was.
@@ -88,38 +95,68 @@ def load_model(
     torch_dtype: torch.dtype = getattr(torch, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        empty = partial(_without_weights, kind, location, head, torch_dtype, attention)
         if meta:
-            model = _without_weights(kind, location, head, torch_dtype, attention)
-        elif location.folder is None:
+            model = empty()
+        elif location.folder is None and quantization is None:
             model = _builtin(kind, head).to(torch_dtype)
         else:
-            try:
-                with _no_report_of_missing_weights():
-                    model, info = kind.from_pretrained(
-                        location.folder,
-                        config=_with_head(AutoConfig.from_pretrained(location.folder), head),
-                        dtype=torch_dtype,
-                        attn_implementation=attention,
-                        output_loading_info=True,
-                    )
-            except (OSError, ValueError, ImportError) as error:
-                if "attn_implementation=" in str(error):
-                    raise UserError(
-                        f"{location.name} has no {attention} attention; set model.attention=eager"
-                    ) from error
-                what = "a causal language model" if head is None else "a model with a head"
-                raise UserError(f"{location.name}: cannot be loaded as {what}: {error}") from error
-            refuse_random_parts(
-                model,
-                info["missing_keys"],
-                head=head is not None,
-                trained_whole=trained_whole,
-                name=location.name,
-            )
+            how: dict[str, Any] = {"dtype": torch_dtype, "attn_implementation": attention}
+            if quantization is not None:
+                kept = head_modules(empty()) if head is not None else None
+                how["quantization_config"] = quantization_config(quantization, torch_dtype, kept)
+                how["device_map"] = {"": "cpu"}  # moved like any other model
+            with _folder_of(location, kind, head) as folder:
+                model = _from_folder(
+                    folder, kind, head, how, trained_whole=trained_whole, name=location.name
+                )
+            keep_trainable(model)
     model.name_or_path = location.name  # what the adapter's config will call its base
     model.requires_grad_(False)
     frozen: PreTrainedModel = model.eval()
     return frozen
+
+
+def _from_folder(
+    folder: Path,
+    kind: Any,
+    head: Head | None,
+    how: Mapping[str, Any],
+    *,
+    trained_whole: Sequence[str],
+    name: str,
+) -> Any:
+    try:
+        with _no_report_of_missing_weights():
+            model, info = kind.from_pretrained(
+                folder,
+                config=_with_head(AutoConfig.from_pretrained(folder), head),
+                output_loading_info=True,
+                **how,
+            )
+    except (OSError, ValueError, ImportError) as error:
+        if "attn_implementation=" in str(error):
+            attention = how["attn_implementation"]
+            raise UserError(
+                f"{name} has no {attention} attention; set model.attention=eager"
+            ) from error
+        what = "a causal language model" if head is None else "a model with a head"
+        raise UserError(f"{name}: cannot be loaded as {what}: {error}") from error
+    refuse_random_parts(
+        model, info["missing_keys"], head=head is not None, trained_whole=trained_whole, name=name
+    )
+    return model
+
+
+@contextmanager
+def _folder_of(location: ModelLocation, kind: Any, head: Head | None) -> Iterator[Path]:
+    """Where the model's files are; the built-in model is written aside, as it has none."""
+    if location.folder is not None:
+        yield location.folder
+        return
+    with TemporaryDirectory() as folder:
+        _builtin(kind, head).save_pretrained(folder)
+        yield Path(folder)
 
 
 def _with_head(config: Any, head: Head | None) -> Any:

@@ -1,15 +1,52 @@
-"""4-bit base layers of bitsandbytes on a CPU, kept in the layout that can be trained through.
+"""Base models whose linear layers are kept in 4 or 8 bits by bitsandbytes.
 
-On a CPU with AVX-512 BF16 such a layer repacks its weight at the first forward in evaluation mode,
+4 bits are QLoRA's: NF4 with quantised scales (arXiv 2305.14314, section 3).
+
+On a CPU with AVX-512 BF16 a 4-bit layer repacks its weight at the first forward in evaluation mode,
 for a kernel that has no backward and that rounds the scales. A model that was evaluated before it
-is trained would get wrong gradients in every layer but the last, with no more than a warning.
+is trained would get wrong gradients in every layer but the last, with no more than a warning: the
+layers are kept in the layout that can be trained through.
 """
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Sequence
+
+import torch
 from torch import nn
+from transformers import BitsAndBytesConfig
 
 from toplora_train.config.errors import UserError
+
+
+def quantization_config(
+    quantization: str, dtype: torch.dtype, kept: Sequence[str] | None
+) -> BitsAndBytesConfig:
+    """How transformers is told.
+
+    Args:
+        quantization: ``4bit`` or ``8bit``.
+        dtype: What the layers are computed in.
+        kept: Modules to be left as they are; None for a language model, whose head is.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"model.quantization={quantization} needs bitsandbytes: "
+            "pip install 'toplora-train[quant]'"
+        )
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=kept,
+    )
 
 
 def keep_trainable(model: nn.Module) -> None:
