@@ -23,6 +23,7 @@ from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
 from toplora_train.jobs.encoding import learned_prompt
+from toplora_train.jobs.engines import refuse_unfit_engine
 from toplora_train.jobs.joining import join_processes, part_processes
 from toplora_train.jobs.learning import (
     fitting_micro_batch,
@@ -74,6 +75,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         mixed_precision=config.trainer.mixed_precision,
         deterministic=config.trainer.deterministic,
     )
+    refuse_unfit_engine(config, processes=accelerator.num_processes)
     first = accelerator.is_main_process  # of several processes, it alone writes and shows
     console = open_console(quiet=not first)
     autocast = AUTOCAST[config.trainer.mixed_precision]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import torch
 from rich.console import Console
 
 from toplora_train.adapters.attach import attach_adapter, trainable_parameters_by_module
@@ -12,6 +13,7 @@ from toplora_train.data.batches import padding_fraction
 from toplora_train.jobs.alternatives import compare_adapters
 from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.device import open_accelerator
+from toplora_train.jobs.engines import refuse_unfit_engine
 from toplora_train.jobs.learning import padded_together, rows_at_once
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import load_base
@@ -31,6 +33,8 @@ def run(config: RunConfig) -> None:
     """
     interrupt_at_once()
     open_accelerator(device=config.launch.device, mixed_precision=config.trainer.mixed_precision)
+    asked = config.launch.processes
+    refuse_unfit_engine(config, processes=torch.cuda.device_count() if asked == "auto" else asked)
     show_plan(make_plan(config, prepare(config, weights=False)), Console())
 
 
