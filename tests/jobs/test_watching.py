@@ -7,12 +7,20 @@ from rich.console import Console
 
 from toplora_train.jobs.watching import watching
 from toplora_train.report.tracker import open_tracker
-from toplora_train.train.loop import StepRecord
+from toplora_train.train.record import StepRecord
 
 
 def record(step: int, logged: bool) -> StepRecord:
     numbers = dict.fromkeys(StepRecord.__dataclass_fields__, 1.0)
-    return StepRecord(**numbers | {"step": step, "logged": logged, "validation_loss": None})
+    return StepRecord(
+        **numbers
+        | {
+            "step": step,
+            "logged": logged,
+            "validation_loss": None,
+            "watched": {"adapter_norm": 0.5},
+        }
+    )
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -36,4 +44,5 @@ def test_logged_steps_are_shown_and_kept_by_the_first_process_alone(tmp_path: Pa
     else:
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [1, 3]
+        assert [json.loads(line)["adapter_norm"] for line in lines] == [0.5, 0.5]
         assert "step 3/3" in shown.getvalue()

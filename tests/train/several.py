@@ -18,7 +18,7 @@ from toplora_train.train.loop import train
 from toplora_train.train.optimizer import build_optimizer
 from toplora_train.train.sharding import shard
 from toplora_train.train.signals import Interruption
-from toplora_train.train.step import supervised_loss
+from toplora_train.train.step import Loss, supervised_loss
 
 STEPS = 4
 SHARDED = ("lora", "toplora", "tenslora")
@@ -39,6 +39,8 @@ def train_one(
     micro_batch_size: int = 2,
     activation_checkpointing: bool = False,
     sharded: bool = False,
+    steps: int = STEPS,
+    loss: Loss = supervised_loss,
 ) -> None:
     """Eleven rows in batches of five: the last batch of an epoch is one row, for two processes."""
     adapted = attach_adapter(tiny_model(), settings(name), seed=3)
@@ -57,11 +59,11 @@ def train_one(
         examples(11),
         examples(3),
         collate=lambda rows: collate(rows, 0),
-        loss=supervised_loss,
+        loss=loss,
         accelerator=accelerator,
         learning_rate=lambda step: 1e-3 / step,
         start=TrainState(),
-        total_steps=STEPS,
+        total_steps=steps,
         batch_size=5,
         micro_batch_size=micro_batch_size,
         group_by_length=True,
@@ -80,6 +82,20 @@ def train_one(
         save_file(tensors | {"numbers": torch.tensor(numbers)}, folder / f"{name}.safetensors")
 
 
+def full_from(step: int, accelerator: Accelerator) -> Loss:
+    """The loss where, from some step on, a second process has memory for a single row only."""
+    passes = 0
+
+    def loss(model, batch, device):
+        nonlocal passes
+        passes += torch.is_grad_enabled()
+        if accelerator.process_index == 1 and passes >= step and len(batch["input_ids"]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return supervised_loss(model, batch, device)
+
+    return loss
+
+
 def main(folder: Path) -> None:
     accelerator = Accelerator(cpu=True)
     torch.set_num_threads(1)
@@ -88,10 +104,13 @@ def main(folder: Path) -> None:
     train_one("tenslora", folder / "recomputed", accelerator, activation_checkpointing=True)
     for name in SHARDED:
         train_one(name, folder / "sharded", accelerator, sharded=True)
+    # A step is one micro-batch of three rows in the first process and two in the second.
+    for where, loss in (("enough", supervised_loss), ("full", full_from(7, accelerator))):
+        train_one("lora", folder / where, accelerator, micro_batch_size=3, steps=9, loss=loss)
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    for name in ("", "recomputed", "sharded"):
+    for name in ("", "recomputed", "sharded", "enough", "full"):
         (Path(sys.argv[1]) / name).mkdir(exist_ok=True, parents=True)
     main(Path(sys.argv[1]))

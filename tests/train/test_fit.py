@@ -9,8 +9,8 @@ from tests.train.test_loop import start_training
 from tests.train.test_step import adamw, examples, lora_model
 from toplora_train.data.batches import collate
 from toplora_train.train.checkpoint import adapter_tensors
-from toplora_train.train.fit import largest_micro_batch, step_that_fits
-from toplora_train.train.step import StepResult, supervised_loss
+from toplora_train.train.fit import largest_micro_batch, pass_that_fits
+from toplora_train.train.step import supervised_loss
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
 
@@ -60,31 +60,31 @@ def test_it_is_tried_on_the_longest_rows():
     assert seen == lengths[:2]
 
 
-def test_a_step_that_runs_out_of_memory_is_taken_again_with_half():
+def test_a_pass_that_runs_out_of_memory_is_taken_again_with_half():
     tried = []
 
-    def step(size: int) -> StepResult:
+    def step(size: int) -> str:
         tried.append((size, torch.rand(1).item()))
         if size > 2:
             raise torch.OutOfMemoryError(OUT_OF_MEMORY)
-        return StepResult(1.0, 1.0)
+        return "taken"
 
-    assert step_that_fits(step, 8, Accelerator(cpu=True)) == (StepResult(1.0, 1.0), 2)
+    assert pass_that_fits(step, 8, Accelerator(cpu=True)) == ("taken", 2)
     assert [size for size, _ in tried] == [8, 4, 2]
     assert len({drawn for _, drawn in tried}) == 1  # each with the same random numbers
 
 
 def test_one_row_that_does_not_fit_and_other_errors_are_not_caught():
     def fails(message: str):
-        def step(_size: int) -> StepResult:
+        def step(_size: int) -> str:
             raise RuntimeError(message)
 
         return step
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        step_that_fits(fails(OUT_OF_MEMORY), 4, Accelerator(cpu=True))
+        pass_that_fits(fails(OUT_OF_MEMORY), 4, Accelerator(cpu=True))
     with pytest.raises(RuntimeError, match="shapes"):
-        step_that_fits(fails("shapes differ"), 4, Accelerator(cpu=True))
+        pass_that_fits(fails("shapes differ"), 4, Accelerator(cpu=True))
 
 
 def test_running_out_of_memory_at_step_seven_ends_with_the_same_adapter(tmp_path: Path, caplog):

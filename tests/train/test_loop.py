@@ -20,7 +20,8 @@ from toplora_train.train.checkpoint import (
     newest_checkpoint,
     read_state,
 )
-from toplora_train.train.loop import StepRecord, train
+from toplora_train.train.loop import train
+from toplora_train.train.record import StepRecord
 from toplora_train.train.signals import Interruption
 from toplora_train.train.step import supervised_loss
 
@@ -99,6 +100,29 @@ def test_logged_losses_are_means_per_token_over_the_steps_since_the_last(tmp_pat
     tokens = [b.supervised_tokens - a.supervised_tokens for a, b in pairwise(all_steps)]
     last = sum(r.loss * n for r, n in zip(all_steps[3:], tokens[2:], strict=True)) / sum(tokens[2:])
     assert pairs[5].loss == pytest.approx(last, rel=1e-6)
+
+
+def test_enough_is_asked_after_every_step_and_ends_the_run_in_a_checkpoint(tmp_path: Path):
+    model, seen = lora(), []
+
+    def enough() -> bool:
+        return len(seen) == 2
+
+    running = start_training(model, adamw(model), tmp_path, enough=enough, save_every=0)
+    for record in running:
+        seen.append(record.step)
+    assert seen == [1, 2]
+    found = newest_checkpoint(tmp_path)
+    assert found is not None and found.name == "step-00000002"
+    again = start_training(model, adamw(model), tmp_path, enough=enough, start=read_state(found))
+    assert list(again) == []
+
+
+def test_a_resumed_run_goes_on_with_the_trend_of_the_loss(tmp_path: Path):
+    model = lora()
+    list(start_training(model, adamw(model), tmp_path, total_steps=3))
+    trend = read_state(tmp_path / "step-00000003").trend
+    assert trend.steps == 3 and trend.mean > 0
 
 
 def test_a_signal_ends_the_step_in_a_checkpoint(tmp_path: Path):

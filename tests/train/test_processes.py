@@ -84,6 +84,7 @@ def of_two(tmp_path_factory, checkout) -> Path:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "log").write_text(done.stderr)
     return folder
 
 
@@ -105,6 +106,14 @@ def test_sharing_the_tensors_out_trains_what_whole_ones_do(of_two: Path, name: s
     torch.testing.assert_close(fsdp2.pop("numbers"), ddp.pop("numbers"), rtol=1e-6, atol=0)
     for key, tensor in ddp.items():
         torch.testing.assert_close(fsdp2[key], tensor, rtol=0, atol=1e-5, msg=key)
+
+
+def test_one_process_out_of_memory_at_step_seven_halves_all_and_changes_nothing(of_two: Path):
+    enough, full = (load_file(of_two / name / "lora.safetensors") for name in ("enough", "full"))
+    assert (of_two / "log").read_text().count("going on with trainer.micro_batch_size=1") == 2
+    torch.testing.assert_close(full.pop("numbers"), enough.pop("numbers"), rtol=1e-6, atol=0)
+    for key, tensor in enough.items():
+        torch.testing.assert_close(full[key], tensor, rtol=0, atol=1e-5, msg=key)
 
 
 def test_activation_checkpointing_changes_nothing_in_two_processes(of_two: Path):

@@ -20,7 +20,13 @@ from toplora_train.data.batches import collate
 from toplora_train.data.encode import Example
 from toplora_train.models.tiny import tiny_model
 from toplora_train.train.optimizer import build_optimizer
-from toplora_train.train.step import MicroBatch, supervised_loss, train_step
+from toplora_train.train.step import (
+    MicroBatch,
+    StepResult,
+    forward_backward,
+    supervised_loss,
+    update,
+)
 
 CPU = torch.device("cpu")
 
@@ -43,6 +49,17 @@ def lora_model() -> PeftModel:
             if "lora_B" in name:
                 parameter.normal_(0, 0.05)
     return model
+
+
+def train_step(model, optimizer, micro, *, max_grad_norm: float, **settings) -> StepResult:
+    share = forward_backward(model, optimizer, micro, **settings)
+    return update(
+        model,
+        optimizer,
+        share,
+        max_grad_norm=max_grad_norm,
+        accelerator=settings["accelerator"],
+    )
 
 
 def adamw(model, lr=1e-2):

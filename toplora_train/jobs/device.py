@@ -48,7 +48,8 @@ def open_accelerator(
         mixed_precision=mixed_precision,
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=PATIENCE),
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # one copy of them
+            # No exchange during a pass: one that runs out of memory can be taken again.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
         ],
     )
 

@@ -28,7 +28,7 @@ from toplora_train.config.schema import RunConfig
 from toplora_train.evaluation.classify import evaluate_labels
 from toplora_train.jobs.material import Material, total_steps
 from toplora_train.train.checkpoint import adapter_tensors
-from toplora_train.train.loop import StepRecord
+from toplora_train.train.record import StepRecord
 
 
 @dataclass(frozen=True)

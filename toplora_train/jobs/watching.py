@@ -12,7 +12,7 @@ from rich.console import Console
 from toplora_train.report.display import TrainingDisplay
 from toplora_train.report.metrics_file import MetricsFile
 from toplora_train.report.tracker import Tracker
-from toplora_train.train.loop import StepRecord
+from toplora_train.train.record import StepRecord
 
 
 @contextmanager
@@ -45,9 +45,11 @@ def watching(
 
         def watch(record: StepRecord) -> None:
             line = asdict(record)
+            line |= line.pop("watched")
             display.update(line)
             if record.logged:
                 metrics.append(line)
-                tracker.log({k: v for k, v in line.items() if k != "logged"}, record.step)
+                numbers = {k: v for k, v in line.items() if not isinstance(v, str | bool)}
+                tracker.log(numbers, record.step)
 
         yield watch

@@ -56,14 +56,17 @@ class MetricsFile:
         """Append one step's record, at once.
 
         Args:
-            record: Holds every one of ``KEYS``, and ``validation_loss`` where it was measured.
+            record: Holds every one of ``KEYS``, and what else was measured; None was not.
 
         Raises:
             KeyError: one of ``KEYS`` is missing.
         """
         row = {key: record[key] for key in KEYS}
-        if record.get("validation_loss") is not None:
-            row["validation_loss"] = record["validation_loss"]
+        row |= {
+            key: value
+            for key, value in record.items()
+            if key not in row and key != "logged" and value is not None
+        }
         self._file.write(_line(row))
         self._file.flush()
 

@@ -19,7 +19,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from torch import Tensor
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.train.processes import random_states, restore_random_state
 from toplora_train.train.sharding import shared_out_like, whole
+from toplora_train.train.spikes import LossTrend
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,13 @@ class TrainState:
     supervised_tokens: int = 0
     window_loss: float = 0.0
     window_tokens: int = 0
+    trend: LossTrend = field(default_factory=LossTrend)
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def told(self) -> TrainState:
+        """The state after a logged step: what is told since then begins anew."""
+        trend = replace(self.trend, spikes=0)
+        return replace(self, window_loss=0.0, window_tokens=0, trend=trend)
 
 
 def save_checkpoint(
@@ -131,7 +138,8 @@ def read_state(checkpoint: Path) -> TrainState:
         raise UserError(
             f"{checkpoint} was written by a newer toplora-train; upgrade, or start anew"
         )
-    return TrainState(**document["train"])
+    stored = document["train"]
+    return TrainState(**stored | {"trend": LossTrend(**stored.get("trend", {}))})
 
 
 def load_checkpoint(

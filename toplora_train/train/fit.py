@@ -1,6 +1,7 @@
 """Micro-batches that fit the memory: the largest before the first step, half of it when in need.
 
-The loss is normalised by the tokens of the whole step, so their size changes nothing else.
+The loss is normalised by the tokens of the whole step, so their size changes nothing else. Of
+several processes all halve when one has to.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from torch import nn
 from toplora_train.train.processes import (
     Collate,
     agree,
-    random_states,
-    restore_random_state,
+    own_random_state,
+    set_own_random_state,
 )
-from toplora_train.train.step import Loss, StepResult, TrainingExample
+from toplora_train.train.step import Loss, TrainingExample
 
 logger = logging.getLogger(__name__)
 
@@ -43,21 +44,21 @@ def largest_micro_batch(
     The model is left without gradients, and the random generators as they were.
     """
     longest = longest_first(examples)
-    before = random_states(accelerator)
     model.train()
 
     def attempt(size: int) -> int:
+        _release(model)
         with accelerator.autocast():
             summed = loss(model, collate(longest[:size]), accelerator.device)
         summed.backward()  # type: ignore[no-untyped-call]  # torch's is
         return size
 
+    before = own_random_state(accelerator.device)
     try:
-        _, size = _halving(attempt, min(most, len(longest)), lambda: _release(model))
+        return pass_that_fits(attempt, min(most, len(longest)), accelerator)[1]
     finally:
         _release(model)
-        restore_random_state(before, accelerator)
-    return -agree(-size, accelerator)
+        set_own_random_state(before, accelerator.device)
 
 
 def longest_first(examples: Sequence[TrainingExample]) -> list[TrainingExample]:
@@ -65,40 +66,43 @@ def longest_first(examples: Sequence[TrainingExample]) -> list[TrainingExample]:
     return sorted(examples, key=lambda example: -len(example.input_ids))
 
 
-def step_that_fits(
-    step: Callable[[int], StepResult], size: int, accelerator: Accelerator
-) -> tuple[StepResult, int]:
-    """Take a step, with half the micro-batch as often as it runs out of memory.
+def pass_that_fits(
+    attempt: Callable[[int], Result], size: int, accelerator: Accelerator
+) -> tuple[Result, int]:
+    """Compute with a micro-batch of ``size``, or half of it, as often as some process cannot.
+
+    ``attempt`` must exchange nothing with other processes: where one of them runs out of memory,
+    all take the pass again, with the random numbers that they had.
 
     Returns:
-        The step's result, and the size that it fitted with.
+        What ``attempt`` gave, and the size that it fitted with.
 
     Raises:
-        RuntimeError: a single row does not fit; or there are several processes, which cannot take
-            back what they have exchanged.
+        RuntimeError: a single row does not fit.
     """
-    if accelerator.num_processes > 1:
-        return step(size), size
-    before = random_states(accelerator)
-    return _halving(step, size, lambda: restore_random_state(before, accelerator))
-
-
-def _halving(
-    attempt: Callable[[int], Result], size: int, after_failure: Callable[[], None]
-) -> tuple[Result, int]:
+    before = own_random_state(accelerator.device)
     while True:
-        try:
-            return attempt(size), size
-        except RuntimeError as error:
-            if size == 1 or not should_reduce_batch_size(error):
-                raise
+        result = _unless_out_of_memory(attempt, size)
+        failed = agree(int(result is None), accelerator)
+        if result is not None and not failed:
+            return result, size
+        result = None
         # Outside of the handler, which holds the frames of the failed pass and their tensors.
-        after_failure()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        set_own_random_state(before, accelerator.device)
         size = max(1, size // 2)
         logger.warning("out of memory; going on with trainer.micro_batch_size=%d", size)
+
+
+def _unless_out_of_memory(attempt: Callable[[int], Result], size: int) -> Result | None:
+    try:
+        return attempt(size)
+    except RuntimeError as error:
+        if size == 1 or not should_reduce_batch_size(error):
+            raise
+    return None
 
 
 def _release(model: nn.Module) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
+from torch import Tensor
 
 from toplora_train.config.errors import Interrupted
 from toplora_train.train.checkpoint import TrainState, save_checkpoint
-from toplora_train.train.fit import step_that_fits
+from toplora_train.train.exchange import holds_whole_model
+from toplora_train.train.fit import pass_that_fits
 from toplora_train.train.health import (
     DeadTensors,
     peak_memory,
@@ -25,31 +27,11 @@ from toplora_train.train.health import (
 from toplora_train.train.optimizer import set_learning_rate
 from toplora_train.train.order import remaining_batches
 from toplora_train.train.processes import Collate, agree, micro_batches
+from toplora_train.train.record import StepRecord
 from toplora_train.train.signals import Interruption
-from toplora_train.train.step import Loss, StepResult, TrainingExample, train_step
+from toplora_train.train.step import Loss, TrainingExample, forward_backward, update
 from toplora_train.train.validation import validation_loss
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one optimizer step says of itself; a logged one is a line of ``metrics.jsonl``.
-
-    ``loss`` is per supervised token: of this step, or in a logged record of all steps since the
-    last logged one. ``tokens``, ``supervised_tokens`` and ``seconds`` count from the run's start.
-    """
-
-    step: int
-    epoch: float
-    loss: float
-    lr: float
-    grad_norm: float
-    tokens: int
-    supervised_tokens: int
-    seconds: float
-    tokens_per_second: float
-    peak_memory_bytes: int
-    validation_loss: float | None
-    logged: bool
+from toplora_train.train.watch import tensors_now, watched
 
 
 def train(
@@ -75,10 +57,12 @@ def train(
     keep: int,
     checkpoints: Path,
     interruption: Interruption,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Iterator[StepRecord]:
     """Train from the step after ``start`` to ``total_steps``, yielding a record per step.
 
     A checkpoint is written every ``save_every`` steps, at the last one, and where a signal came.
+    ``enough``, asked once a step's record is taken in, makes that step the last.
 
     Raises:
         RunFailure: the loss is no number, some adapter tensor has no gradient, or the disk is full.
@@ -88,6 +72,8 @@ def train(
     saved = start.step
     dead_tensors = DeadTensors(model)
     model.train()
+    if agree(int(enough()), accelerator):
+        return
     for step, epoch, batch in remaining_batches(
         [len(example.input_ids) for example in examples],
         after=start.step,
@@ -96,26 +82,35 @@ def train(
         group_by_length=group_by_length,
         seed=seed,
     ):
-        began = time.perf_counter()
+        last = step == total_steps
+        validate = bool(validation) and (last or (eval_every > 0 and step % eval_every == 0))
+        logged = last or validate or step == 1 or step % log_every == 0 or epoch.is_integer()
         rows = [examples[index] for index in batch]
         tokens = sum(len(row.input_ids) for row in rows)
         supervised = sum(row.supervised for row in rows)
+        before = tensors_now(model) if logged else {}
+        began = time.perf_counter()
 
         lr = learning_rate(step)
         set_learning_rate(optimizer, lr)
 
-        def take_step(size: int, rows: Sequence[Any] = rows, terms: int = supervised) -> StepResult:
-            return train_step(
+        def compute(size: int, rows: Sequence[Any] = rows, terms: int = supervised) -> Tensor:
+            return forward_backward(
                 model,
                 optimizer,
                 micro_batches(rows, size=size, accelerator=accelerator, collate=collate),
                 loss=loss,
                 supervised_tokens=terms,
-                max_grad_norm=max_grad_norm,
                 accelerator=accelerator,
             )
 
-        result, micro_batch_size = step_that_fits(take_step, micro_batch_size, accelerator)
+        if holds_whole_model(model, accelerator):
+            share, micro_batch_size = pass_that_fits(compute, micro_batch_size, accelerator)
+        else:  # each pass is an exchange, which cannot be taken back
+            share = compute(micro_batch_size)
+        result = update(
+            model, optimizer, share, max_grad_norm=max_grad_norm, accelerator=accelerator
+        )
         refuse_bad_loss(result.loss, step, saved)
         if step == start.step + 1:
             refuse_missing_gradients(model)
@@ -132,10 +127,8 @@ def train(
             supervised_tokens=state.supervised_tokens + supervised,
             window_loss=state.window_loss + result.loss * supervised,
             window_tokens=state.window_tokens + supervised,
+            trend=state.trend.after(result.loss, step),
         )
-        last = step == total_steps
-        validate = bool(validation) and (last or (eval_every > 0 and step % eval_every == 0))
-        logged = last or validate or step == 1 or step % log_every == 0
         yield StepRecord(
             step=step,
             epoch=epoch,
@@ -158,10 +151,12 @@ def train(
             if validate
             else None,
             logged=logged,
+            watched=watched(model, before, state.trend, accelerator.device) if logged else {},
         )
         if logged:
-            state = replace(state, window_loss=0.0, window_tokens=0)
+            state = state.told()
 
+        last = last or bool(agree(int(enough()), accelerator))
         stopping = agree(interruption.signum or 0, accelerator)
         if last or stopping or (save_every > 0 and step % save_every == 0):
             save_checkpoint(
@@ -176,3 +171,5 @@ def train(
         if stopping:
             accelerator.wait_for_everyone()  # one that left would have the agent end the writer
             raise Interrupted(stopping)
+        if last:
+            return

@@ -57,13 +57,25 @@ def agree(value: int, accelerator: Accelerator) -> int:
 
 def random_states(accelerator: Accelerator) -> dict[str, Tensor]:
     """The states of all processes' generators, ``(processes, bytes)``, by kind of device."""
-    states = {"cpu": torch.get_rng_state()}
-    if accelerator.device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(accelerator.device)
     return {
         name: accelerator.gather(state[None].to(accelerator.device)).cpu()
-        for name, state in states.items()
+        for name, state in own_random_state(accelerator.device).items()
     }
+
+
+def own_random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of this process's generators, ``(bytes)``, by kind of device."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_own_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put this process's generators into these states."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def restore_random_state(states: Mapping[str, Tensor], accelerator: Accelerator) -> None:
@@ -83,6 +95,4 @@ def restore_random_state(states: Mapping[str, Tensor], accelerator: Accelerator)
         return
     # A clone: torch reads a state from the start of its storage, which a row shares with others.
     mine = {name: state[accelerator.process_index].clone() for name, state in states.items()}
-    torch.set_rng_state(mine["cpu"])
-    if "cuda" in mine and accelerator.device.type == "cuda":
-        torch.cuda.set_rng_state(mine["cuda"], accelerator.device)
+    set_own_random_state(mine, accelerator.device)

@@ -1,18 +1,19 @@
-"""One optimizer step: forward, loss on the answers, backward, clip, update."""
+"""One optimizer step in two halves: forward, loss on the answers, backward; then clip, update."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from toplora_train.train.exchange import average_gradients, holds_whole_model
+from toplora_train.train.logits import logits_only_at
 from toplora_train.train.sharding import whole
 
 IGNORED = -100
@@ -48,37 +49,52 @@ class StepResult:
     grad_norm: float
 
 
-def train_step(
+def forward_backward(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     micro_batches: Sequence[MicroBatch],
     *,
     loss: Loss,
     supervised_tokens: int,
-    max_grad_norm: float,
     accelerator: Accelerator,
-) -> StepResult:
-    """Update the adapter once.
+) -> Tensor:
+    """The share of this process in the step's loss, whose gradients are left on the parameters.
 
     The loss is the sum over every supervised token of the step divided by ``supervised_tokens``,
     the number of them in the whole step over all processes. So neither the number of micro-batches
-    nor of processes changes it. ``max_grad_norm`` 0 means that gradients are measured, not clipped.
-    A loss or a gradient that is no number leaves the weights as they were.
+    nor of processes changes it. Nothing is exchanged: it can be taken again with smaller ones.
     """
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=accelerator.device)
-    for index, micro in enumerate(micro_batches):
-        last = index == len(micro_batches) - 1
-        with nullcontext() if last else accelerator.no_sync(model):
+    for micro in micro_batches:
+        with accelerator.no_sync(model):
             with accelerator.autocast():
                 summed = micro.weight * loss(model, micro.batch, accelerator.device)
             share = summed / supervised_tokens
             # Processes average their gradients; this is already the share of the whole.
             accelerator.backward(share * accelerator.num_processes)
         total += share.detach()
+    return total
+
+
+def update(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    share: Tensor,
+    *,
+    max_grad_norm: float,
+    accelerator: Accelerator,
+) -> StepResult:
+    """Update the adapter once, by the mean of all processes' gradients.
+
+    ``max_grad_norm`` 0 means that gradients are measured, not clipped. A loss or a gradient that is
+    no number leaves the weights as they were.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if holds_whole_model(model, accelerator):
+        average_gradients(trainable, accelerator)
     norm = float(whole(accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf"))))
-    mean = float(accelerator.reduce(total))
+    mean = float(accelerator.reduce(share))
     # What is no number must not reach the weights; fp16's scaler skips such a step itself.
     if math.isfinite(mean) and (math.isfinite(norm) or accelerator.scaler is not None):
         optimizer.step()
@@ -100,20 +116,3 @@ def supervised_loss(model: nn.Module, batch: Batch, device: torch.device) -> Ten
     return functional.cross_entropy(
         logits.float(), targets[rows, positions].to(device), reduction="sum"
     )
-
-
-@contextmanager
-def logits_only_at(model: nn.Module, rows: Tensor, positions: Tensor) -> Iterator[None]:
-    """Inside, the model's logits are of these N positions only: ``(1, N, vocabulary)``."""
-    inner: Any = getattr(model, "module", model)  # DDP's wrapper hides it
-    base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-
-    def select(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden, *rest = inputs
-        return (hidden[rows, positions][None], *rest)
-
-    handle = base.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()

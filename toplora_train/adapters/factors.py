@@ -1,0 +1,34 @@
+"""The two thin matrices whose product an adapter adds to a weight, where there are two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from toplora_train.adapters.base import AdapterLinear
+from toplora_train.config.errors import UserError
+
+
+def fixed_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """``A`` (r, in) and ``B`` (out, r) by module, of the adapter ``default``.
+
+    Empty for adapters whose update is none such product: TopLoRA's hangs on the token, DoRA's on
+    the weight.
+    """
+    return dict(_factors(model))
+
+
+def _factors(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+    for name, module in model.named_modules():
+        path = name.removeprefix("module.").removeprefix("base_model.model.")
+        if isinstance(module, LoraLayer) and "default" in module.lora_A:
+            if getattr(module, "lora_magnitude_vector", None):
+                return
+            yield path, (module.lora_A["default"].weight, module.lora_B["default"].weight)
+        elif isinstance(module, AdapterLinear) and "default" in module.configs:
+            try:
+                yield path, module.lora_factors("default")
+            except UserError:
+                return
