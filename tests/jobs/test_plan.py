@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
@@ -41,3 +42,20 @@ def test_a_log_shows_the_mask_as_well(make_run):
     console = Console(file=StringIO(), width=100)
     show_plan(make_plan(config, prepare(config, weights=False)), console)
     assert re.search(r"\[\d", console.file.getvalue())  # the answer begins with a number
+
+
+def test_the_plan_says_how_long_the_products_alone_take(make_run):
+    config = make_run()
+    made = make_plan(config, prepare(config, weights=False))
+    body = made.base_parameters - 2 * 258 * 64  # the embeddings on both sides
+    assert made.flops > 4 * body * made.tokens
+    assert made.flops_per_second > 0
+
+
+def test_fsdp2_shares_weights_and_optimizer_out(make_run):
+    config = make_run()
+    shared = replace(config, launch=replace(config.launch, engine="fsdp2"))
+    material = prepare(config, weights=False)
+    alone, of_two = (make_plan(run, material, processes=2).memory for run in (config, shared))
+    assert of_two["weights"] == alone["weights"] // 2
+    assert of_two["activations"] == alone["activations"]

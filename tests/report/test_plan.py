@@ -28,6 +28,8 @@ PLAN = Plan(
     longest=96,
     memory={"weights": 4_000_000, "adapter": 16_000},
     tests={"arithmetic": 400},
+    flops=6e14,
+    flops_per_second=2e12,
     example=[("1 + 1", False), ("\n", False), ("2", True), ("<eos>", True)],
 )
 
@@ -46,6 +48,9 @@ def test_every_number_of_the_plan_is_shown():
     text = shown()
     for part in ["1,000", "0.100% of the base", "12", "5,000", "500 (10.0%)", "4.0%", "96 tokens"]:
         assert part in text, part
+    assert "600 TFLOP" in text
+    assert "at least (at 2 TFLOP/s, measured here)" in text
+    assert "5 min 0 s" in text
     assert "rows dropped (too long)" in text
     assert "truncated" not in text
     assert "3.8 MiB" in text

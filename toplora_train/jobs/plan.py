@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,12 +18,16 @@ from toplora_train.jobs.engines import refuse_unfit_engine
 from toplora_train.jobs.learning import padded_together, rows_at_once
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import load_base
-from toplora_train.models.memory import estimate_memory
+from toplora_train.jobs.selection import selects
+from toplora_train.models.memory import MemoryEstimate, estimate_memory
+from toplora_train.models.work import product_speed, training_flops
 from toplora_train.report.plan import Plan, show_plan
 from toplora_train.train.order import remaining_batches
 from toplora_train.train.signals import interrupt_at_once
 
 COMPUTE = {"bf16": "bfloat16", "fp16": "float16"}
+CPU = torch.device("cpu")
+MOST_TOKENS = 4096  # of the product whose speed is measured
 
 
 def run(config: RunConfig) -> None:
@@ -32,14 +37,27 @@ def run(config: RunConfig) -> None:
         UserError: the run could not start as it is configured.
     """
     interrupt_at_once()
-    open_accelerator(device=config.launch.device, mixed_precision=config.trainer.mixed_precision)
+    accelerator = open_accelerator(
+        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
+    )
     asked = config.launch.processes
-    refuse_unfit_engine(config, processes=torch.cuda.device_count() if asked == "auto" else asked)
-    show_plan(make_plan(config, prepare(config, weights=False)), Console())
+    processes = max(1, torch.cuda.device_count()) if asked == "auto" else asked
+    refuse_unfit_engine(config, processes=processes)
+    material = prepare(config, weights=False)
+    show_plan(
+        make_plan(config, material, device=accelerator.device, processes=processes), Console()
+    )
 
 
-def make_plan(config: RunConfig, material: Material) -> Plan:
+def make_plan(
+    config: RunConfig,
+    material: Material,
+    *,
+    device: torch.device = CPU,
+    processes: int = 1,
+) -> Plan:
     """Count on the meta device, estimate from shapes, render one example."""
+    selects(config)
     asked = config.adapter
     config, fitted = within_budget(config, material)
     trainer = config.trainer
@@ -62,16 +80,35 @@ def make_plan(config: RunConfig, material: Material) -> Plan:
             seed=config.seed,
         )
     ]
-    memory = estimate_memory(
+    trained_on = [lengths[row] for batch in batches for row in batch]
+    supervised = sum(material.train[row].supervised for batch in batches for row in batch)
+    memory = planned_memory(
+        config,
+        material,
         model.config,
         parameters=base_parameters,
         trainable=sum(trainable.values()),
-        dtype=config.model.dtype,
-        compute_dtype=COMPUTE.get(trainer.mixed_precision, config.model.dtype),
-        rows=rows_at_once(trainer),
-        tokens=max(lengths),
-        supervised=max(example.supervised for example in material.train),
+        processes=processes,
+    )
+    embeddings = {
+        id(module.weight): module.weight.numel()
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        if module is not None  # a head for classes has taken the place of the output's
+    }
+    flops = training_flops(
+        trained_on,
+        supervised=supervised if material.objective.head is None else 0,
+        body=base_parameters - sum(embeddings.values()),
+        hidden=model.config.hidden_size,
+        layers=model.config.num_hidden_layers,
+        vocabulary=model.config.vocab_size,
         activation_checkpointing=trainer.activation_checkpointing,
+    )
+    speed = product_speed(
+        device,
+        getattr(torch, COMPUTE.get(trainer.mixed_precision, config.model.dtype)),
+        tokens=min(MOST_TOKENS, rows_at_once(trainer) * max(lengths)),
+        hidden=model.config.hidden_size,
     )
     return Plan(
         config=asdict(config),
@@ -83,15 +120,52 @@ def make_plan(config: RunConfig, material: Material) -> Plan:
         dropped_rows=material.encoded.dropped_rows,
         truncated_rows=material.encoded.truncated_rows,
         steps=steps,
-        tokens=sum(lengths[row] for batch in batches for row in batch),
-        supervised_tokens=sum(material.train[row].supervised for b in batches for row in b),
+        tokens=sum(trained_on),
+        supervised_tokens=supervised,
         padding_fraction=padding_fraction(
             lengths, batches, micro_batch_size=padded_together(trainer)
         ),
         longest=max(lengths),
         memory=asdict(memory),
+        flops=flops,
+        # Processes on a CPU share its cores, which the speed was measured on.
+        flops_per_second=speed * (processes if device.type == "cuda" else 1),
         tests={test_set.name: len(test_set.rows.rows) for test_set in material.test_sets},
         example=material.objective.render(material.train[0]),
         fit=fitted,
         comparison=comparison,
+    )
+
+
+def planned_memory(
+    config: RunConfig,
+    material: Material,
+    shape: Any,
+    *,
+    parameters: int,
+    trainable: int,
+    processes: int,
+) -> MemoryEstimate:
+    """What a process will need, from shapes; FSDP2 shares weights and optimizer out over all.
+
+    Args:
+        config: The run.
+        material: Its rows, of which the longest count.
+        shape: The model's own configuration (transformers).
+        parameters: Of the base model.
+        trainable: Of the adapter.
+        processes: How many there are.
+    """
+    trainer = config.trainer
+    holders = processes if config.launch.engine == "fsdp2" else 1
+    return estimate_memory(
+        shape,
+        parameters=parameters // holders,
+        trainable=trainable // holders,
+        dtype=config.model.dtype,
+        compute_dtype=COMPUTE.get(trainer.mixed_precision, config.model.dtype),
+        rows=rows_at_once(trainer),
+        tokens=max(len(example.input_ids) for example in material.train),
+        supervised=max(example.supervised for example in material.train),
+        activation_checkpointing=trainer.activation_checkpointing,
     )

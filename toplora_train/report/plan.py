@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from toplora_train.report.json_file import plain_json
+from toplora_train.report.numbers import readable_seconds
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class Plan:
 
     ``trainable`` counts parameters per kind of module, ``memory`` bytes per purpose, ``tests`` rows
     per task; ``tokens`` and ``supervised_tokens`` are those of the whole run; ``example`` is one
-    training row as (token's text, whether it is learned). ``fit`` says what a budget came to, and
-    ``comparison`` what other adapters would cost.
+    training row as (token's text, whether it is learned). ``flops`` are those of all matrix
+    products, ``flops_per_second`` the most that the devices can do. ``fit`` says what a budget came
+    to, and ``comparison`` what other adapters would cost.
     """
 
     config: Mapping[str, Any]
@@ -68,6 +70,8 @@ class Plan:
     memory: Mapping[str, int]
     tests: Mapping[str, int]
     example: Sequence[tuple[str, bool]]
+    flops: float
+    flops_per_second: float
     fit: str | None = None
     comparison: Comparison | None = None
 
@@ -176,13 +180,18 @@ def _work(plan: Plan) -> Table:
     )
     table.add_row("padding", f"{plan.padding_fraction:.1%}")
     table.add_row("longest row", f"{plan.longest:,} tokens")
+    table.add_row("matrix products", f"{plan.flops / 1e12:,.3g} TFLOP")
+    table.add_row(
+        f"time, at least (at {plan.flops_per_second / 1e12:,.2g} TFLOP/s, measured here)",
+        readable_seconds(plan.flops / plan.flops_per_second),
+    )
     for name, rows in plan.tests.items():
         table.add_row(f"test rows of {name}", f"{rows:,}")
     return table
 
 
 def _memory(memory: Mapping[str, int]) -> Table:
-    table = Table(title="memory, estimated from shapes", title_justify="left", show_header=False)
+    table = Table(title="memory of a process, from shapes", title_justify="left", show_header=False)
     table.add_column("what")
     table.add_column("amount", justify="right")
     for name, count in memory.items():
