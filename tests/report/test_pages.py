@@ -214,3 +214,13 @@ def test_a_legacy_protocol_is_named_and_its_mismatch_counted_instead_of_proven()
         assert "for reproduction only" in page
         assert "17 of" in page
         assert "Every training row begins" not in page
+
+
+@pytest.mark.parametrize("form", ["markdown", "html"])
+def test_the_measured_peak_stands_beside_the_planned_memory(form):
+    made = made_up_report()
+    train = dataclasses.replace(made.train, planned_memory_bytes=3 * 2**30)
+    made = dataclasses.replace(made, train=train)
+    text = page(made) if form == "html" else render_markdown(made.to_dict(), PREDICTIONS)
+    assert "2.0 GiB" in text
+    assert ("3.0 GiB planned" if form == "html" else "itself: 3.0 GiB)") in text

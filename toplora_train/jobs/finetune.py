@@ -185,6 +185,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         run_dir,
         accelerator=accelerator,
         base_parameters=base_parameters,
+        shape=fresh.config,
         described=described,
         base_scores=base_scores,
         last_scores=last_scores,

@@ -20,6 +20,7 @@ from toplora_train.evaluation.metrics import METRICS, as_numbers
 from toplora_train.evaluation.statistics import majority_share
 from toplora_train.jobs.learning import padded_together
 from toplora_train.jobs.material import Material, total_steps
+from toplora_train.jobs.plan import planned_memory
 from toplora_train.jobs.reload import ReloadProof
 from toplora_train.jobs.selection import Selection
 from toplora_train.jobs.testsets import TestSet, asked_how
@@ -72,6 +73,7 @@ def build_report(
     *,
     accelerator: Accelerator,
     base_parameters: int,
+    shape: Any,
     described: dict[str, Any],
     base_scores: dict[str, Score],
     last_scores: dict[str, Score],
@@ -79,7 +81,7 @@ def build_report(
     selection: Selection | None,
     proof: ReloadProof,
 ) -> Report:
-    """Gather what was done, at what cost, with what result."""
+    """Gather what was done, at what cost, with what result; ``shape`` is the model's own config."""
     metrics = read_metrics(run_dir / "metrics.jsonl")
     lengths = [len(example.input_ids) for example in material.train]
     supervised = sum(example.supervised for example in material.train)
@@ -152,6 +154,14 @@ def build_report(
             mixed_precision=config.trainer.mixed_precision,
             validation_loss=last.get("validation_loss"),
             selection=selection.to_dict() if selection is not None else None,
+            planned_memory_bytes=planned_memory(
+                config,
+                material,
+                shape,
+                parameters=base_parameters,
+                trainable=described["trainable_parameters"],
+                processes=accelerator.num_processes,
+            ).total,
         ),
         tasks={
             test_set.name: task_score(test_set, scores[test_set.name], base_scores, last_scores)

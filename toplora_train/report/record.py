@@ -67,6 +67,8 @@ class ReportTrain:
     """The training: ``loss_first`` and ``loss_last`` are means over the first and last logs.
 
     ``selection`` says how the kept epoch was chosen; None where the last one was kept.
+    ``planned_memory_bytes`` is what ``plan=true`` would have said, for ``peak_memory_bytes`` to be
+    held against; on a CPU that is the whole process, its libraries (some hundred MiB) included.
     """
 
     steps: int
@@ -82,6 +84,7 @@ class ReportTrain:
     mixed_precision: str
     validation_loss: float | None = None
     selection: Mapping[str, Any] | None = None
+    planned_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
