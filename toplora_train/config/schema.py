@@ -151,6 +151,10 @@ class TrainerSettings:
     differs from run to run on the same machine.
     ``log_every``, ``save_every`` and ``eval_every`` count optimizer steps; 0 means never.
     ``keep`` is the number of newest checkpoints kept on disk.
+    ``select: best`` ends with the adapter that does best on the held-out rows: of a language model
+    at every ``eval_every``, by their loss; of a head at every epoch's end, by its metric, which is
+    what null stands for where rows are held out. After ``patience`` judgements without a better one
+    training ends.
     """
 
     name: str = "default"
@@ -167,6 +171,8 @@ class TrainerSettings:
     log_every: PositiveInt = 10
     save_every: NonNegativeInt = 200
     eval_every: NonNegativeInt = 0
+    select: Literal["last", "best"] | None = None
+    patience: PositiveInt | None = None
     keep: PositiveInt = 2
 
 

@@ -36,7 +36,7 @@ from toplora_train.jobs.objective import base_weights, load_base
 from toplora_train.jobs.reload import probe_logits, prove_reload
 from toplora_train.jobs.reporting import build_report, conclusion, introduction
 from toplora_train.jobs.scoring import score_test_sets
-from toplora_train.jobs.selection import Selection, fingerprint, select_epochs
+from toplora_train.jobs.selection import Selection, fingerprint, select, selects
 from toplora_train.jobs.settings import deciding_settings
 from toplora_train.jobs.starting import show_rows
 from toplora_train.jobs.watching import watching
@@ -83,6 +83,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     material = prepare(config, console=console, in_turn=accelerator.local_main_process_first)
     config, fitted = within_budget(config, material)
     refuse_unusable_adapter(config, material)
+    selects(config)  # a choice that cannot be made shows before anything is slow
     checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)
     console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
     if fitted is not None:
@@ -127,7 +128,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         run_dir=run_dir,
         config=asdict(config),
     )
-    selection = select_epochs(
+    selection = select(
         config,
         material,
         run_dir / "checkpoints" / "selected",
@@ -152,7 +153,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     if selection is not None and not selection.best_is_last:
         last_scores = score(
             adapted,
-            who="last epoch",
+            who="last step",
             weights=fingerprint(adapted),
             suffix=".last",
             reuse=False,
@@ -279,11 +280,12 @@ def fine_tune(
             keep=trainer.keep,
             checkpoints=run_dir / "checkpoints",
             interruption=interruption,
+            enough=lambda: selection is not None and selection.exhausted,
         ):
             watch(record)
             judged = selection.consider(adapted, record) if selection is not None else None
             if judged is not None:
-                console.print(str(judged), highlight=False, soft_wrap=True)
+                console.print(judged, highlight=False, soft_wrap=True)
         interruption.raise_if_asked()
     return part_processes(model, config, material, accelerator=accelerator)
 

@@ -185,14 +185,21 @@ def notes(material: Material, selection: Selection | None) -> list[str]:
         )
     if selection is not None:
         said.append(
-            f"The adapter is the one after epoch {selection.best.epoch:g}, of "
-            f"{len(selection.epochs)} the best by {selection.metric} on {selection.rows} rows held "
-            "out of the train set; the test rows took no part in the choice."
+            f"The adapter is the one after step {selection.best.step} (epoch "
+            f"{selection.best.epoch:.4g}), of {len(selection.judged)} judged the best by "
+            f"{selection.metric} ({selection.shown(selection.best)}; the last one "
+            f"{selection.shown(selection.judged[-1])}) on {selection.rows} rows held out of the "
+            "train set; the test rows took no part in the choice."
         )
     said += [
         f"{count} rows of {name} were cut to the {test_set.max_length} tokens that training saw."
         for test_set in material.test_sets
         if (count := material.truncated_tests.get(name := test_set.name, 0))
+        if selection.exhausted:
+            said.append(
+                f"Training stopped early, at step {selection.judged[-1].step}: {selection.in_vain} "
+                "judgements in a row were no better."
+            )
     ]
     return said
 
@@ -251,7 +258,7 @@ def conclusion(report: dict[str, Any], run_dir: Path) -> str:
             base = f"most frequent answer {task['majority_value']:.1%} -> "
         metric = "" if task.get("metric", "accuracy") == "accuracy" else f" ({task['metric']})"
         last = (
-            f"; the last epoch {interval(task['last_value'], task['last_ci95'])}"
+            f"; the last step {interval(task['last_value'], task['last_ci95'])}"
             if task.get("last_value") is not None
             else ""
         )

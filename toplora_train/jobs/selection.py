@@ -1,18 +1,20 @@
-"""The epoch that is kept: the one whose adapter does best on held-out rows of the train set.
+"""The adapter that is kept: the one that does best on held-out rows of the train set.
 
-Choosing the epoch by the dev set itself, as is often done, makes the dev score too good; so the dev
-set is asked only afterwards, once with the last and once with the chosen adapter.
+One with a head is judged by the task's metric at the end of every epoch; a language model by the
+loss on the held-out rows whenever that is measured. Choosing by the dev set itself, as is often
+done, makes the dev score too good; so the tests are asked only afterwards, once with the last and
+once with the chosen adapter.
 
     checkpoints/selected/
-        adapter.safetensors     the tensors of the best epoch so far
-        epochs.json             every judged epoch: step, epoch, value
+        adapter.safetensors     the tensors of the best so far
+        judged.json             all that were judged: step, epoch, value
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
+from torch import Tensor
 
-from toplora_train.config.errors import RunFailure
+from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import RunConfig
 from toplora_train.evaluation.classify import evaluate_labels
@@ -30,31 +33,32 @@ from toplora_train.jobs.material import Material, total_steps
 from toplora_train.train.checkpoint import adapter_tensors
 from toplora_train.train.record import StepRecord
 
+Judge = Callable[[PeftModel, StepRecord], float | None]
+"""The score of a model after a step; None where it is not its turn."""
+
+VALIDATION_LOSS = "validation loss"
+
 
 @dataclass(frozen=True)
-class JudgedEpoch:
+class Judged:
     """The score on the held-out rows after a step."""
 
     step: int
     epoch: float
     value: float
-    metric: str
-    rows: int
-
-    def __str__(self) -> str:
-        return f"epoch {self.epoch:g}: {self.metric} {self.value:.1%} on {self.rows} held-out rows"
 
 
 class Selection:
-    """Judges the adapter at the end of every epoch and keeps the tensors of the best.
+    """Judges the adapter as it is trained and keeps the tensors of the best.
 
     Args:
         folder: Where it is kept, ``checkpoints/selected``.
-        judge: Gives the score of a model on the held-out rows; more is better.
-        metric: What that score is.
+        judge: Gives the score of a model on the held-out rows.
+        metric: What that score is: the validation loss, of which less is better, or a task's
+            metric.
         rows: How many rows are held out.
-        total_steps: The last step, which is judged too if it ends no epoch.
-        resumed_step: The step that a resumed run goes on from. Later epochs are judged again, and
+        patience: After so many judgements without a better one it is enough; None never.
+        resumed_step: The step that a resumed run goes on from. Later steps are judged again, and
             alike.
         silent: Whether to write nothing, in all processes but the first.
     """
@@ -62,78 +66,130 @@ class Selection:
     def __init__(
         self,
         folder: Path,
-        judge: Callable[[PeftModel], float],
+        judge: Judge,
         *,
         metric: str,
         rows: int,
-        total_steps: int,
+        patience: int | None,
         resumed_step: int,
         silent: bool,
     ) -> None:
         self.folder = folder
         self.metric = metric
         self.rows = rows
-        self.epochs = [one for one in _read(folder / "epochs.json") if one.step <= resumed_step]
+        self.judged = [one for one in _read(folder / "judged.json") if one.step <= resumed_step]
         self._judge = judge
-        self._total_steps = total_steps
+        self._patience = patience
         self._silent = silent
 
     @property
-    def best(self) -> JudgedEpoch:
-        """The best epoch, of equals the first."""
-        return max(self.epochs, key=lambda one: (one.value, -one.step))
+    def best(self) -> Judged:
+        """The best, of equals the first."""
+        sign = -1 if self.metric == VALIDATION_LOSS else 1
+        return max(self.judged, key=lambda one: (sign * one.value, -one.step))
 
     @property
     def best_is_last(self) -> bool:
         """Whether nothing is to be restored."""
-        return self.best is self.epochs[-1]
+        return self.best is self.judged[-1]
+
+    @property
+    def in_vain(self) -> int:
+        """The number of judgements since the best."""
+        return len(self.judged) - 1 - self.judged.index(self.best) if self.judged else 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience is at its end."""
+        return self._patience is not None and self.in_vain >= self._patience
 
     def to_dict(self) -> dict[str, Any]:
         """What the report says of the choice."""
-        judged = [{"step": e.step, "epoch": e.epoch, "value": e.value} for e in self.epochs]
         return {
             "metric": self.metric,
             "rows": self.rows,
             "step": self.best.step,
             "epoch": self.best.epoch,
-            "epochs": judged,
+            "stopped_early": self.exhausted,
+            "epochs": [asdict(one) for one in self.judged],
         }
 
-    def consider(self, model: PeftModel, record: StepRecord) -> JudgedEpoch | None:
-        """Judge the model if the step ends an epoch or the run, and keep it if it is the best.
+    def consider(self, model: PeftModel, record: StepRecord) -> str | None:
+        """Judge the model if it is its turn, keep it if it is the best, and say so in a line.
+
+        Of a model that is shared out all processes have to ask.
 
         Raises:
             RunFailure: It could not be written.
         """
-        if record.step != self._total_steps and not float(record.epoch).is_integer():
+        value = self._judge(model, record)
+        if value is None:
             return None
-        judged = JudgedEpoch(record.step, record.epoch, self._judge(model), self.metric, self.rows)
-        self.epochs.append(judged)
+        judged = Judged(record.step, record.epoch, value)
+        self.judged.append(judged)
+        tensors = adapter_tensors(model) if self.best is judged else None
         if not self._silent:
-            self._keep(model if self.best is judged else None)
-        return judged
+            self._keep(tensors)
+        enough = f"; {self.in_vain} without a better one, enough" if self.exhausted else ""
+        return (
+            f"step {judged.step} (epoch {judged.epoch:.4g}): {self.metric} {self.shown(judged)} on "
+            f"{self.rows} held-out rows{enough}"
+        )
+
+    def shown(self, judged: Judged) -> str:
+        """A score as people read it."""
+        is_loss = self.metric == VALIDATION_LOSS
+        return f"{judged.value:.4f}" if is_loss else f"{judged.value:.1%}"
 
     def restore(self, model: PeftModel) -> None:
-        """Put the tensors of the best epoch into the model."""
+        """Put the tensors of the best into the model."""
         set_peft_model_state_dict(model, load_file(self.folder / "adapter.safetensors"))
 
-    def _keep(self, model: PeftModel | None) -> None:
+    def _keep(self, tensors: Mapping[str, Tensor] | None) -> None:
         aside = self.folder / ".writing"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if model is not None:
-                save_file(adapter_tensors(model), aside)
+            if tensors is not None:
+                save_file(dict(tensors), aside)
                 aside.replace(self.folder / "adapter.safetensors")
-            aside.write_text(json.dumps([asdict(one) for one in self.epochs], indent=2))
-            aside.replace(self.folder / "epochs.json")
+            aside.write_text(json.dumps([asdict(one) for one in self.judged], indent=2))
+            aside.replace(self.folder / "judged.json")
         except (OSError, SafetensorError) as error:
             raise RunFailure(
-                f"the best epoch's adapter could not be written to {self.folder} ({error}); make "
-                "room, then go on with resume=auto"
+                f"the best adapter could not be written to {self.folder} ({error}); make room, "
+                "then go on with resume=auto"
             ) from error
 
 
-def select_epochs(
+def selects(config: RunConfig) -> bool:
+    """Whether the best adapter is kept: where that is asked for, and with a head by default.
+
+    Raises:
+        UserError: what is asked for cannot be judged.
+    """
+    trainer, head = config.trainer, head_task(config)
+    held_out = config.dataset.validation_rows or config.dataset.validation_share
+    if trainer.select == "last" and trainer.patience is not None:
+        raise UserError(
+            "trainer.patience waits for a better adapter than the best, which trainer.select=last "
+            "does not keep; use trainer.select=best"
+        )
+    asked = trainer.select == "best" or trainer.patience is not None
+    why = "trainer.select=best" if trainer.select == "best" else "trainer.patience"
+    if asked and not held_out:
+        raise UserError(
+            f"{why} judges by rows that are held out: set dataset.validation_rows or "
+            "dataset.validation_share"
+        )
+    if asked and head is None and not trainer.eval_every:
+        raise UserError(
+            f"{why} judges by the loss on held-out rows, which is measured every "
+            "trainer.eval_every steps: set it"
+        )
+    return asked or (trainer.select is None and head is not None and bool(held_out))
+
+
+def select(
     config: RunConfig,
     material: Material,
     folder: Path,
@@ -142,12 +198,35 @@ def select_epochs(
     autocast_dtype: torch.dtype | None,
     silent: bool,
 ) -> Selection | None:
-    """The selection of a run that trains a head and holds rows out; None for any other."""
-    task = head_task(config)
-    if task is None or not material.validation_rows:
+    """The selection of a run that keeps the best adapter; None for any other."""
+    if not selects(config) or not material.validation_rows:
         return None
+    task = head_task(config)
+    return Selection(
+        folder,
+        by_validation_loss if task is None else by_head(config, material, autocast_dtype),
+        metric=VALIDATION_LOSS if task is None else task.metric,
+        rows=len(material.validation_rows),
+        patience=config.trainer.patience,
+        resumed_step=resumed_step,
+        silent=silent,
+    )
 
-    def judge(model: PeftModel) -> float:
+
+def by_validation_loss(_model: PeftModel, record: StepRecord) -> float | None:
+    """Judge a language model by the loss that the step was measured with."""
+    return record.validation_loss
+
+
+def by_head(config: RunConfig, material: Material, autocast_dtype: torch.dtype | None) -> Judge:
+    """Judge a head by its task's metric, where a step ends an epoch or the run."""
+    task = head_task(config)
+    last = total_steps(config, len(material.train))
+    assert task is not None
+
+    def judge(model: PeftModel, record: StepRecord) -> float | None:
+        if record.step != last and not float(record.epoch).is_integer():
+            return None
         score, _ = evaluate_labels(
             model,
             material.tokenizer,
@@ -161,15 +240,7 @@ def select_epochs(
         )
         return score.value
 
-    return Selection(
-        folder,
-        judge,
-        metric=task.metric,
-        rows=len(material.validation_rows),
-        total_steps=total_steps(config, len(material.train)),
-        resumed_step=resumed_step,
-        silent=silent,
-    )
+    return judge
 
 
 def fingerprint(model: PeftModel) -> str:
@@ -177,5 +248,5 @@ def fingerprint(model: PeftModel) -> str:
     return hashlib.sha256(save(adapter_tensors(model))).hexdigest()
 
 
-def _read(path: Path) -> list[JudgedEpoch]:
-    return [JudgedEpoch(**one) for one in json.loads(path.read_text())] if path.is_file() else []
+def _read(path: Path) -> list[Judged]:
+    return [Judged(**one) for one in json.loads(path.read_text())] if path.is_file() else []

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from toplora_train.config.schema import RunConfig
+from toplora_train.jobs.selection import selects
 
 # These change what is written or shown, not what is learned.
 FREE = {
@@ -31,10 +32,12 @@ def deciding_settings(config: RunConfig, *, rows_sha256: str) -> dict[str, Any]:
             "max_length": config.dataset.max_length,
             "overflow": config.dataset.overflow,
             "validation_rows": config.dataset.validation_rows,
+            "validation_share": config.dataset.validation_share,
         },
         "seed": config.seed,
     }
-    return {key: value for key, value in flatten(parts).items() if key not in FREE}
+    free = FREE - {"trainer.eval_every"} if selects(config) else FREE  # it says what is judged
+    return {key: value for key, value in flatten(parts).items() if key not in free}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
