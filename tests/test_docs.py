@@ -41,6 +41,16 @@ def test_our_reading_is_called_so():
     assert "this project's own reading" in " ".join(docstring("genlora").split())
 
 
+@pytest.mark.parametrize("script", ["one_node", "several_nodes"])
+def test_a_slurm_script_is_bash_and_goes_on_after_the_warning(script: str):
+    path = CHECKOUT / "docs" / "slurm" / f"{script}.sh"
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    text = path.read_text(encoding="utf-8")
+    assert "#SBATCH --signal=USR1@120" in text
+    assert "resume=auto" in text
+    assert f'--8<-- "docs/slurm/{script}.sh"' in (CHECKOUT / "docs/running.md").read_text("utf-8")
+
+
 @pytest.mark.slow
 def test_the_site_builds_strictly(tmp_path: Path):
     pytest.importorskip("mkdocs", reason="mkdocs is not installed: make docs installs it")
