@@ -191,15 +191,15 @@ def notes(material: Material, selection: Selection | None) -> list[str]:
             f"{selection.shown(selection.judged[-1])}) on {selection.rows} rows held out of the "
             "train set; the test rows took no part in the choice."
         )
-    said += [
-        f"{count} rows of {name} were cut to the {test_set.max_length} tokens that training saw."
-        for test_set in material.test_sets
-        if (count := material.truncated_tests.get(name := test_set.name, 0))
         if selection.exhausted:
             said.append(
                 f"Training stopped early, at step {selection.judged[-1].step}: {selection.in_vain} "
                 "judgements in a row were no better."
             )
+    said += [
+        f"{count} rows of {name} were cut to the {test_set.max_length} tokens that training saw."
+        for test_set in material.test_sets
+        if (count := material.truncated_tests.get(name := test_set.name, 0))
     ]
     return said
 
