@@ -52,6 +52,16 @@ def test_every_option_scores_as_if_it_were_asked_by_itself(model, tokenizer, pro
         assert found[index] == pytest.approx(expected, abs=2e-4)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_what_all_prompts_begin_with_may_be_computed_once(model, tokenizer, prompts, batch_size):
+    common = tokenizer("Below is an instruction. ")["input_ids"]
+    longer = [[*common, *prompt] for prompt in prompts]
+    whole = dict(choose(model, tokenizer, longer, RESPONSES, batch_size=batch_size))
+    found = dict(choose(model, tokenizer, longer, RESPONSES, batch_size=batch_size, common=common))
+    for index in whole:
+        assert found[index] == pytest.approx(whole[index], abs=2e-4)
+
+
 def test_options_that_differ_in_their_last_token_need_one_pass_over_each_row(tokenizer, prompts):
     model, shapes = tiny_model().eval(), []
     model.model.register_forward_hook(

@@ -7,6 +7,7 @@ from toplora_train.data.rows import Row
 from toplora_train.evaluation.evaluate import evaluate_task
 from toplora_train.evaluation.forced import prove_answers
 from toplora_train.evaluation.generate import generate
+from toplora_train.evaluation.protocol import CLEAN
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
 RESPONSES = ["answer is b", "answer is c", "answer is d", "answer is de"]
@@ -67,6 +68,13 @@ def test_what_is_proven_is_what_decoding_writes(tuned, tokenizer, prompts, batch
     assert found == expected
 
 
+def test_what_all_prompts_begin_with_may_be_computed_once(tuned, tokenizer, prompts):
+    common = tokenizer("xx")["input_ids"]
+    alike = [prompt for prompt in prompts if prompt[:2] == common]
+    assert len(alike) > 5
+    assert proven(tuned, tokenizer, alike, common=common) == proven(tuned, tokenizer, alike) != {}
+
+
 def test_an_answer_that_decoding_would_cut_is_not_proven(tuned, tokenizer, prompts):
     longest = max(map(len, RESPONSES))  # one byte is one token
     assert proven(tuned, tokenizer, prompts, max_new_tokens=longest + 1)
@@ -88,15 +96,9 @@ def test_a_model_that_does_not_speak_so_is_asked_once(tokenizer, prompts):
     assert calls == [1]
 
 
-def test_a_task_is_answered_alike_with_the_proof_and_without(tuned, tokenizer, monkeypatch):
+def test_a_task_is_answered_alike_with_the_proof_and_without(tuned, tokenizer):
     rows = [Row(str(i), f"{'x' * (i % 5)}{i}?", "", "", "bcd"[i % 3]) for i in range(16)]
     task = {"extraction": "choice", "choices": ["b", "c", "d", "de"], "max_new_tokens": NEW}
-    from toplora_train.evaluation import evaluate
-    from toplora_train.evaluation.protocol import CLEAN
-
-    monkeypatch.setattr(
-        evaluate, "encode_prompt", lambda _tokenizer, text: tokenizer(text)["input_ids"]
-    )
     protocol = type(CLEAN)(
         "clean", lambda instruction, _: instruction, CLEAN.extract, CLEAN.judge, chooses=True
     )

@@ -3,9 +3,18 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import MistralConfig, MistralForCausalLM
 
 from toplora_train.config.errors import UserError
-from toplora_train.evaluation.shared_prompt import begin, encode_options, go_on, shares_prompts
+from toplora_train.evaluation.shared_prompt import (
+    NOTHING,
+    begin,
+    common_start,
+    encode_options,
+    go_on,
+    go_through,
+    shares_prompts,
+)
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
 PROMPTS = [[5, 6, 7, 8, 9], [40, 41], [70, 71, 72]]
@@ -45,6 +54,51 @@ def test_what_goes_on_from_a_batch_is_what_the_whole_sequences_say(model):
             ids = [*PROMPTS[row], *shared, *tail]
             whole = model(torch.tensor([ids])).logits[0, -len(tail) :]
             torch.testing.assert_close(after[index, : len(tail)], whole, rtol=0, atol=2e-5)
+
+
+def test_what_all_prompts_begin_with_is_found_and_leaves_a_token_of_each():
+    assert common_start([[1, 2, 3, 4], [1, 2, 9], [1, 2, 3, 5]]) == (1, 2)
+    assert common_start([[1, 2], [1, 2, 3]]) == (1,)
+    assert common_start([[1, 2], [1, 2]]) == (1,)
+    assert common_start([[1, 2], [3]]) == ()
+    assert common_start([[1, 2, 3]]) == ()
+
+
+def test_a_beginning_computed_once_says_what_the_whole_sequences_say(model):
+    common, shared, tails, rows = [5, 6, 7], [11, 12], [[20], [21, 22, 23]], [2, 0]
+    prompts = [[*common, *prompt] for prompt in PROMPTS]
+    with torch.inference_mode():
+        start = go_through(model, common)
+        assert start.length == 3
+        for _ in range(2):  # it serves more than one batch
+            begun = begin(model, prompts, shared, pad=0, start=start)
+            after = go_on(model, begun, rows, tails, pad=0)
+            for row, prompt in enumerate(prompts):
+                whole = model(torch.tensor([[*prompt, *shared]])).logits[0, len(prompt) - 1 :]
+                torch.testing.assert_close(begun.logits[row], whole, rtol=0, atol=2e-5)
+            for index, (row, tail) in enumerate(zip(rows, tails, strict=True)):
+                ids = [*prompts[row], *shared, *tail]
+                whole = model(torch.tensor([ids])).logits[0, -len(tail) :]
+                torch.testing.assert_close(after[index, : len(tail)], whole, rtol=0, atol=2e-5)
+
+
+def sliding():
+    config = MistralConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=4,
+    )
+    return MistralForCausalLM(config).eval()
+
+
+def test_a_cache_that_rows_padded_later_cannot_use_is_left_alone(model):
+    with torch.inference_mode():
+        assert go_through(sliding(), [5, 6, 7]) is NOTHING
+        assert go_through(model, []) is NOTHING
 
 
 def test_virtual_tokens_and_recurrent_states_share_no_prompt(model):

@@ -25,9 +25,11 @@ from toplora_train.evaluation.forward import (
 )
 from toplora_train.evaluation.shared_prompt import (
     Options,
+    Start,
     begin,
     encode_options,
     go_on,
+    go_through,
     shares_prompts,
 )
 
@@ -55,6 +57,7 @@ def choose(
     responses: Sequence[str],
     *,
     batch_size: int,
+    common: Sequence[int] = (),
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[int, list[float]]]:
     """Yield ``(index of the prompt, log-likelihood of each response)``, longest prompts first.
@@ -65,6 +68,7 @@ def choose(
         prompts: Token ids, one sequence per prompt; none empty.
         responses: The texts to choose from, the same for every prompt.
         batch_size: Prompts per forward pass; it changes the speed, not the choice.
+        common: Token ids that every prompt begins with; they are computed once.
         autocast_dtype: Compute under autocast in this number format.
 
     Raises:
@@ -77,20 +81,22 @@ def choose(
     pad = pad_token_id(tokenizer, end_token_ids(model, tokenizer))
     device = next(model.parameters()).device
     with evaluating(model):
+        with torch.inference_mode(), autocast(device, autocast_dtype):
+            start = go_through(model, common)
         for batch in longest_first(prompts, batch_size):
             # Not around the yield: the caller's code is not to run in inference mode.
             with torch.inference_mode(), autocast(device, autocast_dtype):
                 likelihoods = _log_likelihoods(
-                    model, [prompts[index] for index in batch], options, pad
+                    model, [prompts[index] for index in batch], options, pad, start
                 )
             yield from zip(batch, likelihoods.tolist(), strict=True)
 
 
 def _log_likelihoods(
-    model: nn.Module, prompts: Sequence[Sequence[int]], options: Options, pad: int
+    model: nn.Module, prompts: Sequence[Sequence[int]], options: Options, pad: int, start: Start
 ) -> Tensor:
     """``(prompts, options)``."""
-    begun = begin(model, prompts, options.shared, pad=pad)
+    begun = begin(model, prompts, options.shared, pad=pad, start=start)
     said = begun.logits.log_softmax(-1)
     device = said.device
     common = torch.tensor(options.shared, dtype=torch.long, device=device)

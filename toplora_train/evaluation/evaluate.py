@@ -19,6 +19,7 @@ from toplora_train.evaluation.generate import generate
 from toplora_train.evaluation.numbers import parse_number
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.protocol import CLEAN, Protocol
+from toplora_train.evaluation.shared_prompt import common_start
 from toplora_train.evaluation.statistics import majority_share
 from toplora_train.evaluation.tally import NEW, Answer, Ledger, Score, Scores, tally
 
@@ -81,6 +82,8 @@ def evaluate_task(
         choices=choices,
     )
 
+    common = common_start(prompts)
+
     def ask(asked: list[int]) -> Iterator[Answer]:
         left = dict.fromkeys(range(len(asked)))
         if response is not None and choices and protocol.chooses:
@@ -91,6 +94,7 @@ def evaluate_task(
                 fill(response, choices),
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
+                common=common,
                 autocast_dtype=autocast_dtype,
             ):
                 del left[place]
@@ -171,6 +175,8 @@ def evaluate_choices(
         choices=choices,
     )
 
+    common = common_start(prompts)
+
     def best(scores: Scores) -> str:
         return max(choices, key=lambda c: scores[c] / (lengths[c] if per_token else 1))
 
@@ -181,6 +187,7 @@ def evaluate_choices(
             [prompts[index] for index in asked],
             responses,
             batch_size=batch_size,
+            common=common,
             autocast_dtype=autocast_dtype,
         ):
             scores = {c: round(value, 6) for c, value in zip(choices, likelihoods, strict=True)}

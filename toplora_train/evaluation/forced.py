@@ -25,9 +25,11 @@ from toplora_train.evaluation.forward import (
 from toplora_train.evaluation.generate import decode_answer
 from toplora_train.evaluation.shared_prompt import (
     Options,
+    Start,
     begin,
     encode_options,
     go_on,
+    go_through,
     shares_prompts,
 )
 
@@ -44,6 +46,7 @@ def prove_answers(
     *,
     max_new_tokens: int,
     batch_size: int,
+    common: Sequence[int] = (),
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Yield ``(index of the prompt, greedy's answer)`` for the prompts where it can be proven.
@@ -58,6 +61,7 @@ def prove_answers(
         responses: The texts that the model may be expected to write.
         max_new_tokens: The most tokens that decoding would write, an end included.
         batch_size: Prompts per forward pass.
+        common: Token ids that every prompt begins with; they are computed once.
         autocast_dtype: Compute under autocast in this number format.
     """
     options = encode_options(tokenizer, responses)
@@ -68,11 +72,13 @@ def prove_answers(
     parameter = next(model.parameters())
     margin = MARGIN[autocast_dtype or parameter.dtype]
     with evaluating(model):
+        with torch.inference_mode(), autocast(parameter.device, autocast_dtype):
+            start = go_through(model, common)
         for batch in longest_first(prompts, batch_size):
             # Not around the yield: the caller's code is not to run in inference mode.
             with torch.inference_mode(), autocast(parameter.device, autocast_dtype):
                 found = _proven(
-                    model, [prompts[index] for index in batch], options, ends, pad, margin
+                    model, [prompts[index] for index in batch], options, ends, pad, margin, start
                 )
             if not found:
                 return
@@ -88,9 +94,10 @@ def _proven(
     ends: set[int],
     pad: int,
     margin: float,
+    start: Start,
 ) -> dict[int, int]:
     """The option that greedy decoding would write, by row."""
-    begun = begin(model, prompts, options.shared, pad=pad)
+    begun = begin(model, prompts, options.shared, pad=pad, start=start)
     most_probable = _sure_tokens(begun.logits, margin)
     open_pairs: list[tuple[int, int]] = []
     proven: dict[int, int] = {}

@@ -64,7 +64,7 @@ def generate(
         else in_slices(range(len(prompts)), batch_size)
     )
     device = next(model.parameters()).device
-    with evaluating(model), _own_settings_aside(model):
+    with evaluating(model), own_settings_aside(model):
         for batch in batches:
             inputs = left_padded([prompts[index] for index in batch], pad)
             # Not around the yield: the caller's code is not to run in inference mode.
@@ -88,7 +88,7 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, answer: list[int], ends: s
 
 
 @contextmanager
-def _own_settings_aside(model: nn.Module) -> Iterator[None]:
+def own_settings_aside(model: nn.Module) -> Iterator[None]:
     """Set the model's own generation settings aside: transformers fills every gap from them.
 
     They hold a repetition penalty in some instruction-tuned models, which is not greedy decoding.

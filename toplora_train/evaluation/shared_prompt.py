@@ -1,12 +1,15 @@
 """One pass over a prompt for all answers that may follow it.
 
-The answers of a multiple-choice task begin alike ("the correct answer is ..."). So a batch of
-prompts, each with that common beginning, goes through the model once and leaves its keys and values
-behind; what is left of an answer (a digit, mostly, and EOS) is a second, tiny pass over them.
+The prompts of a task begin alike ("Below is an instruction ..."): of a short question's tokens that
+beginning is a third to a half. It goes through the model once, and its keys and values serve every
+row. The answers of a multiple-choice task begin alike too ("the correct answer is ..."). So what is
+left of a batch of prompts, each with that common beginning of the answers, is one pass more, and
+what is left of an answer (a digit, mostly, and EOS) a last, tiny one.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -15,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.forward import forward_takes, left_padded
@@ -88,17 +92,81 @@ def shares_prompts(model: nn.Module) -> bool:
     return not virtual and not getattr(model.config, "is_encoder_decoder", False)
 
 
-def begin(
-    model: nn.Module, prompts: Sequence[Sequence[int]], shared: Sequence[int], *, pad: int
-) -> Begun:
-    """Send prompts with the shared beginning through the model."""
+def common_start(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Return the tokens that all prompts begin with, at least one token of each left over."""
+    if len(prompts) < 2:
+        return ()
+    ordered = sorted(map(tuple, prompts))
+    first, last = ordered[0], ordered[-1]  # what these two share, all between them do
+    room = min(map(len, prompts)) - 1
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return tuple(token for token, _ in alike)[:room]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What all prompts begin with, gone through the model: its length, its keys and values."""
+
+    length: int = 0
+    cache: Any = None
+
+    def cache_for(self, rows: int) -> Any:
+        """Return a cache of its own for so many rows."""
+        if self.cache is None:
+            return None
+        own = copy.deepcopy(self.cache)
+        own.batch_repeat_interleave(rows)
+        return own
+
+
+NOTHING = Start()
+
+
+def go_through(model: nn.Module, ids: Sequence[int]) -> Start:
+    """Send what all prompts begin with through the model.
+
+    Where its keys and values cannot serve rows that are padded after them (a recurrent state, a
+    window counted in places of the cache, positions that are no argument), every row goes through
+    whole.
+    """
+    if not ids or not forward_takes(model, "position_ids"):
+        return NOTHING
     device = next(model.parameters()).device
-    inputs = left_padded([[*prompt, *shared] for prompt in prompts], pad)
+    extra = {"logits_to_keep": 1} if forward_takes(model, "logits_to_keep") else {}
+    output = model(input_ids=torch.tensor([list(ids)], device=device), use_cache=True, **extra)
+    layers = getattr(output.past_key_values, "layers", ())
+    if not layers or any(type(layer) is not DynamicLayer for layer in layers):
+        return NOTHING
+    return Start(len(ids), output.past_key_values)
+
+
+def begin(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    shared: Sequence[int],
+    *,
+    pad: int,
+    start: Start = NOTHING,
+) -> Begun:
+    """Send prompts with the shared beginning of their answers through the model.
+
+    Args:
+        model: A causal language model.
+        prompts: Whole prompts.
+        shared: What all answers begin with.
+        pad: What fills the shorter prompts.
+        start: What all prompts begin with, if it has gone through already.
+    """
+    device = next(model.parameters()).device
+    inputs = left_padded([[*prompt[start.length :], *shared] for prompt in prompts], pad)
     mask = inputs["attention_mask"].to(device)
+    mask = torch.cat([mask.new_ones(len(prompts), start.length), mask], dim=1)
     kept = len(shared) + 1
     extra: dict[str, Any] = {}
+    if start.length:
+        extra["past_key_values"] = start.cache_for(len(prompts))
     if forward_takes(model, "position_ids"):
-        extra["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        extra["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, start.length :]
     if forward_takes(model, "logits_to_keep"):  # the others are most of the memory
         extra["logits_to_keep"] = kept
     output = model(

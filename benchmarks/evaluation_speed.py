@@ -1,0 +1,156 @@
+"""How fast a task is evaluated, beside decoding 32 tokens for every row as the public scripts do.
+
+    python benchmarks/evaluation_speed.py --run DIR --task winogrande --rows 200 --data-root MIRROR
+
+On one finished run, three ways to ask it the same rows:
+
+    written   greedy's answers, proven in one pass where the model answers in the task's words
+    chosen    the most probable of the task's choices
+    decoded   32 tokens per row, no early stop, file order, batches of 32, padded on the left
+
+They take turns, round by round, so that a noisy machine disturbs all alike; each way's best round
+counts, by the clock and in seconds of the processor, which other work on the machine disturbs less
+(on a GPU only the clock counts). `equal` counts the rows to which a way gives decoding's answer. Writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from toplora_train.config.again import evaluated_again
+from toplora_train.config.resolved import read_config
+from toplora_train.data.encode import encode_prompt
+from toplora_train.evaluation.forward import autocast, in_slices, left_padded
+from toplora_train.evaluation.generate import decode_answer, own_settings_aside
+from toplora_train.jobs.adapted import load_adapted
+from toplora_train.jobs.device import AUTOCAST, open_accelerator
+from toplora_train.jobs.scoring import ASK
+from toplora_train.jobs.testsets import TestSet, read_test_sets
+
+TOKENS, BATCH = 32, 32
+Answers = dict[str, str | None]
+
+
+def decoded(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    test_set: TestSet,
+    dtype: torch.dtype | None,
+) -> Answers:
+    """What most public scripts do, but for their prompt and their reading of the answer."""
+    rows = test_set.rows.rows
+    device = next(model.parameters()).device
+    ends, found = {tokenizer.eos_token_id}, {}
+    settings = GenerationConfig(max_new_tokens=TOKENS, do_sample=False, pad_token_id=min(ends))
+    for batch in in_slices(range(len(rows)), BATCH):
+        asked = [test_set.protocol.ask(rows[i].instruction, rows[i].input) for i in batch]
+        inputs = left_padded([encode_prompt(tokenizer, text) for text in asked], min(ends))
+        with torch.inference_mode(), autocast(device, dtype), own_settings_aside(model):
+            tokens = model.generate(
+                **{name: value.to(device) for name, value in inputs.items()},
+                generation_config=settings,
+            )
+        for i, answer in zip(batch, tokens[:, -TOKENS:].tolist(), strict=True):
+            text = decode_answer(tokenizer, answer, ends)
+            found[rows[i].id] = test_set.protocol.extract(
+                text, test_set.extraction, test_set.choices
+            )
+    return found
+
+
+def ours(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    test_set: TestSet,
+    batch_size: int,
+    dtype: torch.dtype | None,
+) -> Answers:
+    """What an evaluation does."""
+    _, predictions = ASK[test_set.kind](
+        model, tokenizer, test_set, batch_size=batch_size, autocast_dtype=dtype
+    )
+    return {prediction.id: prediction.prediction for prediction in predictions}
+
+
+def timed(run: Callable[[], Answers]) -> tuple[dict[str, float], Answers]:
+    began, computed = time.perf_counter(), time.process_time()
+    answers = run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    taken = {"wall": time.perf_counter() - began, "processor": time.process_time() - computed}
+    return taken, answers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--task", default="winogrande")
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--data-root", default=None)
+    given = parser.parse_args()
+
+    config = evaluated_again(
+        read_config(given.run / "config.yaml"),
+        tasks=[given.task],
+        evaluation={"limit": str(given.rows)},
+        data_root=given.data_root,
+    )
+    precision = config.trainer.mixed_precision
+    device = open_accelerator(device=config.launch.device, mixed_precision=precision).device
+    dtype, size = AUTOCAST[precision], config.evaluation.batch_size
+    data_root = Path(config.data_root) if config.data_root else None
+    (asked,) = read_test_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
+    model, tokenizer = load_adapted(config, given.run, device=device)
+
+    def ways() -> Iterator[tuple[str, Callable[[], Answers]]]:
+        for name, kind in (("written", "generate"), ("chosen", "choose")):
+            test_set = replace(asked, kind=kind)
+            yield name, lambda test_set=test_set: ours(model, tokenizer, test_set, size, dtype)
+        yield "decoded", lambda: decoded(model, tokenizer, asked, dtype)
+
+    best: dict[str, dict[str, float]] = {}
+    answers: dict[str, Answers] = {}
+    for _ in range(given.rounds):
+        for name, way in ways():
+            taken, answers[name] = timed(way)
+            least = best.setdefault(name, taken)
+            best[name] = {clock: min(seconds, least[clock]) for clock, seconds in taken.items()}
+    plain = answers["decoded"]
+    print(
+        json.dumps(
+            {
+                "run": str(given.run),
+                "task": given.task,
+                "rows": len(plain),
+                "batch_size": size,
+                "mixed_precision": precision,
+                "threads": torch.get_num_threads(),
+                "seconds": best,
+                "times_faster": {
+                    name: {clock: best["decoded"][clock] / taken[clock] for clock in taken}
+                    for name, taken in best.items()
+                },
+                "equal": {
+                    name: sum(found[row] == plain[row] for row in plain)
+                    for name, found in answers.items()
+                },
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
