@@ -1,0 +1,76 @@
+"""A random Llama of the 1B shape in a folder, and runs of it through the real command."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from toplora_train.models.tiny import tiny_tokenizer
+
+BILLION = {  # Llama 3.2 1B's
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128_256,
+}
+RUN = [
+    "recipe=smoke",
+    "model.builtin=null",
+    "adapter.dropout=0",
+    "optimizer.lr=1e-4",
+    "trainer.max_steps=8",
+    "evaluation.base=false",
+    "evaluation.limit=1",
+]
+
+Run = Callable[..., list[float]]
+
+
+def make_model(folder: Path, shape: dict[str, int]) -> None:
+    """Weights in bf16, so that every precision starts from the same numbers."""
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=True, eos_token_id=1))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+
+
+def train(model: Path, run_dir: Path, *changes: str) -> list[float]:
+    """The losses of a run's steps."""
+    places = [f"model.path={model}", f"output_dir={run_dir}"]
+    command = [sys.executable, "-m", "toplora_train.cli", *RUN, *places, *changes]
+    environment = {"NVIDIA_TF32_OVERRIDE": "0"}  # fp32 is meant to be fp32
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def billion(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("billion")
+    make_model(folder, BILLION)
+    return folder
+
+
+@pytest.fixture
+def run(billion: Path, tmp_path: Path) -> Run:
+    """Train the model with these changes of the configuration; the losses of the steps."""
+    numbers = count()
+    return lambda *changes: train(billion, tmp_path / f"run{next(numbers)}", *changes)
+
+
+@pytest.fixture(scope="session")
+def in_fp32(billion: Path, tmp_path_factory) -> list[float]:
+    return train(billion, tmp_path_factory.mktemp("fp32") / "run", "launch.device=cuda")
