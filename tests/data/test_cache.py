@@ -122,3 +122,19 @@ def test_a_tokenizer_is_its_files():
     templated = tokenizer_digest(tokenizer)
     tokenizer.add_tokens(["<new>"])
     assert len({digest, templated, tokenizer_digest(tokenizer)}) == 3
+
+
+def test_a_template_that_writes_the_date_makes_another_tokenizer_every_day(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    class Tomorrow(cache.date):
+        @classmethod
+        def today(cls):
+            return cls(2999, 1, 1)
+
+    plain, dated = tiny_tokenizer(), tiny_tokenizer()
+    dated.chat_template = "{{ strftime_now('%d %b %Y') }}"
+    before = tokenizer_digest(plain), tokenizer_digest(dated)
+    monkeypatch.setattr(cache, "date", Tomorrow)
+    assert tokenizer_digest(plain) == before[0]
+    assert tokenizer_digest(dated) != before[1]

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.conversation import Message
 from toplora_train.data.rows import Row, content_hash, parse_row
 
 
@@ -100,3 +101,38 @@ def test_the_hash_follows_content_and_order_but_not_ids():
     assert content_hash([first]) == content_hash([Row("other", "a", "", "b", "")])
     assert content_hash([first, second]) != content_hash([second, first])
     assert content_hash([first]) != content_hash([Row("1", "a", "b", "", "")])
+
+
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Who?"},
+    {"role": "assistant", "content": "I."},
+    {"role": "user", "content": "You?"},
+    {"role": "assistant", "content": "Me."},
+]
+
+
+def test_a_conversation_is_a_row_whose_output_is_the_last_answer():
+    row = parse({"messages": TALK, "id": 3, "answer": "me"})
+    assert (row.id, row.output, row.answer, row.input) == ("3", "Me.", "me", "")
+    assert row.instruction == "Who?\nYou?"
+    assert row.messages == tuple(Message(**message) for message in TALK[:-1])
+
+
+@pytest.mark.parametrize("other", ["instruction", "input", "output"])
+def test_a_row_of_both_kinds_is_no_guess(other: str):
+    with pytest.raises(UserError, match=f"row 12: has 'messages' and '{other}', so"):
+        parse({"messages": TALK, other: "x"})
+
+
+def test_a_conversation_to_be_scored_needs_an_answer():
+    with pytest.raises(UserError, match="row 12: no 'answer' to score against"):
+        parse({"messages": TALK[:-1]}, needs_answer=True)
+    with pytest.raises(UserError, match="unknown key 'answers'; did you mean 'answer'"):
+        parse({"messages": TALK[:-1], "answers": "me"})
+
+
+def test_the_hash_of_a_conversation_is_of_every_message():
+    other = [{"role": "system", "content": "Be long."}, *TALK[1:]]
+    hashes = {content_hash([parse({"messages": talk})]) for talk in (TALK, other, TALK[1:])}
+    assert len(hashes) == 3

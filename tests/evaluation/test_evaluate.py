@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.conversation import Message
 from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row
 from toplora_train.evaluation.evaluate import (
@@ -215,3 +216,18 @@ def test_a_legacy_protocol_asks_reads_and_judges_in_its_own_way(model, tokenizer
     )
     assert prediction.prompt == protocol.ask("What is 1 + 1?", "")
     assert prediction.prediction == protocol.extract(prediction.output, "number", ())
+
+
+def test_a_conversation_is_asked_by_the_template_written_or_chosen(model):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    talk = (Message("system", "Be brief."), Message("user", "Is it?"))
+    told = dataclasses.replace(row(answer="yes"), messages=talk)
+    _, written = evaluate_task(model, tokenizer, [told], batch_size=1, **TASK)
+    _, chosen = evaluate_choices(
+        model, tokenizer, [told], choices=["yes", "no"], response="{answer}", batch_size=1
+    )
+    assert [p.prompt for p in written + chosen] == ["<system>Be brief.<user>Is it?<assistant>"] * 2

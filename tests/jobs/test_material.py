@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.schema import DatasetSettings
+from toplora_train.config.schema import DatasetSettings, EvaluationSettings, ModelSettings
 from toplora_train.data.cache import FOUND, FRESH
 from toplora_train.jobs.material import prepare, total_steps
 from toplora_train.jobs.reporting import overlap
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+
+INSTRUCTIONS = "bundled:arithmetic/train.jsonl"
 
 
 def test_rows_tokens_and_tests_are_known_before_any_weight(make_run):
@@ -98,3 +101,61 @@ def test_the_others_wait_until_the_first_process_has_encoded(make_run, tmp_path,
         yield
 
     assert prepare(make_run(), in_turn=after_the_first).tokens_from == FOUND
+
+
+CHATML = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def talk(folder: Path, name: str, *questions: str) -> str:
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": "So."}]}
+        for q in questions
+    ]
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def chat_model(folder: Path) -> ModelSettings:
+    """The tiny model in a folder, its tokenizer with a chat template."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHATML
+    tiny_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ModelSettings(name="tiny", path=str(folder))
+
+
+def test_who_learns_conversations_is_asked_every_question_in_the_models_template(
+    make_run, tmp_path
+):
+    train, test = talk(tmp_path, "a.jsonl", "Is it?", "Who?"), talk(tmp_path, "b.jsonl", "Why?")
+    dataset = own_dataset(tmp_path, train=train, test=test, fields=None)
+    material = prepare(make_run(dataset=dataset, model=chat_model(tmp_path / "model")))
+    assert material.wording == "chat"
+    assert [test.name for test in material.test_sets] == ["arithmetic", "test"]
+    assert all(row.messages for test in material.test_sets for row in test.rows.rows)
+    shown = material.objective.render(material.train[0])
+    assert "".join(text for text, _ in shown) == "<|user|>\nIs it?<eos>\n<|assistant|>\nSo.<eos>"
+    assert "".join(text for text, learned in shown if learned) == "So.<eos>"
+
+
+def test_conversations_need_a_template_and_training_rows_of_their_kind(make_run, tmp_path):
+    train, test = talk(tmp_path, "a.jsonl", "Who?"), talk(tmp_path, "b.jsonl", "Why?")
+    told = own_dataset(tmp_path, train=train, test=test, fields=None)
+    with pytest.raises(UserError, match=r"row 'a-1' is a conversation, but .* no chat template"):
+        prepare(make_run(dataset=told, task={}))
+    with pytest.raises(UserError, match=r"task\.test: row 'b-1' is a conversation, but what is"):
+        prepare(make_run(dataset=replace(told, train=INSTRUCTIONS, limit=5), task={}))
+    with pytest.raises(UserError, match=r"row '1/a-1' is a conversation, row '2/.*' is not"):
+        prepare(make_run(dataset=replace(told, train=[train, INSTRUCTIONS]), task={}))
+
+
+def test_a_legacy_protocol_has_no_conversations(make_run, tmp_path):
+    train = talk(tmp_path, "a.jsonl", "Who?")
+    dataset = own_dataset(tmp_path, train=train, test=None, fields=None)
+    legacy = EvaluationSettings(protocol="legacy.toplora", limit=3)
+    with pytest.raises(UserError, match=r"legacy\.toplora has a wording of its own"):
+        prepare(make_run(dataset=dataset, evaluation=legacy, model=chat_model(tmp_path / "model")))

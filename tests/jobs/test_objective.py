@@ -52,10 +52,8 @@ def test_a_run_of_numbers_learns_numbers():
     assert objective.head is not None and objective.head.labels == ()
     assert objective.loss is value_loss
     row = row_parser(run.task["t"])({"text": "ab", "label": 2.5}, place="row 1", default_id="1")
-    assert objective.render(objective.encoding.encode([row], ignore).examples[0])[-1] == (
-        "2.5",
-        True,
-    )
+    (example,) = objective.encoding.encode([row], ignore).examples
+    assert objective.render(example)[-1] == ("2.5", True)
 
 
 @pytest.mark.parametrize("pad", [None, "<eos>"])

@@ -5,7 +5,7 @@ import pytest
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
-from toplora_train.jobs.testsets import asked_how, read_test_sets
+from toplora_train.jobs.testsets import asked_as_learned, asked_how, read_test_sets
 
 ARITHMETIC = TaskSettings(
     name="arithmetic", source="bundled:arithmetic/test.jsonl", extraction="number"
@@ -96,3 +96,15 @@ def test_what_is_asked_how_tells_the_kinds_and_protocols_apart(tmp_path: Path):
     ]
     assert all(a != b for i, a in enumerate(asked) for b in asked[:i])
     assert asked[3]["max_new_tokens"] == 256
+
+
+def test_rows_are_asked_in_the_wording_that_was_learned():
+    (test_set,) = read({"arithmetic": ARITHMETIC}, limit=2)
+    assert asked_as_learned(test_set, "alpaca") is test_set
+    told = asked_as_learned(test_set, "chat")
+    assert [row.messages[0].content for row in told.rows.rows] == [
+        row.instruction for row in test_set.rows.rows
+    ]
+    assert told.rows.sha256 != test_set.rows.sha256  # so the protocol is another, too
+    with pytest.raises(UserError, match=r"task\.arithmetic: row 'test-1' is a conversation, but"):
+        asked_as_learned(told, "alpaca")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -64,3 +66,13 @@ def test_what_is_not_known_is_said():
 def test_the_prompt_is_shown_where_it_is_given():
     text = model_card(made_up_report().to_dict(), prompt="### Ask:\n{instruction}\n")
     assert "```text\n### Ask:\n{instruction}\n```" in text
+
+
+def test_a_run_on_conversations_says_that_the_template_is_the_models_own():
+    report = made_up_report()
+    told = replace(report, data=replace(report.data, wording="chat"))
+    text = model_card(told.to_dict(), prompt="<|user|>{instruction}<|assistant|>\n")
+    assert "the base model's own chat template" in text
+    assert "apply_chat_template(messages, add_generation_prompt=True)" in text
+    assert "<|user|>{instruction}<|assistant|>" in text
+    assert "chat template" not in model_card(report.to_dict(), prompt="{instruction}\n")

@@ -28,7 +28,7 @@ NonNegativeInt = Annotated[int, Field(ge=0), _Number]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _Number]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
 Fraction = Annotated[float, Field(ge=0, lt=1), _Number]
-RowKey = Literal["instruction", "input", "output", "answer", "id"]
+RowKey = Literal["instruction", "input", "output", "answer", "messages", "id"]
 Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 
 

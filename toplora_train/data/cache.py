@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from datetime import date
 from functools import cache
 from itertools import chain, pairwise
 from pathlib import Path
@@ -62,8 +63,11 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """A digest of the files that the tokenizer would be saved as; where it came from is not told.
 
     To be taken before it is used: some tokenizers keep the last truncation as a part of themselves.
+    A chat template that writes the day's date into a prompt makes it another tokenizer every day.
     """
     digest = hashlib.sha256()
+    if writes_the_date(tokenizer):
+        digest.update(date.today().isoformat().encode())
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         for path in sorted(Path(folder).rglob("*")):
@@ -71,6 +75,11 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
                 digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def writes_the_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template asks for the day's date (Llama 3.2's does)."""
+    return "strftime_now" in str(tokenizer.chat_template)
 
 
 def load_or_encode(

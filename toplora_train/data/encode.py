@@ -24,6 +24,9 @@ Item = TypeVar("Item")
 OnRows = Callable[[int], None]
 """Is told how many rows more have become tokens."""
 
+REMEDIES = (
+    "dataset.overflow=drop (leave such rows out) or dataset.overflow=truncate (cut their response)"
+)
 CHUNK = 1000  # rows per call of the tokenizer: enough for its own threads, little memory
 
 
@@ -47,6 +50,18 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     to every text is left off: it would say that the answer is over before it began.
     """
     return _encode_prompts(tokenizer, [prompt])[0]
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of EOS.
+
+    Raises:
+        UserError: There is none.
+    """
+    eos: int | None = tokenizer.eos_token_id
+    if eos is None:
+        raise UserError("the tokenizer has no EOS token, so no answer could learn to end; set one")
+    return eos
 
 
 def encode_example(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> Example:
@@ -91,10 +106,24 @@ def encode_rows(
         rows,
         max_length=max_length,
         overflow=overflow,
-        cut=lambda long: [_cut(whole[index], rows[index], max_length) for index in long],
-        remedies="dataset.overflow=drop (leave such rows out) or dataset.overflow=truncate (cut "
-        "their response)",
+        cut=lambda long: [cut_response(whole[index], rows[index], max_length) for index in long],
+        remedies=REMEDIES,
     )
+
+
+def cut_response(example: Example, row: Row, max_length: int) -> Example:
+    """The example without what goes beyond the limit, which has to be of its response.
+
+    Raises:
+        UserError: Its prompt alone fills the limit.
+    """
+    if example.prompt_length >= max_length:
+        raise UserError(
+            f"row '{row.id}': its prompt alone has {example.prompt_length} tokens and "
+            f"max_length={max_length}, so nothing of it would be learned; raise dataset.max_length "
+            "or set dataset.overflow=drop"
+        )
+    return Example(example.input_ids[:max_length], example.prompt_length)
 
 
 def prove_prompt_prefix(
@@ -155,24 +184,12 @@ def _encode_pairs(
     pairs: Sequence[tuple[str, str]],
     on_rows: OnRows | None = None,
 ) -> Iterator[Example]:
-    eos = tokenizer.eos_token_id
-    if eos is None:
-        raise UserError("the tokenizer has no EOS token, so no answer could learn to end; set one")
+    eos = end_of_text(tokenizer)
     for chunk in chunks(pairs, on_rows):
         prompts = _encode_prompts(tokenizer, [prompt for prompt, _ in chunk])
         responses = tokenizer([response for _, response in chunk], add_special_tokens=False)
         for prompt, response in zip(prompts, responses["input_ids"], strict=True):
             yield Example((*prompt, *response, eos), len(prompt))
-
-
-def _cut(example: Example, row: Row, max_length: int) -> Example:
-    if example.prompt_length >= max_length:
-        raise UserError(
-            f"row '{row.id}': its prompt alone has {example.prompt_length} tokens and "
-            f"max_length={max_length}, so nothing of it would be learned; raise dataset.max_length "
-            "or set dataset.overflow=drop"
-        )
-    return Example(example.input_ids[:max_length], example.prompt_length)
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

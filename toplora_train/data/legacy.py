@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.encode import Example, OnRows, chunks, encode_prompt
+from toplora_train.data.encode import Example, OnRows, chunks, encode_prompt, end_of_text
 from toplora_train.data.overflow import Encoded
 from toplora_train.data.rows import Row
 
@@ -83,9 +83,7 @@ def encode_legacy_rows(
     Raises:
         UserError: the tokenizer has no EOS, or no row leaves anything to learn.
     """
-    eos = tokenizer.eos_token_id
-    if eos is None:
-        raise UserError("the tokenizer has no EOS token, so no answer could learn to end; set one")
+    eos = end_of_text(tokenizer)
     heads: list[list[int]] = []
     bodies: list[list[int]] = []
     for chunk in chunks(rows, on_rows):

@@ -1,18 +1,22 @@
 """A row: what is asked, what is to be said, and what counts as right.
 
 Every source, whatever its file format, becomes :class:`Row` objects here; this is the only place
-that knows the schema ``instruction, input, output, answer`` (LLM-Adapters', arXiv:2304.01933).
+that knows the schemas ``instruction, input, output, answer`` (LLM-Adapters', arXiv:2304.01933) and
+``messages, answer`` (a conversation, as chat templates take it).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.conversation import Message, parse_messages
+from toplora_train.data.fields import kind, label, text
 
 TEXT_FIELDS = ("instruction", "input", "output", "answer")
 
@@ -22,7 +26,9 @@ class Row:
     """One example.
 
     ``output`` is the text to learn (empty where a row is only asked), ``answer`` the short gold
-    answer that an evaluation compares with (empty where a row is only learned).
+    answer that an evaluation compares with (empty where a row is only learned). Of a conversation
+    ``messages`` are those before the answer, ``output`` is the assistant's last one, and
+    ``instruction`` what the user said, by which it is recognised among other rows.
     """
 
     id: str
@@ -30,6 +36,7 @@ class Row:
     input: str
     output: str
     answer: str
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,9 @@ def parse_row(fields: object, *, place: str, default_id: str, needs_answer: bool
 
     Args:
         fields: What the file holds: a mapping with ``instruction`` and, where wanted, ``input``,
-            ``output``, ``answer`` and ``id``. Null counts as absent. Other keys are let be, unless
-            they look like a slip of an absent one (``inputs``).
+            ``output``, ``answer`` and ``id``; or with ``messages`` instead of the first three. Null
+            counts as absent. Other keys are let be, unless they look like a slip of an absent one
+            (``inputs``).
         place: File and row or line, for error messages.
         default_id: The id of a row that brings none of its own.
         needs_answer: Whether a row without ``answer`` is an error (rows that are to be scored).
@@ -61,88 +69,75 @@ def parse_row(fields: object, *, place: str, default_id: str, needs_answer: bool
     """
     if not isinstance(fields, Mapping):
         raise UserError(
-            f"{place}: a row is an object with 'instruction' and 'output', not {_kind(fields)}"
+            f"{place}: a row is an object with 'instruction' and 'output', not {kind(fields)}"
         )
     present = {name: value for name, value in fields.items() if value is not None}
-    if "instruction" not in present:
-        found = ", ".join(map(str, fields)) or "no keys"
-        raise UserError(
-            f"{place}: no 'instruction' (found: {found}); rows need the keys instruction and "
-            "output, and may have input, answer and id"
-        )
-    _refuse_slips(present, place)
-    instruction = _text(present, "instruction", place)
-    if not instruction.strip():
-        raise UserError(f"{place}: 'instruction' is empty; fill it in or remove the row")
-    answer = _label(present, "answer", place)
-    if needs_answer and not answer.strip():
+    row = (_conversation if "messages" in present else _instruction)(present, place, default_id)
+    if needs_answer and not row.answer.strip():
         raise UserError(f"{place}: no 'answer' to score against; add one to every row")
-    return Row(
-        id=_label(present, "id", place) or default_id,
-        instruction=instruction,
-        input=_text(present, "input", place),
-        output=_text(present, "output", place),
-        answer=answer,
-    )
+    return row
 
 
 def content_hash(rows: Iterable[Row]) -> str:
-    """SHA-256 of the rows' four texts, one canonical JSON object a line; ids do not count."""
+    """SHA-256 of the rows' texts, one canonical JSON object a line; ids do not count."""
     digest = hashlib.sha256()
     for row in rows:
-        content = {name: getattr(row, name) for name in TEXT_FIELDS}
+        content: dict[str, Any] = {name: getattr(row, name) for name in TEXT_FIELDS}
+        if row.messages:
+            content["messages"] = [[message.role, message.content] for message in row.messages]
         digest.update(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 
 
-def _text(fields: Mapping[object, object], name: str, place: str) -> str:
-    value = fields.get(name, "")
-    if not isinstance(value, str):
-        raise UserError(f"{place}: '{name}' must be text, not {_kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+def _instruction(fields: Mapping[object, object], place: str, default_id: str) -> Row:
+    if "instruction" not in fields:
+        found = ", ".join(map(str, fields)) or "no keys"
         raise UserError(
-            f"{place}: '{name}' holds half of a two-part \\u escape, which is no character; mend it"
-        ) from None
-    return value
+            f"{place}: no 'instruction' (found: {found}); rows need the keys instruction and "
+            "output, and may have input, answer and id; or messages, answer and id"
+        )
+    _refuse_slips(fields, place, TEXT_FIELDS)
+    instruction = text(fields, "instruction", place)
+    if not instruction.strip():
+        raise UserError(f"{place}: 'instruction' is empty; fill it in or remove the row")
+    return Row(
+        id=label(fields, "id", place) or default_id,
+        instruction=instruction,
+        input=text(fields, "input", place),
+        output=text(fields, "output", place),
+        answer=label(fields, "answer", place),
+    )
 
 
-def _label(fields: Mapping[object, object], name: str, place: str) -> str:
-    """Text, or a number as its text: ``"answer": 19`` and ``"id": 7`` say what they mean."""
-    value = fields.get(name, "")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return _text(fields, name, place)
+def _conversation(fields: Mapping[object, object], place: str, default_id: str) -> Row:
+    for other in ("instruction", "input", "output"):
+        if other in fields:
+            raise UserError(
+                f"{place}: has 'messages' and '{other}', so it is not clear what is to be learned; "
+                "remove one of them"
+            )
+    _refuse_slips(fields, place, ("answer",))
+    messages, output = parse_messages(fields["messages"], place)
+    return Row(
+        id=label(fields, "id", place) or default_id,
+        instruction="\n".join(one.content for one in messages if one.role == "user"),
+        input="",
+        output=output,
+        answer=label(fields, "answer", place),
+        messages=messages,
+    )
 
 
-def _refuse_slips(fields: Mapping[object, object], place: str) -> None:
-    absent = [name for name in TEXT_FIELDS if name not in fields]
+def _refuse_slips(fields: Mapping[object, object], place: str, names: Sequence[str]) -> None:
+    absent = [name for name in names if name not in fields]
     if not absent:
         return
     for key in fields:
-        if key in TEXT_FIELDS:
+        if key in names:
             continue
         nearest = get_close_matches(str(key).lower(), absent, n=1, cutoff=0.8)
         if nearest:
             raise UserError(
                 f"{place}: unknown key '{key}'; did you mean '{nearest[0]}'? Rename or remove it"
             )
-
-
-def _kind(value: object) -> str:
-    """The JSON name of a value's type, with its article."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a text"
-        case Mapping():
-            return "an object"
-        case _:
-            return "a list"

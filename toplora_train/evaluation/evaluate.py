@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.encode import encode_prompt
+from toplora_train.data.chat import question_ids, question_text
 from toplora_train.data.rows import Row
 from toplora_train.evaluation.answers import row_label, same_choice
 from toplora_train.evaluation.choose import choose, encode_choices
@@ -71,7 +71,7 @@ def evaluate_task(
         UserError: a row that cannot be scored or does not fit into the model; see `check_task`.
     """
     max_new_tokens = protocol.max_new_tokens or max_new_tokens
-    texts = [protocol.ask(row.instruction, row.input) for row in rows]
+    texts = [question_text(tokenizer, row, protocol.ask) for row in rows]
     prompts = check_task(
         model,
         tokenizer,
@@ -161,7 +161,7 @@ def evaluate_choices(
     Raises:
         UserError: a row that cannot be scored or does not fit into the model; see `check_task`.
     """
-    texts = [CLEAN.ask(row.instruction, row.input) for row in rows]
+    texts = [question_text(tokenizer, row, CLEAN.ask) for row in rows]
     responses = fill(response, choices)
     lengths = dict(zip(choices, encode_choices(tokenizer, responses).lengths, strict=True))
     sentences = dict(zip(choices, responses, strict=True))
@@ -244,7 +244,7 @@ def check_task(
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     prompts = []
     for row, text in zip(rows, texts, strict=True):
-        ids = encode_prompt(tokenizer, text)
+        ids = question_ids(tokenizer, row, text)
         if positions is not None and len(ids) + max_new_tokens > positions:
             raise UserError(
                 f"row {row.id}: its prompt of {len(ids)} tokens and an answer of up to "

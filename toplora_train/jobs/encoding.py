@@ -10,7 +10,10 @@ from typing import Any
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
+from toplora_train.config.errors import UserError
 from toplora_train.data.cache import FRESH, load_or_encode, tokenizer_digest, tokens_key
+from toplora_train.data.chat import chat_prompt, encode_chat_rows, prove_chat_prefix
+from toplora_train.data.conversation import Message
 from toplora_train.data.encode import Example, OnRows, encode_rows, prove_prompt_prefix
 from toplora_train.data.legacy import (
     SUPERVISES_PROMPT,
@@ -79,10 +82,34 @@ class Encoder:
         return load_or_encode(self._folder / key, self._encoding.example, encode)
 
 
-def learned_prompt(protocol: str) -> str:
-    """What stands before a response in training, ``{instruction}`` in the place of a row's."""
+def learned_prompt(
+    protocol: str, tokenizer: PreTrainedTokenizerBase | None = None, *, chat: bool = False
+) -> str:
+    """What stands before a response in training, ``{instruction}`` in the place of a row's.
+
+    With ``chat``, what the tokenizer's chat template makes of a user's single message.
+    """
+    if chat and tokenizer is not None:
+        asked = Message("user", "{instruction}")
+        return chat_prompt(tokenizer, Row("", asked.content, "", "", "", (asked,)))
     build = training_prompt if protocol in SUPERVISES_PROMPT else build_prompt
     return build("{instruction}")
+
+
+def has_conversations(rows: Sequence[Row]) -> bool:
+    """Whether the rows to train on are conversations; a run learns one wording only.
+
+    Raises:
+        UserError: some are, some are not.
+    """
+    first = bool(rows[0].messages)
+    for row in rows:
+        if bool(row.messages) != first:
+            raise UserError(
+                f"row '{rows[0].id}' is {'a conversation' if first else 'an instruction'}, row "
+                f"'{row.id}' is not; a run learns one of the two: make them alike"
+            )
+    return first
 
 
 def encode_for(
@@ -96,13 +123,25 @@ def encode_for(
 ) -> Encoded[Example]:
     """Encode the rows, and prove or count how many are asked in other tokens than learned.
 
-    Under the clean protocol that number is proven to be 0. A legacy protocol has its own strings,
-    its own cut-off of 256 tokens (``max_length`` and ``overflow`` are not its own), and asks in
-    others than it trains in: that is reported, not an error.
+    Under the clean protocol that number is proven to be 0; conversations are worded by the model's
+    chat template, other rows by this project's prompt. A legacy protocol has its own strings, its
+    own cut-off of 256 tokens (``max_length`` and ``overflow`` are not its own), and asks in others
+    than it trains in: that is reported, not an error.
 
     Raises:
         UserError: see :func:`toplora_train.data.encode.encode_rows` and ``prove_prompt_prefix``.
     """
+    if has_conversations(rows):
+        if protocol in SUPERVISES_PROMPT:
+            raise UserError(
+                f"evaluation.protocol={protocol} has a wording of its own and no conversations, "
+                f"but row '{rows[0].id}' is one; use protocol=clean"
+            )
+        encoded = encode_chat_rows(
+            tokenizer, rows, max_length=max_length, overflow=overflow, on_rows=on_rows
+        )
+        prove_chat_prefix(tokenizer, rows, encoded)
+        return encoded
     if protocol in SUPERVISES_PROMPT:
         encoded = encode_legacy_rows(
             tokenizer, rows, supervise_prompt=SUPERVISES_PROMPT[protocol], on_rows=on_rows

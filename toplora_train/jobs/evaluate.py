@@ -22,7 +22,7 @@ from toplora_train.jobs.material import training_rows
 from toplora_train.jobs.objective import Objective, base_weights, find_objective, load_base
 from toplora_train.jobs.reporting import identity, task_score
 from toplora_train.jobs.scoring import score_test_sets
-from toplora_train.jobs.testsets import TestSet, read_test_sets
+from toplora_train.jobs.testsets import TestSet, asked_as_learned, read_test_sets
 from toplora_train.models.load import load_tokenizer
 from toplora_train.models.locate import locate_model
 from toplora_train.report.record import protocol_hash
@@ -48,11 +48,16 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         UserError: the run has no adapter, or the tasks cannot be asked.
     """
     interrupt_at_once()
-    finished_report(run_dir)
+    wording = finished_report(run_dir)["data"].get("wording", "alpaca")
     folder = open_folder(run_dir, name)
     console = open_console()
     data_root = Path(config.data_root) if config.data_root else None
-    test_sets = read_test_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
+    test_sets = [
+        asked_as_learned(test_set, wording)
+        for test_set in read_test_sets(
+            config.task, config.dataset, config.evaluation, data_root=data_root
+        )
+    ]
     if not test_sets:
         raise UserError("there is nothing to ask: the run has no task; name some with task=[...]")
     refuse_another_head(config, read_config(run_dir / "config.yaml"))

@@ -308,7 +308,9 @@ def write_everything(report: Report, material: Material, run_dir: Path) -> None:
     head = material.objective.head
     card = model_card(
         document,
-        prompt=learned_prompt(report.protocol) if head is None else None,
+        prompt=learned_prompt(report.protocol, material.tokenizer, chat=material.wording == "chat")
+        if head is None
+        else None,
         labels=head.labels if head is not None else (),
     )
     write_text_atomically(run_dir / "adapter" / "README.md", card)

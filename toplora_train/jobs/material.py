@@ -19,9 +19,9 @@ from toplora_train.data.overflow import Encoded
 from toplora_train.data.rows import Row, RowSet
 from toplora_train.data.sources import read_rows, read_union
 from toplora_train.data.split import hold_out
-from toplora_train.jobs.encoding import Encoder
+from toplora_train.jobs.encoding import Encoder, has_conversations
 from toplora_train.jobs.objective import Objective, find_objective
-from toplora_train.jobs.testsets import TestSet, read_test_sets
+from toplora_train.jobs.testsets import TestSet, asked_as_learned, read_test_sets
 from toplora_train.models.load import load_tokenizer
 from toplora_train.models.locate import ModelLocation, locate_model
 from toplora_train.models.packaged import cache_folder
@@ -36,6 +36,7 @@ class Material:
     tokenizer: PreTrainedTokenizerBase
     rows: RowSet
     objective: Objective
+    wording: str  # how rows become prompts: "chat", "alpaca", or "none" with a head
     encoded: Encoded[Any]
     train: list[Any]  # the objective's kind of example
     validation: list[Any]
@@ -77,6 +78,8 @@ def prepare(
     data_root = Path(config.data_root) if config.data_root else None
     rows = training_rows(config, objective, data_root=data_root)
     test_sets = read_test_sets(config.task, dataset, config.evaluation, data_root=data_root)
+    wording = wording_of(rows, objective)
+    test_sets = [asked_as_learned(one, wording) for one in test_sets]
     truncated_tests = {}
     with in_turn():
         encoder = Encoder(
@@ -101,6 +104,7 @@ def prepare(
         tokenizer=tokenizer,
         rows=rows,
         objective=objective,
+        wording=wording,
         encoded=encoded,
         train=[encoded.examples[index] for index in learned],
         validation=[encoded.examples[index] for index in held],
@@ -110,6 +114,17 @@ def prepare(
         truncated_tests=truncated_tests,
         tokens_from=tokens_from,
     )
+
+
+def wording_of(rows: RowSet, objective: Objective) -> str:
+    """How the rows become prompts.
+
+    Raises:
+        UserError: some are conversations, some are not.
+    """
+    if objective.head is not None:
+        return "none"
+    return "chat" if has_conversations(rows.rows) else "alpaca"
 
 
 def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | None) -> RowSet:

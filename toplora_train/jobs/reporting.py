@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from toplora_train.config.kinds import HEADS
 from toplora_train.config.schema import ModelSettings, RunConfig
 from toplora_train.data.batches import padding_fraction
+from toplora_train.data.cache import writes_the_date
 from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.evaluate import Score, row_label
 from toplora_train.evaluation.metrics import METRICS, as_numbers
@@ -41,6 +42,8 @@ from toplora_train.report.record import (
 from toplora_train.train.checkpoint import TrainState
 from toplora_train.train.order import remaining_batches
 
+CHAT = "; conversations in the model's own chat template, of each the last answer is learned"
+
 
 def introduction(config: RunConfig, material: Material, start: TrainState) -> str:
     """What is about to happen, in a few lines."""
@@ -50,7 +53,7 @@ def introduction(config: RunConfig, material: Material, start: TrainState) -> st
     return (
         f"{config.adapter['name']} on {material.location.name} ({material.location.revision}): "
         f"{len(material.train)} rows, {total} steps of {config.trainer.batch_size}{resumed}\n"
-        f"tokens: {material.tokens_from}\n"
+        f"tokens: {material.tokens_from}{CHAT if material.wording == 'chat' else ''}\n"
         f"evaluated on {tests}\n"
         f"test questions that are trained on too: {overlap(material)}"
     )
@@ -137,6 +140,7 @@ def build_report(
             tokens=sum(lengths),
             supervised_share=None if material.objective.head else supervised / sum(lengths),
             tokens_from=material.tokens_from,
+            wording=material.wording,
         ),
         train=ReportTrain(
             steps=last["step"],
@@ -201,6 +205,11 @@ def notes(material: Material, selection: Selection | None) -> list[str]:
         for test_set in material.test_sets
         if (count := material.truncated_tests.get(name := test_set.name, 0))
     ]
+    if material.wording == "chat" and writes_the_date(material.tokenizer):
+        said.append(
+            "The model's chat template writes the day's date into every prompt, so on another day "
+            "it is asked in other words than it learned."
+        )
     return said
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import HEADS
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
+from toplora_train.data.chat import as_conversations
 from toplora_train.data.rows import RowSet
 from toplora_train.data.sources import read_rows
 from toplora_train.evaluation.protocol import Protocol, find_protocol
@@ -105,6 +106,27 @@ def read_test_sets(
     for test_set in sets:
         _refuse_unaskable(test_set)
     return sets
+
+
+def asked_as_learned(test_set: TestSet, wording: str) -> TestSet:
+    """The test set in the wording of the training rows.
+
+    Where those were conversations, its questions are asked as a user's message, in the model's own
+    chat template.
+
+    Raises:
+        UserError: it holds conversations, and the training rows did not.
+    """
+    if wording == "chat":
+        return replace(test_set, rows=as_conversations(test_set.rows))
+    for row in test_set.rows.rows:
+        if row.messages:
+            raise UserError(
+                f"task.{test_set.name}: row '{row.id}' is a conversation, but what is trained on "
+                "is not, so the model would be asked in other words than it learned; train on "
+                "messages too, or give the test rows an instruction"
+            )
+    return test_set
 
 
 def asked_how(test_set: TestSet) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def model_card(
         _summary(report),
         "## Use",
         _loading(report, labels),
-        *([_prompt(prompt)] if prompt else []),
+        *([_prompt(prompt, chat=report["data"].get("wording") == "chat")] if prompt else []),
         "## Scores",
         _scores(report),
         "## Training",
@@ -99,7 +99,15 @@ def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
     return text
 
 
-def _prompt(prompt: str) -> str:
+def _prompt(prompt: str, *, chat: bool) -> str:
+    if chat:
+        return (
+            "It was trained on conversations in the base model's own chat template, which the "
+            "tokenizer beside this file carries, and on no other wording; of each, the last "
+            "assistant message was learned. Ask with "
+            "`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`, which words a "
+            f"user's single message as\n\n```text\n{prompt.rstrip()}\n```"
+        )
     return (
         "It answers this prompt, which ends in a line break, and was trained on no other:\n\n"
         f"```text\n{prompt.rstrip()}\n```"

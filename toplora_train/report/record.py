@@ -45,7 +45,9 @@ class ReportData:
     ``contamination`` is None where it was not looked for; ``prompt_mismatches`` are rows that
     evaluation asks in other tokens than they were learned in (0 but under a legacy protocol).
     ``supervised_share`` is the share of the rows' ``tokens`` that the loss falls on (None with a
-    head, which learns a label); ``tokens_from`` says whether they were encoded or cached.
+    head, which learns a label); ``tokens_from`` says whether they were encoded or cached;
+    ``wording`` how they became prompts: ``alpaca``, ``chat`` (the model's own template; the last
+    assistant message is learned), or ``none`` with a head.
     """
 
     source: str | list[str]
@@ -60,6 +62,7 @@ class ReportData:
     tokens: int = 0
     supervised_share: float | None = None
     tokens_from: str = ""
+    wording: str = "alpaca"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,199 @@
+"""Conversations: asked as the template asks, learned as the template words them."""
+
+import pytest
+from tokenizers import processors
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.chat import (
+    as_conversations,
+    chat_prompt,
+    encode_chat_rows,
+    prove_chat_prefix,
+    question_ids,
+    question_text,
+)
+from toplora_train.data.conversation import Message
+from toplora_train.data.encode import CHUNK, Example, encode_prompt
+from toplora_train.data.overflow import Encoded
+from toplora_train.data.prompts import build_prompt
+from toplora_train.data.rows import Row, RowSet, content_hash
+from toplora_train.models.tiny import tiny_tokenizer
+
+EACH = "{% for m in messages %}"
+CHATML = (
+    EACH + "<|{{ m.role }}|>\n{{ m.content }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+BRACKETS = (  # BOS, no opening of an answer, EOS without a line end
+    "<pad>" + EACH + "{% if m.role == 'assistant' %} {{ m.content | trim }}<eos>"
+    "{% else %}[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
+)
+TURNS = CHATML.replace("<eos>", "<end_of_turn>")  # the end of a turn is not EOS
+BARE = (
+    EACH
+    + "{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    + ("{% if add_generation_prompt %}assistant: {% endif %}")
+)
+LEARNED = {CHATML: "Me.<eos>", BRACKETS: " Me.<eos>", TURNS: "Me.<end_of_turn><eos>"}
+LEARNED[BARE] = "Me.<eos>"
+
+BEFORE = (
+    Message("user", "Who?"),
+    Message("assistant", "I."),
+    Message("user", "You, <b>é</b>?"),
+)
+ROW = Row("a", "Who?\nYou, <b>é</b>?", "", "Me.", "", BEFORE)
+
+
+def chat_tokenizer(template: str | None = CHATML):
+    """The byte tokenizer with a template; by itself it puts ``<pad>``, its BOS, before a text."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<pad> $A", special_tokens=[("<pad>", 0)]
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<end_of_turn>"]})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def encode(tokenizer, *rows: Row, max_length: int = 500, overflow: str = "error"):
+    return encode_chat_rows(tokenizer, rows, max_length=max_length, overflow=overflow)
+
+
+@pytest.fixture(params=list(LEARNED), ids=["chatml", "brackets", "turns", "bare"])
+def template(request) -> str:
+    return request.param
+
+
+def test_the_last_answer_and_the_end_of_its_turn_are_learned_and_nothing_else(template: str):
+    tokenizer = chat_tokenizer(template)
+    (example,) = encode(tokenizer, ROW).examples
+    prompt, learned = (
+        tokenizer.decode(ids)
+        for ids in (
+            example.input_ids[: example.prompt_length],
+            example.input_ids[example.prompt_length :],
+        )
+    )
+    assert learned == LEARNED[template]
+    assert prompt == chat_prompt(tokenizer, ROW)
+    assert "I." in prompt and "Me." not in prompt
+    assert example.input_ids[-1] == tokenizer.eos_token_id
+
+
+def test_evaluation_asks_with_the_very_ids_that_are_learned(template: str):
+    tokenizer = chat_tokenizer(template)
+    encoded = encode(tokenizer, ROW)
+    (example,) = encoded.examples
+    asked = question_ids(tokenizer, ROW, question_text(tokenizer, ROW, build_prompt))
+    assert list(example.input_ids[: example.prompt_length]) == asked
+    assert asked.count(0) == template.count("<pad>")  # BOS is the template's alone
+    prove_chat_prefix(tokenizer, [ROW], encoded)
+
+
+def test_a_row_that_is_no_conversation_is_asked_as_ever():
+    tokenizer, row = chat_tokenizer(), Row("a", "Who?", "", "", "")
+    text = question_text(tokenizer, row, build_prompt)
+    assert text == build_prompt("Who?")
+    assert question_ids(tokenizer, row, text) == encode_prompt(tokenizer, text)
+
+
+def test_a_tokenizer_that_joins_prompt_and_answer_is_asked_with_what_it_learned():
+    tokenizer = tiny_tokenizer()
+    model = tokenizer.backend_tokenizer.model
+    vocabulary = {**tokenizer.get_vocab(), "ĊM": 258}  # a line end and M, as byte tokenizers write
+    tokenizer.backend_tokenizer.model = type(model)(vocab=vocabulary, merges=[("Ċ", "M")])
+    tokenizer.chat_template = CHATML
+    encoded = encode(tokenizer, ROW)
+    assert tokenizer("\nMe")["input_ids"][0] == 258
+    assert 258 not in encoded.examples[0].input_ids
+    prove_chat_prefix(tokenizer, [ROW], encoded)
+
+
+def test_rows_together_and_rows_alone_are_encoded_alike():
+    tokenizer = chat_tokenizer()
+    rows = [
+        Row(str(i), "", "", f"It is {i}.", "", BEFORE[: 1 + 2 * (i % 2)]) for i in range(CHUNK + 2)
+    ]
+    seen: list[int] = []
+    encoded = encode_chat_rows(
+        tokenizer, rows, max_length=500, overflow="error", on_rows=seen.append
+    )
+    assert seen == [CHUNK, 2]
+    for index in (0, 1, CHUNK - 1, CHUNK, CHUNK + 1):
+        assert encoded.examples[index] == encode(tokenizer, rows[index]).examples[0]
+
+
+def test_a_long_row_is_treated_as_any_other():
+    tokenizer = chat_tokenizer()
+    (whole,) = encode(tokenizer, ROW).examples
+    length = len(whole.input_ids)
+    with pytest.raises(UserError, match="row 'a' with"):
+        encode(tokenizer, ROW, max_length=length - 1)
+    cut = encode(tokenizer, ROW, max_length=length - 1, overflow="truncate")
+    assert cut.truncated_rows == 1
+    assert cut.examples[0].input_ids == whole.input_ids[:-1]
+    with pytest.raises(UserError, match="row 'a': its prompt alone has"):
+        encode(tokenizer, ROW, max_length=whole.prompt_length, overflow="truncate")
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        lambda one: Example((0, *one.input_ids), one.prompt_length + 1),
+        lambda one: Example(one.input_ids, one.prompt_length - 1),
+        lambda one: Example(one.input_ids, one.prompt_length + 1),
+    ],
+)
+def test_an_example_that_would_be_asked_otherwise_fails_the_proof(example):
+    tokenizer = chat_tokenizer()
+    (whole,) = encode(tokenizer, ROW).examples
+    with pytest.raises(UserError, match="row 'a': the tokens it is trained on do not begin with"):
+        prove_chat_prefix(tokenizer, [ROW], Encoded((example(whole),), (0,)))
+
+
+def test_a_conversation_without_an_answer_cannot_be_learned():
+    with pytest.raises(UserError, match="row 'b' does not end in an assistant's message"):
+        encode(chat_tokenizer(), ROW, Row("b", "Who?", "", "", "", BEFORE))
+
+
+def test_a_tokenizer_without_a_template_is_one_clear_error():
+    with pytest.raises(UserError, match=r"row 'a' is a conversation, but .* has no chat template"):
+        encode(chat_tokenizer(None), ROW)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('no talk') }}", r"refuses the conversation \(no talk\)"),
+        (
+            CHATML.replace("<|{{", "<|{{ messages | length }}{{"),
+            "words a conversation otherwise",
+        ),
+        (CHATML.replace("{{ m.content }}", "{{ m.content[:2] }}"), "leaves out or rewrites a part"),
+        (CHATML.replace("<|assistant|>\n{", "<|assistant|>\n<think>{"), r"\(asked '<think>', lear"),
+    ],
+)
+def test_a_template_that_does_not_fit_is_one_line_that_names_the_row(template: str, message: str):
+    with pytest.raises(UserError, match=r"^row 'a': the model's chat template .*" + message):
+        encode(chat_tokenizer(template), ROW)
+
+
+def test_a_tokenizer_without_eos_is_an_error():
+    tokenizer = chat_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="no EOS token"):
+        encode(tokenizer, ROW)
+
+
+def test_questions_become_a_users_message_and_conversations_stay():
+    plain = Row("q", "Add.", "1 and 2", "3", "3")
+    rows = (ROW, plain, Row("r", "Go.", " ", "", ""))
+    told = as_conversations(RowSet(rows, "here", content_hash(rows)))
+    assert told.rows[0] == ROW
+    assert [row.messages for row in told.rows[1:]] == [
+        (Message("user", "Add.\n\n1 and 2"),),
+        (Message("user", "Go."),),
+    ]
+    assert (told.rows[1].answer, told.source) == ("3", "here")
+    assert told.sha256 == content_hash(told.rows) != content_hash(rows)
