@@ -202,11 +202,17 @@ def refuse_other_settings(
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
-    """The adapter's tensors on the CPU, contiguous, in the names PEFT saves them under."""
+    """Copies of the adapter's tensors on the CPU, in the names PEFT saves them under.
+
+    Copies, because a file holds no tensor that is another's too (PEFT's Lily shares some by layer).
+    """
     # Embeddings are only ever trained through modules_to_save, which PEFT includes anyway; its
     # "auto" would ask the hub.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in state.items()}
+    return {
+        name: whole(tensor.detach()).to("cpu", copy=True).contiguous()
+        for name, tensor in state.items()
+    }
 
 
 def set_adapter_tensors(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
