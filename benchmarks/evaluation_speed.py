@@ -10,7 +10,8 @@ On one finished run, three ways to ask it the same rows:
 
 They take turns, round by round, so that a noisy machine disturbs all alike; each way's best round
 counts, by the clock and in seconds of the processor, which other work on the machine disturbs less
-(on a GPU only the clock counts). `equal` counts the rows to which a way gives decoding's answer. Writes JSON.
+(on a GPU only the clock counts). `equal` counts the rows to which a way gives decoding's answer.
+Writes JSON.
 """
 
 from __future__ import annotations

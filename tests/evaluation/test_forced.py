@@ -96,26 +96,28 @@ def test_a_model_that_does_not_speak_so_is_asked_once(tokenizer, prompts):
     assert calls == [1]
 
 
-def test_a_task_is_answered_alike_with_the_proof_and_without(tuned, tokenizer):
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_a_task_is_answered_as_row_by_row_with_the_proof_and_without(tuned, tokenizer, batch_size):
     rows = [Row(str(i), f"{'x' * (i % 5)}{i}?", "", "", "bcd"[i % 3]) for i in range(16)]
     task = {"extraction": "choice", "choices": ["b", "c", "d", "de"], "max_new_tokens": NEW}
     protocol = type(CLEAN)(
         "clean", lambda instruction, _: instruction, CLEAN.extract, CLEAN.judge, chooses=True
     )
-    plain = evaluate_task(tuned, tokenizer, rows, batch_size=5, protocol=protocol, **task)[1]
+    how = task | {"protocol": protocol}
+    alone = evaluate_task(tuned, tokenizer, rows, batch_size=1, **how)[1]
+    plain = evaluate_task(tuned, tokenizer, rows, batch_size=batch_size, **how)[1]
     calls = []
     handle = tuned.register_forward_hook(lambda *_: calls.append(1))
     fast = evaluate_task(
         tuned,
         tokenizer,
         rows,
-        batch_size=5,
-        protocol=protocol,
+        batch_size=batch_size,
         response="answer is {answer}",
-        **task,
+        **how,
     )[1]
     handle.remove()
-    assert fast == plain
+    assert fast == plain == alone
     assert sum(p.output.startswith("answer is") for p in fast) >= 8
 
 
