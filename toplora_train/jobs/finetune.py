@@ -24,6 +24,7 @@ from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
 from toplora_train.jobs.encoding import learned_prompt
 from toplora_train.jobs.engines import refuse_unfit_engine
+from toplora_train.jobs.fitting import refuse_unfit_rows
 from toplora_train.jobs.joining import join_processes, part_processes
 from toplora_train.jobs.learning import (
     fitting_micro_batch,
@@ -202,6 +203,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
 def refuse_unusable_adapter(config: RunConfig, material: Material) -> None:
     """Attach the adapter to a model without weights: mistakes show before anything is slow."""
     without_weights = load_base(config, material.location, material.objective.head, meta=True)
+    refuse_unfit_rows(without_weights, material)
     adapted = attach_adapter(without_weights, config.adapter, seed=config.seed)
     make_optimizer(adapted, config.optimizer, device_type="cpu")
 

@@ -15,6 +15,7 @@ from toplora_train.jobs.alternatives import compare_adapters
 from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.device import open_accelerator
 from toplora_train.jobs.engines import refuse_unfit_engine
+from toplora_train.jobs.fitting import refuse_unfit_rows
 from toplora_train.jobs.learning import padded_together, rows_at_once
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import load_base
@@ -62,6 +63,7 @@ def make_plan(
     config, fitted = within_budget(config, material)
     trainer = config.trainer
     model = load_base(config, material.location, material.objective.head, meta=True)
+    refuse_unfit_rows(model, material)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     comparison = compare_adapters(model, asked)
     adapted = attach_adapter(model, config.adapter, seed=config.seed)

@@ -1,0 +1,60 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.conftest import tiny_run
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import RunConfig, TaskSettings
+from toplora_train.jobs.fitting import refuse_unfit_rows
+from toplora_train.jobs.material import prepare
+from toplora_train.jobs.objective import load_base
+from toplora_train.models.tiny import MAX_POSITIONS
+
+
+def refuse(config: RunConfig) -> None:
+    material = prepare(config, weights=False)
+    model = load_base(config, material.location, material.objective.head, meta=True)
+    refuse_unfit_rows(model, material)
+
+
+def asking(folder: Path, row: dict[str, str], **settings) -> RunConfig:
+    path = folder / "rows.jsonl"
+    path.write_text(json.dumps({"instruction": "Is it?"} | row) + "\n")
+    task = TaskSettings(name="t", source=str(path), **settings)
+    return tiny_run(folder, task={"t": task})
+
+
+CHOICE = {"extraction": "choice", "choices": ["yes", "no"], "response": "It is {answer}."}
+
+
+def test_rows_that_fit_are_let_be(tmp_path: Path):
+    refuse(tiny_run(tmp_path))
+    refuse(asking(tmp_path, {"answer": "yes"}, kind="choose", **CHOICE))
+
+
+@pytest.mark.parametrize("kind", ["generate", "choose"])
+def test_a_label_outside_the_choices_is_found_before_any_training(tmp_path: Path, kind: str):
+    with pytest.raises(UserError, match=r"row rows-1: its answer 'maybe' is none of .* yes, no"):
+        refuse(asking(tmp_path, {"answer": "maybe"}, kind=kind, **CHOICE))
+
+
+def test_a_label_that_is_no_number_is_found(tmp_path: Path):
+    with pytest.raises(UserError, match="row rows-1: its answer 'often' is not one number"):
+        refuse(asking(tmp_path, {"answer": "often"}, extraction="number"))
+
+
+def test_a_prompt_longer_than_the_positions_is_found(tmp_path: Path):
+    row = {"instruction": "x" * MAX_POSITIONS, "answer": "y"}
+    with pytest.raises(UserError, match=rf"row rows-1: its prompt of .* {MAX_POSITIONS} positions"):
+        refuse(asking(tmp_path, row))
+
+
+def test_a_training_row_longer_than_the_positions_is_found(tmp_path: Path):
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"instruction": "Go.", "output": "x" * MAX_POSITIONS}) + "\n")
+    config = tiny_run(tmp_path)
+    dataset = replace(config.dataset, train=str(path), max_length=2 * MAX_POSITIONS)
+    with pytest.raises(UserError, match=rf"1 rows are longer .* {MAX_POSITIONS} .* row 'long-1'"):
+        refuse(replace(config, dataset=dataset))

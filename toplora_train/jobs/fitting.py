@@ -1,0 +1,68 @@
+"""Rows that the model cannot read whole, or that nobody could score: refused before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import HEADS
+from toplora_train.data.chat import question_text
+from toplora_train.evaluation.choose import encode_choices
+from toplora_train.evaluation.evaluate import check_task, fill
+from toplora_train.jobs.material import Material
+from toplora_train.jobs.testsets import TestSet
+
+
+def refuse_unfit_rows(model: nn.Module, material: Material) -> None:
+    """Refuse rows before they cost anything.
+
+    Args:
+        model: The base model; weights are not needed.
+        material: The rows.
+
+    Raises:
+        UserError: A training row is longer than the model's positions; a test row has no label, or
+            one that no answer can be, or its prompt and answer exceed the positions.
+    """
+    if material.objective.head is not None:  # where the tokenizer knows what the model reads
+        return
+    _refuse_long_rows(model, material)
+    for test_set in material.test_sets:
+        if test_set.kind not in HEADS:
+            _refuse_unscorable(model, material.tokenizer, test_set)
+
+
+def _refuse_long_rows(model: nn.Module, material: Material) -> None:
+    positions = getattr(model.config, "max_position_embeddings", None)
+    lengths: Sequence[int] = [len(one.input_ids) for one in material.encoded.examples]
+    if positions is None or max(lengths) <= positions:
+        return
+    long = [index for index, length in enumerate(lengths) if length > positions]
+    first = material.rows.rows[material.encoded.kept[long[0]]]
+    raise UserError(
+        f"{len(long)} rows are longer than the model's {positions} positions, such as row "
+        f"'{first.id}' with {lengths[long[0]]} tokens; set dataset.max_length={positions} and "
+        "dataset.overflow=drop or truncate"
+    )
+
+
+def _refuse_unscorable(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test_set: TestSet
+) -> None:
+    rows, protocol = test_set.rows.rows, test_set.protocol
+    longest = protocol.max_new_tokens or test_set.max_new_tokens
+    if chooses := test_set.kind == "choose":
+        responses = fill(test_set.response or "", test_set.choices)
+        longest = max(encode_choices(tokenizer, responses).lengths)
+    check_task(
+        model,
+        tokenizer,
+        rows,
+        [question_text(tokenizer, row, protocol.ask) for row in rows],
+        extraction="choice" if chooses else test_set.extraction,
+        max_new_tokens=longest,
+        choices=test_set.choices,
+    )
