@@ -9,7 +9,7 @@ from toplora_train.evaluation.paired import (
     RESAMPLES,
     Difference,
     compare,
-    compare_means,
+    compare_tasks,
     differences,
     holm,
     verdict,
@@ -79,11 +79,18 @@ def test_equal_answers_do_not_pretend_to_have_seen_everything():
 
 def test_the_mean_over_tasks_is_surer_than_one_of_them():
     tasks = [(right(0.5, seed=i), right(0.55, seed=10 + i), questions()) for i in range(4)]
-    mean = compare_means(tasks)
-    single = [compare(*task) for task in tasks]
+    single, mean = compare_tasks(tasks)
+    assert single == [compare(*task, seed=index) for index, task in enumerate(tasks)]
     assert mean.value == pytest.approx(np.mean([one.value for one in single]))
     expected = math.sqrt(sum(one.detectable**2 for one in single)) / 4
     assert mean.detectable == pytest.approx(expected, rel=0.06)
+
+
+def test_the_mean_over_one_task_is_that_task():
+    (single,), mean = compare_tasks([(right(0.5), right(0.6, seed=1), questions())])
+    assert mean is single
+    with pytest.raises(ValueError, match="no task"):
+        compare_tasks([])
 
 
 def test_a_difference_that_could_be_seen_is_seen_four_times_in_five():

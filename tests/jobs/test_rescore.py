@@ -66,7 +66,8 @@ def test_what_was_chosen_has_no_text_to_read(tmp_path: Path):
 def test_nothing_heavy_is_imported():
     code = (
         "import sys, toplora_train.jobs.rescore, toplora_train.launch.evaluate;"
-        "print([m for m in ('torch', 'transformers', 'peft', 'datasets') if m in sys.modules])"
+        "heavy = ('torch', 'transformers', 'peft', 'accelerate', 'datasets', 'pandas', 'hydra');"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

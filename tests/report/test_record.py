@@ -39,6 +39,17 @@ def test_the_file_holds_what_was_reported(tmp_path):
     assert written["tasks"]["arithmetic"]["ci95"] == list(wilson_interval(256, 400))
 
 
+def test_a_report_from_before_a_key_was_there_reads_as_if_it_had_its_default(tmp_path):
+    path = tmp_path / "report.json"
+    written = write_report(path, made_up_report(notes=["one"]))
+    earlier = json.loads(json.dumps(written))
+    del earlier["gain"], earlier["train"]["selection"], earlier["tasks"]["arithmetic"]["more"]
+    path.write_text(json.dumps(earlier))
+    read = read_report(path)
+    assert read.pop("gain") is None
+    assert read == {key: value for key, value in written.items() if key != "gain"}
+
+
 def test_the_average_is_over_tasks_and_has_an_interval():
     report = made_up_report(tasks={"a": task_score(100, 400, 40), "b": task_score(90, 100, 10)})
     values = report.to_dict()

@@ -32,6 +32,7 @@ Right = NDArray[np.float64]
 """Which answers were right, ``(seeds, rows)``, 1 or 0."""
 
 RESAMPLES = 4000
+AT_ONCE = 200  # draws in memory together
 FEWEST = 5  # rows for one side and none for the other: McNemar's mid-p is 0.03
 POWER = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
 
@@ -62,21 +63,27 @@ def compare(first: Right, second: Right, questions: Sequence[str], *, seed: int 
         questions: The question of each row; rows of an equal one are drawn together.
         seed: Of the bootstrap's draws.
     """
-    draws = differences(first, second, questions, seed=seed)
-    value = float(second.mean() - first.mean())
-    alone = len(first) == len(second) == 1
-    p = _mcnemar(first[0], second[0]) if alone else _bootstrap_p(draws)
-    return _difference(value, draws, p, rows=len(questions))
+    return _compared(first, second, differences(first, second, questions, seed=seed))
 
 
-def compare_means(
-    tasks: Sequence[tuple[Right, Right, Sequence[str]]], *, seed: int = 0
-) -> Difference:
-    """Compare two methods on the plain mean over tasks, each as in :func:`compare`."""
-    draws = np.mean([differences(*task, seed=seed + i) for i, task in enumerate(tasks)], axis=0)
-    value = float(np.mean([second.mean() - first.mean() for first, second, _ in tasks]))
+def compare_tasks(
+    tasks: Sequence[tuple[Right, Right, Sequence[str]]],
+) -> tuple[list[Difference], Difference]:
+    """Compare two methods on each task as :func:`compare` does, and on the plain mean of all.
+
+    Raises:
+        ValueError: there is no task.
+    """
+    if not tasks:
+        raise ValueError("no task, so no mean over tasks")
+    draws = [differences(*task, seed=index) for index, task in enumerate(tasks)]
+    each = [_compared(first, second, d) for (first, second, _), d in zip(tasks, draws, strict=True)]
+    if len(each) == 1:
+        return each, each[0]
+    mean = np.mean(draws, axis=0)
+    value = float(np.mean([difference.value for difference in each]))
     rows = sum(len(questions) for _, _, questions in tasks)
-    return _difference(value, draws, _bootstrap_p(draws), rows=rows)
+    return each, _difference(value, mean, _bootstrap_p(mean), rows=rows)
 
 
 def differences(
@@ -87,15 +94,15 @@ def differences(
     cluster = np.array([numbers[question] for question in questions])
     sizes = np.bincount(cluster).astype(np.float64)
     rng = np.random.default_rng(seed)
-    found = np.empty(RESAMPLES)
-    for draw in range(RESAMPLES):
-        seeds_first = rng.integers(0, len(first), len(first))
-        seeds_second = rng.integers(0, len(second), len(second))
-        rows = second[seeds_second].mean(0) - first[seeds_first].mean(0)
-        sums = np.bincount(cluster, weights=rows, minlength=len(sizes))
-        drawn = rng.integers(0, len(sizes), len(sizes))
-        found[draw] = sums[drawn].sum() / sizes[drawn].sum()
-    return found
+    found = []
+    for _ in range(RESAMPLES // AT_ONCE):
+        drawn_first = rng.integers(0, len(first), (AT_ONCE, len(first)))
+        drawn_second = rng.integers(0, len(second), (AT_ONCE, len(second)))
+        rows = second[drawn_second].mean(1) - first[drawn_first].mean(1)
+        sums = np.stack([np.bincount(cluster, weights=one) for one in rows])
+        drawn = rng.integers(0, len(sizes), (AT_ONCE, len(sizes)))
+        found.append(np.take_along_axis(sums, drawn, 1).sum(1) / sizes[drawn].sum(1))
+    return np.concatenate(found)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -114,6 +121,13 @@ def verdict(difference: Difference, p: float) -> str:
     if p < 0.05:
         return "better" if difference.value > 0 else "worse"
     return f"cannot tell; could see {100 * difference.detectable:.1f} points"
+
+
+def _compared(first: Right, second: Right, draws: NDArray[np.float64]) -> Difference:
+    value = float(second.mean() - first.mean())
+    alone = len(first) == len(second) == 1
+    p = _mcnemar(first[0], second[0]) if alone else _bootstrap_p(draws)
+    return _difference(value, draws, p, rows=first.shape[1])
 
 
 def _difference(value: float, draws: NDArray[np.float64], p: float, *, rows: int) -> Difference:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toplora_train.config.again import EVALUATION, evaluated_again
 from toplora_train.config.arguments import Key, parse_arguments, parse_list, show_usage
 from toplora_train.config.errors import Interrupted, UserError
 from toplora_train.config.resolved import read_config
@@ -85,6 +84,9 @@ def _evaluate(words: list[str]) -> None:
             command=command,
         )
     else:
+        # Here, as reading stored answers needs nothing of it.
+        from toplora_train.config.again import EVALUATION, evaluated_again
+
         own = Path(given["config_dir"]) if "config_dir" in given else None
         if own is not None and not own.is_dir():
             raise UserError(f"config_dir={own}: there is no such folder")

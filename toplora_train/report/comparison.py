@@ -11,8 +11,7 @@ import numpy as np
 from toplora_train.evaluation.paired import (
     Difference,
     Right,
-    compare,
-    compare_means,
+    compare_tasks,
     holm,
     verdict,
 )
@@ -91,9 +90,8 @@ def _against(first: Method, second: Method, tasks: Sequence[str]) -> dict[str, A
         ids = [row.id for row in rows]
         questions = [row.prompt for row in rows]
         material.append((first.right(task, ids), second.right(task, ids), questions))
-    found = [compare(*one, seed=index) for index, one in enumerate(material)]
+    found, mean = compare_tasks(material) if material else ([], None)
     adjusted = holm([difference.p for difference in found])
-    mean = compare_means(material) if len(material) > 1 else None
     return {
         "first": first.name,
         "second": second.name,
@@ -102,7 +100,7 @@ def _against(first: Method, second: Method, tasks: Sequence[str]) -> dict[str, A
             for task, difference, p in zip(counted, found, adjusted, strict=True)
         },
         "not_compared": [task for task in tasks if task not in counted],
-        "average": _told(mean, mean.p) if mean else None,
+        "average": _told(mean, mean.p) if mean and len(found) > 1 else None,
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from toplora_train.config.errors import UserError
-from toplora_train.evaluation.paired import Right, compare, compare_means
+from toplora_train.evaluation.paired import Right, compare_tasks
 from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.report.numbers import points
 
@@ -44,10 +44,9 @@ def gain(answers: Mapping[str, tuple[Answers, Answers]]) -> dict[str, Any]:
         the plain mean over the tasks, and in ``tasks`` the same of each.
     """
     pairs = {task: _paired(task, base, tuned) for task, (base, tuned) in answers.items()}
-    found = {task: compare(*pair, seed=index) for index, (task, pair) in enumerate(pairs.items())}
-    alone = next(iter(found.values()))
-    mean = compare_means(list(pairs.values())) if len(found) > 1 else alone
-    return asdict(mean) | {"tasks": {task: asdict(one) for task, one in found.items()}}
+    each, mean = compare_tasks(list(pairs.values()))
+    found = {task: asdict(one) for task, one in zip(pairs, each, strict=True)}
+    return asdict(mean) | {"tasks": found}
 
 
 def gain_text(report: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,26 @@ def read_report(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid JSON ({error}); run the training again") from error
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{path}: not a report of schema version {SCHEMA_VERSION}")
-    return values
+    return _completed_by_defaults(values) if values.get("status") == "completed" else values
+
+
+def _completed_by_defaults(report: dict[str, Any]) -> dict[str, Any]:
+    """A report written before some key was there has that key's default."""
+    parts = {
+        key: _defaults(kind) | report[key]
+        for key, kind in (("data", ReportData), ("train", ReportTrain))
+    }
+    tasks = {name: _defaults(TaskScore) | task for name, task in report["tasks"].items()}
+    return {**_defaults(Report), **report, **parts, "tasks": tasks}
+
+
+def _defaults(kind: type[Any]) -> dict[str, Any]:
+    """The values that a part of a report has where nothing is said."""
+    return {
+        one.name: one.default_factory() if one.default_factory is not MISSING else one.default
+        for one in fields(kind)
+        if one.default is not MISSING or one.default_factory is not MISSING
+    }
 
 
 def protocol_hash(
