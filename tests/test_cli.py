@@ -66,6 +66,14 @@ def test_help_and_version_answer(call):
     assert call("--version")[1].startswith("toplora-train ")
 
 
+def test_a_launchers_processes_have_to_be_given_one_folder(call, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, said = call("recipe=smoke")
+    assert (code, call.jobs) == (2, [])
+    assert "give output_dir=DIR" in said
+    assert call("recipe=smoke", "output_dir=run")[0] == 0
+
+
 def test_a_run_goes_into_a_new_folder_below_runs(call, tmp_path):
     assert call("recipe=smoke", "adapter=lora")[0] == 0
     (config,) = call.jobs

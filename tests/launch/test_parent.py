@@ -112,16 +112,17 @@ def test_the_handlers_of_this_process_are_as_before(job):
     assert {signum: signal.getsignal(signum) for signum in before} == before
 
 
-def test_a_worker_that_dies_of_the_forwarded_signal_was_interrupted(job, tmp_path):
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+def test_a_worker_that_dies_of_the_forwarded_signal_was_interrupted(job, tmp_path, signum, code):
     def interrupt():
         wait_for(tmp_path / "run" / "notes", "pid")
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signum)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     result = job("wait")
     thread.join()
-    assert result.exit_code == 130
+    assert result.exit_code == code
     assert report(tmp_path / "run")["status"] == "interrupted"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -116,6 +117,10 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
         raise UserError("output_dir is empty; give a folder, or leave it out for a new one")
     if values.get("resume") is not None and values.get("output_dir") is None:
         raise UserError("resume=auto needs output_dir=DIR, the run to go on with")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and values.get("output_dir") is None:
+        raise UserError(
+            "the processes of a launcher need one directory for their run; give output_dir=DIR"
+        )
     if sweeping:
         values["output_dir"] = str(hydra.runtime.output_dir)
     elif values.get("output_dir") is None:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch import worker
@@ -133,8 +132,6 @@ def _work(
 
 
 def _work_in_place(config: RunConfig, run_dir: Path) -> tuple[int, str | None]:
-    if config.output_dir is None:
-        raise UserError("output_dir is not set; the processes of one job need to be told the same")
     make_run_dir(run_dir)
     if worker.rank() > 0:
         if is_already_done(config, run_dir):
@@ -193,7 +190,7 @@ def _told(
         error = "; ".join(filter(None, [f"interrupted by signal {-returned}", remedy]))
         write_failure(run_dir, status="interrupted", error=error, error_type="Interrupted")
         print(error, file=sys.stderr)  # noqa: T201  (for the user)
-        return 128 - returned, error
+        return 128 + (signal.SIGINT if -returned == signal.SIGINT else signal.SIGTERM), error
     if returned < 0:
         hint = " (out of memory?)" if -returned == signal.SIGKILL else ""
         error = "; ".join(filter(None, [f"killed by signal {-returned}{hint}", remedy]))
