@@ -44,6 +44,8 @@ def own(tmp_path, monkeypatch):
             "+adapter.gate.actvation=exp",
             "unknown key 'adapter.gate.actvation'; did you mean 'adapter.gate.activation'?",
         ),
+        ("task=[piqa,winogrand]", "no task named 'winogrand'; did you mean 'winogrande'?"),
+        ("task=[nosuch]", "no task named 'nosuch'; tasks: addsub, "),
         ("lr=1e-3", "unknown key 'lr'; did you mean 'optimizer.lr'?"),
         ("modle=tiny", "unknown key 'modle'; did you mean 'model'?"),
         ("+command=x", "unknown key 'command'"),

@@ -80,7 +80,7 @@ def _place(text: str, own: Sequence[Path]) -> tuple[str, str]:
 
 
 def _no_such_option(text: str, place: str, overrides: Sequence[str], own: Sequence[Path]) -> str:
-    found = re.search(r"Could not find '([^']+)'", text)
+    found = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if not found:
         return place + _one_line(text)
     group, _, name = found[1].rpartition("/")

@@ -199,5 +199,5 @@ def _render(
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Ids without the special tokens that a tokenizer adds: a template writes its own."""
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return ids
+    ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return list(ids)

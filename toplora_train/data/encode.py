@@ -174,7 +174,7 @@ def render_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list
 
 
 def _encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
-    encoded: list[list[int]] = tokenizer(prompts)["input_ids"]
+    encoded: list[list[int]] = tokenizer(prompts, verbose=False)["input_ids"]
     eos = tokenizer.eos_token_id
     return [ids[:-1] if ids and ids[-1] == eos else ids for ids in encoded]
 
@@ -187,7 +187,9 @@ def _encode_pairs(
     eos = end_of_text(tokenizer)
     for chunk in chunks(pairs, on_rows):
         prompts = _encode_prompts(tokenizer, [prompt for prompt, _ in chunk])
-        responses = tokenizer([response for _, response in chunk], add_special_tokens=False)
+        responses = tokenizer(
+            [response for _, response in chunk], add_special_tokens=False, verbose=False
+        )
         for prompt, response in zip(prompts, responses["input_ids"], strict=True):
             yield Example((*prompt, *response, eos), len(prompt))
 

@@ -188,6 +188,7 @@ def _encode(
             pairs if any(pairs) else None,
             truncation="longest_first" if max_length is not None else False,
             max_length=max_length,
+            verbose=False,
         )
         types = encoded.get("token_type_ids")
         for index, row in enumerate(chunk):
