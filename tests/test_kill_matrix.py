@@ -65,6 +65,19 @@ def kill_after(folder: Path, step: int, chance: random.Random, *arguments: str) 
         return process.stdout.read()
 
 
+def interrupt_after(folder: Path, step: int, *arguments: str) -> str:
+    """Ask the run to end once ``step`` was shown; what it says to that."""
+    with start(folder, *arguments) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= step:
+                process.send_signal(signal.SIGTERM)
+                break
+        said = process.stdout.read()
+    assert process.returncode == 143, said
+    return said
+
+
 def finish(folder: Path, *arguments: str) -> str:
     """Run to the end; a killed parent's workers hold the directory until they notice."""
     for _ in range(40):
@@ -106,6 +119,22 @@ def test_killed_at_twenty_random_moments_a_run_ends_byte_for_byte_the_same(tmp_p
     assert losses(killed) == losses(whole)
     log = (killed / "run" / "train.log").read_text()
     assert "is damaged" not in log
+
+
+@pytest.mark.slow
+def test_under_fsdp2_an_interrupted_and_a_killed_run_end_byte_for_byte_the_same(tmp_path):
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    whole.mkdir()
+    ended.mkdir()
+    launch = ["launch=fsdp2", "launch.processes=2", "launch.device=cpu"]
+    finish(whole, *launch)
+    said = interrupt_after(ended, 9, *launch).splitlines()[-1]
+    newest = max(path.name for path in (ended / "run" / "checkpoints").glob("step-*"))
+    assert said.endswith(f"; {newest} is saved; go on with the same command and resume=auto")
+    kill_after(ended, 20, random.Random(1), *launch, "resume=auto")
+    finish(ended, *launch, "resume=auto")
+    assert weights(ended) == weights(whole)
+    assert losses(ended) == losses(whole)
 
 
 @pytest.mark.slow

@@ -1,43 +1,74 @@
-from dataclasses import replace
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from tests.config.example import run_config
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import options
-from toplora_train.config.schema import RunConfig
-from toplora_train.jobs.engines import refuse_unfit_engine
-
-
-def judged(**changes) -> RunConfig:
-    """A run that trains a head and keeps the best epoch on held-out rows."""
-    task = {
-        "name": "rte",
-        "source": "nyu-mll/glue",
-        "kind": "classify",
-        "choices": ["entailment", "not_entailment"],
-    }
-    config = run_config(dataset__validation_share=0.1, **changes)
-    asked = run_config(task={"rte": task}, dataset__train="rows.jsonl")
-    return replace(config, task=asked.task)
+from toplora_train.jobs.engines import refuse_unbuilt_engine
 
 
 @pytest.mark.parametrize("engine", ["zero2", "zero3"])
 def test_zero_is_refused_with_what_does_the_same(engine):
     with pytest.raises(UserError, match=rf"engine={engine}.*launch=fsdp2 shares"):
-        refuse_unfit_engine(run_config(launch__engine=engine), processes=1)
+        refuse_unbuilt_engine(engine)
 
 
-def test_fsdp2_does_not_choose_an_epoch_of_a_head_and_says_what_does():
-    with pytest.raises(UserError, match=r"fsdp2 cannot judge a head.*launch=ddp"):
-        refuse_unfit_engine(judged(launch__engine="fsdp2"), processes=2)
-
-
-def test_what_each_engine_can_do_is_let_through():
-    refuse_unfit_engine(judged(launch__engine="ddp"), processes=2)
-    refuse_unfit_engine(judged(launch__engine="fsdp2"), processes=1)
-    refuse_unfit_engine(run_config(launch__engine="fsdp2"), processes=2)
+def test_what_is_built_is_let_through():
+    for engine in ("ddp", "fsdp2"):
+        refuse_unbuilt_engine(engine)
 
 
 def test_every_engine_is_an_option_of_launch():
     assert set(options("launch")) == {"local", "ddp", "fsdp2", "zero2", "zero3"}
+
+
+TASK = """# @package task.mine
+# a word decides
+name: mine
+source: dev.jsonl
+kind: classify
+choices: ["no", "yes"]
+"""
+
+
+@pytest.mark.slow
+def test_fsdp2_chooses_the_epoch_of_a_head_that_ddp_chooses(tmp_path: Path):
+    """The head is trained and judged in parts, and what is kept is whole."""
+    (tmp_path / "own" / "task").mkdir(parents=True)
+    (tmp_path / "own" / "task" / "mine.yaml").write_text(TASK)
+    for name, count in (("train", 48), ("dev", 8)):
+        rows = [
+            {"text": f"{name} {number} " + ("bad", "good")[number % 2], "label": number % 2}
+            for number in range(count)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = [sys.executable, "-m", "toplora_train.cli", "--config-dir", "own", "model=tiny"]
+    command += ["dataset=jsonl", "dataset.train=train.jsonl", "task=[mine]", "trainer.epochs=2"]
+    command += ["dataset.validation_rows=8", "trainer.batch_size=8", "dataset.max_length=64"]
+    command += ["launch.processes=2", "launch.device=cpu"]
+    for engine in ("ddp", "fsdp2"):
+        done = subprocess.run(
+            [*command, f"launch={engine}", f"output_dir={engine}"],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    judged, tensors = (
+        [read(tmp_path / engine / where) for engine in ("ddp", "fsdp2")]
+        for read, where in (
+            (Path.read_text, "checkpoints/selected/judged.json"),
+            (load_file, "adapter/adapter_model.safetensors"),
+        )
+    )
+    assert judged[0] == judged[1]
+    for key, tensor in tensors[0].items():
+        torch.testing.assert_close(tensors[1][key], tensor, rtol=0, atol=1e-6, msg=key)
