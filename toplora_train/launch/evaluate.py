@@ -23,6 +23,7 @@ PROTOCOLS = ("clean", "legacy.toplora", "legacy.llm_adapters")
 KEYS = (
     Key("run", "the run directory, the one with report.json", required=True),
     Key("task", "the tasks to ask, task=[gsm8k,svamp]; the run's own if not given"),
+    Key("harness", "tasks of the lm-evaluation-harness to ask instead, harness=[arc_easy,piqa]"),
     Key("rescore", "read the stored answers by these rules; no model is loaded", choices=PROTOCOLS),
     Key("protocol", "how rows are worded, decoded and read", choices=PROTOCOLS),
     Key(
@@ -36,9 +37,15 @@ KEYS = (
     Key("base", "whether the base model is asked too", choices=("true", "false")),
     Key("data_root", "the local mirror that rows are looked for in"),
     Key("device", "where to compute", choices=("auto", "cpu", "cuda", "mps")),
-    Key("config_dir", "a folder with task files of your own, FOLDER/task/NAME.yaml"),
+    Key(
+        "config_dir", "a folder with task files of your own, FOLDER/task/NAME.yaml or the harness'"
+    ),
     Key("name", "the evaluation's folder; made of the words above if not given"),
 )
+
+
+OF_RESCORE = ()
+OF_HARNESS = ("limit", "batch_size", "base", "device", "config_dir")
 
 
 def main() -> int:
@@ -66,43 +73,53 @@ def _evaluate(words: list[str]) -> None:
     if not run_dir.is_dir():
         raise UserError(f"run={run_dir}: there is no such folder")
     config = read_config(run_dir / "config.yaml")
-    command = shlex.join([COMMAND, *words])
     if "rescore" in given:
-        others = [key for key in given if key not in ("run", "rescore", "name")]
-        if others:
-            raise UserError(
-                f"rescore reads the answers that are there, so {others[0]}= has no meaning beside "
-                "it; leave one of the two out"
-            )
+        _refuse_others(given, "rescore", OF_RESCORE, "reads the answers that are there")
         from toplora_train.jobs.rescore import rescore
 
+        name = given.get("name", f"rescored-{given['rescore']}")
+        protocol, command = given["rescore"], shlex.join([COMMAND, *words])
         folder, report = rescore(
-            config,
-            run_dir,
-            protocol_name=given["rescore"],
-            name=given.get("name", f"rescored-{given['rescore']}"),
-            command=command,
+            config, run_dir, protocol_name=protocol, name=name, command=command
         )
-    else:
-        # Here, as reading stored answers needs nothing of it.
-        from toplora_train.config.again import EVALUATION, evaluated_again
+        return _tell(report, folder)
 
-        own = Path(given["config_dir"]) if "config_dir" in given else None
-        if own is not None and not own.is_dir():
-            raise UserError(f"config_dir={own}: there is no such folder")
-        again = evaluated_again(
-            config,
-            tasks=parse_list(given["task"]) if "task" in given else None,
-            evaluation={key: given[key] for key in EVALUATION if key in given},
-            data_root=given.get("data_root"),
-            device=given.get("device"),
-            own=[own] if own else [],
+    # Here, as reading stored answers needs nothing of it.
+    from toplora_train.config.again import EVALUATION, evaluated_again
+
+    own = Path(given["config_dir"]) if "config_dir" in given else None
+    if own is not None and not own.is_dir():
+        raise UserError(f"config_dir={own}: there is no such folder")
+    again = evaluated_again(
+        config,
+        tasks=parse_list(given["task"]) if "task" in given else None,
+        evaluation={key: given[key] for key in EVALUATION if key in given},
+        data_root=given.get("data_root"),
+        device=given.get("device"),
+        own=[own] if own else [],
+    )
+    if "harness" in given:
+        _refuse_others(given, "harness", OF_HARNESS, "words and scores as the harness does")
+        from toplora_train.jobs.harness import ask_harness
+
+        tasks = parse_list(given["harness"])
+        name = given.get("name", "-".join(["harness", *tasks]))
+        limit = again.evaluation.limit if "limit" in given else None
+        file, found = ask_harness(again, run_dir, tasks, name=name, limit=limit, own=own)
+        return _tell_harness(found, file)
+    from toplora_train.jobs.evaluate import evaluate  # heavy: only for a command that is right
+
+    name = given.get("name", name_of(given))
+    folder, report = evaluate(again, run_dir, name=name, command=shlex.join([COMMAND, *words]))
+    return _tell(report, folder)
+
+
+def _refuse_others(given: Mapping[str, str], key: str, fit: tuple[str, ...], why: str) -> None:
+    others = [other for other in given if other not in ("run", key, "name", *fit)]
+    if others:
+        raise UserError(
+            f"{key} {why}, so {others[0]}= has no meaning beside it; leave one of the two out"
         )
-        from toplora_train.jobs.evaluate import evaluate  # heavy: only for a command that is right
-
-        name = given.get("name", name_of(given))
-        folder, report = evaluate(again, run_dir, name=name, command=command)
-    _tell(report, folder)
 
 
 def name_of(given: Mapping[str, str]) -> str:
@@ -131,3 +148,19 @@ def _tell(report: Mapping[str, Any], folder: Path) -> None:
             f"n = {task['n']}"
         )
     console.print(f"report: {folder / 'report.html'} (also report.md, report.json)")
+
+
+def _tell_harness(found: Mapping[str, Any], file: Path) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for task, metrics in found["tuned"].items():
+        for key, value in metrics.items():
+            metric, _, how = key.partition(",")
+            if not how or metric.endswith("_stderr") or not isinstance(value, float):
+                continue
+            error = metrics.get(f"{metric}_stderr,{how}")
+            spread = f" (standard error {error:.4f})" if isinstance(error, float) else ""
+            base = f"base {found['base'][task][key]:.4f}, " if found["base"] else ""
+            console.print(f"{task} {metric}: {base}tuned {value:.4f}{spread}")
+    console.print(f"results: {file}")
