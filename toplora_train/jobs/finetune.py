@@ -31,8 +31,6 @@ from toplora_train.jobs.learning import (
     learning_rate,
     make_optimizer,
     prove_batches,
-    refuse_unfit_compilation,
-    training_layers,
 )
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import base_weights, load_base
@@ -87,7 +85,6 @@ def run(config: RunConfig, run_dir: Path) -> None:
     config, fitted = within_budget(config, material)
     refuse_unusable_adapter(config, material)
     selects(config)  # a choice that cannot be made shows before anything is slow
-    refuse_unfit_compilation(config, processes=accelerator.num_processes)
     checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)
     console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
     if fitted is not None:
