@@ -1,5 +1,4 @@
 import re
-from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
@@ -50,12 +49,3 @@ def test_the_plan_says_how_long_the_products_alone_take(make_run):
     body = made.base_parameters - 2 * 258 * 64  # the embeddings on both sides
     assert made.flops > 4 * body * made.tokens
     assert made.flops_per_second > 0
-
-
-def test_fsdp2_shares_weights_and_optimizer_out(make_run):
-    config = make_run()
-    shared = replace(config, launch=replace(config.launch, engine="fsdp2"))
-    material = prepare(config, weights=False)
-    alone, of_two = (make_plan(run, material, processes=2).memory for run in (config, shared))
-    assert of_two["weights"] == alone["weights"] // 2
-    assert of_two["activations"] == alone["activations"]

@@ -27,6 +27,18 @@ def test_weights_follow_the_number_format_and_the_adapter_counts_its_moments():
     assert parts.total == parts.weights + parts.adapter + parts.activations + parts.logits
 
 
+def test_a_quantised_body_takes_a_quarter_of_bf16s_and_the_embeddings_stay():
+    embeddings = 2 * tiny_config().vocab_size * tiny_config().hidden_size
+    sizes = {
+        form: estimate(parameters=embeddings + 64_000, dtype="bfloat16", quantization=form).weights
+        - 2 * embeddings
+        for form in (None, "8bit", "4bit")
+    }
+    assert sizes[None] == 128_000
+    assert sizes["8bit"] == 64_000
+    assert sizes["4bit"] == pytest.approx(33_000, rel=1e-2)
+
+
 def test_activations_are_near_what_autograd_keeps():
     """Counted: the bytes of distinct storages saved for backward, parameters left out."""
     model = tiny_model().train()

@@ -18,6 +18,6 @@ def refuse_unbuilt_engine(engine: str) -> None:
     if engine in ("zero2", "zero3"):
         raise UserError(
             f"launch.engine={engine}: DeepSpeed's ZeRO is not built; launch=fsdp2 shares the base "
-            "model, the adapter and the optimizer out over the GPUs (as ZeRO stage 3), launch=ddp "
-            "keeps a whole model on each"
+            "model, the adapter and the optimizer out while training (as ZeRO stage 3), launch=ddp "
+            "keeps a whole model on each GPU"
         )

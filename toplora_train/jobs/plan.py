@@ -90,7 +90,6 @@ def make_plan(
         model.config,
         parameters=base_parameters,
         trainable=sum(trainable.values()),
-        processes=processes,
     )
     embeddings = {
         id(module.weight): module.weight.numel()
@@ -146,9 +145,8 @@ def planned_memory(
     *,
     parameters: int,
     trainable: int,
-    processes: int,
 ) -> MemoryEstimate:
-    """What a process will need, from shapes; FSDP2 shares weights and optimizer out over all.
+    """What a process will need, from shapes; under FSDP2 as well, which loads the model whole.
 
     Args:
         config: The run.
@@ -156,18 +154,17 @@ def planned_memory(
         shape: The model's own configuration (transformers).
         parameters: Of the base model.
         trainable: Of the adapter.
-        processes: How many there are.
     """
     trainer = config.trainer
-    holders = processes if config.launch.engine == "fsdp2" else 1
     return estimate_memory(
         shape,
-        parameters=parameters // holders,
-        trainable=trainable // holders,
+        parameters=parameters,
+        trainable=trainable,
         dtype=config.model.dtype,
         compute_dtype=COMPUTE.get(trainer.mixed_precision, config.model.dtype),
         rows=rows_at_once(trainer),
         tokens=max(len(example.input_ids) for example in material.train),
         supervised=max(example.supervised for example in material.train),
         activation_checkpointing=trainer.activation_checkpointing,
+        quantization=config.model.quantization,
     )

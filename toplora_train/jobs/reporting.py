@@ -164,7 +164,6 @@ def build_report(
                 shape,
                 parameters=base_parameters,
                 trainable=described["trainable_parameters"],
-                processes=accelerator.num_processes,
             ).total,
         ),
         tasks={

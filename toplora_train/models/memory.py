@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# NF4 keeps a scale of a byte for 64 weights, and one in fp32 for 256 of those.
+QUANTIZED_BYTES = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ def estimate_memory(
     tokens: int,
     supervised: int,
     activation_checkpointing: bool,
+    quantization: str | None = None,
 ) -> MemoryEstimate:
     """Estimate for a decoder with a gated feed-forward part, the base frozen.
 
@@ -56,6 +59,7 @@ def estimate_memory(
         tokens: of its longest row.
         supervised: positions whose logits are computed.
         activation_checkpointing: whether layers are recomputed.
+        quantization: ``4bit`` or ``8bit``, of all weights but the embeddings'.
     """
     width = BYTES[compute_dtype]
     hidden = int(config.hidden_size)
@@ -67,8 +71,11 @@ def estimate_memory(
         if activation_checkpointing
         else layers * per_layer
     )
+    tables = 1 if getattr(config, "tie_word_embeddings", False) else 2
+    embeddings = min(parameters, tables * int(config.vocab_size) * hidden)
+    inner = QUANTIZED_BYTES[quantization] if quantization is not None else BYTES[dtype]
     return MemoryEstimate(
-        weights=parameters * BYTES[dtype],
+        weights=int(embeddings * BYTES[dtype] + (parameters - embeddings) * inner),
         adapter=trainable * 4 * 4,
         activations=kept,
         logits=rows * supervised * int(config.vocab_size) * (width + 4 + 4),
