@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors.torch import save_file
 
 from tests.train.test_step import examples
@@ -21,11 +22,14 @@ from toplora_train.train.signals import Interruption
 from toplora_train.train.step import Loss, supervised_loss
 
 STEPS = 4
-SHARDED = ("lora", "toplora", "tenslora")
+SHARDED = ("lora", "lora-pissa", "toplora", "tenslora")
+TRAINED = (*adapter_names(), "lora-pissa")
 
 
 def settings(name: str) -> dict:
-    values, _ = adapter_defaults(name)
+    values, _ = adapter_defaults(name.removesuffix("-pissa"))
+    if name.endswith("-pissa"):
+        values["init"] = "pissa"
     if name == "peft":
         values |= {"peft_type": "LOHA", "settings": {"r": 4, "target_modules": ["q_proj"]}}
     return {key: 0.0 if "dropout" in key else value for key, value in values.items()}
@@ -78,6 +82,9 @@ def train_one(
     )
     numbers = [(r.loss, r.grad_norm, r.validation_loss or 0.0) for r in records]
     tensors = adapter_tensors(accelerator.unwrap_model(model))
+    for tensor in tensors.values():  # all processes hold the same, to the last bit
+        if accelerator.num_processes > 1:
+            assert torch.equal(*gather_object([tensor]))
     if accelerator.is_main_process:
         save_file(tensors | {"numbers": torch.tensor(numbers)}, folder / f"{name}.safetensors")
 
@@ -99,7 +106,7 @@ def full_from(step: int, accelerator: Accelerator) -> Loss:
 def main(folder: Path) -> None:
     accelerator = Accelerator(cpu=True)
     torch.set_num_threads(1)
-    for name in adapter_names():
+    for name in TRAINED:
         train_one(name, folder, accelerator)
     train_one("tenslora", folder / "recomputed", accelerator, activation_checkpointing=True)
     for name in SHARDED:

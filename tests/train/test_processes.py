@@ -10,8 +10,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from tests.train.several import SHARDED, train_one
-from toplora_train.adapters.attach import adapter_names
+from tests.train.several import SHARDED, TRAINED, train_one
 from toplora_train.train.processes import (
     agree,
     micro_batches,
@@ -88,7 +87,7 @@ def of_two(tmp_path_factory, checkout) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", adapter_names())
+@pytest.mark.parametrize("name", TRAINED)
 def test_two_processes_train_what_one_trains(tmp_path: Path, of_two: Path, name: str):
     """The last batch of an epoch is a single row: one process has none."""
     accelerator = Accelerator(cpu=True)
