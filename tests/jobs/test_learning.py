@@ -1,9 +1,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from accelerate import Accelerator
 
 from toplora_train.adapters.attach import attach_adapter
+from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import OptimizerSettings, TrainerSettings
 from toplora_train.data.packed import pack
@@ -12,9 +14,12 @@ from toplora_train.jobs.learning import (
     make_optimizer,
     padded_together,
     prove_batches,
+    refuse_unfit_compilation,
     rows_at_once,
+    training_layers,
 )
 from toplora_train.jobs.material import prepare
+from toplora_train.models.compiled import repeated_layers
 from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.tiny import tiny_model
@@ -68,3 +73,37 @@ def test_packing_is_proven_before_the_first_step(make_run):
 
 def without_positions(rows):
     return {name: tensor for name, tensor in pack(rows).items() if name != "position_ids"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_compiled_layers_are_proven_and_the_random_numbers_are_left_alone(make_run):
+    config = make_run()
+    trainer = replace(config.trainer, compile="aot_eager")
+    material = prepare(config)
+    model = attach_adapter(tiny_model(), adapter_defaults("lora")[0], seed=1)
+    before = torch.get_rng_state()
+    with training_layers(model, trainer, material, accelerator=Accelerator(cpu=True)):
+        assert "forward" in vars(repeated_layers(model)[0])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("trainer", "engine", "message"),
+    [
+        ({"activation_checkpointing": True}, "ddp", "activation_checkpointing=false"),
+        ({}, "fsdp2", "use launch=ddp"),
+    ],
+)
+def test_compilation_is_refused_where_it_is_not_proven(make_run, trainer, engine, message):
+    config = make_run()
+    config = replace(
+        config,
+        trainer=replace(config.trainer, compile="inductor", **trainer),
+        launch=replace(config.launch, engine=engine),
+    )
+    with pytest.raises(UserError, match=message):
+        refuse_unfit_compilation(config, processes=2)
+    plain = replace(config, trainer=replace(config.trainer, compile=None))
+    refuse_unfit_compilation(plain, processes=2)

@@ -155,6 +155,8 @@ class TrainerSettings:
     at every ``eval_every``, by their loss; of a head at every epoch's end, by its metric, which is
     what null stands for where rows are held out. After ``patience`` judgements without a better one
     training ends.
+    ``compile`` names torch.compile's backend for the model's layers: inductor, or aot_eager, which
+    needs no compiler and gains nothing. Their loss is shown to stay the same before the first step.
     """
 
     name: str = "default"
@@ -165,6 +167,7 @@ class TrainerSettings:
     max_grad_norm: NonNegativeFloat = 1.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     activation_checkpointing: bool = False
+    compile: Literal["inductor", "aot_eager"] | None = None
     deterministic: bool = False
     batching: Literal["padded", "packed"] = "padded"
     group_by_length: bool = True

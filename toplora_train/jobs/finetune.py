@@ -31,6 +31,8 @@ from toplora_train.jobs.learning import (
     learning_rate,
     make_optimizer,
     prove_batches,
+    refuse_unfit_compilation,
+    training_layers,
 )
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import base_weights, load_base
@@ -85,6 +87,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     config, fitted = within_budget(config, material)
     refuse_unusable_adapter(config, material)
     selects(config)  # a choice that cannot be made shows before anything is slow
+    refuse_unfit_compilation(config, processes=accelerator.num_processes)
     checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)
     console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
     if fitted is not None:
@@ -250,6 +253,7 @@ def fine_tune(
     if checkpoint is not None:
         load_checkpoint(checkpoint, model=adapted, optimizer=optimizer, accelerator=accelerator)
     with (
+        training_layers(adapted, trainer, material, accelerator=accelerator),
         interrupt_later() as interruption,
         watching(
             run_dir,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from toplora_train.config.schema import OptimizerSettings, TrainerSettings
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import OptimizerSettings, RunConfig, TrainerSettings
 from toplora_train.jobs.material import Material
+from toplora_train.models.compiled import compiled_layers
 from toplora_train.train.fit import largest_micro_batch, longest_first
 from toplora_train.train.optimizer import LORA_PLUS, build_optimizer
-from toplora_train.train.proofs import prove_packing
+from toplora_train.train.processes import own_random_state, set_own_random_state
+from toplora_train.train.proofs import prove_compiled, prove_packing
 from toplora_train.train.schedule import learning_rate_factor, warmup_length
 
 PROOF_ROWS = 2
@@ -86,6 +90,49 @@ def prove_batches(
             packed=material.objective.training_collate,
             loss=material.objective.loss,
             accelerator=accelerator,
+        )
+
+
+def training_layers(
+    model: nn.Module, trainer: TrainerSettings, material: Material, *, accelerator: Accelerator
+) -> AbstractContextManager[None]:
+    """Inside, the layers are compiled, if that is asked for and proven to change nothing.
+
+    Raises:
+        UserError: it changes something, or they cannot be compiled.
+    """
+    if trainer.compile is not None:
+        longest = longest_first(material.train)[:PROOF_ROWS]
+        before = own_random_state(accelerator.device)
+        prove_compiled(
+            model,
+            material.objective.training_collate(longest),
+            backend=trainer.compile,
+            compiled=compiled_layers(model, trainer.compile),
+            loss=material.objective.loss,
+            accelerator=accelerator,
+        )
+        set_own_random_state(before, accelerator.device)
+    return compiled_layers(model, trainer.compile)
+
+
+def refuse_unfit_compilation(config: RunConfig, *, processes: int) -> None:
+    """Refuse to compile where torch would leave most uncompiled, or where it was never proven.
+
+    Raises:
+        UserError: Names the setting that is in the way.
+    """
+    if config.trainer.compile is None:
+        return
+    if config.trainer.activation_checkpointing:
+        raise UserError(
+            "trainer.compile: layers that recompute their activations are run uncompiled by torch; "
+            "use trainer.compile=null or trainer.activation_checkpointing=false"
+        )
+    if config.launch.engine == "fsdp2" and processes > 1:
+        raise UserError(
+            "trainer.compile is not built for tensors that are shared out; use launch=ddp or "
+            "trainer.compile=null"
         )
 
 

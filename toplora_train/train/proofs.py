@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
 from toplora_train.config.errors import UserError
@@ -28,6 +30,41 @@ def tolerance(model: nn.Module, accelerator: Accelerator) -> float:
     """By how much, relatively, two ways of computing the same loss may differ."""
     whole = all(p.dtype == torch.float32 for p in model.parameters() if p.is_floating_point())
     return EXACT if whole and accelerator.mixed_precision == "no" else ROUNDED
+
+
+def prove_compiled(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    backend: str,
+    compiled: AbstractContextManager[None],
+    loss: Loss,
+    accelerator: Accelerator,
+) -> None:
+    """Show that the model inside of ``compiled`` has the loss and the gradients it has outside.
+
+    Raises:
+        UserError: it has not, or cannot be compiled.
+    """
+    expected, norm = _loss_and_gradient(model, batch, loss=loss, accelerator=accelerator)
+    try:
+        with compiled:
+            found, size = _loss_and_gradient(model, batch, loss=loss, accelerator=accelerator)
+    except RuntimeError as error:
+        if should_reduce_batch_size(error):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        raise UserError(
+            f"trainer.compile={backend}: the model's layers cannot be compiled here ({reason}); "
+            "inductor needs a C++ compiler on a CPU and Triton on a GPU; use trainer.compile=null"
+        ) from error
+    bound = tolerance(model, accelerator)
+    if not (_equal(found, expected, bound) and _equal(size, norm, 10 * bound)):
+        raise UserError(
+            f"trainer.compile={backend} changes this model: the loss of the first rows is "
+            f"{found:.7g}, not {expected:.7g}, its gradient's norm {size:.7g}, not {norm:.7g}; use "
+            "trainer.compile=null"
+        )
 
 
 def prove_packing(
@@ -66,6 +103,19 @@ def prove_packing(
             f"(their loss is {found:.6g}, padded {expected:.6g}; that of the later rows is "
             f"{kept:.6g}, after another first row {moved:.6g}); use trainer.batching=padded"
         )
+
+
+def _loss_and_gradient(
+    model: nn.Module, batch: Batch, *, loss: Loss, accelerator: Accelerator
+) -> tuple[float, float]:
+    """The summed loss without dropout, and its gradient's norm, which is not left behind."""
+    model.eval()
+    with accelerator.autocast():
+        summed = loss(model, batch, accelerator.device)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(summed, trainable, allow_unused=True)
+    held = [gradient for gradient in gradients if gradient is not None]
+    return float(summed.detach()), float(nn.utils.get_total_norm(held))
 
 
 def _equal(one: float, other: float, tolerance: float) -> bool:

@@ -1,0 +1,84 @@
+import pytest
+import torch
+from accelerate import Accelerator
+
+from tests.train.test_step import CPU, examples, lora_model
+from toplora_train.config.errors import UserError
+from toplora_train.data.batches import collate
+from toplora_train.models.compiled import compiled_layers, repeated_layers
+from toplora_train.models.tiny import tiny_model
+from toplora_train.train.proofs import prove_compiled
+from toplora_train.train.step import supervised_loss
+
+# What torch says of itself while it traces.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+
+
+def prove(model, backend) -> None:
+    prove_compiled(
+        model,
+        collate(examples(), 0),
+        backend="inductor",
+        compiled=compiled_layers(model, backend),
+        loss=supervised_loss,
+        accelerator=Accelerator(cpu=True),
+    )
+
+
+def test_the_layers_of_the_stack_are_found_below_an_adapter():
+    model = lora_model()
+    assert repeated_layers(model) == list(model.get_base_model().model.layers)
+    assert len(repeated_layers(tiny_model())) == 2
+
+
+def test_compiled_layers_keep_loss_and_names_and_compile_no_length_anew():
+    model = lora_model().train()
+    names = list(model.state_dict())
+    seen = []
+
+    def backend(graph, _inputs):
+        seen.append(graph)
+        return graph.forward
+
+    batches = [collate(examples()[first:], 0) for first in (0, 3, 5)]
+    plain = [supervised_loss(model, batch, CPU).item() for batch in batches]
+    torch._dynamo.reset()
+    with compiled_layers(model, backend):
+        first = supervised_loss(model, batches[0], CPU).item()
+        graphs = len(seen)
+        others = [supervised_loss(model, batch, CPU).item() for batch in batches[1:]]
+        assert list(model.state_dict()) == names
+    assert 0 < graphs == len(seen)
+    assert [first, *others] == pytest.approx(plain, rel=1e-6)
+    assert all("forward" not in vars(layer) for layer in repeated_layers(model))
+
+
+def test_no_backend_changes_nothing():
+    model = lora_model()
+    with compiled_layers(model, None):
+        assert all("forward" not in vars(layer) for layer in repeated_layers(model))
+
+
+def test_a_compiler_that_changes_the_result_is_refused():
+    def wrong(graph, _inputs):
+        return lambda *inputs: tuple(out * 1.01 for out in graph.forward(*inputs))
+
+    torch._dynamo.reset()
+    with pytest.raises(UserError, match=r"trainer\.compile=inductor changes this model"):
+        prove(lora_model(), wrong)
+
+
+def test_a_compiler_that_is_not_there_is_one_clear_line():
+    def missing(_graph, _inputs):
+        raise RuntimeError("no working C++ compiler")
+
+    torch._dynamo.reset()
+    with pytest.raises(UserError, match=r"cannot be compiled here .*C\+\+ compiler.*=null"):
+        prove(lora_model(), missing)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_inductors_code_has_the_same_loss_and_gradients():
+    torch._dynamo.reset()
+    prove(lora_model(), "inductor")
