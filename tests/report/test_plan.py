@@ -81,3 +81,8 @@ def test_what_other_adapters_would_cost_is_shown_with_the_reasons_where_there_is
         assert part in text
     assert "- genlora: below the smallest" in text
     assert "adapter.budget: r = 7: 9" in text
+
+
+def test_where_the_tokens_came_from_is_told():
+    assert "token ids" not in shown()
+    assert "from the cache" in shown(replace(PLAN, tokens_from="from the cache"))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FRESH, FOUND, REBUILT = "encoded now", "cache", "encoded now: the cached file was damaged"
+FRESH, FOUND, REBUILT = "encoded now", "from the cache", "encoded now: the cached file was damaged"
 """Where tokens came from, in words."""
 
 COUNTS = ("truncated_rows", "dropped_rows", "prompt_mismatches")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from toplora_train.data.overflow import Encoded
 from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row, RowSet
 from toplora_train.report.display import EncodingDisplay
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ class Encoder:
         if self._folder is None:
             return encode(), FRESH
         key = tokens_key(rows.sha256, self._tokenizer, self._encoding.settings)
-        return load_or_encode(self._folder / key, self._encoding.example, encode)
+        found = load_or_encode(self._folder / key, self._encoding.example, encode)
+        logger.info("the tokens of the %s: %s", name, found[1])
+        return found
 
 
 def learned_prompt(

@@ -135,6 +135,7 @@ def make_plan(
         example=material.objective.render(material.train[0]),
         fit=fitted,
         comparison=comparison,
+        tokens_from=material.tokens_from,
     )
 
 

@@ -51,7 +51,8 @@ class Plan:
     per task; ``tokens`` and ``supervised_tokens`` are those of the whole run; ``example`` is one
     training row as (token's text, whether it is learned). ``flops`` are those of all matrix
     products, ``flops_per_second`` the most that the devices can do. ``fit`` says what a budget came
-    to, and ``comparison`` what other adapters would cost.
+    to, ``comparison`` what other adapters would cost, and ``tokens_from`` whether the rows' tokens
+    were cached.
     """
 
     config: Mapping[str, Any]
@@ -74,6 +75,7 @@ class Plan:
     flops_per_second: float
     fit: str | None = None
     comparison: Comparison | None = None
+    tokens_from: str = ""
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -174,6 +176,8 @@ def _work(plan: Plan) -> Table:
             table.add_row(f"rows {name}", f"{count:,}")
     table.add_row("optimizer steps", f"{plan.steps:,}")
     table.add_row("tokens", f"{plan.tokens:,}")
+    if plan.tokens_from:
+        table.add_row("token ids", plan.tokens_from)
     table.add_row(
         "of them learned",
         f"{plan.supervised_tokens:,} ({plan.supervised_tokens / plan.tokens:.1%})",
