@@ -44,10 +44,11 @@ def job(tmp_path, monkeypatch, checkout):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
 
-    def run(action: str, processes: int = 2) -> JobResult:
+    def run(action: str, **changes) -> JobResult:
         monkeypatch.setenv("STANDIN", action)
-        launch = {"launch__processes": processes, "launch__device": "cpu"}
-        return run_job(run_config(output_dir=str(tmp_path / "run"), **launch), module=STANDIN)
+        launch = {"launch__processes": 2, "launch__device": "cpu"}
+        config = run_config(output_dir=str(tmp_path / "run"), **launch, **changes)
+        return run_job(config, module=STANDIN)
 
     return run
 
@@ -73,11 +74,14 @@ def test_a_rank_that_fails_ends_the_others_with_its_own_message(job, tmp_path, c
     assert "ended by a signal" in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_a_killed_rank_is_named_and_the_others_end(job, capfd):
-    result = job("kill 1")
+def test_a_killed_rank_is_named_the_others_end_and_going_on_is_told(job, tmp_path, capfd):
+    (tmp_path / "run" / "checkpoints" / "step-00000003").mkdir(parents=True)
+    result = job("kill 1", resume="auto")
     assert result.exit_code == 1
     assert result.error == "rank 1 was killed by signal 9 (out of memory?)"
-    assert "killed by signal 9" in capfd.readouterr().err
+    shown = capfd.readouterr().err
+    assert "killed by signal 9" in shown
+    assert "step-00000003 is saved; go on with the same command" in shown
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,8 @@ def _told(
         return worker.CRASHED, error
     report = read_report(run_dir)
     error = report.get("error") or f"the worker ended with exit code {returned}"
+    if report.get("error_type") == "Killed" and remedy:  # one of several, as the agent has said
+        print(remedy, file=sys.stderr, flush=True)  # noqa: T201  (for the user)
     if report.get("error_type") != "RunFailure":
         _show_crash("" if report.get("error") else f"error: {error}", run_dir)
     return worker.CRASHED, error
