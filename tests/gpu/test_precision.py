@@ -21,6 +21,7 @@ BOUNDS = {  # relative, of every step's loss
     "mixed fp16": (["trainer.mixed_precision=fp16"], 5e-3),
     "base in bf16": (["model.dtype=bfloat16"], 1e-2),
     "activations recomputed": (["trainer.activation_checkpointing=true"], 1e-5),
+    "compiled layers": (["trainer.compile=inductor"], 1e-4),
     "another micro-batch": (["trainer.micro_batch_size=1"], 1e-4),
     "the micro-batch that fits": (["trainer.micro_batch_size=auto"], 1e-4),
 }
