@@ -11,7 +11,7 @@ def command(folder: Path, module: str, *words: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, *words],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOPLORA_CACHE": str(folder / "cache")},
         capture_output=True,
         text=True,
         check=False,
@@ -46,3 +46,6 @@ def test_two_processes_give_the_predictions_of_one_byte_for_byte(tmp_path: Path)
     assert report["train"]["world_size"] == 2
     other = (tmp_path / "run" / "train.rank1.log").read_text()
     assert "answered 4 of the 9 rows here" in other
+    first = (tmp_path / "run" / "train.log").read_text()
+    assert "the tokens of the training rows: encoded now" in first
+    assert "the tokens of the training rows: from the cache" in other
