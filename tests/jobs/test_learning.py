@@ -15,6 +15,7 @@ from toplora_train.jobs.learning import (
     padded_together,
     prove_batches,
     refuse_unfit_compilation,
+    refuse_unfit_optimizer,
     rows_at_once,
     training_layers,
 )
@@ -107,3 +108,15 @@ def test_compilation_is_refused_where_it_is_not_proven(make_run, trainer, engine
         refuse_unfit_compilation(config, processes=2)
     plain = replace(config, trainer=replace(config.trainer, compile=None))
     refuse_unfit_compilation(plain, processes=2)
+
+
+def test_muon_is_refused_where_matrices_are_shared_out(make_run):
+    config = make_run()
+    config = replace(
+        config,
+        optimizer=replace(config.optimizer, name="muon"),
+        launch=replace(config.launch, engine="fsdp2"),
+    )
+    refuse_unfit_optimizer(config, processes=1)
+    with pytest.raises(UserError, match="use launch=ddp"):
+        refuse_unfit_optimizer(config, processes=2)

@@ -126,7 +126,7 @@ class OptimizerSettings:
     patterns of what is not decayed, and ``ratio`` is LoRA+'s: how much faster B learns than A.
     """
 
-    name: Literal["adamw", "loraplus", "adamw8bit"]
+    name: Literal["adamw", "loraplus", "adamw8bit", "muon"]
     lr: PositiveFloat = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8

@@ -32,6 +32,7 @@ from toplora_train.jobs.learning import (
     make_optimizer,
     prove_batches,
     refuse_unfit_compilation,
+    refuse_unfit_optimizer,
     training_layers,
 )
 from toplora_train.jobs.material import Material, prepare, total_steps
@@ -88,6 +89,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     refuse_unusable_adapter(config, material)
     selects(config)  # a choice that cannot be made shows before anything is slow
     refuse_unfit_compilation(config, processes=accelerator.num_processes)
+    refuse_unfit_optimizer(config, processes=accelerator.num_processes)
     checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)
     console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
     if fitted is not None:

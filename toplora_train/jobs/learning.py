@@ -136,6 +136,19 @@ def refuse_unfit_compilation(config: RunConfig, *, processes: int) -> None:
         )
 
 
+def refuse_unfit_optimizer(config: RunConfig, *, processes: int) -> None:
+    """Refuse Muon where a process holds a part of each matrix: it needs the whole of it.
+
+    Raises:
+        UserError: Names what to use instead.
+    """
+    if config.optimizer.name == "muon" and config.launch.engine == "fsdp2" and processes > 1:
+        raise UserError(
+            "optimizer=muon needs whole matrices, which launch=fsdp2 shares out; use launch=ddp or "
+            "optimizer=adamw"
+        )
+
+
 def padded_together(trainer: TrainerSettings) -> int:
     """The rows that are padded to one length."""
     return 1 if trainer.batching == "packed" else rows_at_once(trainer)

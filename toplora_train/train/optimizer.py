@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from toplora_train.config.errors import UserError
+from toplora_train.train.muon import MuonAndAdamW
 
 LORA_PLUS = r"lora_B\."
 """The tensors that LoRA+ speaks of, in the names that PEFT gives them."""
@@ -36,7 +37,8 @@ def build_optimizer(
     Args:
         model: the model.
         name: ``adamw8bit`` keeps the moments of large tensors in 8 bits (bitsandbytes; Dettmers et
-            al., 2022); any other name is torch's, fused on a GPU.
+            al., 2022); ``muon`` steps matrices by Muon; any other name is torch's AdamW, fused on a
+            GPU.
         lr: the learning rate.
         betas: decay of the moments.
         eps: added to the root of the second moment.
@@ -58,6 +60,8 @@ def build_optimizer(
             groups, lr=lr, betas=betas, eps=eps
         )
         return eight_bit
+    if name == "muon":
+        return MuonAndAdamW(groups, lr=lr, betas=betas, eps=eps, fused=device_type == "cuda")
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=device_type == "cuda")
 
 
