@@ -49,7 +49,7 @@ def test_every_number_of_the_plan_is_shown():
     for part in ["1,000", "0.100% of the base", "12", "5,000", "500 (10.0%)", "4.0%", "96 tokens"]:
         assert part in text, part
     assert "600 TFLOP" in text
-    assert "at least (at 2 TFLOP/s, measured here)" in text
+    assert "at least (at 2 TFLOP/s, measured now)" in text
     assert "5 min 0 s" in text
     assert "rows dropped (too long)" in text
     assert "truncated" not in text

@@ -186,7 +186,7 @@ def _work(plan: Plan) -> Table:
     table.add_row("longest row", f"{plan.longest:,} tokens")
     table.add_row("matrix products", f"{plan.flops / 1e12:,.3g} TFLOP")
     table.add_row(
-        f"time, at least (at {plan.flops_per_second / 1e12:,.2g} TFLOP/s, measured here)",
+        f"time, at least (at {plan.flops_per_second / 1e12:,.2g} TFLOP/s, measured now)",
         readable_seconds(plan.flops / plan.flops_per_second),
     )
     for name, rows in plan.tests.items():
