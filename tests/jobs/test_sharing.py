@@ -2,50 +2,64 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+import torch
 
-def command(folder: Path, module: str, *words: str) -> None:
+from toplora_train.launch import evaluate
+
+RUN = [
+    "recipe=smoke",
+    "launch.processes=2",
+    "launch.device=cpu",
+    "trainer.max_steps=2",
+    "evaluation.limit=9",
+    "evaluation.batch_size=2",
+    "output_dir=run",
+]
+
+
+@pytest.fixture
+def like_a_worker() -> Iterator[None]:
+    """One thread, as the workers have: another number sums in another order. Signals come back."""
+    threads = torch.get_num_threads()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("like_a_worker")
+def test_two_processes_give_the_predictions_of_one_byte_for_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     done = subprocess.run(
-        [sys.executable, "-m", module, *words],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TOPLORA_CACHE": str(folder / "cache")},
+        [sys.executable, "-m", "toplora_train.cli", *RUN],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    assert len(list((run / "predictions").iterdir())) == 2
+    assert json.loads((run / "report.json").read_text())["train"]["world_size"] == 2
+    assert "answered 4 of the 9 rows here" in (run / "train.rank1.log").read_text()
 
-
-def test_two_processes_give_the_predictions_of_one_byte_for_byte(tmp_path: Path):
-    command(
-        tmp_path,
-        "toplora_train.cli",
-        "recipe=smoke",
-        "launch.processes=2",
-        "launch.device=cpu",
-        "trainer.max_steps=2",
-        "evaluation.limit=9",
-        "evaluation.batch_size=2",
-        "output_dir=run",
-    )
     # The same adapter, asked by one process.
-    again = "import sys; from toplora_train.launch.evaluate import main; sys.exit(main())"
-    (tmp_path / "again.py").write_text(again)
-    command(tmp_path, "again", "run=run")
+    monkeypatch.setattr(sys, "argv", ["toplora-eval", f"run={run}"])
+    assert evaluate.main() == 0
     for name in ("arithmetic.jsonl", "arithmetic.base.jsonl"):
-        of_two = (tmp_path / "run" / "predictions" / name).read_bytes()
-        of_one = (tmp_path / "run" / "evaluations" / "again" / "predictions" / name).read_bytes()
+        of_two = (run / "predictions" / name).read_bytes()
+        of_one = (run / "evaluations" / "again" / "predictions" / name).read_bytes()
         assert of_two == of_one
         assert of_two.count(b"\n") == 9
-    assert len(list((tmp_path / "run" / "predictions").iterdir())) == 2
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report["train"]["world_size"] == 2
-    other = (tmp_path / "run" / "train.rank1.log").read_text()
-    assert "answered 4 of the 9 rows here" in other
-    first = (tmp_path / "run" / "train.log").read_text()
-    assert "the tokens of the training rows: encoded now" in first
-    assert "the tokens of the training rows: from the cache" in other
