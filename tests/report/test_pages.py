@@ -224,3 +224,16 @@ def test_the_measured_peak_stands_beside_the_planned_memory(form):
     text = page(made) if form == "html" else render_markdown(made.to_dict(), PREDICTIONS)
     assert "2.0 GiB" in text
     assert ("3.0 GiB planned" if form == "html" else "itself: 3.0 GiB)") in text
+
+
+def test_the_rows_wording_tokens_and_learned_share_stand_with_them():
+    made = made_up_report()
+    told = {"wording": "chat", "supervised_share": 0.25, "tokens_from": "from the cache"}
+    with_all = made_up_report(data=dataclasses.replace(made.data, **told)).to_dict()
+    from_before = made.to_dict()
+    for key in told:
+        del from_before["data"][key]
+    for render in (render_markdown, lambda report, _: render_html(report, [], {})):
+        for words in ("own chat template", "25.0 % of the rows", "from the cache"):
+            assert words in render(with_all, {})
+            assert words not in render(from_before, {})
