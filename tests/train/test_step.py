@@ -89,18 +89,6 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(together, apart, rtol=1e-6, atol=1e-5)
 
 
-def test_the_model_computes_logits_on_supervised_positions_only():
-    model, batch = lora_model(), collate(examples(), 0)
-    seen = []
-    model.get_base_model().lm_head.register_forward_hook(
-        lambda _module, _inputs, output: seen.append(tuple(output.shape[:2]))
-    )
-    supervised_loss(model, batch, CPU)
-    assert seen == [(1, int((batch["labels"][:, 1:] != -100).sum()))]
-    with torch.no_grad():  # and all of them again afterwards
-        assert model(batch["input_ids"]).logits.shape[:2] == batch["input_ids"].shape
-
-
 SHAPE = dict(
     vocab_size=260,
     hidden_size=32,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from toplora_train.adapters.base import AdapterLinear
@@ -23,12 +22,18 @@ def fixed_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 def _factors(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
     for name, module in model.named_modules():
         path = name.removeprefix("module.").removeprefix("base_model.model.")
-        if isinstance(module, LoraLayer) and "default" in module.lora_A:
+        A, B = (getattr(module, name, None) for name in ("lora_A", "lora_B"))
+        if isinstance(A, nn.ModuleDict) and isinstance(B, nn.ModuleDict) and "default" in A:
             if getattr(module, "lora_magnitude_vector", None):
                 return
-            yield path, (module.lora_A["default"].weight, module.lora_B["default"].weight)
+            yield path, (_weight(A["default"]), _weight(B["default"]))
         elif isinstance(module, AdapterLinear) and "default" in module.configs:
             try:
                 yield path, module.lora_factors("default")
             except UserError:
                 return
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight: Tensor = layer.weight  # type: ignore[assignment]  # of a linear layer
+    return weight
