@@ -37,9 +37,11 @@ def test_report_and_terminal_name_the_rank(make_run, tmp_path, capsys):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     finetune.run(with_budget(make_run(), "lora_r8"), run_dir)
-    adapter = json.loads((run_dir / "report.json").read_text())["adapter"]
+    report = json.loads((run_dir / "report.json").read_text())
+    adapter = report["adapter"]
     assert (adapter["settings"]["r"], adapter["trainable_parameters"]) == (5, 5_150)
     assert "adapter.budget: r = 5: 5,150 parameters" in capsys.readouterr().out
+    assert report["notes"][0].startswith("adapter.budget: r = 5: 5,150 parameters")
 
 
 def test_the_plan_shows_the_rank_and_every_adapter(make_run, capsys):

@@ -191,6 +191,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         material,
         run_dir,
         accelerator=accelerator,
+        fitted=fitted,
         base_parameters=base_parameters,
         shape=fresh.config,
         described=described,

@@ -75,6 +75,7 @@ def build_report(
     run_dir: Path,
     *,
     accelerator: Accelerator,
+    fitted: str | None,
     base_parameters: int,
     shape: Any,
     described: dict[str, Any],
@@ -84,7 +85,10 @@ def build_report(
     selection: Selection | None,
     proof: ReloadProof,
 ) -> Report:
-    """Gather what was done, at what cost, with what result; ``shape`` is the model's own config."""
+    """Gather what was done, at what cost, with what result.
+
+    ``fitted`` says what a budget came to, ``shape`` is the model's own config.
+    """
     metrics = read_metrics(run_dir / "metrics.jsonl")
     lengths = [len(example.input_ids) for example in material.train]
     supervised = sum(example.supervised for example in material.train)
@@ -174,7 +178,7 @@ def build_report(
         environment=environment(str(accelerator.device)),
         gain=read_gain(run_dir / "predictions", list(scores)) if base_scores else None,
         expected=matching([asdict(one) for one in config.expected], config.adapter),
-        notes=notes(material, selection),
+        notes=[*([fitted] if fitted else []), *notes(material, selection)],
     )
 
 
