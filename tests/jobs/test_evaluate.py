@@ -1,9 +1,11 @@
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.jobs.conftest import tiny_run
 from toplora_train.config.again import evaluated_again
@@ -71,6 +73,17 @@ def test_other_rows_and_another_protocol_are_another_evaluation(run, tmp_path: P
         "true",
         "false",
     }
+
+
+def test_what_is_wrong_with_the_adapter_shows_before_the_base_is_asked(run, tmp_path: Path):
+    config, folder = run
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    file = copy / "adapter" / "adapter_model.safetensors"
+    save_file({k: t for k, t in load_file(file).items() if "theta" not in k}, file)
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors: .* lacks .*toplora_theta"):
+        evaluate(evaluated_again(config), copy, name="broken", command="c")
+    assert not list((copy / "evaluations" / "broken").rglob("*.jsonl*"))
 
 
 def test_without_a_task_there_is_nothing_to_ask(run):

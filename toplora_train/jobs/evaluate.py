@@ -72,6 +72,8 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     )
     tokenizer = load_tokenizer(location)
     objective = find_objective(config, tokenizer)
+    # What is wrong with the adapter shows before the base model is asked anything.
+    load_adapter(load_base(config, location, objective.head, meta=True), run_dir / "adapter")
     model = load_base(config, location, objective.head)
     model.to(accelerator.device)
     score = partial(

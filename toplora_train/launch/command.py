@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
 
 def run_command(command: Callable[[], None]) -> int:
     """Run it; what it raises becomes an exit code, an unforeseen error keeps its traceback."""
+    # That a faster kernel is not installed is told whenever bitsandbytes is, wanted or not.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         command()
     except UserError as error:
