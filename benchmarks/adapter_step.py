@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from toplora_train.adapters.attach import adapter_names, attach_adapter, count_parameters
+from toplora_train.adapters.attach import adapter_names, attach_adapter
+from toplora_train.adapters.describe import count_parameters
 from toplora_train.config.adapter import adapter_defaults
 
 

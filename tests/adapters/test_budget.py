@@ -7,12 +7,9 @@ import torch
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from tests.adapters.test_contract import ADAPTERS, defaults
-from toplora_train.adapters.attach import (
-    attach_adapter,
-    count_adapter_parameters,
-    fit_to_budget,
-)
+from toplora_train.adapters.attach import attach_adapter, fit_to_budget
 from toplora_train.adapters.budget import nearest_mode_ranks, nearest_rank, parameters_of
+from toplora_train.adapters.describe import count_adapter_parameters
 from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_model
 

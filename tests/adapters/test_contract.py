@@ -20,16 +20,14 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from toplora_train.adapters.attach import (
-    adapter_names,
-    attach_adapter,
+from toplora_train.adapters.attach import adapter_names, attach_adapter
+from toplora_train.adapters.base import adapter_prefixes
+from toplora_train.adapters.describe import (
     count_parameters,
     describe_adapter,
-    load_adapter,
-    save_adapter,
     trainable_parameters_by_module,
 )
-from toplora_train.adapters.base import adapter_prefixes
+from toplora_train.adapters.saving import load_adapter, save_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_config, tiny_model
 

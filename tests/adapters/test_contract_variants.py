@@ -18,15 +18,11 @@ from tests.adapters.variants import (
     settled,
 )
 from toplora_train.adapters import toplora
-from toplora_train.adapters.attach import (
-    attach_adapter,
-    count_adapter_parameters,
-    describe_adapter,
-    load_adapter,
-    save_adapter,
-)
+from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
+from toplora_train.adapters.describe import count_adapter_parameters, describe_adapter
 from toplora_train.adapters.export import save_as_lora
+from toplora_train.adapters.saving import load_adapter, save_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation

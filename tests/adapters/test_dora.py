@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from toplora_train.adapters.attach import attach_adapter, save_adapter
+from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.dora import peft_config
 from toplora_train.adapters.dora_norm import FactoredDora
+from toplora_train.adapters.saving import save_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_model
 

@@ -7,12 +7,9 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
-from toplora_train.adapters.attach import (
-    attach_adapter,
-    count_adapter_parameters,
-    describe_adapter,
-    save_adapter,
-)
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.describe import count_adapter_parameters, describe_adapter
+from toplora_train.adapters.saving import save_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_model
 

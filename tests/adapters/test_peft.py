@@ -9,12 +9,10 @@ import torch
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
-from toplora_train.adapters.attach import (
-    attach_adapter,
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.describe import (
     count_parameters,
     describe_adapter,
-    load_adapter,
-    save_adapter,
     trainable_parameters_by_module,
 )
 from toplora_train.adapters.peft import (
@@ -24,6 +22,7 @@ from toplora_train.adapters.peft import (
     peft_methods,
     setting_names,
 )
+from toplora_train.adapters.saving import load_adapter, save_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_config, tiny_model
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from toplora_train.adapters.attach import attach_adapter, load_adapter, save_adapter
+from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.base import UnsupportedByAdapterError
+from toplora_train.adapters.saving import load_adapter, save_adapter
 from toplora_train.adapters.toplora import (
     GateSettings,
     TopLoraConfig,

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.jobs.conftest import tiny_run
-from toplora_train.adapters.attach import attach_adapter, save_adapter
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.saving import save_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.jobs.adapted import load_adapted
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.adapters.test_contract import attached, shaken
 from tests.jobs.conftest import tiny_run
-from toplora_train.adapters.attach import save_adapter
+from toplora_train.adapters.saving import save_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.config.schema import ModelSettings, TaskSettings

@@ -7,7 +7,8 @@ import torch
 
 from tests.jobs.conftest import tiny_run
 from tests.report.made_up import made_up_report
-from toplora_train.adapters.attach import attach_adapter, save_adapter
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.saving import save_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import write_config
 from toplora_train.jobs import harness

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.train.test_step import examples
-from toplora_train.adapters.attach import attach_adapter, save_adapter
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.saving import save_adapter
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.data.batches import collate

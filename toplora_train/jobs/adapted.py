@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from toplora_train.adapters.attach import load_adapter
+from toplora_train.adapters.saving import load_adapter
 from toplora_train.config.schema import RunConfig
 from toplora_train.jobs.objective import find_objective, load_base
 from toplora_train.models.load import load_tokenizer

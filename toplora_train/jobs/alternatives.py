@@ -7,12 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from toplora_train.adapters.attach import (
-    attach_adapter,
-    count_adapter_parameters,
-    fit_to_budget,
-    without_weights,
-)
+from toplora_train.adapters.attach import attach_adapter, fit_to_budget, without_weights
+from toplora_train.adapters.describe import count_adapter_parameters
 from toplora_train.adapters.tenslora_constructions import CONSTRUCTIONS
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toplora_train.adapters.attach import load_adapter
+from toplora_train.adapters.saving import load_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task, refuse_unfit_tasks
 from toplora_train.config.resolved import read_config

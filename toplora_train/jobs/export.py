@@ -20,14 +20,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toplora_train.adapters.attach import (
+from toplora_train.adapters.base import AdapterLinear
+from toplora_train.adapters.export import is_plain_lora, save_as_lora
+from toplora_train.adapters.saving import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     load_adapter,
     read_adapter_config,
 )
-from toplora_train.adapters.base import AdapterLinear
-from toplora_train.adapters.export import is_plain_lora, save_as_lora
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config

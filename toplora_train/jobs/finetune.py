@@ -13,7 +13,9 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from toplora_train.adapters.attach import attach_adapter, describe_adapter, save_adapter
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.describe import describe_adapter
+from toplora_train.adapters.saving import save_adapter
 from toplora_train.config.errors import RunFailure
 from toplora_train.config.schema import RunConfig
 from toplora_train.evaluation.predictions import read_predictions

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from toplora_train.adapters.attach import attach_adapter, trainable_parameters_by_module
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.describe import trainable_parameters_by_module
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.batches import padding_fraction
 from toplora_train.jobs.alternatives import compare_adapters

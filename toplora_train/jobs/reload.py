@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from toplora_train.adapters.attach import load_adapter
+from toplora_train.adapters.saving import load_adapter
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""What is said of an adapter is what is there."""
+
+import pytest
+import torch
+
+from toplora_train.adapters.attach import adapter_names, attach_adapter
+from toplora_train.adapters.describe import (
+    adapter_state,
+    count_adapter_parameters,
+    count_parameters,
+    describe_adapter,
+    trainable_parameters_by_module,
+)
+from toplora_train.models.tiny import tiny_model
+
+OURS = [name for name in adapter_names() if name != "peft"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_counts_agree_with_each_other_and_with_the_tensors(name: str):
+    model = attach_adapter(tiny_model(), {"name": name, "r": 4}, seed=1)
+    counted = count_adapter_parameters(model)
+    base = sum(parameter.numel() for parameter in tiny_model().parameters())
+    assert count_parameters(model) == (counted, counted + base)
+    assert sum(trainable_parameters_by_module(model).values()) == counted
+    assert describe_adapter(model)["trainable_parameters"] == counted
+    assert sum(tensor.numel() for tensor in adapter_state(model).values()) == counted
+
+
+def test_tensors_of_several_modules_are_shared_and_others_stand_by_their_module():
+    tenslora = attach_adapter(tiny_model(), {"name": "tenslora", "r": 4}, seed=1)
+    assert set(trainable_parameters_by_module(tenslora)) == {"shared"}
+    lora = attach_adapter(tiny_model(), {"name": "lora", "r": 4}, seed=1)
+    # two layers; a rank of 4 between 64 inputs and 64, 32 and 32 outputs
+    assert trainable_parameters_by_module(lora) == {
+        "q_proj": 2 * 4 * 128,
+        "k_proj": 2 * 4 * 96,
+        "v_proj": 2 * 4 * 96,
+    }
+
+
+def test_a_module_that_is_trained_whole_is_counted_too_but_not_as_the_adapters():
+    settings = {"name": "lora", "r": 4, "modules_to_save": ["lm_head"]}
+    model = attach_adapter(tiny_model(), settings, seed=1)
+    head = tiny_model().lm_head.weight.numel()
+    own = count_adapter_parameters(model)
+    assert count_parameters(model)[0] == own + head
+    assert describe_adapter(model)["trainable_parameters"] == own + head
+
+
+def test_on_the_meta_device_it_counts_the_same():
+    with torch.device("meta"):
+        empty = tiny_model().to("meta")
+    model = attach_adapter(empty, {"name": "toplora", "r": 4}, seed=1)
+    there = attach_adapter(tiny_model(), {"name": "toplora", "r": 4}, seed=1)
+    assert count_parameters(model) == count_parameters(there)
+
+
+@pytest.mark.parametrize(("name", "merges"), [("lora", True), ("toplora", False)])
+def test_whether_it_merges_is_said(name: str, merges: bool):
+    model = attach_adapter(tiny_model(), {"name": name}, seed=1)
+    assert describe_adapter(model)["mergeable"] is merges
+    assert describe_adapter(model)["peft_type"] == name.upper()

@@ -1,0 +1,73 @@
+"""What an adapter on a model is: its parameters, where they are, its tensors in a file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import peft
+import torch
+from peft import PeftModel
+
+from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
+from toplora_train.adapters.lora_start import HalfFrozen
+from toplora_train.adapters.peft import UNMERGEABLE
+
+
+def count_parameters(model: PeftModel) -> tuple[int, int]:
+    """Trainable parameters and all parameters; also of a model on the meta device."""
+    trainable, total = model.get_nb_trainable_parameters()
+    return trainable, total
+
+
+def count_adapter_parameters(model: PeftModel) -> int:
+    """The parameters in the adapter's own tensors, on the meta device too."""
+    prefixes = adapter_prefixes(model)
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if any(part.startswith(prefixes) for part in name.split("."))
+    )
+
+
+def trainable_parameters_by_module(model: PeftModel) -> dict[str, int]:
+    """Trainable parameters summed by the last name of the module they adapt, such as ``q_proj``.
+
+    Tensors that several modules share are under ``shared``.
+    """
+    prefixes = adapter_prefixes(model)
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            counts[_adapted_module(name.split("."), prefixes)] += parameter.numel()
+    return dict(counts)
+
+
+def _adapted_module(parts: Sequence[str], prefixes: tuple[str, ...]) -> str:
+    for index, part in enumerate(parts):
+        if part.startswith(prefixes) or part in ("modules_to_save", "base_layer"):
+            return "shared" if parts[index - 1] == "base_model" else parts[index - 1]
+    return parts[-2]  # a bias of the base model that is trained as well
+
+
+def describe_adapter(model: PeftModel) -> dict[str, Any]:
+    """``peft_type``, ``trainable_parameters`` (of the adapter, frozen or not) and ``mergeable``."""
+    layers = [module for module in model.modules() if isinstance(module, AdapterLinear)]
+    frozen = [module.frozen for module in model.modules() if isinstance(module, HalfFrozen)]
+    peft_type = str(model.peft_type.value)
+    return {
+        "peft_type": peft_type,
+        "trainable_parameters": sum(tensor.numel() for tensor in adapter_state(model).values())
+        - sum(tensor.numel() for tensor in frozen),
+        "mergeable": peft_type not in UNMERGEABLE
+        and all(layer.can_merge(name) for layer in layers for name in layer.configs),
+    }
+
+
+def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under the names that they have in a file."""
+    tensors: dict[str, torch.Tensor] = peft.get_peft_model_state_dict(
+        model, save_embedding_layers=False
+    )
+    return tensors
