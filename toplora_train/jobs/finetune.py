@@ -25,7 +25,6 @@ from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
 from toplora_train.jobs.encoding import learned_prompt
-from toplora_train.jobs.engines import refuse_unbuilt_engine
 from toplora_train.jobs.fitting import refuse_unfit_rows
 from toplora_train.jobs.joining import join_processes, part_processes
 from toplora_train.jobs.learning import (
@@ -33,16 +32,15 @@ from toplora_train.jobs.learning import (
     learning_rate,
     make_optimizer,
     prove_batches,
-    refuse_unfit_compilation,
-    refuse_unfit_optimizer,
     training_layers,
 )
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import base_weights, load_base
+from toplora_train.jobs.refusals import refuse_unfit_settings
 from toplora_train.jobs.reload import probe_logits, prove_reload
 from toplora_train.jobs.reporting import build_report, conclusion, introduction
 from toplora_train.jobs.scoring import score_test_sets
-from toplora_train.jobs.selection import Selection, fingerprint, select, selects
+from toplora_train.jobs.selection import Selection, fingerprint, select
 from toplora_train.jobs.settings import deciding_settings
 from toplora_train.jobs.starting import show_rows
 from toplora_train.jobs.watching import watching
@@ -76,12 +74,12 @@ def run(config: RunConfig, run_dir: Path) -> None:
         Interrupted: a signal came.
     """
     interrupt_at_once()
-    refuse_unbuilt_engine(config.launch.engine)
     accelerator = open_accelerator(
         device=config.launch.device,
         mixed_precision=config.trainer.mixed_precision,
         deterministic=config.trainer.deterministic,
     )
+    refuse_unfit_settings(config, processes=accelerator.num_processes)
     first = accelerator.is_main_process  # of several processes, it alone writes and shows
     console = open_console(quiet=not first)
     autocast = AUTOCAST[config.trainer.mixed_precision]
@@ -89,9 +87,6 @@ def run(config: RunConfig, run_dir: Path) -> None:
     material = prepare(config, console=console, in_turn=accelerator.local_main_process_first)
     config, fitted = within_budget(config, material)
     refuse_unusable_adapter(config, material)
-    selects(config)  # a choice that cannot be made shows before anything is slow
-    refuse_unfit_compilation(config, processes=accelerator.num_processes)
-    refuse_unfit_optimizer(config, processes=accelerator.num_processes)
     checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)
     console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
     if fitted is not None:

@@ -15,12 +15,11 @@ from toplora_train.data.batches import padding_fraction
 from toplora_train.jobs.alternatives import compare_adapters
 from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.device import open_accelerator
-from toplora_train.jobs.engines import refuse_unbuilt_engine
 from toplora_train.jobs.fitting import refuse_unfit_rows
 from toplora_train.jobs.learning import padded_together, rows_at_once
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import load_base
-from toplora_train.jobs.selection import selects
+from toplora_train.jobs.refusals import refuse_unfit_settings
 from toplora_train.models.memory import MemoryEstimate, estimate_memory
 from toplora_train.models.work import product_speed, training_flops
 from toplora_train.report.plan import Plan, show_plan
@@ -39,12 +38,12 @@ def run(config: RunConfig) -> None:
         UserError: the run could not start as it is configured.
     """
     interrupt_at_once()
-    refuse_unbuilt_engine(config.launch.engine)
+    asked = config.launch.processes
+    processes = max(1, torch.cuda.device_count()) if asked == "auto" else asked
+    refuse_unfit_settings(config, processes=processes)
     accelerator = open_accelerator(
         device=config.launch.device, mixed_precision=config.trainer.mixed_precision
     )
-    asked = config.launch.processes
-    processes = max(1, torch.cuda.device_count()) if asked == "auto" else asked
     material = prepare(config, weights=False)
     show_plan(
         make_plan(config, material, device=accelerator.device, processes=processes), Console()
@@ -59,7 +58,6 @@ def make_plan(
     processes: int = 1,
 ) -> Plan:
     """Count on the meta device, estimate from shapes, render one example."""
-    selects(config)
     asked = config.adapter
     config, fitted = within_budget(config, material)
     trainer = config.trainer

@@ -1,0 +1,60 @@
+"""What cannot be done together is refused by a run and by its plan, in the same words."""
+
+from dataclasses import replace
+
+import pytest
+
+from toplora_train.config.errors import UserError
+from toplora_train.jobs import finetune, plan
+from toplora_train.jobs.refusals import refuse_unfit_settings
+
+UNFIT = {
+    "zero": ({"launch": {"engine": "zero2"}}, 1, r"^launch\.engine=zero2: DeepSpeed's ZeRO"),
+    "patience": (
+        {"trainer": {"select": "last", "patience": 2}},
+        1,
+        r"^trainer\.patience waits for a better adapter",
+    ),
+    "compile": (
+        {"trainer": {"compile": "aot_eager", "activation_checkpointing": True}},
+        1,
+        r"^trainer\.compile: layers that recompute",
+    ),
+    "muon": (
+        {"optimizer": {"name": "muon"}, "launch": {"engine": "fsdp2", "processes": 2}},
+        2,
+        r"^optimizer=muon needs whole matrices",
+    ),
+}
+
+
+def changed(config, groups: dict):
+    return replace(
+        config, **{name: replace(getattr(config, name), **keys) for name, keys in groups.items()}
+    )
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_settings_that_exclude_each_other_are_refused(make_run, name: str):
+    groups, processes, message = UNFIT[name]
+    with pytest.raises(UserError, match=message):
+        refuse_unfit_settings(changed(make_run(), groups), processes=processes)
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_plan_refuses_them_too(make_run, name: str):
+    groups, _, message = UNFIT[name]
+    with pytest.raises(UserError, match=message):
+        plan.run(changed(make_run(), groups))
+
+
+@pytest.mark.parametrize("name", ["zero", "patience", "compile"])
+def test_a_run_refuses_them_before_it_reads_a_row(make_run, tmp_path, name: str):
+    groups, _, message = UNFIT[name]
+    config = changed(make_run(), groups | {"dataset": {"train": "nowhere.jsonl"}})
+    with pytest.raises(UserError, match=message):
+        finetune.run(config, tmp_path)
+
+
+def test_a_usual_run_passes(make_run):
+    refuse_unfit_settings(make_run(), processes=1)

@@ -1,0 +1,20 @@
+"""Settings that are right one by one and cannot be together, seen before anything is read."""
+
+from __future__ import annotations
+
+from toplora_train.config.schema import RunConfig
+from toplora_train.jobs.engines import refuse_unbuilt_engine
+from toplora_train.jobs.learning import refuse_unfit_compilation, refuse_unfit_optimizer
+from toplora_train.jobs.selection import selects
+
+
+def refuse_unfit_settings(config: RunConfig, *, processes: int) -> None:
+    """Refuse what no run of ``processes`` processes can do; a plan refuses the same.
+
+    Raises:
+        UserError: names the settings and what to use instead.
+    """
+    refuse_unbuilt_engine(config.launch.engine)
+    selects(config)
+    refuse_unfit_compilation(config, processes=processes)
+    refuse_unfit_optimizer(config, processes=processes)
