@@ -274,15 +274,19 @@ class TestEveryAdapter:
         assert type(base) is LlamaForCausalLM
         assert torch.equal(logits(base), logits(tiny_model()))
 
-    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "auto"])
-    def test_its_dtype_is_chosen_and_kept_by_the_file(self, name: str, dtype: str, tmp_path: Path):
-        model = attach_adapter(tiny_model().bfloat16(), defaults(name, dtype=dtype), seed=1)
-        expected = torch.float32 if dtype == "float32" else torch.bfloat16
+    @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+    @pytest.mark.parametrize("dtype", ["float32", "half", "auto"])
+    def test_its_dtype_is_chosen_and_kept_by_the_file(
+        self, name: str, dtype: str, half: torch.dtype, tmp_path: Path
+    ):
+        dtype = str(half).removeprefix("torch.") if dtype == "half" else dtype
+        model = attach_adapter(tiny_model().to(half), defaults(name, dtype=dtype), seed=1)
+        expected = torch.float32 if dtype == "float32" else half
         assert {p.dtype for p in model.parameters() if p.requires_grad} == {expected}
         shaken(model)
-        assert logits(model).dtype == torch.bfloat16
+        assert logits(model).dtype == half
         save_adapter(model, tmp_path)
-        loaded = load_adapter(tiny_model().bfloat16(), tmp_path)
+        loaded = load_adapter(tiny_model().to(half), tmp_path)
         assert torch.equal(logits(loaded), logits(model))
         found = {tensor.dtype for tensor in tensors(loaded).values()}
         assert found == {expected}

@@ -142,6 +142,7 @@ def test_autocast_and_half_precision_compute_nearly_the_same(variant: str, kind:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert near(logits(model), expected)
         assert all(g.isfinite().all() for g in gradients(model, kind).values())
+    assert near(logits(copy.deepcopy(model).half()), expected)
     assert near(logits(model.bfloat16()), expected)
 
 
