@@ -49,13 +49,10 @@ FORMS = {
         f"peft-{method}": [
             "adapter=peft",
             f"adapter.peft_type={method}",
-            *(f"+adapter.settings.{key}={_word}" for key, _word in settings.items()),
+            *(f"+adapter.settings.{key}={json.dumps(value)}" for key, value in settings.items()),
         ]
-        for method, settings in (
-            (method, {key: json.dumps(value) for key, value in own.items()})
-            for method, own in METHODS.items()
-            if method in peft_methods()
-        )
+        for method, settings in METHODS.items()
+        if method in peft_methods()
     },
 }
 

@@ -105,13 +105,11 @@ def start_from_weights(model: PeftModel, init: str) -> None:
         ValueError: A layer is not linear, or thinner than the rank.
     """
     for name, layer in model.named_modules():
-        if getattr(layer, "lora_embedding_A", {}):
+        linear = getattr(layer, "lora_A", {})
+        others = [module for module in linear.values() if not isinstance(module, nn.Linear)]
+        if others or getattr(layer, "lora_embedding_A", {}):
             raise ValueError(f"init {init!r} is for linear layers; target_modules matches {name}")
-        for adapter, module in getattr(layer, "lora_A", {}).items():
-            if not isinstance(module, nn.Linear):
-                raise ValueError(
-                    f"init {init!r} is for linear layers; target_modules matches {name}"
-                )
+        for adapter, module in linear.items():
             A0, B0 = _start(frozen_weight(layer), layer.r[adapter], layer.scaling[adapter], init)
             if min(A0.shape[0], B0.shape[1]) < layer.r[adapter]:
                 raise ValueError(f"r must be at most {A0.shape[0]}, the smaller side of {name}")
