@@ -10,7 +10,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2", "zero2", "zero3"])
 @pytest.mark.parametrize("adapter", ["lora", "toplora", "tenslora"])
 def test_two_gpus_train_what_one_trains(run, engine, adapter):
     chosen = [f"adapter={adapter}", "trainer.mixed_precision=no"]

@@ -8,20 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from toplora_train.config.errors import UserError
 from toplora_train.config.locate import options
-from toplora_train.jobs.engines import refuse_unbuilt_engine
-
-
-@pytest.mark.parametrize("engine", ["zero2", "zero3"])
-def test_zero_is_refused_with_what_does_the_same(engine):
-    with pytest.raises(UserError, match=rf"engine={engine}.*launch=fsdp2 shares"):
-        refuse_unbuilt_engine(engine)
-
-
-def test_what_is_built_is_let_through():
-    for engine in ("ddp", "fsdp2"):
-        refuse_unbuilt_engine(engine)
 
 
 def test_every_engine_is_an_option_of_launch():
@@ -38,7 +25,7 @@ choices: ["no", "yes"]
 
 
 @pytest.mark.slow
-def test_fsdp2_chooses_the_epoch_of_a_head_that_ddp_chooses(tmp_path: Path):
+def test_shared_out_a_head_is_chosen_at_the_epoch_that_ddp_chooses(tmp_path: Path):
     """The head is trained and judged in parts, and what is kept is whole."""
     (tmp_path / "own" / "task").mkdir(parents=True)
     (tmp_path / "own" / "task" / "mine.yaml").write_text(TASK)
@@ -52,7 +39,8 @@ def test_fsdp2_chooses_the_epoch_of_a_head_that_ddp_chooses(tmp_path: Path):
     command += ["dataset=jsonl", "dataset.train=train.jsonl", "task=[mine]", "trainer.epochs=2"]
     command += ["dataset.validation_rows=8", "trainer.batch_size=8", "dataset.max_length=64"]
     command += ["launch.processes=2", "launch.device=cpu"]
-    for engine in ("ddp", "fsdp2"):
+    engines = ("ddp", "fsdp2", "zero2")
+    for engine in engines:
         done = subprocess.run(
             [*command, f"launch={engine}", f"output_dir={engine}"],
             cwd=tmp_path,
@@ -63,12 +51,13 @@ def test_fsdp2_chooses_the_epoch_of_a_head_that_ddp_chooses(tmp_path: Path):
         )
         assert done.returncode == 0, done.stderr[-3000:]
     judged, tensors = (
-        [read(tmp_path / engine / where) for engine in ("ddp", "fsdp2")]
+        [read(tmp_path / engine / where) for engine in engines]
         for read, where in (
             (Path.read_text, "checkpoints/selected/judged.json"),
             (load_file, "adapter/adapter_model.safetensors"),
         )
     )
-    assert judged[0] == judged[1]
+    assert judged[0] == judged[1] == judged[2]
     for key, tensor in tensors[0].items():
-        torch.testing.assert_close(tensors[1][key], tensor, rtol=0, atol=1e-6, msg=key)
+        for shared in tensors[1:]:
+            torch.testing.assert_close(shared[key], tensor, rtol=0, atol=1e-6, msg=key)

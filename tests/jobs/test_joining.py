@@ -7,7 +7,7 @@ from toplora_train.jobs.joining import join_processes, part_processes
 
 def test_one_process_has_nothing_to_share_out(make_run):
     model = lora_model()
-    for engine in ("ddp", "fsdp2"):
+    for engine in ("ddp", "fsdp2", "zero2", "zero3"):
         joined, optimizer = join_processes(
             model, adamw, engine=engine, accelerator=Accelerator(cpu=True)
         )

@@ -9,7 +9,6 @@ from toplora_train.jobs import finetune, plan
 from toplora_train.jobs.refusals import refuse_unfit_settings
 
 UNFIT = {
-    "zero": ({"launch": {"engine": "zero2"}}, 1, r"^launch\.engine=zero2: DeepSpeed's ZeRO"),
     "patience": (
         {"trainer": {"select": "last", "patience": 2}},
         1,
@@ -48,7 +47,7 @@ def test_a_plan_refuses_them_too(make_run, name: str):
         plan.run(changed(make_run(), groups))
 
 
-@pytest.mark.parametrize("name", ["zero", "patience", "compile"])
+@pytest.mark.parametrize("name", ["patience", "compile"])
 def test_a_run_refuses_them_before_it_reads_a_row(make_run, tmp_path, name: str):
     groups, _, message = UNFIT[name]
     config = changed(make_run(), groups | {"dataset": {"train": "nowhere.jsonl"}})

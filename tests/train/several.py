@@ -17,7 +17,7 @@ from toplora_train.models.tiny import tiny_model
 from toplora_train.train.checkpoint import TrainState, adapter_tensors
 from toplora_train.train.loop import train
 from toplora_train.train.optimizer import build_optimizer
-from toplora_train.train.sharding import shard
+from toplora_train.train.sharding import shard_adapter, shard_model
 from toplora_train.train.signals import Interruption
 from toplora_train.train.step import Loss, supervised_loss
 
@@ -42,7 +42,7 @@ def train_one(
     *,
     micro_batch_size: int = 2,
     activation_checkpointing: bool = False,
-    sharded: bool = False,
+    stage: int = 0,
     steps: int = STEPS,
     loss: Loss = supervised_loss,
 ) -> None:
@@ -50,12 +50,14 @@ def train_one(
     adapted = attach_adapter(tiny_model(), settings(name), seed=3)
     if activation_checkpointing:
         checkpoint_activations(adapted)
-    if sharded:
-        shard(adapted)
+    if stage == 2:
+        shard_adapter(adapted, accelerator.device)
+    if stage == 3:
+        shard_model(adapted)
     optimizer = build_optimizer(
         adapted, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, device_type="cpu"
     )
-    model = adapted if sharded else accelerator.prepare(adapted)
+    model = adapted if stage else accelerator.prepare(adapted)
     optimizer = accelerator.prepare(optimizer)
     records = train(
         model,
@@ -109,8 +111,9 @@ def main(folder: Path) -> None:
     for name in TRAINED:
         train_one(name, folder, accelerator)
     train_one("tenslora", folder / "recomputed", accelerator, activation_checkpointing=True)
-    for name in SHARDED:
-        train_one(name, folder / "sharded", accelerator, sharded=True)
+    for stage in (2, 3):
+        for name in SHARDED:
+            train_one(name, folder / f"zero{stage}", accelerator, stage=stage)
     # A step is one micro-batch of three rows in the first process and two in the second.
     for where, loss in (("enough", supervised_loss), ("full", full_from(7, accelerator))):
         train_one("lora", folder / where, accelerator, micro_batch_size=3, steps=9, loss=loss)
@@ -118,6 +121,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in ("", "recomputed", "sharded", "enough", "full"):
+    for name in ("", "recomputed", "zero2", "zero3", "enough", "full"):
         (Path(sys.argv[1]) / name).mkdir(exist_ok=True, parents=True)
     main(Path(sys.argv[1]))

@@ -98,13 +98,14 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, of_two: Path, name:
         torch.testing.assert_close(both[key], tensor, rtol=0, atol=1e-5, msg=key)
 
 
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
 @pytest.mark.parametrize("name", SHARDED)
-def test_sharing_the_tensors_out_trains_what_whole_ones_do(of_two: Path, name: str):
-    """FSDP2 against DDP, TensLoRA's tensors at the root among them."""
-    ddp, fsdp2 = (load_file(f / f"{name}.safetensors") for f in (of_two, of_two / "sharded"))
-    torch.testing.assert_close(fsdp2.pop("numbers"), ddp.pop("numbers"), rtol=1e-6, atol=0)
+def test_sharing_the_tensors_out_trains_what_whole_ones_do(of_two: Path, name: str, stage: str):
+    """ZeRO's second and third stage against DDP, TensLoRA's tensors at the root among them."""
+    ddp, zero = (load_file(f / f"{name}.safetensors") for f in (of_two, of_two / stage))
+    torch.testing.assert_close(zero.pop("numbers"), ddp.pop("numbers"), rtol=1e-6, atol=0)
     for key, tensor in ddp.items():
-        torch.testing.assert_close(fsdp2[key], tensor, rtol=0, atol=1e-5, msg=key)
+        torch.testing.assert_close(zero[key], tensor, rtol=0, atol=1e-5, msg=key)
 
 
 def test_one_process_out_of_memory_at_step_seven_halves_all_and_changes_nothing(of_two: Path):

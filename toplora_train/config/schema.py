@@ -212,7 +212,7 @@ class TrackerSettings:
 class LaunchSettings:
     """How many worker processes, on which kind of device, joined by which engine.
 
-    ``processes: auto`` is one per GPU, or one on a CPU.
+    ``processes: auto`` is one per GPU, or one on a CPU. ``zero3`` is another name of ``fsdp2``.
     """
 
     name: str = "local"

@@ -1,4 +1,4 @@
-"""How several processes hold one model: each a whole one (DDP), or each a part of it (FSDP2)."""
+"""How several processes hold one model: each a whole one (DDP), or each a part of it (ZeRO)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toplora_train.config.schema import RunConfig
 from toplora_train.jobs.material import Material
 from toplora_train.jobs.objective import load_base
 from toplora_train.train.checkpoint import adapter_tensors, set_adapter_tensors
-from toplora_train.train.sharding import is_shared_out, shard
+from toplora_train.train.sharding import is_shared_out, shard_adapter, shard_model
 
 
 def join_processes(
@@ -24,10 +24,14 @@ def join_processes(
     accelerator: Accelerator,
 ) -> tuple[PeftModel, torch.optim.Optimizer]:
     """The model as all processes train it, and its optimizer."""
-    if engine == "fsdp2" and accelerator.num_processes > 1:
-        return shard(adapted), accelerator.prepare(make_optimizer(adapted))
-    model, optimizer = accelerator.prepare(adapted, make_optimizer(adapted))
-    return model, optimizer
+    if engine == "ddp" or accelerator.num_processes == 1:
+        model, optimizer = accelerator.prepare(adapted, make_optimizer(adapted))
+        return model, optimizer
+    if engine == "zero2":
+        sharded = shard_adapter(adapted, accelerator.device)
+    else:
+        sharded = shard_model(adapted)
+    return sharded, accelerator.prepare(make_optimizer(sharded))
 
 
 def part_processes(

@@ -129,7 +129,7 @@ def refuse_unfit_compilation(config: RunConfig, *, processes: int) -> None:
             "trainer.compile: layers that recompute their activations are run uncompiled by torch; "
             "use trainer.compile=null or trainer.activation_checkpointing=false"
         )
-    if config.launch.engine == "fsdp2" and processes > 1:
+    if config.launch.engine != "ddp" and processes > 1:
         raise UserError(
             "trainer.compile is not built for tensors that are shared out; use launch=ddp or "
             "trainer.compile=null"
@@ -142,10 +142,11 @@ def refuse_unfit_optimizer(config: RunConfig, *, processes: int) -> None:
     Raises:
         UserError: Names what to use instead.
     """
-    if config.optimizer.name == "muon" and config.launch.engine == "fsdp2" and processes > 1:
+    engine = config.launch.engine
+    if config.optimizer.name == "muon" and engine != "ddp" and processes > 1:
         raise UserError(
-            "optimizer=muon needs whole matrices, which launch=fsdp2 shares out; use launch=ddp or "
-            "optimizer=adamw"
+            f"optimizer=muon needs whole matrices, which launch={engine} shares out; use "
+            "launch=ddp or optimizer=adamw"
         )
 
 

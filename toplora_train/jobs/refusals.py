@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from toplora_train.config.schema import RunConfig
-from toplora_train.jobs.engines import refuse_unbuilt_engine
 from toplora_train.jobs.learning import refuse_unfit_compilation, refuse_unfit_optimizer
 from toplora_train.jobs.selection import selects
 
@@ -14,7 +13,6 @@ def refuse_unfit_settings(config: RunConfig, *, processes: int) -> None:
     Raises:
         UserError: names the settings and what to use instead.
     """
-    refuse_unbuilt_engine(config.launch.engine)
     selects(config)
     refuse_unfit_compilation(config, processes=processes)
     refuse_unfit_optimizer(config, processes=processes)

@@ -1,7 +1,9 @@
-"""FSDP2: each process keeps a part of every tensor and gathers a layer while it computes with it.
+"""Each process keeps a part of the tensors, of their gradients and of the optimizer's state.
 
-Torch's own ``fully_shard``, a group per layer of the model; what belongs to no layer, the shared
-tensors of TensLoRA among it, is in the group of the whole model.
+ZeRO (arXiv:1910.02054) names the stages: the second shares out gradients and optimizer state, which
+only what is trained has, and leaves the base model whole; the third shares out the base model too,
+a layer of which is gathered while it computes. Both are torch's own ``fully_shard`` (FSDP2), with
+which gradients stay tensors that can be looked at and the step stays that of the other engines.
 """
 
 from __future__ import annotations
@@ -18,8 +20,23 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
-def shard(model: PeftModel) -> PeftModel:
-    """Share the model's tensors out over all processes, in place; the optimizer is made after."""
+def shard_adapter(model: PeftModel, device: torch.device) -> PeftModel:
+    """Share out what is trained, in place (ZeRO stage 2); the optimizer is made after.
+
+    An adapter is small: all of it is gathered for a forward pass and kept until its gradients are
+    there. The base model moves to ``device`` as it is, quantised or not.
+    """
+    frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
+    fully_shard(model.to(device), ignored_params=frozen, reshard_after_forward=False)
+    return model
+
+
+def shard_model(model: PeftModel) -> PeftModel:
+    """Share out every tensor, in place (ZeRO stage 3); the optimizer is made after.
+
+    A group per layer of the model; what belongs to no layer, the shared tensors of TensLoRA among
+    it, is in the group of the whole model.
+    """
     layers = set(getattr(model.get_base_model(), "_no_split_modules", None) or ())
     for module in model.modules():
         if type(module).__name__ in layers:
