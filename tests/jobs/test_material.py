@@ -32,9 +32,15 @@ def test_held_out_rows_are_not_trained_on(make_run):
 
 def test_steps_follow_epochs_unless_max_steps_is_given(make_run):
     config = make_run()
-    assert total_steps(config, rows=20) == 4
+    assert total_steps(config, [7] * 20) == 4
     epochs = replace(config, trainer=replace(config.trainer, max_steps=None, epochs=2))
-    assert total_steps(epochs, rows=20) == 2 * 3
+    assert total_steps(epochs, [7] * 20) == 2 * 3
+
+
+def test_a_run_of_so_many_tokens_ends_with_the_step_that_reaches_them(make_run):
+    config = make_run()
+    tokens = replace(config, trainer=replace(config.trainer, max_steps=None, max_tokens=20 * 7 + 1))
+    assert total_steps(tokens, [7] * 20) == 3 + 1
 
 
 def test_rows_that_do_not_fit_are_an_error_before_any_weight(make_run):

@@ -9,6 +9,11 @@ from toplora_train.jobs import finetune, plan
 from toplora_train.jobs.refusals import refuse_unfit_settings
 
 UNFIT = {
+    "two lengths": (
+        {"trainer": {"max_steps": 3, "max_tokens": 1000}},
+        1,
+        r"^trainer\.max_steps=3 and trainer\.max_tokens=1000",
+    ),
     "patience": (
         {"trainer": {"select": "last", "patience": 2}},
         1,
@@ -47,7 +52,7 @@ def test_a_plan_refuses_them_too(make_run, name: str):
         plan.run(changed(make_run(), groups))
 
 
-@pytest.mark.parametrize("name", ["patience", "compile"])
+@pytest.mark.parametrize("name", ["two lengths", "patience", "compile"])
 def test_a_run_refuses_them_before_it_reads_a_row(make_run, tmp_path, name: str):
     groups, _, message = UNFIT[name]
     config = changed(make_run(), groups | {"dataset": {"train": "nowhere.jsonl"}})

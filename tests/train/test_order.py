@@ -1,6 +1,6 @@
 import pytest
 
-from toplora_train.train.order import remaining_batches, steps_in_epoch
+from toplora_train.train.order import remaining_batches, steps_in_epoch, steps_through
 
 
 def test_a_short_last_batch_is_a_step_of_its_own():
@@ -25,3 +25,17 @@ def test_the_position_in_the_data_is_the_step(after: int):
         )
 
     assert batches(after) == batches(0)[after:]
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 17, 36, 37, 52, 72, 100])
+@pytest.mark.parametrize("group_by_length", [True, False])
+def test_the_step_that_reaches_so_many_tokens_is_found_without_walking(tokens, group_by_length):
+    lengths = [*range(1, 9)]  # 36 tokens
+    how = {"batch_size": 3, "group_by_length": group_by_length, "seed": 4}
+    steps = steps_through(tokens, lengths, **how)
+    walked = [
+        sum(lengths[row] for row in batch)
+        for _, _, batch in remaining_batches(lengths, after=0, until=steps, **how)
+    ]
+    assert len(walked) == steps
+    assert sum(walked[:-1]) < tokens <= sum(walked)

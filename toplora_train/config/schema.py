@@ -145,10 +145,11 @@ class TrainerSettings:
 
     ``batch_size`` is the number of rows per optimizer step over all processes;
     ``micro_batch_size`` the number per forward pass, or ``auto`` for the most that fit the memory.
-    ``max_steps`` replaces ``epochs`` where given. ``batching: packed`` lays the rows of a forward
-    pass end to end instead of padding them; before the first step the model is shown to keep them
-    apart. ``deterministic`` refuses operations whose result
-    differs from run to run on the same machine.
+    ``max_steps`` replaces ``epochs`` where given; so does ``max_tokens``, which ends the run, and
+    the learning rate's schedule, with the step that reaches so many tokens of rows.
+    ``batching: packed`` lays the rows of a forward pass end to end instead of padding them; before
+    the first step the model is shown to keep them apart. ``deterministic`` refuses operations whose
+    result differs from run to run on the same machine.
     ``log_every``, ``save_every`` and ``eval_every`` count optimizer steps; 0 means never.
     ``keep`` is the number of newest checkpoints kept on disk.
     ``select: best`` ends with the adapter that does best on the held-out rows: of a language model
@@ -164,6 +165,7 @@ class TrainerSettings:
     micro_batch_size: PositiveInt | Literal["auto"] = 4
     epochs: PositiveInt = 1
     max_steps: PositiveInt | None = None
+    max_tokens: PositiveInt | None = None
     max_grad_norm: NonNegativeFloat = 1.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     activation_checkpointing: bool = False

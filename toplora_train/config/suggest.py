@@ -30,6 +30,7 @@ SYNONYMS = {
     "lr_scheduler_type": "schedule",
     "max_seq_len": "max_length",
     "max_seq_length": "max_length",
+    "max_tokens": "max_new_tokens",
     "max_train_steps": "max_steps",
     "micro_bs": "micro_batch_size",
     "model_name": "path",

@@ -239,7 +239,7 @@ def fine_tune(
 ) -> PeftModel:
     """Train the adapter, writing a line of metrics per logged step."""
     trainer = config.trainer
-    total = total_steps(config, len(material.train))
+    total = total_steps(config, material.lengths)
     prove_batches(adapted, trainer, material, accelerator=accelerator)
     micro_batch_size = fitting_micro_batch(adapted, trainer, material, accelerator=accelerator)
     model, optimizer = join_processes(

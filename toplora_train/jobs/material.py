@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from toplora_train.jobs.testsets import TestSet, asked_as_learned, read_test_set
 from toplora_train.models.load import load_tokenizer
 from toplora_train.models.locate import ModelLocation, locate_model
 from toplora_train.models.packaged import cache_folder
-from toplora_train.train.order import steps_in_epoch
+from toplora_train.train.order import steps_in_epoch, steps_through
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Material:
     contaminated: dict[str, list[str]]  # ids of test rows whose question is trained on, by task
     tokens_from: str  # whether the tokens were cached, in words
     truncated_tests: dict[str, int] = field(default_factory=dict)  # rows that a head sees in part
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each row that is trained on."""
+        return [len(example.input_ids) for example in self.train]
 
 
 def prepare(
@@ -155,7 +160,15 @@ def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | 
     )
 
 
-def total_steps(config: RunConfig, rows: int) -> int:
-    """The optimizer steps of the whole run."""
-    epochs = config.trainer.epochs
-    return config.trainer.max_steps or epochs * steps_in_epoch(rows, config.trainer.batch_size)
+def total_steps(config: RunConfig, lengths: Sequence[int]) -> int:
+    """The optimizer steps of the whole run on rows of ``lengths`` tokens."""
+    trainer = config.trainer
+    if trainer.max_tokens is not None:
+        return steps_through(
+            trainer.max_tokens,
+            lengths,
+            batch_size=trainer.batch_size,
+            group_by_length=trainer.group_by_length,
+            seed=config.seed,
+        )
+    return trainer.max_steps or trainer.epochs * steps_in_epoch(len(lengths), trainer.batch_size)

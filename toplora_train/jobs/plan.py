@@ -68,8 +68,8 @@ def make_plan(
     adapted = attach_adapter(model, config.adapter, seed=config.seed)
     trainable = trainable_parameters_by_module(adapted)
 
-    steps = total_steps(config, len(material.train))
-    lengths = [len(example.input_ids) for example in material.train]
+    lengths = material.lengths
+    steps = total_steps(config, lengths)
     batches = [
         batch
         for _, _, batch in remaining_batches(

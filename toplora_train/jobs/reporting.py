@@ -47,7 +47,7 @@ CHAT = "; conversations in the model's own chat template, of each the last answe
 
 def introduction(config: RunConfig, material: Material, start: TrainState) -> str:
     """What is about to happen, in a few lines."""
-    total = total_steps(config, len(material.train))
+    total = total_steps(config, material.lengths)
     tests = ", ".join(f"{t.name} ({len(t.rows.rows)} rows)" for t in material.test_sets) or "none"
     resumed = f", going on after step {start.step}" if start.step else ""
     return (
@@ -90,7 +90,7 @@ def build_report(
     ``fitted`` says what a budget came to, ``shape`` is the model's own config.
     """
     metrics = read_metrics(run_dir / "metrics.jsonl")
-    lengths = [len(example.input_ids) for example in material.train]
+    lengths = material.lengths
     supervised = sum(example.supervised for example in material.train)
     last = metrics[-1]
     window = max(1, min(10, len(metrics) // 4))  # logged losses whose mean is the first, the last

@@ -221,7 +221,7 @@ def by_validation_loss(_model: PeftModel, record: StepRecord) -> float | None:
 def by_head(config: RunConfig, material: Material, autocast_dtype: torch.dtype | None) -> Judge:
     """Judge a head by its task's metric, where a step ends an epoch or the run."""
     task = head_task(config)
-    last = total_steps(config, len(material.train))
+    last = total_steps(config, material.lengths)
     assert task is not None
 
     def judge(model: PeftModel, record: StepRecord) -> float | None:

@@ -19,7 +19,7 @@ def show_rows(adapted: PeftModel, config: RunConfig, material: Material) -> None
         UserError: The start cannot be made of these rows.
     """
     order = remaining_batches(
-        [len(example.input_ids) for example in material.train],
+        material.lengths,
         after=0,
         until=SHOWN_BATCHES,
         batch_size=config.trainer.batch_size,

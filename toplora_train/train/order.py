@@ -13,6 +13,31 @@ def steps_in_epoch(rows: int, batch_size: int) -> int:
     return math.ceil(rows / batch_size)
 
 
+def steps_through(
+    tokens: int, lengths: Sequence[int], *, batch_size: int, group_by_length: bool, seed: int
+) -> int:
+    """The first step after which at least ``tokens`` tokens of rows have been trained on.
+
+    Args:
+        tokens: What is to be gone through; padding does not count.
+        lengths: Tokens of each row.
+        batch_size: Rows of a step.
+        group_by_length: As in the run: it decides which rows a step holds.
+        seed: The run's.
+    """
+    epochs, left = divmod(tokens, sum(lengths))
+    steps = epochs * steps_in_epoch(len(lengths), batch_size)
+    batches = epoch_batches(
+        lengths, batch_size=batch_size, seed=seed, epoch=epochs, group_by_length=group_by_length
+    )
+    for batch in batches:
+        if left <= 0:
+            break
+        left -= sum(lengths[index] for index in batch)
+        steps += 1
+    return steps
+
+
 def remaining_batches(
     lengths: Sequence[int],
     *,
