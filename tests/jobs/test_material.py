@@ -165,3 +165,22 @@ def test_a_legacy_protocol_has_no_conversations(make_run, tmp_path):
     legacy = EvaluationSettings(protocol="legacy.toplora", limit=3)
     with pytest.raises(UserError, match=r"legacy\.toplora has a wording of its own"):
         prepare(make_run(dataset=dataset, evaluation=legacy, model=chat_model(tmp_path / "model")))
+
+
+def test_where_a_cloze_is_asked_a_cloze_is_learned(make_run, tmp_path):
+    asked = "Is water wet?\n\nAnswer1: yes Answer2: never Answer format: answer1/answer2"
+    row = {"instruction": asked, "output": "the correct answer is answer2", "answer": "answer2"}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(row) + "\n")
+    config = make_run()
+    config = replace(
+        config,
+        task={},
+        dataset=replace(config.dataset, train=str(rows)),
+        evaluation=replace(config.evaluation, multiple_choice="cloze"),
+    )
+    material = prepare(config, weights=False)
+    assert material.rows.rows[0].instruction == "Is water wet?"
+    example = material.train[0]
+    learned = example.input_ids[example.prompt_length :]
+    assert material.tokenizer.decode(learned, skip_special_tokens=True) == "never"

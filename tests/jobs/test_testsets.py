@@ -48,7 +48,8 @@ def test_no_tasks_is_no_test_set():
 
 def options(tmp_path: Path, **changes) -> dict[str, TaskSettings]:
     rows = tmp_path / "choices.jsonl"
-    rows.write_text(json.dumps({"instruction": "Is water wet?", "answer": "true"}) + "\n")
+    asked = "Is water wet?\n\nAnswer format: true/false"
+    rows.write_text(json.dumps({"instruction": asked, "answer": "true"}) + "\n")
     settings = {
         "extraction": "choice",
         "choices": ["true", "false"],
@@ -78,6 +79,8 @@ def test_to_choose_a_task_needs_choices_and_the_sentence_they_stand_in(tmp_path:
 def test_a_legacy_protocol_neither_chooses_nor_reads_what_it_has_no_rule_for(tmp_path: Path):
     with pytest.raises(UserError, match="generates its answers"):
         read(options(tmp_path, kind="choose"), protocol="legacy.toplora")
+    with pytest.raises(UserError, match="generates its answers"):
+        read(options(tmp_path), protocol="legacy.toplora", multiple_choice="cloze")
     with pytest.raises(UserError, match="no rule for the choices wet, dry"):
         read(options(tmp_path, choices=["wet", "dry"]), protocol="legacy.toplora")
     with pytest.raises(UserError, match="no rule for extraction: exact"):
@@ -91,11 +94,13 @@ def test_what_is_asked_how_tells_the_kinds_and_protocols_apart(tmp_path: Path):
             {},
             {"multiple_choice": "choose"},
             {"multiple_choice": "choose", "option_score": "mean"},
+            {"multiple_choice": "cloze"},
+            {"multiple_choice": "cloze", "option_score": "sum"},
             {"protocol": "legacy.toplora"},
         )
     ]
     assert all(a != b for i, a in enumerate(asked) for b in asked[:i])
-    assert asked[3]["max_new_tokens"] == 256
+    assert asked[-1]["max_new_tokens"] == 256
 
 
 def test_rows_are_asked_in_the_wording_that_was_learned():
@@ -108,3 +113,10 @@ def test_rows_are_asked_in_the_wording_that_was_learned():
     assert told.rows.sha256 != test_set.rows.sha256  # so the protocol is another, too
     with pytest.raises(UserError, match=r"task\.arithmetic: row 'test-1' is a conversation, but"):
         asked_as_learned(told, "alpaca")
+
+
+def test_as_a_cloze_a_row_is_asked_without_its_list_and_scored_by_the_mean(tmp_path: Path):
+    (found,) = read(options(tmp_path), multiple_choice="cloze")
+    assert found.rows.rows[0].instruction == "Is water wet?"
+    assert found.rows.rows[0].options == (("true", "true"), ("false", "false"))
+    assert found.option_score == "mean"

@@ -188,13 +188,15 @@ class EvaluationSettings:
     ``protocol`` names how rows are worded, decoded and read (the legacy ones are for reproducing
     published numbers, and train on their own strings too). ``multiple_choice`` says how every task
     with choices is asked, whatever the task's own ``kind``: the answer is generated, or chosen by
-    its log-likelihood, which ``option_score: mean`` divides by the number of tokens.
+    its log-likelihood; or, as a cloze, each answer's own words are scored after the question alone,
+    and the rows to train on are learned in that form too. ``option_score: mean`` divides a
+    log-likelihood by its number of tokens; null is the sum, and for a cloze the mean.
     """
 
     name: str = "default"
     protocol: Literal["clean", "legacy.toplora", "legacy.llm_adapters"] = "clean"
-    multiple_choice: Literal["generate", "choose"] | None = None
-    option_score: Literal["sum", "mean"] = "sum"
+    multiple_choice: Literal["generate", "choose", "cloze"] | None = None
+    option_score: Literal["sum", "mean"] | None = None
     batch_size: PositiveInt = 32
     limit: PositiveInt | None = None
     base: bool = True

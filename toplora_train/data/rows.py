@@ -28,7 +28,8 @@ class Row:
     ``output`` is the text to learn (empty where a row is only asked), ``answer`` the short gold
     answer that an evaluation compares with (empty where a row is only learned). Of a conversation
     ``messages`` are those before the answer, ``output`` is the assistant's last one, and
-    ``instruction`` what the user said, by which it is recognised among other rows.
+    ``instruction`` what the user said, by which it is recognised among other rows. ``options`` are
+    the labels and words of its own answers, where the row is asked without listing them.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Row:
     output: str
     answer: str
     messages: tuple[Message, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def content_hash(rows: Iterable[Row]) -> str:
         content: dict[str, Any] = {name: getattr(row, name) for name in TEXT_FIELDS}
         if row.messages:
             content["messages"] = [[message.role, message.content] for message in row.messages]
+        if row.options:
+            content["options"] = row.options
         digest.update(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
         digest.update(b"\n")
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import HEADS
 from toplora_train.data.chat import question_text
 from toplora_train.evaluation.choose import encode_choices
+from toplora_train.evaluation.cloze import encode_words
 from toplora_train.evaluation.evaluate import check_task, fill
 from toplora_train.jobs.material import Material
 from toplora_train.jobs.testsets import TestSet
@@ -57,12 +58,14 @@ def _refuse_unscorable(
     if chooses := test_set.kind == "choose":
         responses = fill(test_set.response or "", test_set.choices)
         longest = max(encode_choices(tokenizer, responses).lengths)
+    if test_set.kind == "cloze":
+        longest = max(len(ids) for of_row in encode_words(tokenizer, rows) for ids in of_row)
     check_task(
         model,
         tokenizer,
         rows,
         [question_text(tokenizer, row, protocol.ask) for row in rows],
-        extraction="choice" if chooses else test_set.extraction,
+        extraction="choice" if chooses or test_set.kind == "cloze" else test_set.extraction,
         max_new_tokens=longest,
         choices=test_set.choices,
     )

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.kinds import own_split
 from toplora_train.config.schema import RunConfig
+from toplora_train.data.cloze import as_cloze
 from toplora_train.data.contamination import contaminated_ids
 from toplora_train.data.leaks import refuse_known_leaks, refuse_overlap
 from toplora_train.data.overflow import Encoded
@@ -133,7 +134,10 @@ def wording_of(rows: RowSet, objective: Objective) -> str:
 
 
 def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | None) -> RowSet:
-    """The rows to train on: the sources that are named, or the chosen tasks' own train split."""
+    """The rows to train on: the sources that are named, or the chosen tasks' own train split.
+
+    They are learned in the form in which multiple choice is asked.
+    """
     dataset = config.dataset
     split = own_split(config)
     if split is not None:
@@ -149,7 +153,7 @@ def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | 
         )
     sources = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
     refuse_known_leaks(sources, allowed=dataset.allow_leaks or ())
-    return read_union(
+    rows = read_union(
         sources,
         data_root=data_root,
         subset=dataset.subset,
@@ -158,6 +162,7 @@ def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | 
         limit=dataset.limit,
         parse=objective.parse,
     )
+    return as_cloze(rows) if config.evaluation.multiple_choice == "cloze" else rows
 
 
 def total_steps(config: RunConfig, lengths: Sequence[int]) -> int:

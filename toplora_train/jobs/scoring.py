@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.classify import evaluate_labels
+from toplora_train.evaluation.cloze import evaluate_cloze
 from toplora_train.evaluation.evaluate import Score, evaluate_choices, evaluate_task
 from toplora_train.evaluation.predictions import (
     Prediction,
@@ -134,6 +135,19 @@ def _choose(
     )
 
 
+def _cloze(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test_set: TestSet, **how: Any
+) -> tuple[Score, list[Prediction]]:
+    """The model is asked how probable it finds the words of each row's own answers."""
+    return evaluate_cloze(
+        model,
+        tokenizer,
+        test_set.rows.rows,
+        per_token=test_set.option_score == "mean",
+        **how,
+    )
+
+
 def _judge(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, test_set: TestSet, **how: Any
 ) -> tuple[Score, list[Prediction]]:
@@ -155,6 +169,7 @@ def _judge(
 ASK: dict[str, Callable[..., tuple[Score, list[Prediction]]]] = {
     "generate": _generate,
     "choose": _choose,
+    "cloze": _cloze,
     "classify": _judge,
     "regress": _judge,
 }

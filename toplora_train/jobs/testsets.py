@@ -11,6 +11,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import HEADS
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
 from toplora_train.data.chat import as_conversations
+from toplora_train.data.cloze import as_cloze
 from toplora_train.data.rows import RowSet
 from toplora_train.data.sources import read_rows
 from toplora_train.evaluation.protocol import Protocol, find_protocol
@@ -72,7 +73,7 @@ def read_test_sets(
             max_new_tokens=task.max_new_tokens,
             version=task.version,
             protocol=protocol,
-            option_score=evaluation.option_score,
+            option_score=_option_score(_kind(task, evaluation), evaluation),
             metric=task.metric,
             also=tuple(task.also),
             max_length=dataset.max_length,
@@ -100,12 +101,12 @@ def read_test_sets(
                 max_new_tokens=dataset.test_max_new_tokens,
                 version=1,
                 protocol=protocol,
-                option_score=evaluation.option_score,
+                option_score=_option_score("generate", evaluation),
             )
         )
     for test_set in sets:
         _refuse_unaskable(test_set)
-    return sets
+    return [replace(one, rows=as_cloze(one.rows)) if one.kind == "cloze" else one for one in sets]
 
 
 def asked_as_learned(test_set: TestSet, wording: str) -> TestSet:
@@ -144,6 +145,8 @@ def asked_how(test_set: TestSet) -> dict[str, Any]:
             "max_length": test_set.max_length,
             "overflow": test_set.overflow,
         }
+    if test_set.kind == "cloze":
+        return how | {"option_score": test_set.option_score}
     if test_set.kind == "choose":
         return how | {"response": test_set.response, "option_score": test_set.option_score}
     # How an answer is found (the response, which may prove it) does not decide what it is.
@@ -160,18 +163,28 @@ def _kind(task: TaskSettings, evaluation: EvaluationSettings) -> str:
     return evaluation.multiple_choice or task.kind if can_choose else task.kind
 
 
+def _option_score(kind: str, evaluation: EvaluationSettings) -> str:
+    return evaluation.option_score or ("mean" if kind == "cloze" else "sum")
+
+
 def _refuse_unaskable(test_set: TestSet) -> None:
+    if test_set.kind == "cloze":
+        _refuse_to_choose(test_set)
     if test_set.kind == "choose":
         if not test_set.choices or "{answer}" not in (test_set.response or ""):
             raise UserError(
                 f"task.{test_set.name}: kind choose needs choices and a response that holds "
                 "{answer}, such as 'the correct answer is {answer}'"
             )
-        if not test_set.protocol.chooses:
-            raise UserError(
-                f"evaluation.protocol={test_set.protocol.name} generates its answers, and task."
-                f"{test_set.name} is to choose; use protocol=clean, or leave multiple_choice out"
-            )
+        _refuse_to_choose(test_set)
     if test_set.kind == "generate":
         # Says in time that the protocol has no rule for such answers.
         test_set.protocol.extract("", test_set.extraction, test_set.choices)
+
+
+def _refuse_to_choose(test_set: TestSet) -> None:
+    if not test_set.protocol.chooses:
+        raise UserError(
+            f"evaluation.protocol={test_set.protocol.name} generates its answers, and task."
+            f"{test_set.name} is to choose; use protocol=clean, or leave multiple_choice out"
+        )

@@ -28,10 +28,11 @@ KEYS = (
     Key("protocol", "how rows are worded, decoded and read", choices=PROTOCOLS),
     Key(
         "multiple_choice",
-        "how tasks with choices are asked: to write the answer, or to choose it by likelihood",
-        choices=("generate", "choose"),
+        "how tasks with choices are asked: to write the answer, to choose its label by likelihood, "
+        "or (cloze) its words without listing them",
+        choices=("generate", "choose", "cloze"),
     ),
-    Key("option_score", "choose: a sum of log-likelihoods, or their mean", choices=("sum", "mean")),
+    Key("option_score", "of log-likelihoods: their sum, or their mean", choices=("sum", "mean")),
     Key("limit", "rows of each task, null for all"),
     Key("batch_size", "rows per forward pass"),
     Key("base", "whether the base model is asked too", choices=("true", "false")),

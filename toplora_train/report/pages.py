@@ -24,6 +24,7 @@ FIGURES = "figures"
 ASKED = {
     "generate": "generated",
     "choose": "chosen by likelihood",
+    "cloze": "cloze, by the likelihood of the words",
     "classify": "classified",
     "regress": "predicted",
 }
