@@ -131,7 +131,10 @@ def log_likelihoods(
     common: Sequence[int] = (),
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[int, list[float]]]:
-    """Yield ``(index of the prompt, log-likelihood of each of its answers)``, longest first.
+    """Yield ``(index of the prompt, log-likelihood of each of its answers)``, long answers first.
+
+    Rows whose longest answers are about as long go together: there are several answers to a prompt,
+    so it is they that are mostly padded.
 
     Args:
         model: A causal language model, plain or with an adapter, on any device.
@@ -153,7 +156,8 @@ def log_likelihoods(
     with evaluating(model):
         with torch.inference_mode(), autocast(device, autocast_dtype):
             start = go_through(model, common)
-        for batch in longest_first(prompts, max(1, batch_size // most)):
+        longest = [max(of_row, key=len) for of_row in answers]
+        for batch in longest_first(longest, max(1, batch_size // most)):
             # Not around the yield: the caller's code is not to run in inference mode.
             with torch.inference_mode(), autocast(device, autocast_dtype):
                 found = _of_batch(
@@ -182,10 +186,11 @@ def _of_batch(
         return found
     if not begun.can_go_on:
         raise UserError(UNSHARED)
-    said = go_on(
+    logits = go_on(
         model, begun, [row for row, _, _ in longer], [ids[:-1] for _, _, ids in longer], pad=pad
-    ).log_softmax(-1)
+    )
     for line, (row, place, ids) in enumerate(longer):
-        rest = torch.tensor(ids[1:], device=said.device).unsqueeze(-1)
-        found[row][place] += float(said[line, : len(rest)].gather(-1, rest).sum())
+        rest = torch.tensor(ids[1:], device=logits.device)
+        said = logits[line, : len(rest)].log_softmax(-1)  # of all lines it would be most of memory
+        found[row][place] += float(said.gather(-1, rest.unsqueeze(-1)).sum())
     return found
