@@ -122,11 +122,12 @@ def test_killed_at_twenty_random_moments_a_run_ends_byte_for_byte_the_same(tmp_p
 
 
 @pytest.mark.slow
-def test_under_fsdp2_an_interrupted_and_a_killed_run_end_byte_for_byte_the_same(tmp_path):
+@pytest.mark.parametrize("engine", ["fsdp2", "zero2"])
+def test_shared_out_an_interrupted_and_a_killed_run_end_byte_for_byte_the_same(tmp_path, engine):
     whole, ended = tmp_path / "whole", tmp_path / "ended"
     whole.mkdir()
     ended.mkdir()
-    launch = ["launch=fsdp2", "launch.processes=2", "launch.device=cpu"]
+    launch = [f"launch={engine}", "launch.processes=2", "launch.device=cpu"]
     finish(whole, *launch)
     said = interrupt_after(ended, 9, *launch).splitlines()[-1]
     newest = max(path.name for path in (ended / "run" / "checkpoints").glob("step-*"))
