@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--data-root", default=None)
+    parser.add_argument("--precision", choices=tuple(AUTOCAST), help="the run's own if not given")
     given = parser.parse_args()
 
     config = evaluated_again(
@@ -108,7 +109,7 @@ def main() -> None:
         evaluation={"limit": str(given.rows)},
         data_root=given.data_root,
     )
-    precision = config.trainer.mixed_precision
+    precision = given.precision or config.trainer.mixed_precision
     device = open_accelerator(device=config.launch.device, mixed_precision=precision).device
     dtype, size = AUTOCAST[precision], config.evaluation.batch_size
     data_root = Path(config.data_root) if config.data_root else None

@@ -61,3 +61,25 @@ def test_shared_out_a_head_is_chosen_at_the_epoch_that_ddp_chooses(tmp_path: Pat
     for key, tensor in tensors[0].items():
         for shared in tensors[1:]:
             torch.testing.assert_close(shared[key], tensor, rtol=0, atol=1e-6, msg=key)
+
+
+@pytest.mark.slow
+def test_a_base_in_four_bits_is_trained_alike_by_every_engine(tmp_path: Path):
+    pytest.importorskip("bitsandbytes", reason="needs the extra quant")
+    command = [sys.executable, "-m", "toplora_train.cli", "recipe=smoke", "model.quantization=4bit"]
+    command += ["trainer.max_steps=4", "adapter.dropout=0", "launch.device=cpu", "task=[]"]
+    for engine, processes in (("local", 1), ("ddp", 2), ("zero2", 2), ("zero3", 2)):
+        done = subprocess.run(
+            [*command, f"launch={engine}", f"launch.processes={processes}", f"output_dir={engine}"],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    file = "adapter/adapter_model.safetensors"
+    alone = load_file(tmp_path / "local" / file)
+    for engine in ("ddp", "zero2", "zero3"):
+        for key, tensor in load_file(tmp_path / engine / file).items():
+            torch.testing.assert_close(tensor, alone[key], rtol=0, atol=1e-6, msg=key)

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import save_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -155,7 +156,10 @@ def _folder_of(location: ModelLocation, kind: Any, head: Head | None) -> Iterato
         yield location.folder
         return
     with TemporaryDirectory() as folder:
-        _builtin(kind, head).save_pretrained(folder)
+        model = _builtin(kind, head)
+        # Not save_pretrained: of several processes only the first writes, and each has its folder.
+        model.config.save_pretrained(folder)
+        save_model(model, str(Path(folder) / "model.safetensors"), metadata={"format": "pt"})
         yield Path(folder)
 
 
