@@ -49,6 +49,28 @@ def test_the_saved_adapter_answers_as_the_trained_one_did(run):
     assert "made after the run" in (where / "report.md").read_text()
 
 
+def test_listed_answers_can_be_asked_as_a_cloze_and_the_report_says_so(run, tmp_path: Path):
+    config, folder = run
+    (tmp_path / "task").mkdir()
+    rows = tmp_path / "rows.jsonl"
+    asked = "Is water wet?\n\nAnswer1: yes Answer2: never Answer format: answer1/answer2"
+    rows.write_text(json.dumps({"instruction": asked, "answer": "answer1"}) + "\n")
+    (tmp_path / "task" / "wet.yaml").write_text(
+        f"# @package task.wet\nname: wet\nsource: {rows}\nextraction: choice\n"
+        'choices: ["answer1", "answer2"]\nresponse: the correct answer is {answer}\n'
+    )
+    again = evaluated_again(
+        config, tasks=["wet"], evaluation={"multiple_choice": "cloze"}, own=[tmp_path]
+    )
+    where, report = evaluate(again, folder, name="cloze", command="c")
+    assert report["tasks"]["wet"]["kind"] == "cloze"
+    (prediction,) = read_predictions(where / "predictions" / "wet.jsonl")
+    assert prediction.scores.keys() == {"answer1", "answer2"}
+    assert "Answer1" not in prediction.prompt
+    assert prediction.output in ("yes", "never")
+    assert "by their labels, and is asked otherwise here" in (where / "report.md").read_text()
+
+
 def test_other_rows_and_another_protocol_are_another_evaluation(run, tmp_path: Path):
     config, folder = run
     rows = tmp_path / "own" / "rows.jsonl"

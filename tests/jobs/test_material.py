@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.schema import TaskSettings
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, ModelSettings
 from toplora_train.data.cache import FOUND, FRESH
 from toplora_train.jobs.material import prepare, total_steps
@@ -173,14 +174,26 @@ def test_where_a_cloze_is_asked_a_cloze_is_learned(make_run, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(row) + "\n")
     config = make_run()
+    # The same question with another list is another question.
+    tested = {"instruction": asked.replace("never", "no"), "answer": "answer1"}
+    (tmp_path / "test.jsonl").write_text(json.dumps(tested) + "\n")
+    task = TaskSettings(
+        name="wet",
+        source=str(tmp_path / "test.jsonl"),
+        extraction="choice",
+        choices=["answer1", "answer2"],
+        response="the correct answer is {answer}",
+    )
     config = replace(
         config,
-        task={},
+        task={"wet": task},
         dataset=replace(config.dataset, train=str(rows)),
         evaluation=replace(config.evaluation, multiple_choice="cloze"),
     )
     material = prepare(config, weights=False)
     assert material.rows.rows[0].instruction == "Is water wet?"
+    assert material.test_sets[0].rows.rows[0].instruction == "Is water wet?"
+    assert material.contaminated == {"wet": []}
     example = material.train[0]
     learned = example.input_ids[example.prompt_length :]
     assert material.tokenizer.decode(learned, skip_special_tokens=True) == "never"

@@ -116,7 +116,8 @@ def test_rows_are_asked_in_the_wording_that_was_learned():
 
 
 def test_as_a_cloze_a_row_is_asked_without_its_list_and_scored_by_the_mean(tmp_path: Path):
-    (found,) = read(options(tmp_path), multiple_choice="cloze")
+    (read_in,) = read(options(tmp_path), multiple_choice="cloze")
+    found = asked_as_learned(read_in, "alpaca")
     assert found.rows.rows[0].instruction == "Is water wet?"
     assert found.rows.rows[0].options == (("true", "true"), ("false", "false"))
     assert found.option_score == "mean"

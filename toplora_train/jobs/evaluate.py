@@ -10,7 +10,7 @@ from toplora_train.adapters.saving import load_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task, refuse_unfit_tasks
 from toplora_train.config.resolved import read_config
-from toplora_train.config.schema import RunConfig
+from toplora_train.config.schema import EvaluationSettings, RunConfig
 from toplora_train.data.contamination import contaminated_ids
 from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.predictions import read_predictions
@@ -52,15 +52,15 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     folder = open_folder(run_dir, name)
     console = open_console()
     data_root = Path(config.data_root) if config.data_root else None
-    test_sets = [
-        asked_as_learned(test_set, wording)
-        for test_set in read_test_sets(
-            config.task, config.dataset, config.evaluation, data_root=data_root
-        )
-    ]
+    in_files = read_test_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
+    test_sets = [asked_as_learned(test_set, wording) for test_set in in_files]
     if not test_sets:
         raise UserError("there is nothing to ask: the run has no task; name some with task=[...]")
-    refuse_another_head(config, read_config(run_dir / "config.yaml"))
+    trained = read_config(run_dir / "config.yaml")
+    refuse_another_head(config, trained)
+    unlike = asked_unlike_learned(config.evaluation, trained.evaluation)
+    if unlike:
+        console.print(unlike)
     accelerator = open_accelerator(
         device=config.launch.device, mixed_precision=config.trainer.mixed_precision
     )
@@ -110,10 +110,26 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         predictions={
             t.name: read_predictions(folder / "predictions" / f"{t.name}.jsonl") for t in test_sets
         },
-        contamination=look_for_test_rows(config, objective, test_sets, data_root),
-        note="These scores were made after the run, by toplora-eval, from the saved adapter.",
+        contamination=look_for_test_rows(config, objective, in_files, data_root),
+        note=" ".join(
+            (
+                "These scores were made after the run, by toplora-eval, from the saved adapter.",
+                *([unlike] if unlike else []),
+            )
+        ),
     )
     return folder, report
+
+
+def asked_unlike_learned(wanted: EvaluationSettings, trained: EvaluationSettings) -> str | None:
+    """What to say where multiple choice is asked in another form than was learned; else None."""
+    if (wanted.multiple_choice == "cloze") == (trained.multiple_choice == "cloze"):
+        return None
+    learned = "as a cloze" if trained.multiple_choice == "cloze" else "by their labels"
+    return (
+        f"The run learned to answer multiple choice {learned}, and is asked otherwise here "
+        f"(evaluation.multiple_choice={wanted.multiple_choice or 'null'})."
+    )
 
 
 def refuse_another_head(wanted: RunConfig, trained: RunConfig) -> None:

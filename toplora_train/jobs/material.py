@@ -84,7 +84,13 @@ def prepare(
     data_root = Path(config.data_root) if config.data_root else None
     rows = training_rows(config, objective, data_root=data_root)
     test_sets = read_test_sets(config.task, dataset, config.evaluation, data_root=data_root)
+    # As the files have them: as a cloze another question may be left of a row.
+    contaminated = contaminated_ids(rows.rows, {one.name: one.rows.rows for one in test_sets})
+    sizes = {one.name: len(one.rows.rows) for one in test_sets}
+    refuse_overlap(contaminated, sizes, most=dataset.max_overlap)
     wording = wording_of(rows, objective)
+    if config.evaluation.multiple_choice == "cloze":
+        rows = as_cloze(rows)  # learned as it is asked
     test_sets = [asked_as_learned(one, wording) for one in test_sets]
     truncated_tests = {}
     with in_turn():
@@ -99,9 +105,6 @@ def prepare(
             for test_set in test_sets:
                 of_test, _ = encoder.encode(test_set.rows, test_set.name)
                 truncated_tests[test_set.name] = of_test.truncated_rows
-    contaminated = contaminated_ids(rows.rows, {one.name: one.rows.rows for one in test_sets})
-    sizes = {one.name: len(one.rows.rows) for one in test_sets}
-    refuse_overlap(contaminated, sizes, most=dataset.max_overlap)
     count = len(encoded.examples)
     held_out = dataset.validation_rows or round(dataset.validation_share * count)
     learned, held = hold_out(count, held_out, seed=config.seed)
@@ -134,10 +137,7 @@ def wording_of(rows: RowSet, objective: Objective) -> str:
 
 
 def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | None) -> RowSet:
-    """The rows to train on: the sources that are named, or the chosen tasks' own train split.
-
-    They are learned in the form in which multiple choice is asked.
-    """
+    """The rows to train on: the sources that are named, or the chosen tasks' own train split."""
     dataset = config.dataset
     split = own_split(config)
     if split is not None:
@@ -153,7 +153,7 @@ def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | 
         )
     sources = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
     refuse_known_leaks(sources, allowed=dataset.allow_leaks or ())
-    rows = read_union(
+    return read_union(
         sources,
         data_root=data_root,
         subset=dataset.subset,
@@ -162,7 +162,6 @@ def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | 
         limit=dataset.limit,
         parse=objective.parse,
     )
-    return as_cloze(rows) if config.evaluation.multiple_choice == "cloze" else rows
 
 
 def total_steps(config: RunConfig, lengths: Sequence[int]) -> int:

@@ -106,18 +106,20 @@ def read_test_sets(
         )
     for test_set in sets:
         _refuse_unaskable(test_set)
-    return [replace(one, rows=as_cloze(one.rows)) if one.kind == "cloze" else one for one in sets]
+    return sets
 
 
 def asked_as_learned(test_set: TestSet, wording: str) -> TestSet:
-    """The test set in the wording of the training rows.
+    """The test set as its questions are put: a cloze as one, all in the wording that was learned.
 
-    Where those were conversations, its questions are asked as a user's message, in the model's own
-    chat template.
+    Where the training rows were conversations, its questions are asked as a user's message, in the
+    model's own chat template.
 
     Raises:
         UserError: it holds conversations, and the training rows did not.
     """
+    if test_set.kind == "cloze":
+        test_set = replace(test_set, rows=as_cloze(test_set.rows))
     if wording == "chat":
         return replace(test_set, rows=as_conversations(test_set.rows))
     for row in test_set.rows.rows:
