@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.schema import TaskSettings
-from toplora_train.config.schema import DatasetSettings, EvaluationSettings, ModelSettings
+from toplora_train.config.schema import (
+    DatasetSettings,
+    EvaluationSettings,
+    ModelSettings,
+    TaskSettings,
+)
 from toplora_train.data.cache import FOUND, FRESH
 from toplora_train.jobs.material import prepare, total_steps
 from toplora_train.jobs.reporting import overlap
