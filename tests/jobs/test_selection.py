@@ -8,12 +8,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.schema import TaskSettings
-from toplora_train.jobs import selection as selection_module
+from toplora_train.jobs.judges import VALIDATION_LOSS
 from toplora_train.jobs.selection import (
-    VALIDATION_LOSS,
     Selection,
-    by_head,
-    by_validation_loss,
     fingerprint,
     select,
     selects,
@@ -60,25 +57,6 @@ def judged_run(make_run, **trainer):
     )
 
 
-def test_a_head_is_judged_at_the_ends_of_epochs_and_the_last_step_and_no_other(
-    make_run, monkeypatch
-):
-    monkeypatch.setattr(
-        selection_module, "evaluate_labels", lambda *_, **__: (SimpleNamespace(value=0.5), [])
-    )
-    material = SimpleNamespace(train=[None] * 16, tokenizer=None, validation_rows=[])
-    judge = by_head(judged_run(make_run), material, None)
-    values = {number: judge(None, step(number, number / 2)) for number in range(1, 6)}
-    assert values == {1: None, 2: 0.5, 3: None, 4: 0.5, 5: 0.5}
-
-
-def test_a_language_model_is_judged_where_its_loss_was_measured():
-    record = step(3, 0.5)
-    assert by_validation_loss(None, record) is None
-    record.validation_loss = 1.5
-    assert by_validation_loss(None, record) == 1.5
-
-
 def test_of_losses_the_smallest_is_the_best_and_is_told_as_a_loss(tmp_path: Path):
     chosen = selection(tmp_path, [1.5, 1.25, 1.75], metric=VALIDATION_LOSS)
     model = adapted()
@@ -104,7 +82,7 @@ def test_patience_ends_when_so_many_in_a_row_are_no_better(tmp_path: Path):
 def test_a_step_that_is_not_judged_is_passed_over(tmp_path: Path):
     chosen = Selection(
         tmp_path,
-        by_validation_loss,
+        lambda _model, record: record.validation_loss,
         metric=VALIDATION_LOSS,
         rows=1,
         patience=1,
@@ -139,6 +117,7 @@ def test_the_best_is_kept_with_a_head_by_default_and_where_it_is_asked_for(make_
         ({"patience": 3, "eval_every": 2}, 0, r"trainer\.patience.*validation_rows"),
         ({"select": "best"}, 4, r"trainer\.eval_every steps: set it"),
         ({"select": "last", "patience": 3}, 4, r"trainer\.select=best"),
+        ({"select_by": "metric", "eval_every": 2}, 4, r"select_by=metric says how the best"),
     ],
 )
 def test_a_choice_that_cannot_be_made_is_refused_with_the_remedy(

@@ -154,8 +154,9 @@ class TrainerSettings:
     ``keep`` is the number of newest checkpoints kept on disk.
     ``select: best`` ends with the adapter that does best on the held-out rows: of a language model
     at every ``eval_every``, by their loss; of a head at every epoch's end, by its metric, which is
-    what null stands for where rows are held out. After ``patience`` judgements without a better one
-    training ends.
+    what null stands for where rows are held out. ``select_by`` chooses between the two; a language
+    model's metric is the share of held-out rows that it answers rightly, asked at ``eval_every`` as
+    the tasks are. After ``patience`` judgements without a better one training ends.
     ``compile`` names torch.compile's backend for the model's layers: inductor, or aot_eager, which
     needs no compiler and gains nothing. Their loss is shown to stay the same before the first step.
     """
@@ -177,6 +178,7 @@ class TrainerSettings:
     save_every: NonNegativeInt = 200
     eval_every: NonNegativeInt = 0
     select: Literal["last", "best"] | None = None
+    select_by: Literal["loss", "metric"] | None = None
     patience: PositiveInt | None = None
     keep: PositiveInt = 2
 

@@ -1,7 +1,6 @@
 """The adapter that is kept: the one that does best on held-out rows of the train set.
 
-One with a head is judged by the task's metric at the end of every epoch; a language model by the
-loss on the held-out rows whenever that is measured. Choosing by the dev set itself, as is often
+How it is judged is in :mod:`toplora_train.jobs.judges`. Choosing by the dev set itself, as is often
 done, makes the dev score too good; so the tests are asked only afterwards, once with the last and
 once with the chosen adapter.
 
@@ -14,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,10 @@ from torch import Tensor
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import RunConfig
-from toplora_train.evaluation.classify import evaluate_labels
-from toplora_train.jobs.material import Material, total_steps
+from toplora_train.jobs.judges import VALIDATION_LOSS, Judge, find_judge, judged_by_loss
+from toplora_train.jobs.material import Material
 from toplora_train.train.checkpoint import adapter_tensors
 from toplora_train.train.record import StepRecord
-
-Judge = Callable[[PeftModel, StepRecord], float | None]
-"""The score of a model after a step; None where it is not its turn."""
-
-VALIDATION_LOSS = "validation loss"
 
 
 @dataclass(frozen=True)
@@ -181,12 +175,15 @@ def selects(config: RunConfig) -> bool:
             f"{why} judges by rows that are held out: set dataset.validation_rows or "
             "dataset.validation_share"
         )
-    if asked and head is None and not trainer.eval_every:
+    if asked and (head is None or judged_by_loss(config)) and not trainer.eval_every:
+        raise UserError(f"{why} judges the held-out rows every trainer.eval_every steps: set it")
+    selected = asked or (trainer.select is None and head is not None and bool(held_out))
+    if trainer.select_by is not None and not selected:
         raise UserError(
-            f"{why} judges by the loss on held-out rows, which is measured every "
-            "trainer.eval_every steps: set it"
+            f"trainer.select_by={trainer.select_by} says how the best adapter is found, and no "
+            "best one is kept; set trainer.select=best and hold rows out (dataset.validation_rows)"
         )
-    return asked or (trainer.select is None and head is not None and bool(held_out))
+    return selected
 
 
 def select(
@@ -198,49 +195,23 @@ def select(
     autocast_dtype: torch.dtype | None,
     silent: bool,
 ) -> Selection | None:
-    """The selection of a run that keeps the best adapter; None for any other."""
+    """The selection of a run that keeps the best adapter; None for any other.
+
+    Raises:
+        UserError: the held-out rows cannot be judged as is asked for.
+    """
     if not selects(config) or not material.validation_rows:
         return None
-    task = head_task(config)
+    judge, metric = find_judge(config, material, autocast_dtype)
     return Selection(
         folder,
-        by_validation_loss if task is None else by_head(config, material, autocast_dtype),
-        metric=VALIDATION_LOSS if task is None else task.metric,
+        judge,
+        metric=metric,
         rows=len(material.validation_rows),
         patience=config.trainer.patience,
         resumed_step=resumed_step,
         silent=silent,
     )
-
-
-def by_validation_loss(_model: PeftModel, record: StepRecord) -> float | None:
-    """Judge a language model by the loss that the step was measured with."""
-    return record.validation_loss
-
-
-def by_head(config: RunConfig, material: Material, autocast_dtype: torch.dtype | None) -> Judge:
-    """Judge a head by its task's metric, where a step ends an epoch or the run."""
-    task = head_task(config)
-    last = total_steps(config, material.lengths)
-    assert task is not None
-
-    def judge(model: PeftModel, record: StepRecord) -> float | None:
-        if record.step != last and not float(record.epoch).is_integer():
-            return None
-        score, _ = evaluate_labels(
-            model,
-            material.tokenizer,
-            material.validation_rows,
-            choices=task.choices,
-            metric=task.metric,
-            max_length=config.dataset.max_length,
-            overflow=config.dataset.overflow,
-            batch_size=config.evaluation.batch_size,
-            autocast_dtype=autocast_dtype,
-        )
-        return score.value
-
-    return judge
 
 
 def fingerprint(model: PeftModel) -> str:

@@ -1,0 +1,146 @@
+"""How an adapter is judged on the held-out rows of the train set while it is trained.
+
+One with a head by its task's metric, at the end of every epoch. A language model by the loss on the
+rows whenever that is measured; or, with ``trainer.select_by=metric``, by the share of the rows that
+it then answers rightly, asked as the run's tasks are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from peft import PeftModel
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import head_task
+from toplora_train.config.schema import RunConfig
+from toplora_train.evaluation.classify import evaluate_labels
+from toplora_train.evaluation.cloze import evaluate_cloze
+from toplora_train.evaluation.evaluate import evaluate_task, row_label
+from toplora_train.jobs.material import Material, total_steps
+from toplora_train.train.record import StepRecord
+
+Judge = Callable[[PeftModel, StepRecord], float | None]
+"""The score of a model after a step; None where it is not its turn."""
+
+VALIDATION_LOSS = "validation loss"
+
+
+def judged_by_loss(config: RunConfig) -> bool:
+    """Whether the loss on the held-out rows decides: of a language model by default."""
+    by = config.trainer.select_by
+    return by == "loss" or (by is None and head_task(config) is None)
+
+
+def find_judge(
+    config: RunConfig, material: Material, autocast_dtype: torch.dtype | None
+) -> tuple[Judge, str]:
+    """The judge of a run, and what its score is called.
+
+    Raises:
+        UserError: the rows cannot be judged as is asked for.
+    """
+    task = head_task(config)
+    if judged_by_loss(config):
+        return by_validation_loss, VALIDATION_LOSS
+    if task is not None:
+        return by_head(config, material, autocast_dtype), task.metric
+    return by_answers(config, material, autocast_dtype), "accuracy"
+
+
+def by_validation_loss(_model: PeftModel, record: StepRecord) -> float | None:
+    """Judge by the loss that the step was measured with."""
+    return record.validation_loss
+
+
+def by_head(config: RunConfig, material: Material, autocast_dtype: torch.dtype | None) -> Judge:
+    """Judge a head by its task's metric, where a step ends an epoch or the run."""
+    task = head_task(config)
+    last = total_steps(config, material.lengths)
+    assert task is not None
+
+    def judge(model: PeftModel, record: StepRecord) -> float | None:
+        if record.step != last and not float(record.epoch).is_integer():
+            return None
+        score, _ = evaluate_labels(
+            model,
+            material.tokenizer,
+            material.validation_rows,
+            choices=task.choices,
+            metric=task.metric,
+            max_length=config.dataset.max_length,
+            overflow=config.dataset.overflow,
+            batch_size=config.evaluation.batch_size,
+            autocast_dtype=autocast_dtype,
+        )
+        return score.value
+
+    return judge
+
+
+def by_answers(config: RunConfig, material: Material, autocast_dtype: torch.dtype | None) -> Judge:
+    """Judge a language model by its answers, where the loss is measured too.
+
+    The rows are answered as the tasks are: as a cloze, or in writing, of which the tasks say what
+    to read and how long it may be.
+
+    Raises:
+        UserError: the tasks are read in different ways, the model's tensors are shared out, or a
+            row has no answer.
+    """
+    rows, size = material.validation_rows, config.evaluation.batch_size
+    extraction = _only_extraction(config)
+    if config.evaluation.protocol != "clean":
+        raise UserError(
+            f"trainer.select_by=metric asks in the clean protocol, not in evaluation.protocol="
+            f"{config.evaluation.protocol}; use select_by=loss"
+        )
+    if config.launch.engine != "ddp" and config.launch.processes != 1:
+        raise UserError(
+            "trainer.select_by=metric lets the model answer while it is trained, which one that is "
+            "shared out cannot; use launch=ddp, or select_by=loss"
+        )
+    for row in rows:
+        if not row_label(row, extraction):
+            raise UserError(
+                f"row {row.id} is held out and has no 'answer', by which trainer.select_by=metric "
+                "judges; add one to every row, or use select_by=loss"
+            )
+
+    def judge(model: PeftModel, record: StepRecord) -> float | None:
+        if record.validation_loss is None:
+            return None
+        if config.evaluation.multiple_choice == "cloze":
+            score, _ = evaluate_cloze(
+                model,
+                material.tokenizer,
+                rows,
+                batch_size=size,
+                per_token=config.evaluation.option_score != "sum",
+                autocast_dtype=autocast_dtype,
+            )
+        else:
+            score, _ = evaluate_task(
+                model,
+                material.tokenizer,
+                rows,
+                extraction=extraction,
+                max_new_tokens=max(task.max_new_tokens for task in config.task.values()),
+                batch_size=size,
+                autocast_dtype=autocast_dtype,
+            )
+        return score.value
+
+    return judge
+
+
+def _only_extraction(config: RunConfig) -> str:
+    found = sorted({task.extraction for task in config.task.values()})
+    if len(found) == 1:
+        return found[0]
+    raise UserError(
+        "trainer.select_by=metric reads the held-out rows' answers as the tasks' are read, and "
+        f"there {'is no task' if not found else 'are several ways: ' + ', '.join(found)}; use "
+        "select_by=loss, or tasks of one kind"
+    )
