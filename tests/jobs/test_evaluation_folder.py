@@ -55,6 +55,7 @@ def test_the_report_is_the_runs_with_other_scores(tmp_path: Path):
         "average",
         "average_ci95",
         "average_base_value",
+        "average_base_ci95",
         "gain",
         "data",
         "notes",

@@ -207,6 +207,22 @@ def test_the_way_of_answering_stands_beside_every_score():
     assert "| b | chosen by likelihood | 64.0 % |" in markdown
 
 
+@pytest.mark.parametrize("base", [80, None], ids=["with", "without"])
+def test_the_mean_stands_beside_what_it_must_beat(base):
+    tasks = {"a": task_score(base=base), "b": task_score(correct=128, base=base)}
+    line = next(
+        line
+        for line in render_markdown(made_up_report(tasks=tasks).to_dict(), {}).splitlines()
+        if line.startswith("| **mean**")
+    )
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2] == "48.0 %"
+    assert cells[4] == ("" if base is None else "20.0 %")
+    assert bool(cells[5]) is (base is not None)
+    assert cells[6] == "6.0 %"
+    assert len(cells) == 9
+
+
 def test_a_legacy_protocol_is_named_and_its_mismatch_counted_instead_of_proven():
     data = dataclasses.replace(made_up_report().data, prompt_mismatches=17)
     report = made_up_report(protocol="legacy.toplora", data=data).to_dict()

@@ -57,6 +57,10 @@ def test_the_average_is_over_tasks_and_has_an_interval():
     low, high = values["average_ci95"]
     assert low < values["average"] < high
     assert values["average_base_value"] == pytest.approx(0.1)
+    low, high = values["average_base_ci95"]
+    assert low < 0.1 < high
+    majorities = [task["majority_value"] for task in values["tasks"].values()]
+    assert values["average_majority_value"] == pytest.approx(sum(majorities) / 2)
 
 
 def test_the_average_of_one_task_is_that_task():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -171,20 +171,30 @@ def with_scores(
 
 
 def _scores(tasks: Mapping[str, TaskScore]) -> dict[str, Any]:
-    """The scores by task, and their plain mean beside the base model's."""
+    """The scores by task, and their plain mean beside what it must beat."""
     scores = list(tasks.values())
-    average = interval = base = None
-    if scores:
-        average = sum(score.value for score in scores) / len(scores)
-        interval = mean_interval([s.value for s in scores], [s.ci95 for s in scores])
-        bases = [score.base_value for score in scores if score.base_value is not None]
-        base = sum(bases) / len(bases) if len(bases) == len(scores) else None
+    tuned = _mean([(score.value, score.ci95) for score in scores])
+    base = _mean([(score.base_value, score.base_ci95) for score in scores])
+    majority = _mean([(score.majority_value, score.ci95) for score in scores])
     return {
         "tasks": {name: asdict(score) for name, score in tasks.items()},
-        "average": average,
-        "average_ci95": interval,
-        "average_base_value": base,
+        "average": tuned[0],
+        "average_ci95": tuned[1],
+        "average_base_value": base[0],
+        "average_base_ci95": base[1],
+        "average_majority_value": majority[0],
     }
+
+
+def _mean(
+    found: Sequence[tuple[float | None, tuple[float, float] | None]],
+) -> tuple[float | None, tuple[float, float] | None]:
+    """The plain mean with its interval; of nothing, or where one is missing, none."""
+    values = [value for value, _ in found if value is not None]
+    intervals = [interval for _, interval in found if interval is not None]
+    if not found or len(values) < len(found) or len(intervals) < len(found):
+        return None, None
+    return sum(values) / len(values), mean_interval(values, intervals)
 
 
 def write_report(path: Path, report: Report) -> dict[str, Any]:
