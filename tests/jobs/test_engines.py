@@ -24,6 +24,20 @@ choices: ["no", "yes"]
 """
 
 
+def run(folder: Path, engine: str, *words: str) -> None:
+    """Train in ``folder/ENGINE`` as a user would."""
+    command = [sys.executable, "-m", "toplora_train.cli", *words, "launch.device=cpu"]
+    done = subprocess.run(
+        [*command, f"launch={engine}", f"output_dir={engine}"],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.mark.slow
 def test_shared_out_a_head_is_chosen_at_the_epoch_that_ddp_chooses(tmp_path: Path):
     """The head is trained and judged in parts, and what is kept is whole."""
@@ -35,21 +49,12 @@ def test_shared_out_a_head_is_chosen_at_the_epoch_that_ddp_chooses(tmp_path: Pat
             for number in range(count)
         ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    command = [sys.executable, "-m", "toplora_train.cli", "--config-dir", "own", "model=tiny"]
-    command += ["dataset=jsonl", "dataset.train=train.jsonl", "task=[mine]", "trainer.epochs=2"]
-    command += ["dataset.validation_rows=8", "trainer.batch_size=8", "dataset.max_length=64"]
-    command += ["launch.processes=2", "launch.device=cpu"]
+    words = ["--config-dir", "own", "model=tiny", "dataset=jsonl", "dataset.train=train.jsonl"]
+    words += ["task=[mine]", "trainer.epochs=2", "dataset.validation_rows=8"]
+    words += ["trainer.batch_size=8", "dataset.max_length=64"]
     engines = ("ddp", "fsdp2", "zero2")
     for engine in engines:
-        done = subprocess.run(
-            [*command, f"launch={engine}", f"output_dir={engine}"],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        run(tmp_path, engine, *words, "launch.processes=2")
     judged, tensors = (
         [read(tmp_path / engine / where) for engine in engines]
         for read, where in (
@@ -66,18 +71,10 @@ def test_shared_out_a_head_is_chosen_at_the_epoch_that_ddp_chooses(tmp_path: Pat
 @pytest.mark.slow
 def test_a_base_in_four_bits_is_trained_alike_by_every_engine(tmp_path: Path):
     pytest.importorskip("bitsandbytes", reason="needs the extra quant")
-    command = [sys.executable, "-m", "toplora_train.cli", "recipe=smoke", "model.quantization=4bit"]
-    command += ["trainer.max_steps=4", "adapter.dropout=0", "launch.device=cpu", "task=[]"]
+    words = ["recipe=smoke", "model.quantization=4bit", "trainer.max_steps=4", "task=[]"]
+    words += ["adapter.dropout=0"]
     for engine, processes in (("local", 1), ("ddp", 2), ("zero2", 2), ("zero3", 2)):
-        done = subprocess.run(
-            [*command, f"launch={engine}", f"launch.processes={processes}", f"output_dir={engine}"],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        run(tmp_path, engine, *words, f"launch.processes={processes}")
     file = "adapter/adapter_model.safetensors"
     alone = load_file(tmp_path / "local" / file)
     for engine in ("ddp", "zero2", "zero3"):
