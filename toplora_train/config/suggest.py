@@ -30,7 +30,6 @@ SYNONYMS = {
     "lr_scheduler_type": "schedule",
     "max_seq_len": "max_length",
     "max_seq_length": "max_length",
-    "max_tokens": "max_new_tokens",
     "max_train_steps": "max_steps",
     "micro_bs": "micro_batch_size",
     "model_name": "path",
@@ -59,16 +58,20 @@ SYNONYMS = {
 def nearest_key(key: str, known: Iterable[str]) -> str | None:
     """The known dotted key that ``key`` most likely means.
 
-    Looked for in this order: the same name (or its synonym) in the same group, then in any group;
-    a misspelling in the same group, then anywhere.
+    Looked for in this order: the same name (or its synonym) in the same group, one much like it
+    there, the same in any group; a misspelling in the same group, then anywhere.
     """
     keys = list(known)
     parent, leaf = _split(key)
     siblings = [name for name in keys if _split(name)[0] == parent]
-    for place in (siblings, keys):
-        for name in place:
-            if _split(name)[1] in (leaf, SYNONYMS.get(leaf)):
-                return name
+    here = {_split(name)[1]: name for name in reversed(siblings)}
+    anywhere = {_split(name)[1]: name for name in reversed(keys)}
+    synonym = SYNONYMS.get(leaf)
+    alike = next(iter(get_close_matches(leaf, here, n=1, cutoff=0.8)), None)
+    for place, names in ((here, (leaf, synonym, alike)), (anywhere, (leaf, synonym))):
+        for name in names:
+            if name in place:
+                return place[name]
     misspelt = _nearest_leaf(leaf, siblings) or _nearest_leaf(leaf, keys)
     if misspelt is None and parent not in ("", *keys):
         return nearest_name(key, keys)
