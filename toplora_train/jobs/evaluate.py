@@ -111,12 +111,8 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
             t.name: read_predictions(folder / "predictions" / f"{t.name}.jsonl") for t in test_sets
         },
         contamination=look_for_test_rows(config, objective, in_files, data_root),
-        note=" ".join(
-            (
-                "These scores were made after the run, by toplora-eval, from the saved adapter.",
-                *([unlike] if unlike else []),
-            )
-        ),
+        note="These scores were made after the run, by toplora-eval, from the saved adapter."
+        + (f" {unlike}" if unlike else ""),
     )
     return folder, report
 

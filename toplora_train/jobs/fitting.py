@@ -55,7 +55,7 @@ def _refuse_unscorable(
 ) -> None:
     rows, protocol = test_set.rows.rows, test_set.protocol
     longest = protocol.max_new_tokens or test_set.max_new_tokens
-    if chooses := test_set.kind == "choose":
+    if test_set.kind == "choose":
         responses = fill(test_set.response or "", test_set.choices)
         longest = max(encode_choices(tokenizer, responses).lengths)
     if test_set.kind == "cloze":
@@ -65,7 +65,7 @@ def _refuse_unscorable(
         tokenizer,
         rows,
         [question_text(tokenizer, row, protocol.ask) for row in rows],
-        extraction="choice" if chooses or test_set.kind == "cloze" else test_set.extraction,
+        extraction=test_set.extraction if test_set.kind == "generate" else "choice",
         max_new_tokens=longest,
         choices=test_set.choices,
     )
