@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from toplora_train.jobs.products import speed_up_products
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -26,6 +28,12 @@ def _own_cache() -> Iterator[None]:
         (KEPT / "models").mkdir(parents=True, exist_ok=True)
         (Path(folder) / "models").symlink_to(KEPT / "models")
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _products() -> None:
+    """As every job begins: what one test computes does not depend on a job in another."""
+    speed_up_products()
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,15 @@ def test_what_is_proven_is_what_decoding_writes(tuned, tokenizer, prompts, batch
     assert found == expected
 
 
+def test_two_passes_prove_what_one_proves(tuned, tokenizer, prompts):
+    whole = proven(tuned, tokenizer, prompts)
+    tuned.config._attn_implementation = "eager"
+    try:
+        assert proven(tuned, tokenizer, prompts) == whole != {}
+    finally:
+        tuned.config._attn_implementation = "sdpa"
+
+
 def test_what_all_prompts_begin_with_may_be_computed_once(tuned, tokenizer, prompts):
     common = tokenizer("xx")["input_ids"]
     alike = [prompt for prompt in prompts if prompt[:2] == common]

@@ -59,3 +59,18 @@ def test_the_modes_of_all_modules_are_restored(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == before
     assert torch.is_grad_enabled()
+
+
+def test_the_head_gets_what_a_model_cuts_out_in_one_piece(model):
+    """torch multiplies a view of three dimensions row by row, the head copied for each."""
+    pieces = []
+    model.lm_head.register_forward_hook(lambda _, inputs, __: pieces.append(inputs[0]))
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    ids = torch.arange(12).view(2, 6)
+    with torch.inference_mode():
+        adapted(input_ids=ids, logits_to_keep=2)
+        with evaluating(adapted):
+            adapted(input_ids=ids, logits_to_keep=2)
+        adapted(input_ids=ids, logits_to_keep=2)
+    assert [piece.is_contiguous() for piece in pieces] == [False, True, False]
+    torch.testing.assert_close(pieces[0], pieces[1])

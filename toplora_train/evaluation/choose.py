@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
+from toplora_train.evaluation.answer_tree import UnsharedError, ask
 from toplora_train.evaluation.forward import (
     autocast,
     end_token_ids,
@@ -26,16 +27,9 @@ from toplora_train.evaluation.forward import (
 from toplora_train.evaluation.shared_prompt import (
     Options,
     Start,
-    begin,
     encode_options,
-    go_on,
     go_through,
     shares_prompts,
-)
-
-UNSHARED = (
-    "this model cannot go on from one prompt with several answers, so it cannot choose among them; "
-    "use evaluation.multiple_choice=generate"
 )
 
 
@@ -76,7 +70,7 @@ def choose(
             with several answers.
     """
     if not shares_prompts(model):
-        raise UserError(UNSHARED)
+        raise UnsharedError
     options = encode_choices(tokenizer, responses)
     pad = pad_token_id(tokenizer, end_token_ids(model, tokenizer))
     device = next(model.parameters()).device
@@ -96,25 +90,20 @@ def _log_likelihoods(
     model: nn.Module, prompts: Sequence[Sequence[int]], options: Options, pad: int, start: Start
 ) -> Tensor:
     """``(prompts, options)``."""
-    begun = begin(model, prompts, options.shared, pad=pad, start=start)
-    said = begun.logits.log_softmax(-1)
-    device = said.device
-    common = torch.tensor(options.shared, dtype=torch.long, device=device)
-    places = torch.arange(len(common), device=device)
-    heads = torch.tensor([tail[0] for tail in options.tails], device=device)
-    scores: Tensor = said[:, places, common].sum(1, keepdim=True) + said[:, -1, heads]
     longer = [index for index, tail in enumerate(options.tails) if len(tail) > 1]
-    if not longer:
-        return scores
-    if not begun.can_go_on:
-        raise UserError(UNSHARED)
-    rows = [row for row in range(len(prompts)) for _ in longer]
-    fed = [options.tails[option][:-1] for option in longer] * len(prompts)
-    said = go_on(model, begun, rows, fed, pad=pad).log_softmax(-1)
-    wanted = torch.full(said.shape[:2], -1, device=device)
-    for line, option in enumerate(longer * len(prompts)):
-        rest = options.tails[option][1:]
-        wanted[line, : len(rest)] = torch.tensor(rest, device=device)
-    found = said.gather(-1, wanted.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    scores[:, longer] += (found * (wanted >= 0)).sum(1).view(len(prompts), len(longer))
+    tails = [(row, options.tails[option][:-1]) for row in range(len(prompts)) for option in longer]
+    said = ask(model, prompts, options.shared, tails, pad=pad, start=start)
+    beginning = said.beginning.log_softmax(-1)
+    device = beginning.device
+    shared = torch.tensor(options.shared, dtype=torch.long, device=device)
+    places = torch.arange(len(shared), device=device)
+    heads = torch.tensor([tail[0] for tail in options.tails], device=device)
+    scores: Tensor = beginning[:, places, shared].sum(1, keepdim=True) + beginning[:, -1, heads]
+    if longer:
+        rests = [options.tails[option][1:] for option in longer] * len(prompts)
+        wanted = torch.tensor([token for rest in rests for token in rest], device=device)
+        found = torch.cat(said.tails).log_softmax(-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
+        whose = [place for place, rest in enumerate(rests) for _ in rest]
+        summed = found.new_zeros(len(rests)).index_add(0, torch.tensor(whose, device=device), found)
+        scores[:, longer] += summed.view(len(prompts), len(longer))
     return scores

@@ -14,10 +14,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from toplora_train.config.errors import UserError
 from toplora_train.data.chat import question_text
 from toplora_train.data.rows import Row
-from toplora_train.evaluation.choose import UNSHARED
+from toplora_train.evaluation.answer_tree import UnsharedError, ask
 from toplora_train.evaluation.evaluate import check_task
 from toplora_train.evaluation.forward import (
     autocast,
@@ -31,9 +30,7 @@ from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.protocol import CLEAN
 from toplora_train.evaluation.shared_prompt import (
     Start,
-    begin,
     common_start,
-    go_on,
     go_through,
     shares_prompts,
 )
@@ -77,7 +74,7 @@ def evaluate_cloze(
     def best(row: Row, scores: Scores) -> tuple[str, str]:
         return max(row.options, key=lambda option: scores[option[0]])
 
-    def ask(asked: list[int]) -> Iterator[Answer]:
+    def answers_to(asked: list[int]) -> Iterator[Answer]:
         for place, likelihoods in log_likelihoods(
             model,
             tokenizer,
@@ -108,7 +105,7 @@ def evaluate_cloze(
         ledger,
         order=by_length(prompts),
         batch_size=batch_size,
-        ask=ask,
+        ask=answers_to,
         judge=judge,
     )
 
@@ -149,7 +146,7 @@ def log_likelihoods(
         UserError: the model cannot go on from one prompt with several answers.
     """
     if not shares_prompts(model):
-        raise UserError(UNSHARED)
+        raise UnsharedError
     pad = pad_token_id(tokenizer, end_token_ids(model, tokenizer))
     device = next(model.parameters()).device
     most = max(len(of_row) for of_row in answers)
@@ -173,24 +170,19 @@ def _of_batch(
     pad: int,
     start: Start,
 ) -> list[list[float]]:
-    begun = begin(model, prompts, (), pad=pad, start=start)
-    first = begun.logits[:, -1].log_softmax(-1)
-    found = [[float(first[row, ids[0]]) for ids in of_row] for row, of_row in enumerate(answers)]
     longer = [
         (row, place, ids)
         for row, of_row in enumerate(answers)
         for place, ids in enumerate(of_row)
         if len(ids) > 1
     ]
-    if not longer:
-        return found
-    if not begun.can_go_on:
-        raise UserError(UNSHARED)
-    logits = go_on(
-        model, begun, [row for row, _, _ in longer], [ids[:-1] for _, _, ids in longer], pad=pad
+    said = ask(
+        model, prompts, (), [(row, ids[:-1]) for row, _, ids in longer], pad=pad, start=start
     )
-    for line, (row, place, ids) in enumerate(longer):
+    first = said.beginning[:, -1].log_softmax(-1)
+    found = [[float(first[row, ids[0]]) for ids in of_row] for row, of_row in enumerate(answers)]
+    for (row, place, ids), logits in zip(longer, said.tails, strict=True):
         rest = torch.tensor(ids[1:], device=logits.device)
-        said = logits[line, : len(rest)].log_softmax(-1)  # of all lines it would be most of memory
-        found[row][place] += float(said.gather(-1, rest.unsqueeze(-1)).sum())
+        words = logits.log_softmax(-1)  # of all answers at once it would be most of the memory
+        found[row][place] += float(words.gather(-1, rest.unsqueeze(-1)).sum())
     return found

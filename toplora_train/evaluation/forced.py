@@ -10,11 +10,13 @@ rounding could decide between them, the row is left to decoding.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from toplora_train.evaluation.answer_tree import UnsharedError, ask
 from toplora_train.evaluation.forward import (
     autocast,
     end_token_ids,
@@ -26,9 +28,7 @@ from toplora_train.evaluation.generate import decode_answer
 from toplora_train.evaluation.shared_prompt import (
     Options,
     Start,
-    begin,
     encode_options,
-    go_on,
     go_through,
     shares_prompts,
 )
@@ -97,32 +97,29 @@ def _proven(
     start: Start,
 ) -> dict[int, int]:
     """The option that greedy decoding would write, by row."""
-    begun = begin(model, prompts, options.shared, pad=pad, start=start)
-    most_probable = _sure_tokens(begun.logits, margin)
-    open_pairs: list[tuple[int, int]] = []
+    lines = [
+        (row, option, tail)
+        for row in range(len(prompts))
+        for option, tail in enumerate(options.tails)
+    ]
+    longer = [(row, tail) for row, _, tail in lines if tail]
+    try:
+        said = ask(model, prompts, options.shared, longer, pad=pad, start=start)
+    except UnsharedError:
+        return {}
+    beginning = _sure_tokens(said.beginning, margin)
+    after = iter(_sure_tokens(torch.cat(said.tails), margin) if longer else ())
     proven: dict[int, int] = {}
-    for row, tokens in enumerate(most_probable):
-        if tokens[:-1] != list(options.shared):
-            continue
-        for option, tail in enumerate(options.tails):
-            if tail and tail[0] == tokens[-1]:
-                open_pairs.append((row, option))
-            elif not tail and tokens[-1] in ends:
-                proven[row] = option
-    if not open_pairs or not begun.can_go_on:
-        return proven
-    tails = [options.tails[option] for _, option in open_pairs]
-    logits = go_on(model, begun, [row for row, _ in open_pairs], tails, pad=pad)
-    after = _sure_tokens(logits, margin)
-    for (row, option), tail, tokens in zip(open_pairs, tails, after, strict=True):
-        if tokens[: len(tail) - 1] == list(tail[1:]) and tokens[len(tail) - 1] in ends:
+    for row, option, tail in lines:
+        tokens = [*beginning[row], *(next(after) for _ in tail)]
+        if tokens[:-1] == [*options.shared, *tail] and tokens[-1] in ends:
             proven[row] = option
     return proven
 
 
-def _sure_tokens(logits: Tensor, margin: float) -> list[list[int]]:
+def _sure_tokens(logits: Tensor, margin: float) -> list[Any]:
     """The most probable token at each place, -1 where the second is too close."""
     top = logits.topk(2, dim=-1)
     sure = top.values[..., 0] - top.values[..., 1] > margin
-    tokens: list[list[int]] = top.indices[..., 0].where(sure, -1).tolist()
+    tokens: list[Any] = top.indices[..., 0].where(sure, -1).tolist()
     return tokens

@@ -67,11 +67,23 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module is in the mode it was in."""
+    """Evaluation mode inside; afterwards every module is in the mode it was in.
+
+    Of a batch's last places the model cuts a view, and torch multiplies a view by the head row by
+    row, with a copy of the vocabulary for each: the head gets it in one piece instead.
+    """
     training = [module for module in model.modules() if module.training]
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    pieces = head.register_forward_pre_hook(_in_one_piece) if head is not None else nullcontext()
     model.eval()
     try:
-        yield
+        with pieces:
+            yield
     finally:
         for module in training:
             module.training = True
+
+
+def _in_one_piece(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    hidden, *rest = inputs
+    return (hidden.contiguous(), *rest)

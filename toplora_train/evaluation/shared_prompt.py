@@ -134,7 +134,7 @@ def go_through(model: nn.Module, ids: Sequence[int]) -> Start:
     device = next(model.parameters()).device
     extra = {"logits_to_keep": 1} if forward_takes(model, "logits_to_keep") else {}
     output = model(input_ids=torch.tensor([list(ids)], device=device), use_cache=True, **extra)
-    layers = getattr(output.past_key_values, "layers", ())
+    layers = getattr(getattr(output, "past_key_values", None), "layers", ())
     if not layers or any(type(layer) is not DynamicLayer for layer in layers):
         return NOTHING
     return Start(len(ids), output.past_key_values)
@@ -172,7 +172,8 @@ def begin(
     output = model(
         input_ids=inputs["input_ids"].to(device), attention_mask=mask, use_cache=True, **extra
     )
-    return Begun(output.logits[:, -kept:].float(), mask, output.past_key_values)
+    cache = getattr(output, "past_key_values", None)  # a recurrent state has another name
+    return Begun(output.logits[:, -kept:].float(), mask, cache)
 
 
 def go_on(

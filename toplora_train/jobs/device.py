@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from toplora_train.config.errors import UserError
+from toplora_train.jobs.products import speed_up_products
 
 # A process may wait long for the others: their share of a test set, or the first one's writing. One
 # that dies is noticed by the agent, not by this.
@@ -37,6 +38,8 @@ def open_accelerator(
             "trainer.mixed_precision=fp16 needs a GPU; on a CPU use trainer.mixed_precision=no or "
             "bf16"
         )
+    if on_cpu:
+        speed_up_products()
     if deterministic:
         os.environ.setdefault(
             "CUBLAS_WORKSPACE_CONFIG", ":4096:8"

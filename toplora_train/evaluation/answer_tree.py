@@ -1,0 +1,164 @@
+"""What a model says about all answers to its prompts, in one pass.
+
+The answers to a prompt stand behind it side by side, each blind to the others, each at the places
+it would have if it stood there alone (tree attention; SpecInfer, 2024, arXiv:2305.09781, 4.2). So
+neither prompt nor keys and values are multiplied by the number of answers::
+
+    prompt: What is ...? | shared: the answer is | 1 | 2
+                                                   ^   ^ sees the prompt and the shared, not the 1
+
+Models of other kinds go through prompt and answers in two passes (:mod:`.shared_prompt`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toplora_train.config.errors import UserError
+from toplora_train.evaluation.forward import forward_takes
+from toplora_train.evaluation.shared_prompt import NOTHING, Start, begin, go_on
+
+# Kinds of model that take a mask of any shape as it is: each is held against whole sequences in
+# this module's tests.
+IN_ONE_PASS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "gpt2", "gpt_neox")
+
+
+class UnsharedError(UserError):
+    """The model cannot go on from one prompt with several answers."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this model cannot go on from one prompt with several answers, so it cannot choose "
+            "among them; use evaluation.multiple_choice=generate"
+        )
+
+
+Tail = tuple[int, Sequence[int]]  # the row of the batch, and the tokens after what answers share
+
+
+@dataclass(frozen=True)
+class Said:
+    """Logits about the answers to a batch of prompts, float32.
+
+    Attributes:
+        beginning: ``(rows, shared + 1, vocabulary)``: what was said about each token of the shared
+            beginning of the answers, and about the one after it.
+        tails: For each tail ``(tokens, vocabulary)``: what was said after each of its tokens.
+    """
+
+    beginning: Tensor
+    tails: list[Tensor]
+
+
+def ask(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    shared: Sequence[int],
+    tails: Sequence[Tail],
+    *,
+    pad: int,
+    start: Start = NOTHING,
+) -> Said:
+    """Send prompts and their answers through the model.
+
+    Args:
+        model: A causal language model.
+        prompts: Whole prompts.
+        shared: What all answers begin with.
+        tails: What is left of the answers, each with its row; none empty, rows in any order.
+        pad: What fills the gaps.
+        start: What all prompts begin with, if it has gone through already.
+
+    Raises:
+        UnsharedError: the model cannot go on from one prompt with several answers.
+    """
+    if tails and takes_any_mask(model):
+        return _in_one_pass(model, prompts, shared, tails, pad=pad, start=start)
+    begun = begin(model, prompts, shared, pad=pad, start=start)
+    if not tails:
+        return Said(begun.logits, [])
+    if not begun.can_go_on:
+        raise UnsharedError
+    after = go_on(model, begun, [row for row, _ in tails], [ids for _, ids in tails], pad=pad)
+    return Said(begun.logits, [after[line, : len(ids)] for line, (_, ids) in enumerate(tails)])
+
+
+def takes_any_mask(model: nn.Module) -> bool:
+    """Whether every layer of this model attends to what a mask says and to nothing else."""
+    config: Any = model.config
+    windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    return (
+        config.model_type in IN_ONE_PASS
+        and config._attn_implementation == "sdpa"
+        and getattr(config, "sliding_window", None) is None
+        and not windows
+    )
+
+
+def _in_one_pass(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    shared: Sequence[int],
+    tails: Sequence[Tail],
+    *,
+    pad: int,
+    start: Start,
+) -> Said:
+    device = next(model.parameters()).device
+    trunks = [[*prompt[start.length :], *shared] for prompt in prompts]
+    trunk, room = max(map(len, trunks)), [0] * len(prompts)
+    begins = []  # each tail's first column behind the trunk
+    for row, ids in tails:
+        begins.append(room[row])
+        room[row] += len(ids)
+    shape = len(prompts), trunk + max(room)
+
+    tokens = torch.full(shape, pad)
+    places = torch.zeros(shape, dtype=torch.long)
+    # What is padding sees itself: a softmax over nothing is no number, and would spread.
+    seen = torch.eye(shape[1], dtype=torch.bool).repeat(len(prompts), 1, 1)
+    for row, ids in enumerate(trunks):
+        own = slice(trunk - len(ids), trunk)
+        tokens[row, own] = torch.tensor(ids)
+        places[row, own] = torch.arange(start.length, start.length + len(ids))
+        seen[row, own, own] = _causal(len(ids))
+    for (row, ids), first in zip(tails, begins, strict=True):
+        own = slice(trunk + first, trunk + first + len(ids))
+        before = len(trunks[row])
+        tokens[row, own] = torch.tensor(ids)
+        places[row, own] = start.length + before + torch.arange(len(ids))
+        seen[row, own, trunk - before : trunk] = True
+        seen[row, own, own] = _causal(len(ids))
+
+    kept = len(shared) + 1 + max(room)
+    extra: dict[str, Any] = {}
+    if start.length:
+        seen = torch.cat([seen.new_ones(*shape, start.length), seen], dim=2)
+        extra["past_key_values"] = start.cache_for(len(prompts))
+    if forward_takes(model, "logits_to_keep"):  # the others are most of the memory
+        extra["logits_to_keep"] = kept
+    output = model(
+        input_ids=tokens.to(device),
+        attention_mask=seen[:, None].to(device),
+        position_ids=places.to(device),
+        use_cache=bool(start.length),
+        **extra,
+    )
+    logits: Tensor = output.logits[:, -kept:].float()
+    behind = logits[:, len(shared) + 1 :]
+    return Said(
+        logits[:, : len(shared) + 1],
+        [
+            behind[row, first : first + len(ids)]
+            for (row, ids), first in zip(tails, begins, strict=True)
+        ],
+    )
+
+
+def _causal(tokens: int) -> Tensor:
+    return torch.ones(tokens, tokens, dtype=torch.bool).tril()

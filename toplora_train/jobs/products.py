@@ -1,0 +1,63 @@
+"""fp32 products on a CPU, by the library that is fast there.
+
+torch multiplies fp32 matrices with MKL, which uses half the width of the registers of AMD's
+processors with AVX-512. oneDNN, a part of torch as well, uses them whole: more than twice the speed
+(`benchmarks/products.py`). torch hands it fp32 products only together with leave to round their
+factors to bf16, of which oneDNN makes use where a processor multiplies bf16 in tiles; AMD's do not.
+That is not taken on trust: with the leave given, products are held against float64, and if a factor
+was rounded the leave is withdrawn.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger(__name__)
+
+# (rows, inner, columns): a decoding step, a short batch, a training batch, an adapter's narrow side
+SHAPES = ((1, 576, 512), (48, 512, 576), (768, 576, 512), (512, 768, 8))
+
+# Of the largest error of a product, in units of the square root of its inner dimension (the factors
+# are standard normal): fp32 gives some 5e-6, tf32 3e-4, bf16 2e-3.
+LARGEST_ERROR = 3e-5
+
+
+def speed_up_products() -> bool:
+    """Let oneDNN multiply fp32 matrices where MKL is slow; return whether it does.
+
+    It depends on nothing but processor and torch, so that a run that is repeated or resumed on the
+    machine is the same to the bit.
+    """
+    settings = getattr(torch.backends.mkldnn, "matmul", None)  # torch 2.9
+    if settings is None or not _mkl_is_slow():
+        return False
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    if largest_error() > LARGEST_ERROR:
+        settings.fp32_precision = before
+        return False
+    log.info("fp32 products by oneDNN, whose errors here are fp32's; MKL is slow on this processor")
+    return True
+
+
+def largest_error() -> float:
+    """How far fp32 products are from float64's, over ``SHAPES``; see ``LARGEST_ERROR``."""
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for rows, inner, columns in SHAPES:
+        left = torch.randn(rows, inner, generator=generator)
+        right = torch.randn(columns, inner, generator=generator)
+        exact = left.double() @ right.double().T
+        error = (torch.nn.functional.linear(left, right) - exact).abs().max() / inner**0.5
+        worst = max(worst, float(error))
+    return worst
+
+
+def _mkl_is_slow() -> bool:
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    processor = Path("/proc/cpuinfo")
+    return processor.is_file() and "AuthenticAMD" in processor.read_text(encoding="utf-8")
