@@ -5,20 +5,22 @@ import pytest
 import torch
 
 from toplora_train.jobs import products
-from toplora_train.jobs.products import LARGEST_ERROR, largest_error, speed_up_products
-
-needs_setting = pytest.mark.skipif(
-    not hasattr(torch.backends.mkldnn, "matmul"), reason="this torch has no such setting"
+from toplora_train.jobs.products import (
+    LARGEST_ERROR,
+    LONG,
+    PRODUCTS,
+    largest_error,
+    speed_up_products,
 )
+from toplora_train.models.tiny import tiny_model
 
 
 @pytest.fixture(autouse=True)
 def as_before():
     """Every test begins with torch's own choice, and the session's comes back."""
-    settings = torch.backends.mkldnn.matmul
-    before, settings.fp32_precision = settings.fp32_precision, "ieee"
+    before, PRODUCTS.fp32_precision = PRODUCTS.fp32_precision, "ieee"
     yield
-    settings.fp32_precision = before
+    PRODUCTS.fp32_precision = before
 
 
 def test_a_rounded_factor_is_told_from_a_rounded_sum(monkeypatch):
@@ -38,25 +40,22 @@ def test_a_rounded_factor_is_told_from_a_rounded_sum(monkeypatch):
         assert largest_error() > 3 * LARGEST_ERROR
 
 
-@needs_setting
 def test_products_of_the_faster_library_are_as_exact(caplog):
     with caplog.at_level(logging.INFO):
         taken = speed_up_products()
     assert taken == ("oneDNN" in caplog.text)
-    assert taken == (torch.backends.mkldnn.matmul.fp32_precision == "bf16")
+    assert taken == (PRODUCTS.fp32_precision == "bf16")
     assert largest_error() < LARGEST_ERROR
     assert speed_up_products() == taken
 
 
-@needs_setting
 def test_leave_to_round_is_withdrawn_where_use_is_made_of_it(monkeypatch):
     monkeypatch.setattr(products, "_mkl_is_slow", lambda: True)
     monkeypatch.setattr(products, "largest_error", lambda: 2e-3)
     assert not speed_up_products()
-    assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"
+    assert PRODUCTS.fp32_precision != "bf16"
 
 
-@needs_setting
 @pytest.mark.parametrize(
     ("capability", "vendor"), [("AVX2", "AuthenticAMD"), ("AVX512", "GenuineIntel")]
 )
@@ -64,4 +63,32 @@ def test_on_other_processors_torch_is_left_alone(monkeypatch, capability, vendor
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"vendor_id : {vendor}")
     assert not speed_up_products()
-    assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"
+    assert PRODUCTS.fp32_precision != "bf16"
+
+
+@pytest.mark.parametrize("tokens", [8, LONG])
+def test_the_products_of_a_model_are_the_same_but_for_rounding(monkeypatch, tokens):
+    model, leaves = tiny_model(), []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*args, **kwargs):
+        leaves.append(PRODUCTS.fp32_precision)
+        return attend(*args, **kwargs)
+
+    ids = torch.arange(2 * tokens).view(2, tokens) % 200
+
+    def step():
+        model.zero_grad()
+        output = model(input_ids=ids, labels=ids)
+        output.loss.backward()
+        return output.logits, model.model.layers[0].self_attn.q_proj.weight.grad
+
+    logits, gradient = step()
+    taken = speed_up_products()
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    other_logits, other_gradient = step()
+    torch.testing.assert_close(other_logits, logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(other_gradient, gradient, rtol=1e-4, atol=1e-6)
+    expected = "bf16" if taken and tokens >= LONG else "ieee"
+    assert set(leaves) == {expected}
+    assert PRODUCTS.fp32_precision == ("bf16" if taken else "ieee")

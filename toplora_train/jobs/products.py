@@ -12,10 +12,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 log = logging.getLogger(__name__)
+
+PRODUCTS: Any = getattr(torch.backends.mkldnn, "matmul", None)  # torch 2.9
 
 # (rows, inner, columns): a decoding step, a short batch, a training batch, an adapter's narrow side
 SHAPES = ((1, 576, 512), (48, 512, 576), (768, 576, 512), (512, 768, 8))
@@ -24,6 +30,10 @@ SHAPES = ((1, 576, 512), (48, 512, 576), (768, 576, 512), (512, 768, 8))
 # are standard normal): fp32 gives some 5e-6, tf32 3e-4, bf16 2e-3.
 LARGEST_ERROR = 3e-5
 
+# Attention is many small products, which oneDNN takes longer to begin than MKL to end; from so many
+# places at once on they are large.
+LONG = 256
+
 
 def speed_up_products() -> bool:
     """Let oneDNN multiply fp32 matrices where MKL is slow; return whether it does.
@@ -31,14 +41,13 @@ def speed_up_products() -> bool:
     It depends on nothing but processor and torch, so that a run that is repeated or resumed on the
     machine is the same to the bit.
     """
-    settings = getattr(torch.backends.mkldnn, "matmul", None)  # torch 2.9
-    if settings is None or not _mkl_is_slow():
+    if PRODUCTS is None or not _mkl_is_slow():
         return False
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
+    before, PRODUCTS.fp32_precision = PRODUCTS.fp32_precision, "bf16"
     if largest_error() > LARGEST_ERROR:
-        settings.fp32_precision = before
+        PRODUCTS.fp32_precision = before
         return False
+    AttentionInterface.register("sdpa", _attend)
     log.info("fp32 products by oneDNN, whose errors here are fp32's; MKL is slow on this processor")
     return True
 
@@ -54,6 +63,18 @@ def largest_error() -> float:
         error = (torch.nn.functional.linear(left, right) - exact).abs().max() / inner**0.5
         worst = max(worst, float(error))
     return worst
+
+
+def _attend(module: nn.Module, query: Tensor, *others: Any, **how: Any) -> Any:
+    """The attention of transformers, its products by MKL where they are small."""
+    small = query.dtype == torch.float32 and query.shape[-2] < LONG
+    if not small or torch.compiler.is_compiling():
+        return sdpa_attention_forward(module, query, *others, **how)
+    leave, PRODUCTS.fp32_precision = PRODUCTS.fp32_precision, "ieee"
+    try:
+        return sdpa_attention_forward(module, query, *others, **how)
+    finally:
+        PRODUCTS.fp32_precision = leave
 
 
 def _mkl_is_slow() -> bool:
