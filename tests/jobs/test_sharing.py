@@ -63,3 +63,34 @@ def test_two_processes_give_the_predictions_of_one_byte_for_byte(
         of_one = (run / "evaluations" / "again" / "predictions" / name).read_bytes()
         assert of_two == of_one
         assert of_two.count(b"\n") == 9
+
+    # A command of its own, in one process and in two.
+    monkeypatch.setattr(sys, "argv", ["toplora-eval", f"run={run}", "limit=60", "name=alone"])
+    assert evaluate.main() == 0
+    shared = again(run, "limit=60", "name=shared")
+    assert shared.returncode == 0, shared.stderr
+    assert "process 1 of 2 25/30" in shared.stdout
+    assert shared.stdout.count("report: ") == 1
+    for name in ("arithmetic.jsonl", "arithmetic.base.jsonl"):
+        of_one, of_two = (
+            (run / "evaluations" / folder / "predictions" / name).read_bytes()
+            for folder in ("alone", "shared")
+        )
+        assert of_two == of_one
+        assert of_two.count(b"\n") == 60
+
+    twice = again(run, "limit=60", "name=shared")
+    assert twice.returncode == 2
+    assert "holds a finished evaluation; give this one another name=NAME" in twice.stderr
+    assert twice.stderr.count("error: ") == 1
+
+
+def again(run: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", evaluate.MODULE, f"run={run}", "processes=2", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )

@@ -14,8 +14,9 @@ from toplora_train.config.schema import EvaluationSettings, RunConfig
 from toplora_train.data.contamination import contaminated_ids
 from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.predictions import read_predictions
+from toplora_train.evaluation.ranks import Ranks
 from toplora_train.jobs.console import open_console
-from toplora_train.jobs.device import AUTOCAST, open_accelerator
+from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
 from toplora_train.jobs.evaluation_folder import finished_report, open_folder, write_evaluation
 from toplora_train.jobs.finetune import sha256_of
 from toplora_train.jobs.material import training_rows
@@ -33,7 +34,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     """Ask a finished run's adapter, and its base model beside it; what was answered is kept.
 
     An evaluation that was interrupted goes on from its stored predictions when it is asked for in
-    the same words.
+    the same words. Several processes (``WORLD_SIZE``) share the rows; the first writes the report.
 
     Args:
         config: The run's configuration with the evaluation that is wanted.
@@ -42,7 +43,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         command: The command line, for the report.
 
     Returns:
-        The folder and the report in it.
+        The folder and the report in it; of several processes only the first has one, else None.
 
     Raises:
         UserError: the run has no adapter, or the tasks cannot be asked.
@@ -50,7 +51,11 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     interrupt_at_once()
     wording = finished_report(run_dir)["data"].get("wording", "alpaca")
     folder = open_folder(run_dir, name)
-    console = open_console()
+    accelerator = open_accelerator(
+        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
+    )
+    first = accelerator.is_main_process
+    console = open_console(quiet=not first)
     data_root = Path(config.data_root) if config.data_root else None
     in_files = read_test_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
     test_sets = [asked_as_learned(test_set, wording) for test_set in in_files]
@@ -61,9 +66,6 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     unlike = asked_unlike_learned(config.evaluation, trained.evaluation)
     if unlike:
         console.print(unlike)
-    accelerator = open_accelerator(
-        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
-    )
     location = locate_model(
         path=config.model.path,
         revision=config.model.revision,
@@ -85,6 +87,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         autocast_dtype=AUTOCAST[config.trainer.mixed_precision],
         reuse=False,
         console=console,
+        ranks=Ranks(accelerator.process_index, accelerator.num_processes),
     )
     base_scores = (
         score(model, who="base", weights=base_weights(config, location), suffix=".base")
@@ -95,6 +98,9 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     adapted = load_adapter(model, adapter).to(accelerator.device)
     weights = sha256_of(adapter / "adapter_model.safetensors")
     scores = score(adapted, who="tuned", weights=weights, suffix="")
+    leave_the_others(accelerator)
+    if not first:
+        return folder, None
     report = write_evaluation(
         folder,
         run_dir,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from toplora_train.config.errors import RunFailure, UserError
-from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
+from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR, rank
 
 
 def run_command(command: Callable[[], None]) -> int:
@@ -27,5 +27,7 @@ def run_command(command: Callable[[], None]) -> int:
 
 
 def _fail(text: str, code: int) -> int:
+    if rank() and code != CRASHED:  # of several processes the first says the same
+        return code
     print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
     return code

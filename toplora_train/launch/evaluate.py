@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from toplora_train.config.resolved import read_config
 from toplora_train.launch.command import run_command
 
 COMMAND = "toplora-eval"
+MODULE = "toplora_train.launch.evaluate"
 PURPOSE = (
     "Ask a run's saved adapter again, or other tasks, with its base model beside it; or read the\n"
     "answers that it gave by another protocol's rules, without the model. What comes out is in\n"
@@ -38,6 +40,7 @@ KEYS = (
     Key("base", "whether the base model is asked too", choices=("true", "false")),
     Key("data_root", "the local mirror that rows are looked for in"),
     Key("device", "where to compute", choices=("auto", "cpu", "cuda", "mps")),
+    Key("processes", "how many share the rows, each with the model; auto: one per GPU"),
     Key(
         "config_dir", "a folder with task files of your own, FOLDER/task/NAME.yaml or the harness'"
     ),
@@ -99,6 +102,8 @@ def _evaluate(words: list[str]) -> None:
         device=given.get("device"),
         own=[own] if own else [],
     )
+    if "processes" in given and "WORLD_SIZE" not in os.environ and "harness" not in given:
+        _in_several_processes(words, given["processes"], again.launch.device, run_dir)
     if "harness" in given:
         _refuse_others(given, "harness", OF_HARNESS, "words and scores as the harness does")
         from toplora_train.jobs.harness import ask_harness
@@ -112,7 +117,18 @@ def _evaluate(words: list[str]) -> None:
 
     name = given.get("name", name_of(given))
     folder, report = evaluate(again, run_dir, name=name, command=shlex.join([COMMAND, *words]))
-    return _tell(report, folder)
+    return _tell(report, folder) if report is not None else None
+
+
+def _in_several_processes(words: list[str], processes: str, device: str, run_dir: Path) -> None:
+    """Leave this process when so many have done the same command's work; return if one is all."""
+    from toplora_train.launch.agent import count_processes, devices_here, run_workers
+
+    if processes != "auto" and not (processes.isdecimal() and int(processes)):
+        raise UserError(f"processes={processes} must be a whole number above zero, or auto")
+    count = count_processes(processes, device, devices_here())
+    if count > 1:
+        raise SystemExit(run_workers(["-m", MODULE, *words], count, run_dir))
 
 
 def _refuse_others(given: Mapping[str, str], key: str, fit: tuple[str, ...], why: str) -> None:
@@ -165,3 +181,7 @@ def _tell_harness(found: Mapping[str, Any], file: Path) -> None:
             base = f"base {found['base'][task][key]:.4f}, " if found["base"] else ""
             console.print(f"{task} {metric}: {base}tuned {value:.4f}{spread}")
     console.print(f"results: {file}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
