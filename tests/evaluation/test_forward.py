@@ -3,6 +3,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from toplora_train.evaluation.forward import (
+    autocast,
     end_token_ids,
     evaluating,
     forward_takes,
@@ -61,16 +62,49 @@ def test_the_modes_of_all_modules_are_restored(model):
     assert torch.is_grad_enabled()
 
 
-def test_the_head_gets_what_a_model_cuts_out_in_one_piece(model):
-    """torch multiplies a view of three dimensions row by row, the head copied for each."""
-    pieces = []
-    model.lm_head.register_forward_hook(lambda _, inputs, __: pieces.append(inputs[0]))
-    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("under", [None, torch.bfloat16])
+def test_logits_are_not_rounded_whatever_the_rest_is_computed_in(model, dtype, under):
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"])).to(dtype)
+    hidden = []
+    model.model.norm.register_forward_hook(lambda _module, _args, output: hidden.append(output))
+    ids = torch.arange(12).view(2, 6)
+    with torch.inference_mode(), autocast(torch.device("cpu"), under):
+        rounded = adapted(input_ids=ids, logits_to_keep=2).logits
+        with evaluating(adapted), evaluating(adapted):
+            exact = adapted(input_ids=ids, logits_to_keep=2).logits
+        again = adapted(input_ids=ids, logits_to_keep=2).logits
+    assert exact.dtype == torch.float32
+    expected = hidden[1][:, -2:].double() @ model.lm_head.weight.double().T
+    torch.testing.assert_close(exact.double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(again, rounded, rtol=0, atol=0)
+    plain = dtype == torch.float32 and under is None
+    assert rounded.dtype == (torch.float32 if plain else torch.bfloat16)
+    assert "forward" not in vars(model.lm_head)
+
+
+def test_a_head_with_an_adapter_of_its_own_is_left_alone(model):
+    adapted = get_peft_model(model, LoraConfig(target_modules=["lm_head"]))
     ids = torch.arange(12).view(2, 6)
     with torch.inference_mode():
-        adapted(input_ids=ids, logits_to_keep=2)
+        before = adapted(input_ids=ids).logits
         with evaluating(adapted):
-            adapted(input_ids=ids, logits_to_keep=2)
-        adapted(input_ids=ids, logits_to_keep=2)
-    assert [piece.is_contiguous() for piece in pieces] == [False, True, False]
-    torch.testing.assert_close(pieces[0], pieces[1])
+            torch.testing.assert_close(adapted(input_ids=ids).logits, before, rtol=0, atol=0)
+
+
+def test_the_head_gets_what_a_model_cuts_out_in_one_piece(model, monkeypatch):
+    """torch multiplies a view of three dimensions row by row, the head copied for each."""
+    pieces, multiply = [], torch.nn.functional.linear
+
+    def watched(left, right, *bias):
+        if right is model.lm_head.weight:
+            pieces.append(left.is_contiguous())
+        return multiply(left, right, *bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", watched)
+    ids = torch.arange(12).view(2, 6)
+    with torch.inference_mode():
+        model(input_ids=ids, logits_to_keep=2)
+        with evaluating(model):
+            model(input_ids=ids, logits_to_keep=2)
+    assert pieces == [False, True]

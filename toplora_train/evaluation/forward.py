@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
 
@@ -67,23 +68,42 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module is in the mode it was in.
-
-    Of a batch's last places the model cuts a view, and torch multiplies a view by the head row by
-    row, with a copy of the vocabulary for each: the head gets it in one piece instead.
-    """
+    """Evaluation mode inside, and logits that are not rounded; afterwards all is as it was."""
     training = [module for module in model.modules() if module.training]
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    pieces = head.register_forward_pre_hook(_in_one_piece) if head is not None else nullcontext()
     model.eval()
     try:
-        with pieces:
+        with _exact_logits(model):
             yield
     finally:
         for module in training:
             module.training = True
 
 
-def _in_one_piece(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    hidden, *rest = inputs
-    return (hidden.contiguous(), *rest)
+@contextmanager
+def _exact_logits(model: nn.Module) -> Iterator[None]:
+    """Inside, the head multiplies in fp32, whatever the number format of the rest.
+
+    A logit of 20 in bf16 is a multiple of 1/8: between two answers that is often a draw, which the
+    order of the vocabulary then decides. The hidden states get to the head in one piece, as torch
+    multiplies a view (the last places of a batch) row by row, with a copy of the head for each.
+    """
+    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    if type(head) is not nn.Linear or isinstance(head.weight, DTensor):
+        yield  # a head with an adapter of its own, or shared out among processes
+        return
+    weight, bias = head.weight.float(), None if head.bias is None else head.bias.float()
+
+    def exact(hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float().contiguous(), weight, bias)
+
+    own = vars(head)  # a forward here comes before the class's
+    before = own.get("forward")
+    own["forward"] = exact
+    try:
+        yield
+    finally:
+        if before is None:
+            del own["forward"]
+        else:
+            own["forward"] = before
