@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from toplora_train.config.errors import UserError
+from toplora_train.jobs.heap import keep_freed_memory
 from toplora_train.jobs.products import speed_up_products
 
 # A process may wait long for the others: their share of a test set, or the first one's writing. One
@@ -40,6 +41,7 @@ def open_accelerator(
         )
     if on_cpu:
         speed_up_products()
+        keep_freed_memory()
     if deterministic:
         os.environ.setdefault(
             "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
