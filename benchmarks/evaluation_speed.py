@@ -37,6 +37,7 @@ from toplora_train.evaluation.forward import autocast, in_slices, left_padded
 from toplora_train.evaluation.generate import decode_answer, own_settings_aside
 from toplora_train.jobs.adapted import load_adapted
 from toplora_train.jobs.device import AUTOCAST, open_accelerator
+from toplora_train.jobs.products import PRODUCTS
 from toplora_train.jobs.scoring import ASK
 from toplora_train.jobs.testsets import TestSet, read_test_sets
 
@@ -88,12 +89,11 @@ def ours(
 @contextmanager
 def as_torch_comes() -> Iterator[None]:
     """fp32 products by the library that torch takes unless told otherwise."""
-    settings = torch.backends.mkldnn.matmul
-    here, settings.fp32_precision = settings.fp32_precision, "ieee"
+    here, PRODUCTS.fp32_precision = PRODUCTS.fp32_precision, "ieee"
     try:
         yield
     finally:
-        settings.fp32_precision = here
+        PRODUCTS.fp32_precision = here
 
 
 def timed(run: Callable[[], Answers]) -> tuple[dict[str, float], Answers]:
@@ -135,7 +135,7 @@ def main() -> None:
             test_set = replace(asked, kind=kind)
             yield name, lambda test_set=test_set: ours(model, tokenizer, test_set, size, dtype)
         yield "decoded", lambda: decoded(model, tokenizer, asked, dtype)
-        if device.type == "cpu" and torch.backends.mkldnn.matmul.fp32_precision == "bf16":
+        if device.type == "cpu" and PRODUCTS.fp32_precision == "bf16":
             yield "script", as_torch_comes()(lambda: decoded(model, tokenizer, asked, dtype))
 
     best: dict[str, dict[str, float]] = {}

@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from toplora_train.jobs.products import largest_error
+from toplora_train.jobs.products import PRODUCTS, largest_error
 
 SHAPES = {
     "up projection, a training batch": (1664, 576, 1536),
@@ -51,7 +51,7 @@ def main() -> None:
             for name, (rows, inner, columns) in SHAPES.items():
                 left, right = torch.randn(rows, inner), torch.randn(columns, inner)
                 for library, leave in LIBRARIES.items():
-                    torch.backends.mkldnn.matmul.fp32_precision = leave
+                    PRODUCTS.fp32_precision = leave
                     best = max(found[name].get(library, 0.0), speed(left, right) / 1e9)
                     found[name][library] = round(best, 1)
                     errors[library] = largest_error()

@@ -1,8 +1,8 @@
 """What a model says about all answers to its prompts, in one pass.
 
 The answers to a prompt stand behind it side by side, each blind to the others, each at the places
-it would have if it stood there alone (tree attention; SpecInfer, arXiv:2305.09781). So
-neither prompt nor keys and values are multiplied by the number of answers::
+it would have if it stood there alone (tree attention; SpecInfer, arXiv:2305.09781). So neither
+prompt nor keys and values are multiplied by the number of answers::
 
     prompt: What is ...? | shared: the answer is | 1 | 2
                                                    ^   ^ sees the prompt and the shared, not the 1

@@ -1,11 +1,10 @@
 """fp32 products on a CPU, by the library that is fast there.
 
-torch multiplies fp32 matrices with MKL, which uses half the width of the registers of AMD's
-processors with AVX-512. oneDNN, a part of torch as well, uses them whole: more than twice the speed
-(`benchmarks/products.py`). torch hands it fp32 products only together with leave to round their
-factors to bf16, of which oneDNN makes use where a processor multiplies bf16 in tiles; AMD's do not.
-That is not taken on trust: with the leave given, products are held against float64, and if a factor
-was rounded the leave is withdrawn.
+torch multiplies fp32 matrices with MKL. On an AMD processor with AVX-512 (Zen 5) oneDNN, a part of
+torch as well, took half the time or less (`benchmarks/products.py`). torch hands it fp32 products
+only together with leave to round their factors to bf16, of which it made no use there. That is not
+taken on trust: at every start, with the leave given, products are held against float64, and if a
+factor was rounded the leave is withdrawn.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ PRODUCTS: Any = getattr(torch.backends.mkldnn, "matmul", None)  # torch 2.9
 SHAPES = ((1, 576, 512), (48, 512, 576), (768, 576, 512), (512, 768, 8))
 
 # Of the largest error of a product, in units of the square root of its inner dimension (the factors
-# are standard normal): fp32 gives some 5e-6, tf32 3e-4, bf16 2e-3.
+# are standard normal): fp32 gives 2e-6 (MKL) or 5e-6 (oneDNN), factors of
+# 11 bits (tf32) 1e-3, of 8 bits (bf16) 1e-2.
 LARGEST_ERROR = 3e-5
 
 # Attention is many small products, which oneDNN takes longer to begin than MKL to end; from so many

@@ -102,8 +102,6 @@ def _evaluate(words: list[str]) -> None:
         device=given.get("device"),
         own=[own] if own else [],
     )
-    if "processes" in given and "WORLD_SIZE" not in os.environ and "harness" not in given:
-        _in_several_processes(words, given["processes"], again.launch.device, run_dir)
     if "harness" in given:
         _refuse_others(given, "harness", OF_HARNESS, "words and scores as the harness does")
         from toplora_train.jobs.harness import ask_harness
@@ -113,6 +111,8 @@ def _evaluate(words: list[str]) -> None:
         limit = again.evaluation.limit if "limit" in given else None
         file, found = ask_harness(again, run_dir, tasks, name=name, limit=limit, own=own)
         return _tell_harness(found, file)
+    if "processes" in given and "WORLD_SIZE" not in os.environ:
+        _in_several_processes(words, given["processes"], again.launch.device, run_dir)
     from toplora_train.jobs.evaluate import evaluate  # heavy: only for a command that is right
 
     name = given.get("name", name_of(given))
