@@ -33,13 +33,14 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from toplora_train.config.again import evaluated_again
 from toplora_train.config.resolved import read_config
 from toplora_train.data.encode import encode_prompt
+from toplora_train.evaluation.decoding.decode import decode_answer, own_settings_aside
+from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.forward import autocast, in_slices, left_padded
-from toplora_train.evaluation.generate import decode_answer, own_settings_aside
 from toplora_train.jobs.adapted import load_adapted
 from toplora_train.jobs.device import AUTOCAST, open_accelerator
 from toplora_train.jobs.products import PRODUCTS
 from toplora_train.jobs.scoring import ASK
-from toplora_train.jobs.testsets import TestSet, read_test_sets
+from toplora_train.jobs.testsets import read_test_sets
 
 TOKENS, BATCH = 32, 32
 Answers = dict[str, str | None]
@@ -48,7 +49,7 @@ Answers = dict[str, str | None]
 def decoded(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    test_set: TestSet,
+    test_set: EvalSet,
     dtype: torch.dtype | None,
 ) -> Answers:
     """What most public scripts do, but for their prompt and their reading of the answer."""
@@ -57,7 +58,7 @@ def decoded(
     ends, found = {tokenizer.eos_token_id}, {}
     settings = GenerationConfig(max_new_tokens=TOKENS, do_sample=False, pad_token_id=min(ends))
     for batch in in_slices(range(len(rows)), BATCH):
-        asked = [test_set.protocol.ask(rows[i].instruction, rows[i].input) for i in batch]
+        asked = [test_set.protocol.build_prompt(rows[i].instruction, rows[i].input) for i in batch]
         inputs = left_padded([encode_prompt(tokenizer, text) for text in asked], min(ends))
         with torch.inference_mode(), autocast(device, dtype), own_settings_aside(model):
             tokens = model.generate(
@@ -75,7 +76,7 @@ def decoded(
 def ours(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    test_set: TestSet,
+    test_set: EvalSet,
     batch_size: int,
     dtype: torch.dtype | None,
 ) -> Answers:

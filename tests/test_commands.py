@@ -122,7 +122,7 @@ def test_the_adapter_loads_in_another_process_to_the_logits_of_the_training_one(
 import json, torch, toplora_train
 from peft import PeftModel
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
-from toplora_train.evaluation.generate import generate
+from toplora_train.evaluation.decoding.decode import generate
 predictions = [json.loads(line) for line in open("run/predictions/arithmetic.jsonl")]
 model = PeftModel.from_pretrained(tiny_model(), "run/adapter")
 tokenizer = tiny_tokenizer()

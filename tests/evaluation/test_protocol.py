@@ -17,7 +17,7 @@ def test_the_protocols_decode_as_their_scripts_do():
 
 
 def test_the_clean_protocol_asks_what_training_asks():
-    assert CLEAN.ask is build_prompt
+    assert CLEAN.build_prompt is build_prompt
     assert find_protocol("clean") is CLEAN
 
 

@@ -20,10 +20,9 @@ from toplora_train.jobs.objective import load_base
 def test_a_head_is_judged_at_the_ends_of_epochs_and_the_last_step_and_no_other(
     make_run, monkeypatch
 ):
-    monkeypatch.setattr(
-        judges, "evaluate_labels", lambda *_, **__: (SimpleNamespace(value=0.5), [])
-    )
-    material = SimpleNamespace(lengths=[3] * 16, tokenizer=None, validation_rows=[])
+    monkeypatch.setattr(judges, "_evaluation", lambda *_: lambda _model: 0.5)
+    source = SimpleNamespace(source="made here")
+    material = SimpleNamespace(lengths=[3] * 16, tokenizer=None, validation_rows=[], rows=source)
     judge = by_head(judged_run(make_run), material, None)
     values = {number: judge(None, step(number, number / 2)) for number in range(1, 6)}
     assert values == {1: None, 2: 0.5, 3: None, 4: 0.5, 5: 0.5}
@@ -46,7 +45,8 @@ def held_out(make_run, **trainer):
 
 
 def test_the_loss_judges_a_language_model_and_the_metric_a_head_unless_it_is_said(make_run):
-    material = SimpleNamespace(lengths=[3] * 16, validation_rows=[])
+    source = SimpleNamespace(source="made here")
+    material = SimpleNamespace(lengths=[3] * 16, validation_rows=[], rows=source)
     found = {
         (name, by): find_judge(
             replace(config, trainer=replace(config.trainer, select_by=by)), material, None
@@ -80,7 +80,7 @@ def test_answers_are_judged_where_the_loss_was_measured(make_run, monkeypatch):
             asked = tokenizer.decode(prompt)
             yield place, next((known[one] for one in known if one in asked), "none")
 
-    monkeypatch.setattr("toplora_train.evaluation.evaluate.generate", written)
+    monkeypatch.setattr("toplora_train.evaluation.methods.generate.generate", written)
     assert judge(model, record) == 0.5
 
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from toplora_train.evaluation.evaluate import Score
+from toplora_train.evaluation.tally import Score
 from toplora_train.jobs.material import prepare
 from toplora_train.jobs.reporting import conclusion, identity, introduction, task_score
 from toplora_train.train.checkpoint import TrainState

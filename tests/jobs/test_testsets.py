@@ -5,7 +5,8 @@ import pytest
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
-from toplora_train.jobs.testsets import asked_as_learned, asked_how, read_test_sets
+from toplora_train.evaluation.methods.base import find_method
+from toplora_train.jobs.testsets import asked_as_learned, read_test_sets
 
 ARITHMETIC = TaskSettings(
     name="arithmetic", source="bundled:arithmetic/test.jsonl", extraction="number"
@@ -44,6 +45,10 @@ def test_two_tasks_named_test_are_refused(tmp_path: Path):
 
 def test_no_tasks_is_no_test_set():
     assert read({}) == []
+
+
+def identity(found):
+    return find_method(found.kind).identity(found)
 
 
 def options(tmp_path: Path, **changes) -> dict[str, TaskSettings]:
@@ -89,7 +94,7 @@ def test_a_legacy_protocol_neither_chooses_nor_reads_what_it_has_no_rule_for(tmp
 
 def test_what_is_asked_how_tells_the_kinds_and_protocols_apart(tmp_path: Path):
     asked = [
-        asked_how(read(options(tmp_path), **evaluation)[0])
+        identity(read(options(tmp_path), **evaluation)[0])
         for evaluation in (
             {},
             {"multiple_choice": "choose"},
@@ -120,4 +125,4 @@ def test_as_a_cloze_a_row_is_asked_without_its_list_and_scored_by_the_mean(tmp_p
     found = asked_as_learned(read_in, "alpaca")
     assert found.rows.rows[0].instruction == "Is water wet?"
     assert found.rows.rows[0].options == (("true", "true"), ("false", "false"))
-    assert found.option_score == "mean"
+    assert identity(found)["option_score"] == "mean"

@@ -201,7 +201,10 @@ def test_a_table_cell_is_one_line_without_markdown_of_its_own():
 
 
 def test_the_way_of_answering_stands_beside_every_score():
-    tasks = {"a": task_score(), "b": dataclasses.replace(task_score(), kind="choose")}
+    tasks = {
+        "a": task_score(),
+        "b": dataclasses.replace(task_score(), answered="chosen by likelihood"),
+    }
     markdown = render_markdown(made_up_report(tasks=tasks).to_dict(), {})
     assert "| a | generated | 64.0 % |" in markdown
     assert "| b | chosen by likelihood | 64.0 % |" in markdown

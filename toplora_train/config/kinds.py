@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.methods import HEADS
 from toplora_train.config.schema import RunConfig, TaskSettings
 
-HEADS = ("classify", "regress")
 METRICS_OF = {
     "classify": ("accuracy", "f1", "matthews"),
     "regress": ("pearson", "spearman"),

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+
+from toplora_train.config.methods import language_method, method_name
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
@@ -29,6 +31,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _Number]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
 Fraction = Annotated[float, Field(ge=0, lt=1), _Number]
 RowKey = Literal["instruction", "input", "output", "answer", "messages", "id"]
+Method = Annotated[str, AfterValidator(method_name)]
+LanguageMethod = Annotated[str, AfterValidator(language_method)]
 Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 
 
@@ -104,7 +108,7 @@ class TaskSettings:
     subset: str | None = None
     split: str = "test"
     revision: str | None = None
-    kind: Literal["generate", "choose", "classify", "regress"] = "generate"
+    kind: Method = "generate"
     extraction: Literal["number", "choice", "exact"] = "exact"
     choices: list[str] = Field(default_factory=list)
     response: str | None = None
@@ -197,7 +201,7 @@ class EvaluationSettings:
 
     name: str = "default"
     protocol: Literal["clean", "legacy.toplora", "legacy.llm_adapters"] = "clean"
-    multiple_choice: Literal["generate", "choose", "cloze"] | None = None
+    multiple_choice: LanguageMethod | None = None
     option_score: Literal["sum", "mean"] | None = None
     batch_size: PositiveInt = 32
     limit: PositiveInt | None = None

@@ -27,10 +27,10 @@ class Protocol:
 
     Attributes:
         name: What the user calls it.
-        ask: The prompt of an instruction and an input.
+        build_prompt: The prompt of an instruction and an input.
         extract: The answer in a text, given the extraction and the choices; None where there is
             none.
-        judge: Whether an answer is the label, given the extraction.
+        is_correct: Whether an answer is the label, given the extraction.
         num_beams: The beams of decoding; 1 is greedy.
         by_length: Whether rows of one length are decoded together, or in the file's order.
         max_new_tokens: The most tokens of an answer; None: the task says.
@@ -38,9 +38,9 @@ class Protocol:
     """
 
     name: str
-    ask: Callable[[str, str], str]
+    build_prompt: Callable[[str, str], str]
     extract: Callable[[str, str, Sequence[str]], str | None]
-    judge: Callable[[str | None, str, str], bool]
+    is_correct: Callable[[str | None, str, str], bool]
     num_beams: int = 1
     by_length: bool = True
     max_new_tokens: int | None = None

@@ -13,6 +13,8 @@ from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import EvaluationSettings, RunConfig
 from toplora_train.data.contamination import contaminated_ids
 from toplora_train.data.prompts import PROMPT_VERSION
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.methods.base import find_method
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.jobs.console import open_console
@@ -23,7 +25,7 @@ from toplora_train.jobs.material import training_rows
 from toplora_train.jobs.objective import Objective, base_weights, find_objective, load_base
 from toplora_train.jobs.reporting import identity, task_score
 from toplora_train.jobs.scoring import score_test_sets
-from toplora_train.jobs.testsets import TestSet, asked_as_learned, read_test_sets
+from toplora_train.jobs.testsets import asked_as_learned, read_test_sets
 from toplora_train.models.load import load_tokenizer
 from toplora_train.models.locate import locate_model
 from toplora_train.report.record import protocol_hash
@@ -125,9 +127,9 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
 
 def asked_unlike_learned(wanted: EvaluationSettings, trained: EvaluationSettings) -> str | None:
     """What to say where multiple choice is asked in another form than was learned; else None."""
-    if (wanted.multiple_choice == "cloze") == (trained.multiple_choice == "cloze"):
+    learned = find_method(trained.multiple_choice or "generate").form
+    if find_method(wanted.multiple_choice or "generate").form == learned:
         return None
-    learned = "as a cloze" if trained.multiple_choice == "cloze" else "by their labels"
     return (
         f"The run learned to answer multiple choice {learned}, and is asked otherwise here "
         f"(evaluation.multiple_choice={wanted.multiple_choice or 'null'})."
@@ -162,7 +164,7 @@ def refuse_another_head(wanted: RunConfig, trained: RunConfig) -> None:
 
 
 def look_for_test_rows(
-    config: RunConfig, objective: Objective, test_sets: list[TestSet], data_root: Path | None
+    config: RunConfig, objective: Objective, test_sets: list[EvalSet], data_root: Path | None
 ) -> dict[str, Any] | None:
     """The test rows that were trained on, by task; None where the training rows are not at hand."""
     try:

@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import HEADS
-from toplora_train.data.chat import question_text
-from toplora_train.evaluation.choose import encode_choices
-from toplora_train.evaluation.cloze import encode_words
-from toplora_train.evaluation.evaluate import check_task, fill
+from toplora_train.evaluation.methods.base import find_method
 from toplora_train.jobs.material import Material
-from toplora_train.jobs.testsets import TestSet
 
 
 def refuse_unfit_rows(model: nn.Module, material: Material) -> None:
@@ -32,8 +26,7 @@ def refuse_unfit_rows(model: nn.Module, material: Material) -> None:
         return
     _refuse_long_rows(model, material)
     for test_set in material.test_sets:
-        if test_set.kind not in HEADS:
-            _refuse_unscorable(model, material.tokenizer, test_set)
+        find_method(test_set.kind).validate_rows(model, material.tokenizer, test_set)
 
 
 def _refuse_long_rows(model: nn.Module, material: Material) -> None:
@@ -47,25 +40,4 @@ def _refuse_long_rows(model: nn.Module, material: Material) -> None:
         f"{len(long)} rows are longer than the model's {positions} positions, such as row "
         f"'{first.id}' with {lengths[long[0]]} tokens; set dataset.max_length={positions} and "
         "dataset.overflow=drop or truncate"
-    )
-
-
-def _refuse_unscorable(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test_set: TestSet
-) -> None:
-    rows, protocol = test_set.rows.rows, test_set.protocol
-    longest = protocol.max_new_tokens or test_set.max_new_tokens
-    if test_set.kind == "choose":
-        responses = fill(test_set.response or "", test_set.choices)
-        longest = max(encode_choices(tokenizer, responses).lengths)
-    if test_set.kind == "cloze":
-        longest = max(len(ids) for of_row in encode_words(tokenizer, rows) for ids in of_row)
-    check_task(
-        model,
-        tokenizer,
-        rows,
-        [question_text(tokenizer, row, protocol.ask) for row in rows],
-        extraction=test_set.extraction if test_set.kind == "generate" else "choice",
-        max_new_tokens=longest,
-        choices=test_set.choices,
     )

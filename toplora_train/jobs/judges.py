@@ -15,9 +15,10 @@ from peft import PeftModel
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import RunConfig
-from toplora_train.evaluation.classify import evaluate_labels
-from toplora_train.evaluation.cloze import evaluate_cloze
-from toplora_train.evaluation.evaluate import evaluate_task, row_label
+from toplora_train.data.rows import RowSet, content_hash
+from toplora_train.evaluation.answers import row_label
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.methods.base import EvalContext, Method, find_method
 from toplora_train.jobs.material import Material, total_steps
 from toplora_train.train.record import StepRecord
 
@@ -59,22 +60,21 @@ def by_head(config: RunConfig, material: Material, autocast_dtype: torch.dtype |
     task = head_task(config)
     last = total_steps(config, material.lengths)
     assert task is not None
+    held_out = EvalSet(
+        name="held out",
+        kind=task.kind,
+        rows=_row_set(material),
+        choices=tuple(task.choices),
+        metric=task.metric,
+        max_length=config.dataset.max_length,
+        overflow=config.dataset.overflow,
+    )
+    evaluate = _evaluation(config, material, held_out, autocast_dtype)
 
     def judge(model: PeftModel, record: StepRecord) -> float | None:
         if record.step != last and not float(record.epoch).is_integer():
             return None
-        score, _ = evaluate_labels(
-            model,
-            material.tokenizer,
-            material.validation_rows,
-            choices=task.choices,
-            metric=task.metric,
-            max_length=config.dataset.max_length,
-            overflow=config.dataset.overflow,
-            batch_size=config.evaluation.batch_size,
-            autocast_dtype=autocast_dtype,
-        )
-        return score.value
+        return evaluate(model)
 
     return judge
 
@@ -89,7 +89,7 @@ def by_answers(config: RunConfig, material: Material, autocast_dtype: torch.dtyp
         UserError: the tasks are read in different ways, the model's tensors are shared out, or a
             row has no answer.
     """
-    rows, size = material.validation_rows, config.evaluation.batch_size
+    rows = material.validation_rows
     extraction = _only_extraction(config)
     if config.evaluation.protocol != "clean":
         raise UserError(
@@ -108,31 +108,44 @@ def by_answers(config: RunConfig, material: Material, autocast_dtype: torch.dtyp
                 "judges; add one to every row, or use select_by=loss"
             )
 
+    # What was put into another form (a cloze) is answered in that form, everything else in writing:
+    # a task's choices need not be those of the held-out rows.
+    method = config.evaluation.multiple_choice or "generate"
+    held_out = EvalSet(
+        name="held out",
+        kind=method if find_method(method).form != Method.form else "generate",
+        rows=_row_set(material),
+        extraction=extraction,
+        max_new_tokens=max(task.max_new_tokens for task in config.task.values()),
+        option_score=config.evaluation.option_score,
+    )
+    evaluate = _evaluation(config, material, held_out, autocast_dtype)
+
     def judge(model: PeftModel, record: StepRecord) -> float | None:
         if record.validation_loss is None:
             return None
-        if config.evaluation.multiple_choice == "cloze":
-            score, _ = evaluate_cloze(
-                model,
-                material.tokenizer,
-                rows,
-                batch_size=size,
-                per_token=config.evaluation.option_score != "sum",
-                autocast_dtype=autocast_dtype,
-            )
-        else:
-            score, _ = evaluate_task(
-                model,
-                material.tokenizer,
-                rows,
-                extraction=extraction,
-                max_new_tokens=max(task.max_new_tokens for task in config.task.values()),
-                batch_size=size,
-                autocast_dtype=autocast_dtype,
-            )
-        return score.value
+        return evaluate(model)
 
     return judge
+
+
+def _evaluation(
+    config: RunConfig, material: Material, held_out: EvalSet, autocast_dtype: torch.dtype | None
+) -> Callable[[PeftModel], float]:
+    """The score of a model on the held-out rows."""
+    context = EvalContext(config.evaluation.batch_size, autocast_dtype)
+
+    def evaluate(model: PeftModel) -> float:
+        method = find_method(held_out.kind)
+        score, _ = method.evaluate(model, material.tokenizer, held_out, context)
+        return score.value
+
+    return evaluate
+
+
+def _row_set(material: Material) -> RowSet:
+    rows = tuple(material.validation_rows)
+    return RowSet(rows, material.rows.source, content_hash(rows))
 
 
 def _only_extraction(config: RunConfig) -> str:

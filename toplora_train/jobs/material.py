@@ -13,16 +13,17 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.kinds import own_split
 from toplora_train.config.schema import RunConfig
-from toplora_train.data.cloze import as_cloze
 from toplora_train.data.contamination import contaminated_ids
 from toplora_train.data.leaks import refuse_known_leaks, refuse_overlap
 from toplora_train.data.overflow import Encoded
 from toplora_train.data.rows import Row, RowSet
 from toplora_train.data.sources import read_rows, read_union
 from toplora_train.data.split import hold_out
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.methods.base import find_method
 from toplora_train.jobs.encoding import Encoder, has_conversations
 from toplora_train.jobs.objective import Objective, find_objective
-from toplora_train.jobs.testsets import TestSet, asked_as_learned, read_test_sets
+from toplora_train.jobs.testsets import asked_as_learned, read_test_sets
 from toplora_train.models.load import load_tokenizer
 from toplora_train.models.locate import ModelLocation, locate_model
 from toplora_train.models.packaged import cache_folder
@@ -42,7 +43,7 @@ class Material:
     train: list[Any]  # the objective's kind of example
     validation: list[Any]
     validation_rows: list[Row]
-    test_sets: list[TestSet]
+    test_sets: list[EvalSet]
     contaminated: dict[str, list[str]]  # ids of test rows whose question is trained on, by task
     tokens_from: str  # whether the tokens were cached, in words
     truncated_tests: dict[str, int] = field(default_factory=dict)  # rows that a head sees in part
@@ -89,8 +90,8 @@ def prepare(
     sizes = {one.name: len(one.rows.rows) for one in test_sets}
     refuse_overlap(contaminated, sizes, most=dataset.max_overlap)
     wording = wording_of(rows, objective)
-    if config.evaluation.multiple_choice == "cloze":
-        rows = as_cloze(rows)  # learned as it is asked
+    if config.evaluation.multiple_choice is not None:  # trained in the form that is evaluated
+        rows = find_method(config.evaluation.multiple_choice).prepare(rows)
     test_sets = [asked_as_learned(one, wording) for one in test_sets]
     truncated_tests = {}
     with in_turn():

@@ -11,20 +11,22 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from toplora_train.config.kinds import HEADS
+from toplora_train.config.methods import HEADS
 from toplora_train.config.schema import ModelSettings, RunConfig
 from toplora_train.data.batches import padding_fraction
 from toplora_train.data.cache import writes_the_date
 from toplora_train.data.prompts import PROMPT_VERSION
-from toplora_train.evaluation.evaluate import Score, row_label
+from toplora_train.evaluation.answers import row_label
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.methods.base import find_method
 from toplora_train.evaluation.metrics import METRICS, as_numbers
 from toplora_train.evaluation.statistics import majority_share
+from toplora_train.evaluation.tally import Score
 from toplora_train.jobs.learning import padded_together
 from toplora_train.jobs.material import Material, total_steps
 from toplora_train.jobs.plan import planned_memory
 from toplora_train.jobs.reload import ReloadProof
 from toplora_train.jobs.selection import Selection
-from toplora_train.jobs.testsets import TestSet, asked_how
 from toplora_train.report.environment import environment
 from toplora_train.report.expected import matching
 from toplora_train.report.gain import read_gain
@@ -217,7 +219,7 @@ def notes(material: Material, selection: Selection | None) -> list[str]:
 
 
 def task_score(
-    test_set: TestSet,
+    test_set: EvalSet,
     score: Score,
     base_scores: dict[str, Score],
     last_scores: Mapping[str, Score] = MappingProxyType({}),
@@ -227,6 +229,7 @@ def task_score(
     last = last_scores.get(test_set.name)
     return TaskScore(
         kind=test_set.kind,
+        answered=find_method(test_set.kind).title,
         metric=score.metric,
         value=score.value,
         n=score.n,
@@ -242,7 +245,7 @@ def task_score(
     )
 
 
-def majority_value(test_set: TestSet) -> float:
+def majority_value(test_set: EvalSet) -> float:
     """The score of always giving the most frequent answer; a correlation with it is 0."""
     labels = [row_label(row, test_set.extraction) for row in test_set.rows.rows]
     if test_set.metric == "accuracy":
@@ -252,9 +255,9 @@ def majority_value(test_set: TestSet) -> float:
     return METRICS[test_set.metric](most_frequent.repeat(len(right)), right)
 
 
-def identity(test_set: TestSet) -> dict[str, Any]:
+def identity(test_set: EvalSet) -> dict[str, Any]:
     """What makes two runs' scores on a task comparable."""
-    return {"rows": test_set.rows.sha256, **asked_how(test_set)}
+    return {"rows": test_set.rows.sha256, **find_method(test_set.kind).identity(test_set)}
 
 
 def conclusion(report: dict[str, Any], run_dir: Path) -> str:

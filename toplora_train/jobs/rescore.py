@@ -90,7 +90,7 @@ def read_by(
     found = []
     for prediction in predictions:
         answer = protocol.extract(prediction.output, extraction, choices)
-        correct = protocol.judge(answer, prediction.label, extraction)
+        correct = protocol.is_correct(answer, prediction.label, extraction)
         found.append(replace(prediction, prediction=answer, correct=correct))
     return found
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,18 +14,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.data.prompts import PROMPT_VERSION
-from toplora_train.evaluation.classify import evaluate_labels
-from toplora_train.evaluation.cloze import evaluate_cloze
-from toplora_train.evaluation.evaluate import Score, evaluate_choices, evaluate_task
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.methods.base import EvalContext, find_method
 from toplora_train.evaluation.predictions import (
-    Prediction,
     PredictionFile,
     read_predictions,
     unfinished_predictions,
 )
 from toplora_train.evaluation.ranks import ALONE, Ranks
-from toplora_train.evaluation.tally import Ledger
-from toplora_train.jobs.testsets import TestSet, asked_how
+from toplora_train.evaluation.tally import Ledger, Score
 from toplora_train.report.display import EvaluationDisplay
 
 log = logging.getLogger(__name__)
@@ -35,7 +31,7 @@ log = logging.getLogger(__name__)
 def score_test_sets(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    test_sets: Sequence[TestSet],
+    test_sets: Sequence[EvalSet],
     *,
     who: str,
     weights: str,
@@ -80,13 +76,15 @@ def score_test_sets(
                 f"{who} {test_set.name}{ranks}", len(test_set.rows.rows), console=console
             ) as display,
         ):
-            score, predictions = ASK[test_set.kind](
+            score, predictions = find_method(test_set.kind).evaluate(
                 model,
                 tokenizer,
                 test_set,
-                batch_size=batch_size,
-                autocast_dtype=autocast_dtype,
-                ledger=Ledger(finished, file.add, display.update, ranks),
+                EvalContext(
+                    batch_size,
+                    autocast_dtype,
+                    Ledger(finished, file.add, display.update, ranks),
+                ),
             )
             log.info(
                 "%s: answered %d of the %d rows here", test_set.name, file.added, len(predictions)
@@ -102,80 +100,7 @@ def score_test_sets(
     return scores
 
 
-def _generate(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test_set: TestSet, **how: Any
-) -> tuple[Score, list[Prediction]]:
-    """The model writes its answers, and they are read out of what it wrote."""
-    return evaluate_task(
-        model,
-        tokenizer,
-        test_set.rows.rows,
-        extraction=test_set.extraction,
-        choices=test_set.choices,
-        response=test_set.response,
-        max_new_tokens=test_set.max_new_tokens,
-        protocol=test_set.protocol,
-        **how,
-    )
-
-
-def _choose(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test_set: TestSet, **how: Any
-) -> tuple[Score, list[Prediction]]:
-    """The model is asked how probable it finds each of the task's choices."""
-    assert test_set.response is not None  # see read_test_sets
-    return evaluate_choices(
-        model,
-        tokenizer,
-        test_set.rows.rows,
-        choices=test_set.choices,
-        response=test_set.response,
-        per_token=test_set.option_score == "mean",
-        **how,
-    )
-
-
-def _cloze(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test_set: TestSet, **how: Any
-) -> tuple[Score, list[Prediction]]:
-    """The model is asked how probable it finds the words of each row's own answers."""
-    return evaluate_cloze(
-        model,
-        tokenizer,
-        test_set.rows.rows,
-        per_token=test_set.option_score == "mean",
-        **how,
-    )
-
-
-def _judge(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test_set: TestSet, **how: Any
-) -> tuple[Score, list[Prediction]]:
-    """The model's head gives every row a class or a number."""
-    return evaluate_labels(
-        model,
-        tokenizer,
-        test_set.rows.rows,
-        choices=test_set.choices,
-        metric=test_set.metric,
-        also=test_set.also,
-        max_length=test_set.max_length,
-        overflow=test_set.overflow,
-        **how,
-    )
-
-
-# How each kind of task is asked. `how` is the same for all: batch_size, autocast_dtype, ledger.
-ASK: dict[str, Callable[..., tuple[Score, list[Prediction]]]] = {
-    "generate": _generate,
-    "choose": _choose,
-    "cloze": _cloze,
-    "classify": _judge,
-    "regress": _judge,
-}
-
-
-def _fingerprint(weights: str, test_set: TestSet) -> str:
-    how = [test_set.protocol.name, PROMPT_VERSION, asked_how(test_set)]
+def _fingerprint(weights: str, test_set: EvalSet) -> str:
+    how = [test_set.protocol.name, PROMPT_VERSION, find_method(test_set.kind).identity(test_set)]
     what = [weights, test_set.name, *how]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]

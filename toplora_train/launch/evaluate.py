@@ -11,6 +11,7 @@ from typing import Any
 
 from toplora_train.config.arguments import Key, parse_arguments, parse_list, show_usage
 from toplora_train.config.errors import Interrupted, UserError
+from toplora_train.config.methods import language_methods
 from toplora_train.config.resolved import read_config
 from toplora_train.launch.command import run_command
 
@@ -32,7 +33,7 @@ KEYS = (
         "multiple_choice",
         "how tasks with choices are asked: to write the answer, to choose its label by likelihood, "
         "or (cloze) its words without listing them",
-        choices=("generate", "choose", "cloze"),
+        choices=language_methods(),
     ),
     Key("option_score", "of log-likelihoods: their sum, or their mean", choices=("sum", "mean")),
     Key("limit", "rows of each task, null for all"),

@@ -21,13 +21,6 @@ from toplora_train.report.json_file import write_text_atomically
 from toplora_train.report.wording import asks_head, judged_verdict, wording
 
 FIGURES = "figures"
-ASKED = {
-    "generate": "generated",
-    "choose": "chosen by likelihood",
-    "cloze": "cloze, by the likelihood of the words",
-    "classify": "classified",
-    "regress": "predicted",
-}
 PROTOCOLS = {
     "clean": "Generated answers are greedily decoded.",
     "legacy.toplora": "TopLoRA's scripts' protocol, for reproduction only.",
@@ -139,7 +132,6 @@ def _content(
         "verdict": verdict(report),
         "words": wording(report),
         "contamination": contamination_text(report),
-        "asked": ASKED,
         "expected": expected_table(report),
         "gain": gain_text(report),
         "protocol": ""

@@ -94,9 +94,9 @@ class ReportTrain:
 class TaskScore:
     """A task's score beside what it must beat: the base model and the most frequent answer.
 
-    ``base_value`` and ``base_ci95`` are None where the base model was not evaluated; ``kind`` says
-    how answers were given. ``more`` holds further metrics (``value``, ``ci95``). ``last_value`` is
-    the last epoch's, where another one was kept.
+    ``base_value`` and ``base_ci95`` are None where the base model was not evaluated; ``kind`` is
+    the method of answering, ``answered`` what it is called. ``more`` holds further metrics
+    (``value``, ``ci95``). ``last_value`` is the last epoch's, where another one was kept.
     """
 
     metric: str
@@ -109,6 +109,7 @@ class TaskScore:
     base_ci95: tuple[float, float] | None = None
     base_seconds: float | None = None
     kind: str = "generate"
+    answered: str = "generated"
     more: Mapping[str, Any] = field(default_factory=dict)
     last_value: float | None = None
     last_ci95: tuple[float, float] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-HEADS = ("classify", "regress")
+from toplora_train.config.methods import HEADS
 
 
 @dataclass(frozen=True)

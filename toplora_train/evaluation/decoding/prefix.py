@@ -1,10 +1,10 @@
 """One pass over a prompt for all answers that may follow it.
 
-The prompts of a task begin alike ("Below is an instruction ..."): of a short question's tokens that
-beginning is a third to a half. It goes through the model once, and its keys and values serve every
-row. The answers of a multiple-choice task begin alike too ("the correct answer is ..."). So what is
-left of a batch of prompts, each with that common beginning of the answers, is one pass more, and
-what is left of an answer (a digit, mostly, and EOS) a last, tiny one.
+The prompts of a task share a prefix ("Below is an instruction ..."), a third to a half of a short
+question's tokens. It is computed once, and its keys and values serve every row. The answers of a
+multiple-choice task share a beginning too ("the correct answer is ..."). So the rest of a batch of
+prompts, each with the shared beginning of the answers, is a second pass, and the rest of the
+answers (mostly a digit and EOS) a last, tiny one.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def encode_options(
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A batch of prompts and the shared beginning of their answers, gone through the model.
+class Prefilled:
+    """A batch of prompts and the shared beginning of their answers, with their keys and values.
 
     Attributes:
-        logits: ``(rows, shared + 1, vocabulary)``, float32: what was said about each token of the
-            shared beginning, and about the one after it.
+        logits: ``(rows, shared + 1, vocabulary)``, float32: they predict each token of the
+            shared beginning, and the one after it.
         mask: ``(rows, width)``, 1 where a token stands.
         cache: The keys and values so far.
     """
@@ -75,8 +75,8 @@ class Begun:
     cache: Any
 
     @property
-    def can_go_on(self) -> bool:
-        """Whether single rows can be taken out of the cache; a recurrent state knows no rows."""
+    def can_extend(self) -> bool:
+        """Whether single rows can be selected from the cache; a recurrent state has none."""
         layers = getattr(self.cache, "layers", ())
         return bool(layers) and all(hasattr(one, "batch_select_indices") for one in layers)
 
@@ -92,7 +92,7 @@ def shares_prompts(model: nn.Module) -> bool:
     return not virtual and not getattr(model.config, "is_encoder_decoder", False)
 
 
-def common_start(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def common_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """Return the tokens that all prompts begin with, at least one token of each left over."""
     if len(prompts) < 2:
         return ()
@@ -104,8 +104,8 @@ def common_start(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Start:
-    """What all prompts begin with, gone through the model: its length, its keys and values."""
+class Prefix:
+    """What all prompts begin with: its length, its keys and values."""
 
     length: int = 0
     cache: Any = None
@@ -119,99 +119,99 @@ class Start:
         return own
 
 
-NOTHING = Start()
+NO_PREFIX = Prefix()
 
 
-def go_through(model: nn.Module, ids: Sequence[int]) -> Start:
-    """Send what all prompts begin with through the model.
+def compute_prefix(model: nn.Module, ids: Sequence[int]) -> Prefix:
+    """Compute the keys and values of what all prompts begin with.
 
     Where its keys and values cannot serve rows that are padded after them (a recurrent state, a
-    window counted in places of the cache, positions that are no argument), every row goes through
+    window counted in places of the cache, positions that are no argument), every row is computed
     whole.
     """
     if not ids or not forward_takes(model, "position_ids"):
-        return NOTHING
+        return NO_PREFIX
     device = next(model.parameters()).device
     extra = {"logits_to_keep": 1} if forward_takes(model, "logits_to_keep") else {}
     output = model(input_ids=torch.tensor([list(ids)], device=device), use_cache=True, **extra)
     layers = getattr(getattr(output, "past_key_values", None), "layers", ())
     if not layers or any(type(layer) is not DynamicLayer for layer in layers):
-        return NOTHING
-    return Start(len(ids), output.past_key_values)
+        return NO_PREFIX
+    return Prefix(len(ids), output.past_key_values)
 
 
-def begin(
+def prefill(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     shared: Sequence[int],
     *,
     pad: int,
-    start: Start = NOTHING,
-) -> Begun:
-    """Send prompts with the shared beginning of their answers through the model.
+    prefix: Prefix = NO_PREFIX,
+) -> Prefilled:
+    """Run prompts with the shared beginning of their answers through the model.
 
     Args:
         model: A causal language model.
         prompts: Whole prompts.
         shared: What all answers begin with.
         pad: What fills the shorter prompts.
-        start: What all prompts begin with, if it has gone through already.
+        prefix: What all prompts begin with, if it is computed already.
     """
     device = next(model.parameters()).device
-    inputs = left_padded([[*prompt[start.length :], *shared] for prompt in prompts], pad)
+    inputs = left_padded([[*prompt[prefix.length :], *shared] for prompt in prompts], pad)
     mask = inputs["attention_mask"].to(device)
-    mask = torch.cat([mask.new_ones(len(prompts), start.length), mask], dim=1)
+    mask = torch.cat([mask.new_ones(len(prompts), prefix.length), mask], dim=1)
     kept = len(shared) + 1
     extra: dict[str, Any] = {}
-    if start.length:
-        extra["past_key_values"] = start.cache_for(len(prompts))
+    if prefix.length:
+        extra["past_key_values"] = prefix.cache_for(len(prompts))
     if forward_takes(model, "position_ids"):
-        extra["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, start.length :]
+        extra["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix.length :]
     if forward_takes(model, "logits_to_keep"):  # the others are most of the memory
         extra["logits_to_keep"] = kept
     output = model(
         input_ids=inputs["input_ids"].to(device), attention_mask=mask, use_cache=True, **extra
     )
     cache = getattr(output, "past_key_values", None)  # a recurrent state has another name
-    return Begun(output.logits[:, -kept:].float(), mask, cache)
+    return Prefilled(output.logits[:, -kept:].float(), mask, cache)
 
 
-def go_on(
+def extend(
     model: nn.Module,
-    begun: Begun,
+    prefilled: Prefilled,
     rows: Sequence[int],
     tails: Sequence[Sequence[int]],
     *,
     pad: int,
 ) -> Tensor:
-    """Send one tail after each of ``rows``; the cache is used up.
+    """Continue ``rows`` with one tail each; the cache is consumed.
 
     Args:
-        model: The model that began.
-        begun: What :func:`begin` returned.
-        rows: For each tail, the row of the batch that it goes on from; rows may repeat.
+        model: The model that was prefilled.
+        prefilled: What :func:`prefill` returned.
+        rows: For each tail, the row of the batch that it continues; rows may repeat.
         tails: Token ids; none empty.
         pad: What fills the shorter ones.
 
     Returns:
         The logits after each token, ``(tails, longest tail, vocabulary)``, float32.
     """
-    device = begun.mask.device
+    device = prefilled.mask.device
     width = max(len(tail) for tail in tails)
     chosen = torch.tensor(list(rows), device=device)
     ids = torch.tensor([[*tail, *[pad] * (width - len(tail))] for tail in tails], device=device)
     real = torch.tensor(
         [[1] * len(tail) + [0] * (width - len(tail)) for tail in tails], device=device
     )
-    mask = begun.mask[chosen]
+    mask = prefilled.mask[chosen]
     extra: dict[str, Any] = {}
     if forward_takes(model, "position_ids"):
         extra["position_ids"] = mask.sum(-1, keepdim=True) + torch.arange(width, device=device)
-    begun.cache.batch_select_indices(chosen)
+    prefilled.cache.batch_select_indices(chosen)
     output = model(
         input_ids=ids,
         attention_mask=torch.cat([mask, real], dim=1),
-        past_key_values=begun.cache,
+        past_key_values=prefilled.cache,
         use_cache=True,
         **extra,
     )

@@ -16,21 +16,21 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from toplora_train.evaluation.answer_tree import UnsharedError, ask
+from toplora_train.evaluation.decoding.answer_tree import UnsharedError, answer_logits
+from toplora_train.evaluation.decoding.decode import decode_answer
+from toplora_train.evaluation.decoding.prefix import (
+    Options,
+    Prefix,
+    compute_prefix,
+    encode_options,
+    shares_prompts,
+)
 from toplora_train.evaluation.forward import (
     autocast,
     end_token_ids,
     evaluating,
     longest_first,
     pad_token_id,
-)
-from toplora_train.evaluation.generate import decode_answer
-from toplora_train.evaluation.shared_prompt import (
-    Options,
-    Start,
-    encode_options,
-    go_through,
-    shares_prompts,
 )
 
 # How far the most probable token must be ahead of the second, in logits: many times the rounding
@@ -73,12 +73,12 @@ def prove_answers(
     margin = MARGIN[autocast_dtype or parameter.dtype]
     with evaluating(model):
         with torch.inference_mode(), autocast(parameter.device, autocast_dtype):
-            start = go_through(model, common)
+            prefix = compute_prefix(model, common)
         for batch in longest_first(prompts, batch_size):
             # Not around the yield: the caller's code is not to run in inference mode.
             with torch.inference_mode(), autocast(parameter.device, autocast_dtype):
                 found = _proven(
-                    model, [prompts[index] for index in batch], options, ends, pad, margin, start
+                    model, [prompts[index] for index in batch], options, ends, pad, margin, prefix
                 )
             if not found:
                 return
@@ -94,7 +94,7 @@ def _proven(
     ends: set[int],
     pad: int,
     margin: float,
-    start: Start,
+    prefix: Prefix,
 ) -> dict[int, int]:
     """The option that greedy decoding would write, by row."""
     lines = [
@@ -104,11 +104,11 @@ def _proven(
     ]
     longer = [(row, tail) for row, _, tail in lines if tail]
     try:
-        said = ask(model, prompts, options.shared, longer, pad=pad, start=start)
+        logits = answer_logits(model, prompts, options.shared, longer, pad=pad, prefix=prefix)
     except UnsharedError:
         return {}
-    beginning = _sure_tokens(said.beginning, margin)
-    after = iter(_sure_tokens(torch.cat(said.tails), margin) if longer else ())
+    beginning = _sure_tokens(logits.shared, margin)
+    after = iter(_sure_tokens(torch.cat(logits.tails), margin) if longer else ())
     proven: dict[int, int] = {}
     for row, option, tail in lines:
         tokens = [*beginning[row], *(next(after) for _ in tail)]

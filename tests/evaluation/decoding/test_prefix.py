@@ -6,13 +6,13 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
 from toplora_train.config.errors import UserError
-from toplora_train.evaluation.shared_prompt import (
-    NOTHING,
-    begin,
-    common_start,
+from toplora_train.evaluation.decoding.prefix import (
+    NO_PREFIX,
+    common_prefix,
+    compute_prefix,
     encode_options,
-    go_on,
-    go_through,
+    extend,
+    prefill,
     shares_prompts,
 )
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
@@ -45,8 +45,8 @@ def test_options_of_the_same_tokens_are_refused():
 def test_what_goes_on_from_a_batch_is_what_the_whole_sequences_say(model):
     shared, tails, rows = [11, 12], [[20], [21, 22, 23], [24, 25]], [2, 0, 2]
     with torch.inference_mode():
-        begun = begin(model, PROMPTS, shared, pad=0)
-        after = go_on(model, begun, rows, tails, pad=0)
+        begun = prefill(model, PROMPTS, shared, pad=0)
+        after = extend(model, begun, rows, tails, pad=0)
         for row, prompt in enumerate(PROMPTS):
             whole = model(torch.tensor([[*prompt, *shared]])).logits[0, len(prompt) - 1 :]
             torch.testing.assert_close(begun.logits[row], whole, rtol=0, atol=2e-5)
@@ -57,22 +57,22 @@ def test_what_goes_on_from_a_batch_is_what_the_whole_sequences_say(model):
 
 
 def test_what_all_prompts_begin_with_is_found_and_leaves_a_token_of_each():
-    assert common_start([[1, 2, 3, 4], [1, 2, 9], [1, 2, 3, 5]]) == (1, 2)
-    assert common_start([[1, 2], [1, 2, 3]]) == (1,)
-    assert common_start([[1, 2], [1, 2]]) == (1,)
-    assert common_start([[1, 2], [3]]) == ()
-    assert common_start([[1, 2, 3]]) == ()
+    assert common_prefix([[1, 2, 3, 4], [1, 2, 9], [1, 2, 3, 5]]) == (1, 2)
+    assert common_prefix([[1, 2], [1, 2, 3]]) == (1,)
+    assert common_prefix([[1, 2], [1, 2]]) == (1,)
+    assert common_prefix([[1, 2], [3]]) == ()
+    assert common_prefix([[1, 2, 3]]) == ()
 
 
 def test_a_beginning_computed_once_says_what_the_whole_sequences_say(model):
     common, shared, tails, rows = [5, 6, 7], [11, 12], [[20], [21, 22, 23]], [2, 0]
     prompts = [[*common, *prompt] for prompt in PROMPTS]
     with torch.inference_mode():
-        start = go_through(model, common)
+        start = compute_prefix(model, common)
         assert start.length == 3
         for _ in range(2):  # it serves more than one batch
-            begun = begin(model, prompts, shared, pad=0, start=start)
-            after = go_on(model, begun, rows, tails, pad=0)
+            begun = prefill(model, prompts, shared, pad=0, prefix=start)
+            after = extend(model, begun, rows, tails, pad=0)
             for row, prompt in enumerate(prompts):
                 whole = model(torch.tensor([[*prompt, *shared]])).logits[0, len(prompt) - 1 :]
                 torch.testing.assert_close(begun.logits[row], whole, rtol=0, atol=2e-5)
@@ -97,8 +97,8 @@ def sliding():
 
 def test_a_cache_that_rows_padded_later_cannot_use_is_left_alone(model):
     with torch.inference_mode():
-        assert go_through(sliding(), [5, 6, 7]) is NOTHING
-        assert go_through(model, []) is NOTHING
+        assert compute_prefix(sliding(), [5, 6, 7]) is NO_PREFIX
+        assert compute_prefix(model, []) is NO_PREFIX
 
 
 def test_virtual_tokens_and_recurrent_states_share_no_prompt(model):
@@ -107,7 +107,7 @@ def test_virtual_tokens_and_recurrent_states_share_no_prompt(model):
     virtual = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     assert not shares_prompts(get_peft_model(tiny_model(), virtual))
     with torch.inference_mode():
-        begun = begin(model, PROMPTS, [11], pad=0)
-    assert begun.can_go_on
+        begun = prefill(model, PROMPTS, [11], pad=0)
+    assert begun.can_extend
     recurrent = type("Recurrent", (), {"layers": [object()]})()
-    assert not replace(begun, cache=recurrent).can_go_on
+    assert not replace(begun, cache=recurrent).can_extend

@@ -1,13 +1,17 @@
+from functools import partial
+
 import pytest
 import torch
 from peft import PromptTuningConfig, get_peft_model
 
+from tests.evaluation.sets import evaluated_by
 from toplora_train.config.errors import UserError
 from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row
-from toplora_train.evaluation.cloze import encode_words, evaluate_cloze
+from toplora_train.evaluation.methods.cloze import METHOD, encode_words
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
+evaluate = partial(evaluated_by, METHOD)
 ROWS = [
     Row("a", "Which?", "", "red", "1", options=(("1", "red"), ("2", "a dark blue"))),
     Row("b", "Is it?", "", "x", "x", options=(("x", "x"), ("y", "y"), ("z", "z or x"))),
@@ -45,9 +49,8 @@ def by_itself(model, tokenizer, row: Row, words: str) -> tuple[float, int]:
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 @pytest.mark.parametrize("per_token", [True, False])
 def test_every_answer_scores_as_if_it_were_asked_by_itself(model, tokenizer, batch_size, per_token):
-    score, predictions = evaluate_cloze(
-        model, tokenizer, ROWS, batch_size=batch_size, per_token=per_token
-    )
+    how = "mean" if per_token else "sum"
+    score, predictions = evaluate(model, tokenizer, ROWS, batch_size=batch_size, option_score=how)
     for row, found in zip(ROWS, predictions, strict=True):
         expected = {}
         for label, words in row.options:
@@ -68,4 +71,4 @@ def test_words_are_encoded_as_training_encodes_a_response(tokenizer):
 def test_a_model_that_cannot_go_on_from_one_prompt_says_what_can(tokenizer):
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with pytest.raises(UserError, match="multiple_choice=generate"):
-        evaluate_cloze(get_peft_model(tiny_model(), config), tokenizer, ROWS, batch_size=4)
+        evaluate(get_peft_model(tiny_model(), config), tokenizer, ROWS, batch_size=4)

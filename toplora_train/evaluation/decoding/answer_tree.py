@@ -1,4 +1,4 @@
-"""What a model says about all answers to its prompts, in one pass.
+"""Logits for all answers to a batch of prompts, in one forward pass.
 
 The answers to a prompt stand behind it side by side, each blind to the others, each at the places
 it would have if it stood there alone (tree attention; SpecInfer, arXiv:2305.09781). So neither
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from toplora_train.config.errors import UserError
+from toplora_train.evaluation.decoding.prefix import NO_PREFIX, Prefix, extend, prefill
 from toplora_train.evaluation.forward import forward_takes
-from toplora_train.evaluation.shared_prompt import NOTHING, Start, begin, go_on
 
 # Kinds of model that take a mask of any shape as it is: each is held against whole sequences in
 # this module's tests.
@@ -29,11 +29,11 @@ IN_ONE_PASS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "gpt2", "g
 
 
 class UnsharedError(UserError):
-    """The model cannot go on from one prompt with several answers."""
+    """The model cannot continue one prompt with several answers."""
 
     def __init__(self) -> None:
         super().__init__(
-            "this model cannot go on from one prompt with several answers, so it cannot choose "
+            "this model cannot continue one prompt with several answers, so it cannot choose "
             "among them; use evaluation.multiple_choice=generate"
         )
 
@@ -42,50 +42,52 @@ Tail = tuple[int, Sequence[int]]  # the row of the batch, and the tokens after w
 
 
 @dataclass(frozen=True)
-class Said:
-    """Logits about the answers to a batch of prompts, float32.
+class AnswerLogits:
+    """Logits for the answers to a batch of prompts, float32.
 
     Attributes:
-        beginning: ``(rows, shared + 1, vocabulary)``: what was said about each token of the shared
-            beginning of the answers, and about the one after it.
-        tails: For each tail ``(tokens, vocabulary)``: what was said after each of its tokens.
+        shared: ``(rows, shared + 1, vocabulary)``: the logits that predict each token of the
+            answers' shared beginning, and the one after it.
+        tails: For each tail ``(tokens, vocabulary)``: the logits after each of its tokens.
     """
 
-    beginning: Tensor
+    shared: Tensor
     tails: list[Tensor]
 
 
-def ask(
+def answer_logits(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     shared: Sequence[int],
     tails: Sequence[Tail],
     *,
     pad: int,
-    start: Start = NOTHING,
-) -> Said:
-    """Send prompts and their answers through the model.
+    prefix: Prefix = NO_PREFIX,
+) -> AnswerLogits:
+    """Run prompts and their answers through the model.
 
     Args:
         model: A causal language model.
         prompts: Whole prompts.
-        shared: What all answers begin with.
+        shared: Token ids that all answers begin with.
         tails: What is left of the answers, each with its row; none empty, rows in any order.
         pad: What fills the gaps.
-        start: What all prompts begin with, if it has gone through already.
+        prefix: What all prompts begin with, if it is computed already.
 
     Raises:
-        UnsharedError: the model cannot go on from one prompt with several answers.
+        UnsharedError: the model cannot continue one prompt with several answers.
     """
     if tails and takes_any_mask(model):
-        return _in_one_pass(model, prompts, shared, tails, pad=pad, start=start)
-    begun = begin(model, prompts, shared, pad=pad, start=start)
+        return _in_one_pass(model, prompts, shared, tails, pad=pad, prefix=prefix)
+    prefilled = prefill(model, prompts, shared, pad=pad, prefix=prefix)
     if not tails:
-        return Said(begun.logits, [])
-    if not begun.can_go_on:
+        return AnswerLogits(prefilled.logits, [])
+    if not prefilled.can_extend:
         raise UnsharedError
-    after = go_on(model, begun, [row for row, _ in tails], [ids for _, ids in tails], pad=pad)
-    return Said(begun.logits, [after[line, : len(ids)] for line, (_, ids) in enumerate(tails)])
+    after = extend(model, prefilled, [row for row, _ in tails], [ids for _, ids in tails], pad=pad)
+    return AnswerLogits(
+        prefilled.logits, [after[line, : len(ids)] for line, (_, ids) in enumerate(tails)]
+    )
 
 
 def takes_any_mask(model: nn.Module) -> bool:
@@ -107,10 +109,10 @@ def _in_one_pass(
     tails: Sequence[Tail],
     *,
     pad: int,
-    start: Start,
-) -> Said:
+    prefix: Prefix,
+) -> AnswerLogits:
     device = next(model.parameters()).device
-    trunks = [[*prompt[start.length :], *shared] for prompt in prompts]
+    trunks = [[*prompt[prefix.length :], *shared] for prompt in prompts]
     trunk, room = max(map(len, trunks)), [0] * len(prompts)
     begins = []  # each tail's first column behind the trunk
     for row, ids in tails:
@@ -120,38 +122,38 @@ def _in_one_pass(
 
     tokens = torch.full(shape, pad)
     places = torch.zeros(shape, dtype=torch.long)
-    # What is padding sees itself: a softmax over nothing is no number, and would spread.
+    # Padding attends to itself: a softmax over nothing is NaN, and would spread.
     seen = torch.eye(shape[1], dtype=torch.bool).repeat(len(prompts), 1, 1)
     for row, ids in enumerate(trunks):
         own = slice(trunk - len(ids), trunk)
         tokens[row, own] = torch.tensor(ids)
-        places[row, own] = torch.arange(start.length, start.length + len(ids))
+        places[row, own] = torch.arange(prefix.length, prefix.length + len(ids))
         seen[row, own, own] = _causal(len(ids))
     for (row, ids), first in zip(tails, begins, strict=True):
         own = slice(trunk + first, trunk + first + len(ids))
         before = len(trunks[row])
         tokens[row, own] = torch.tensor(ids)
-        places[row, own] = start.length + before + torch.arange(len(ids))
+        places[row, own] = prefix.length + before + torch.arange(len(ids))
         seen[row, own, trunk - before : trunk] = True
         seen[row, own, own] = _causal(len(ids))
 
     kept = len(shared) + 1 + max(room)
     extra: dict[str, Any] = {}
-    if start.length:
-        seen = torch.cat([seen.new_ones(*shape, start.length), seen], dim=2)
-        extra["past_key_values"] = start.cache_for(len(prompts))
+    if prefix.length:
+        seen = torch.cat([seen.new_ones(*shape, prefix.length), seen], dim=2)
+        extra["past_key_values"] = prefix.cache_for(len(prompts))
     if forward_takes(model, "logits_to_keep"):  # the others are most of the memory
         extra["logits_to_keep"] = kept
     output = model(
         input_ids=tokens.to(device),
         attention_mask=seen[:, None].to(device),
         position_ids=places.to(device),
-        use_cache=bool(start.length),
+        use_cache=bool(prefix.length),
         **extra,
     )
     logits: Tensor = output.logits[:, -kept:].float()
     behind = logits[:, len(shared) + 1 :]
-    return Said(
+    return AnswerLogits(
         logits[:, : len(shared) + 1],
         [
             behind[row, first : first + len(ids)]

@@ -2,11 +2,12 @@ import pytest
 import torch
 from peft import PromptTuningConfig, get_peft_model
 
+from tests.evaluation.sets import evaluated_by
 from toplora_train.data.encode import encode_example
 from toplora_train.data.rows import Row
-from toplora_train.evaluation.evaluate import evaluate_task
-from toplora_train.evaluation.forced import prove_answers
-from toplora_train.evaluation.generate import generate
+from toplora_train.evaluation.decoding.decode import generate
+from toplora_train.evaluation.decoding.forced import prove_answers
+from toplora_train.evaluation.methods.generate import METHOD
 from toplora_train.evaluation.protocol import CLEAN
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
@@ -110,14 +111,15 @@ def test_a_task_is_answered_as_row_by_row_with_the_proof_and_without(tuned, toke
     rows = [Row(str(i), f"{'x' * (i % 5)}{i}?", "", "", "bcd"[i % 3]) for i in range(16)]
     task = {"extraction": "choice", "choices": ["b", "c", "d", "de"], "max_new_tokens": NEW}
     protocol = type(CLEAN)(
-        "clean", lambda instruction, _: instruction, CLEAN.extract, CLEAN.judge, chooses=True
+        "clean", lambda instruction, _: instruction, CLEAN.extract, CLEAN.is_correct, chooses=True
     )
     how = task | {"protocol": protocol}
-    alone = evaluate_task(tuned, tokenizer, rows, batch_size=1, **how)[1]
-    plain = evaluate_task(tuned, tokenizer, rows, batch_size=batch_size, **how)[1]
+    alone = evaluated_by(METHOD, tuned, tokenizer, rows, batch_size=1, **how)[1]
+    plain = evaluated_by(METHOD, tuned, tokenizer, rows, batch_size=batch_size, **how)[1]
     calls = []
     handle = tuned.register_forward_hook(lambda *_: calls.append(1))
-    fast = evaluate_task(
+    fast = evaluated_by(
+        METHOD,
         tuned,
         tokenizer,
         rows,

@@ -1,13 +1,20 @@
+from functools import partial
+
 import pytest
 import torch
 from peft import PromptTuningConfig, get_peft_model
 
+from tests.evaluation.sets import evaluated_by
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
-from toplora_train.evaluation.choose import choose, encode_choices
+from toplora_train.data.conversation import Message
+from toplora_train.data.rows import Row
+from toplora_train.evaluation.methods.choose import METHOD, choose, encode_choices
+from toplora_train.evaluation.tally import Ledger
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
+evaluate = partial(evaluated_by, METHOD)
 RESPONSES = ["the answer is 1", "the answer is 12", "the answer is solution 3", "no"]
 TEXTS = ["Which?", "Which of these four, if any?", "W", "And now, after all that was said, which?"]
 
@@ -101,3 +108,70 @@ def test_a_model_with_virtual_tokens_is_told_to_generate(tokenizer, prompts):
     model = get_peft_model(tiny_model(), virtual)
     with pytest.raises(UserError, match=r"use evaluation\.multiple_choice=generate"):
         list(choose(model, tokenizer, prompts, RESPONSES, batch_size=2))
+
+
+CHOICE = {"choices": ["true", "false"], "response": "the correct answer is {answer}"}
+
+
+def asked(count=9):
+    return [
+        Row(f"r{i}", f"Is {'very ' * i}{i} odd?", "", "", ["true", "false"][i % 2])
+        for i in range(count)
+    ]
+
+
+def test_a_choice_is_the_most_probable_response_and_is_kept_with_all_scores(model, tokenizer):
+    score, predictions = evaluate(model, tokenizer, asked(), batch_size=4, **CHOICE)
+    for prediction in predictions:
+        assert list(prediction.scores) == CHOICE["choices"]
+        assert prediction.prediction == max(prediction.scores, key=prediction.scores.get)
+        assert prediction.output == f"the correct answer is {prediction.prediction}"
+        assert prediction.correct == (prediction.prediction == prediction.label)
+    assert score.value == sum(p.correct for p in predictions) / 9
+
+
+def test_the_batch_size_changes_no_choice(model, tokenizer):
+    runs = [
+        evaluate(model, tokenizer, asked(), batch_size=size, **CHOICE)[1] for size in (1, 7, 32)
+    ]
+    assert [p.prediction for p in runs[0]] == [p.prediction for p in runs[1]]
+    assert [p.prediction for p in runs[0]] == [p.prediction for p in runs[2]]
+    for one, other in zip(runs[0], runs[1], strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-4)
+
+
+def test_per_token_the_longer_option_is_not_at_a_disadvantage(model, tokenizer):
+    choices = ["no", "no, it is not at all the case, whatever is said"]
+    how = {"choices": choices, "response": "{answer}", "batch_size": 4}
+    rows = [Row("r1", "Is it?", "", "", "no")]
+    _, (by_sum,) = evaluate(model, tokenizer, rows, **how)
+    _, (by_mean,) = evaluate(model, tokenizer, rows, option_score="mean", **how)
+    lengths = {c: len(tokenizer(c, add_special_tokens=False)["input_ids"]) + 1 for c in choices}
+    assert by_sum.scores == by_mean.scores
+    assert by_sum.prediction == "no"
+    assert by_mean.prediction == max(choices, key=lambda c: by_mean.scores[c] / lengths[c])
+
+
+def test_choices_that_are_finished_are_taken_over_without_a_forward_pass(model, tokenizer):
+    expected = evaluate(model, tokenizer, asked(), batch_size=4, **CHOICE)[1]
+    calls = []
+    handle = model.register_forward_hook(lambda *_: calls.append(1))
+    known = Ledger({p.id: p for p in expected})
+    again = evaluate(model, tokenizer, asked(), batch_size=4, ledger=known, **CHOICE)[1]
+    handle.remove()
+    assert again == expected
+    assert calls == []
+
+
+def test_a_conversation_is_put_into_the_template(model):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    messages = (Message("system", "Be brief."), Message("user", "Is it?"))
+    talking = Row("r1", "Is it?", "", "", "yes", messages=messages)
+    _, chosen = evaluate(
+        model, tokenizer, [talking], choices=["yes", "no"], response="{answer}", batch_size=1
+    )
+    assert [p.prompt for p in chosen] == ["<system>Be brief.<user>Is it?<assistant>"]

@@ -6,9 +6,10 @@ import pytest
 import torch
 from sklearn import metrics
 
+from tests.evaluation.sets import evaluated_by
 from toplora_train.config.errors import UserError
 from toplora_train.data.rows import Row
-from toplora_train.evaluation.classify import evaluate_labels, head_outputs, score_labels
+from toplora_train.evaluation.methods.classify import METHOD, head_outputs, score_labels
 from toplora_train.evaluation.predictions import Prediction, PredictionFile, read_predictions
 from toplora_train.evaluation.tally import Ledger
 from toplora_train.models.head import Head
@@ -38,7 +39,7 @@ def evaluate(asked: list[Row], batch_size: int = 7, choices: tuple[str, ...] = A
     settings = dict(
         choices=choices, metric="accuracy", max_length=64, overflow="error", batch_size=batch_size
     )
-    return evaluate_labels(model(choices), tiny_tokenizer(), asked, **(settings | changes))
+    return evaluated_by(METHOD, model(choices), tiny_tokenizer(), asked, **(settings | changes))
 
 
 @pytest.mark.parametrize("metric", ["matthews", "f1"])

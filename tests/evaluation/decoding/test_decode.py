@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from toplora_train.evaluation.generate import generate
+from toplora_train.evaluation.decoding.decode import generate
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
 NEW = 12

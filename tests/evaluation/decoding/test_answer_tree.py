@@ -3,8 +3,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from toplora_train.evaluation.answer_tree import IN_ONE_PASS, UnsharedError, ask, takes_any_mask
-from toplora_train.evaluation.shared_prompt import NOTHING, go_through
+from toplora_train.evaluation.decoding.answer_tree import (
+    IN_ONE_PASS,
+    UnsharedError,
+    answer_logits,
+    takes_any_mask,
+)
+from toplora_train.evaluation.decoding.prefix import NO_PREFIX, compute_prefix
 
 COMMON = [5, 6, 7]
 PROMPTS = [[*COMMON, 8, 9], [*COMMON, 40], [*COMMON, 70, 71, 72]]
@@ -46,13 +51,13 @@ def by_itself(model, ids, last):
 
 def assert_said_as_of_whole_sequences(model, *, start, atol=1e-6):
     with torch.inference_mode():
-        begun = go_through(model, COMMON) if start else NOTHING
+        begun = compute_prefix(model, COMMON) if start else NO_PREFIX
         assert begun.length == (len(COMMON) if start else 0)
         for _ in range(2):  # a beginning serves more than one batch
-            said = ask(model, PROMPTS, SHARED, TAILS, pad=0, start=begun)
+            said = answer_logits(model, PROMPTS, SHARED, TAILS, pad=0, prefix=begun)
             for row, prompt in enumerate(PROMPTS):
                 whole = by_itself(model, [*prompt, *SHARED], len(SHARED) + 1)
-                torch.testing.assert_close(said.beginning[row], whole, rtol=0, atol=atol)
+                torch.testing.assert_close(said.shared[row], whole, rtol=0, atol=atol)
             for (row, tail), after in zip(TAILS, said.tails, strict=True):
                 whole = by_itself(model, [*PROMPTS[row], *SHARED, *tail], len(tail))
                 torch.testing.assert_close(after, whole, rtol=0, atol=atol)
@@ -69,7 +74,7 @@ def test_answers_side_by_side_say_what_whole_sequences_say(kind, start):
         with_kwargs=True,
     )
     with torch.inference_mode():
-        ask(model, PROMPTS, SHARED, TAILS, pad=0)
+        answer_logits(model, PROMPTS, SHARED, TAILS, pad=0)
     assert shapes == [(3, 6 + 2 + 4)]  # the longest prompt, what answers share, a row's most tails
     assert_said_as_of_whole_sequences(model, start=start)
 
@@ -103,6 +108,6 @@ def test_a_model_that_may_not_take_the_mask_goes_two_ways(kind, changes):
 def test_a_recurrent_model_goes_on_from_no_prompt():
     model = small("mamba", attn_implementation=None)
     with torch.inference_mode():
-        assert ask(model, PROMPTS, SHARED, [], pad=0).tails == []
+        assert answer_logits(model, PROMPTS, SHARED, [], pad=0).tails == []
         with pytest.raises(UnsharedError, match=r"use evaluation\.multiple_choice=generate"):
-            ask(model, PROMPTS, SHARED, TAILS, pad=0)
+            answer_logits(model, PROMPTS, SHARED, TAILS, pad=0)

@@ -1,0 +1,27 @@
+import pytest
+
+from toplora_train.config.methods import (
+    HEADS,
+    language_method,
+    language_methods,
+    method_name,
+    method_names,
+)
+
+
+def test_the_methods_are_the_modules_of_their_folder():
+    assert method_names()[0] == "generate"
+    assert {"choose", "cloze", *HEADS} <= set(method_names())
+    assert "base" not in method_names()
+
+
+def test_a_head_cannot_be_a_way_of_multiple_choice():
+    assert set(method_names()) - set(language_methods()) == set(HEADS)
+    with pytest.raises(ValueError, match="must be one of generate, choose, cloze, not 'classify'"):
+        language_method("classify")
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones():
+    assert method_name("regress") == "regress"
+    with pytest.raises(ValueError, match=r"must be one of generate, choose, .*, not 'guess'"):
+        method_name("guess")

@@ -1,0 +1,138 @@
+import dataclasses
+from functools import partial
+
+import pytest
+
+from tests.evaluation.sets import evaluated_by
+from toplora_train.config.errors import UserError
+from toplora_train.data.conversation import Message
+from toplora_train.data.prompts import build_prompt
+from toplora_train.data.rows import Row
+from toplora_train.evaluation.methods.generate import METHOD
+from toplora_train.evaluation.protocol import find_protocol
+from toplora_train.evaluation.statistics import wilson_interval
+from toplora_train.evaluation.tally import Ledger
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+
+TASK = {"extraction": "exact", "max_new_tokens": 6}
+evaluate = partial(evaluated_by, METHOD)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model().eval()
+
+
+def row(name="r1", instruction="What is 1 + 1?", answer="2", output=""):
+    return Row(id=name, instruction=instruction, input="", output=output, answer=answer)
+
+
+@pytest.fixture(scope="module")
+def rows(model, tokenizer):
+    """Ten rows, of which the model gets every second one right: its own answer is the label."""
+    asked = [row(f"r{i}", f"Count to {i * 37}" + "." * i, "?") for i in range(10)]
+    _, said = evaluate(model, tokenizer, asked, batch_size=4, **TASK)
+    return [
+        dataclasses.replace(asked[i], answer=(said[i].prediction or "") + "x" * (i % 2))
+        for i in range(10)
+    ]
+
+
+def test_the_score_counts_right_answers_and_carries_its_interval(model, tokenizer, rows):
+    score, predictions = evaluate(model, tokenizer, rows, batch_size=4, **TASK)
+    assert (score.metric, score.value, score.n) == ("accuracy", 0.5, 10)
+    assert score.ci95 == wilson_interval(5, 10)
+    assert score.seconds > 0
+    assert [p.correct for p in predictions] == [True, False] * 5
+
+
+def test_predictions_come_in_the_order_of_the_rows_with_the_whole_prompt(model, tokenizer, rows):
+    _, predictions = evaluate(model, tokenizer, rows, batch_size=3, **TASK)
+    assert [p.id for p in predictions] == [r.id for r in rows]
+    assert [p.prompt for p in predictions] == [build_prompt(r.instruction) for r in rows]
+    assert [p.label for p in predictions] == [r.answer for r in rows]
+
+
+def test_the_batch_size_changes_nothing(model, tokenizer, rows):
+    runs = [evaluate(model, tokenizer, rows, batch_size=size, **TASK)[1] for size in (1, 7, 32)]
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_progress_and_predictions_are_given_out_as_they_come(model, tokenizer, rows):
+    progress, given = [], []
+    _, predictions = evaluate(
+        model,
+        tokenizer,
+        rows,
+        batch_size=4,
+        ledger=Ledger({}, given.append, lambda *state: progress.append(state)),
+        **TASK,
+    )
+    assert [done for done, _, _ in progress] == list(range(1, 11))
+    assert progress[-1] == (10, 10, 5)
+    assert sorted(given, key=lambda p: p.id) == sorted(predictions, key=lambda p: p.id)
+
+
+def test_rows_that_are_finished_already_are_not_generated_again(model, tokenizer, rows):
+    expected = evaluate(model, tokenizer, rows, batch_size=4, **TASK)
+    finished = {p.id: p for p in expected[1][:7]}
+    given, progress = [], []
+    score, predictions = evaluate(
+        model,
+        tokenizer,
+        rows,
+        batch_size=4,
+        ledger=Ledger(finished, given.append, lambda *state: progress.append(state)),
+        **TASK,
+    )
+    assert predictions == expected[1]
+    assert dataclasses.replace(score, seconds=0) == dataclasses.replace(expected[0], seconds=0)
+    assert {p.id for p in given} == {"r7", "r8", "r9"}
+    assert progress[0] == (7, 10, 4)
+
+
+def test_a_finished_prediction_of_another_prompt_is_made_anew(model, tokenizer, rows):
+    _, expected = evaluate(model, tokenizer, rows[:1], batch_size=1, **TASK)
+    stale = dataclasses.replace(expected[0], prompt="another", output="stale")
+    _, predictions = evaluate(
+        model, tokenizer, rows[:1], batch_size=1, ledger=Ledger({"r0": stale}), **TASK
+    )
+    assert predictions == expected
+
+
+def test_a_row_without_an_answer_is_scored_against_its_output_when_exact(model, tokenizer):
+    one = row(answer="", output="two")
+    _, (prediction,) = evaluate(model, tokenizer, [one], batch_size=1, **TASK)
+    assert prediction.label == "two"
+
+
+def test_a_task_without_rows_is_refused(model, tokenizer):
+    with pytest.raises(UserError, match="without rows"):
+        evaluate(model, tokenizer, [], batch_size=1, **TASK)
+
+
+def test_a_legacy_protocol_asks_reads_and_judges_in_its_own_way(model, tokenizer):
+    protocol = find_protocol("legacy.toplora")
+    short = dataclasses.replace(protocol, max_new_tokens=4)
+    _, (prediction,) = evaluate(
+        model, tokenizer, [row()], batch_size=1, protocol=short, **TASK | {"extraction": "number"}
+    )
+    assert prediction.prompt == protocol.build_prompt("What is 1 + 1?", "")
+    assert prediction.prediction == protocol.extract(prediction.output, "number", ())
+
+
+def test_a_conversation_is_asked_by_the_template(model):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    talk = (Message("system", "Be brief."), Message("user", "Is it?"))
+    talking = dataclasses.replace(row(answer="yes"), messages=talk)
+    _, written = evaluate(model, tokenizer, [talking], batch_size=1, **TASK)
+    assert [p.prompt for p in written] == ["<system>Be brief.<user>Is it?<assistant>"]

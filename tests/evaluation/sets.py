@@ -1,0 +1,16 @@
+"""Rows answered by a method, with the settings of the task as keywords."""
+
+from toplora_train.data.rows import RowSet
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.methods.base import EvalContext
+from toplora_train.evaluation.tally import NEW
+
+
+def eval_set(rows, kind="generate", **task):
+    task |= {key: tuple(task[key]) for key in ("choices", "also") if key in task}
+    return EvalSet("t", kind, RowSet(tuple(rows), "made here", "0"), **task)
+
+
+def evaluated_by(method, model, tokenizer, rows, *, batch_size, ledger=NEW, **task):
+    context = EvalContext(batch_size, None, ledger)
+    return method.evaluate(model, tokenizer, eval_set(rows, **task), context)

@@ -1,0 +1,1 @@
+"""Forward passes behind the methods: decoding, shared prefixes, and many answers in one pass."""

@@ -1,0 +1,123 @@
+"""What a method of answering is.
+
+A method is one module of this package and one word in the YAML: ``kind: NAME`` in a task, or
+``evaluation.multiple_choice=NAME``. The module's ``METHOD`` is an instance of :class:`Method`. It
+says what is put before the model, how the answer is found, what it refuses, what makes two of its
+scores comparable, and what reports call it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.rows import RowSet
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.predictions import Prediction
+from toplora_train.evaluation.tally import NEW, Ledger, Score
+
+
+@dataclass(frozen=True)
+class EvalContext:
+    """How an evaluation runs; none of it changes an answer beyond rounding.
+
+    Attributes:
+        batch_size: Rows per forward pass.
+        autocast_dtype: Compute under autocast in this number format; None: in the weights' own.
+        ledger: What is answered already, who is given the rest, and who shares the rows.
+    """
+
+    batch_size: int
+    autocast_dtype: torch.dtype | None = None
+    ledger: Ledger = NEW
+
+
+class Method(ABC):
+    """One way in which a model answers the rows of a task.
+
+    Attributes:
+        title: What reports call it.
+        form: The form in which the answer is learned and given, where a list of options is shown.
+    """
+
+    title: ClassVar[str]
+    form: ClassVar[str] = "by their labels"
+
+    def prepare(self, rows: RowSet) -> RowSet:
+        """The rows in the form in which they are trained on and evaluated.
+
+        Raises:
+            UserError: a row has no such form.
+        """
+        return rows
+
+    def validate(self, eval_set: EvalSet) -> None:  # noqa: B027  (nothing to refuse is common)
+        """Refuse a task that this method cannot answer, before anything is loaded.
+
+        Raises:
+            UserError: names the task and what to change.
+        """
+
+    @abstractmethod
+    def identity(self, eval_set: EvalSet) -> Mapping[str, Any]:
+        """The settings that decide answers and scores, for the protocol's hash; rows apart."""
+
+    @abstractmethod
+    def validate_rows(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
+    ) -> None:
+        """Refuse rows that cannot be answered or scored; ``model`` needs no weights.
+
+        Raises:
+            UserError: names the row.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        eval_set: EvalSet,
+        context: EvalContext,
+    ) -> tuple[Score, list[Prediction]]:
+        """Answer every row and score the answers.
+
+        Args:
+            model: Plain or with an adapter, on any device.
+            tokenizer: Its tokenizer.
+            eval_set: The rows and how they are scored.
+            context: How the evaluation runs.
+
+        Returns:
+            The score, and the predictions in the order of the rows.
+
+        Raises:
+            UserError: as :meth:`validate_rows`.
+        """
+
+
+def find_method(name: str) -> Method:
+    """The method of this name; see :func:`toplora_train.config.methods.method_names`."""
+    method: Method = import_module(f"{__package__}.{name}").METHOD
+    return method
+
+
+def validate_protocol(eval_set: EvalSet) -> None:
+    """Refuse a protocol that only generates its answers, for a method that compares options.
+
+    Raises:
+        UserError: names the protocol and the task.
+    """
+    if not eval_set.protocol.chooses:
+        raise UserError(
+            f"evaluation.protocol={eval_set.protocol.name} generates its answers, and task."
+            f"{eval_set.name} is to choose; use protocol=clean, or leave multiple_choice out"
+        )

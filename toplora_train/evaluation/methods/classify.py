@@ -1,0 +1,180 @@
+"""A classification head gives every text, or pair of texts, one of the task's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.data.labelled import LabelledExample, collate_labelled, encode_labelled
+from toplora_train.data.overflow import Encoded
+from toplora_train.data.rows import Row
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.forward import by_length, longest_first
+from toplora_train.evaluation.methods.base import EvalContext, Method
+from toplora_train.evaluation.metrics import as_numbers, measure
+from toplora_train.evaluation.predictions import Prediction
+from toplora_train.evaluation.tally import Answer, Score, Scores, tally
+
+NEAR = 0.5
+"""How far off a predicted number may be to be shown among the right examples; no metric uses it."""
+
+
+class Classify(Method):
+    """The texts without a prompt; a prediction's ``scores`` are the classes' probabilities.
+
+    With no ``choices`` the head's one output is a number: see :mod:`.regress`.
+    """
+
+    title = "classified"
+
+    def identity(self, eval_set: EvalSet) -> dict[str, Any]:
+        """Classes, metric, and what becomes of long rows."""
+        return {
+            "kind": eval_set.kind,
+            "choices": list(eval_set.choices),
+            "version": eval_set.version,
+            "metric": eval_set.metric,
+            "max_length": eval_set.max_length,
+            "overflow": eval_set.overflow,
+        }
+
+    def validate_rows(
+        self,
+        model: nn.Module,  # noqa: ARG002  (the tokenizer knows what an encoder reads)
+        tokenizer: PreTrainedTokenizerBase,
+        eval_set: EvalSet,
+    ) -> None:
+        """Refuse rows that are too long."""
+        _encode(tokenizer, eval_set)
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        eval_set: EvalSet,
+        context: EvalContext,
+    ) -> tuple[Score, list[Prediction]]:
+        """Read the head's outputs for every row and measure them; no row is left out."""
+        rows, choices = eval_set.rows.rows, eval_set.choices
+        examples = _encode(tokenizer, eval_set).examples
+
+        def answer(asked: list[int]) -> Iterator[Answer]:
+            outputs = head_outputs(
+                model,
+                [examples[index] for index in asked],
+                pad_token_id=tokenizer.pad_token_id,
+                batch_size=context.batch_size,
+                autocast_dtype=context.autocast_dtype,
+            )
+            for place, output in outputs:
+                yield place, *read_output(output, choices)
+
+        def judge(index: int, output: str, scores: Scores | None) -> Prediction:
+            row = rows[index]
+            right = (
+                output == row.answer if choices else abs(float(output) - float(row.answer)) <= NEAR
+            )
+            return Prediction(row.id, shown(row), output, output, row.answer, right, scores)
+
+        counted, predictions = tally(
+            [row.id for row in rows],
+            [shown(row) for row in rows],
+            context.ledger,
+            order=by_length([example.input_ids for example in examples]),
+            batch_size=context.batch_size,
+            ask=answer,
+            judge=judge,
+        )
+        score = score_labels(
+            predictions,
+            choices=choices,
+            metric=eval_set.metric,
+            also=eval_set.also,
+            seconds=counted.seconds,
+        )
+        return score, predictions
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet) -> Encoded[LabelledExample]:
+    return encode_labelled(
+        tokenizer,
+        eval_set.rows.rows,
+        choices=eval_set.choices,
+        max_length=eval_set.max_length,
+        overflow="truncate" if eval_set.overflow == "truncate" else "error",
+    )
+
+
+def read_output(output: Tensor, choices: Sequence[str]) -> tuple[str, Scores | None]:
+    """What the head's outputs for a row say, and the classes' probabilities behind it."""
+    if not choices:
+        return f"{float(output[0]):.7g}", None
+    shares = output.double().softmax(0).tolist()
+    scores = {name: round(share, 6) for name, share in zip(choices, shares, strict=True)}
+    return choices[int(output.argmax())], scores
+
+
+def score_labels(
+    predictions: Sequence[Prediction],
+    *,
+    choices: Sequence[str],
+    metric: str,
+    also: Sequence[str] = (),
+    seconds: float = 0.0,
+) -> Score:
+    """Score predictions as they are stored, without a model.
+
+    Args:
+        predictions: A head's predictions.
+        choices: The classes' names in the order of their numbers; none for numbers.
+        metric: The metric that the score is of.
+        also: Further metrics, for ``Score.more``.
+        seconds: What ``Score.seconds`` shall say.
+    """
+    predicted = as_numbers([prediction.prediction or "" for prediction in predictions], choices)
+    labels = as_numbers([prediction.label for prediction in predictions], choices)
+    measured = measure(metric, predicted, labels)
+    return Score(
+        metric=metric,
+        value=measured.value,
+        n=len(predictions),
+        ci95=measured.ci95,
+        seconds=seconds,
+        more={name: measure(name, predicted, labels) for name in also},
+    )
+
+
+def shown(row: Row) -> str:
+    """A row's text, or its two texts on two lines."""
+    return f"{row.instruction}\n{row.input}" if row.input else row.instruction
+
+
+@torch.inference_mode()
+def head_outputs(
+    model: nn.Module,
+    examples: Sequence[LabelledExample],
+    *,
+    pad_token_id: int,
+    batch_size: int,
+    autocast_dtype: torch.dtype | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Each example's index and the head's outputs for it, in fp32 on the CPU; longest first."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        for chosen in longest_first([example.input_ids for example in examples], batch_size):
+            batch = collate_labelled([examples[index] for index in chosen], pad_token_id)
+            inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+            with torch.autocast(device.type, dtype=autocast_dtype, enabled=bool(autocast_dtype)):
+                outputs = model(**inputs).logits.float().cpu()
+            yield from zip(chosen, outputs, strict=True)
+    finally:
+        model.train(training)
+
+
+METHOD = Classify()

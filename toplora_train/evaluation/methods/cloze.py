@@ -1,0 +1,218 @@
+r"""Multiple choice by each answer's own words, the mean log-likelihood of their tokens.
+
+.. math:: \frac{1}{n} \sum_{i=1}^{n} \log p(t_i \mid \text{question}, t_{<i})
+
+The answers are not listed in the question (see :mod:`toplora_train.data.cloze`). Without the mean
+the shortest answer would mostly win. EOS does not count: what is compared are words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.data.chat import question_text
+from toplora_train.data.cloze import as_cloze
+from toplora_train.data.rows import Row, RowSet
+from toplora_train.evaluation.decoding.answer_tree import UnsharedError, answer_logits
+from toplora_train.evaluation.decoding.prefix import (
+    Prefix,
+    common_prefix,
+    compute_prefix,
+    shares_prompts,
+)
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.forward import (
+    autocast,
+    by_length,
+    end_token_ids,
+    evaluating,
+    longest_first,
+    pad_token_id,
+)
+from toplora_train.evaluation.methods.base import EvalContext, Method, validate_protocol
+from toplora_train.evaluation.predictions import Prediction
+from toplora_train.evaluation.tally import Answer, Score, Scores, tally
+from toplora_train.evaluation.validate import validate_prompts
+
+
+class Cloze(Method):
+    """The question without its list; a prediction's ``output`` is the chosen answer's words."""
+
+    title = "cloze, by the likelihood of the words"
+    form = "as a cloze"
+
+    def prepare(self, rows: RowSet) -> RowSet:
+        """The question alone, with the words of each answer in a row's ``options``."""
+        return as_cloze(rows)
+
+    def validate(self, eval_set: EvalSet) -> None:
+        """Refuse a protocol that only generates."""
+        validate_protocol(eval_set)
+
+    def identity(self, eval_set: EvalSet) -> dict[str, Any]:
+        """The choices and the score by which their words are compared."""
+        return {
+            "kind": eval_set.kind,
+            "extraction": eval_set.extraction,
+            "choices": list(eval_set.choices),
+            "version": eval_set.version,
+            "option_score": eval_set.option_score or "mean",
+        }
+
+    def validate_rows(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
+    ) -> None:
+        """Refuse rows whose answer is no option, and prompts beyond the model's positions."""
+        _prompts(model, tokenizer, eval_set)
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        eval_set: EvalSet,
+        context: EvalContext,
+    ) -> tuple[Score, list[Prediction]]:
+        """Score the words of every answer; the label of the best ones is the answer."""
+        rows = eval_set.rows.rows
+        texts, prompts, answers = _prompts(model, tokenizer, eval_set)
+        per_token = eval_set.option_score != "sum"
+        common = common_prefix(prompts)
+
+        def best(row: Row, scores: Scores) -> tuple[str, str]:
+            return max(row.options, key=lambda option: scores[option[0]])
+
+        def answer(asked: list[int]) -> Iterator[Answer]:
+            for place, likelihoods in log_likelihoods(
+                model,
+                tokenizer,
+                [prompts[index] for index in asked],
+                [answers[index] for index in asked],
+                batch_size=context.batch_size,
+                common=common,
+                autocast_dtype=context.autocast_dtype,
+            ):
+                row = rows[asked[place]]
+                lengths = [len(ids) if per_token else 1 for ids in answers[asked[place]]]
+                scores = {
+                    label: round(value / length, 6)
+                    for (label, _), value, length in zip(
+                        row.options, likelihoods, lengths, strict=True
+                    )
+                }
+                yield place, best(row, scores)[1], scores
+
+        def judge(index: int, _output: str, scores: Scores | None) -> Prediction:
+            assert scores is not None  # answers that are reused were chosen too: see the identity
+            row = rows[index]
+            label, words = best(row, scores)
+            right = label == row.answer
+            return Prediction(row.id, texts[index], words, label, row.answer, right, scores)
+
+        return tally(
+            [row.id for row in rows],
+            texts,
+            context.ledger,
+            order=by_length(prompts),
+            batch_size=context.batch_size,
+            ask=answer,
+            judge=judge,
+        )
+
+
+def _prompts(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
+) -> tuple[list[str], list[list[int]], list[list[list[int]]]]:
+    """The prompts as text and ids, and the ids of each row's answers."""
+    rows = eval_set.rows.rows
+    texts = [question_text(tokenizer, row, eval_set.protocol.build_prompt) for row in rows]
+    answers = encode_words(tokenizer, rows)
+    longest = max((len(ids) for of_row in answers for ids in of_row), default=0)
+    prompts = validate_prompts(
+        model, tokenizer, rows, texts, extraction="choice", max_new_tokens=longest
+    )
+    return texts, prompts, answers
+
+
+def encode_words(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[list[list[int]]]:
+    """The token ids of each row's answers, as training rows encode their response."""
+    return [
+        tokenizer([words for _, words in row.options], add_special_tokens=False)["input_ids"]
+        for row in rows
+    ]
+
+
+def log_likelihoods(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[Sequence[int]]],
+    *,
+    batch_size: int,
+    common: Sequence[int] = (),
+    autocast_dtype: torch.dtype | None = None,
+) -> Iterator[tuple[int, list[float]]]:
+    """Yield ``(index of the prompt, log-likelihood of each of its answers)``, long answers first.
+
+    Rows whose longest answers are about as long go together: there are several answers to a prompt,
+    so it is they that are mostly padded.
+
+    Args:
+        model: A causal language model, plain or with an adapter, on any device.
+        tokenizer: Says what fills the shorter rows.
+        prompts: Token ids, one sequence per prompt; none empty.
+        answers: Token ids of the answers to each prompt; none empty.
+        batch_size: Answers per forward pass.
+        common: Token ids that every prompt begins with; they are computed once.
+        autocast_dtype: Compute under autocast in this number format.
+
+    Raises:
+        UserError: the model cannot continue one prompt with several answers.
+    """
+    if not shares_prompts(model):
+        raise UnsharedError
+    pad = pad_token_id(tokenizer, end_token_ids(model, tokenizer))
+    device = next(model.parameters()).device
+    most = max(len(of_row) for of_row in answers)
+    with evaluating(model):
+        with torch.inference_mode(), autocast(device, autocast_dtype):
+            prefix = compute_prefix(model, common)
+        longest = [max(of_row, key=len) for of_row in answers]
+        for batch in longest_first(longest, max(1, batch_size // most)):
+            # Not around the yield: the caller's code is not to run in inference mode.
+            with torch.inference_mode(), autocast(device, autocast_dtype):
+                found = _of_batch(
+                    model, [prompts[i] for i in batch], [answers[i] for i in batch], pad, prefix
+                )
+            yield from zip(batch, found, strict=True)
+
+
+def _of_batch(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[Sequence[int]]],
+    pad: int,
+    prefix: Prefix,
+) -> list[list[float]]:
+    longer = [
+        (row, place, ids)
+        for row, of_row in enumerate(answers)
+        for place, ids in enumerate(of_row)
+        if len(ids) > 1
+    ]
+    tails = [(row, ids[:-1]) for row, _, ids in longer]
+    found_logits = answer_logits(model, prompts, (), tails, pad=pad, prefix=prefix)
+    first = found_logits.shared[:, -1].log_softmax(-1)
+    found = [[float(first[row, ids[0]]) for ids in of_row] for row, of_row in enumerate(answers)]
+    for (row, place, ids), logits in zip(longer, found_logits.tails, strict=True):
+        rest = torch.tensor(ids[1:], device=logits.device)
+        words = logits.log_softmax(-1)  # of all answers at once it would be most of the memory
+        found[row][place] += float(words.gather(-1, rest.unsqueeze(-1)).sum())
+    return found
+
+
+METHOD = Cloze()

@@ -1,0 +1,132 @@
+"""The model writes its answer, which is then read out of the text.
+
+An answer in the task's own words is proven in one pass instead of being decoded; see
+:mod:`toplora_train.evaluation.decoding.forced`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.data.chat import question_text
+from toplora_train.evaluation.answers import row_label
+from toplora_train.evaluation.decoding.decode import generate
+from toplora_train.evaluation.decoding.forced import prove_answers
+from toplora_train.evaluation.decoding.prefix import common_prefix
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.forward import by_length
+from toplora_train.evaluation.methods.base import EvalContext, Method
+from toplora_train.evaluation.predictions import Prediction
+from toplora_train.evaluation.tally import Answer, Score, Scores, tally
+from toplora_train.evaluation.validate import validate_prompts
+
+
+class Generate(Method):
+    """The prompt alone; the answer is extracted from what the model writes after it."""
+
+    title = "generated"
+
+    def validate(self, eval_set: EvalSet) -> None:
+        """Refuse an extraction that the protocol has no rule for."""
+        eval_set.protocol.extract("", eval_set.extraction, eval_set.choices)
+
+    def identity(self, eval_set: EvalSet) -> dict[str, Any]:
+        """Extraction, choices, length; how an answer is found (or proven) does not decide it."""
+        return {
+            "kind": eval_set.kind,
+            "extraction": eval_set.extraction,
+            "choices": list(eval_set.choices),
+            "version": eval_set.version,
+            "max_new_tokens": eval_set.token_limit,
+        }
+
+    def validate_rows(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
+    ) -> None:
+        """Refuse rows without a readable answer, and prompts beyond the model's positions."""
+        prompts(model, tokenizer, eval_set)
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        eval_set: EvalSet,
+        context: EvalContext,
+    ) -> tuple[Score, list[Prediction]]:
+        """Prove the answers that can be proven, decode the others, extract and score."""
+        rows, protocol = eval_set.rows.rows, eval_set.protocol
+        texts, ids = prompts(model, tokenizer, eval_set)
+        common = common_prefix(ids)
+
+        def answer(asked: list[int]) -> Iterator[Answer]:
+            left = dict.fromkeys(range(len(asked)))
+            if eval_set.response is not None and eval_set.choices and protocol.chooses:
+                for place, text in prove_answers(
+                    model,
+                    tokenizer,
+                    [ids[index] for index in asked],
+                    [eval_set.response.replace("{answer}", one) for one in eval_set.choices],
+                    max_new_tokens=eval_set.token_limit,
+                    batch_size=context.batch_size,
+                    common=common,
+                    autocast_dtype=context.autocast_dtype,
+                ):
+                    del left[place]
+                    yield place, text, None
+            places = list(left)
+            for place, text in generate(
+                model,
+                tokenizer,
+                [ids[asked[place]] for place in places],
+                max_new_tokens=eval_set.token_limit,
+                batch_size=context.batch_size,
+                num_beams=protocol.num_beams,
+                by_length=protocol.by_length,
+                autocast_dtype=context.autocast_dtype,
+            ):
+                yield places[place], text, None
+
+        def judge(index: int, output: str, _scores: Scores | None) -> Prediction:
+            label = row_label(rows[index], eval_set.extraction)
+            found = protocol.extract(output, eval_set.extraction, eval_set.choices)
+            correct = protocol.is_correct(found, label, eval_set.extraction)
+            return Prediction(rows[index].id, texts[index], output, found, label, correct)
+
+        return tally(
+            [row.id for row in rows],
+            texts,
+            context.ledger,
+            order=by_length(ids) if protocol.by_length else range(len(ids)),
+            batch_size=context.batch_size,
+            ask=answer,
+            judge=judge,
+        )
+
+
+def prompts(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
+) -> tuple[list[str], list[list[int]]]:
+    """The rows' prompts as text and as token ids.
+
+    Raises:
+        UserError: see :func:`toplora_train.evaluation.validate.validate_prompts`.
+    """
+    rows = eval_set.rows.rows
+    texts = [question_text(tokenizer, row, eval_set.protocol.build_prompt) for row in rows]
+    ids = validate_prompts(
+        model,
+        tokenizer,
+        rows,
+        texts,
+        extraction=eval_set.extraction,
+        max_new_tokens=eval_set.token_limit,
+        choices=eval_set.choices,
+    )
+    return texts, ids
+
+
+METHOD = Generate()

@@ -1,0 +1,75 @@
+"""Rows that could not be evaluated are refused before any answer, and their prompts encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.chat import question_ids
+from toplora_train.data.rows import Row
+from toplora_train.evaluation.answers import row_label, same_choice
+from toplora_train.evaluation.numbers import parse_number
+
+
+def validate_prompts(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    texts: Sequence[str],
+    *,
+    extraction: str,
+    max_new_tokens: int,
+    choices: Sequence[str] = (),
+) -> list[list[int]]:
+    """Refuse rows that cannot be evaluated; return the token ids of the prompts.
+
+    Args:
+        model: A causal language model; weights are not needed.
+        tokenizer: Its tokenizer.
+        rows: The test rows.
+        texts: Their prompts.
+        extraction: How an answer is read: ``number``, ``choice`` or ``exact``.
+        max_new_tokens: The most tokens of an answer.
+        choices: The options of a ``choice``.
+
+    Raises:
+        UserError: there are no rows, two share an id, one has no answer or one that the extraction
+            can never find, or a prompt and its answer exceed the model's positions.
+    """
+    if not rows:
+        raise UserError("a task without rows has no score; check its source and evaluation.limit")
+    seen: set[str] = set()
+    for row in rows:
+        if row.id in seen:
+            raise UserError(f"row {row.id}: another row has the same id; give each row its own")
+        seen.add(row.id)
+        _validate_label(row.id, row_label(row, extraction), extraction, choices)
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    prompts = []
+    for row, text in zip(rows, texts, strict=True):
+        ids = question_ids(tokenizer, row, text)
+        if positions is not None and len(ids) + max_new_tokens > positions:
+            raise UserError(
+                f"row {row.id}: its prompt of {len(ids)} tokens and an answer of up to "
+                f"{max_new_tokens} exceed the model's {positions} positions; shorten or remove the "
+                "row, or lower the task's max_new_tokens"
+            )
+        prompts.append(ids)
+    return prompts
+
+
+def _validate_label(name: str, label: str, extraction: str, choices: Sequence[str]) -> None:
+    if not label.strip():
+        raise UserError(f"row {name}: no 'answer' to score against; add one to the row")
+    if extraction == "number" and parse_number(label) is None:
+        raise UserError(
+            f"row {name}: its answer {label!r} is not one number; correct it, or score the task "
+            "with extraction: exact"
+        )
+    if extraction == "choice" and choices and not any(same_choice(label, c) for c in choices):
+        raise UserError(
+            f"row {name}: its answer {label!r} is none of the task's choices {', '.join(choices)}"
+        )
