@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from peft import LoraConfig, PeftModel
 
 from toplora_train.adapters import lora
-from toplora_train.adapters.base import replace_dora
+from toplora_train.adapters._peft.dora import replace_dora
 from toplora_train.adapters.checks import check_choice, check_keys
 from toplora_train.adapters.dora_norm import FactoredDora
 from toplora_train.adapters.lora import LoraSettings, lora_config, start_from_data

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toplora_train.adapters.base import DoraVariant, frozen_weight
+from toplora_train.adapters._peft.dora import DoraVariant, frozen_weight
 
 
 def squared_row_norm(weight: Tensor) -> Tensor:
