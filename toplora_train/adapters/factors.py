@@ -1,4 +1,4 @@
-"""The two thin matrices whose product an adapter adds to a weight, where there are two."""
+"""The low-rank factors of adapters whose update is a fixed matrix product."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from toplora_train.config.errors import UserError
 
 
 def fixed_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """``A`` (r, in) and ``B`` (out, r) by module, of the adapter ``default``.
+    """``A`` (r, in) and ``B`` (out, r) of the adapter ``default``, by module.
 
-    Empty for adapters whose update is none such product: TopLoRA's hangs on the token, DoRA's on
-    the weight.
+    Empty if the update is not such a product: TopLoRA's depends on the token, DoRA's on the weight.
     """
     return dict(_factors(model))
 
