@@ -8,12 +8,8 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from toplora_train.adapters.base import (
-    AdapterLinear,
-    AdapterModel,
-    LowRankConfig,
-    register_method,
-)
+from toplora_train.adapters.base import AdapterLinear, AdapterModel, register_method
+from toplora_train.adapters.configs import LowRankConfig
 from toplora_train.models.tiny import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")

@@ -23,19 +23,11 @@ disabling and deleting them, mixed batches (``adapter_names=``), merging, saving
 meta-device loading, quantised base layers.
 """
 
-from toplora_train.adapters._peft.dora import frozen_weight
-from toplora_train.adapters._peft.layer import AdapterLinear, UnsupportedByAdapterError
-from toplora_train.adapters._peft.model import AdapterModel
-from toplora_train.adapters._peft.registry import adapter_prefixes, register_method
-from toplora_train.adapters.configs import AdapterConfig, LowRankConfig
-
-__all__ = [
-    "AdapterConfig",
-    "AdapterLinear",
-    "AdapterModel",
-    "LowRankConfig",
-    "UnsupportedByAdapterError",
-    "adapter_prefixes",
-    "frozen_weight",
-    "register_method",
-]
+from toplora_train.adapters._peft.dora import frozen_weight as frozen_weight
+from toplora_train.adapters._peft.layer import AdapterLinear as AdapterLinear
+from toplora_train.adapters._peft.layer import (
+    UnsupportedByAdapterError as UnsupportedByAdapterError,
+)
+from toplora_train.adapters._peft.model import AdapterModel as AdapterModel
+from toplora_train.adapters._peft.registry import adapter_prefixes as adapter_prefixes
+from toplora_train.adapters._peft.registry import register_method as register_method

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import Tensor, nn
 
 from toplora_train.adapters.base import AdapterLinear
@@ -15,22 +13,20 @@ def fixed_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
     Empty if the update is not such a product: TopLoRA's depends on the token, DoRA's on the weight.
     """
-    return dict(_factors(model))
-
-
-def _factors(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+    factors = {}
     for name, module in model.named_modules():
         path = name.removeprefix("module.").removeprefix("base_model.model.")
         A, B = (getattr(module, name, None) for name in ("lora_A", "lora_B"))
         if isinstance(A, nn.ModuleDict) and isinstance(B, nn.ModuleDict) and "default" in A:
             if getattr(module, "lora_magnitude_vector", None):
-                return
-            yield path, (_weight(A["default"]), _weight(B["default"]))
+                break
+            factors[path] = (_weight(A["default"]), _weight(B["default"]))
         elif isinstance(module, AdapterLinear) and "default" in module.configs:
             try:
-                yield path, module.lora_factors("default")
+                factors[path] = module.lora_factors("default")
             except UserError:
-                return
+                break
+    return factors
 
 
 def _weight(layer: nn.Module) -> Tensor:
