@@ -20,7 +20,6 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from toplora_train.adapters.attach import adapter_names, attach_adapter
-from toplora_train.adapters.describe import count_parameters
 from toplora_train.config.adapter import adapter_defaults
 
 
@@ -122,7 +121,7 @@ def main() -> None:
                 "step_over_base": {name: t / best["base"] for name, t in best.items()},
                 "kept_over_base": {name: b / kept["base"] for name, b in kept.items()},
                 "trainable": {
-                    name: count_parameters(model)[0]
+                    name: model.get_nb_trainable_parameters()[0]
                     for name, model in models.items()
                     if not name.startswith("base")
                 },

@@ -75,7 +75,8 @@ def test_a_bad_setting_is_refused_by_a_message_that_begins_with_its_key(settings
 
 
 @pytest.mark.parametrize(
-    ("init", "reason"), [("loftq", "is made for a base"), ("lora_ga", "needs gradients")]
+    ("init", "reason"),
+    [("loftq", "quantises the base model itself"), ("lora_ga", "needs gradients")],
 )
 def test_a_start_that_is_not_offered_is_refused_with_the_reason(init: str, reason: str):
     with pytest.raises(

@@ -11,13 +11,12 @@ from transformers import LlamaForCausalLM
 
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.describe import (
-    count_parameters,
     describe_adapter,
     trainable_parameters_by_module,
 )
 from toplora_train.adapters.peft import (
-    REFUSED,
     UNMERGEABLE,
+    UNSUPPORTED,
     peft_config,
     peft_methods,
     setting_names,
@@ -107,7 +106,7 @@ def test_a_method_is_counted_without_weights(method: str):
         empty = LlamaForCausalLM(tiny_config())
     model = attached(method)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert count_parameters(attached(method, empty))[0] == trainable
+    assert attached(method, empty).get_nb_trainable_parameters()[0] == trainable
     assert sum(trainable_parameters_by_module(model).values()) == trainable
 
 
@@ -143,7 +142,7 @@ def test_every_method_that_is_offered_takes_settings():
             r"^adapter\.peft_type=PREFIX_TUNING is not supported: it learns a prompt",
         ),
         ("TOPLORA", r"^adapter\.peft_type=TOPLORA has its own group: use adapter=toplora$"),
-        *((name, rf"^adapter\.peft_type={name} is not supported: ") for name in REFUSED),
+        *((name, rf"^adapter\.peft_type={name} is not supported: ") for name in UNSUPPORTED),
     ],
 )
 def test_what_is_no_method_here_is_refused(peft_type: str | None, message: str):

@@ -1,4 +1,4 @@
-"""The adapter's own file is its schema."""
+"""The values in an adapter's file are its schema."""
 
 import pytest
 
@@ -51,7 +51,7 @@ def test_a_default_of_null_takes_anything(value):
     assert complete_adapter({"target_modules": value}, "toplora")["target_modules"] == value
 
 
-def test_null_is_taken_where_the_comment_says_so(tmp_path, monkeypatch):
+def test_the_values_of_a_file_are_its_schema_and_its_comments_are_not(tmp_path, monkeypatch):
     from toplora_train.config import locate
 
     (tmp_path / "config.yaml").touch()
@@ -61,9 +61,9 @@ def test_null_is_taken_where_the_comment_says_so(tmp_path, monkeypatch):
         "free: {}\nrows: [1]\n"
     )
     monkeypatch.setattr(locate, "conf_dir", lambda: tmp_path)
-    assert complete_adapter({"depth": None}, "new")["depth"] is None
-    with pytest.raises(UserError, match=r"adapter\.width must be a whole number, not null"):
-        complete_adapter({"width": None}, "new")
+    for key in ("depth", "width"):
+        with pytest.raises(UserError, match=rf"adapter\.{key} must be a whole number, not null"):
+            complete_adapter({key: None}, "new")
     assert complete_adapter({"free": {"a": {"b": 1}}}, "new")["free"] == {"a": {"b": 1}}
     with pytest.raises(UserError, match=r"adapter\.rows must be a list, not 3"):
         complete_adapter({"rows": 3}, "new")

@@ -1,6 +1,6 @@
-"""Checks of an adapter's settings; every message begins with the key, so callers can prefix it.
+"""Validation of an adapter's settings; messages start with the key, so callers can prefix them.
 
-They raise ``TypeError`` for a value of the wrong kind and ``ValueError`` for one out of range;
+The functions raise ``TypeError`` for a value of the wrong type, ``ValueError`` for an invalid one;
 :func:`toplora_train.adapters.attach.attach_adapter` turns both into ``adapter.<message>``.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def check_positive_integer(key: str, value: object) -> None:
-    """Refuse anything but 1, 2, 3, ... (``True`` is not an integer here)."""
+    """Raise unless the value is 1, 2, 3, ... (``True`` does not count as an integer)."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{key} must be a positive integer, not {value!r}")
     if value < 1:
@@ -21,7 +21,7 @@ def check_positive_integer(key: str, value: object) -> None:
 
 
 def check_positive_number(key: str, value: object) -> None:
-    """Refuse anything but a finite number above zero."""
+    """Raise unless the value is a finite positive number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{key} must be a positive number, not {value!r}")
     if not (math.isfinite(value) and value > 0):
@@ -29,7 +29,7 @@ def check_positive_number(key: str, value: object) -> None:
 
 
 def check_probability(key: str, value: object) -> None:
-    """Refuse anything but a number p with 0 <= p < 1."""
+    """Raise unless the value is a number p with 0 <= p < 1."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{key} must be a number from 0 to below 1, not {value!r}")
     if not 0 <= value < 1:
@@ -37,19 +37,19 @@ def check_probability(key: str, value: object) -> None:
 
 
 def check_boolean(key: str, value: object) -> None:
-    """Refuse anything but true and false."""
+    """Raise unless the value is a boolean."""
     if not isinstance(value, bool):
         raise TypeError(f"{key} must be true or false, not {value!r}")
 
 
 def check_choice(key: str, value: object, options: Collection[str]) -> None:
-    """Refuse anything but one of the ``options``."""
+    """Raise unless the value is one of the ``options``."""
     if value not in options:
         raise ValueError(f"{key} must be one of {', '.join(options)}, not {value!r}")
 
 
 def check_names(key: str, value: object, *, regex: bool = True) -> None:
-    """Refuse anything but null, a list of module names or, where allowed, a regular expression."""
+    """Raise unless the value is None, a list of module names or (if ``regex``) a pattern."""
     kind = "a list of module names" + (" or a regular expression" if regex else "")
     if value is None:
         return
@@ -73,7 +73,7 @@ def check_names(key: str, value: object, *, regex: bool = True) -> None:
 
 
 def check_layers(key: str, value: object) -> None:
-    """Refuse anything but null, a layer's index or a list of them, counted from 0."""
+    """Raise unless the value is None, a layer index (from 0) or a list of them."""
     indices = value if isinstance(value, list | tuple) else [] if value is None else [value]
     if isinstance(value, list | tuple) and not value:
         raise ValueError(f"{key} must name at least one layer, or be null")
@@ -85,7 +85,7 @@ def check_layers(key: str, value: object) -> None:
 
 
 def check_pattern(key: str, value: object, *, integer: bool) -> None:
-    """Refuse anything but a mapping from module names (or regexes) to positive numbers."""
+    """Raise unless the value maps module names (or regexes) to positive numbers."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{key} must map module names to values, not {value!r}")
     for name, entry in value.items():
@@ -96,7 +96,7 @@ def check_pattern(key: str, value: object, *, integer: bool) -> None:
 
 
 def check_keys(settings: Mapping[str, Any], known: Collection[str], *, prefix: str = "") -> None:
-    """Refuse a setting that the adapter does not have."""
+    """Raise for a setting that the adapter does not have."""
     for key in settings:
         if key not in known:
             raise ValueError(

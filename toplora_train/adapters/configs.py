@@ -1,4 +1,4 @@
-"""The PEFT configs that the methods of this package derive theirs from."""
+"""Base classes for the PEFT configs of this package's methods."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from toplora_train.adapters.checks import (
 )
 
 SCHEMA_VERSION = 1
-"""Of the configs and tensors that these methods save; a higher one is not read."""
+"""Version of the saved configs and tensors; higher versions cannot be read."""
 
 
 @dataclass
 class AdapterConfig(PeftConfig):
-    """Settings that every method has: where it is attached, and its dropout.
+    """Settings common to all methods: the adapted modules and dropout.
 
     Args:
-        dropout: Probability with which an entry of the adapter's input is zeroed in training.
+        dropout: Probability of zeroing an entry of the adapter's input in training.
         target_modules: Names (or ends of names) of linear modules, a regular expression over whole
             names, ``"all-linear"``, or None for the query, key and value projections.
-        exclude_modules: Names or a regular expression of modules to leave alone.
+        exclude_modules: Names or a regular expression of modules to exclude.
         layers_to_transform: Index or indices of the layers to adapt; None means all.
-        modules_to_save: Names of modules that are trained whole and saved with the adapter.
-        schema_version: Kept in the saved config, for versions of this package to come.
+        modules_to_save: Names of modules that are fully trained and saved with the adapter.
+        schema_version: Stored in the saved config for future versions of this package.
     """
 
     method: ClassVar[str]
@@ -64,20 +64,20 @@ class AdapterConfig(PeftConfig):
 
     @classmethod
     def setting_names(cls) -> list[str]:
-        """The method's own settings: its fields that are not PEFT's bookkeeping."""
+        """The method's own settings: its fields except PEFT's internal ones."""
         bookkeeping = {entry.name for entry in fields(PeftConfig)} | {"schema_version"}
         return [entry.name for entry in fields(cls) if entry.name not in bookkeeping]
 
     def scaling_for(self, module_name: str) -> float:
-        """The factor of the update in the named module."""
+        """The factor applied to the update in the named module."""
         raise NotImplementedError
 
 
 def check_schema_version(version: object) -> None:
-    """Refuse what a newer version of this package saved: it may mean what this one does not know.
+    """Reject files saved by a newer version of this package, which may use unknown settings.
 
     Raises:
-        ValueError: Says what to do.
+        ValueError: The version is newer than :data:`SCHEMA_VERSION`.
     """
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ValueError(
@@ -88,13 +88,13 @@ def check_schema_version(version: object) -> None:
 
 @dataclass
 class LowRankConfig(AdapterConfig):
-    """Settings of a method whose update in each module is a product of rank ``r``.
+    """Settings of a method whose update in each module has rank ``r``.
 
     Args:
         r: Rank of the update.
         alpha: Numerator of the scaling ``alpha / r``.
         use_rslora: Scale by ``alpha / sqrt(r)`` instead (Kalajdzievski, arXiv 2312.03732).
-        rank_pattern: Ranks of single modules: a name, the end of one, or a regular expression -> r.
+        rank_pattern: Ranks by module: a name, the end of a name, or a regular expression -> r.
         alpha_pattern: The same for alpha.
     """
 
@@ -119,7 +119,7 @@ class LowRankConfig(AdapterConfig):
         return int(_value_for(module_name, self.rank_pattern, default=self.r))
 
     def scaling_for(self, module_name: str) -> float:
-        """The factor ``alpha / r`` or ``alpha / sqrt(r)`` in the named module."""
+        """The scaling ``alpha / r`` or ``alpha / sqrt(r)`` in the named module."""
         alpha = _value_for(module_name, self.alpha_pattern, default=self.alpha)
         rank = self.rank_for(module_name)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank

@@ -1,4 +1,4 @@
-"""What an adapter on a model is: its parameters, where they are, its tensors in a file."""
+"""Describes the adapter on a model: parameter counts, mergeability, tensors as saved."""
 
 from __future__ import annotations
 
@@ -15,14 +15,8 @@ from toplora_train.adapters.lora_start import HalfFrozen
 from toplora_train.adapters.peft import UNMERGEABLE
 
 
-def count_parameters(model: PeftModel) -> tuple[int, int]:
-    """Trainable parameters and all parameters; also of a model on the meta device."""
-    trainable, total = model.get_nb_trainable_parameters()
-    return trainable, total
-
-
 def count_adapter_parameters(model: PeftModel) -> int:
-    """The parameters in the adapter's own tensors, on the meta device too."""
+    """The number of parameters in the adapter's own tensors; works on the meta device."""
     prefixes = adapter_prefixes(model)
     return sum(
         parameter.numel()
@@ -32,9 +26,9 @@ def count_adapter_parameters(model: PeftModel) -> int:
 
 
 def trainable_parameters_by_module(model: PeftModel) -> dict[str, int]:
-    """Trainable parameters summed by the last name of the module they adapt, such as ``q_proj``.
+    """Trainable parameters by the last name of the adapted module, such as ``q_proj``.
 
-    Tensors that several modules share are under ``shared``.
+    Tensors shared by several modules are counted under ``shared``.
     """
     prefixes = adapter_prefixes(model)
     counts: Counter[str] = Counter()
@@ -48,7 +42,7 @@ def _adapted_module(parts: Sequence[str], prefixes: tuple[str, ...]) -> str:
     for index, part in enumerate(parts):
         if part.startswith(prefixes) or part in ("modules_to_save", "base_layer"):
             return "shared" if parts[index - 1] == "base_model" else parts[index - 1]
-    return parts[-2]  # a bias of the base model that is trained as well
+    return parts[-2]  # a trained bias of the base model
 
 
 def describe_adapter(model: PeftModel) -> dict[str, Any]:
@@ -66,7 +60,7 @@ def describe_adapter(model: PeftModel) -> dict[str, Any]:
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under the names that they have in a file."""
+    """The adapter's tensors, keyed by their names in a checkpoint."""
     tensors: dict[str, torch.Tensor] = peft.get_peft_model_state_dict(
         model, save_embedding_layers=False
     )

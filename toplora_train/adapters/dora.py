@@ -1,4 +1,4 @@
-"""DoRA, as PEFT computes it: LoRA for the direction of each row of the weight, and its magnitude.
+"""DoRA as PEFT computes it: LoRA for the direction of each weight row, plus its magnitude.
 
 Paper: "DoRA: Weight-Decomposed Low-Rank Adaptation" (arXiv 2402.09353).
 
@@ -7,11 +7,11 @@ Paper: "DoRA: Weight-Decomposed Low-Rank Adaptation" (arXiv 2402.09353).
 
 Shapes: W0 (m, n) frozen, A (r, n), B (m, r), mag (m) and g (m); x (..., n), y (..., m). The row
 norm is detached from the graph. s as in LoRA. Start: A and B as in LoRA, mag = ||W0||_row, so that
-W' = W0. ``norm: factored`` computes the same norm without making W0 + s B A
-(:mod:`toplora_train.adapters.dora_norm`); what is saved is PEFT's DoRA either way.
+W' = W0. ``norm: factored`` computes the same norm without materialising W0 + s B A
+(:mod:`toplora_train.adapters.dora_norm`); the saved adapter is PEFT's DoRA either way.
 
 Parameters: r (n + m) + m per module. Cost: LoRA's, and the row norm of W0 + s B A at every step,
-which PEFT takes of a matrix of the weight's size; factored, the largest one has r columns.
+for which PEFT builds a matrix of the weight's size; factored, the largest has r columns.
 Merges: W' is a fixed matrix.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from peft import LoraConfig, PeftModel
 
 from toplora_train.adapters import lora
-from toplora_train.adapters.base import replace_dora
+from toplora_train.adapters._peft.dora import replace_dora
 from toplora_train.adapters.checks import check_choice, check_keys
 from toplora_train.adapters.dora_norm import FactoredDora
 from toplora_train.adapters.lora import LoraSettings, lora_config, start_from_data
@@ -36,10 +36,10 @@ NORMS = ("peft", "factored")
 
 @dataclass
 class DoraSettings(LoraSettings):
-    """The keys of ``conf/adapter/dora.yaml``, checked: LoRA's and one more.
+    """The validated keys of ``conf/adapter/dora.yaml``: LoRA's and ``norm``.
 
     Args:
-        norm: ``peft`` makes W0 + s B A at every step, ``factored`` never does.
+        norm: ``peft`` materialises W0 + s B A at every step, ``factored`` does not.
     """
 
     method: ClassVar[str] = "lora"  # to PEFT, DoRA is a LoRA
@@ -55,18 +55,17 @@ def peft_config(settings: Mapping[str, Any]) -> LoraConfig:
     """The PEFT config for the keys of ``conf/adapter/dora.yaml``.
 
     Raises:
-        TypeError, ValueError: A bad value; the message begins with its key.
+        TypeError, ValueError: An invalid value; the message starts with its key.
     """
     check_keys(settings, DoraSettings.setting_names())
     return lora_config(DoraSettings(**settings), use_dora=True)
 
 
 def refine(model: PeftModel, settings: Mapping[str, Any]) -> None:
-    """What PEFT's config has no field for: some starts, and the way the norm is computed.
+    """Apply what PEFT's config has no field for: some initialisations, and the factored norm.
 
     Raises:
-        ValueError: The factored norm was asked for a layer that is not linear, or a layer is of 8
-            bits on a CPU.
+        ValueError: A layer is not linear (``norm: factored``), or is an 8-bit layer on the CPU.
     """
     for name, module in model.named_modules():
         weight: Any = getattr(module, "weight", None)

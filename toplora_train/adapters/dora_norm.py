@@ -1,12 +1,12 @@
-"""DoRA's row norm in factored form, which never makes a matrix of the weight's size.
+"""DoRA's row norm in factored form, without materialising a matrix of the weight's size.
 
-PEFT computes ``||W0 + s B A||_row`` from the sum itself, of the size (m, n) of the weight, at every
-step and in every layer. Multiplied out, the square of the norm is
+PEFT computes ``||W0 + s B A||_row`` from the sum itself, an (m, n) matrix like the weight, at every
+step and in every layer. Expanded, the squared norm is
 
     ||W0||^2 + 2 s rowsum( (W0 A^T) * B ) + s^2 rowsum( (B (A A^T)) * B )
 
-whose largest matrices are (m, r); ``||W0||^2`` is computed once, W0 being frozen. The result is the
-same but for rounding. What is trained and saved is PEFT's DoRA in every respect.
+whose largest matrices are (m, r); ``||W0||^2`` is computed once because W0 is frozen. The result is
+the same up to rounding. Parameters and checkpoints are those of PEFT's DoRA.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toplora_train.adapters.base import DoraVariant, frozen_weight
+from toplora_train.adapters._peft.dora import DoraVariant, frozen_weight
 
 
 def squared_row_norm(weight: Tensor) -> Tensor:
-    """``||W||^2`` of every row: ``(m, n) -> (m,)``, in float32 or wider."""
+    """The squared norm of every row: ``(m, n) -> (m,)``, in float32 or float64."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
     norm: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=dtype)
     return norm**2
@@ -30,7 +30,7 @@ def squared_row_norm(weight: Tensor) -> Tensor:
 def factored_row_norm(
     weight: Tensor, squares: Tensor, A: Tensor, B: Tensor, scaling: float
 ) -> Tensor:
-    """``||W0 + s B A||`` of every row, detached from the graph as in DoRA (section 4.3).
+    """The norm of every row of ``W0 + s B A``, detached from the graph as in DoRA (section 4.3).
 
     Args:
         weight: W0 ``(m, n)``; the product with A is computed in its dtype.
@@ -48,11 +48,11 @@ def factored_row_norm(
         cross_terms = (cross * B).sum(dim=1)
         update_squares = ((B @ (A @ A.T)) * B).sum(dim=1)
         norm_squares = squares + 2 * scaling * cross_terms + scaling**2 * update_squares
-        return norm_squares.clamp_min(0).sqrt()  # rounding may leave a zero row below zero
+        return norm_squares.clamp_min(0).sqrt()  # rounding may make the square negative
 
 
 class FactoredDora(DoraVariant):
-    """DoRA's forward in one layer for one adapter, in place of PEFT's; the rest is PEFT's own."""
+    """DoRA's forward for one adapter in one layer; everything else is PEFT's."""
 
     def __init__(self) -> None:
         self._squares: Tensor | None = None
@@ -67,7 +67,7 @@ class FactoredDora(DoraVariant):
             active_adapter: The adapter's name.
             x: ``(..., n)``.
             result: ``W0 x + b``, ``(..., m)``.
-            **kwargs: Nothing that DoRA uses.
+            **kwargs: Unused.
 
         Returns:
             ``(..., m)``.
@@ -91,5 +91,5 @@ class FactoredDora(DoraVariant):
         bias = layer.get_base_layer().bias
         if bias is not None:
             result = result - bias
-        whole: Tensor = gain * (result + B(A(x)) * scaling)
-        return whole if bias is None else whole + bias
+        scaled: Tensor = gain * (result + B(A(x)) * scaling)
+        return scaled if bias is None else scaled + bias

@@ -1,7 +1,7 @@
-"""An adapter written as a plain LoRA, for everything that reads LoRA and nothing else.
+"""Exports an adapter as a plain LoRA, for software that reads only LoRA.
 
-TensLoRA and GenLoRA are, module by module, the product of two thin matrices. Those are written,
-with the scaling in B (``lora_alpha = r``): the plain LoRA computes what the adapter does.
+In each module, TensLoRA and GenLoRA are the product of two thin matrices. These are saved with the
+scaling folded into B (``lora_alpha = r``), so the LoRA computes the same output as the adapter.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from toplora_train.config.errors import RunFailure, UserError
 
 
 def is_plain_lora(model: PeftModel) -> bool:
-    """Whether the active adapter is PEFT's LoRA (or DoRA) already."""
+    """Whether the active adapter is already PEFT's LoRA (or DoRA)."""
     return str(model.peft_config[model.active_adapter].peft_type.value) == "LORA"
 
 
 def save_as_lora(model: PeftModel, folder: Path, *, adapter_name: str = "default") -> None:
-    """Write an adapter as a LoRA checkpoint of PEFT's format; the adapter itself is left as it is.
+    """Save an adapter as a LoRA checkpoint in PEFT's format; the model does not change.
 
-    Modules that were trained whole go with it. The tensors are in float32.
+    ``modules_to_save`` are included. The tensors are in float32.
 
     Args:
-        model: A model with an adapter that is, in every module, a product of two fixed matrices.
-        folder: Where to write ``adapter_config.json`` and ``adapter_model.safetensors``.
-        adapter_name: Which of the model's adapters.
+        model: A model whose adapter is a product of two fixed matrices in every module.
+        folder: Destination of ``adapter_config.json`` and ``adapter_model.safetensors``.
+        adapter_name: The adapter to export.
 
     Raises:
-        UserError: The adapter has no such form (TopLoRA), or is no adapter of this package.
-        RunFailure: The file system refused.
+        UserError: The adapter is not equivalent to a LoRA (TopLoRA), or not of this package.
+        RunFailure: Writing the files failed.
     """
     layers = {
         name: module
@@ -53,7 +53,7 @@ def save_as_lora(model: PeftModel, folder: Path, *, adapter_name: str = "default
         )
     with torch.no_grad():
         factors = {name: layer.lora_factors(adapter_name) for name, layer in layers.items()}
-    tensors = _trained_whole(model, adapter_name)
+    tensors = _saved_modules(model, adapter_name)
     for name, (A, B) in factors.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = A.contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = B.contiguous()
@@ -70,8 +70,8 @@ def save_as_lora(model: PeftModel, folder: Path, *, adapter_name: str = "default
         raise RunFailure(f"{folder}: the adapter could not be saved ({error})") from error
 
 
-def _trained_whole(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
-    """The tensors of ``modules_to_save``, under the names that they have in a file."""
+def _saved_modules(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
+    """The tensors of ``modules_to_save``, keyed by their names in a checkpoint."""
     tensors = peft.get_peft_model_state_dict(
         model, adapter_name=adapter_name, save_embedding_layers=False
     )
@@ -104,7 +104,7 @@ def _lora_config(
 
 
 def _short_names(model: PeftModel, adapted: list[str]) -> list[str]:
-    """The last components of the adapted modules' names, where they name no other module."""
+    """The last parts of the adapted modules' names if unambiguous, otherwise the full names."""
     last = sorted({name.rpartition(".")[2] for name in adapted})
     named = {
         name

@@ -1,8 +1,6 @@
-"""The two thin matrices whose product an adapter adds to a weight, where there are two."""
+"""The low-rank factors of adapters whose update is a fixed matrix product."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 from torch import Tensor, nn
 
@@ -11,27 +9,24 @@ from toplora_train.config.errors import UserError
 
 
 def fixed_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """``A`` (r, in) and ``B`` (out, r) by module, of the adapter ``default``.
+    """``A`` (r, in) and ``B`` (out, r) of the adapter ``default``, by module.
 
-    Empty for adapters whose update is none such product: TopLoRA's hangs on the token, DoRA's on
-    the weight.
+    Empty if the update is not such a product: TopLoRA's depends on the token, DoRA's on the weight.
     """
-    return dict(_factors(model))
-
-
-def _factors(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+    factors = {}
     for name, module in model.named_modules():
         path = name.removeprefix("module.").removeprefix("base_model.model.")
         A, B = (getattr(module, name, None) for name in ("lora_A", "lora_B"))
         if isinstance(A, nn.ModuleDict) and isinstance(B, nn.ModuleDict) and "default" in A:
             if getattr(module, "lora_magnitude_vector", None):
-                return
-            yield path, (_weight(A["default"]), _weight(B["default"]))
+                break
+            factors[path] = (_weight(A["default"]), _weight(B["default"]))
         elif isinstance(module, AdapterLinear) and "default" in module.configs:
             try:
-                yield path, module.lora_factors("default")
+                factors[path] = module.lora_factors("default")
             except UserError:
-                return
+                break
+    return factors
 
 
 def _weight(layer: nn.Module) -> Tensor:

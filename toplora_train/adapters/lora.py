@@ -1,4 +1,4 @@
-"""LoRA, as PEFT computes it.
+"""LoRA as PEFT computes it.
 
 Paper: "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685).
 
@@ -7,8 +7,8 @@ Paper: "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685).
 Shapes: W0 (m, n) frozen, A (r, n), B (m, r); x (..., n), y (..., m). s = alpha / r, or
 alpha / sqrt(r) with rank-stabilised scaling.
 
-Start: A Kaiming-uniform (a = sqrt 5), B zero, so that the update is exactly zero. ``init`` names
-others: ``pissa`` and ``olora`` begin with parts of W0 (:mod:`toplora_train.adapters.lora_start`),
+Start: A Kaiming-uniform (a = sqrt 5), B zero, so that the update is exactly zero. ``init`` selects
+others: ``pissa`` and ``olora`` start with parts of W0 (:mod:`toplora_train.adapters.lora_start`),
 ``eva`` with A along the principal directions of the layer's inputs on the training rows
 (:mod:`toplora_train.adapters.lora_eva`).
 
@@ -43,30 +43,30 @@ INITS: dict[str, bool | str] = {
     "pissa_niter_16": True,
     "olora": True,
 }
-"""Our names of the starts -> PEFT's ``init_lora_weights``, which the last four replace.
+"""Values of ``init`` -> PEFT's ``init_lora_weights``; the last four are applied after attaching.
 
-Any N may stand in ``pissa_niter_N``.
+``pissa_niter_N`` accepts any N.
 """
 
-REFUSED_INITS = {
-    "loftq": "is made for a base that it quantises itself; take a 4-bit base and another start",
-    "corda": "needs covariances of the inputs that only a script of its authors' collects",
-    "lora_ga": "needs gradients of the whole base model, more memory than the training",
+UNSUPPORTED_INITS = {
+    "loftq": "quantises the base model itself; use a 4-bit base model and another init",
+    "corda": "needs input covariances, which only its authors' script collects",
+    "lora_ga": "needs gradients of the whole base model, more memory than training",
 }
-"""Starts of PEFT's that are not offered, and why."""
+"""Initialisations of PEFT that are not supported, and why."""
 
 BIASES = ("none", "all", "lora_only")
 
 
 @dataclass
 class LoraSettings(LowRankConfig):
-    """The keys of ``conf/adapter/lora.yaml``, checked.
+    """The validated keys of ``conf/adapter/lora.yaml``.
 
     Args:
-        init: ``kaiming`` (paper), ``gaussian`` (A normal with deviation 1/r), ``orthogonal``
-            (A and B orthogonal and B A = 0), ``pissa``, ``pissa_niter_N`` (by a randomised SVD),
+        init: ``kaiming`` (paper), ``gaussian`` (A normal, standard deviation 1/r), ``orthogonal``
+            (A and B orthogonal and B A = 0), ``pissa``, ``pissa_niter_N`` (randomised SVD),
             ``olora`` or ``eva``.
-        bias: The base model's biases that are trained as well: ``none``, ``all``, ``lora_only``.
+        bias: Biases of the base model to train: ``none``, ``all``, ``lora_only``.
     """
 
     method: ClassVar[str] = "lora"
@@ -76,10 +76,10 @@ class LoraSettings(LowRankConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.init in REFUSED_INITS:
+        if self.init in UNSUPPORTED_INITS:
             raise ValueError(
                 f"init must be one of {', '.join(INITS)}, not {self.init!r}, which "
-                f"{REFUSED_INITS[self.init]}"
+                f"{UNSUPPORTED_INITS[self.init]}"
             )
         if FAST_PISSA.fullmatch(self.init) is None:
             check_choice("init", self.init, tuple(INITS))
@@ -87,7 +87,7 @@ class LoraSettings(LowRankConfig):
 
 
 def lora_config(checked: LoraSettings, *, use_dora: bool) -> LoraConfig:
-    """PEFT's config for our settings."""
+    """PEFT's config for these settings."""
     return LoraConfig(
         r=checked.r,
         lora_alpha=checked.alpha,
@@ -109,17 +109,17 @@ def peft_config(settings: Mapping[str, Any]) -> LoraConfig:
     """The PEFT config for the keys of ``conf/adapter/lora.yaml``.
 
     Raises:
-        TypeError, ValueError: A bad value; the message begins with its key.
+        TypeError, ValueError: An invalid value; the message starts with its key.
     """
     check_keys(settings, LoraSettings.setting_names())
     return lora_config(LoraSettings(**settings), use_dora=False)
 
 
 def refine(model: PeftModel, settings: Mapping[str, Any]) -> None:
-    """Start from the base weights where the settings say so.
+    """Initialise from the base weights if the settings say so.
 
     Raises:
-        ValueError: A layer that this start is not for.
+        ValueError: This initialisation does not support one of the layers.
     """
     init = str(settings.get("init", "kaiming"))
     if is_made_of_weights(init):
@@ -129,7 +129,7 @@ def refine(model: PeftModel, settings: Mapping[str, Any]) -> None:
 def start_from_data(
     model: PeftModel, settings: Mapping[str, Any], batches: Sequence[Mapping[str, Tensor]]
 ) -> None:
-    """Start from the layers' inputs on training rows where the settings say so.
+    """Initialise from the layers' inputs on training rows if the settings say so.
 
     Raises:
         ValueError: The rows have fewer tokens than the rank.

@@ -1,8 +1,8 @@
 """Any other method of PEFT that adapts weights: ``adapter=peft adapter.peft_type=VERA``.
 
-``adapter.settings`` holds the method's own settings, named as in its PEFT config and checked
-against that config's fields and their types. What is left out has PEFT's default, the target
-modules too.
+``adapter.settings`` contains the method's own settings, named as in its PEFT config and validated
+against that config's fields and types. Omitted settings, target modules included, have PEFT's
+defaults.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ TARGETS_BY_PEFT = True
 
 UNMERGEABLE = ("LILY", "SHADOW")
 
-REFUSED = {
+UNSUPPORTED = {
     "ADALORA": "its ranks are reallocated after every step, which the training loop does not do",
-    "ADAMSS": "it decomposes the base weights when it is attached, and is attached before they are "
-    "loaded to see whether its settings are right",
+    "ADAMSS": "it decomposes the base weights when it is attached, but it is first attached before "
+    "they are loaded, to validate its settings",
     "ADAPTION_PROMPT": "it adds to the prompt and adapts no weights",
-    "POLY": "every row has to name its task, and the rows here do not",
-    "SHADOW": "the tensors of its last layer get no gradient",
+    "POLY": "every row must name its task, and the rows here do not",
+    "SHADOW": "the parameters of its last layer get no gradient",
     "XLORA": "it mixes adapters that were trained before",
 }
-REFUSED["FROD"] = REFUSED["ADAMSS"]
+UNSUPPORTED["FROD"] = UNSUPPORTED["ADAMSS"]
 
-LORA_STARTS = (True, "gaussian", "orthogonal")
-"""Starts of LoRA that leave the base weights alone, without which the adapter would not reload."""
+LORA_INITS = (True, "gaussian", "orthogonal")
+"""Initialisations of LoRA that do not change the base weights, so that the adapter reloads."""
 
 
 def peft_methods() -> dict[str, type[PeftConfig]]:
-    """The methods that can be chosen and their configs, by name."""
+    """The supported methods and their configs, by name."""
     return {
         str(name.value): config
         for name, config in sorted(PEFT_TYPE_TO_CONFIG_MAPPING.items())
-        if name.value not in REFUSED
+        if name.value not in UNSUPPORTED
         and not issubclass(config, PromptLearningConfig | AdapterConfig)
     }
 
@@ -56,8 +56,8 @@ def peft_config(settings: Mapping[str, Any]) -> PeftConfig:
     """The PEFT config for the keys of ``conf/adapter/peft.yaml``.
 
     Raises:
-        UserError: No or no such method, or a setting that it does not take.
-        TypeError, ValueError: A bad value; the message begins with its key.
+        UserError: The method is missing or unknown, or has no such setting.
+        TypeError, ValueError: An invalid value; the message starts with its key.
     """
     check_keys(settings, ("peft_type", "settings"))
     name = _method_name(settings.get("peft_type"))
@@ -65,12 +65,12 @@ def peft_config(settings: Mapping[str, Any]) -> PeftConfig:
     own = settings.get("settings") or {}
     if not isinstance(own, Mapping):
         raise TypeError(f"settings must be a group of keys, not {own!r}")
-    _refuse_unknown(own, name, config)
-    _check_types(own, config)
+    _validate_keys(own, name, config)
+    _validate_types(own, config)
     if own.get("r") is not None:
-        check_positive_integer("settings.r", own["r"])  # not all methods look
+        check_positive_integer("settings.r", own["r"])  # not all methods check it
     if name == "LORA":
-        _check_lora_start(own.get("init_lora_weights", True))
+        _validate_lora_init(own.get("init_lora_weights", True))
     try:
         return config(**own)
     except (TypeError, ValueError, AssertionError) as error:
@@ -78,7 +78,7 @@ def peft_config(settings: Mapping[str, Any]) -> PeftConfig:
 
 
 def setting_names(config: type[PeftConfig]) -> list[str]:
-    """The method's own settings, without what PEFT keeps for itself."""
+    """The method's own settings, without PEFT's internal fields."""
     bookkeeping = {entry.name for entry in fields(PeftConfig)}
     return sorted(entry.name for entry in fields(config) if entry.name not in bookkeeping)
 
@@ -87,7 +87,7 @@ def _method_name(value: object) -> str:
     """The method's name as PEFT spells it.
 
     Raises:
-        UserError: It is no method that can be chosen here.
+        UserError: There is no such method, or it is not supported.
     """
     methods = peft_methods()
     if value is None:
@@ -96,8 +96,8 @@ def _method_name(value: object) -> str:
     if name in methods:
         return name
     known = {str(member.value): config for member, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    if name in REFUSED:
-        raise UserError(f"adapter.peft_type={name} is not supported: {REFUSED[name]}")
+    if name in UNSUPPORTED:
+        raise UserError(f"adapter.peft_type={name} is not supported: {UNSUPPORTED[name]}")
     if name in known and issubclass(known[name], AdapterConfig):
         raise UserError(f"adapter.peft_type={name} has its own group: use adapter={name.lower()}")
     if name in known:
@@ -110,7 +110,7 @@ def _method_name(value: object) -> str:
     )
 
 
-def _refuse_unknown(own: Mapping[str, Any], name: str, config: type[PeftConfig]) -> None:
+def _validate_keys(own: Mapping[str, Any], name: str, config: type[PeftConfig]) -> None:
     prefix = "adapter.settings."
     known = setting_names(config)
     for key in own:
@@ -121,13 +121,13 @@ def _refuse_unknown(own: Mapping[str, Any], name: str, config: type[PeftConfig])
             )
 
 
-def _check_types(own: Mapping[str, Any], config: type[PeftConfig]) -> None:
-    """Hold each value against the type that the config declares for it."""
+def _validate_types(own: Mapping[str, Any], config: type[PeftConfig]) -> None:
+    """Validate each value against the type that the config declares."""
     declared = get_type_hints(config)
     for key, value in own.items():
         try:
             check = TypeAdapter(declared[key], config=ConfigDict(strict=True))
-        except PydanticSchemaGenerationError:  # a type of PEFT's own; its config will say
+        except PydanticSchemaGenerationError:  # a type of PEFT's own, which its config validates
             continue
         try:
             check.validate_python(value)
@@ -142,9 +142,9 @@ def _readable(declared: Any) -> str:
     return name.replace("typing.", "")
 
 
-def _check_lora_start(start: object) -> None:
-    if start not in LORA_STARTS:
+def _validate_lora_init(init: object) -> None:
+    if init not in LORA_INITS:
         raise ValueError(
-            f"settings.init_lora_weights must be true, gaussian or orthogonal, not {start!r}: the "
-            "others change the base weights, need data, or are no zero update"
+            f"settings.init_lora_weights must be true, gaussian or orthogonal, not {init!r}: the "
+            "others change the base weights, need data, or start from a non-zero update"
         )

@@ -148,7 +148,7 @@ class TopLoraLinear(AdapterLinear):
 
     prefix: ClassVar[str] = "toplora_"
     adapter_layer_names = ("toplora_A", "toplora_B", "toplora_theta", "toplora_gain")
-    merge_refusal: ClassVar[str | None] = (
+    unmergeable_reason: ClassVar[str | None] = (
         "TopLoRA cannot be merged: its gate depends on each token, so no fixed weight holds the "
         "update; keep it as an adapter (after `import toplora_train` PEFT loads it), or train "
         "adapter.gate.enabled=false, adapter=lora or adapter=dora, which merge"

@@ -1,13 +1,12 @@
-"""The adapter's keys: which exist, and of what kind, is said by ``conf/adapter/NAME.yaml``.
+"""The adapter's keys and their types, which ``conf/adapter/NAME.yaml`` defines by its values.
 
-The default's kind is the rule: a whole number, a number (a whole one will do), true or false, a
-text, a list, a group of keys. A default of null, or of an empty group, takes anything. Null itself
-is taken where it is the default or where the key's comment mentions it.
+A value must have its default's type: an integer, a number (an integer is accepted), a boolean, a
+string, a list, a group of keys. If the default is null or an empty group, any value is valid; null
+is valid nowhere else. Comments in the file have no effect.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ Blame = Callable[[str], str]
 
 
 def adapter_defaults(name: Any) -> tuple[dict[str, Any], Path]:
-    """The defaults of the adapter ``name``, which are its schema, and their file.
+    """The adapter's defaults, which are also its schema, and the file that defines them.
 
     Raises:
         UserError: the package has no such adapter.
@@ -45,15 +44,14 @@ def adapter_defaults(name: Any) -> tuple[dict[str, Any], Path]:
 def complete_adapter(
     settings: Mapping[str, Any], name: str, *, blame: Blame = lambda _: ""
 ) -> dict[str, Any]:
-    """The settings over the adapter's defaults, each of the default's kind.
+    """The adapter's defaults, overridden by the settings, whose types are validated.
 
-    Unknown keys are not looked at: :mod:`toplora_train.config.check` has refused them by then.
+    Unknown keys are ignored: :mod:`toplora_train.config.check` has rejected them before.
 
     Raises:
-        UserError: a value is of another kind.
+        UserError: a value's type differs from its default's.
     """
-    defaults, path = adapter_defaults(name)
-    source = path.read_text(encoding="utf-8")
+    defaults, _ = adapter_defaults(name)
 
     def complete(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         completed = dict(known)
@@ -61,9 +59,7 @@ def complete_adapter(
             dotted, default = f"{prefix}.{key}", known.get(key)
             if isinstance(default, Mapping) and default and isinstance(value, Mapping):
                 completed[key] = complete(value, default, dotted)
-            elif (
-                default is None or default == {} or (value is None and _takes_null(dotted, source))
-            ):
+            elif default is None or default == {}:
                 completed[key] = value
             else:
                 kind, fits = _fits(value, default)
@@ -76,28 +72,23 @@ def complete_adapter(
 
 
 def _fits(value: Any, default: Any) -> tuple[str, bool]:
-    """The default's kind in words, and whether the value is of it."""
-    is_truth = isinstance(value, bool)
+    """The default's type in words, and whether the value has it."""
+    is_bool = isinstance(value, bool)
     if isinstance(default, bool):
-        return "true or false", is_truth
+        return "true or false", is_bool
     if isinstance(default, int):
-        return "a whole number", isinstance(value, int) and not is_truth
+        return "a whole number", isinstance(value, int) and not is_bool
     if isinstance(default, float):
-        return "a number", isinstance(value, int | float) and not is_truth
+        return "a number", isinstance(value, int | float) and not is_bool
     if isinstance(default, str):
         return "a text", isinstance(value, str)
     if isinstance(default, list):
-        return "a list", isinstance(value, list | str)  # PEFT reads a text as a pattern
+        return "a list", isinstance(value, list | str)  # PEFT reads a string as a pattern
     return "a group of keys", isinstance(value, Mapping)
 
 
-def _takes_null(dotted: str, source: str) -> bool:
-    key = re.escape(dotted.rpartition(".")[2])
-    return re.search(rf"^\s*{key}:[^#\n]*#.*\bnull\b", source, flags=re.MULTILINE) is not None
-
-
 def shown(value: Any) -> str:
-    """A value as it would be typed."""
+    """A value as written on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):

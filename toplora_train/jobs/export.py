@@ -107,7 +107,7 @@ def refuse_unless_convertible(adapted: PeftModel, format: str) -> None:
     layers = [module for module in adapted.modules() if isinstance(module, AdapterLinear)]
     for layer in layers:
         if not layer.can_merge(name):
-            raise UserError(f"format={format}: {layer.merge_refusal}")
+            raise UserError(f"format={format}: {layer.unmergeable_reason}")
     if format == "lora" and not layers and not is_plain_lora(adapted):
         kind = str(adapted.peft_config[name].peft_type.value)
         raise UserError(

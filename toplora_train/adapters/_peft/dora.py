@@ -1,0 +1,36 @@
+"""PEFT's DoRA, and how to replace the way it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from peft import PeftModel
+from peft.tuners.lora.variants import DoraLinearVariant
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+DoraVariant: TypeAlias = DoraLinearVariant
+"""PEFT's computation of DoRA in one linear layer."""
+
+
+def replace_dora(model: PeftModel, make_variant: Callable[[], DoraVariant]) -> None:
+    """Compute DoRA with another variant in every layer; parameters and file format stay PEFT's.
+
+    Raises:
+        ValueError: An adapted layer is not linear (an embedding, for example).
+    """
+    for name, module in model.named_modules():
+        for adapter_name, variant in getattr(module, "lora_variant", {}).items():
+            if type(variant) is not DoraVariant:
+                raise ValueError(f"target_modules matches {name}, which is not a linear layer")
+            module.lora_variant[adapter_name] = make_variant()
+
+
+def frozen_weight(layer: BaseTunerLayer) -> Tensor:
+    """The base layer's weight ``(out_features, in_features)``, dequantised if necessary."""
+    base_layer = layer.get_base_layer()
+    weight: Tensor = dequantize_module_weight(base_layer)
+    return weight.T if isinstance(base_layer, Conv1D) else weight
