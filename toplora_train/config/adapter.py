@@ -1,5 +1,7 @@
 """The adapter's keys: which exist, and of what kind, is said by ``conf/adapter/NAME.yaml``.
 
+:class:`~toplora_train.config.schema.SharedAdapterSettings` adds those that every adapter has.
+
 The default's kind is the rule: a whole number, a number (a whole one will do), true or false, a
 text, a list, a group of keys. A default of null, or of an empty group, takes anything. Null itself
 is taken where it is the default or where the key's comment mentions it.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from omegaconf import OmegaConf
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import options
+from toplora_train.config.schema import SharedAdapterSettings
 from toplora_train.config.suggest import hint, nearest_name
 
 Blame = Callable[[str], str]
@@ -39,7 +43,8 @@ def adapter_defaults(name: Any) -> tuple[dict[str, Any], Path]:
     path = known[name].path
     values = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items() if key != "defaults"}, path
+    own = {str(key): value for key, value in values.items() if key != "defaults"}
+    return own | asdict(SharedAdapterSettings()), path
 
 
 def complete_adapter(
@@ -72,6 +77,12 @@ def complete_adapter(
                 completed[key] = float(value) if isinstance(default, float) else value
         return completed
 
+    start = settings.get("start_from")
+    if start is not None and (not isinstance(start, str) or not start.strip()):
+        raise UserError(
+            f"{blame('adapter.start_from')}adapter.start_from must be a run, a folder or a hub id, "
+            f"not {shown(start)}"
+        )
     return complete(settings, defaults, "adapter")
 
 
