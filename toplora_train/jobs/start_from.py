@@ -110,7 +110,7 @@ def locate_adapter(setting: str) -> tuple[Path, str, str | None]:
         if (folder / "config.yaml").is_file():
             raise UserError(f"{KEY}={setting}: this run has no adapter yet: it is not finished")
         raise UserError(
-            f"{KEY}={setting}: there is no {CONFIG_FILE}; give a finished run or an adapter's folder"
+            f"{KEY}={setting} has no {CONFIG_FILE}; give a finished run or an adapter's folder"
         )
     hub = HUB_ID.fullmatch(setting)
     if hub is None or setting.startswith((".", "/", "~")):

@@ -19,7 +19,16 @@ from toplora_train.report.record import read_report
 FOLDER = "earlier"
 REPORT = "report.json"
 CONFIG = "config.yaml"
-KEPT = (CONFIG, REPORT, "report.md", "report.html", "metrics.jsonl", "adapter", "predictions")
+KEPT = (
+    CONFIG,
+    REPORT,
+    "report.md",
+    "report.html",
+    "metrics.jsonl",
+    "figures",
+    "adapter",
+    "predictions",
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,9 @@ def keep_end(run_dir: Path) -> Path:
 
 
 def undo_unbegun(run_dir: Path) -> None:
-    """Where an extension never began, which has the finished run's report still in its place, put
-    the run's configuration back and remove the copy of its end.
+    """Put a finished run's configuration back where its extension never began.
+
+    Then the finished run's report is still in its place, and the copy of it is removed.
     """
     if not (run_dir / REPORT).is_file() or not (run_dir / FOLDER).is_dir():
         return

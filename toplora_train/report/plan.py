@@ -51,8 +51,8 @@ class Plan:
     per task; ``tokens`` and ``supervised_tokens`` are those of the whole run; ``example`` is one
     training row as (token's text, whether it is learned). ``flops`` are those of all matrix
     products, ``flops_per_second`` the most that the devices can do. ``fit`` says what a budget came
-    to, ``start`` which adapter this one starts from, ``comparison`` what other adapters would cost, and ``tokens_from`` whether the rows' tokens
-    were cached.
+    to, ``start`` which adapter this one starts from, ``comparison`` what other adapters would cost,
+    and ``tokens_from`` whether the rows' tokens were cached.
     """
 
     config: Mapping[str, Any]
