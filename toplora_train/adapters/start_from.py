@@ -146,7 +146,8 @@ def take_start(adapted: PeftModel, start: Start) -> None:
         raise UserError(f"{KEY}={start.folder}: {file.name} was changed while this run began")
     given = {name: tensors[name] for name in start.tensors}
     with quiet_peft():
-        peft.set_peft_model_state_dict(adapted, given)
+        # PEFT wants every module that is trained whole, the new head too.
+        peft.set_peft_model_state_dict(adapted, adapter_state(adapted) | given)
     now = adapter_state(adapted)
     lost = [
         name
