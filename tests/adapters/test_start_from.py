@@ -1,4 +1,4 @@
-"""An adapter starts with another one's tensors, if the two compute the same; else it is said why."""
+"""An adapter starts with another one's tensors where the two compute the same."""
 
 import json
 import re
@@ -90,7 +90,8 @@ def test_a_lora_of_plain_peft_is_taken_however_its_config_is_written(tmp_path: P
         init_lora_weights="gaussian",
         target_modules=r".*\.(q|k|v)_proj",
     )
-    shaken(peft.get_peft_model(tiny_model(), config)).save_pretrained(tmp_path)
+    plain = shaken(peft.get_peft_model(tiny_model(), config))
+    plain.save_pretrained(tmp_path, save_embedding_layers=False)
     written = json.loads((tmp_path / "adapter_config.json").read_text())
     written |= {"a_setting_of_another_tool": None, "and_one_that_is_off": False}
     (tmp_path / "adapter_config.json").write_text(json.dumps(written))
