@@ -235,7 +235,8 @@ def _heads(
         return {
             name
             for name in names
-            if _top(name) != backbone
+            if name.startswith(MODEL)  # what the layers share lies beside the model
+            and _top(name) != backbone
             and not any(part.startswith(prefixes) for part in name.split("."))
         }
 

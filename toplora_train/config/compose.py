@@ -130,9 +130,10 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
         if isinstance(values.get(key), str):
             values[key] = str(Path(values[key]).expanduser().absolute())
     adapter = values.get("adapter")
-    start = adapter.get("start_from") if isinstance(adapter, dict) else None
-    if isinstance(start, str) and Path(start).expanduser().is_dir():  # else a hub id
-        adapter["start_from"] = str(Path(start).expanduser().absolute())
+    if isinstance(adapter, dict) and isinstance(adapter.get("start_from"), str):
+        start = Path(adapter["start_from"]).expanduser()
+        if start.is_dir():  # else a hub id
+            adapter["start_from"] = str(start.absolute())
     command = shlex.join(["toplora-train", *(overrides if sweeping else argv)])
     return check(values, recipe=recipe, command=command, blame=blame)
 
