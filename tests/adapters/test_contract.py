@@ -20,7 +20,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from toplora_train.adapters.attach import adapter_names, attach_adapter
+from toplora_train.adapters.attach import NOT_THE_METHODS, adapter_names, attach_adapter
 from toplora_train.adapters.base import adapter_prefixes
 from toplora_train.adapters.describe import (
     describe_adapter,
@@ -105,7 +105,7 @@ class TestEveryAdapter:
         with pytest.raises(UserError, match=r"^adapter\.rnak is not a setting") as refusal:
             attach_adapter(tiny_model(), {**settings, "rnak": 4}, seed=1)
         offered = str(refusal.value).rpartition("it has ")[2].split(", ")
-        assert sorted(offered) == sorted(set(settings) - {"name", "dtype", "budget"})
+        assert sorted(offered) == sorted(set(settings) - {*NOT_THE_METHODS})
 
     def test_the_model_starts_as_the_base_model(self, name: str):
         torch.testing.assert_close(logits(attached(name)), logits(tiny_model()))

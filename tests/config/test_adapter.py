@@ -14,6 +14,17 @@ def test_the_defaults_of_every_adapter_pass_its_own_schema(name):
     assert complete_adapter(defaults, name) == defaults
 
 
+@pytest.mark.parametrize("name", options("adapter"))
+def test_every_adapter_may_start_from_another(name):
+    assert complete_adapter({}, name)["start_from"] is None
+    assert complete_adapter({"start_from": "runs/one"}, name)["start_from"] == "runs/one"
+    for value in (3, "", ["a"]):
+        with pytest.raises(
+            UserError, match=r"^adapter\.start_from must be a run, a folder or a hub"
+        ):
+            complete_adapter({"start_from": value}, name)
+
+
 def test_what_is_not_given_is_the_default():
     completed = complete_adapter({"name": "toplora", "gate": {"norm": "none"}}, "toplora")
     defaults, _ = adapter_defaults("toplora")

@@ -82,7 +82,7 @@ def test_the_file_that_set_the_key_is_blamed():
             "model.dtype must be one of float32, bfloat16, float16, not 'fp8'",
         ),
         ("task__boolq__version", 0, "task.boolq.version must be at least 1, not 0"),
-        ("resume", "yes", "resume must be one of auto, not 'yes'"),
+        ("resume", "yes", "resume must be one of auto, extend, not 'yes'"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(key, value, said):

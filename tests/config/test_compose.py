@@ -81,7 +81,7 @@ def test_a_recipe_leaves_the_adapter_to_the_user(composed):
 
 def test_the_users_own_options_are_options(composed, own):
     config = composed(*own, "adapter=wide", "model=mymodel", "task=[mytask,boolq]")
-    assert config["adapter"] == {"name": "lora", "r": 64}
+    assert config["adapter"] == {"name": "lora", "r": 64, "start_from": None}
     assert config["model"]["path"] == "me/model"
     assert config["model"]["dtype"] == "float32"
     assert list(config["task"]) == ["mytask", "boolq"]

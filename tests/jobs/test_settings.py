@@ -22,3 +22,14 @@ def test_what_decides_the_training_is_in_and_what_does_not_is_out(make_run):
         now = deciding_settings(changed, rows_sha256="x")
         assert len([key for key in before if before[key] != now[key]]) == 1
     assert deciding_settings(config, rows_sha256="y")["dataset.rows"] == "y"
+
+
+def test_the_start_stands_for_itself_by_its_hash_not_by_where_it_lies(make_run):
+    config = make_run()
+    here, there = (
+        replace(config, adapter=config.adapter | {"start_from": path}) for path in ("a", "b")
+    )
+    of_here = deciding_settings(here, rows_sha256="x", start_sha256="1")
+    assert of_here == deciding_settings(there, rows_sha256="x", start_sha256="1")
+    assert of_here["adapter.start_from"] == "1"
+    assert deciding_settings(here, rows_sha256="x", start_sha256="2") != of_here

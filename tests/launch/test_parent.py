@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.config.example import run_config
+from tests.report.made_up import made_up_report
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.launch.lock import locked
 from toplora_train.launch.parent import JobResult, run_job, worker_command, worker_environment
+from toplora_train.report.record import write_report
 
 STANDIN = "tests.launch.standin"
 
@@ -186,6 +188,18 @@ def test_a_finished_run_is_refused_and_left_as_it_is(job, tmp_path):
         job("exit 0")
     assert job("exit 1", resume="auto").exit_code == 0  # not even started
     assert path.read_text() == '{"status": "completed"}'
+
+
+def test_an_extension_that_the_worker_refuses_leaves_the_finished_run_as_it_was(job, tmp_path):
+    run_dir = tmp_path / "run"
+    (run_dir / "checkpoints" / "step-00000150").mkdir(parents=True)
+    write_report(run_dir / "report.json", made_up_report())
+    write_config(run_config(output_dir=str(run_dir)), run_dir / "config.yaml")
+    before = report(run_dir)
+    assert job("exit 2", resume="extend", trainer__max_steps=200).exit_code == 2
+    assert report(run_dir) == before
+    assert read_config(run_dir / "config.yaml").trainer.max_steps is None
+    assert not (run_dir / "earlier").exists()
 
 
 def test_an_earlier_failure_is_forgotten_when_the_run_succeeds(job, tmp_path):

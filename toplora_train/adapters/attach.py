@@ -40,7 +40,7 @@ from toplora_train.models.quantized import keep_trainable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-NOT_THE_METHODS = ("name", "dtype", "budget")
+NOT_THE_METHODS = ("name", "dtype", "budget", "start_from")
 """Keys of an adapter's group that are not for the method's own config."""
 
 TASK_TYPES = {

@@ -63,7 +63,7 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     """
     if trainable:
         keep_trainable(model)
-    found = _shapes_and_dtypes(folder)
+    found = shapes_and_dtypes(folder)
     try:
         with warnings.catch_warnings(), quiet_peft():
             # Settings unknown here would be dropped; the others are checked below, by name.
@@ -111,12 +111,22 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _shapes_and_dtypes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """What the weights file holds, after a look at the config beside it."""
+def shapes_and_dtypes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """What the weights file holds, after a look at the config beside it.
+
+    Raises:
+        UserError: One of the two is missing, or cannot be read here.
+    """
     config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     for file in (config_file, weights_file):
         if not file.is_file():
-            raise UserError(f"{file}: no such file; give the folder that an adapter was saved in")
+            pickled = file == weights_file and weights_file.with_suffix(".bin").is_file()
+            remedy = (
+                "adapter_model.bin is pickled and not read; save it again by PEFT"
+                if pickled
+                else "give the folder that an adapter was saved in"
+            )
+            raise UserError(f"{file}: no such file; {remedy}")
     config = read_adapter_config(folder)
     if config.get("peft_type") not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise UserError(f"{config_file}: peft_type {config.get('peft_type')!r} is not known here")

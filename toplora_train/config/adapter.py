@@ -3,11 +3,13 @@
 A value must have its default's type: an integer, a number (an integer is accepted), a boolean, a
 string, a list, a group of keys. If the default is null or an empty group, any value is valid; null
 is valid nowhere else. Comments in the file have no effect.
+:class:`~toplora_train.config.schema.SharedAdapterSettings` adds the keys that every adapter has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from omegaconf import OmegaConf
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import options
+from toplora_train.config.schema import SharedAdapterSettings
 from toplora_train.config.suggest import hint, nearest_name
 
 Blame = Callable[[str], str]
@@ -38,7 +41,8 @@ def adapter_defaults(name: Any) -> tuple[dict[str, Any], Path]:
     path = known[name].path
     values = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items() if key != "defaults"}, path
+    own = {str(key): value for key, value in values.items() if key != "defaults"}
+    return own | asdict(SharedAdapterSettings()), path
 
 
 def complete_adapter(
@@ -68,6 +72,12 @@ def complete_adapter(
                 completed[key] = float(value) if isinstance(default, float) else value
         return completed
 
+    start = settings.get("start_from")
+    if start is not None and (not isinstance(start, str) or not start.strip()):
+        raise UserError(
+            f"{blame('adapter.start_from')}adapter.start_from must be a run, a folder or a hub id, "
+            f"not {shown(start)}"
+        )
     return complete(settings, defaults, "adapter")
 
 

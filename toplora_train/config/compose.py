@@ -23,7 +23,7 @@ from toplora_train.config.check import check
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import OptionFile, groups, options, readable
 from toplora_train.config.origin import find_origin
-from toplora_train.config.schema import RunConfig
+from toplora_train.config.schema import RunConfig, SharedAdapterSettings
 from toplora_train.config.sweep import register_resolvers
 
 
@@ -50,6 +50,7 @@ def _free_settings() -> DictConfig:
 def schema_defaults() -> dict[str, Any]:
     """Every key's default from the schema: an option file needs to name only what differs."""
     hints = get_type_hints(RunConfig)
+    hints["adapter"] = SharedAdapterSettings  # its other keys are in its own file
     return {
         group: _defaults(hints[group]) if is_dataclass(hints[group]) else {}
         for group in groups()
@@ -116,7 +117,7 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
     if values.get("output_dir") == "":
         raise UserError("output_dir is empty; give a folder, or leave it out for a new one")
     if values.get("resume") is not None and values.get("output_dir") is None:
-        raise UserError("resume=auto needs output_dir=DIR, the run to go on with")
+        raise UserError(f"resume={values['resume']} needs output_dir=DIR, the run to go on with")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and values.get("output_dir") is None:
         raise UserError(
             "the processes of a launcher need one directory for their run; give output_dir=DIR"
@@ -128,6 +129,11 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
     for key in ("output_dir", "data_root"):
         if isinstance(values.get(key), str):
             values[key] = str(Path(values[key]).expanduser().absolute())
+    adapter = values.get("adapter")
+    if isinstance(adapter, dict) and isinstance(adapter.get("start_from"), str):
+        start = Path(adapter["start_from"]).expanduser()
+        if start.is_dir():  # else a hub id
+            adapter["start_from"] = str(start.absolute())
     command = shlex.join(["toplora-train", *(overrides if sweeping else argv)])
     return check(values, recipe=recipe, command=command, blame=blame)
 

@@ -24,6 +24,8 @@ FLAGS = (
         "everything before the first step: settings, parameters, memory; then stop",
     ),
     ("resume=auto output_dir=DIR", "go on from the newest checkpoint in DIR"),
+    ("resume=extend output_dir=DIR", "train the finished run in DIR for longer: trainer.epochs=N"),
+    ("adapter.start_from=RUN", "begin with the adapter of another run, of a folder or of the hub"),
     ("--cfg job", "print every setting that would be used, with its value"),
     ("-m, --multirun", "run every combination of comma-separated values"),
     ("--config-dir DIR", "your own options: DIR/recipe/mine.yaml, DIR/adapter/mine.yaml, ..."),

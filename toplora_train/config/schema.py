@@ -30,6 +30,8 @@ NonNegativeInt = Annotated[int, Field(ge=0), _Number]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _Number]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
 Fraction = Annotated[float, Field(ge=0, lt=1), _Number]
+LENGTH = frozenset({"trainer.epochs", "trainer.max_steps", "trainer.max_tokens"})
+"""The keys that say when a run ends."""
 RowKey = Literal["instruction", "input", "output", "answer", "messages", "id"]
 Method = Annotated[str, AfterValidator(method_name)]
 LanguageMethod = Annotated[str, AfterValidator(language_method)]
@@ -120,6 +122,18 @@ class TaskSettings:
     max_new_tokens: PositiveInt = 32
     licence: str = "unknown"
     version: PositiveInt = 1
+
+
+@dataclass(frozen=True, config=STRICT)
+class SharedAdapterSettings:
+    """Keys of every adapter's group, beside its own in ``conf/adapter/NAME.yaml``.
+
+    ``start_from`` is the adapter whose tensors this one starts with: a finished run, a folder in
+    PEFT's format, or a hub id, ``owner/name`` or ``owner/name@revision``. Method, shapes and
+    scaling have to be the same; the head of another task is not taken over.
+    """
+
+    start_from: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -248,7 +262,11 @@ class ExpectedSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class RunConfig:
-    """A whole run, as stored in ``config.yaml`` of the run directory."""
+    """A whole run, as stored in ``config.yaml`` of the run directory.
+
+    ``resume: auto`` goes on from the newest checkpoint in ``output_dir``; ``extend`` trains a
+    finished run for longer.
+    """
 
     model: ModelSettings
     dataset: DatasetSettings
@@ -263,7 +281,7 @@ class RunConfig:
     expected: list[ExpectedSettings] = Field(default_factory=list)
     seed: NonNegativeInt = 1
     data_root: str | None = None
-    resume: Literal["auto"] | None = None
+    resume: Literal["auto", "extend"] | None = None
     plan: bool = False
     recipe: str | None = None
     command: str = ""

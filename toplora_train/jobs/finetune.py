@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,8 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.describe import describe_adapter
 from toplora_train.adapters.saving import save_adapter
-from toplora_train.config.errors import RunFailure
-from toplora_train.config.schema import RunConfig
+from toplora_train.adapters.start_from import take_start
+from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.evaluation.tally import Score
@@ -25,6 +28,7 @@ from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.console import open_console
 from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerator
 from toplora_train.jobs.encoding import learned_prompt
+from toplora_train.jobs.extension import find_extension
 from toplora_train.jobs.fitting import refuse_unfit_rows
 from toplora_train.jobs.joining import join_processes, part_processes
 from toplora_train.jobs.learning import (
@@ -42,10 +46,12 @@ from toplora_train.jobs.reporting import build_report, conclusion, introduction
 from toplora_train.jobs.scoring import score_test_sets
 from toplora_train.jobs.selection import Selection, fingerprint, select
 from toplora_train.jobs.settings import deciding_settings
+from toplora_train.jobs.start_from import StartFrom, find_start
 from toplora_train.jobs.starting import show_rows
 from toplora_train.jobs.watching import watching
 from toplora_train.models.activation import checkpoint_activations
 from toplora_train.report.card import model_card
+from toplora_train.report.earlier import EarlierEnd, earlier_ends
 from toplora_train.report.json_file import write_text_atomically
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.pages import write_pages
@@ -86,11 +92,20 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
     material = prepare(config, console=console, in_turn=accelerator.local_main_process_first)
     config, fitted = within_budget(config, material)
-    refuse_unusable_adapter(config, material)
-    checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)
+    origin = refuse_unusable_adapter(config, material)
+    ends = earlier_ends(run_dir)
+    checkpoint, start = starting_point(config, run_dir / "checkpoints", material, origin, ends)
+    extension = find_extension(
+        config,
+        ends,
+        resumed_step=start.step,
+        total=total_steps(config, material.lengths),
+        rows=len(material.train),
+    )
     console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
-    if fitted is not None:
-        console.print(fitted, highlight=False, soft_wrap=True)
+    for said in (fitted, origin, extension):
+        if said is not None:
+            console.print(str(said), highlight=False, soft_wrap=True)
 
     model = load_base(config, material.location, material.objective.head)
     base_parameters = model.num_parameters()
@@ -121,6 +136,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
     adapted = attach_adapter(model, config.adapter, seed=config.seed)
     if checkpoint is None:
         show_rows(adapted, config, material)
+        if origin is not None:
+            take_start(adapted, origin.file)
     if config.trainer.activation_checkpointing:
         checkpoint_activations(model)
     tracker = open_tracker(
@@ -139,6 +156,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         autocast_dtype=autocast,
         silent=not first,
     )
+    if first and extension is not None:  # nothing is refused any more: the finished run is over
+        (run_dir / "report.json").unlink(missing_ok=True)
     adapted = fine_tune(
         adapted,
         config,
@@ -189,6 +208,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         run_dir,
         accelerator=accelerator,
         fitted=fitted,
+        origin=origin,
+        extension=extension,
         base_parameters=base_parameters,
         shape=fresh.config,
         described=described,
@@ -203,25 +224,60 @@ def run(config: RunConfig, run_dir: Path) -> None:
     console.print(conclusion(report.to_dict(), run_dir), highlight=False, soft_wrap=True)
 
 
-def refuse_unusable_adapter(config: RunConfig, material: Material) -> None:
-    """Attach the adapter to a model without weights: mistakes show before anything is slow."""
+def refuse_unusable_adapter(config: RunConfig, material: Material) -> StartFrom | None:
+    """Attach the adapter to a model without weights: mistakes show before anything is slow.
+
+    Returns:
+        The adapter that it starts from, if there is one.
+    """
     without_weights = load_base(config, material.location, material.objective.head, meta=True)
     refuse_unfit_rows(without_weights, material)
+    origin = find_start(config, without_weights)
     adapted = attach_adapter(without_weights, config.adapter, seed=config.seed)
     make_optimizer(adapted, config.optimizer, device_type="cpu")
+    return origin
 
 
 def starting_point(
-    config: RunConfig, checkpoints: Path, rows_sha256: str
+    config: RunConfig,
+    checkpoints: Path,
+    material: Material,
+    origin: StartFrom | None,
+    ends: Sequence[EarlierEnd],
 ) -> tuple[Path | None, TrainState]:
-    """The checkpoint to go on from, if there is one, and the state to start in."""
-    settings = deciding_settings(config, rows_sha256=rows_sha256)
-    checkpoint = newest_checkpoint(checkpoints) if config.resume == "auto" else None
+    """The checkpoint to go on from, if there is one, and the state to start in.
+
+    Raises:
+        UserError: The checkpoint was made with other settings, or an extension has none.
+    """
+    settings = deciding_settings(
+        config,
+        rows_sha256=material.rows.sha256,
+        start_sha256=origin.file.sha256 if origin is not None else None,
+    )
+    checkpoint = newest_checkpoint(checkpoints) if config.resume is not None else None
     if checkpoint is None:
+        if ends:
+            raise UserError(
+                f"{checkpoints} has no whole checkpoint to extend the run from; what it had come "
+                f"to is in {ends[-1].folder}; train it anew in another output_dir"
+            )
         return None, TrainState(settings=settings)
     start = read_state(checkpoint)
-    refuse_other_settings(checkpoint, start.settings, settings)
-    return checkpoint, start
+    free = LENGTH if ends else frozenset()  # which an extension changes
+    refuse_other_settings(checkpoint, without(start.settings, free), without(settings, free))
+    total = total_steps(config, material.lengths)
+    if total < start.step:
+        raise UserError(
+            f"{checkpoint} is beyond the {total} steps of this run; give it the length that it was "
+            "extended to"
+        )
+    return checkpoint, replace(start, settings=settings)
+
+
+def without(settings: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """The settings but for some."""
+    return {key: value for key, value in settings.items() if key not in keys}
 
 
 def fine_tune(

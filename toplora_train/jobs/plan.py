@@ -20,6 +20,7 @@ from toplora_train.jobs.learning import padded_together, rows_at_once
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import load_base
 from toplora_train.jobs.refusals import refuse_unfit_settings
+from toplora_train.jobs.start_from import find_start
 from toplora_train.models.memory import MemoryEstimate, estimate_memory
 from toplora_train.models.work import product_speed, training_flops
 from toplora_train.report.plan import Plan, show_plan
@@ -65,6 +66,7 @@ def make_plan(
     refuse_unfit_rows(model, material)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     comparison = compare_adapters(model, asked)
+    origin = find_start(config, model)
     adapted = attach_adapter(model, config.adapter, seed=config.seed)
     trainable = trainable_parameters_by_module(adapted)
 
@@ -135,6 +137,7 @@ def make_plan(
         fit=fitted,
         comparison=comparison,
         tokens_from=material.tokens_from,
+        start=str(origin) if origin is not None else None,
     )
 
 

@@ -22,11 +22,13 @@ from toplora_train.evaluation.methods.base import find_method
 from toplora_train.evaluation.metrics import METRICS, as_numbers
 from toplora_train.evaluation.statistics import majority_share
 from toplora_train.evaluation.tally import Score
+from toplora_train.jobs.extension import Extension
 from toplora_train.jobs.learning import padded_together
 from toplora_train.jobs.material import Material, total_steps
 from toplora_train.jobs.plan import planned_memory
 from toplora_train.jobs.reload import ReloadProof
 from toplora_train.jobs.selection import Selection
+from toplora_train.jobs.start_from import StartFrom
 from toplora_train.report.environment import environment
 from toplora_train.report.expected import matching
 from toplora_train.report.gain import read_gain
@@ -78,6 +80,8 @@ def build_report(
     *,
     accelerator: Accelerator,
     fitted: str | None,
+    origin: StartFrom | None,
+    extension: Extension | None,
     base_parameters: int,
     shape: Any,
     described: dict[str, Any],
@@ -89,7 +93,8 @@ def build_report(
 ) -> Report:
     """Gather what was done, at what cost, with what result.
 
-    ``fitted`` says what a budget came to, ``shape`` is the model's own config.
+    ``fitted`` says what a budget came to, ``origin`` what the adapter started from, ``extension``
+    where the run had ended before; ``shape`` is the model's own config.
     """
     metrics = read_metrics(run_dir / "metrics.jsonl")
     lengths = material.lengths
@@ -130,6 +135,7 @@ def build_report(
             trainable_parameters=described["trainable_parameters"],
             mergeable=described["mergeable"],
             settings={key: value for key, value in config.adapter.items() if key != "name"},
+            start=origin.to_dict() if origin is not None else None,
         ),
         data=ReportData(
             source=material.rows.source,
@@ -164,6 +170,7 @@ def build_report(
             mixed_precision=config.trainer.mixed_precision,
             validation_loss=last.get("validation_loss"),
             selection=selection.to_dict() if selection is not None else None,
+            extension=extension.to_dict() if extension is not None else None,
             planned_memory_bytes=planned_memory(
                 config,
                 material,
@@ -180,7 +187,10 @@ def build_report(
         environment=environment(str(accelerator.device)),
         gain=read_gain(run_dir / "predictions", list(scores)) if base_scores else None,
         expected=matching([asdict(one) for one in config.expected], config.adapter),
-        notes=[*([fitted] if fitted else []), *notes(material, selection)],
+        notes=[
+            *(str(said) for said in (fitted, origin, extension) if said is not None),
+            *notes(material, selection),
+        ],
     )
 
 

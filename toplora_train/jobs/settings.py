@@ -20,11 +20,17 @@ FREE = {
 }
 
 
-def deciding_settings(config: RunConfig, *, rows_sha256: str) -> dict[str, Any]:
-    """Dotted keys to values; the rows stand for themselves by their hash, not by where they lie."""
+def deciding_settings(
+    config: RunConfig, *, rows_sha256: str, start_sha256: str | None = None
+) -> dict[str, Any]:
+    """Dotted keys to values.
+
+    The rows, and the adapter that the run starts from, stand for themselves by their hash, not by
+    where they lie.
+    """
     parts = {
         "model": asdict(config.model),
-        "adapter": config.adapter,
+        "adapter": {**config.adapter, "start_from": start_sha256},
         "optimizer": asdict(config.optimizer),
         "trainer": asdict(config.trainer),
         "dataset": {

@@ -24,6 +24,7 @@ from types import FrameType
 from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch import worker
+from toplora_train.launch.extension import keeping_the_end
 from toplora_train.launch.lock import locked
 from toplora_train.launch.outcome import read_report, write_failure
 from toplora_train.launch.rundir import (
@@ -33,6 +34,7 @@ from toplora_train.launch.rundir import (
     is_already_done,
     make_run_dir,
 )
+from toplora_train.report.earlier import undo_unbegun
 
 WORKER = "toplora_train.launch.worker"
 AGENT = "toplora_train.launch.agent"
@@ -76,11 +78,13 @@ def run_job(config: RunConfig, *, module: str = WORKER) -> JobResult:
         return JobResult(code, run_dir, time.monotonic() - started, error)
     make_run_dir(run_dir)
     with locked(run_dir) as lock:
+        undo_unbegun(run_dir)  # of a parent that was killed
         if is_already_done(config, run_dir):
             print(f"{run_dir} is finished already; nothing to do")  # noqa: T201  (for the user)
             return JobResult(worker.DONE, run_dir, time.monotonic() - started)
         forget_failure(run_dir)
-        code, error = _work(config, run_dir, module, lock)
+        with keeping_the_end(run_dir):
+            code, error = _work(config, run_dir, module, lock)
     return JobResult(code, run_dir, time.monotonic() - started, error)
 
 
@@ -139,11 +143,13 @@ def _work_in_place(config: RunConfig, run_dir: Path) -> tuple[int, str | None]:
         code = worker.run(config, run_dir)
         return code, read_report(run_dir).get("error") if code else None
     with locked(run_dir):
+        undo_unbegun(run_dir)
         if is_already_done(config, run_dir):
             return worker.DONE, None
         forget_failure(run_dir)
-        write_config(config, run_dir / CONFIG)
-        return _told(worker.run(config, run_dir), [], config, run_dir)
+        with keeping_the_end(run_dir):
+            write_config(config, run_dir / CONFIG)
+            return _told(worker.run(config, run_dir), [], config, run_dir)
 
 
 @contextmanager

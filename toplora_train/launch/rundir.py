@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import flat, read_config
-from toplora_train.config.schema import RunConfig
+from toplora_train.config.schema import LENGTH, RunConfig
+from toplora_train.launch.extension import refuse_unfit_extension
 from toplora_train.launch.outcome import REPORT, is_completed
+from toplora_train.report.earlier import earlier_ends
 
 CONFIG = "config.yaml"
 
@@ -29,17 +33,31 @@ def make_run_dir(run_dir: Path) -> None:
 
 
 def is_already_done(config: RunConfig, run_dir: Path) -> bool:
-    """Whether ``resume=auto`` finds this very run finished.
+    """Whether ``resume`` finds this very run finished.
 
     Raises:
-        UserError: the directory holds a run that this one would overwrite.
+        UserError: the directory holds a run that this one would overwrite, or that cannot be
+            extended.
     """
+    checkpoints = _checkpoints(run_dir)
     if is_completed(run_dir):
         if config.resume is None:
             raise UserError(f"{run_dir} holds a finished run; choose another output_dir")
-        _refuse_other_settings(config, run_dir)
+        changes = _changes(config, run_dir)
+        if config.resume == "extend" and changes:
+            refuse_unfit_extension(config, run_dir, changes, checkpoints=checkpoints)
+            return False
+        _refuse_other_settings(changes, run_dir)
         return True
-    checkpoints = _checkpoints(run_dir)
+    ends = earlier_ends(run_dir)
+    if config.resume == "extend" and not ends:
+        found = f"an unfinished run (at {checkpoints[-1].name})" if checkpoints else "no run"
+        remedy = "finish it first, with resume=auto" if checkpoints else "leave resume out"
+        raise UserError(
+            f"resume=extend is for a finished run, and {run_dir} holds {found}; {remedy}"
+        )
+    if ends and config.resume is not None:
+        _refuse_other_length(config, run_dir)
     if checkpoints and config.resume is None:
         raise UserError(
             f"{run_dir} holds an unfinished run (at {checkpoints[-1].name}); "
@@ -50,7 +68,8 @@ def is_already_done(config: RunConfig, run_dir: Path) -> bool:
 
 def forget_failure(run_dir: Path) -> None:
     """Remove the note of an earlier attempt's failure."""
-    (run_dir / REPORT).unlink(missing_ok=True)
+    if not is_completed(run_dir):  # one that is to be extended keeps its report until then
+        (run_dir / REPORT).unlink(missing_ok=True)
 
 
 def how_to_go_on(config: RunConfig, run_dir: Path) -> str:
@@ -59,7 +78,8 @@ def how_to_go_on(config: RunConfig, run_dir: Path) -> str:
     if not checkpoints:
         return ""
     folder = "" if "output_dir=" in config.command else f", output_dir={run_dir}"
-    return f"{checkpoints[-1].name} is saved; go on with the same command{folder} and resume=auto"
+    resume = "" if config.resume == "extend" else " and resume=auto"
+    return f"{checkpoints[-1].name} is saved; go on with the same command{folder}{resume}"
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
@@ -67,15 +87,32 @@ def _checkpoints(run_dir: Path) -> list[Path]:
     return sorted(path for path in found if path.name.removeprefix("step-").isdigit())
 
 
-def _refuse_other_settings(config: RunConfig, run_dir: Path) -> None:
+def _changes(config: RunConfig, run_dir: Path) -> dict[str, tuple[Any, Any]]:
+    """The settings of the run in the directory that are others now: their values then and now."""
     before, now = flat(read_config(run_dir / CONFIG)), flat(config)
-    changes = [
-        f"{key}={before.get(key)}, now {now.get(key)}"
+    return {
+        key: (before.get(key), now.get(key))
         for key in {**before, **now}
         if before.get(key) != now.get(key) and key.partition(".")[0] not in NOT_OF_THE_RUN
-    ]
+    }
+
+
+def _refuse_other_settings(changes: Mapping[str, tuple[Any, Any]], run_dir: Path) -> None:
     if changes:
+        words = "; ".join(f"{key}={then}, now {now}" for key, (then, now) in changes.items())
+        longer = "train it for longer with resume=extend, or " if changes.keys() <= LENGTH else ""
         raise UserError(
-            f"{run_dir} holds a finished run with other settings ({'; '.join(changes)}); "
-            "choose another output_dir"
+            f"{run_dir} holds a finished run with other settings ({words}); "
+            f"{longer}choose another output_dir"
+        )
+
+
+def _refuse_other_length(config: RunConfig, run_dir: Path) -> None:
+    """An extension that was interrupted ends where it was to end; then it can be extended again."""
+    changes = {key: both for key, both in _changes(config, run_dir).items() if key in LENGTH}
+    if changes:
+        words = "; ".join(f"{key}={then}, now {now}" for key, (then, now) in changes.items())
+        raise UserError(
+            f"{run_dir} is being extended to another length ({words}); finish that extension "
+            "first, then extend the run again"
         )

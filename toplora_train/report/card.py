@@ -145,9 +145,16 @@ def _training(report: Mapping[str, Any]) -> str:
             f"- {count(train['steps'])} steps, {train['epochs']:.2f} epochs, loss per "
             f"{wording(report).unit} {train['loss_first']:.4f} at first, "
             f"{train['loss_last']:.4f} at last",
+            *_start(report["adapter"].get("start")),
             f"- seed {report['seed']}: `{report['command']}`",
         ]
     )
+
+
+def _start(start: Mapping[str, Any] | None) -> list[str]:
+    if start is None:
+        return []
+    return [f"- started from the adapter {start['path']}, SHA-256 `{start['sha256']}`"]
 
 
 def _limits(report: Mapping[str, Any]) -> str:

@@ -51,8 +51,8 @@ class Plan:
     per task; ``tokens`` and ``supervised_tokens`` are those of the whole run; ``example`` is one
     training row as (token's text, whether it is learned). ``flops`` are those of all matrix
     products, ``flops_per_second`` the most that the devices can do. ``fit`` says what a budget came
-    to, ``comparison`` what other adapters would cost, and ``tokens_from`` whether the rows' tokens
-    were cached.
+    to, ``start`` which adapter this one starts from, ``comparison`` what other adapters would cost,
+    and ``tokens_from`` whether the rows' tokens were cached.
     """
 
     config: Mapping[str, Any]
@@ -76,6 +76,7 @@ class Plan:
     fit: str | None = None
     comparison: Comparison | None = None
     tokens_from: str = ""
+    start: str | None = None
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -86,6 +87,8 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.print(_parameters(plan))
     if plan.fit is not None:
         console.print(plan.fit, highlight=False)
+    if plan.start is not None:
+        console.print(plan.start, highlight=False)
     if plan.comparison is not None:
         console.print(_comparison(plan.comparison))
     console.print(_work(plan))

@@ -28,13 +28,18 @@ class ReportModel:
 
 @dataclass(frozen=True)
 class ReportAdapter:
-    """The adapter: its settings as given, and whether it can be merged into the weights."""
+    """The adapter: its settings as given, and whether it can be merged into the weights.
+
+    ``start`` is the adapter that it began with (``path``, ``sha256`` of its weights file, ...),
+    None where it began with a start of its own.
+    """
 
     name: str
     peft_type: str
     trainable_parameters: int
     mergeable: bool
     settings: Mapping[str, Any]
+    start: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class ReportTrain:
     """The training: ``loss_first`` and ``loss_last`` are means over the first and last logs.
 
     ``selection`` says how the kept epoch was chosen; None where the last one was kept.
+    ``extension`` says where the run had ended before it was trained for longer; else None.
     ``planned_memory_bytes`` is what ``plan=true`` would have said, for ``peak_memory_bytes`` to be
     held against; on a CPU that is the whole process, its libraries (some hundred MiB) included.
     """
@@ -87,6 +93,7 @@ class ReportTrain:
     mixed_precision: str
     validation_loss: float | None = None
     selection: Mapping[str, Any] | None = None
+    extension: Mapping[str, Any] | None = None
     planned_memory_bytes: int | None = None
 
 
@@ -226,7 +233,11 @@ def _completed_by_defaults(report: dict[str, Any]) -> dict[str, Any]:
     """A report written before some key was there has that key's default."""
     parts = {
         key: _defaults(kind) | report[key]
-        for key, kind in (("data", ReportData), ("train", ReportTrain))
+        for key, kind in (
+            ("adapter", ReportAdapter),
+            ("data", ReportData),
+            ("train", ReportTrain),
+        )
     }
     tasks = {name: _defaults(TaskScore) | task for name, task in report["tasks"].items()}
     return {**_defaults(Report), **report, **parts, "tasks": tasks}
