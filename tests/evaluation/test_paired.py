@@ -2,108 +2,181 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from toplora_train.evaluation.paired import (
     FEWEST,
-    POWER,
-    RESAMPLES,
     Difference,
     compare,
-    compare_tasks,
-    differences,
     holm,
+    interval,
+    seeds_to_see,
     verdict,
 )
+from toplora_train.evaluation.row_scores import RowScores, mean_over_tasks, share_right
 from toplora_train.evaluation.statistics import mcnemar_mid_p
 
 N = 400
 
 
-def right(share, seeds=1, n=N, seed=0):
-    return (np.random.default_rng(seed).random((seeds, n)) < share).astype(float)
+def right(share, runs=1, n=N, seed=0):
+    return np.random.default_rng(seed).random((runs, n)) < share
 
 
-def questions(n=N):
-    return [f"q{i}" for i in range(n)]
+def scored(*runs, n=N):
+    return share_right(np.concatenate(runs), [f"q{i}" for i in range(n)])
+
+
+def of_seeds(*values, rows=0.0):
+    """Runs whose scores are known but for what the rows, which all share, give."""
+    many = len(values)
+    return RowScores(np.array(values), np.full((many, many), rows), 1e-18, 10**6)
 
 
 def test_with_one_seed_each_p_is_mcnemars_and_the_interval_that_of_the_pairs():
     first, second = right(0.5), right(0.6, seed=1)
-    found = compare(first, second, questions())
-    b, c = int((first > second).sum()), int((second > first).sum())
+    found = compare(scored(first, second), [0], [1])
+    b, c = int((first & ~second).sum()), int((second & ~first).sum())
     assert found.p == mcnemar_mid_p(b, c)
     assert found.value == pytest.approx((c - b) / N)
-    error = (second - first)[0].std() / math.sqrt(N)
-    half = (found.ci95[1] - found.ci95[0]) / 2
-    assert half == pytest.approx(1.96 * error, rel=0.06)
-    assert found.detectable == pytest.approx(POWER * error, rel=0.05)
+    assert found.seed_variance is None
+    oracle = stats.ttest_rel(second[0].astype(float), first[0].astype(float))
+    assert found.ci95 == pytest.approx(tuple(oracle.confidence_interval(0.95)), abs=5e-4)
 
 
-def test_the_same_draws_are_made_again():
-    assert compare(right(0.5), right(0.6, seed=1), questions()) == compare(
-        right(0.5), right(0.6, seed=1), questions()
-    )
+def test_with_several_seeds_and_no_luck_of_rows_it_is_welchs_test():
+    first, second = [0.70, 0.72, 0.71], [0.74, 0.71, 0.76, 0.75]
+    found = compare(of_seeds(*first, *second), [0, 1, 2], [3, 4, 5, 6])
+    oracle = stats.ttest_ind(second, first, equal_var=False)
+    assert found.p == pytest.approx(oracle.pvalue, rel=1e-6)
+    assert found.ci95 == pytest.approx(tuple(oracle.confidence_interval(0.95)), rel=1e-6)
+    assert found.seed_variance == pytest.approx(np.var(first, ddof=1) + np.var(second, ddof=1))
 
 
-def test_rows_of_one_question_count_as_one():
-    first, second = right(0.5, n=100), right(0.6, n=100, seed=1)
-    alone = differences(first, second, questions(100), seed=0).std()
-    fourfold = [f"q{i}" for i in range(100) for _ in range(4)]
-    together = differences(np.repeat(first, 4, 1), np.repeat(second, 4, 1), fourfold, seed=0).std()
-    assert together == pytest.approx(alone, rel=0.05)
+def test_luck_of_the_rows_that_all_runs_share_is_no_difference():
+    values = (0.70, 0.72, 0.71, 0.75)
+    found = [compare(of_seeds(*values, rows=rows), [0, 1], [2, 3]) for rows in (0.0, 0.01)]
+    assert found[0].p == pytest.approx(found[1].p)
+
+
+def test_luck_of_the_rows_that_a_methods_runs_share_widens_the_interval():
+    values, block = np.linspace(0.70, 0.75, 10), np.kron(np.eye(2), np.ones((5, 5)))
+    narrow = compare(RowScores(values, 0 * block, 0.0, 500), range(5), range(5, 10))
+    wide = compare(RowScores(values, 0.001 * block, 0.0, 500), range(5), range(5, 10))
+    assert wide.row_variance == pytest.approx(0.002)
+    assert wide.detectable > narrow.detectable
+
+
+def test_runs_that_agree_by_luck_are_not_surer_than_their_rows():
+    equal, values = 1e-4 * np.eye(4), np.array([0.7, 0.7, 0.72, 0.72])
+    found = compare(RowScores(values, equal, 0.0, 500), [0, 1], [2, 3])
+    assert found.seed_variance == pytest.approx(2e-4)
 
 
 def test_seeds_that_disagree_widen_the_interval():
-    rng = np.random.default_rng(0)
-    base = right(0.5)
-    steady = np.repeat(right(0.6, seed=1), 4, axis=0)
+    base, steady = right(0.5, runs=4), right(0.6, runs=4, seed=1)
     levels = np.array([0.45, 0.55, 0.65, 0.75])[:, None]
-    unsteady = (rng.random((4, N)) < levels).astype(float)
-    narrow, wide = (compare(base, one, questions()) for one in (steady, unsteady))
+    unsteady = np.random.default_rng(0).random((4, N)) < levels
+    narrow, wide = (
+        compare(scored(base, one), [0, 1, 2, 3], [4, 5, 6, 7]) for one in (steady, unsteady)
+    )
     assert wide.detectable > 1.3 * narrow.detectable
 
 
-def test_no_seed_and_no_draw_makes_a_p_of_zero():
-    found = compare(np.zeros((2, 50)), np.ones((2, 50)), questions(50))
-    assert found.p == pytest.approx(2 / (RESAMPLES + 1))
-    assert found.value == 1
+def test_a_method_with_one_seed_is_no_method():
+    found = compare(scored(right(0.5), right(0.6, runs=3, seed=1)), [0], [1, 2, 3])
+    assert found.seed_variance is None
+    assert 0 < found.p < 1
+
+
+def test_nothing_makes_a_p_of_zero():
+    found = compare(scored(right(0, 2, n=50), right(1, 2, n=50), n=50), [0, 1], [2, 3])
+    assert found.p > 0
+    assert (found.value, found.ci95[1]) == (1, 1)
+
+
+def test_few_rows_prove_nothing_however_many_seeds_repeat_them():
+    scores = scored(right(0, 5, n=3), right(1, 5, n=3), n=3)
+    assert compare(scores, range(5), range(5, 10)).p > 0.05
 
 
 def test_equal_answers_do_not_pretend_to_have_seen_everything():
     same = right(0.5)
-    found = compare(same, same, questions())
+    found = compare(scored(same, same), [0], [1])
     assert (found.value, found.p) == (0, 1)
     assert found.detectable == FEWEST / N
+    assert found.ci95[1] > 0
     assert mcnemar_mid_p(FEWEST, 0) < 0.05 < mcnemar_mid_p(FEWEST - 1, 0)
 
 
-def test_the_mean_over_tasks_is_surer_than_one_of_them():
-    tasks = [(right(0.5, seed=i), right(0.55, seed=10 + i), questions()) for i in range(4)]
-    single, mean = compare_tasks(tasks)
-    assert single == [compare(*task, seed=index) for index, task in enumerate(tasks)]
-    assert mean.value == pytest.approx(np.mean([one.value for one in single]))
-    expected = math.sqrt(sum(one.detectable**2 for one in single)) / 4
-    assert mean.detectable == pytest.approx(expected, rel=0.06)
+def test_a_seed_that_moves_all_tasks_together_does_not_average_out():
+    moved = np.array([-0.02, 0.0, 0.02, -0.01, 0.01, 0.03])
+    tasks = [of_seeds(*(0.6 + moved)) for _ in range(8)]
+    mean = mean_over_tasks(tasks)
+    alone, average = (compare(one, [0, 1, 2], [3, 4, 5]) for one in (tasks[0], mean))
+    assert average.seed_variance == pytest.approx(alone.seed_variance)
 
 
-def test_the_mean_over_one_task_is_that_task():
-    (single,), mean = compare_tasks([(right(0.5), right(0.6, seed=1), questions())])
-    assert mean is single
-    with pytest.raises(ValueError, match="no task"):
-        compare_tasks([])
+@pytest.mark.parametrize("common", [True, False])
+def test_equal_methods_are_told_apart_no_more_often_than_promised(common):
+    """The large simulation is benchmarks/false_verdicts.py; this one has few rows."""
+    rng = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(400):
+        moved = rng.normal(size=(6, 1)) * 0.05 if common else rng.normal(size=(6, 4)) * 0.05
+        moved = np.broadcast_to(moved, (6, 4))
+        hard = rng.random((4, 100))
+        luck = rng.normal(size=(6, 4, 100)) * 0.05
+        tasks = [scored(hard[t] + luck[:, t] < 0.7 + moved[:, t, None], n=100) for t in range(4)]
+        wrong += compare(mean_over_tasks(tasks), [0, 1, 2], [3, 4, 5]).p < 0.05
+    assert wrong <= stats.binom(400, 0.05).ppf(0.99)
 
 
 def test_a_difference_that_could_be_seen_is_seen_four_times_in_five():
     rng = np.random.default_rng(3)
-    n, p_first = 300, 0.5
-    gain = compare(right(0.5, n=n), right(0.6, n=n, seed=1), questions(n)).detectable
-    found = 0
-    for _ in range(200):
-        first = (rng.random((1, n)) < p_first).astype(float)
-        second = (rng.random((1, n)) < p_first + gain).astype(float)
-        b, c = int((first > second).sum()), int((second > first).sum())
-        found += mcnemar_mid_p(b, c) < 0.05
-    assert 0.7 < found / 200 < 0.9
+    gain = (stats.t(8).ppf(0.975) + stats.t(8).ppf(0.8)) * math.sqrt(2 / 5)
+    found = detectable = 0.0
+    for _ in range(400):
+        one = compare(
+            of_seeds(*rng.normal(size=5), *rng.normal(gain, size=5)), range(5), range(5, 10)
+        )
+        found += one.p < 0.05
+        detectable += one.detectable / 400
+    assert 0.7 < found / 400 < 0.9
+    assert detectable == pytest.approx(gain, rel=0.1)
+
+
+def test_among_more_comparisons_only_a_larger_difference_is_seen():
+    scores = of_seeds(0.70, 0.72, 0.71, 0.74, 0.71, 0.76)
+    few, many = (compare(scores, [0, 1, 2], [3, 4, 5], tests=tests) for tests in (1, 8))
+    assert many.detectable > few.detectable
+    assert many.p == few.p
+
+
+def test_the_seeds_needed_are_the_fewest_that_see_the_gain():
+    rng = np.random.default_rng(0)
+    known = compare(of_seeds(*rng.normal(size=50), *rng.normal(size=50)), range(50), range(50, 100))
+    needed = seeds_to_see(2.0, known)
+
+    def power(seeds):
+        error = math.sqrt(known.seed_variance / seeds)
+        return stats.nct(2 * (seeds - 1), 2.0 / error).sf(stats.t(2 * (seeds - 1)).ppf(0.975))
+
+    assert power(needed - 1) < 0.8 < power(needed + 1)
+    assert seeds_to_see(4.0, known) < needed < seeds_to_see(2.0, known, tests=8)
+
+
+def test_no_number_of_seeds_makes_up_for_rows():
+    assert seeds_to_see(0.01, Difference(0, (0, 0), 1, 0.1, 1e-8, 0.01**2)) is None
+    with pytest.raises(ValueError, match="not known from one seed"):
+        seeds_to_see(0.01, Difference(0, (0, 0), 1, 0.1, None, 1e-4))
+
+
+def test_the_interval_of_a_mean_is_students_and_stays_among_scores():
+    values = [0.70, 0.72, 0.75]
+    oracle = stats.t(2, np.mean(values), stats.sem(values)).interval(0.95)
+    assert interval(of_seeds(*values), [0, 1, 2]) == pytest.approx(oracle, rel=1e-6)
+    assert interval(of_seeds(0.9, 0.99), [0, 1])[1] == 1
 
 
 @pytest.mark.parametrize(
@@ -119,9 +192,26 @@ def test_holm_by_hand(p_values, adjusted):
     assert holm(p_values) == pytest.approx(adjusted)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_holm_rejects_what_the_step_down_procedure_rejects(seed):
+    """Reject the smallest p values as long as the k-th is below level / (m - k)."""
+    p = np.random.default_rng(seed).random(12) ** 3
+    for level in (0.01, 0.05, 0.2):
+        ordered = np.sort(p)
+        passed = ordered < level / np.arange(len(p), 0, -1)
+        rejected = int(np.argmin(passed)) if not passed.all() else len(p)
+        assert sum(one < level for one in holm(p)) == rejected
+
+
 def test_the_verdict_is_in_words():
-    gain = Difference(0.02, (0.01, 0.03), 0.01, 0.016)
-    loss = Difference(-0.02, (-0.03, -0.01), 0.01, 0.016)
+    gain = Difference(0.02, (0.01, 0.03), 0.01, 0.016, 1e-4, 1e-5)
+    loss = Difference(-0.02, (-0.03, -0.01), 0.01, 0.016, 1e-4, 1e-5)
     assert verdict(gain, 0.03) == "better"
     assert verdict(loss, 0.03) == "worse"
-    assert verdict(gain, 0.07) == "cannot tell; could see 1.6 points"
+    seen = "this comparison could see a difference of 1.6 points"
+    assert verdict(gain, 0.07) == f"cannot tell; {seen}"
+    of_adapters = Difference(-0.02, (-0.03, -0.01), 0.01, 0.016, None, 1e-5)
+    assert verdict(of_adapters, 0.03) == (
+        "this adapter answers worse than that one; another seed may not"
+    )
+    assert verdict(of_adapters, 0.3) == f"cannot tell these adapters apart; {seen}"

@@ -22,6 +22,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         (["nowhere"], "nowhere: there is no such folder"),
         (["optput=x"], "'optput=x' is no run directory"),
         (["--all"], "'--all' is no run directory"),
+        (["gain=much"], "gain=much is no number of percentage points"),
+        (["gain=0", "."], "gain=0 is no number of percentage points"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, line, monkeypatch, capsys):
@@ -40,6 +42,17 @@ def test_runs_are_compared_and_the_comparison_is_kept(
     assert run(monkeypatch, str(first), str(second), f"output={output}") == 0
     assert "toplora against lora" in capsys.readouterr().out
     assert (output / "comparison.html").is_file()
+
+
+def test_a_baseline_and_a_gain_are_chosen(tmp_path: Path, monkeypatch, capsys):
+    for adapter in ("lora", "toplora"):
+        for seed in (1, 2):
+            run_folder(tmp_path / f"{adapter}{seed}", adapter=adapter, seed=seed)
+    words = [str(tmp_path), "baseline=toplora", "gain=2.5", f"output={tmp_path / 'out'}"]
+    assert run(monkeypatch, *words) == 0
+    shown = capsys.readouterr().out
+    assert "lora against toplora" in shown
+    assert "seeds for 2.5 points" in shown
 
 
 def test_help_says_what_runs_are(monkeypatch: pytest.MonkeyPatch, capsys):

@@ -2,10 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from tests.jobs.conftest import tiny_run
 from tests.report.made_up import made_up_report, task_score
 from toplora_train.config.resolved import write_config
+from toplora_train.config.schema import TaskSettings
 from toplora_train.evaluation.predictions import Prediction, write_predictions
 from toplora_train.report.record import write_report
 
@@ -18,22 +20,34 @@ def run_folder(
     seed: int = 1,
     right: dict[str, list[bool]] | None = None,
     metric: str = "accuracy",
+    more: dict[str, Any] | None = None,
     **changes,
 ) -> Path:
     right = right or {"t": [True, False] * 10}
     folder.mkdir(parents=True)
     config = tiny_run(folder, adapter, seed=seed)
-    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr=lr))
+    classes = TaskSettings(name="", source="", choices=["y", "x"])
+    config = dataclasses.replace(
+        config,
+        optimizer=dataclasses.replace(config.optimizer, lr=lr),
+        task=dict.fromkeys(right, classes),
+    )
     write_config(config, folder / "config.yaml")
     for task, answers in right.items():
         predictions = [
-            Prediction(f"{task}-{i}", f"{task} {i}?", "x", "x", "x" if yes else "y", yes)
+            Prediction(f"{task}-{i}", f"{task} {i}?", "", *_answer(i, yes), yes)
             for i, yes in enumerate(answers)
         ]
         write_predictions(folder / "predictions" / f"{task}.jsonl", predictions)
     tasks = {
-        task: dataclasses.replace(task_score(sum(a), len(a), 0), metric=metric)
+        task: dataclasses.replace(task_score(sum(a), len(a), 0), metric=metric, more=more or {})
         for task, a in right.items()
     }
     write_report(folder / "report.json", made_up_report(tasks=tasks, seed=seed, **changes))
     return folder
+
+
+def _answer(row: int, right: bool) -> tuple[str, str]:
+    """The predicted and the true class, of which there are two."""
+    label, other = ("x", "y") if row % 3 else ("y", "x")
+    return (label if right else other), label

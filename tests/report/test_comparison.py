@@ -1,10 +1,14 @@
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.report.run_folders import run_folder
+from toplora_train.config.errors import UserError
+from toplora_train.evaluation.metrics import Measured
 from toplora_train.evaluation.statistics import mcnemar_mid_p
-from toplora_train.report.comparison import compare_runs
+from toplora_train.report.comparison import compare_runs, letters
 from toplora_train.report.runs import find_runs
 
 WEAK = [i % 2 == 0 for i in range(60)]
@@ -17,7 +21,15 @@ def two(tmp_path: Path, **changes):
     return compare_runs(find_runs([tmp_path / "a", tmp_path / "b"]))
 
 
-def test_every_method_is_held_against_the_first_and_the_best_leads(tmp_path: Path):
+def seeded(tmp_path: Path, adapter: str, shares, *, lr=1e-3):
+    """A method's runs, one per share of right answers."""
+    rng = np.random.default_rng(len(adapter))
+    for seed, share in enumerate(shares, start=1):
+        right = {task: [bool(one) for one in rng.random(300) < share] for task in ("t", "u")}
+        run_folder(tmp_path / f"{adapter}{seed}", adapter=adapter, seed=seed, right=right, lr=lr)
+
+
+def test_methods_are_compared_and_the_best_leads(tmp_path: Path):
     document = two(tmp_path)
     assert [method["name"] for method in document["methods"]] == ["toplora", "lora"]
     (one,) = document["comparisons"]
@@ -26,13 +38,16 @@ def test_every_method_is_held_against_the_first_and_the_best_leads(tmp_path: Pat
     assert t["value"] == pytest.approx(sum(STRONG) / 60 - 0.5)
     assert t["p"] == mcnemar_mid_p(0, sum(STRONG) - 30)
     assert t["p_adjusted"] == pytest.approx(2 * t["p"])
-    assert t["verdict"] == "better"
-    assert u["verdict"].startswith("cannot tell; could see")
+    assert u["verdict"].startswith("cannot tell these adapters apart; this comparison could see")
     assert one["average"]["value"] == pytest.approx(t["value"] / 2)
 
 
-def test_one_seed_is_said_to_be_one(tmp_path: Path):
-    assert any("one seed" in warning for warning in two(tmp_path)["warnings"])
+def test_one_seed_gives_no_verdict_on_methods(tmp_path: Path):
+    document = two(tmp_path)
+    told = document["comparisons"][0]["tasks"]["t"]
+    assert told["verdict"] == "this adapter answers better than that one; another seed may not"
+    assert told["seed_variance"] is told["seeds_needed"] is None
+    assert any("no verdict on methods" in warning for warning in document["warnings"])
 
 
 def test_several_seeds_are_averaged_and_their_spread_is_told(tmp_path: Path):
@@ -43,12 +58,83 @@ def test_several_seeds_are_averaged_and_their_spread_is_told(tmp_path: Path):
     assert method["seeds"] == [1, 2]
     assert method["average"] == pytest.approx((0.5 + sum(STRONG) / 60) / 2)
     assert method["deviation"] > 0
+    low, high = method["average_ci95"]
+    assert low < method["average"] < high
     assert document["comparisons"] == document["warnings"] == []
 
 
-def test_what_counts_no_right_answers_is_shown_and_not_compared(tmp_path: Path):
-    document = two(tmp_path, metric="matthews")
-    (one,) = document["comparisons"]
-    assert one["tasks"] == {}
-    assert one["not_compared"] == ["t", "u"]
-    assert one["average"] is None
+def test_with_several_seeds_the_verdict_is_on_methods(tmp_path: Path):
+    seeded(tmp_path, "lora", [0.5, 0.51, 0.49])
+    seeded(tmp_path, "toplora", [0.8, 0.79, 0.81])
+    (one,) = compare_runs(find_runs([tmp_path]))["comparisons"]
+    assert one["average"]["verdict"] == "better"
+    assert one["average"]["seeds_needed"] is None or one["average"]["seeds_needed"] > 3
+    larger = compare_runs(find_runs([tmp_path]), gain=0.2)["comparisons"][0]["average"]
+    assert larger["seeds_needed"] <= 3
+
+
+def test_all_pairs_are_compared_or_each_with_the_baseline(tmp_path: Path):
+    seeded(tmp_path, "lora", [0.5, 0.51])
+    seeded(tmp_path, "toplora", [0.8, 0.79])
+    seeded(tmp_path, "dora", [0.5, 0.49])
+    runs = find_runs([tmp_path])
+    pairs = compare_runs(runs)["comparisons"]
+    assert len(pairs) == 3
+    chosen = compare_runs(runs, baseline="toplora")
+    assert chosen["baseline"] == "toplora"
+    assert [one["first"] for one in chosen["comparisons"]] == ["toplora", "toplora"]
+    assert {one["second"] for one in chosen["comparisons"]} == {"lora", "dora"}
+    smallest = min(one["average"]["p"] for one in pairs)
+    adjusted = min(one["average"]["p_adjusted"] for one in pairs)
+    assert adjusted == pytest.approx(3 * smallest)
+
+
+def test_a_baseline_that_is_none_of_the_methods_is_refused(tmp_path: Path):
+    seeded(tmp_path, "lora", [0.5])
+    run_folder(tmp_path / "x", right={"t": WEAK, "u": WEAK}, lr=5e-2)
+    runs = find_runs([tmp_path])
+    with pytest.raises(
+        UserError, match="baseline=dora is none of the methods, which are 'lora opt"
+    ):
+        compare_runs(runs, baseline="dora")
+    with pytest.raises(UserError, match="baseline=lora is not one of the methods"):
+        compare_runs(runs, baseline="lora")
+
+
+@pytest.mark.parametrize("metric", ["f1", "matthews"])
+def test_what_counts_no_right_answers_is_compared_too(tmp_path: Path, metric):
+    (one,) = two(tmp_path, metric=metric)["comparisons"]
+    assert one["tasks"]["t"]["value"] > 0
+    assert one["tasks"]["t"]["p"] < 0.05
+    assert one["tasks"]["u"]["value"] == 0
+    assert one["average"]["value"] == pytest.approx(one["tasks"]["t"]["value"] / 2)
+
+
+def test_further_metrics_are_compared_and_not_averaged(tmp_path: Path):
+    (one,) = two(tmp_path, more={"f1": Measured(0.5, (0.4, 0.6))})["comparisons"]
+    assert list(one["tasks"]) == ["t", "u", "t (f1)", "u (f1)"]
+    assert one["average"]["value"] == pytest.approx(one["tasks"]["t"]["value"] / 2)
+
+
+@pytest.mark.parametrize(
+    ("apart", "expected"),
+    [
+        ([], {"x": "a", "y": "a", "z": "a"}),
+        ([("x", "z")], {"x": "a", "y": "ab", "z": "b"}),
+        ([("x", "y"), ("x", "z")], {"x": "a", "y": "b", "z": "b"}),
+        ([("x", "y"), ("x", "z"), ("z", "y")], {"x": "a", "y": "b", "z": "c"}),
+    ],
+)
+def test_methods_share_a_letter_exactly_if_they_cannot_be_told_apart(apart, expected):
+    assert letters(["x", "y", "z"], apart) == expected
+
+
+def test_letters_hold_for_any_set_of_pairs():
+    names = [str(i) for i in range(7)]
+    pairs = list(combinations(names, 2))
+    for seed in range(20):
+        chosen = np.random.default_rng(seed).random(len(pairs)) < 0.4
+        apart = [pair for pair, yes in zip(pairs, chosen, strict=True) if yes]
+        given = letters(names, apart)
+        for first, second in pairs:
+            assert bool(set(given[first]) & set(given[second])) == ((first, second) not in apart)

@@ -2,14 +2,18 @@ import json
 from pathlib import Path
 
 import pytest
+from sklearn import metrics
 
 from tests.report.run_folders import run_folder
 from toplora_train.config.errors import UserError
+from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.report.runs import (
     find_runs,
     group,
     learning_rate_warning,
     refuse_different_protocols,
+    seed_warning,
+    task_scores,
 )
 
 
@@ -84,10 +88,48 @@ def test_runs_that_were_asked_different_things_are_refused(tmp_path: Path, other
 
 def test_answers_to_other_rows_are_refused(tmp_path: Path):
     run_folder(tmp_path / "a")
-    (method,) = group(find_runs([tmp_path]))
-    assert method.right("t", [f"t-{i}" for i in range(20)]).shape == (1, 20)
-    with pytest.raises(UserError, match="are not to the same rows"):
-        method.right("t", ["t-0"])
+    run_folder(tmp_path / "b", seed=2, right={"t": [True] * 10})
+    runs = find_runs([tmp_path])
+    assert task_scores(runs[:1], "t", "accuracy").values == pytest.approx([0.5])
+    with pytest.raises(UserError, match="b: its stored answers to t are not to the same rows"):
+        task_scores(runs, "t", "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("metric", "oracle"), [("f1", metrics.f1_score), ("matthews", metrics.matthews_corrcoef)]
+)
+def test_a_metric_is_recomputed_from_the_stored_answers(tmp_path: Path, metric, oracle):
+    folder = run_folder(tmp_path / "a", right={"t": [i % 4 != 0 for i in range(30)]})
+    rows = read_predictions(folder / "predictions" / "t.jsonl")
+    found = task_scores(find_runs([folder]), "t", metric)
+    labels, predicted = (
+        [one == "x" for one in column]
+        for column in zip(*((row.label, row.prediction) for row in rows), strict=True)
+    )
+    assert found.values == pytest.approx([oracle(labels, predicted)])
+
+
+def test_an_answer_that_is_no_class_is_named(tmp_path: Path):
+    folder = run_folder(tmp_path / "a", right={"t": [True, False]})
+    path = folder / "predictions" / "t.jsonl"
+    path.write_text(path.read_text().replace('"prediction": "y"', '"prediction": "z"'))
+    with pytest.raises(UserError, match=r"t\.jsonl: 'z' is no class or number of the task"):
+        task_scores(find_runs([folder]), "t", "f1")
+
+
+def test_one_seed_is_warned_of_with_the_command_for_more(tmp_path: Path):
+    command = "toplora-train -m recipe=smoke adapter='lora' seed=1 output_dir=x"
+    run_folder(tmp_path / "a", command=command)
+    assert seed_warning(group(find_runs([tmp_path]))) is None
+    run_folder(tmp_path / "b", adapter="toplora", command=command)
+    warning = seed_warning(group(find_runs([tmp_path])))
+    assert "One seed of lora, toplora: no verdict on methods" in warning
+    assert "toplora-train -m recipe=smoke adapter=lora seed=2,3" in warning
+    for seed in (4, 5):
+        run_folder(tmp_path / str(seed), adapter="toplora", seed=seed)
+    warning = seed_warning(group(find_runs([tmp_path])))
+    assert "One seed of lora:" in warning
+    assert warning.endswith("seed=4,5")
 
 
 def test_unequal_learning_rate_grids_are_a_warning(tmp_path: Path):

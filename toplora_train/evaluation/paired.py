@@ -1,40 +1,56 @@
 r"""Two methods on the same rows: how large the difference is, how sure, and what could be seen.
 
-The rows are the same, so they are compared row by row; rows of one question (asked twice in some
-public test sets) are drawn together. With one seed each, McNemar's exact test with the mid-p value
-gives p, and the paired bootstrap the interval. With several seeds both levels are drawn, the seeds
-and the questions, because a method's next seed is not its last one; then p is the bootstrap's own.
+**The claim.** "Better" is said of methods: that the mean score of the second, over further seeds
+and on further rows of the same kind, is above that of the first. A run's mean score is one
+observation, whatever the number of its rows: a seed may move all tasks together. With
+:math:`s_m^2` the variance between the :math:`S_m` runs of method m and C the covariance of the
+scores over samples of rows (:mod:`toplora_train.evaluation.row_scores`), the difference D of the
+methods' means has
 
-The smallest difference that such a comparison finds four times in five (at a p of 0.05) is
+.. math:: V = \sum_m \frac{\max(s_m^2, \nu_m)}{S_m}
+    + \max(0, \bar C_{11} + \bar C_{22} - 2 \bar C_{12})
 
-.. math:: (z_{0.975} + z_{0.8}) \cdot \mathrm{SE} \approx 2.8\,\mathrm{SE},
+and :math:`D/\sqrt V` is held against Student's t with Satterthwaite's degrees of freedom.
+:math:`\bar C_{mm}` is the mean covariance of two runs of one method, :math:`\bar C_{12}` that of
+two runs of different methods: what remains of the rows' luck however many seeds there are.
+:math:`\nu_m` is by how much a run's own variance over rows exceeds :math:`\bar C_{mm}`; runs cannot
+truly vary less than that, and few runs that seem to would be too sure.
 
-with the bootstrap's standard error, and no less than five rows: fewer that speak for one side only
-are no proof by any test at 0.05. "Cannot tell" without that number says nothing.
+With a single run of a method nothing is known of its seeds. What is said then is said of these
+adapters, for further rows: V is their variance over rows, and of one run each p is McNemar's
+(mid-p) where right answers are counted.
 
-Sources: B. Efron, R. Tibshirani, An introduction to the bootstrap (1993); S. Holm, A simple
-sequentially rejective multiple test procedure (1979); for McNemar see
-:func:`toplora_train.evaluation.statistics.mcnemar_mid_p`.
+The smallest difference that a comparison finds four times in five is
+
+.. math:: (t_{1 - \alpha/2} + t_{0.8}) \sqrt V,
+
+at the level :math:`\alpha` that its verdict is held to, and no less than five rows: fewer that
+speak for one side only are no proof by any test at 0.05.
+
+Sources: F. E. Satterthwaite, An approximate distribution of estimates of variance components
+(1946); B. L. Welch, The generalization of "Student's" problem (1947); N. A. Obuchowski,
+H. E. Rockette, Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests
+(1995), whose readers are the runs here; S. Holm, A simple sequentially rejective multiple test
+procedure (1979).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from math import inf, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
 
+from toplora_train.evaluation.row_scores import RowScores
 from toplora_train.evaluation.statistics import mcnemar_mid_p
 
-Right = NDArray[np.float64]
-"""Which answers were right, ``(seeds, rows)``, 1 or 0."""
-
-RESAMPLES = 4000
-AT_ONCE = 200  # draws in memory together
 FEWEST = 5  # rows for one side and none for the other: McNemar's mid-p is 0.03
-POWER = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
+LEVEL = 0.05
+CONFIDENCE = 1 - LEVEL
+POWER = 0.8
+MANY_SEEDS = 200
 
 
 @dataclass(frozen=True)
@@ -42,67 +58,86 @@ class Difference:
     """Second minus first.
 
     Attributes:
-        value: The difference of the two shares of right answers.
-        ci95: Its bootstrap interval.
-        p: How often such a difference would come about were there none.
+        value: The difference of the mean scores.
+        ci95: Its interval.
+        p: How often chance alone makes a difference as large.
         detectable: The smallest difference that this comparison finds four times in five.
+        seed_variance: The sum of both methods' variances between runs; None where a method has one
+            run, and then all of this is about these adapters, not about methods.
+        row_variance: The variance that no further seed takes away.
     """
 
     value: float
     ci95: tuple[float, float]
     p: float
     detectable: float
+    seed_variance: float | None
+    row_variance: float
 
 
-def compare(first: Right, second: Right, questions: Sequence[str], *, seed: int = 0) -> Difference:
-    """Compare two methods on one task.
+def compare(
+    scores: RowScores, first: Sequence[int], second: Sequence[int], *, tests: int = 1
+) -> Difference:
+    """Compare two methods.
 
     Args:
-        first: The right answers of the first method, a row per seed.
-        second: Those of the second.
-        questions: The question of each row; rows of an equal one are drawn together.
-        seed: Of the bootstrap's draws.
+        scores: Of all runs.
+        first: Which of the runs are the first method's.
+        second: Which are the second's.
+        tests: Among how many comparisons this one is. ``detectable`` is at the level that the
+            smallest p of as many must reach.
     """
-    return _compared(first, second, differences(first, second, questions, seed=seed))
+    found = _estimate(scores, second, first)
+    single = len(first) == len(second) == 1
+    if single and scores.right is not None:
+        a, b = scores.right[first[0]], scores.right[second[0]]
+        p = mcnemar_mid_p(int((a & ~b).sum()), int((b & ~a).sum()))
+    else:
+        p = float(min(1.0, 2 * stdtr(found.freedom, -abs(found.value) / found.error)))
+    widest = 1 - scores.lowest
+    return Difference(
+        value=found.value,
+        ci95=found.interval(-widest, widest),
+        p=p,
+        detectable=max(
+            _detectable(found.error, found.freedom, tests), FEWEST * sqrt(scores.resolution)
+        ),
+        seed_variance=found.seed_variance,
+        row_variance=found.row_variance,
+    )
 
 
-def compare_tasks(
-    tasks: Sequence[tuple[Right, Right, Sequence[str]]],
-) -> tuple[list[Difference], Difference]:
-    """Compare two methods on each task as :func:`compare` does, and on the plain mean of all.
+def interval(scores: RowScores, runs: Sequence[int]) -> tuple[float, float]:
+    """The 95 % interval of one method's mean score, over rows and, of several runs, over seeds."""
+    return _estimate(scores, runs, ()).interval(scores.lowest, 1.0)
+
+
+def seeds_to_see(gain: float, difference: Difference, *, tests: int = 1) -> int | None:
+    """How many seeds each method needs for a true gain to be found four times in five.
+
+    The variances are taken to be what this comparison found, equal in both methods; from few seeds
+    that is a rough figure.
+
+    Args:
+        gain: The true difference.
+        difference: What is known so far, of methods with several seeds.
+        tests: As in :func:`compare`.
+
+    Returns:
+        The number, or None where even ``MANY_SEEDS`` would not do: the rows are too few.
 
     Raises:
-        ValueError: there is no task.
+        ValueError: one of the methods has one seed.
     """
-    if not tasks:
-        raise ValueError("no task, so no mean over tasks")
-    draws = [differences(*task, seed=index) for index, task in enumerate(tasks)]
-    each = [_compared(first, second, d) for (first, second, _), d in zip(tasks, draws, strict=True)]
-    if len(each) == 1:
-        return each, each[0]
-    mean = np.mean(draws, axis=0)
-    value = float(np.mean([difference.value for difference in each]))
-    rows = sum(len(questions) for _, _, questions in tasks)
-    return each, _difference(value, mean, _bootstrap_p(mean), rows=rows)
-
-
-def differences(
-    first: Right, second: Right, questions: Sequence[str], *, seed: int
-) -> NDArray[np.float64]:
-    """The difference in each of the bootstrap's draws of seeds and questions."""
-    numbers = {question: number for number, question in enumerate(dict.fromkeys(questions))}
-    cluster = np.array([numbers[question] for question in questions])
-    sizes = np.bincount(cluster).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(RESAMPLES // AT_ONCE):
-        drawn_first = rng.integers(0, len(first), (AT_ONCE, len(first)))
-        drawn_second = rng.integers(0, len(second), (AT_ONCE, len(second)))
-        rows = second[drawn_second].mean(1) - first[drawn_first].mean(1)
-        sums = np.stack([np.bincount(cluster, weights=one) for one in rows])
-        drawn = rng.integers(0, len(sizes), (AT_ONCE, len(sizes)))
-        found.append(np.take_along_axis(sums, drawn, 1).sum(1) / sizes[drawn].sum(1))
-    return np.concatenate(found)
+    if difference.seed_variance is None:
+        raise ValueError("the variance between seeds is not known from one seed")
+    for seeds in range(2, MANY_SEEDS + 1):
+        runs = difference.seed_variance / seeds
+        variance = runs + difference.row_variance
+        freedom = variance**2 * 2 * (seeds - 1) / runs**2 if runs else inf
+        if _detectable(sqrt(variance), freedom, tests) <= gain:
+            return seeds
+    return None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -117,30 +152,66 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict(difference: Difference, p: float) -> str:
-    """``better``, ``worse``, or that it cannot be told and what could have been seen."""
-    if p < 0.05:
-        return "better" if difference.value > 0 else "worse"
-    return f"cannot tell; could see {100 * difference.detectable:.1f} points"
+    """What may be said at an adjusted ``p``, in words."""
+    of_adapters = difference.seed_variance is None
+    if p >= LEVEL:
+        these = " these adapters apart" if of_adapters else ""
+        seen = f"{100 * difference.detectable:.1f} points"
+        return f"cannot tell{these}; this comparison could see a difference of {seen}"
+    word = "better" if difference.value > 0 else "worse"
+    if of_adapters:
+        return f"this adapter answers {word} than that one; another seed may not"
+    return word
 
 
-def _compared(first: Right, second: Right, draws: NDArray[np.float64]) -> Difference:
-    value = float(second.mean() - first.mean())
-    alone = len(first) == len(second) == 1
-    p = _mcnemar(first[0], second[0]) if alone else _bootstrap_p(draws)
-    return _difference(value, draws, p, rows=first.shape[1])
+@dataclass(frozen=True)
+class _Estimate:
+    """A difference, or one score: its standard error, and how well that is known."""
+
+    value: float
+    error: float
+    freedom: float
+    seed_variance: float | None
+    row_variance: float
+
+    def interval(self, lowest: float, highest: float) -> tuple[float, float]:
+        half = float(stdtrit(self.freedom, (1 + CONFIDENCE) / 2)) * self.error
+        return max(lowest, self.value - half), min(highest, self.value + half)
 
 
-def _difference(value: float, draws: NDArray[np.float64], p: float, *, rows: int) -> Difference:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    detectable = max(POWER * float(draws.std(ddof=1)), FEWEST / rows)
-    return Difference(value, (float(low), float(high)), p, detectable)
+def _estimate(scores: RowScores, plus: Sequence[int], minus: Sequence[int]) -> _Estimate:
+    """The mean of ``plus`` less that of ``minus``, if any."""
+    weights = np.zeros(len(scores.values))
+    for sign, runs in ((1.0, plus), (-1.0, minus)):
+        weights[list(runs)] += sign / max(len(runs), 1)
+    methods = [list(runs) for runs in (plus, minus) if runs]
+    value = float(weights @ scores.values)
+    as_they_are = float(weights @ scores.covariance @ weights) + scores.resolution
+    rows_freedom = float(max(scores.questions - 1, 1))
+    if min(map(len, methods)) == 1:
+        return _Estimate(value, sqrt(as_they_are), rows_freedom, None, as_they_are)
+    noise = [_noise(scores, runs) for runs in methods]
+    between = [
+        max(float(scores.values[runs].var(ddof=1)), own)
+        for runs, own in zip(methods, noise, strict=True)
+    ]
+    parts = [variance / len(runs) for runs, variance in zip(methods, between, strict=True)]
+    luck = sum(own / len(runs) for runs, own in zip(methods, noise, strict=True))
+    rows = max(scores.resolution, as_they_are - luck)
+    variance = sum(parts) + rows
+    freedom = variance**2 / (
+        sum(part**2 / (len(runs) - 1) for runs, part in zip(methods, parts, strict=True))
+        + rows**2 / rows_freedom
+    )
+    return _Estimate(value, sqrt(variance), freedom, sum(between), rows)
 
 
-def _mcnemar(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    return mcnemar_mid_p(int((first > second).sum()), int((second > first).sum()))
+def _noise(scores: RowScores, runs: list[int]) -> float:
+    """How much of a run's variance over rows it does not share with its method's other runs."""
+    block = scores.covariance[np.ix_(runs, runs)]
+    own = float(np.trace(block)) / len(runs)
+    return max(0.0, own - (float(block.sum()) / len(runs) - own) / (len(runs) - 1))
 
 
-def _bootstrap_p(draws: NDArray[np.float64]) -> float:
-    """Twice the share of draws on the other side of zero; never 0, as the draws are finite."""
-    below, above = (draws <= 0).sum() + 1, (draws >= 0).sum() + 1
-    return float(min(1.0, 2 * min(below, above) / (len(draws) + 1)))
+def _detectable(error: float, freedom: float, tests: int) -> float:
+    return float(stdtrit(freedom, 1 - LEVEL / tests / 2) + stdtrit(freedom, POWER)) * error

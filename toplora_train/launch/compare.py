@@ -10,14 +10,18 @@ from toplora_train.launch.command import run_command
 
 COMMAND = "toplora-report"
 USAGE = """\
-Compare finished runs: a leaderboard, and every method held against that of the first run, row by
-row, with what the comparison could have seen. Runs that differ in their seed only are one method.
-Runs that were asked different things are refused.
+Compare finished runs: a leaderboard, and methods held against each other on the same rows, with
+what each comparison could have seen. Runs that differ in their seed only are one method. With one
+seed there is no verdict on methods, only on the adapters. Runs with different protocols are
+refused.
 
-usage: toplora-report RUN... [output=FOLDER]
+usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [output=FOLDER]
 
-  RUN     a run directory, a later evaluation (RUN/evaluations/NAME), or a folder of runs
-  output  where comparison.md, .html and .json go; ./comparison if not given"""
+  RUN       a run directory, a later evaluation (RUN/evaluations/NAME), or a folder of runs
+  baseline  the method that all others are held against (the leaderboard's name, or its adapter's);
+            without it all pairs are compared, at the price of more comparisons for Holm's method
+  gain      say how many seeds would find a true difference of so many points; 1 if not given
+  output    where comparison.md, .html and .json go; ./comparison if not given"""
 
 
 def main() -> int:
@@ -30,16 +34,21 @@ def main() -> int:
 
 
 def _compare(words: list[str]) -> None:
-    output, folders = Path("comparison"), []
+    options, folders = {"output": "comparison", "baseline": "", "gain": "1"}, []
     for word in words:
-        if word.startswith("output="):
-            output = Path(word.partition("=")[2] or ".")
-        elif word.startswith("-") or (("=" in word) and not Path(word).exists()):
-            raise UserError(f"'{word}' is no run directory; {COMMAND} takes RUN... and output=")
+        key, equals, value = word.partition("=")
+        if equals and key in options:
+            options[key] = value
+        elif word.startswith("-") or (equals and not Path(word).exists()):
+            raise UserError(
+                f"'{word}' is no run directory; {COMMAND} takes RUN..., "
+                + ", ".join(f"{option}=" for option in options)
+            )
         else:
             folders.append(Path(word))
+    gain, output = _points(options["gain"]), Path(options["output"] or ".")
     if not folders:
-        raise UserError(f"no run is given; {COMMAND} RUN... [output=FOLDER]")
+        raise UserError(f"no run is given; {COMMAND} RUN... [baseline=METHOD] [output=FOLDER]")
     # Only a command that is right pays for the imports.
     from rich.console import Console
 
@@ -47,7 +56,7 @@ def _compare(words: list[str]) -> None:
     from toplora_train.report.comparison_pages import show_comparison, write_comparison
     from toplora_train.report.runs import find_runs
 
-    document = compare_runs(find_runs(folders))
+    document = compare_runs(find_runs(folders), baseline=options["baseline"] or None, gain=gain)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,3 +65,14 @@ def _compare(words: list[str]) -> None:
     console = Console()
     show_comparison(document, console if console.is_terminal else Console(width=160))
     print(f"written to {output / 'comparison.html'} (also .md, .json)")  # noqa: T201  (for the user)
+
+
+def _points(text: str) -> float:
+    """Percentage points as a share."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 100:
+        raise UserError(f"gain={text} is no number of percentage points between 0 and 100")
+    return value / 100

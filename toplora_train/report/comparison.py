@@ -1,20 +1,26 @@
-"""Runs side by side: a leaderboard, and every method held against the first one, row by row."""
+"""Runs side by side: a leaderboard, and methods held against each other on the same rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
 
+from toplora_train.config.errors import UserError
 from toplora_train.evaluation.paired import (
+    LEVEL,
     Difference,
-    Right,
-    compare_tasks,
+    compare,
     holm,
+    interval,
+    seeds_to_see,
     verdict,
 )
+from toplora_train.evaluation.row_scores import RowScores, mean_over_tasks
 from toplora_train.report.json_file import plain_json
 from toplora_train.report.runs import (
     Method,
@@ -22,47 +28,199 @@ from toplora_train.report.runs import (
     group,
     learning_rate_warning,
     refuse_different_protocols,
+    seed_warning,
+    task_scores,
 )
 
+GAIN = 0.01
 
-def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
+Pair = tuple[Method, Method]
+
+
+def compare_runs(
+    runs: Sequence[Run], *, baseline: str | None = None, gain: float = GAIN
+) -> dict[str, Any]:
     """All that is known of how the runs' methods differ.
 
+    Args:
+        runs: Finished runs, of one protocol.
+        baseline: The method that every other is held against; None for all pairs.
+        gain: The true difference for which the seeds needed are worked out.
+
     Returns:
-        ``protocol_hash``, ``tasks``, ``methods`` (best first: name, seeds, scores by task, average,
-        its deviation between seeds, trainable parameters, seconds) and ``comparisons`` (of each
-        method with the first: by task and on average difference, ci95, p, detectable, verdict),
-        and ``warnings``.
+        ``protocol, protocol_hash, tasks, baseline, gain, warnings``; ``methods``, best first, each
+        with its scores, the interval and deviation of its average, its ``group`` letters, trainable
+        parameters and seconds; ``comparisons``, each of ``first`` and ``second`` with the
+        difference, interval, p values, ``detectable``, ``seeds_needed`` and verdict by task and on
+        average. A task's further metrics are compared as ``TASK (METRIC)``; they are in no average.
 
     Raises:
-        UserError: the runs were asked different things.
+        UserError: the runs were evaluated differently, or ``baseline`` is none of the methods.
     """
     refuse_different_protocols(runs)
     methods = group(runs)
-    tasks = list(runs[0].report["tasks"])
-    warnings = [warning for warning in (learning_rate_warning(methods),) if warning]
-    if len(methods) > 1 and any(len(method.runs) == 1 for method in methods):
-        warnings.append(
-            "A method with one seed: how far another seed would move it is not in the intervals."
-        )
-    scores = [_scores_of(method, tasks) for method in methods]
+    pairs = _pairs(methods, baseline)
+    tasks: Mapping[str, Any] = runs[0].report["tasks"]
+    ordered = [run for method in methods for run in method.runs]
+    scores = {task: task_scores(ordered, task, how["metric"]) for task, how in tasks.items()}
+    further = {
+        f"{task} ({metric})": task_scores(ordered, task, metric)
+        for task, how in tasks.items()
+        for metric in how["more"]
+        if pairs
+    }
+    mean = mean_over_tasks(list(scores.values())) if scores else None
+    places = _places(methods)
+    by_task = _family(pairs, places, scores | further, gain)
+    on_average = (
+        _family(pairs, places, {"average": mean}, gain) if mean and len(scores) > 1 else None
+    )
+    comparisons = [
+        {
+            "first": first.name,
+            "second": second.name,
+            "tasks": by_task[index],
+            "average": on_average[index]["average"] if on_average else None,
+        }
+        for index, (first, second) in enumerate(pairs)
+    ]
+    lines = [
+        _scores_of(method, list(tasks), interval(mean, places[method.name]) if mean else None)
+        for method in methods
+    ]
+    lines.sort(key=lambda method: -(method["average"] or 0.0))
+    warnings = (learning_rate_warning(methods), seed_warning(methods))
     document = {
         "protocol": runs[0].report["protocol"],
         "protocol_hash": runs[0].report["protocol_hash"],
         "tasks": {
-            task: {key: runs[0].report["tasks"][task][key] for key in ("metric", "kind", "n")}
-            for task in tasks
+            task: {key: how[key] for key in ("metric", "kind", "n")} for task, how in tasks.items()
         },
-        "methods": sorted(scores, key=lambda method: -(method["average"] or 0.0)),
-        "comparisons": [_against(methods[0], method, tasks) for method in methods[1:]],
-        "warnings": warnings,
+        "methods": lines,
+        "baseline": pairs[0][0].name if baseline else None,
+        "comparisons": comparisons,
+        "gain": gain,
+        "warnings": [warning for warning in warnings if warning],
     }
+    if not baseline and len(methods) > 2 and all(len(method.runs) > 1 for method in methods):
+        groups = letters([line["name"] for line in lines], _told_apart(comparisons))
+        for line in lines:
+            line["group"] = groups[line["name"]]
     plain: dict[str, Any] = plain_json(document)
     return plain
 
 
-def _scores_of(method: Method, tasks: Sequence[str]) -> dict[str, Any]:
-    """A method's line of the leaderboard."""
+def overall(comparison: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """The difference that decides a comparison: the average, or that of the only task."""
+    if comparison["average"] is not None:
+        return "average", comparison["average"]
+    return next(iter(comparison["tasks"].items()), None)
+
+
+def letters(names: Sequence[str], apart: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Letters such that two methods share one exactly if they cannot be told apart.
+
+    Args:
+        names: The methods, best first.
+        apart: The pairs that can be told apart.
+
+    Source: H.-P. Piepho, An algorithm for a letter-based representation of all-pairwise comparisons
+    (2004).
+    """
+    columns = [set(names)]
+    for first, second in apart:
+        split = [column for column in columns if not {first, second} <= column]
+        for column in columns:
+            if {first, second} <= column:
+                split += [column - {first}, column - {second}]
+        columns = []
+        for column in sorted(split, key=len, reverse=True):
+            if not any(column <= larger for larger in columns):
+                columns.append(column)
+    columns.sort(key=lambda column: [name not in column for name in names])
+    named = dict(zip(_letters(len(columns)), columns, strict=True))
+    return {
+        name: "".join(letter for letter, column in named.items() if name in column)
+        for name in names
+    }
+
+
+def _letters(many: int) -> list[str]:
+    """``a`` to ``z``, then ``a1`` and so on."""
+    return [
+        ascii_lowercase[index % 26] + (str(index // 26) if index >= 26 else "")
+        for index in range(many)
+    ]
+
+
+def _pairs(methods: Sequence[Method], baseline: str | None) -> list[Pair]:
+    if baseline is None:
+        return list(combinations(methods, 2))
+    named = [method for method in methods if method.name == baseline]
+    # The adapter's name is enough where one method has that adapter.
+    named = named or [
+        method for method in methods if method.runs[0].settings["adapter.name"] == baseline
+    ]
+    if len(named) != 1:
+        raise UserError(
+            f"baseline={baseline} is {'not one' if named else 'none'} of the methods, which are "
+            f"{', '.join(repr(method.name) for method in methods)}"
+        )
+    return [(named[0], method) for method in methods if method is not named[0]]
+
+
+def _places(methods: Sequence[Method]) -> dict[str, list[int]]:
+    """Which of all runs, in order, are a method's."""
+    places: dict[str, list[int]] = {}
+    for method in methods:
+        begin = sum(len(found) for found in places.values())
+        places[method.name] = list(range(begin, begin + len(method.runs)))
+    return places
+
+
+def _family(
+    pairs: Sequence[Pair],
+    places: Mapping[str, list[int]],
+    measured: Mapping[str, RowScores],
+    gain: float,
+) -> list[dict[str, Any]]:
+    """By pair, then by what was measured: all held to 5 % together."""
+    tests = len(pairs) * len(measured)
+    found = [
+        compare(scores, places[first.name], places[second.name], tests=tests)
+        for first, second in pairs
+        for scores in measured.values()
+    ]
+    adjusted = holm([difference.p for difference in found])
+    told = [_told(*one, gain=gain, tests=tests) for one in zip(found, adjusted, strict=True)]
+    return [
+        dict(zip(measured, told[index * len(measured) :][: len(measured)], strict=True))
+        for index in range(len(pairs))
+    ]
+
+
+def _told(difference: Difference, adjusted: float, *, gain: float, tests: int) -> dict[str, Any]:
+    known = difference.seed_variance is not None
+    return asdict(difference) | {
+        "p_adjusted": adjusted,
+        "seeds_needed": seeds_to_see(gain, difference, tests=tests) if known else None,
+        "verdict": verdict(difference, adjusted),
+    }
+
+
+def _told_apart(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    found = [(one["first"], one["second"], overall(one)) for one in comparisons]
+    return [
+        (first, second)
+        for first, second, difference in found
+        if difference and difference[1]["p_adjusted"] < LEVEL
+    ]
+
+
+def _scores_of(
+    method: Method, tasks: Sequence[str], ci95: tuple[float, float] | None
+) -> dict[str, Any]:
+    """A method's line of the leaderboard; ``ci95`` is that of its average."""
     reports = [run.report for run in method.runs]
     averages = [report["average"] for report in reports if report["average"] is not None]
     return {
@@ -75,37 +233,8 @@ def _scores_of(method: Method, tasks: Sequence[str]) -> dict[str, Any]:
         },
         "average": float(np.mean(averages)) if averages else None,
         "deviation": float(np.std(averages, ddof=1)) if len(averages) > 1 else None,
-        "average_ci95": reports[0]["average_ci95"] if len(reports) == 1 else None,
+        "average_ci95": reports[0]["average_ci95"] if len(reports) == 1 else ci95,
+        "group": "",
         "trainable_parameters": reports[0]["adapter"]["trainable_parameters"],
         "seconds": float(np.mean([report["train"]["seconds"] for report in reports])),
-    }
-
-
-def _against(first: Method, second: Method, tasks: Sequence[str]) -> dict[str, Any]:
-    """``second`` held against ``first`` on every task whose metric counts right answers."""
-    counted = [t for t in tasks if first.runs[0].report["tasks"][t]["metric"] == "accuracy"]
-    material: list[tuple[Right, Right, list[str]]] = []
-    for task in counted:
-        rows = first.runs[0].predictions(task)
-        ids = [row.id for row in rows]
-        questions = [row.prompt for row in rows]
-        material.append((first.right(task, ids), second.right(task, ids), questions))
-    found, mean = compare_tasks(material) if material else ([], None)
-    adjusted = holm([difference.p for difference in found])
-    return {
-        "first": first.name,
-        "second": second.name,
-        "tasks": {
-            task: _told(difference, p)
-            for task, difference, p in zip(counted, found, adjusted, strict=True)
-        },
-        "not_compared": [task for task in tasks if task not in counted],
-        "average": _told(mean, mean.p) if mean and len(found) > 1 else None,
-    }
-
-
-def _told(difference: Difference, adjusted: float) -> dict[str, Any]:
-    return asdict(difference) | {
-        "p_adjusted": adjusted,
-        "verdict": verdict(difference, adjusted),
     }

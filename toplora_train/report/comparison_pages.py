@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from toplora_train.report.comparison import overall
 from toplora_train.report.json_file import write_json_atomically, write_text_atomically
 from toplora_train.report.numbers import count, percent, percent_interval, points, readable_seconds
 from toplora_train.report.pages import templates
@@ -25,15 +26,24 @@ def write_comparison(folder: Path, document: Mapping[str, Any]) -> None:
 
 def show_comparison(document: Mapping[str, Any], console: Console) -> None:
     """Print the leaderboard, the comparisons and the warnings."""
-    for title, (head, *rows) in _tables(document).items():
+    tables = _tables(document)
+    shown = dict(list(tables.items())[: 2 + MOST_ON_SCREEN])
+    if len(shown) < len(tables):
+        shown = dict(list(tables.items())[:2])
+    for title, (head, *rows) in shown.items():
         table = Table(title=title, title_justify="left")
         for index, heading in enumerate(head):
             table.add_column(heading, justify="left" if index == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
+    if len(shown) < len(tables):
+        console.print(f"{len(tables) - len(shown)} further tables, by task, are in the files.")
     for warning in document["warnings"]:
         console.print(Text(warning, "yellow"))
+
+
+MOST_ON_SCREEN = 3  # comparisons whose tasks are shown on the terminal
 
 
 def _content(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,18 +51,34 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 HOW = (
-    "Differences are of the same rows, second minus first, with 95 % bootstrap intervals that draw "
-    "questions and, where there are several, seeds. p is McNemar's exact mid-p with one seed each, "
-    "the bootstrap's with several, adjusted over the tasks by Holm's method. What a comparison "
-    "'could see' is the smallest difference it would find four times in five."
+    "Differences are of the same rows, second minus first, with 95 % intervals over further rows "
+    "and further seeds: each run's score is one observation, Student's t with the degrees of "
+    "freedom that so few seeds have. With one seed they are over rows only, and said of these "
+    "adapters, not of methods; p is then McNemar's exact mid-p where right answers are counted. p "
+    "is adjusted by Holm's method over all comparisons of its kind, the averages and the tasks "
+    "apart. What a comparison could see is the smallest true difference it would find four times "
+    "in five; the seeds are those that each method needs for the given one."
 )
 
 
 def _tables(document: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     """Title to rows of cells, the first row being the headings."""
     tables = {"Leaderboard": _leaderboard(document)}
-    for one in document["comparisons"]:
-        tables[f"{one['second']} against {one['first']}"] = _comparison(one)
+    compared = [(one, overall(one)) for one in document["comparisons"]]
+    decisive = [(one, *found) for one, found in compared if found]
+    if decisive:
+        gain = f"{100 * document['gain']:g}"
+        needed = f"seeds for {gain} {'point' if gain == '1' else 'points'}"
+        rows = [[*DIFFERENCE[:-1], needed, DIFFERENCE[-1]]]
+        for one, _, found in decisive:
+            *cells, judged = _difference(f"{one['second']} against {one['first']}", found)
+            rows.append([*cells, _seeds(found), judged])
+        title = "On average" if decisive[0][1] == "average" else f"On {decisive[0][1]}"
+        tables[title] = rows
+    for one, _ in compared:
+        if len(one["tasks"]) > 1:
+            rows = [_difference(task, found) for task, found in one["tasks"].items()]
+            tables[f"{one['second']} against {one['first']}, by task"] = [list(DIFFERENCE), *rows]
     return tables
 
 
@@ -60,17 +86,21 @@ def _leaderboard(document: Mapping[str, Any]) -> list[list[str]]:
     tasks = list(document["tasks"])
     kinds = {task: how["kind"] for task, how in document["tasks"].items()}
     headings = [task if kinds[task] == "generate" else f"{task} ({kinds[task]})" for task in tasks]
+    grouped = any(method["group"] for method in document["methods"])
     rows = [["method", "average", *headings, "seeds", "parameters", "training"]]
+    if grouped:
+        rows[0].insert(2, "group")
     for method in document["methods"]:
         average = "" if method["average"] is None else percent(method["average"])
         if method["deviation"] is not None:
             average += f" \N{PLUS-MINUS SIGN} {100 * method['deviation']:.1f}"
-        elif method["average_ci95"] is not None:
+        if method["average_ci95"] is not None:
             average += f" ({percent_interval(method['average_ci95'])})"
         rows.append(
             [
                 method["name"],
                 average,
+                *([method["group"]] if grouped else []),
                 *(percent(method["tasks"][task]) for task in tasks),
                 str(len(method["seeds"])),
                 count(method["trainable_parameters"]),
@@ -80,22 +110,22 @@ def _leaderboard(document: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _comparison(one: Mapping[str, Any]) -> list[list[str]]:
-    rows = [["task", "points", "95 % interval", "p", "p over tasks", "verdict"]]
-    found = dict(one["tasks"])
-    if one["average"] is not None:
-        found["average"] = one["average"]
-    for task, difference in found.items():
-        low, high = difference["ci95"]
-        rows.append(
-            [
-                task,
-                points(difference["value"]),
-                f"{points(low)} to {points(high)}",
-                f"{difference['p']:.2g}",
-                f"{difference['p_adjusted']:.2g}" if task in one["tasks"] else "",
-                difference["verdict"],
-            ]
-        )
-    rows += [[task, "", "", "", "", "not compared"] for task in one["not_compared"]]
-    return rows
+DIFFERENCE = ("", "points", "95 % interval", "p", "p (Holm)", "verdict")
+
+
+def _difference(title: str, found: Mapping[str, Any]) -> list[str]:
+    low, high = found["ci95"]
+    return [
+        title,
+        points(found["value"]),
+        f"{points(low)} to {points(high)}",
+        f"{found['p']:.2g}",
+        f"{found['p_adjusted']:.2g}",
+        found["verdict"],
+    ]
+
+
+def _seeds(found: Mapping[str, Any]) -> str:
+    if found["seed_variance"] is None:
+        return "?"
+    return str(found["seeds_needed"] or "too few rows")

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from toplora_train.config.errors import UserError
-from toplora_train.evaluation.paired import Right, compare_tasks
+from toplora_train.evaluation.paired import compare
 from toplora_train.evaluation.predictions import Prediction, read_predictions
+from toplora_train.evaluation.row_scores import RowScores, mean_over_tasks, share_right
 from toplora_train.report.numbers import points
 
 Answers = Sequence[Prediction]
@@ -43,10 +44,9 @@ def gain(answers: Mapping[str, tuple[Answers, Answers]]) -> dict[str, Any]:
         ``value, ci95, p, detectable`` (see :class:`toplora_train.evaluation.paired.Difference`) of
         the plain mean over the tasks, and in ``tasks`` the same of each.
     """
-    pairs = {task: _paired(task, base, tuned) for task, (base, tuned) in answers.items()}
-    each, mean = compare_tasks(list(pairs.values()))
-    found = {task: asdict(one) for task, one in zip(pairs, each, strict=True)}
-    return asdict(mean) | {"tasks": found}
+    scores = {task: _scores(task, base, tuned) for task, (base, tuned) in answers.items()}
+    mean = mean_over_tasks(list(scores.values()))
+    return _difference(mean) | {"tasks": {task: _difference(one) for task, one in scores.items()}}
 
 
 def gain_text(report: Mapping[str, Any]) -> str:
@@ -59,20 +59,21 @@ def gain_text(report: Mapping[str, Any]) -> str:
     )
     return (
         f"Points gained over the base model: {told}. Both models answered the same rows and are "
-        "compared row by row, so the intervals of the gains are paired (95 %, bootstrap over the "
-        "questions)."
+        "compared row by row, so the intervals of the gains are paired (95 %, over further "
+        "questions; another seed may gain more or less)."
     )
 
 
-def _paired(task: str, base: Answers, tuned: Answers) -> tuple[Right, Right, list[str]]:
+def _scores(task: str, base: Answers, tuned: Answers) -> RowScores:
     if [one.id for one in base] != [one.id for one in tuned]:
         raise UserError(
             f"the stored answers of base and tuned model to {task} are not to the same rows; "
             "evaluate again"
         )
-    questions = [one.prompt for one in tuned]
-    return _right(base), _right(tuned), questions
+    right = np.array([[one.correct for one in answers] for answers in (base, tuned)], dtype=bool)
+    return share_right(right, [one.prompt for one in tuned])
 
 
-def _right(answers: Answers) -> Right:
-    return np.array([[float(one.correct) for one in answers]])
+def _difference(scores: RowScores) -> dict[str, Any]:
+    found = asdict(compare(scores, [0], [1]))
+    return {key: found[key] for key in ("value", "ci95", "p", "detectable")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import flat, read_config
-from toplora_train.evaluation.paired import Right
+from toplora_train.evaluation.metrics import Values, as_numbers
 from toplora_train.evaluation.predictions import Prediction, read_predictions
+from toplora_train.evaluation.row_scores import RowScores, other_metric, share_right
 from toplora_train.report.record import read_report
 
 # What does not make another method of a run: where it lies, how it was called, what only shows it.
@@ -39,9 +41,27 @@ class Run:
     report: Mapping[str, Any]
     settings: Mapping[str, Any]  # by dotted key, those that make the method
 
+    choices: Mapping[str, Sequence[str]]  # by task, the classes in the order of their numbers
+
     def predictions(self, task: str) -> list[Prediction]:
         """The stored answers to a task."""
-        return read_predictions(self.folder / "predictions" / f"{task}.jsonl")
+        return read_predictions(self._stored(task))
+
+    def numbers(self, task: str, answers: Sequence[str | None]) -> Values:
+        """Answers to a task of labels as numbers.
+
+        Raises:
+            UserError: one is no class of the task.
+        """
+        try:
+            return as_numbers([str(answer) for answer in answers], self.choices.get(task, ()))
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{self._stored(task)}: {error} is no class or number of the task; evaluate again"
+            ) from error
+
+    def _stored(self, task: str) -> Path:
+        return self.folder / "predictions" / f"{task}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -51,22 +71,37 @@ class Method:
     name: str
     runs: tuple[Run, ...]
 
-    def right(self, task: str, ids: Sequence[str]) -> Right:
-        """Which answers were right, a row per seed.
 
-        Raises:
-            UserError: a run's answers are not to these rows.
-        """
-        found = []
-        for run in self.runs:
-            predictions = run.predictions(task)
-            if [prediction.id for prediction in predictions] != list(ids):
-                raise UserError(
-                    f"{run.folder}: its stored answers to {task} are not to the same rows as the "
-                    "other runs'; evaluate it again"
-                )
-            found.append([float(prediction.correct) for prediction in predictions])
-        return np.array(found)
+def task_scores(runs: Sequence[Run], task: str, metric: str) -> RowScores:
+    """The runs' scores on a task and how they vary together, from the stored answers.
+
+    Args:
+        runs: All of them answered the same rows.
+        task: Its name.
+        metric: See :data:`toplora_train.evaluation.metrics.METRICS`.
+
+    Raises:
+        UserError: a run's answers are not to the same rows as the first one's.
+    """
+    first = runs[0].predictions(task)
+    ids = [row.id for row in first]
+    found: list[Values] = []
+    for run in runs:
+        predictions = first if run is runs[0] else run.predictions(task)
+        if [row.id for row in predictions] != ids:
+            raise UserError(
+                f"{run.folder}: its stored answers to {task} are not to the same rows as the "
+                "other runs'; evaluate it again"
+            )
+        if metric == "accuracy":
+            found.append(np.array([row.correct for row in predictions], dtype=np.float64))
+        else:
+            found.append(run.numbers(task, [row.prediction for row in predictions]))
+    questions = [row.prompt for row in first]
+    if metric == "accuracy":
+        return share_right(np.array(found, dtype=bool), questions)
+    labels = runs[0].numbers(task, [row.label for row in first])
+    return other_metric(metric, np.array(found), labels, questions)
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
@@ -94,12 +129,13 @@ def _read(folder: Path) -> Run:
     if report.get("status") != "completed":
         raise UserError(f"{folder} is {report.get('status')}, not completed; leave it out")
     home = folder.parent.parent if folder.parent.name == "evaluations" else folder
+    config = read_config(home / "config.yaml")
     settings = {
         key: value
-        for key, value in flat(read_config(home / "config.yaml")).items()
+        for key, value in flat(config).items()
         if key.partition(".")[0] not in NOT_OF_THE_METHOD and not key.startswith("dataset.test")
     }
-    return Run(folder, report, settings)
+    return Run(folder, report, settings, {name: task.choices for name, task in config.task.items()})
 
 
 def refuse_different_protocols(runs: Sequence[Run]) -> None:
@@ -166,6 +202,33 @@ def _telling_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def _name(run: Run, keys: Sequence[str]) -> str:
     told = [f"{key}={run.settings[key]}" for key in keys if key in run.settings]
     return " ".join([str(run.settings["adapter.name"]), *told])
+
+
+def seed_warning(methods: Sequence[Method]) -> str | None:
+    """Of methods with one seed nothing can be said, and how to get more seeds."""
+    single = [method for method in methods if len(method.runs) == 1]
+    if len(methods) < 2 or not single:
+        return None
+    commands = [_more_seeds(method, methods) for method in single]
+    more = "; ".join(command for command in commands if command)
+    return (
+        f"One seed of {', '.join(method.name for method in single)}: no verdict on methods, only "
+        "on the adapters at hand, as another seed may answer otherwise. "
+        + (f"More seeds: {more}" if more else "Train each with three seeds or more.")
+    )
+
+
+def _more_seeds(method: Method, methods: Sequence[Method]) -> str:
+    """The command that brings a method with one seed to three, or to as many as another has."""
+    run = method.runs[0]
+    program, *words = shlex.split(run.report["command"])
+    if Path(program).name != "toplora-train":
+        return ""
+    own = int(run.report["seed"])
+    others = {int(run.report["seed"]) for method in methods for run in method.runs} - {own}
+    seeds = sorted(others) if len(others) > 1 else [own + 1, own + 2]
+    kept = [word for word in words if word.partition("=")[0] not in ("-m", "seed", "output_dir")]
+    return shlex.join([program, "-m", *kept, f"seed={','.join(map(str, seeds))}"])
 
 
 def learning_rate_warning(methods: Sequence[Method]) -> str | None:
