@@ -111,7 +111,7 @@ def _fetch_whole(url: str, aside: Path, *, blob: str, size: int | None, otherwis
     """Fetch into ``aside`` until its content is the one wanted."""
     begun = aside.exists()
     while not has_blob_id(aside, blob):
-        with aside.open("ab") as file, _progress(aside, size) as progress:
+        with aside.open("ab") as file, _progress(url, size) as progress:
             _receive(url, file, size, progress)
         found, received = blob_id(aside), aside.stat().st_size
         if found == blob:
@@ -199,8 +199,8 @@ class _Bar:
 
 
 @contextmanager
-def _progress(aside: Path, size: int | None) -> Iterator[_Bar]:
-    bar = _Bar(f"fetching {aside.name.removeprefix('.').removesuffix('.part')}", size)
+def _progress(url: str, size: int | None) -> Iterator[_Bar]:
+    bar = _Bar("fetching " + "/".join(url.split("/")[-2:]), size)
     with bar.progress:
         yield bar
 

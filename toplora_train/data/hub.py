@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.files import Record
@@ -57,7 +58,7 @@ def cached_set(
     name: str, *, subset: str | None, split: str, revision: str | None
 ) -> CachedSet | None:
     """The newest copy in the cache that has the split, and the commit where ``revision`` is one."""
-    import datasets  # slow to import, and most runs read plain files
+    import datasets
     from datasets.naming import camelcase_to_snakecase
 
     owner, _, short = name.partition("/")
@@ -96,7 +97,9 @@ def read_hub(
 
     try:
         with _one_line(name), _no_progress_bars():
-            builder = datasets.load_dataset_builder(name, name=subset, revision=revision)
+            builder = _cached_builder(name, subset, split, revision)
+            if builder is None:
+                builder = datasets.load_dataset_builder(name, name=subset, revision=revision)
             _refuse_another_commit(name, revision, str(builder.hash))
             builder.download_and_prepare()
             table = builder.as_dataset(split=split)
@@ -108,6 +111,25 @@ def read_hub(
             "set data_root=DATA_ROOT"
         ) from None
     return _records(table, name, subset=subset, split=split), str(builder.hash)
+
+
+def _cached_builder(name: str, subset: str | None, split: str, revision: str | None) -> Any:
+    """The library's own reader of its cache, on the pinned commit; None where that is not cached.
+
+    A commit never changes, so the hub has nothing to add; and offline the library would take the
+    newest copy, of whatever commit.
+    """
+    from datasets.packaged_modules.cache.cache import Cache
+
+    pinned = revision is not None and _COMMIT.fullmatch(revision)
+    found = cached_set(name, subset=subset, split=split, revision=revision) if pinned else None
+    if found is None:
+        return None
+    config, version = found.folder.parts[-3:-1]
+    short = name.partition("/")[2]
+    return Cache(
+        repo_id=name, dataset_name=short, config_name=config, version=version, hash=found.commit
+    )
 
 
 def _refuse_another_commit(name: str, revision: str | None, found: str) -> None:
