@@ -172,17 +172,20 @@ def _fetch_llm_adapters(state: SourceState, data_root: Path | None) -> SourceSta
     known = known_files().get(name)
     assert state.place is not None
     own = (data_root or Path("FOLDER")) / "llm-adapters" / name
-    put = f"put the file at {own}" + (" and set data_root=FOLDER" if data_root is None else "")
+    set_root = "" if data_root else " and set data_root=FOLDER"
     if known is None:
         raise UserError(
-            f"{state.source}: no known file of {REPOSITORY}; correct the name, or {put}"
+            f"{state.source}: no known file of {REPOSITORY}; correct the name, or put the file at "
+            f"{own}{set_root}"
         )
+    put = f"put the file at {state.place}, or at {own}{set_root}"
     if state.state == "cached" and has_blob_id(state.place, known.blob):
         return state
     if offline():
+        what = "damaged in the cache" if state.state == "cached" else "not at hand"
         raise UserError(
-            f"{state.source}: not at hand, and {OFFLINE} is set; {put}, or at {state.place} "
-            f"(from {address(name)})"
+            f"{state.source}: {what}, and {OFFLINE} is set; unset it, or fetch {address(name)} "
+            f"elsewhere and {put}"
         )
     download(address(name), state.place, blob=known.blob, size=known.size, otherwise=put)
     return replace(state, state="cached", size=state.place.stat().st_size)
