@@ -2,12 +2,14 @@
 
 import json
 import logging
+import os
 
 import datasets
 import pytest
+from datasets.arrow_writer import ArrowWriter
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.hub import read_hub, read_mirror
+from toplora_train.data.hub import cached_set, hub_address, read_hub, read_mirror
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +103,73 @@ def test_a_hub_data_set_out_of_reach_is_an_error_that_says_what_to_do(tmp_path):
     assert f"no mirror at {tried}" in str(caught.value)
     with pytest.raises(UserError, match="no data_root was given"):
         read_hub("nobody/nothing", subset=None, split="train", revision=None, tried=None)
+
+
+def test_the_address_of_a_data_set_follows_the_hubs_own_setting(monkeypatch):
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    assert hub_address("o/n", None) == "https://huggingface.co/datasets/o/n/tree/main"
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.example/")
+    assert hub_address("o/n", "v1") == "http://hub.example/datasets/o/n/tree/v1"
+
+
+COMMITS = ["a" * 40, "b" * 40]
+
+
+@pytest.fixture
+def _cached(tmp_path):
+    """The cache as the library leaves it after ``openai/gsm8k`` was read at two commits."""
+    for number, commit in enumerate(COMMITS):
+        folder = tmp_path / "cache" / "openai___gsm8k" / "main" / "0.0.0" / commit
+        folder.mkdir(parents=True)
+        rows = [{"question": f"{commit[0]} {index}"} for index in range(3)]
+        with ArrowWriter(path=str(folder / "gsm8k-train.arrow")) as writer:
+            for row in rows:
+                writer.write(row)
+            writer.finalize()
+        datasets.DatasetInfo(
+            features=datasets.Features({"question": datasets.Value("string")}),
+            dataset_name="gsm8k",
+            config_name="main",
+            splits={"train": {"name": "train", "num_examples": 3, "dataset_name": "gsm8k"}},
+        ).write_to_directory(str(folder))
+        os.utime(folder / "dataset_info.json", (number, number))
+        os.utime(folder, (number, number))
+
+
+def read_cached(revision):
+    return read_hub("openai/gsm8k", subset="main", split="train", revision=revision, tried=None)
+
+
+@pytest.mark.usefixtures("_cached")
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_offline_the_newest_copy_is_read_and_its_commit_is_known(revision):
+    records, commit = read_cached(revision)
+    assert [record.fields["question"] for record in records] == ["b 0", "b 1", "b 2"]
+    assert commit == COMMITS[1]
+
+
+@pytest.mark.usefixtures("_cached")
+def test_offline_the_pinned_commit_is_read_though_it_is_not_the_newest():
+    records, commit = read_cached(COMMITS[0])
+    assert records[0].fields["question"] == "a 0"
+    assert commit == COMMITS[0]
+
+
+@pytest.mark.usefixtures("_cached")
+def test_offline_another_commit_is_not_taken_for_the_pinned_one():
+    with pytest.raises(UserError, match=rf"openai/gsm8k: revision {'c' * 40} .* {COMMITS[1]}"):
+        read_cached("c" * 40)
+
+
+@pytest.mark.usefixtures("_cached")
+def test_what_the_cache_holds_is_said_without_reading_it():
+    found = cached_set("openai/gsm8k", subset="main", split="train", revision=COMMITS[0])
+    assert (found.commit, found.rows) == (COMMITS[0], 3)
+    part = cached_set("openai/gsm8k", subset="main", split="train[:2]", revision=None)
+    assert (part.commit, part.rows) == (COMMITS[1], None)
+    for other in ({"subset": "socratic"}, {"split": "test"}, {"revision": "c" * 40}):
+        wanted = {"subset": "main", "split": "train", "revision": None} | other
+        assert cached_set("openai/gsm8k", **wanted) is None
 
 
 @pytest.mark.parametrize(("task", "rows"), [("cola", 1043), ("mrpc", 408), ("rte", 277)])

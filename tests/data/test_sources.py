@@ -1,12 +1,15 @@
 """A source's word leads to the same rows wherever they lie, or to a message that helps."""
 
+import hashlib
 import json
+import re
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.data.loopback import serving
 from toplora_train.config.errors import UserError
 from toplora_train.data.rows import content_hash
 from toplora_train.data.sources import read_rows, read_union
@@ -85,10 +88,66 @@ def test_llm_adapters_files_are_looked_for_below_data_root(tmp_path):
 
 
 def test_a_missing_llm_adapters_file_names_the_path_tried_and_data_root(tmp_path):
-    with pytest.raises(UserError, match=r"dataset/boolq/test\.json; put it there .* data_root"):
+    own = re.escape(str(tmp_path / "llm-adapters" / "dataset" / "boolq" / "test.json"))
+    with pytest.raises(UserError, match=rf"put the file at .*boolq/test\.json, or at {own}$"):
         read_rows("llm-adapters:dataset/boolq/test.json", data_root=tmp_path)
-    with pytest.raises(UserError, match="needs data_root=FOLDER, with the file at FOLDER/llm-ad"):
+    with pytest.raises(UserError, match=r"or at FOLDER/llm-.*/boolq/test\.json and set data_root="):
         read_rows("llm-adapters:dataset/boolq/test.json")
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A mirror of two files, both in a table of the test's own, and an empty cache."""
+    files = {
+        name: json.dumps(ROWS).encode()
+        for name in ("dataset/boolq/test.json", "ft-training_set/commonsense_15k.json")
+    }
+    lines = [f"{git_blob(content)}\t-\t5\t-\t{name}\n" for name, content in files.items()]
+    (tmp_path / "table.tsv").write_text("".join(lines))
+    monkeypatch.setenv("TOPLORA_LLM_ADAPTERS_TABLE", str(tmp_path / "table.tsv"))
+    monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path / "kept"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with serving(files) as server:
+        monkeypatch.setenv("TOPLORA_LLM_ADAPTERS_URL", server.url)
+        yield server
+
+
+def git_blob(content):
+    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+
+
+def test_llm_adapters_files_come_by_themselves_and_only_once(served, tmp_path, monkeypatch):
+    sources = [f"llm-adapters:{name}" for name in served.files]
+    for source in [*sources, *sources]:
+        found = read_rows(source)
+        assert len(found.rows) == 5
+        name = source.removeprefix("llm-adapters:")
+        assert found.source == str(tmp_path / "kept" / "llm-adapters" / name)
+    assert [path for path, _ in served.asked] == list(served.files)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert len(read_rows(sources[0]).rows) == 5
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again_or_refused(served, tmp_path, monkeypatch):
+    source = "llm-adapters:dataset/boolq/test.json"
+    kept = tmp_path / "kept" / "llm-adapters" / "dataset" / "boolq" / "test.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(json.dumps(ROWS[:4]))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=r"test\.json: damaged .*, and HF_HUB_OFFLINE is set"):
+        read_rows(source)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert len(read_rows(source).rows) == 5
+    assert len(served.asked) == 1
+
+
+def test_a_file_that_the_mirror_has_otherwise_is_refused_and_not_kept(served, tmp_path):
+    served.files["dataset/boolq/test.json"] = json.dumps(ROWS[:4]).encode()
+    with pytest.raises(UserError, match="sent another file than expected") as caught:
+        read_rows("llm-adapters:dataset/boolq/test.json")
+    kept = tmp_path / "kept" / "llm-adapters" / "dataset" / "boolq" / "test.json"
+    assert f"put the file at {kept}, or at FOLDER/llm-adapters/" in str(caught.value)
+    assert not [path for path in (tmp_path / "kept").rglob("*.json*") if path.suffix != ".lock"]
 
 
 def test_a_hub_id_is_looked_for_below_data_root_first(tmp_path):

@@ -8,8 +8,8 @@ import torch
 from tests.jobs.conftest import tiny_run
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.config.errors import UserError
-from toplora_train.config.schema import RunConfig, TaskSettings
-from toplora_train.jobs.objective import find_objective, load_base, row_parser
+from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
+from toplora_train.jobs.objective import find_objective, load_base, own_parser, row_parser
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.tiny import tiny_tokenizer
 from toplora_train.train.losses import label_loss, value_loss
@@ -89,3 +89,15 @@ def test_a_head_judges_no_packed_rows():
     packed = replace(run, trainer=replace(run.trainer, batching="packed"))
     with pytest.raises(UserError, match=r"trainer\.batching=packed is for models that write"):
         find_objective(packed, tiny_tokenizer())
+
+
+def test_rows_are_read_under_other_names_or_by_a_sets_own_format_but_not_both():
+    record = {"question": "2 + 2?", "answer": "So 2 + 2 = <<2+2=4>>4.\n#### 4"}
+    how = {"place": "a.jsonl, line 1", "default_id": "a-1"}
+    by_format = own_parser(DatasetSettings(name="d", format="gsm8k"))(record, **how)
+    assert (by_format.output, by_format.answer) == ("So 2 + 2 = 4.\nThe answer is 4.", "4")
+    names = {"instruction": "question", "output": "answer"}
+    by_names = own_parser(DatasetSettings(name="d", fields=names))(record, **how)
+    assert by_names.output == record["answer"]
+    with pytest.raises(UserError, match=r"dataset\.format=gsm8k says .* so does dataset\.fields"):
+        own_parser(DatasetSettings(name="d", fields=names, format="gsm8k"))
