@@ -98,8 +98,10 @@ def _typed(overrides: Sequence[str]) -> dict[str, Any]:
                 f"{name} is given twice: {shown(words[name])} and {shown(value)}; give it once"
             )
         words[name] = value
-        if name not in groups():
-            keys |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        if isinstance(value, dict):
+            keys |= _flat(value, f"{name}.")
+        elif name not in groups():
+            keys[name] = value
         elif isinstance(value, list):
             _refuse_list(name, value)
     return keys
