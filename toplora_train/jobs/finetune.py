@@ -32,6 +32,7 @@ from toplora_train.jobs.extension import find_extension
 from toplora_train.jobs.fitting import refuse_unfit_rows
 from toplora_train.jobs.joining import join_processes, part_processes
 from toplora_train.jobs.learning import (
+    adjustments,
     fitting_micro_batch,
     learning_rate,
     make_optimizer,
@@ -64,6 +65,7 @@ from toplora_train.train.checkpoint import (
     read_state,
     refuse_other_settings,
 )
+from toplora_train.train.health import Beginning
 from toplora_train.train.loop import train
 from toplora_train.train.signals import interrupt_at_once, interrupt_later
 
@@ -103,7 +105,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         rows=len(material.train),
     )
     console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
-    for said in (fitted, origin, extension):
+    adjusted = adjustments(config, total_steps=total_steps(config, material.lengths))
+    for said in (fitted, origin, extension, *adjusted):
         if said is not None:
             console.print(str(said), highlight=False, soft_wrap=True)
 
@@ -296,6 +299,7 @@ def fine_tune(
     """Train the adapter, writing a line of metrics per logged step."""
     trainer = config.trainer
     total = total_steps(config, material.lengths)
+    beginning = Beginning(adapted)
     prove_batches(adapted, trainer, material, accelerator=accelerator)
     micro_batch_size = fitting_micro_batch(adapted, trainer, material, accelerator=accelerator)
     model, optimizer = join_processes(
@@ -326,7 +330,9 @@ def fine_tune(
             material.train,
             material.validation,
             accelerator=accelerator,
-            learning_rate=learning_rate(config.optimizer, total_steps=total),
+            learning_rate=learning_rate(
+                config.optimizer, total_steps=total, protocol=config.evaluation.protocol
+            ),
             start=start,
             total_steps=total,
             batch_size=trainer.batch_size,
@@ -349,7 +355,9 @@ def fine_tune(
             if judged is not None:
                 console.print(judged, highlight=False, soft_wrap=True)
         interruption.raise_if_asked()
-    return part_processes(model, config, material, accelerator=accelerator)
+    trained = part_processes(model, config, material, accelerator=accelerator)
+    beginning.refuse_unmoved(trained, dtype=config.adapter["dtype"])
+    return trained
 
 
 def save_whole(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

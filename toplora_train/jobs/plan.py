@@ -16,7 +16,7 @@ from toplora_train.jobs.alternatives import compare_adapters
 from toplora_train.jobs.budget import within_budget
 from toplora_train.jobs.device import open_accelerator
 from toplora_train.jobs.fitting import refuse_unfit_rows
-from toplora_train.jobs.learning import padded_together, rows_at_once
+from toplora_train.jobs.learning import adjustments, padded_together, rows_at_once
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import load_base
 from toplora_train.jobs.refusals import refuse_unfit_settings
@@ -46,9 +46,10 @@ def run(config: RunConfig) -> None:
         device=config.launch.device, mixed_precision=config.trainer.mixed_precision
     )
     material = prepare(config, weights=False)
-    show_plan(
-        make_plan(config, material, device=accelerator.device, processes=processes), Console()
-    )
+    console = Console()
+    for line in adjustments(config, total_steps=total_steps(config, material.lengths)):
+        console.print(line, highlight=False, soft_wrap=True)
+    show_plan(make_plan(config, material, device=accelerator.device, processes=processes), console)
 
 
 def make_plan(

@@ -23,12 +23,13 @@ from toplora_train.evaluation.metrics import METRICS, as_numbers
 from toplora_train.evaluation.statistics import majority_share
 from toplora_train.evaluation.tally import Score
 from toplora_train.jobs.extension import Extension
-from toplora_train.jobs.learning import padded_together
+from toplora_train.jobs.learning import adjustments, padded_together
 from toplora_train.jobs.material import Material, total_steps
 from toplora_train.jobs.plan import planned_memory
 from toplora_train.jobs.reload import ReloadProof
 from toplora_train.jobs.selection import Selection
 from toplora_train.jobs.start_from import StartFrom
+from toplora_train.models.identity import model_digest
 from toplora_train.report.environment import environment
 from toplora_train.report.expected import matching
 from toplora_train.report.gain import read_gain
@@ -128,6 +129,8 @@ def build_report(
             revision=material.location.revision,
             parameters=base_parameters,
             dtype=number_format(config.model),
+            read_from=material.location.read_from,
+            sha256=model_digest(material.location),
         ),
         adapter=ReportAdapter(
             name=config.adapter["name"],
@@ -189,6 +192,7 @@ def build_report(
         expected=matching([asdict(one) for one in config.expected], config.adapter),
         notes=[
             *(str(said) for said in (fitted, origin, extension) if said is not None),
+            *adjustments(config, total_steps=total_steps(config, lengths)),
             *notes(material, selection),
         ],
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import chooses
 from toplora_train.config.methods import HEADS
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
 from toplora_train.data.chat import as_conversations
@@ -117,5 +118,4 @@ def _row_reading(task: TaskSettings) -> dict[str, Any]:
 
 
 def _kind(task: TaskSettings, evaluation: EvaluationSettings) -> str:
-    can_choose = task.kind not in HEADS and task.choices and task.response
-    return evaluation.multiple_choice or task.kind if can_choose else task.kind
+    return evaluation.multiple_choice or task.kind if chooses(task) else task.kind
