@@ -38,3 +38,9 @@ def test_shares_are_written_in_percent():
     assert numbers.points(0.52) == "+52.0"
     assert numbers.points(-0.015) == "-1.5"
     assert numbers.count(1234567) == "1,234,567"
+
+
+def test_one_thing_is_not_spoken_of_as_several():
+    assert numbers.counted(1, "step") == "1 step"
+    assert numbers.counted(0, "step") == "0 steps"
+    assert numbers.counted(1200, "entry", "entries") == "1,200 entries"

@@ -26,6 +26,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Return ``1 step`` or ``1,200 steps``: a count and its noun, ``one`` + s unless given."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 def memory(number_of_bytes: float) -> str:
     """Return a size of memory in a unit that fits."""
     size = float(number_of_bytes)
