@@ -78,14 +78,21 @@ def evaluate_labels(
         right = output == row.answer if choices else abs(float(output) - float(row.answer)) <= NEAR
         return Prediction(row.id, shown(row), output, output, row.answer, right, scores)
 
+    def measure(prediction: Prediction) -> float:
+        if choices:
+            return float(prediction.correct)
+        return abs(float(prediction.output) - float(prediction.label))
+
     counted, predictions = tally(
         [row.id for row in rows],
         [shown(row) for row in rows],
         ledger,
         order=by_length([example.input_ids for example in examples]),
+        lengths=[len(example.input_ids) for example in examples],
         batch_size=batch_size,
         ask=ask,
         judge=judge,
+        measure=measure,
     )
     score = score_labels(
         predictions, choices=choices, metric=metric, also=also, seconds=counted.seconds

@@ -104,6 +104,7 @@ def evaluate_cloze(
         texts,
         ledger,
         order=by_length(prompts),
+        lengths=[len(prompt) for prompt in prompts],
         batch_size=batch_size,
         ask=answers_to,
         judge=judge,

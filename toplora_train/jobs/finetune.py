@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from toplora_train.jobs.device import AUTOCAST, leave_the_others, open_accelerat
 from toplora_train.jobs.encoding import learned_prompt
 from toplora_train.jobs.fitting import refuse_unfit_rows
 from toplora_train.jobs.joining import join_processes, part_processes
+from toplora_train.jobs.judges import VALIDATION_LOSS
 from toplora_train.jobs.learning import (
     fitting_micro_batch,
     learning_rate,
@@ -46,6 +48,7 @@ from toplora_train.jobs.starting import show_rows
 from toplora_train.jobs.watching import watching
 from toplora_train.models.activation import checkpoint_activations
 from toplora_train.report.card import model_card
+from toplora_train.report.display import say
 from toplora_train.report.json_file import write_text_atomically
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.pages import write_pages
@@ -62,6 +65,8 @@ from toplora_train.train.loop import train
 from toplora_train.train.signals import interrupt_at_once, interrupt_later
 
 PROBE_ROWS = 4
+
+log = logging.getLogger(__name__)
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -88,9 +93,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
     config, fitted = within_budget(config, material)
     refuse_unusable_adapter(config, material)
     checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)
-    console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
+    say(console, introduction(config, material, start))
     if fitted is not None:
-        console.print(fitted, highlight=False, soft_wrap=True)
+        say(console, fitted)
 
     model = load_base(config, material.location, material.objective.head)
     base_parameters = model.num_parameters()
@@ -200,7 +205,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     )
     write_everything(report, material, run_dir)
     tracker.finish({f"{name}/{s.metric}": s.value for name, s in scores.items()})
-    console.print(conclusion(report.to_dict(), run_dir), highlight=False, soft_wrap=True)
+    say(console, conclusion(report.to_dict(), run_dir))
 
 
 def refuse_unusable_adapter(config: RunConfig, material: Material) -> None:
@@ -262,6 +267,7 @@ def fine_tune(
             tracker=tracker,
             console=console,
             silent=not accelerator.is_main_process,
+            judged=selection is not None and selection.metric == VALIDATION_LOSS,
         ) as watch,
     ):
         for record in train(
@@ -291,7 +297,8 @@ def fine_tune(
             watch(record)
             judged = selection.consider(adapted, record) if selection is not None else None
             if judged is not None:
-                console.print(judged, highlight=False, soft_wrap=True)
+                log.info(judged)
+                say(console, judged)
         interruption.raise_if_asked()
     return part_processes(model, config, material, accelerator=accelerator)
 

@@ -12,7 +12,10 @@ from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR, rank
 
 
 def run_command(command: Callable[[], None]) -> int:
-    """Run it; what it raises becomes an exit code, an unforeseen error keeps its traceback."""
+    """Run it; what it raises becomes an exit code, an unforeseen error keeps its traceback.
+
+    A ``KeyboardInterrupt`` may say how to go on.
+    """
     # That a faster kernel is not installed is told whenever bitsandbytes is, wanted or not.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
@@ -21,13 +24,15 @@ def run_command(command: Callable[[], None]) -> int:
         return _fail(str(error), USER_ERROR)
     except RunFailure as error:
         return _fail(str(error), CRASHED)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 128 + signal.SIGINT)
+    except KeyboardInterrupt as interruption:
+        return _fail(str(interruption) or "interrupted", 128 + signal.SIGINT)
     return DONE
 
 
 def _fail(text: str, code: int) -> int:
     if rank() and code != CRASHED:  # of several processes the first says the same
         return code
-    print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+    line = " ".join(text.split())
+    line = line if code > 128 else f"error: {line}"
+    print(line, file=sys.stderr, flush=True)  # noqa: T201  (for the user)
     return code

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CORRELATIONS = ("matthews", "pearson", "spearman")
 
 
 def percent(share: float) -> str:
@@ -14,6 +17,39 @@ def percent_interval(interval: Sequence[float]) -> str:
     """Return an interval of shares as ``59.1 to 68.6``, in percent."""
     low, high = interval
     return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def score(value: float, ci95: Sequence[float], metric: str) -> str:
+    """Return a score with its 95 % interval, ``64.0 % (59.1 to 68.6)``, or ``undefined``."""
+    if undefined(value, ci95, metric):
+        return "undefined"
+    return f"{percent(value)} ({percent_interval(ci95)})"
+
+
+def score_value(one: Mapping[str, Any], metric: str) -> str:
+    """Return the ``value`` of a score in a report, ``64.0 %``, or ``undefined``."""
+    return "undefined" if undefined(one["value"], one["ci95"], metric) else percent(one["value"])
+
+
+def score_interval(one: Mapping[str, Any], metric: str) -> str:
+    """Return its interval; nothing where the score is undefined."""
+    hidden = undefined(one["value"], one["ci95"], metric)
+    return "" if hidden else percent_interval(one["ci95"])
+
+
+def any_undefined(report: Mapping[str, Any]) -> bool:
+    """Whether the score of one of a report's tasks, and so their mean, is undefined."""
+    return any(
+        undefined(task["value"], task["ci95"], task["metric"]) for task in report["tasks"].values()
+    )
+
+
+def undefined(value: float, ci95: Sequence[float], metric: str) -> bool:
+    """Whether a correlation says nothing, as all labels or all answers are one and the same.
+
+    It counts as 0 then, whatever rows are drawn (see :mod:`toplora_train.evaluation.metrics`).
+    """
+    return metric in CORRELATIONS and (value, *ci95) == (0, 0, 0)
 
 
 def points(difference: float) -> str:

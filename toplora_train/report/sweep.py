@@ -10,7 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from toplora_train.config.errors import UserError
-from toplora_train.report.numbers import count, percent, percent_interval, readable_seconds
+from toplora_train.report.numbers import (
+    any_undefined,
+    count,
+    percent,
+    percent_interval,
+    readable_seconds,
+)
 from toplora_train.report.record import read_report
 
 WHOLE_WORDS = 40  # characters up to which a word of a job's name is not broken
@@ -56,6 +62,8 @@ def _numbers(report: Mapping[str, Any] | None) -> list[str]:
         f"{train['loss_last']:.4f}",
         "not evaluated"
         if average is None
+        else "undefined"
+        if any_undefined(report)
         else f"{percent(average)} ({percent_interval(interval)})",
         readable_seconds(train["seconds"]),
     ]
