@@ -1,5 +1,7 @@
 """A small command ends with the exit codes of the others, and says one line where it went wrong."""
 
+import warnings
+
 import pytest
 
 from toplora_train.config.errors import RunFailure, UserError
@@ -45,3 +47,13 @@ def test_an_unforeseen_error_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError):
         run_command(command)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_librarys_warning_is_a_line_of_ours(capsys):
+    def command() -> None:
+        warnings.warn("Target modules\n  were merged. Beware.", UserWarning, stacklevel=1)
+        warnings.warn("this argument will go", FutureWarning, stacklevel=1)
+
+    assert run_command(command) == 0
+    assert capsys.readouterr().err == "warning: Target modules were merged. Beware.\n"

@@ -65,7 +65,8 @@ class DatasetSettings:
     ``fields`` names the keys of rows that call them otherwise, ``{instruction: question}``. A test
     set of which more than ``max_overlap`` is asked in the training rows too stops the run; files
     known to hold test rows do unless ``allow_leaks`` names them. ``cache`` keeps the tokens for the
-    next run on the same rows, below ``$TOPLORA_CACHE`` or the user's cache folder.
+    next run on the same rows, below ``$TOPLORA_CACHE`` or the user's cache folder; those not used
+    for longest go where all take more than ``$TOPLORA_CACHE_LIMIT`` (10 GiB).
     """
 
     name: str

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR, rank
@@ -19,7 +21,8 @@ def run_command(command: Callable[[], None]) -> int:
     # That a faster kernel is not installed is told whenever bitsandbytes is, wanted or not.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
-        command()
+        with _warnings_as_lines():
+            command()
     except UserError as error:
         return _fail(str(error), USER_ERROR)
     except RunFailure as error:
@@ -27,6 +30,25 @@ def run_command(command: Callable[[], None]) -> int:
     except KeyboardInterrupt as interruption:
         return _fail(str(interruption) or "interrupted", 128 + signal.SIGINT)
     return DONE
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Libraries' warnings as a line each, without their own place in the source.
+
+    What is meant for those who program with a library (deprecations) is left out.
+    """
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | FutureWarning):
+            print(f"warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _fail(text: str, code: int) -> int:
