@@ -124,9 +124,32 @@ def test_a_sweep_runs_every_combination_each_in_its_folder(call, tmp_path):
     folders = [Path(config.output_dir) for config in call.jobs]
     assert len({folder.parent for folder in folders}) == 1
     assert folders[0].parent.parent == tmp_path / "multirun"
-    assert folders[2].name == "2-adapter.r-2_adapter-toplora_recipe-smoke"
+    assert folders[2].name == "2-adapter.r-2_adapter-toplora"
     assert call.jobs[2].command == "toplora-train recipe=smoke adapter=toplora adapter.r=2"
     assert "4 jobs" in shown
+
+
+def test_only_what_is_swept_over_is_in_the_names_however_long_the_rest_is(call):
+    rest = ["dataset.train=" + "/a/long/path" * 20 + ".jsonl", "dataset=jsonl"]
+    code, shown, _ = call("-m", *rest, "recipe=smoke", "seed=1,2", "output_dir=sweep")
+    assert code == 0
+    assert [Path(config.output_dir).name for config in call.jobs] == ["0-seed-1", "1-seed-2"]
+    assert "job 0: seed=1\n" in shown
+    assert "a/long/path" not in shown
+
+
+def test_jobs_whose_swept_values_are_cut_or_alike_have_folders_of_their_own(call):
+    long = "/x" * 100
+    call("-m", "recipe=smoke", f"data_root={long}a,{long}b", "seed=1,1")
+    names = [Path(config.output_dir).name for config in call.jobs]
+    assert len(set(names)) == 4
+    assert all(len(name.encode()) <= 255 and "/" not in name for name in names)
+    assert names[0].startswith("0-data_root-")
+
+
+def test_a_sweep_over_one_value_has_its_number(call):
+    call("-m", "recipe=smoke", "seed=3", "adapter=lora")
+    assert [Path(config.output_dir).name for config in call.jobs] == ["0"]
 
 
 def test_a_sweep_goes_into_the_given_folder_and_again_into_the_same_ones(call, tmp_path):
@@ -143,7 +166,7 @@ def test_a_failed_job_leaves_the_others_running_and_shows_in_the_exit_code(call)
     code, shown, _ = call("-m", "recipe=smoke", "seed=1,2,3,4")
     assert code == 1
     assert [config.seed for config in call.jobs] == [1, 2, 3, 4]
-    assert "job 1 recipe=smoke seed=2: it failed" in shown
+    assert "job 1 seed=2: it failed" in shown
     call.codes = [0, 2]
     assert call("-m", "recipe=smoke", "seed=1,2")[0] == 2
 

@@ -24,13 +24,12 @@ from toplora_train.config.compose import (
     prepare_hydra,
     refuse_shadowing,
     run_config,
-    typed_overrides,
 )
 from toplora_train.config.errors import UserError
 from toplora_train.config.explain import COMPOSITION_ERRORS, explain
 from toplora_train.config.help import installed_version, show_help
 from toplora_train.config.locate import conf_dir
-from toplora_train.config.sweep import take_started_sweep
+from toplora_train.config.sweep import swept_overrides, take_started_sweep
 from toplora_train.launch.parent import JobResult, run_job
 from toplora_train.launch.sweep import (
     read_jobs,
@@ -134,7 +133,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
 
 def _sweep_job(composed: DictConfig, settings: DictConfig) -> None:
     """One job of a sweep: its failure is noted, and only an interruption ends the sweep."""
-    number, overrides = int(settings.job.num), " ".join(typed_overrides(settings))
+    number, overrides = int(settings.job.num), " ".join(swept_overrides(settings))
     sweep_dir = Path(settings.sweep.dir).absolute()
     print(f"\njob {number}: {overrides}\n  in {settings.runtime.output_dir}", flush=True)
     result = _run_job(composed, settings)

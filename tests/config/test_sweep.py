@@ -2,7 +2,14 @@
 
 from omegaconf import OmegaConf
 
-from toplora_train.config.sweep import JOBS, MAX_NAME, SweepStart, job_dir, take_started_sweep
+from toplora_train.config.sweep import (
+    EXCLUDED,
+    JOBS,
+    MAX_NAME,
+    SweepStart,
+    job_dir,
+    take_started_sweep,
+)
 
 
 def test_a_job_is_called_by_its_number_and_what_it_overrides():
@@ -29,9 +36,35 @@ def test_a_long_name_is_cut():
     assert len(job_dir(12, "x=" + "y" * 500)) <= MAX_NAME + 3
 
 
+def sweep_of(folder, *typed):
+    return OmegaConf.create(
+        {
+            "hydra": {
+                "sweep": {"dir": str(folder)},
+                "overrides": {"task": list(typed), "hydra": []},
+                "job": {"config": {"override_dirname": {"exclude_keys": ["resume"]}}},
+            }
+        }
+    )
+
+
+def test_what_all_jobs_have_in_common_is_left_out_of_their_names(tmp_path):
+    config = sweep_of(tmp_path, "recipe=smoke", "seed=1,2", "+adapter.r=range(1,3)", "task=[a,b]")
+    SweepStart().on_multirun_start(config)
+    take_started_sweep()
+    assert list(config.hydra.overrides.hydra) == [f"{EXCLUDED}=['recipe','resume','task']"]
+
+
+def test_a_key_that_is_never_in_a_name_is_if_it_is_swept_over(tmp_path):
+    config = sweep_of(tmp_path, "resume=auto,null")
+    SweepStart().on_multirun_start(config)
+    take_started_sweep()
+    assert list(config.hydra.overrides.hydra) == [f"{EXCLUDED}=[]"]
+
+
 def test_a_sweep_begins_its_list_of_jobs_anew(tmp_path):
     (tmp_path / JOBS).write_text("{}\n")
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    config = sweep_of(tmp_path, "seed=1,2")
     SweepStart().on_multirun_start(config)
     assert take_started_sweep() == tmp_path
     assert take_started_sweep() is None

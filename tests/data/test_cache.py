@@ -1,8 +1,11 @@
 import logging
+import os
+import time
 from pathlib import Path
 
 import pytest
 
+from toplora_train.config.errors import UserError
 from toplora_train.data import cache
 from toplora_train.data.cache import (
     FOUND,
@@ -96,6 +99,34 @@ def test_a_write_that_is_interrupted_leaves_no_part_of_a_file(
     with pytest.raises(KeyboardInterrupt):
         load_or_encode(tmp_path / "key", Example, lambda: WRITTEN)
     assert not list(tmp_path.iterdir())
+
+
+def test_cached_tokens_keep_within_their_limit_by_what_was_not_read_for_longest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for days_ago, name in enumerate(["new", "read again", "old"]):
+        load_or_encode(tmp_path / name, Example, lambda: WRITTEN)
+        then = time.time() - days_ago * 24 * 3600
+        os.utime(tmp_path / name, (then, then))
+    load_or_encode(tmp_path / "read again", Example, never)
+    size = (tmp_path / "new").stat().st_size
+    monkeypatch.setenv("TOPLORA_CACHE_LIMIT", str(2 * size))
+    load_or_encode(tmp_path / "newest", Example, lambda: WRITTEN)
+    assert {path.name for path in tmp_path.iterdir()} == {"newest", "read again"}
+
+
+def test_a_limit_that_is_no_size_is_refused_before_rows_are_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TOPLORA_CACHE_LIMIT", "much")
+    with pytest.raises(UserError, match="is no size"):
+        load_or_encode(tmp_path / "key", Example, never)
+
+
+def test_what_a_killed_process_left_of_tokens_is_removed(tmp_path: Path):
+    (tmp_path / ".writing-key-0a1b").write_bytes(b"half")
+    load_or_encode(tmp_path / "key", Example, lambda: WRITTEN)
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
 def key(rows: str = "rows", tokenizer: str = "tokenizer", **settings: object) -> str:

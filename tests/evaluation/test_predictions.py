@@ -6,6 +6,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.evaluation.predictions import (
     Prediction,
     PredictionFile,
+    finished_predictions,
     read_predictions,
     unfinished_predictions,
 )
@@ -115,3 +116,15 @@ def test_a_broken_line_is_named(tmp_path):
     path.write_text(path.read_text(encoding="utf-8") + '{"id": 1}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"task\.jsonl, line 2: not a prediction"):
         read_predictions(path)
+
+
+def test_a_finished_file_is_taken_again_only_by_whom_it_belongs_to(tmp_path):
+    path = tmp_path / "task.jsonl"
+    with PredictionFile(path, belongs_to="a") as file:
+        file.finish([A, B])
+    assert finished_predictions(path, belongs_to="a") == [A, B]
+    assert finished_predictions(path, belongs_to="b") == []
+    assert finished_predictions(tmp_path / "other.jsonl", belongs_to="a") == []
+    with PredictionFile(path, belongs_to="b") as file:
+        file.finish([C])
+    assert finished_predictions(path, belongs_to="a") == []

@@ -6,11 +6,11 @@ import pytest
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.evaluation.statistics import wilson_interval
-from toplora_train.evaluation.tally import NEW, Ledger, tally
+from toplora_train.evaluation.tally import NEW, Ledger, Progress, tally
 
 NAMES = ["a", "b", "c", "d"]
 TEXTS = [f"{name}?" for name in NAMES]
-IN_TWOS = {"order": range(4), "batch_size": 2}
+IN_TWOS = {"order": range(4), "lengths": [4, 3, 2, 1], "batch_size": 2}
 
 
 def judge(index, output, scores):
@@ -27,7 +27,7 @@ def test_answers_may_come_in_any_order_and_stand_in_the_rows():
     score, predictions = tally(
         NAMES,
         TEXTS,
-        Ledger({}, given.append, lambda *state: progress.append(state)),
+        Ledger({}, given.append, progress.append),
         **IN_TWOS,
         ask=answer_backwards,
         judge=judge,
@@ -35,7 +35,12 @@ def test_answers_may_come_in_any_order_and_stand_in_the_rows():
     assert [p.id for p in predictions] == NAMES
     assert [p.correct for p in predictions] == [False, True, False, True]
     assert [p.id for p in given] == NAMES[::-1]
-    assert progress == [(1, 4, 1), (2, 4, 1), (3, 4, 2), (4, 4, 2)]
+    assert progress == [
+        Progress(1, 4, 1.0, 1, 9),
+        Progress(2, 4, 0.5, 2, 7),
+        Progress(3, 4, 2 / 3, 3, 4),
+        Progress(4, 4, 0.5, 4, 0),
+    ]
     assert (score.value, score.n, score.ci95) == (0.5, 4, wilson_interval(2, 4))
 
 
@@ -89,8 +94,9 @@ def test_several_share_the_batches_and_all_have_all_answers():
         result = tally(
             names,
             names,
-            Ledger(finished, on_progress=lambda *at: progress.append(at), ranks=Threads(rank, 3)),
+            Ledger(finished, on_progress=progress.append, ranks=Threads(rank, 3)),
             order=order,
+            lengths=[1] * 11,
             batch_size=2,
             ask=ask,
             judge=lambda index, output, _: Prediction(
@@ -107,5 +113,5 @@ def test_several_share_the_batches_and_all_have_all_answers():
         assert [p.id for p in predictions] == names
         assert [p.correct for p in predictions] == [index % 2 == 1 for index in range(11)]
         assert (score.value, score.n) == (5 / 11, 11)
-        assert progress[0][0] == 1  # what was taken over
-        assert progress[-1][0] == progress[-1][1]
+        assert (progress[0].done, progress[0].tokens) == (1, 0)  # what was taken over
+        assert progress[-1].done == progress[-1].total

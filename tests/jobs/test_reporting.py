@@ -40,5 +40,39 @@ def test_the_conclusion_gives_every_score_its_interval_and_n():
         "reload": {"max_abs_logit_difference": 0.0},
     }
     text = conclusion(report, Path("runs/x"))
-    assert "base 10.0% (5.0% to 20.0%) -> tuned 50.0% (40.0% to 60.0%), n = 99" in text
+    assert "base 10.0 % (5.0 to 20.0) -> tuned 50.0 % (40.0 to 60.0), n = 99" in text
     assert "runs/x/report.html" in text
+
+
+HEAD = {"base_value": None, "base_ci95": None, "n": 99, "majority_value": 0.4}
+
+
+def concluded(name, **task):
+    report = {
+        "tasks": {name: HEAD | task},
+        "adapter": {"trainable_parameters": 1234},
+        "train": {"steps": 1, "seconds": 61.0},
+        "reload": {"max_abs_logit_difference": 0.0},
+    }
+    return conclusion(report, Path("runs/x"))
+
+
+def test_a_classification_is_held_against_its_most_frequent_class():
+    text = concluded("sst2", kind="classify", metric="accuracy", value=0.5, ci95=[0.4, 0.6])
+    assert "sst2: the most frequent class 40.0 % -> tuned 50.0 % (40.0 to 60.0), n = 99" in text
+
+
+def test_a_regression_has_no_most_frequent_answer():
+    text = concluded("stsb", kind="regress", metric="pearson", value=0.5, ci95=[0.4, 0.6])
+    assert "stsb (pearson): tuned 50.0 % (40.0 to 60.0), n = 99" in text
+    assert "most frequent" not in text
+
+
+def test_constant_targets_are_concluded_as_undefined():
+    text = concluded("stsb", kind="regress", metric="pearson", value=0.0, ci95=[0.0, 0.0])
+    assert "stsb (pearson): tuned undefined, n = 99" in text
+
+
+def test_one_step_is_one_step_and_a_minute_is_said_as_one():
+    text = concluded("sst2", kind="classify", metric="accuracy", value=0.5, ci95=[0.4, 0.6])
+    assert "for 1 step in 1 min 1 s" in text

@@ -1,11 +1,15 @@
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
+import pytest
 from rich.console import Console
 
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
+from toplora_train.evaluation.metrics import measure
 from toplora_train.evaluation.predictions import read_predictions
-from toplora_train.jobs.scoring import score_test_sets
+from toplora_train.evaluation.tally import Score
+from toplora_train.jobs.scoring import in_words, score_test_sets
 from toplora_train.jobs.testsets import read_test_sets
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
@@ -65,6 +69,18 @@ def test_known_weights_answers_are_not_generated_again(tmp_path: Path):
     assert again["arithmetic"].value == first["arithmetic"].value
 
 
+def test_a_task_that_was_finished_before_an_interruption_is_not_asked_again(tmp_path: Path):
+    """Neither needs a checkpoint to be there: the file says whose answers it holds."""
+    first, _ = score(tmp_path, tiny_model())
+    model = tiny_model()
+    calls = count_forwards(model)
+    again, _ = score(tmp_path, model)
+    assert calls == []
+    assert again["arithmetic"].value == first["arithmetic"].value
+    score(tmp_path, model, weights="b")
+    assert calls
+
+
 def test_an_interrupted_evaluation_goes_on_only_for_the_same_weights(tmp_path: Path):
     score(tmp_path, tiny_model())
     whole = tmp_path / "arithmetic.base.jsonl"
@@ -73,14 +89,16 @@ def test_an_interrupted_evaluation_goes_on_only_for_the_same_weights(tmp_path: P
     def interrupted(weights: str) -> int:
         _, _ = score(tmp_path, tiny_model(), weights=weights)
         partial = tmp_path / "arithmetic.base.jsonl.partial"
+        answered = read_predictions(whole)
         from toplora_train.evaluation.predictions import PredictionFile
         from toplora_train.jobs.scoring import _fingerprint
 
         (test_set,) = read_tests()
         with PredictionFile(whole, belongs_to=_fingerprint("a", test_set)) as file:
-            for prediction in read_predictions(whole)[:3]:
+            for prediction in answered[:3]:
                 file.add(prediction)
         assert partial.is_file()
+        whole.unlink()
         model = tiny_model()
         calls = count_forwards(model)
         score(tmp_path, model, weights=weights)
@@ -89,3 +107,15 @@ def test_an_interrupted_evaluation_goes_on_only_for_the_same_weights(tmp_path: P
     # 2 rows at batch size 2 are one batch; 5 rows are three.
     assert interrupted("a") < interrupted("b")
     assert whole.read_text().splitlines(keepends=True) == lines
+
+
+@pytest.mark.parametrize("labels", [[3.0, 3.0, 3.0], [1.0, 2.0, 3.0]])
+def test_constant_targets_have_no_correlation(labels):
+    measured = measure("pearson", np.array([0.5, 1.0, 2.5]), np.array(labels))
+    said = in_words(Score("pearson", measured.value, 3, measured.ci95, 0.0))
+    if len(set(labels)) == 1:
+        assert said == (
+            "pearson undefined, as the labels or the answers are all the same, on 3 rows, 0.0 s"
+        )
+    else:
+        assert said.startswith(f"pearson {measured.value:.1%}"[:-1])

@@ -51,7 +51,7 @@ def test_two_processes_give_the_predictions_of_one_byte_for_byte(
     )
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
-    assert len(list((run / "predictions").iterdir())) == 2
+    assert len(list((run / "predictions").glob("*.jsonl"))) == 2
     assert json.loads((run / "report.json").read_text())["train"]["world_size"] == 2
     assert "answered 4 of the 9 rows here" in (run / "train.rank1.log").read_text()
 

@@ -1,5 +1,7 @@
 """A small command ends with the exit codes of the others, and says one line where it went wrong."""
 
+import warnings
+
 import pytest
 
 from toplora_train.config.errors import RunFailure, UserError
@@ -8,7 +10,7 @@ from toplora_train.launch.command import run_command
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(UserError("no\nsuch"), 2), (RunFailure("full"), 1), (KeyboardInterrupt(), 130)],
+    [(UserError("no\nsuch"), 2), (RunFailure("full"), 1)],
 )
 def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, capsys):
     def command() -> None:
@@ -17,6 +19,21 @@ def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, ca
     assert run_command(command) == code
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("interruption", "line"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (KeyboardInterrupt("interrupted; go on like this"), "interrupted; go on like this"),
+    ],
+)
+def test_an_interruption_is_no_error_and_may_say_how_to_go_on(interruption, line, capsys):
+    def command() -> None:
+        raise interruption
+
+    assert run_command(command) == 130
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 def test_a_command_that_ends_well_says_nothing_more(capsys):
@@ -30,3 +47,13 @@ def test_an_unforeseen_error_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError):
         run_command(command)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_librarys_warning_is_a_line_of_ours(capsys):
+    def command() -> None:
+        warnings.warn("Target modules\n  were merged. Beware.", UserWarning, stacklevel=1)
+        warnings.warn("this argument will go", FutureWarning, stacklevel=1)
+
+    assert run_command(command) == 0
+    assert capsys.readouterr().err == "warning: Target modules were merged. Beware.\n"

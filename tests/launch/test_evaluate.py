@@ -1,12 +1,14 @@
 """``toplora-eval`` as it is typed."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.jobs.finished import finished_run
+from toplora_train.config.errors import Interrupted
 from toplora_train.launch import evaluate
 
 
@@ -79,3 +81,19 @@ def test_the_same_words_give_the_same_name_and_others_another():
 def test_help_shows_the_keys(monkeypatch: pytest.MonkeyPatch, capsys):
     assert run(monkeypatch, "--help") == 0
     assert "usage: toplora-eval run=RUN [task=TASK]" in capsys.readouterr().out
+
+
+def test_an_interruption_says_that_the_same_command_goes_on(monkeypatch, capsys):
+    def interrupted(_words):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(evaluate, "_evaluate", interrupted)
+    monkeypatch.setattr(sys, "argv", ["toplora-eval", "run=x"])
+    assert evaluate.main() == 143
+    assert capsys.readouterr().err == (
+        "interrupted by signal 15; "
+        "the answers so far are kept: the same command goes on from them\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["toplora-eval", "run=x", "harness=[piqa]"])
+    assert evaluate.main() == 143
+    assert capsys.readouterr().err == "interrupted by signal 15\n"

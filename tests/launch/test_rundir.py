@@ -86,3 +86,15 @@ def test_going_on_is_told_where_there_is_a_checkpoint(unfinished, tmp_path_facto
     unnamed = run_config(command="toplora-train recipe=smoke")
     assert f"same command, output_dir={unfinished} and resume" in how_to_go_on(unnamed, unfinished)
     assert how_to_go_on(named, tmp_path_factory.mktemp("empty")) == ""
+
+
+def test_an_interruption_before_the_first_checkpoint_says_that_the_answers_are_kept(tmp_path):
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "boolq.base.jsonl.partial").touch()
+    named = run_config(command="toplora-train output_dir=run")
+    assert how_to_go_on(named, tmp_path) == (
+        "no checkpoint is saved yet, but the base model's answers are kept; "
+        "go on with the same command and resume=auto"
+    )
+    again = run_config(command="toplora-train output_dir=run resume=auto")
+    assert how_to_go_on(again, tmp_path).endswith("go on with the same command")

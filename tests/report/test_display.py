@@ -5,7 +5,8 @@ import re
 import pytest
 from rich.console import Console
 
-from toplora_train.report.display import EncodingDisplay, EvaluationDisplay, TrainingDisplay
+from toplora_train.evaluation.tally import Progress
+from toplora_train.report.display import EncodingDisplay, EvaluationDisplay, TrainingDisplay, say
 
 
 @pytest.fixture
@@ -78,25 +79,84 @@ def test_messages_are_printed_as_they_are_and_logged(plain, caplog):
 def test_an_evaluation_says_each_tenth_how_many_are_right(plain):
     with EvaluationDisplay("boolq", 400, console=plain) as display:
         for done in range(1, 401):
-            display.update(done, 400, done // 2)
+            display.update(Progress(done, 400, 0.5, 10, 4000 - 10 * done))
     lines = plain.file.getvalue().splitlines()
     assert len(lines) == 10
-    assert lines[0] == "boolq 40/400  50.0% right so far"
-    assert lines[-1] == "boolq 400/400  50.0% right so far"
+    assert lines[0].startswith("boolq 40/400  50.0% right so far  ")
+    assert lines[0].endswith(" s left")
+    assert lines[-1].startswith("boolq 400/400  50.0% right so far  in 0.")
 
 
 def test_a_short_evaluation_is_not_a_wall_of_lines(plain):
     with EvaluationDisplay("boolq", 40, console=plain) as display:
         for done in range(1, 41):
-            display.update(done, 40, 0)
-    assert plain.file.getvalue() == "boolq 25/40  0.0% right so far\n"
+            display.update(Progress(done, 40, 0.0, 1, 40 - done))
+    (line,) = plain.file.getvalue().splitlines()
+    assert line.startswith("boolq 25/40  0.0% right so far  ")
 
 
 def test_one_process_of_several_shows_its_share(plain):
     with EvaluationDisplay("boolq", 400, console=plain) as display:
         for done in range(1, 101):
-            display.update(done, 100, done)
-    assert plain.file.getvalue().splitlines()[-1] == "boolq 100/100  100.0% right so far"
+            display.update(Progress(done, 100, 1.0, 1, 100 - done))
+    last = plain.file.getvalue().splitlines()[-1]
+    assert last.startswith("boolq 100/100  100.0% right so far")
+
+
+def test_a_regression_is_spoken_of_by_its_error(plain):
+    with EvaluationDisplay("stsb", 25, console=plain, numbers=True) as display:
+        for done in range(1, 26):
+            display.update(Progress(done, 25, 0.81234, 1, 25 - done))
+    assert plain.file.getvalue().startswith("stsb 25/25  mean error 0.812 so far")
+
+
+def test_rows_that_were_taken_over_say_nothing_on_the_time_left(plain):
+    with EvaluationDisplay("boolq", 50, console=plain) as display:
+        display.update(Progress(30, 50, 0.5, 0, 200))
+    assert plain.file.getvalue() == "boolq 30/50  50.0% right so far\n"
+
+
+def test_the_bar_of_a_finished_evaluation_gives_way_to_its_line(terminal):
+    with EvaluationDisplay("boolq", 2, console=terminal) as display:
+        display.update(Progress(1, 2, 1.0, 10, 10))
+        display.update(Progress(2, 2, 1.0, 10, 0))
+        display.message("boolq: accuracy 100.0%")
+    erased = terminal.file.getvalue().rindex("\x1b[2K")  # the bar's line, at the very end
+    assert terminal.file.getvalue().rindex("boolq: accuracy") < erased
+    assert "right so far" not in terminal.file.getvalue()[erased:]
+
+
+def test_the_time_left_has_its_label_and_at_the_end_it_is_the_time_taken(terminal):
+    with TrainingDisplay(2, console=terminal) as display:
+        display.update(record(1))
+        display._progress.refresh()
+        display.update(record(2))
+    shown = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", terminal.file.getvalue())
+    assert re.search(r"1/2 .* s left", shown)
+    assert re.search(r"2/2 .* in \d\.\d s", shown)
+
+
+def test_a_validation_loss_that_has_its_own_line_is_not_said_twice(plain):
+    with TrainingDisplay(2, console=plain, judged=True) as display:
+        display.update(record(2, validation_loss=0.25))
+    assert "validation" not in plain.file.getvalue()
+
+
+def test_a_line_wraps_between_words_and_a_path_stays_in_one_piece():
+    narrow = Console(file=io.StringIO(), force_terminal=True, width=40, legacy_windows=False)
+    path = "/runs/20260101-120000-a-recipe-with-a-long-name/report.html"
+    say(narrow, f"report: {path} (also report.md, report.json)\nadapter: here")
+    assert narrow.file.getvalue().splitlines() == [
+        "report:",
+        path,
+        "(also report.md, report.json)",
+        "adapter: here",
+    ]
+
+
+def test_without_a_terminal_a_line_is_a_line(plain):
+    say(plain, "word " * 30 + "end")
+    assert plain.file.getvalue() == "word " * 30 + "end\n"
 
 
 def test_a_resumed_training_starts_its_bar_where_it_goes_on(terminal):

@@ -38,3 +38,26 @@ def test_shares_are_written_in_percent():
     assert numbers.points(0.52) == "+52.0"
     assert numbers.points(-0.015) == "-1.5"
     assert numbers.count(1234567) == "1,234,567"
+
+
+def test_one_thing_is_not_spoken_of_as_several():
+    assert numbers.counted(1, "step") == "1 step"
+    assert numbers.counted(0, "step") == "0 steps"
+    assert numbers.counted(1200, "entry", "entries") == "1,200 entries"
+
+
+def test_a_correlation_with_what_never_changes_is_undefined():
+    one = {"value": 0.0, "ci95": [0.0, 0.0]}
+    assert numbers.score(0.0, (0.0, 0.0), "pearson") == "undefined"
+    assert (numbers.score_value(one, "pearson"), numbers.score_interval(one, "pearson")) == (
+        "undefined",
+        "",
+    )
+    assert numbers.any_undefined({"tasks": {"stsb": one | {"metric": "pearson"}}})
+
+
+def test_an_accuracy_of_nothing_and_a_correlation_near_nothing_are_scores():
+    assert numbers.score(0.0, (0.0, 0.194), "accuracy") == "0.0 % (0.0 to 19.4)"
+    assert numbers.score(0.0, (0.0, 0.0), "f1") == "0.0 % (0.0 to 0.0)"
+    assert numbers.score(0.0, (-0.1, 0.1), "pearson") == "0.0 % (-10.0 to 10.0)"
+    assert not numbers.any_undefined({"tasks": {}})

@@ -11,7 +11,7 @@ from toplora_train.report.sweep import sweep_table
 
 def rendered(run_dirs, width=160):
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(sweep_table(run_dirs))
+    console.print(sweep_table({run_dir.name: run_dir for run_dir in run_dirs}))
     return console.file.getvalue()
 
 
@@ -66,3 +66,11 @@ def test_several_tasks_are_shown_as_their_mean(tmp_path):
 def test_square_brackets_in_a_job_name_are_shown(tmp_path):
     (tmp_path / "0-task=[bold]").mkdir()
     assert "0-task=[bold]" in rendered([tmp_path / "0-task=[bold]"])
+
+
+def test_a_job_is_called_by_what_is_swept_over_and_no_word_of_it_is_broken(jobs):
+    name = "0 adapter=toplora adapter.target_modules=[q_proj]"
+    console = Console(file=io.StringIO(), width=80)
+    console.print(sweep_table({name: jobs[0]}))
+    shown = console.file.getvalue()
+    assert all(word in shown for word in name.split())

@@ -116,6 +116,14 @@ def test_a_damaged_checkpoint_is_recognised_and_the_one_before_it_used(
     assert "step-00000002 is damaged" in caplog.text
 
 
+def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path: Path):
+    (tmp_path / ".writing-step-00000003").mkdir()
+    (tmp_path / ".writing-step-00000003" / "adapter.safetensors").write_bytes(b"half")
+    model = lora()
+    save(tmp_path, model, adamw(model), 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+
+
 def test_no_checkpoint_is_none(tmp_path: Path):
     assert newest_checkpoint(tmp_path) is None
     (tmp_path / ".writing-step-00000001").mkdir()

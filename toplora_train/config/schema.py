@@ -74,7 +74,8 @@ class DatasetSettings:
     :mod:`toplora_train.data.formats`). A test set of which more than ``max_overlap`` is asked in
     the training rows too stops the run; files known to hold test rows do unless ``allow_leaks``
     names them. ``cache`` keeps the tokens for the next run on the same rows, below
-    ``$TOPLORA_CACHE`` or the user's cache folder.
+    ``$TOPLORA_CACHE`` or the user's cache folder; the least recently used are removed where all
+    take more than ``$TOPLORA_CACHE_LIMIT`` (10 GiB).
     """
 
     name: str

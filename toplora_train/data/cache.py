@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import date
@@ -26,6 +24,13 @@ import safetensors.numpy
 import tokenizers
 import transformers
 
+from toplora_train.config.aside import remove_leftovers, temporary_folder, write_aside
+from toplora_train.config.cache import (
+    LIMIT_VARIABLE,
+    keep_within_limit,
+    mark_used,
+    tokens_limit,
+)
 from toplora_train.data.overflow import AnExample, Encoded
 
 if TYPE_CHECKING:
@@ -68,9 +73,9 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     digest = hashlib.sha256()
     if writes_the_date(tokenizer):
         digest.update(date.today().isoformat().encode())
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         tokenizer.save_pretrained(folder)
-        for path in sorted(Path(folder).rglob("*")):
+        for path in sorted(folder.rglob("*")):
             if path.is_file():
                 digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
                 digest.update(path.read_bytes())
@@ -100,7 +105,9 @@ def load_or_encode(
     """
     found = _read(path, example)
     if found is not None:
+        mark_used(path)
         return found, FOUND
+    tokens_limit()  # is it a size? Before the rows are encoded
     damaged = path.exists()
     if damaged:
         logger.warning("%s is damaged (its checksum is another); the rows are encoded anew", path)
@@ -127,19 +134,15 @@ def _read(path: Path, example: type[AnExample]) -> Encoded[AnExample] | None:
 
 
 def _write(path: Path, encoded: Encoded[Any]) -> None:
-    """Write a file whole or not at all; of two processes that do, the last one stays."""
+    """Write a file whole or not at all; the cache keeps within its limit by its oldest files."""
     columns = _columns(encoded.examples)
     columns["kept"] = np.array(encoded.kept, dtype=np.int64)
     columns["counts"] = np.array([getattr(encoded, name) for name in COUNTS], dtype=np.int64)
     content = safetensors.numpy.save(columns)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".writing-{path.name}-{os.getpid()}")
-    try:
-        aside.write_bytes(hashlib.sha256(content).digest() + content)
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    remove_leftovers(path.parent)
+    write_aside(path, hashlib.sha256(content).digest() + content)
+    for other in keep_within_limit(path, tokens_limit()):
+        logger.info("removing %s: cached tokens take more than %s", other, LIMIT_VARIABLE)
 
 
 def _columns(examples: Sequence[Any]) -> dict[str, NDArray[Any]]:

@@ -77,6 +77,20 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     aside.replace(path)
 
 
+def finished_predictions(path: Path, *, belongs_to: str) -> list[Prediction]:
+    """Read a finished file if it is known to belong to these weights and this protocol; else none.
+
+    Args:
+        path: ``predictions/TASK.jsonl``.
+        belongs_to: See :class:`PredictionFile`.
+    """
+    try:
+        known = _whose(path).read_text(encoding="utf-8") == belongs_to
+    except OSError:
+        known = False
+    return read_predictions(path) if known and path.is_file() else []
+
+
 def unfinished_predictions(path: Path, *, belongs_to: str = "") -> dict[str, Prediction]:
     """Read what an interrupted evaluation left, in whichever of its processes, by row id.
 
@@ -107,6 +121,7 @@ class PredictionFile:
     def __init__(self, path: Path, *, belongs_to: str = "", rank: int = 0) -> None:
         self.path = path
         self.partial = path.with_name(f"{path.name}.partial" + (f".rank{rank}" if rank else ""))
+        self._belongs_to = belongs_to
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = _read_partial(self.partial, belongs_to)
         # Written anew rather than appended to: the torn line, if any, is gone.
@@ -138,13 +153,21 @@ class PredictionFile:
         The first process does it for all; the partial files go, those of the others too.
         """
         self._file.close()
+        _whose(self.path).unlink(missing_ok=True)
         write_predictions(self.path, predictions)
+        if self._belongs_to:
+            _whose(self.path).write_text(self._belongs_to, encoding="utf-8")
         for part in _partial_files(self.path):
             part.unlink()
 
     def _write(self, values: dict[str, Any]) -> None:
         self._file.write(_line(values))
         self._file.flush()
+
+
+def _whose(path: Path) -> Path:
+    """What a finished file belongs to stands beside it: its lines are predictions and no more."""
+    return path.with_name(f".{path.name}.belongs_to")
 
 
 def _values(prediction: Prediction) -> dict[str, Any]:

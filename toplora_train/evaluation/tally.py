@@ -42,6 +42,26 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a task is, as one process sees it.
+
+    Attributes:
+        done: Rows answered, those taken over included.
+        total: Rows in all; of several processes each counts its own and those taken over.
+        measure: The mean of what the rows done are measured by, so far: the share answered rightly,
+            or of numbers the mean error.
+        tokens: Prompt tokens of the row answered now; 0 where rows were only taken over.
+        tokens_left: Prompt tokens of the rows that are not answered.
+    """
+
+    done: int
+    total: int
+    measure: float
+    tokens: int
+    tokens_left: int
+
+
+@dataclass(frozen=True)
 class Ledger:
     """What is known of a task before it is asked, who hears of the answers, and who asks.
 
@@ -50,14 +70,13 @@ class Ledger:
             those with the row's very prompt are taken over, their outputs judged anew. All
             processes know the same.
         on_prediction: Is given each new prediction of this process as it comes.
-        on_progress: Is given (rows done, rows in all, rows right) after each row; of several
-            processes each counts its own rows and those taken over.
+        on_progress: Is told after each row how far the task is.
         ranks: This process among those that share the rows.
     """
 
     finished: Mapping[str, Prediction] = field(default_factory=dict)
     on_prediction: Callable[[Prediction], None] = lambda _prediction: None
-    on_progress: Callable[[int, int, int], None] = lambda _done, _total, _right: None
+    on_progress: Callable[[Progress], None] = lambda _progress: None
     ranks: Ranks = ALONE
 
 
@@ -71,9 +90,11 @@ def tally(
     ledger: Ledger,
     *,
     order: Sequence[int],
+    lengths: Sequence[int],
     batch_size: int,
     ask: Callable[[list[int]], Iterable[Answer]],
     judge: Callable[[int, str, Scores | None], Prediction],
+    measure: Callable[[Prediction], float] = lambda prediction: float(prediction.correct),
 ) -> tuple[Score, list[Prediction]]:
     """Ask every row that is not finished, judge every answer, and count.
 
@@ -82,10 +103,12 @@ def tally(
         texts: The rows' prompts.
         ledger: What is finished already, and who hears of the rest.
         order: All rows, by index, in the order in which they are asked.
+        lengths: The rows' prompts in tokens.
         batch_size: Rows asked at once; several processes are dealt whole batches.
         ask: Given the rows to ask, by index and in their order, gives their answers in any order;
             an answer's place counts within the rows asked.
         judge: Makes a row's prediction from its answer.
+        measure: What a prediction adds to the mean that is shown meanwhile.
 
     Returns:
         The score, and the predictions in the order of the rows, those of all processes.
@@ -98,16 +121,20 @@ def tally(
         if name in taken and taken[name].prompt == texts[index]
     }
     asked = ledger.ranks.share([index for index in order if index not in done], batch_size)
-    total, right = len(done) + len(asked), sum(prediction.correct for prediction in done.values())
+    total, measured = len(done) + len(asked), sum(map(measure, done.values()))
+    tokens_left = sum(lengths[index] for index in asked)
     if done:
-        ledger.on_progress(len(done), total, right)
+        ledger.on_progress(Progress(len(done), total, measured / len(done), 0, tokens_left))
     mine: list[tuple[int, Prediction]] = []
     for place, output, scores in ask(asked) if asked else ():
         prediction = judge(asked[place], output, scores)
         mine.append((asked[place], prediction))
-        right += prediction.correct
+        measured += measure(prediction)
+        tokens = lengths[asked[place]]
+        tokens_left -= tokens
         ledger.on_prediction(prediction)
-        ledger.on_progress(len(done) + len(mine), total, right)
+        answered = len(done) + len(mine)
+        ledger.on_progress(Progress(answered, total, measured / answered, tokens, tokens_left))
     done.update(ledger.ranks.gather(mine))
     predictions = [done[index] for index in range(len(names))]
     return count(predictions, seconds=time.perf_counter() - started), predictions

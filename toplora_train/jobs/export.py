@@ -7,7 +7,6 @@ checkpoint with the update in its weights. What was written is read again and co
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from toplora_train.adapters.saving import (
     load_adapter,
     read_adapter_config,
 )
+from toplora_train.config.aside import folder_aside
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config
@@ -142,17 +142,14 @@ def _refuse_other_base(adapter: Path, location: ModelLocation) -> None:
 
 @contextmanager
 def _whole_or_absent(folder: Path) -> Iterator[Path]:
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        if folder.is_dir():  # and empty
-            folder.rmdir()
-        aside.rename(folder)
+        with folder_aside(folder) as aside:
+            yield aside
+            if folder.is_dir():  # and empty
+                folder.rmdir()
+            aside.rename(folder)
     except (OSError, SafetensorError) as error:
         raise RunFailure(f"{folder}: the export could not be written ({error})") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_merged(adapted: PeftModel, adapter: Path, folder: Path) -> None:

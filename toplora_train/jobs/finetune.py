@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -31,6 +32,7 @@ from toplora_train.jobs.encoding import learned_prompt
 from toplora_train.jobs.extension import find_extension
 from toplora_train.jobs.fitting import refuse_unfit_rows
 from toplora_train.jobs.joining import join_processes, part_processes
+from toplora_train.jobs.judges import VALIDATION_LOSS
 from toplora_train.jobs.learning import (
     adjustments,
     fitting_micro_batch,
@@ -52,6 +54,7 @@ from toplora_train.jobs.starting import show_rows
 from toplora_train.jobs.watching import watching
 from toplora_train.models.activation import checkpoint_activations
 from toplora_train.report.card import model_card
+from toplora_train.report.display import say
 from toplora_train.report.earlier import EarlierEnd, earlier_ends
 from toplora_train.report.json_file import write_text_atomically
 from toplora_train.report.metrics_file import read_metrics
@@ -70,6 +73,8 @@ from toplora_train.train.loop import train
 from toplora_train.train.signals import interrupt_at_once, interrupt_later
 
 PROBE_ROWS = 4
+
+log = logging.getLogger(__name__)
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -104,11 +109,11 @@ def run(config: RunConfig, run_dir: Path) -> None:
         total=total_steps(config, material.lengths),
         rows=len(material.train),
     )
-    console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
+    say(console, introduction(config, material, start))
     adjusted = adjustments(config, total_steps=total_steps(config, material.lengths))
     for said in (fitted, origin, extension, *adjusted):
         if said is not None:
-            console.print(str(said), highlight=False, soft_wrap=True)
+            say(console, str(said))
 
     model = load_base(config, material.location, material.objective.head)
     base_parameters = model.num_parameters()
@@ -224,7 +229,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     )
     write_everything(report, material, run_dir)
     tracker.finish({f"{name}/{s.metric}": s.value for name, s in scores.items()})
-    console.print(conclusion(report.to_dict(), run_dir), highlight=False, soft_wrap=True)
+    say(console, conclusion(report.to_dict(), run_dir))
 
 
 def refuse_unusable_adapter(config: RunConfig, material: Material) -> StartFrom | None:
@@ -322,6 +327,7 @@ def fine_tune(
             tracker=tracker,
             console=console,
             silent=not accelerator.is_main_process,
+            judged=selection is not None and selection.metric == VALIDATION_LOSS,
         ) as watch,
     ):
         for record in train(
@@ -353,7 +359,8 @@ def fine_tune(
             watch(record)
             judged = selection.consider(adapted, record) if selection is not None else None
             if judged is not None:
-                console.print(judged, highlight=False, soft_wrap=True)
+                log.info(judged)
+                say(console, judged)
         interruption.raise_if_asked()
     trained = part_processes(model, config, material, accelerator=accelerator)
     beginning.refuse_unmoved(trained, dtype=config.adapter["dtype"])

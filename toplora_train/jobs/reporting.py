@@ -11,7 +11,6 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from toplora_train.config.methods import HEADS
 from toplora_train.config.schema import ModelSettings, RunConfig
 from toplora_train.data.batches import padding_fraction
 from toplora_train.data.cache import writes_the_date
@@ -34,6 +33,8 @@ from toplora_train.report.environment import environment
 from toplora_train.report.expected import matching
 from toplora_train.report.gain import read_gain
 from toplora_train.report.metrics_file import read_metrics
+from toplora_train.report.numbers import counted, percent, readable_seconds
+from toplora_train.report.numbers import score as score_text
 from toplora_train.report.record import (
     Reload,
     Report,
@@ -53,11 +54,15 @@ CHAT = "; conversations in the model's own chat template, of each the last answe
 def introduction(config: RunConfig, material: Material, start: TrainState) -> str:
     """What is about to happen, in a few lines."""
     total = total_steps(config, material.lengths)
-    tests = ", ".join(f"{t.name} ({len(t.rows.rows)} rows)" for t in material.test_sets) or "none"
+    tests = (
+        ", ".join(f"{t.name} ({counted(len(t.rows.rows), 'row')})" for t in material.test_sets)
+        or "none"
+    )
     resumed = f", going on after step {start.step}" if start.step else ""
     return (
         f"{config.adapter['name']} on {material.location.name} ({material.location.revision}): "
-        f"{len(material.train)} rows, {total} steps of {config.trainer.batch_size}{resumed}\n"
+        f"{counted(len(material.train), 'row')}, {counted(total, 'step')} of "
+        f"{config.trainer.batch_size}{resumed}\n"
         f"tokens: {material.tokens_from}{CHAT if material.wording == 'chat' else ''}\n"
         f"evaluated on {tests}\n"
         f"test questions that are trained on too: {overlap(material)}"
@@ -204,7 +209,12 @@ def notes(material: Material, selection: Selection | None) -> list[str]:
     if material.objective.head is not None:
         said.append(
             "The base model has no trained head and would guess, so it has no score of its own: "
-            "hold the score against that of the most frequent answer."
+            "hold the score against that of "
+            + (
+                "the most frequent class."
+                if material.objective.head.labels
+                else "a constant answer."
+            )
         )
     if selection is not None:
         said.append(
@@ -278,36 +288,33 @@ def conclusion(report: dict[str, Any], run_dir: Path) -> str:
     """Base and tuned scores, the time, and where the report is."""
     lines = []
     for name, task in report["tasks"].items():
+        metric = task.get("metric", "accuracy")
         base = (
-            f"base {interval(task['base_value'], task['base_ci95'])} -> "
+            f"base {score_text(task['base_value'], task['base_ci95'], metric)} -> "
             if task["base_value"] is not None
             else ""
         )
-        if task.get("kind") in HEADS:
-            base = f"most frequent answer {task['majority_value']:.1%} -> "
-        metric = "" if task.get("metric", "accuracy") == "accuracy" else f" ({task['metric']})"
+        if task.get("kind") == "classify" and metric == "accuracy":
+            base = f"the most frequent class {percent(task['majority_value'])} -> "
+        named = "" if metric == "accuracy" else f" ({metric})"
         last = (
-            f"; the last step {interval(task['last_value'], task['last_ci95'])}"
+            f"; the last step {score_text(task['last_value'], task['last_ci95'], metric)}"
             if task.get("last_value") is not None
             else ""
         )
         lines.append(
-            f"{name}{metric}: {base}tuned {interval(task['value'], task['ci95'])}, "
+            f"{name}{named}: {base}tuned {score_text(task['value'], task['ci95'], metric)}, "
             f"n = {task['n']}{last}"
         )
     lines.append(
         f"trained {report['adapter']['trainable_parameters']:,} parameters for "
-        f"{report['train']['steps']} steps in {report['train']['seconds']:.0f} s; the reloaded "
+        f"{counted(report['train']['steps'], 'step')} in "
+        f"{readable_seconds(report['train']['seconds'])}; the reloaded "
         f"adapter's logits differ by {report['reload']['max_abs_logit_difference']:g}"
     )
     lines.append(f"report: {run_dir / 'report.html'} (also report.md, report.json)")
     lines.append(f"adapter: {run_dir / 'adapter'}")
     return "\n".join(lines)
-
-
-def interval(value: float, ci95: Sequence[float]) -> str:
-    """A share with its 95 % interval."""
-    return f"{value:.1%} ({ci95[0]:.1%} to {ci95[1]:.1%})"
 
 
 def mean(values: Sequence[float]) -> float:

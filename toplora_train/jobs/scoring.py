@@ -18,12 +18,20 @@ from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import EvalContext, find_method
 from toplora_train.evaluation.predictions import (
     PredictionFile,
+    finished_predictions,
     read_predictions,
     unfinished_predictions,
 )
 from toplora_train.evaluation.ranks import ALONE, Ranks
 from toplora_train.evaluation.tally import Ledger, Score
 from toplora_train.report.display import EvaluationDisplay
+from toplora_train.report.numbers import (
+    counted,
+    percent,
+    percent_interval,
+    readable_seconds,
+    undefined,
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +53,7 @@ def score_test_sets(
 ) -> dict[str, Score]:
     """Score every test set; predictions go to ``folder/NAME{suffix}.jsonl``.
 
-    An interrupted evaluation goes on from the predictions it left.
+    An interrupted evaluation goes on from the predictions it left, of this task or of those before.
 
     Args:
         model: the model to ask.
@@ -65,7 +73,11 @@ def score_test_sets(
     for test_set in test_sets:
         path = folder / f"{test_set.name}{suffix}.jsonl"
         belongs_to = _fingerprint(weights, test_set)
-        whole = read_predictions(path) if reuse and path.is_file() else []
+        whole = (
+            read_predictions(path)
+            if reuse and path.is_file()
+            else finished_predictions(path, belongs_to=belongs_to)
+        )
         left = {prediction.id: prediction for prediction in whole}
         left |= unfinished_predictions(path, belongs_to=belongs_to)
         # The first process's view counts in all, and nobody writes before it has looked.
@@ -73,7 +85,10 @@ def score_test_sets(
         with (
             PredictionFile(path, belongs_to=belongs_to, rank=ranks.rank) as file,
             EvaluationDisplay(
-                f"{who} {test_set.name}{ranks}", len(test_set.rows.rows), console=console
+                f"{who} {test_set.name}{ranks}",
+                len(test_set.rows.rows),
+                console=console,
+                numbers=test_set.kind == "regress",
             ) as display,
         ):
             score, predictions = find_method(test_set.kind).evaluate(
@@ -91,13 +106,20 @@ def score_test_sets(
             )
             if ranks.first:
                 file.finish(predictions)
-            low, high = score.ci95
-            display.message(
-                f"{who} on {test_set.name}: {score.metric} {score.value:.1%} of {score.n} rows "
-                f"(95 % interval {low:.1%} to {high:.1%}), {score.seconds:.0f} s"
-            )
+            display.message(f"{who} on {test_set.name}: {in_words(score)}")
         scores[test_set.name] = score
     return scores
+
+
+def in_words(score: Score) -> str:
+    """A score with its interval, the rows and the time, in a line."""
+    rows = f"{counted(score.n, 'row')}, {readable_seconds(score.seconds)}"
+    if undefined(score.value, score.ci95, score.metric):
+        return f"{score.metric} undefined, as the labels or the answers are all the same, on {rows}"
+    return (
+        f"{score.metric} {percent(score.value)} "
+        f"(95 % interval {percent_interval(score.ci95)}) on {rows}"
+    )
 
 
 def _fingerprint(weights: str, test_set: EvalSet) -> str:

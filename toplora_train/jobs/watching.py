@@ -24,6 +24,7 @@ def watching(
     tracker: Tracker,
     console: Console,
     silent: bool,
+    judged: bool = False,
 ) -> Iterator[Callable[[StepRecord], None]]:
     """Inside, each record that is handed over is shown, and kept if it is a logged one.
 
@@ -34,13 +35,16 @@ def watching(
         tracker: where metrics go besides.
         console: where they are shown.
         silent: whether to do nothing of it, in all processes but the first.
+        judged: whether the validation loss is shown elsewhere, by who chooses the adapter.
     """
     if silent:
         yield lambda _record: None
         return
     with (
         MetricsFile(run_dir / "metrics.jsonl", resumed_step=resumed_step) as metrics,
-        TrainingDisplay(total_steps, console=console, start_step=resumed_step or 0) as display,
+        TrainingDisplay(
+            total_steps, console=console, start_step=resumed_step or 0, judged=judged
+        ) as display,
     ):
 
         def watch(record: StepRecord) -> None:

@@ -66,10 +66,17 @@ def main() -> int:
             _evaluate(words)
         except Interrupted as interruption:
             interrupted.append(interruption.exit_code)
-            raise KeyboardInterrupt from interruption
+            raise KeyboardInterrupt(f"{interruption}{remedy(words)}") from interruption
 
     code = run_command(evaluate)
     return interrupted[0] if interrupted else code
+
+
+def remedy(words: list[str]) -> str:
+    """What there is to do after an interruption, where answers were kept as they came."""
+    if any(word.startswith(("rescore=", "harness=")) for word in words):
+        return ""
+    return "; the answers so far are kept: the same command goes on from them"
 
 
 def _evaluate(words: list[str]) -> None:
@@ -152,17 +159,17 @@ def name_of(given: Mapping[str, str]) -> str:
 def _tell(report: Mapping[str, Any], folder: Path) -> None:
     from rich.console import Console
 
-    from toplora_train.report.numbers import percent, percent_interval
+    from toplora_train.report.numbers import score
 
     console = Console(highlight=False, soft_wrap=True)
     for name, task in report["tasks"].items():
         base = (
-            f"base {percent(task['base_value'])} ({percent_interval(task['base_ci95'])}), "
+            f"base {score(task['base_value'], task['base_ci95'], task['metric'])}, "
             if task["base_value"] is not None
             else ""
         )
         console.print(
-            f"{name}: {base}tuned {percent(task['value'])} ({percent_interval(task['ci95'])}), "
+            f"{name}: {base}tuned {score(task['value'], task['ci95'], task['metric'])}, "
             f"n = {task['n']}"
         )
     console.print(f"report: {folder / 'report.html'} (also report.md, report.json)")

@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from toplora_train.config.aside import temporary_folder
 from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch import worker
@@ -70,8 +70,8 @@ def run_job(config: RunConfig, *, module: str = WORKER) -> JobResult:
     started = time.monotonic()
     run_dir = Path(config.output_dir)
     if config.plan:
-        with tempfile.TemporaryDirectory(prefix="toplora-plan-") as folder:
-            code, error = _work(config, Path(folder), module)
+        with temporary_folder() as folder:
+            code, error = _work(config, folder, module)
         return JobResult(code, run_dir, time.monotonic() - started, error)
     if "WORLD_SIZE" in os.environ:
         code, error = _work_in_place(config, run_dir)

@@ -75,11 +75,15 @@ def forget_failure(run_dir: Path) -> None:
 def how_to_go_on(config: RunConfig, run_dir: Path) -> str:
     """What a person types after a run was ended from outside; "" where there is nothing to keep."""
     checkpoints = _checkpoints(run_dir)
-    if not checkpoints:
+    if checkpoints:
+        kept = f"{checkpoints[-1].name} is saved"
+    elif any((run_dir / "predictions").glob("*.jsonl*")):
+        kept = "no checkpoint is saved yet, but the base model's answers are kept"
+    else:
         return ""
     folder = "" if "output_dir=" in config.command else f", output_dir={run_dir}"
-    resume = "" if config.resume == "extend" else " and resume=auto"
-    return f"{checkpoints[-1].name} is saved; go on with the same command{folder}{resume}"
+    resume = "" if config.resume is not None else " and resume=auto"
+    return f"{kept}; go on with the same command{folder}{resume}"
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:

@@ -89,12 +89,13 @@ def sweep_exit_code(jobs: Sequence[Job]) -> int:
 def show_sweep(sweep_dir: Path, jobs: Sequence[Job], console: Console) -> None:
     """Print the table of all jobs, and the failed ones by name."""
     # Reports are read only here; a single run's start need not pay for the import.
+    from toplora_train.report.numbers import counted
     from toplora_train.report.sweep import sweep_table
 
-    console.print(sweep_table([job.run_dir for job in jobs]))
+    console.print(sweep_table({f"{job.number} {job.overrides}": job.run_dir for job in jobs}))
     for job in jobs:
         if job.exit_code != DONE:
             reason = escape(job.error or f"exit code {job.exit_code}")
             console.print(f"[red]job {job.number}[/red] {escape(job.overrides)}: {reason}")
-    plural = "" if len(jobs) == 1 else "s"
-    console.print(f"{len(jobs)} job{plural} in {escape(str(sweep_dir))}")
+    line = f"{counted(len(jobs), 'job')} in {escape(str(sweep_dir))}"
+    console.print(line, soft_wrap=True, highlight=False)

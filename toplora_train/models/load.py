@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from toplora_train.config.aside import temporary_folder
 from toplora_train.config.errors import UserError
 from toplora_train.models.head import Head, head_modules, refuse_random_parts
 from toplora_train.models.locate import ModelLocation
@@ -155,12 +155,12 @@ def _folder_of(location: ModelLocation, kind: Any, head: Head | None) -> Iterato
     if location.folder is not None:
         yield location.folder
         return
-    with TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         model = _builtin(kind, head)
         # Not save_pretrained: of several processes only the first writes, and each has its folder.
         model.config.save_pretrained(folder)
-        save_model(model, str(Path(folder) / "model.safetensors"), metadata={"format": "pt"})
-        yield Path(folder)
+        save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        yield folder
 
 
 def _with_head(config: Any, head: Head | None) -> Any:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import logging
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from toplora_train.config.aside import folder_aside
+from toplora_train.config.cache import mark_used
 from toplora_train.config.folders import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def packaged_checkpoint(package: str) -> tuple[Path, str] | None:
         target = cache_folder() / "models" / f"{package}-{version}"
         if not (target / "config.json").is_file():
             _convert(gguf, target)
+        mark_used(target)
         return target, f"{distribution} {version}, {gguf.suffixes[-2][1:]} dequantised"
     return None
 
@@ -52,9 +53,7 @@ def packaged_checkpoint(package: str) -> tuple[Path, str] | None:
 def _convert(gguf: Path, target: Path) -> None:
     """Read a GGUF file into fp32 and store it, whole or not at all."""
     logger.info("reading %s once and keeping it as a plain checkpoint in %s", gguf.name, target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with folder_aside(target) as aside:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
@@ -63,10 +62,5 @@ def _convert(gguf: Path, target: Path) -> None:
         del model.hf_quantizer, model.config.quantization_config
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
-        if target.exists():  # another process was quicker
-            shutil.rmtree(aside)
-        else:
+        if not target.exists():  # else another process was quicker
             aside.rename(target)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise

@@ -8,7 +8,14 @@ from typing import Any
 import yaml
 
 from toplora_train.report.contamination import contamination_text
-from toplora_train.report.numbers import count, percent, percent_interval
+from toplora_train.report.numbers import (
+    count,
+    counted,
+    percent,
+    percent_interval,
+    score_interval,
+    score_value,
+)
 from toplora_train.report.wording import asks_head, wording
 
 # PEFT types that PEFT itself does not know: they exist once this package has been imported.
@@ -134,8 +141,10 @@ def _scores(report: Mapping[str, Any]) -> str:
         if task["base_ci95"] is not None:
             base = f"{percent(task['base_value'])} ({percent_interval(task['base_ci95'])})"
         lines.append(
-            f"| {name} | {percent(task['value'])} | {percent_interval(task['ci95'])} | {base} | "
-            f"{percent(task['majority_value'])} | {count(task['n'])} |"
+            f"| {name} | {score_value(task, task['metric'])} | "
+            f"{score_interval(task, task['metric'])} | {base} | "
+            f"{'-' if task['kind'] == 'regress' else percent(task['majority_value'])} | "
+            f"{count(task['n'])} |"
         )
     decoding = "" if asks_head(report) else ", greedy decoding"
     lines += ["", f"Protocol `{report['protocol_hash']}`{decoding}."]
@@ -147,8 +156,8 @@ def _training(report: Mapping[str, Any]) -> str:
     source = data["source"] if isinstance(data["source"], str) else ", ".join(data["source"])
     return "\n".join(
         [
-            f"- {count(data['rows'])} rows of {source}, SHA-256 `{data['sha256']}`",
-            f"- {count(train['steps'])} steps, {train['epochs']:.2f} epochs, loss per "
+            f"- {counted(data['rows'], 'row')} of {source}, SHA-256 `{data['sha256']}`",
+            f"- {counted(train['steps'], 'step')}, {train['epochs']:.2f} epochs, loss per "
             f"{wording(report).unit} {train['loss_first']:.4f} at first, "
             f"{train['loss_last']:.4f} at last",
             *_start(report["adapter"].get("start")),

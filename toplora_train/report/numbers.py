@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CORRELATIONS = ("matthews", "pearson", "spearman")
 
 
 def percent(share: float) -> str:
@@ -16,6 +19,39 @@ def percent_interval(interval: Sequence[float]) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
+def score(value: float, ci95: Sequence[float], metric: str) -> str:
+    """Return a score with its 95 % interval, ``64.0 % (59.1 to 68.6)``, or ``undefined``."""
+    if undefined(value, ci95, metric):
+        return "undefined"
+    return f"{percent(value)} ({percent_interval(ci95)})"
+
+
+def score_value(one: Mapping[str, Any], metric: str) -> str:
+    """Return the ``value`` of a score in a report, ``64.0 %``, or ``undefined``."""
+    return "undefined" if undefined(one["value"], one["ci95"], metric) else percent(one["value"])
+
+
+def score_interval(one: Mapping[str, Any], metric: str) -> str:
+    """Return its interval; nothing where the score is undefined."""
+    hidden = undefined(one["value"], one["ci95"], metric)
+    return "" if hidden else percent_interval(one["ci95"])
+
+
+def any_undefined(report: Mapping[str, Any]) -> bool:
+    """Whether the score of one of a report's tasks, and so their mean, is undefined."""
+    return any(
+        undefined(task["value"], task["ci95"], task["metric"]) for task in report["tasks"].values()
+    )
+
+
+def undefined(value: float, ci95: Sequence[float], metric: str) -> bool:
+    """Whether a correlation says nothing, as all labels or all answers are one and the same.
+
+    It counts as 0 then, whatever rows are drawn (see :mod:`toplora_train.evaluation.metrics`).
+    """
+    return metric in CORRELATIONS and (value, *ci95) == (0, 0, 0)
+
+
 def points(difference: float) -> str:
     """Return a difference of shares as ``+52.0``, in percentage points."""
     return f"{100 * difference:+.1f}"
@@ -24,6 +60,11 @@ def points(difference: float) -> str:
 def count(number: float) -> str:
     """Return a whole number with thousands commas."""
     return f"{number:,.0f}"
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Return ``1 step`` or ``1,200 steps``: a count and its noun, ``one`` + s unless given."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def memory(number_of_bytes: float) -> str:

@@ -92,6 +92,8 @@ def headline(report: Mapping[str, Any]) -> str:
     tuned, interval = report["average"], report["average_ci95"]
     if tuned is None:
         return "Trained, not evaluated"
+    if numbers.any_undefined(report):
+        return "Trained; the score is undefined, as the labels or the answers are all the same"
     mean = " on average" if len(report["tasks"]) > 1 else ""
     gain = report.get("gain")
     if gain is None:
@@ -169,6 +171,9 @@ def templates(*, escape: bool) -> Environment:
     for write in (
         numbers.percent,
         numbers.percent_interval,
+        numbers.score_value,
+        numbers.score_interval,
+        numbers.counted,
         numbers.points,
         numbers.count,
         numbers.memory,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +10,45 @@ from rich.table import Table
 from rich.text import Text
 
 from toplora_train.config.errors import UserError
-from toplora_train.report.numbers import count, percent, percent_interval, readable_seconds
+from toplora_train.report.numbers import (
+    any_undefined,
+    count,
+    percent,
+    percent_interval,
+    readable_seconds,
+)
 from toplora_train.report.record import read_report
 
+WHOLE_WORDS = 40  # characters up to which a word of a job's name is not broken
 _STYLES = {"completed": "green", "failed": "red", "interrupted": "yellow"}
 
 
-def sweep_table(run_dirs: Sequence[Path]) -> Table:
+def sweep_table(jobs: Mapping[str, Path]) -> Table:
     """Return a table with a row per job, from each run directory's ``report.json``.
+
+    Args:
+        jobs: The run directories by what the jobs are called, words with spaces between.
 
     A completed job shows its trainable parameters, final loss, score with its 95 % interval (the
     mean over tasks, where there are several) and time; any other its status and error line. A
     directory without a report is shown as such, never left out.
     """
-    reports = {run_dir: _report(run_dir) for run_dir in run_dirs}
-    errors = {run_dir: _error(report) for run_dir, report in reports.items()}
-    table = Table(title=f"{len(run_dirs)} jobs", title_justify="left")
-    table.add_column("job", overflow="fold")
+    reports = {name: _report(run_dir) for name, run_dir in jobs.items()}
+    errors = {name: _error(report) for name, report in reports.items()}
+    table = Table()
+    longest = max((len(word) for name in jobs for word in name.split()), default=0)
+    table.add_column("job", overflow="fold", min_width=min(longest, WHOLE_WORDS))
     table.add_column("status", no_wrap=True)
     for heading in ("parameters", "final loss", "score (95 % interval)", "time"):
         table.add_column(heading, justify="right")
     if any(errors.values()):
         table.add_column("error", overflow="fold")
-    for run_dir, report in reports.items():
+    for name, report in reports.items():
         status = "no report" if report is None else str(report.get("status", "unknown"))
-        cells = [Text(run_dir.name), Text(status, _STYLES.get(status, "red"))]
+        cells = [Text(name.strip()), Text(status, _STYLES.get(status, "red"))]
         cells += [Text(cell) for cell in _numbers(report)]
         if any(errors.values()):
-            cells.append(Text(errors[run_dir], "red"))
+            cells.append(Text(errors[name], "red"))
         table.add_row(*cells)
     return table
 
@@ -51,6 +62,8 @@ def _numbers(report: Mapping[str, Any] | None) -> list[str]:
         f"{train['loss_last']:.4f}",
         "not evaluated"
         if average is None
+        else "undefined"
+        if any_undefined(report)
         else f"{percent(average)} ({percent_interval(interval)})",
         readable_seconds(train["seconds"]),
     ]

@@ -54,13 +54,18 @@ def wording(report: Mapping[str, Any]) -> Wording:
 
 
 def judged_verdict(report: Mapping[str, Any]) -> str:
-    """What the scores of a head mean, held against always giving the most frequent answer."""
+    """What the scores of a head mean, held against always giving one answer."""
+    constant = (
+        "giving the same number to every row"
+        if all(task.get("kind") == "regress" for task in report["tasks"].values())
+        else "always giving the most frequent class"
+    )
     tasks = report["tasks"].items()
     better = [name for name, task in tasks if task["ci95"][0] > task["majority_value"]]
     untold = [name for name, _ in tasks if name not in better]
     if not untold:
-        return "The tuned model is better than always giving the most frequent answer."
+        return f"The tuned model is better than {constant}."
     return (
-        "Whether the tuned model is better than always giving the most frequent answer cannot be "
+        f"Whether the tuned model is better than {constant} cannot be "
         f"told from these rows{' of ' + ', '.join(untold) if better else ''}."
     )

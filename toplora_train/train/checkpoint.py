@@ -94,7 +94,8 @@ def save_checkpoint(
         "scaler": scaler.state_dict() if scaler is not None else None,
     }
     try:
-        shutil.rmtree(aside, ignore_errors=True)
+        for left in folder.glob(".writing-*"):  # of a killed attempt: a run has its folder alone
+            shutil.rmtree(left, ignore_errors=True)
         aside.mkdir(parents=True)
         save_file(adapter, aside / "adapter.safetensors")
         save_file(tensors, aside / "optimizer.safetensors")

@@ -119,6 +119,7 @@ class Choose(Method):
             texts,
             context.ledger,
             order=by_length(prompts),
+            lengths=[len(prompt) for prompt in prompts],
             batch_size=context.batch_size,
             ask=answer,
             judge=judge,

@@ -80,14 +80,21 @@ class Classify(Method):
             )
             return Prediction(row.id, shown(row), output, output, row.answer, right, scores)
 
+        def measure(prediction: Prediction) -> float:
+            if choices:
+                return float(prediction.correct)
+            return abs(float(prediction.output) - float(prediction.label))
+
         counted, predictions = tally(
             [row.id for row in rows],
             [shown(row) for row in rows],
             context.ledger,
             order=by_length([example.input_ids for example in examples]),
+            lengths=[len(example.input_ids) for example in examples],
             batch_size=context.batch_size,
             ask=answer,
             judge=judge,
+            measure=measure,
         )
         score = score_labels(
             predictions,

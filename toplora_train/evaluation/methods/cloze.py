@@ -118,6 +118,7 @@ class Cloze(Method):
             texts,
             context.ledger,
             order=by_length(prompts),
+            lengths=[len(prompt) for prompt in prompts],
             batch_size=context.batch_size,
             ask=answer,
             judge=judge,

@@ -101,6 +101,7 @@ class Generate(Method):
             texts,
             context.ledger,
             order=by_length(ids) if protocol.by_length else range(len(ids)),
+            lengths=[len(one) for one in ids],
             batch_size=context.batch_size,
             ask=answer,
             judge=judge,
