@@ -94,7 +94,7 @@ def encode_chat_rows(
     for row in rows:
         if not row.output:
             raise UserError(
-                f"row '{row.id}' does not end in an assistant's message, so there is nothing to "
+                f"{row.where} does not end in an assistant's message, so there is nothing to "
                 "learn; add the answer or remove the row"
             )
     whole = [one for chunk in chunks(rows, on_rows) for one in _encode(tokenizer, chunk)]
@@ -125,12 +125,12 @@ def prove_chat_prefix(
         )
         if list(example.input_ids[: example.prompt_length]) != asked:
             raise UserError(
-                f"row '{row.id}': the tokens it is trained on do not begin with the tokens that "
+                f"{row.where}: the tokens it is trained on do not begin with the tokens that "
                 "its conversation is asked with; the tokenizer encodes one text in two ways, use "
                 "another"
             )
         if example.supervised < 1:
-            raise UserError(f"row '{row.id}' supervises no token; raise dataset.max_length")
+            raise UserError(f"{row.where} supervises no token; raise dataset.max_length")
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Example]:
@@ -158,13 +158,13 @@ def _whole(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: str) -> str:
             (at for at, (a, b) in enumerate(zip(text, prompt, strict=False)) if a != b), len(text)
         )
         raise UserError(
-            f"row '{row.id}': the model's chat template words a conversation otherwise once it is "
+            f"{row.where}: the model's chat template words a conversation otherwise once it is "
             f"answered (asked {prompt[same : same + 30]!r}, learned {text[same : same + 30]!r}), "
             "so the model would be asked in other words than it learned; use another template"
         )
     if row.output.strip() not in text[len(prompt) :]:
         raise UserError(
-            f"row '{row.id}': the model's chat template leaves out or rewrites a part of the "
+            f"{row.where}: the model's chat template leaves out or rewrites a part of the "
             f"answer, so it would learn {text[len(prompt) :][:60]!r}...; use another template or "
             "other rows"
         )
@@ -180,7 +180,7 @@ def _render(
 ) -> str:
     if not tokenizer.chat_template:
         raise UserError(
-            f"row '{row.id}' is a conversation, but the model's tokenizer has no chat template; "
+            f"{row.where} is a conversation, but the model's tokenizer has no chat template; "
             "choose a model that was tuned on conversations, or give rows of instruction and output"
         )
     try:
@@ -191,8 +191,8 @@ def _render(
         )
     except TemplateError as error:
         raise UserError(
-            f"row '{row.id}': the model's chat template refuses the conversation "
-            f"({' '.join(str(error).split())}); mend or remove the row"
+            f"{row.where}: the model's chat template refuses the conversation "
+            f"({' '.join(str(error).split())}); correct or remove the row"
         ) from error
     return text
 

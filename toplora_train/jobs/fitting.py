@@ -44,8 +44,8 @@ def _refuse_long_rows(model: nn.Module, material: Material) -> None:
     long = [index for index, length in enumerate(lengths) if length > positions]
     first = material.rows.rows[material.encoded.kept[long[0]]]
     raise UserError(
-        f"{len(long)} rows are longer than the model's {positions} positions, such as row "
-        f"'{first.id}' with {lengths[long[0]]} tokens; set dataset.max_length={positions} and "
+        f"{len(long)} rows are longer than the model's {positions} positions, such as "
+        f"{first.where} with {lengths[long[0]]} tokens; set dataset.max_length={positions} and "
         "dataset.overflow=drop or truncate"
     )
 

@@ -12,7 +12,7 @@ from toplora_train.config.kinds import HEADS
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
 from toplora_train.data.chat import as_conversations
 from toplora_train.data.cloze import as_cloze
-from toplora_train.data.rows import RowSet
+from toplora_train.data.rows import RowSet, refuse_unanswered
 from toplora_train.data.sources import read_rows
 from toplora_train.evaluation.protocol import Protocol, find_protocol
 from toplora_train.jobs.objective import own_parser, row_parser
@@ -105,6 +105,7 @@ def read_test_sets(
             )
         )
     for test_set in sets:
+        refuse_unanswered(test_set.rows.rows)
         _refuse_unaskable(test_set)
     return sets
 
@@ -125,7 +126,7 @@ def asked_as_learned(test_set: TestSet, wording: str) -> TestSet:
     for row in test_set.rows.rows:
         if row.messages:
             raise UserError(
-                f"task.{test_set.name}: row '{row.id}' is a conversation, but what is trained on "
+                f"task.{test_set.name}: {row.where} is a conversation, but what is trained on "
                 "is not, so the model would be asked in other words than it learned; train on "
                 "messages too, or give the test rows an instruction"
             )
