@@ -62,6 +62,9 @@ class DatasetSettings:
     the rows, or ``validation_share`` of them, are held out.
     ``overflow`` says what happens to a longer row: ``error`` stops, ``drop`` leaves it out,
     ``truncate`` cuts the response (and with it EOS); the report counts them in every case.
+    ``special_tokens`` says how a special token of the model in a row's own text is encoded, such as
+    ``<|im_end|>`` in a message: ``keep``, as the special token; ``text``, as its letters; ``error``
+    stops. They are counted in every case, in training and test rows.
     ``fields`` names the keys of rows that call them otherwise, ``{instruction: question}``. A test
     set of which more than ``max_overlap`` is asked in the training rows too stops the run; files
     known to hold test rows do unless ``allow_leaks`` names them. ``cache`` keeps the tokens for the
@@ -79,6 +82,7 @@ class DatasetSettings:
     validation_share: Fraction = 0.0
     max_length: Annotated[int, Field(ge=8)] = 256
     overflow: Literal["error", "drop", "truncate"] = "error"
+    special_tokens: Literal["keep", "text", "error"] = "keep"
     test_extraction: Literal["number", "choice", "exact"] = "exact"
     test_max_new_tokens: PositiveInt = 64
     fields: dict[RowKey, str] | None = None

@@ -27,6 +27,7 @@ from toplora_train.data.encode import (
 )
 from toplora_train.data.overflow import Encoded, within_limit
 from toplora_train.data.rows import Row, RowSet, content_hash
+from toplora_train.data.special import encodes_as_text, hide, reveal, template_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,7 +69,11 @@ def question_text(
 
 def question_ids(tokenizer: PreTrainedTokenizerBase, row: Row, text: str) -> list[int]:
     """The ids of a row's :func:`question_text`; a template's text brings its own BOS."""
-    return _ids(tokenizer, [text])[0] if row.messages else encode_prompt(tokenizer, text)
+    if not row.messages:
+        return encode_prompt(tokenizer, text)
+    if encodes_as_text(tokenizer):
+        text = chat_prompt(tokenizer, _worded(tokenizer, row))
+    return _ids(tokenizer, [text])[0]
 
 
 def encode_chat_rows(
@@ -122,7 +127,10 @@ def prove_chat_prefix(
             [asdict(message) for message in row.messages],
             add_generation_prompt=True,
             return_dict=False,
+            tokenizer_kwargs={"split_special_tokens": False},
         )
+        if encodes_as_text(tokenizer):  # of which the tokenizer's own templating knows nothing
+            asked = question_ids(tokenizer, row, "")
         if list(example.input_ids[: example.prompt_length]) != asked:
             raise UserError(
                 f"{row.where}: the tokens it is trained on do not begin with the tokens that "
@@ -135,6 +143,7 @@ def prove_chat_prefix(
 
 def _encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Example]:
     eos = end_of_text(tokenizer)
+    rows = [_worded(tokenizer, row) for row in rows]
     prompts = [chat_prompt(tokenizer, row) for row in rows]
     wholes = [_whole(tokenizer, row, prompt) for row, prompt in zip(rows, prompts, strict=True)]
     responses = [whole[len(prompt) :] for whole, prompt in zip(wholes, prompts, strict=True)]
@@ -147,6 +156,31 @@ def _encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Exa
         ids = whole if whole[: len(prompt)] == prompt else [*prompt, *response]
         examples.append(Example(tuple(ids if ids[-1] == eos else [*ids, eos]), len(prompt)))
     return examples
+
+
+def _worded(tokenizer: PreTrainedTokenizerBase, row: Row) -> Row:
+    """The row as the template gets it: where special tokens are text, those of a message hidden.
+
+    Raises:
+        UserError: The template words a message otherwise for the special tokens in it.
+    """
+    if not encodes_as_text(tokenizer):
+        return row
+    hidden = hide(tokenizer, row)
+    if hidden == row:
+        return row
+    answer = (Message("assistant", row.output),) if row.output else ()
+    hidden_answer = (Message("assistant", hidden.output),) if row.output else ()
+    plain = _render(tokenizer, row, (*row.messages, *answer), opens_answer=not answer)
+    with_hidden = _render(
+        tokenizer, row, (*hidden.messages, *hidden_answer), opens_answer=not answer
+    )
+    if reveal(tokenizer, with_hidden) != plain:
+        raise UserError(
+            f"{row.where}: the model's chat template reads the special tokens in a message, so "
+            "they cannot be encoded as text; use dataset.special_tokens=keep, or remove them"
+        )
+    return hidden
 
 
 def _whole(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: str) -> str:
@@ -199,5 +233,7 @@ def _render(
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Ids without the special tokens that a tokenizer adds: a template writes its own."""
+    if encodes_as_text(tokenizer):
+        return [template_ids(tokenizer, text) for text in texts]
     ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return list(ids)

@@ -88,7 +88,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
     config, fitted = within_budget(config, material)
     refuse_unusable_adapter(config, material)
     checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)
-    console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
+    console.print(
+        introduction(config, material, start), highlight=False, markup=False, soft_wrap=True
+    )
     if fitted is not None:
         console.print(fitted, highlight=False, soft_wrap=True)
 

@@ -74,6 +74,7 @@ def find_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Obj
 def writing(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
     """Learn the responses, token by token."""
     protocol, limits = config.evaluation.protocol, length_limits(config)
+    special = {"special_tokens": config.dataset.special_tokens}
 
     def encode(rows: Sequence[Row], on_rows: OnRows) -> Encoded[Any]:
         return encode_for(protocol, tokenizer, rows, **limits, on_rows=on_rows)
@@ -82,7 +83,7 @@ def writing(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
     return Objective(
         head=None,
         parse=own_parser(config.dataset.fields),
-        encoding=Encoding(Example, {"protocol": protocol, **limits}, encode),
+        encoding=Encoding(Example, {"protocol": protocol, **limits, **special}, encode),
         collate=padded,
         training_collate=pack if config.trainer.batching == "packed" else padded,
         loss=supervised_loss,
@@ -121,6 +122,7 @@ def judging(config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenize
         )
 
     limits = length_limits(config)
+    special = {"special_tokens": config.dataset.special_tokens}
 
     def encode(rows: Sequence[Row], on_rows: OnRows) -> Encoded[Any]:
         return encode_labelled(tokenizer, rows, choices=choices, **limits, on_rows=on_rows)
@@ -129,7 +131,7 @@ def judging(config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenize
     return Objective(
         head=Head(choices, tokenizer.pad_token_id),
         parse=row_parser(task),
-        encoding=Encoding(LabelledExample, {"choices": choices, **limits}, encode),
+        encoding=Encoding(LabelledExample, {"choices": choices, **limits, **special}, encode),
         collate=padded,
         training_collate=padded,
         loss=label_loss if choices else value_loss,

@@ -50,12 +50,13 @@ def introduction(config: RunConfig, material: Material, start: TrainState) -> st
     total = total_steps(config, material.lengths)
     tests = ", ".join(f"{t.name} ({len(t.rows.rows)} rows)" for t in material.test_sets) or "none"
     resumed = f", going on after step {start.step}" if start.step else ""
+    special = "".join(f"\n{sentence}" for sentence in material.special_tokens.sentences)
     return (
         f"{config.adapter['name']} on {material.location.name} ({material.location.revision}): "
         f"{len(material.train)} rows, {total} steps of {config.trainer.batch_size}{resumed}\n"
         f"tokens: {material.tokens_from}{CHAT if material.wording == 'chat' else ''}\n"
         f"evaluated on {tests}\n"
-        f"test questions that are trained on too: {overlap(material)}"
+        f"test questions that are trained on too: {overlap(material)}{special}"
     )
 
 
@@ -145,6 +146,7 @@ def build_report(
             supervised_share=None if material.objective.head else supervised / sum(lengths),
             tokens_from=material.tokens_from,
             wording=material.wording,
+            special_tokens=material.special_tokens.to_dict(),
         ),
         train=ReportTrain(
             steps=last["step"],
@@ -184,7 +186,7 @@ def build_report(
 
 def notes(material: Material, selection: Selection | None) -> list[str]:
     """What a reader of the scores has to know besides."""
-    said = []
+    said = [f"{one[0].upper()}{one[1:]}." for one in material.special_tokens.sentences]
     if material.objective.head is not None:
         said.append(
             "The base model has no trained head and would guess, so it has no score of its own: "

@@ -38,6 +38,7 @@ class TestSet:
     also: tuple[str, ...] = ()
     max_length: int = 0  # of a row that a head is asked about, in tokens
     overflow: str = "error"
+    special_tokens: str = "keep"  # how those in the rows' text are encoded, where there are some
 
 
 def read_test_sets(
@@ -141,6 +142,8 @@ def asked_how(test_set: TestSet) -> dict[str, Any]:
         "choices": list(test_set.choices),
         "version": test_set.version,
     }
+    if test_set.special_tokens != "keep":
+        how["special_tokens"] = test_set.special_tokens
     if test_set.kind in HEADS:
         del how["extraction"]
         return how | {
