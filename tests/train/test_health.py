@@ -8,6 +8,7 @@ from toplora_train.config.errors import RunFailure
 from toplora_train.train.health import (
     DeadTensors,
     peak_memory,
+    precision_remedy,
     refuse_bad_gradients,
     refuse_bad_loss,
     refuse_missing_gradients,
@@ -60,3 +61,13 @@ def test_a_tensor_that_no_step_moves_is_named_and_one_that_is_slow_to_start_is_n
     dead.look(lr=1.0)
     with pytest.raises(RunFailure, match=r"2 adapter tensors .*dead\.bias"):
         dead.look(lr=1.0)
+
+
+def test_a_loss_that_is_nan_names_the_key_of_the_number_format_that_overflows():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert precision_remedy(model, "no") == "Lower optimizer.lr"
+    assert "trainer.mixed_precision=bf16" in precision_remedy(model, "fp16")
+    model[0].requires_grad_(False).half()
+    assert "model.dtype=bfloat16" in precision_remedy(model, "no")
+    model[1].half()
+    assert precision_remedy(model, "no").endswith("set adapter.dtype=float32")
