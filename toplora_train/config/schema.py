@@ -39,7 +39,8 @@ class ModelSettings:
     ``path`` is a hub id or a local folder; ``builtin`` names a model made in code instead;
     ``package`` is an installed package that carries the same weights, used where no hub is at hand.
     ``quantization`` keeps the linear layers in 4 bits (NF4, QLoRA) or 8 bits by bitsandbytes;
-    ``dtype`` is then what they are computed in.
+    ``dtype`` is then what they are computed in. ``new_head`` draws a new head though the checkpoint
+    has one for the task's classes or for others.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ModelSettings:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     quantization: Literal["4bit", "8bit"] | None = None
+    new_head: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -24,6 +24,8 @@ from toplora_train.jobs.encoding import Encoder, has_conversations
 from toplora_train.jobs.objective import Objective, find_objective
 from toplora_train.jobs.special import SpecialTokens, open_tokenizer, special_tokens
 from toplora_train.jobs.testsets import TestSet, asked_as_learned, read_test_sets
+from toplora_train.models.head import HeadStart
+from toplora_train.models.load import start_of_head
 from toplora_train.models.locate import ModelLocation, locate_model
 from toplora_train.models.packaged import cache_folder
 from toplora_train.train.order import steps_in_epoch, steps_through
@@ -46,6 +48,7 @@ class Material:
     contaminated: dict[str, list[str]]  # ids of test rows whose question is trained on, by task
     tokens_from: str  # whether the tokens were cached, in words
     truncated_tests: dict[str, int] = field(default_factory=dict)  # rows that a head sees in part
+    head: HeadStart | None = None  # what the head starts as
     special_tokens: SpecialTokens = field(default_factory=SpecialTokens)  # in the rows' own text
 
     @property
@@ -124,6 +127,9 @@ def prepare(
         test_sets=test_sets,
         contaminated={name: list(ids) for name, ids in contaminated.items()},
         truncated_tests=truncated_tests,
+        head=None
+        if objective.head is None
+        else start_of_head(location, objective.head, new=config.model.new_head),
         special_tokens=special,
         tokens_from=tokens_from,
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from toplora_train.adapters.targets import plain_names
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import RowKey, RunConfig, TaskSettings
@@ -172,7 +173,8 @@ def load_base(
         quantization=config.model.quantization,
         meta=meta,
         head=head,
-        trained_whole=config.adapter.get("modules_to_save") or (),
+        trained_whole=plain_names(config.adapter).get("modules_to_save") or (),
+        new_head=config.model.new_head,
         seed=config.seed if head_seed is None else head_seed,
     )
 

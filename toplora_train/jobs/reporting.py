@@ -50,13 +50,14 @@ def introduction(config: RunConfig, material: Material, start: TrainState) -> st
     total = total_steps(config, material.lengths)
     tests = ", ".join(f"{t.name} ({len(t.rows.rows)} rows)" for t in material.test_sets) or "none"
     resumed = f", going on after step {start.step}" if start.step else ""
+    head = f"\nhead: {material.head.said}" if material.head is not None else ""
     special = "".join(f"\n{sentence}" for sentence in material.special_tokens.sentences)
     return (
         f"{config.adapter['name']} on {material.location.name} ({material.location.revision}): "
         f"{len(material.train)} rows, {total} steps of {config.trainer.batch_size}{resumed}\n"
         f"tokens: {material.tokens_from}{CHAT if material.wording == 'chat' else ''}\n"
         f"evaluated on {tests}\n"
-        f"test questions that are trained on too: {overlap(material)}{special}"
+        f"test questions that are trained on too: {overlap(material)}{head}{special}"
     )
 
 
@@ -188,10 +189,15 @@ def notes(material: Material, selection: Selection | None) -> list[str]:
     """What a reader of the scores has to know besides."""
     said = [f"{one[0].upper()}{one[1:]}." for one in material.special_tokens.sentences]
     if material.objective.head is not None:
+        start = material.head
         said.append(
-            "The base model has no trained head and would guess, so it has no score of its own: "
-            "hold the score against that of the most frequent answer."
+            f"The head was {start.said}; the base model was not scored with it."
+            if start is not None and start.kept
+            else "The base model has no trained head and would guess, so it has no score of its "
+            "own: hold the score against that of the most frequent answer."
         )
+        if start is not None and not start.kept:
+            said.append(f"The head is {start.said}.")
     if selection is not None:
         said.append(
             f"The adapter is the one after step {selection.best.step} (epoch "
