@@ -66,3 +66,15 @@ def test_a_training_row_longer_than_the_positions_is_found(tmp_path: Path):
         UserError, match=rf"1 rows are longer .* {MAX_POSITIONS} .*long\.jsonl, line 1"
     ):
         refuse(replace(config, dataset=dataset))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused_with_the_remedy(tmp_path: Path):
+    config = tiny_run(tmp_path)
+    material = prepare(config, weights=False)
+    model = load_base(config, material.location, material.objective.head, meta=True)
+    refuse_unfit_rows(model, material)
+    material.tokenizer.add_tokens(["<new>", "<newer>"])
+    with pytest.raises(
+        UserError, match=r"has 2 more tokens than .* has rows \(258\), '<new>' first; .* resize"
+    ):
+        refuse_unfit_rows(model, material)
