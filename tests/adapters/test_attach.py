@@ -84,6 +84,20 @@ def test_targets_are_a_list_an_expression_all_linear_or_the_default(name, target
     assert set(trainable_parameters_by_module(model)) == adapted
 
 
+@pytest.mark.parametrize("name", ["lora", "dora", "toplora"])
+def test_one_modules_name_needs_no_brackets(name: str):
+    bare, listed = (
+        attach_adapter(tiny_model(), {"name": name, "target_modules": one}, seed=1)
+        for one in ("q_proj", ["q_proj"])
+    )
+    assert trainable_parameters_by_module(bare) == trainable_parameters_by_module(listed)
+
+
+def test_one_modules_name_needs_no_brackets_with_any_method_of_peft():
+    settings = {"name": "peft", "peft_type": "LOHA", "settings": {"target_modules": "q_proj"}}
+    assert trainable_parameters_by_module(attach_adapter(tiny_model(), settings, seed=1))
+
+
 def test_layers_and_exclusions_narrow_the_targets():
     settings = {"name": "toplora", "layers_to_transform": [1], "exclude_modules": ["k_proj"]}
     model = attach_adapter(tiny_model(), settings, seed=1)

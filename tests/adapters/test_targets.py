@@ -8,6 +8,7 @@ from toplora_train.adapters.targets import (
     check_layers_exist,
     check_targets_exist,
     linear_module_names,
+    plain_names,
 )
 from toplora_train.models.tiny import tiny_model
 
@@ -62,6 +63,29 @@ def test_names_ends_of_names_and_whole_expressions_match(patterns):
 def test_a_name_that_matches_nothing_is_an_error_that_lists_what_there_is(patterns, named):
     with pytest.raises(ValueError, match=f"^target_modules names {named}, .* are q_proj, k_proj"):
         check_targets_exist("target_modules", patterns, tiny_model())
+
+
+def test_a_plain_name_is_a_list_of_it_and_an_expression_stays_one():
+    settings = {"target_modules": "self_attn.q_proj", "modules_to_save": "lm_head", "init": "x"}
+    assert plain_names(settings) == {
+        "target_modules": ["self_attn.q_proj"],
+        "modules_to_save": ["lm_head"],
+        "init": "x",
+    }
+    for kept in (r".*\.q_proj", "all-linear", "q_proj|v_proj", ["q_proj"], None):
+        assert plain_names({"target_modules": kept}) == {"target_modules": kept}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("q_proj, v_proj", r"several names are a list: \[q_proj,v_proj\]"),
+        (r"layers.*q_proj", "a regular expression that a module's whole name has to match"),
+    ],
+)
+def test_a_text_that_matches_nothing_is_told_what_a_text_is(text: str, said: str):
+    with pytest.raises(ValueError, match=said):
+        check_targets_exist("target_modules", text, tiny_model())
 
 
 def test_a_layer_that_is_not_there_is_an_error_that_says_which_are():

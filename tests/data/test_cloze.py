@@ -67,11 +67,11 @@ def test_rows_that_differ_in_an_option_alone_have_another_hash():
 @pytest.mark.parametrize(
     ("instruction", "answer", "more", "said"),
     [
-        ("What is 1 + 1?", "2", {}, "row 7: no answers are listed in it"),
+        ("What is 1 + 1?", "2", {}, "row '7': no answers are listed in it"),
         (BOOLQ, "true", {"messages": (Message("user", BOOLQ),)}, "no answers are listed"),
         (SIQA.replace("Answer2:", "Answer 2"), "answer1", {}, "does not list one answer for each"),
         (SIQA.replace("hungry", ""), "answer1", {}, "does not list one answer for each"),
-        (BOOLQ, "yes", {}, "row 7: its answer 'yes' is none of true, false"),
+        (BOOLQ, "yes", {}, "row '7': its answer 'yes' is none of true, false"),
     ],
     ids=["no format", "conversation", "a label is missing", "an empty option", "another label"],
 )

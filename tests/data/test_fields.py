@@ -1,9 +1,10 @@
 import json
+import math
 
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.fields import kind, label, text
+from toplora_train.data.fields import class_name, kind, label, lacks, number, shown, text
 
 
 def test_a_text_is_kept_as_it_stands_and_an_absent_one_is_empty():
@@ -11,7 +12,7 @@ def test_a_text_is_kept_as_it_stands_and_an_absent_one_is_empty():
     assert text({}, "a", "row 1") == ""
 
 
-@pytest.mark.parametrize("value", [7, True, None, ["x"], {"x": 1}])
+@pytest.mark.parametrize("value", [7, math.nan, None, ["x"], {"x": 1}])
 def test_what_is_no_text_is_an_error_that_names_place_key_and_type(value: object):
     with pytest.raises(UserError) as error:
         text({"a": value}, "a", "row 1")
@@ -25,12 +26,65 @@ def test_half_a_character_is_an_error():
 
 def test_a_label_may_be_a_number_but_no_truth_value():
     assert [label({"a": value}, "a", "row 1") for value in (19, 0.5, "x")] == ["19", "0.5", "x"]
-    with pytest.raises(UserError, match="not a boolean"):
+    with pytest.raises(UserError, match='not a boolean; write it as text: "true"'):
         label({"a": True}, "a", "row 1")
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, None, [1]])
+def test_null_nan_infinity_and_booleans_are_no_value_whatever_is_read(value: object):
+    record = {"a": value}
+    for read in (
+        lambda: label(record, "a", "row 1"),
+        lambda: number(record, "a", "row 1"),
+        lambda: class_name(record, "a", "row 1", ("neg", "pos")),
+    ):
+        with pytest.raises(UserError, match=r"^row 1: 'a'"):
+            read()
+
+
+@pytest.mark.parametrize("value", ["pos", 1, 1.0, "1"])
+def test_a_class_is_its_name_or_its_number_however_that_is_written(value: object):
+    assert class_name({"a": value}, "a", "row 1", ("neg", "pos")) == "pos"
+
+
+def test_a_class_that_a_number_names_is_meant_by_its_text_alone():
+    choices = ("1", "2", "3")
+    assert class_name({"a": "1"}, "a", "row 1", choices) == "1"
+    with pytest.raises(UserError, match="numbers the class 2 and names another"):
+        class_name({"a": 1}, "a", "row 1", choices)
+    assert class_name({"a": 1}, "a", "row 1", ("0", "1")) == "1"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(2, "is 2, which"), ("2", 'is "2", which'), (0.5, "is 0.5, which"), (-1, "kept secret")],
+)
+def test_what_is_no_class_is_shown_as_it_is_written(value: object, said: str):
+    with pytest.raises(UserError) as error:
+        class_name({"a": value}, "a", "row 1", ("neg", "pos"))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "often"])
+def test_a_text_that_spells_no_finite_number_is_no_number(value: str):
+    with pytest.raises(UserError, match="but must be a finite number"):
+        number({"a": value}, "a", "row 1")
+    assert number({"a": "0.25"}, "a", "row 1") == 0.25
+
+
+def test_what_is_null_is_not_said_to_be_missing():
+    assert lacks({"a": None, "b": 1}, "a") == "'a' is null"
+    assert lacks({"b": 1}, "a") == "no 'a' (found: b)"
+    assert lacks({}, "a") == "no 'a' (found: no keys)"
+
+
+def test_a_long_value_is_shown_in_part():
+    assert shown("é" * 80) == '"' + "é" * 59 + "..."
+
+
 def test_types_are_called_by_their_json_names():
-    values = [None, True, 1, 1.5, "", {}, []]
+    values = [None, True, 1, 1.5, math.nan, "", {}, []]
     assert [kind(value).split()[-1] for value in values] == [
-        "null", "boolean", "number", "number", "text", "object", "list",
+        "null", "boolean", "number", "number", "NaN", "text", "object", "list",
     ]  # fmt: skip
+    assert kind(b"x") == "a value of the type bytes"

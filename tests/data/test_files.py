@@ -82,6 +82,13 @@ def test_a_broken_file_is_an_error_that_names_the_place(tmp_path, name, text, me
         read_file(write(tmp_path / name, text))
 
 
+@pytest.mark.parametrize("text", ['[{"instruction": "x"}]\n', '[\n{"instruction": "x"}\n]\n'])
+def test_a_list_in_json_lines_is_sent_to_a_json_file_on_one_line_or_many(tmp_path, text):
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1: .*; a whole list belongs in a \.json"):
+        read_file(tmp_path / "a.jsonl")
+
+
 def test_a_file_in_another_encoding_is_an_error_that_names_the_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes('{"instruction": "one"}\n{"instruction": "fünf"}\n'.encode("latin-1"))

@@ -48,13 +48,13 @@ def test_a_number_is_read_as_the_decimal_that_was_meant():
     [
         ({"sentence1": "x", "label": 1}, "no 'sentence2' (found: sentence1, label)"),
         ({"sentence1": "x", "sentence2": "y"}, "no 'label' (found: sentence1, sentence2)"),
-        ({"sentence1": "x", "sentence2": "y", "label": None}, "no 'label'"),
+        ({"sentence1": "x", "sentence2": "y", "label": None}, "'label' is null; rows of"),
         ({"sentence1": "x", "sentence2": "y", "label": -1}, "kept secret"),
         ({"sentence1": "x", "sentence2": "y", "label": 2}, "none of the choices (0 different, 1 s"),
-        ({"sentence1": "x", "sentence2": "y", "label": "alike"}, "'alike', which is none of the"),
-        ({"sentence1": "x", "sentence2": "y", "label": True}, "True, which is none of the"),
-        ({"sentence1": "x", "sentence2": " ", "label": 1}, "'sentence2' must be a text"),
-        ({"sentence1": 4, "sentence2": "y", "label": 1}, "'sentence1' must be a text"),
+        ({"sentence1": "x", "sentence2": "y", "label": "alike"}, '"alike", which is none of the'),
+        ({"sentence1": "x", "sentence2": "y", "label": True}, "true, which is none of the"),
+        ({"sentence1": "x", "sentence2": " ", "label": 1}, "'sentence2' is empty"),
+        ({"sentence1": 4, "sentence2": "y", "label": 1}, "'sentence1' must be text, not a number"),
         (["x", "y", 1], "a row is an object with 'sentence1', 'sentence2', 'label'"),
     ],
 )
@@ -67,7 +67,7 @@ def test_a_row_that_does_not_fit_the_task_is_one_line_that_names_it(fields, mess
 
 @pytest.mark.parametrize("label", ["often", float("nan"), False, [1]])
 def test_what_is_no_number_is_refused_where_numbers_are_learned(label: object):
-    with pytest.raises(UserError, match="but must be a number"):
+    with pytest.raises(UserError, match="but must be a finite number"):
         parse({"sentence1": "x", "sentence2": "y", "label": label}, choices=())
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -45,7 +46,10 @@ def test_an_instruction_that_is_no_text_is_an_error_that_names_its_type(value, k
 
 
 def test_a_boolean_answer_is_an_error_for_true_is_not_the_text_true():
-    with pytest.raises(UserError, match="'answer' must be text, not a boolean"):
+    with pytest.raises(
+        UserError,
+        match="'answer' must be a text or a finite number, not a boolean; write it as text",
+    ):
         parse({"instruction": "Is it?", "answer": True})
 
 
@@ -75,6 +79,18 @@ def test_a_slip_in_a_key_is_an_error_that_offers_the_right_one(slip, meant):
 
 def test_other_columns_are_let_be():
     assert parse({"instruction": "Add.", "idx": 3, "source": "web", "answer_idx": 1}).input == ""
+
+
+def test_an_instruction_that_is_null_is_not_said_to_be_found():
+    with pytest.raises(UserError, match="'instruction' is null; rows need"):
+        parse({"instruction": None, "output": "x"})
+
+
+def test_a_row_knows_its_place_which_tells_no_rows_apart():
+    row = parse({"instruction": "Add.", "output": "3."})
+    assert row.where == "a.json, row 12"
+    assert replace(row, place="") == row
+    assert replace(row, place="").where == f"row '{row.id}'"
 
 
 def test_a_row_to_be_scored_needs_an_answer():

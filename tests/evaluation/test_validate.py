@@ -26,18 +26,18 @@ def row(name="r1", instruction="What is 1 + 1?", answer="2", output=""):
 @pytest.mark.parametrize(
     ("bad", "settings", "message"),
     [
-        (row(answer=""), {}, "row r1: no 'answer'"),
-        (row(answer="", output="2"), {"extraction": "number"}, "row r1: no 'answer'"),
-        (row(answer="two"), {"extraction": "number"}, "row r1: its answer 'two' is not one number"),
+        (row(answer=""), {}, "row 'r1': no 'answer'"),
+        (row(answer="", output="2"), {"extraction": "number"}, "row 'r1': no 'answer'"),
+        (row(answer="two"), {"extraction": "number"}, "row 'r1': its answer 'two' is not one number"),
         (
             row(answer="F"),
             {"extraction": "choice", "choices": ["A", "B"]},
-            "row r1: its answer 'F' is none of the task's choices A, B",
+            "row 'r1': its answer 'F' is none of the task's choices A, B",
         ),
         (
             row(instruction="long " * 500),
             {},
-            rf"row r1: its prompt of \d+ tokens .* exceed the model's {MAX_POSITIONS} positions",
+            rf"row 'r1': its prompt of \d+ tokens .* exceed the model's {MAX_POSITIONS} positions",
         ),
     ],
 )
@@ -50,5 +50,5 @@ def test_a_row_that_cannot_be_scored_is_named_before_any_generation(
 
 
 def test_two_rows_of_one_id_are_refused(model, tokenizer):
-    with pytest.raises(UserError, match="row r1: another row has the same id"):
+    with pytest.raises(UserError, match="row 'r1': another row has the id 'r1' too"):
         validate_prompts(model, tokenizer, [row(), row()], ["", ""], **TASK)

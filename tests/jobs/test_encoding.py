@@ -79,5 +79,5 @@ def test_without_a_cache_they_are_encoded_every_time():
 
 def test_an_error_in_the_rows_is_found_again_in_the_next_run(tmp_path: Path):
     for _ in range(2):
-        with pytest.raises(UserError, match="row 'a' has no 'output'"):
+        with pytest.raises(UserError, match="row 'a': no 'output'"):
             encoder(tmp_path).encode(row_set(replace(ROWS[0], output="")), "rows")

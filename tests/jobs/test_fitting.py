@@ -36,18 +36,24 @@ def test_rows_that_fit_are_let_be(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["generate", "choose"])
 def test_a_label_outside_the_choices_is_found_before_any_training(tmp_path: Path, kind: str):
-    with pytest.raises(UserError, match=r"row rows-1: its answer 'maybe' is none of .* yes, no"):
+    with pytest.raises(
+        UserError, match=r"rows.jsonl, line 1: its answer 'maybe' is none of .* yes, no"
+    ):
         refuse(asking(tmp_path, {"answer": "maybe"}, kind=kind, **CHOICE))
 
 
 def test_a_label_that_is_no_number_is_found(tmp_path: Path):
-    with pytest.raises(UserError, match="row rows-1: its answer 'often' is not one number"):
+    with pytest.raises(
+        UserError, match=r"rows\.jsonl, line 1: its answer 'often' is not one number"
+    ):
         refuse(asking(tmp_path, {"answer": "often"}, extraction="number"))
 
 
 def test_a_prompt_longer_than_the_positions_is_found(tmp_path: Path):
     row = {"instruction": "x" * MAX_POSITIONS, "answer": "y"}
-    with pytest.raises(UserError, match=rf"row rows-1: its prompt of .* {MAX_POSITIONS} positions"):
+    with pytest.raises(
+        UserError, match=rf"rows.jsonl, line 1: its prompt of .* {MAX_POSITIONS} positions"
+    ):
         refuse(asking(tmp_path, row))
 
 
@@ -56,5 +62,19 @@ def test_a_training_row_longer_than_the_positions_is_found(tmp_path: Path):
     path.write_text(json.dumps({"instruction": "Go.", "output": "x" * MAX_POSITIONS}) + "\n")
     config = tiny_run(tmp_path)
     dataset = replace(config.dataset, train=str(path), max_length=2 * MAX_POSITIONS)
-    with pytest.raises(UserError, match=rf"1 rows are longer .* {MAX_POSITIONS} .* row 'long-1'"):
+    with pytest.raises(
+        UserError, match=rf"1 rows are longer .* {MAX_POSITIONS} .*long\.jsonl, line 1"
+    ):
         refuse(replace(config, dataset=dataset))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused_with_the_remedy(tmp_path: Path):
+    config = tiny_run(tmp_path)
+    material = prepare(config, weights=False)
+    model = load_base(config, material.location, material.objective.head, meta=True)
+    refuse_unfit_rows(model, material)
+    material.tokenizer.add_tokens(["<new>", "<newer>"])
+    with pytest.raises(
+        UserError, match=r"has 2 more tokens than .* has rows \(258\), '<new>' first; .* resize"
+    ):
+        refuse_unfit_rows(model, material)

@@ -106,7 +106,7 @@ def test_rows_without_an_answer_and_tasks_without_a_common_reading_are_refused(m
     material = prepare(config)
     (row, *_) = material.validation_rows
     nameless = replace(material, validation_rows=[replace(row, answer="")])
-    with pytest.raises(UserError, match=f"row {row.id} is held out and has no 'answer'"):
+    with pytest.raises(UserError, match=f"{row.place} is held out and has no 'answer'"):
         by_answers(config, nameless, None)
     with pytest.raises(UserError, match="there is no task"):
         by_answers(replace(config, task={}), material, None)

@@ -37,6 +37,24 @@ def test_the_users_test_rows_are_one_more_task(tmp_path: Path):
     assert found[1].max_new_tokens == 9
 
 
+def test_a_row_without_an_answer_among_rows_that_have_one_is_refused_by_its_line(tmp_path: Path):
+    rows = tmp_path / "b.jsonl"
+    dataset = DatasetSettings(name="jsonl", test=str(rows))
+    whole = {"instruction": "1 + 1?", "output": "It is 2.", "answer": 2}
+    rows.write_text("".join(json.dumps(row) + "\n" for row in (whole, whole | {"answer": None})))
+    with pytest.raises(
+        UserError, match=r"^\S+b\.jsonl, line 2: no 'answer' .*1 of 2 rows have one"
+    ):
+        read({}, dataset)
+
+
+def test_an_answer_that_is_nan_is_refused_by_its_line(tmp_path: Path):
+    rows = tmp_path / "b.jsonl"
+    rows.write_text('{"instruction": "1 + 1?", "output": "2", "answer": NaN}\n')
+    with pytest.raises(UserError, match=r"b\.jsonl, line 1: 'answer' must be .*, not NaN"):
+        read({}, DatasetSettings(name="jsonl", test=str(rows)))
+
+
 def test_two_tasks_named_test_are_refused(tmp_path: Path):
     dataset = DatasetSettings(name="jsonl", test=str(tmp_path / "b.jsonl"))
     with pytest.raises(UserError, match="named 'test'"):
@@ -116,7 +134,9 @@ def test_rows_are_asked_in_the_wording_that_was_learned():
         row.instruction for row in test_set.rows.rows
     ]
     assert told.rows.sha256 != test_set.rows.sha256  # so the protocol is another, too
-    with pytest.raises(UserError, match=r"task\.arithmetic: row 'test-1' is a conversation, but"):
+    with pytest.raises(
+        UserError, match=r"task\.arithmetic: \S+test\.jsonl, line 1 is a conversation, but"
+    ):
         asked_as_learned(told, "alpaca")
 
 

@@ -2,11 +2,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    RobertaConfig,
+)
 
 from toplora_train.config.errors import UserError
 from toplora_train.models.head import Head, head_modules
-from toplora_train.models.load import load_model
+from toplora_train.models.load import load_model, start_of_head
 from toplora_train.models.locate import ModelLocation
 
 TINY = ModelLocation("toplora-train/tiny", None, "built in")
@@ -97,3 +105,76 @@ def test_an_encoder_is_no_language_model(tmp_path: Path):
     location = stored(tmp_path, BertModel(BertConfig(**SMALL, is_decoder=True)))
     with pytest.raises(UserError, match=r"^owner/small: its checkpoint has no weights for cls"):
         load_model(location, dtype="float32")
+
+
+def classifier(folder: Path, kind: str, labels: dict[int, str]) -> tuple[ModelLocation, nn.Module]:
+    """A small classifier with weights of its own, as another tool would have left it."""
+    config = {"bert": BertConfig, "roberta": RobertaConfig}[kind](**SMALL, id2label=labels)
+    torch.manual_seed(7)
+    model = AutoModelForSequenceClassification.from_config(config)
+    return stored(folder, model), model.eval()
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([[3, 4, 5]])).logits[0]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_checkpoints_head_is_taken_over_by_its_classes_names(tmp_path: Path, kind: str):
+    location, own = classifier(tmp_path, kind, {0: "NEUTRAL", 1: "Not Entailed", 2: "ENTAILMENT"})
+    head = Head(("entailment", "not_entailed", "neutral"), 1)  # RoBERTa counts positions from it
+    model = load_model(location, dtype="float32", head=head)
+    assert torch.equal(logits(model), logits(own)[[2, 1, 0]])
+    assert "put in the task's order" in start_of_head(location, head).said
+
+
+@pytest.mark.parametrize("labels", [{0: "LABEL_0", 1: "LABEL_1"}, {0: "No", 1: "yes"}])
+def test_classes_without_names_or_in_the_tasks_order_keep_it(tmp_path: Path, labels):
+    location, own = classifier(tmp_path, "bert", labels)
+    model = load_model(location, dtype="float32", head=Head(("no", "yes"), 0))
+    assert torch.equal(logits(model), logits(own))
+    assert start_of_head(location, Head(("no", "yes"), 0)).kept
+
+
+def test_a_head_of_other_classes_is_refused_by_name_unless_a_new_one_is_wanted(tmp_path: Path):
+    location, own = classifier(tmp_path, "bert", {0: "negative", 1: "positive"})
+    head = Head(("no", "yes"), 0)
+    with pytest.raises(UserError, match=r"classes negative, positive, .* are no, yes; .*new_head="):
+        load_model(location, dtype="float32", head=head, meta=True)
+    model = load_model(location, dtype="float32", head=head, new_head=True)
+    assert not torch.equal(model.classifier.weight, own.classifier.weight)
+    assert torch.equal(model.bert.pooler.dense.weight, own.bert.pooler.dense.weight)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize(
+    ("outputs", "labels", "said"),
+    [
+        (5, ("a", "b"), "has 5 outputs, the task needs 2 classes"),
+        (2, (), "has 2 outputs, the task needs a number"),
+        (1, ("a", "b"), "has 1 output, the task needs 2 classes"),
+    ],
+)
+def test_a_head_of_another_size_is_drawn_anew_and_that_is_said(
+    tmp_path: Path, kind: str, outputs: int, labels: tuple[str, ...], said: str
+):
+    location, own = classifier(tmp_path, kind, {n: f"LABEL_{n}" for n in range(outputs)})
+    head = Head(labels, 0)
+    model, again, other = (
+        load_model(location, dtype="float32", head=head, seed=seed) for seed in (3, 3, 4)
+    )
+    assert len(logits(model)) == max(1, len(labels))
+    assert torch.equal(logits(model), logits(again))
+    assert not torch.equal(logits(model), logits(other))
+    encoder = own.base_model.state_dict()
+    assert all(torch.equal(model.base_model.state_dict()[name], encoder[name]) for name in encoder)
+    assert said in start_of_head(location, head).said
+
+
+def test_a_config_that_speaks_of_a_head_that_is_not_there_is_refused(tmp_path: Path):
+    location = stored(tmp_path, BertModel(BertConfig(**SMALL)))
+    config = BertConfig.from_pretrained(tmp_path, architectures=["BertForSequenceClassification"])
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no weights for classifier; set model\.new_head=true"):
+        load_model(location, dtype="float32", head=Head(("a", "b"), 0))

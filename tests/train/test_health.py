@@ -12,6 +12,7 @@ from toplora_train.train.health import (
     Beginning,
     DeadTensors,
     peak_memory,
+    precision_remedy,
     refuse_bad_gradients,
     refuse_bad_loss,
     refuse_missing_gradients,
@@ -98,3 +99,13 @@ def test_a_start_without_zeros_is_known_by_its_digest():
     with torch.no_grad():
         next(p for p in model.parameters() if p.requires_grad).add_(1.0)
     beginning.refuse_unmoved(model, dtype="bfloat16")
+
+
+def test_a_loss_that_is_nan_names_the_key_of_the_number_format_that_overflows():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert precision_remedy(model, "no") == "Lower optimizer.lr"
+    assert "trainer.mixed_precision=bf16" in precision_remedy(model, "fp16")
+    model[0].requires_grad_(False).half()
+    assert "model.dtype=bfloat16" in precision_remedy(model, "no")
+    model[1].half()
+    assert precision_remedy(model, "no").endswith("set adapter.dtype=float32")

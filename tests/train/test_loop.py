@@ -179,3 +179,21 @@ def test_training_lowers_the_loss(tmp_path: Path):
     assert records[-1].loss < records[0].loss - 0.5
     assert [record.step for record in records] == list(range(1, 61))
     assert all(record.peak_memory_bytes > 0 for record in records)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_weights_that_the_very_last_step_spoils_end_the_run_and_are_not_saved(tmp_path, held_out):
+    model = lora()
+    validation = examples() if held_out else []
+    running = start_training(
+        model,
+        adamw(model),
+        tmp_path,
+        learning_rate=lambda step: 1e-2 if step < 6 else 1e30,
+        validation=validation,
+    )
+    with pytest.raises(
+        RunFailure, match=r"^the loss is nan after step 6; the checkpoint of step 4"
+    ):
+        list(running)
+    assert newest_checkpoint(tmp_path).name == "step-00000004"

@@ -33,6 +33,7 @@ from toplora_train.adapters.targets import (
     attention_projections,
     check_layers_exist,
     check_targets_exist,
+    plain_names,
 )
 from toplora_train.config.errors import UserError
 from toplora_train.models.head import head_modules
@@ -49,6 +50,14 @@ TASK_TYPES = {
     "ForSequenceClassification": "SEQ_CLS",
 }
 """Ends of transformers' class names -> the task that PEFT wraps such a model for."""
+
+
+def methods_own(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are for the method's own config; one module's name is a list of it."""
+    own = {key: value for key, value in settings.items() if key not in NOT_THE_METHODS}
+    if isinstance(own.get("settings"), Mapping):  # of adapter=peft
+        own["settings"] = plain_names(own["settings"])
+    return plain_names(own)
 
 
 def adapter_names() -> list[str]:
@@ -102,7 +111,7 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
     name, dtype = str(settings["name"]), settings.get("dtype", "float32")
     if dtype not in ("auto", *DTYPES):
         raise UserError(f"adapter.dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}")
-    own = {key: value for key, value in settings.items() if key not in NOT_THE_METHODS}
+    own = methods_own(settings)
     module = adapter_module(name)
     keep_trainable(model)
     with _errors_named(name, own):
@@ -136,7 +145,7 @@ def start_from_data(
     name = str(settings["name"])
     module = adapter_module(name)
     if hasattr(module, "start_from_data"):
-        own = {key: value for key, value in settings.items() if key not in NOT_THE_METHODS}
+        own = methods_own(settings)
         with _errors_named(name, own):
             module.start_from_data(model, own, batches)
 

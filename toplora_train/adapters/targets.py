@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -22,6 +23,12 @@ ATTENTION_PROJECTIONS: tuple[tuple[str, ...], ...] = (
     ("c_attn",),  # GPT-2
 )
 """The query, key and value projections under the names that architectures give them."""
+
+
+NAMED_MODULES = ("target_modules", "exclude_modules", "modules_to_save")
+"""The settings that name modules."""
+
+_PLAIN_NAME = re.compile(r"\w+(\.\w+)*")
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -53,6 +60,20 @@ def attention_projections(model: nn.Module) -> list[str]:
     )
 
 
+def plain_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with a plain module name, ``q_proj``, as the list of it.
+
+    PEFT takes a text for a regular expression over whole names, which ``q_proj`` then never
+    matches; a text of letters, digits and dots alone can only be meant as a name.
+    """
+    return {
+        key: [value]
+        if key in NAMED_MODULES and isinstance(value, str) and _PLAIN_NAME.fullmatch(value)
+        else value
+        for key, value in settings.items()
+    }
+
+
 def _matches(pattern: str, module_name: str) -> bool:
     return module_name == pattern or module_name.endswith(f".{pattern}")
 
@@ -76,10 +97,19 @@ def check_targets_exist(key: str, patterns: str | Sequence[str] | None, model: n
             pattern for pattern in patterns if not any(_matches(pattern, name) for name in names)
         ]
     if unmatched:
+        whole = "" if not isinstance(patterns, str) else _list_remedy(patterns)
         raise ValueError(
             f"{key} names {', '.join(map(repr, sorted(unmatched)))}, which matches no module of "
-            f"the model; its linear layers are {', '.join(linear_module_names(model))}"
+            f"the model{whole}; its linear layers are {', '.join(linear_module_names(model))}"
         )
+
+
+def _list_remedy(text: str) -> str:
+    """What to say of a text that matches nothing: it has to match a name from end to end."""
+    names = [name.strip() for name in text.split(",")]
+    if all(_PLAIN_NAME.fullmatch(name) for name in names):
+        return f" (several names are a list: [{','.join(names)}])"
+    return " (a text is a regular expression that a module's whole name has to match)"
 
 
 def check_layers_exist(layers: int | Sequence[int] | None, model: nn.Module) -> None:

@@ -46,7 +46,8 @@ class ModelSettings:
     ``path`` is a hub id or a local folder; ``builtin`` names a model made in code instead;
     ``package`` is an installed package that carries the same weights, used where no hub is at hand.
     ``quantization`` keeps the linear layers in 4 bits (NF4, QLoRA) or 8 bits by bitsandbytes;
-    ``dtype`` is then what they are computed in.
+    ``dtype`` is then what they are computed in. ``new_head`` draws a new head though the checkpoint
+    has one for the task's classes or for others.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModelSettings:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     quantization: Literal["4bit", "8bit"] | None = None
+    new_head: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -69,6 +71,9 @@ class DatasetSettings:
     the rows, or ``validation_share`` of them, are held out.
     ``overflow`` says what happens to a longer row: ``error`` stops, ``drop`` leaves it out,
     ``truncate`` cuts the response (and with it EOS); the report counts them in every case.
+    ``special_tokens`` says how a special token of the model in a row's own text is encoded, such as
+    ``<|im_end|>`` in a message: ``keep``, as the special token; ``text``, as its letters; ``error``
+    stops. They are counted in every case, in training and test rows.
     ``fields`` names the keys of rows that call them otherwise, ``{instruction: question}``;
     ``format`` names a well-known set whose rows take more than that to become ours (see
     :mod:`toplora_train.data.formats`). A test set of which more than ``max_overlap`` is asked in
@@ -89,6 +94,7 @@ class DatasetSettings:
     validation_share: Fraction = 0.0
     max_length: Annotated[int, Field(ge=8)] = 256
     overflow: Literal["error", "drop", "truncate"] = "error"
+    special_tokens: Literal["keep", "text", "error"] = "keep"
     test_extraction: Literal["number", "choice", "exact"] = "exact"
     test_max_new_tokens: PositiveInt = 64
     fields: dict[RowKey, str] | None = None

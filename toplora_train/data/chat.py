@@ -27,6 +27,7 @@ from toplora_train.data.encode import (
 )
 from toplora_train.data.overflow import Encoded, within_limit
 from toplora_train.data.rows import Row, RowSet, content_hash
+from toplora_train.data.special import encodes_as_text, hide, reveal, template_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,7 +69,11 @@ def question_text(
 
 def question_ids(tokenizer: PreTrainedTokenizerBase, row: Row, text: str) -> list[int]:
     """The ids of a row's :func:`question_text`; a template's text brings its own BOS."""
-    return _ids(tokenizer, [text])[0] if row.messages else encode_prompt(tokenizer, text)
+    if not row.messages:
+        return encode_prompt(tokenizer, text)
+    if encodes_as_text(tokenizer):
+        text = chat_prompt(tokenizer, _worded(tokenizer, row))
+    return _ids(tokenizer, [text])[0]
 
 
 def encode_chat_rows(
@@ -94,7 +99,7 @@ def encode_chat_rows(
     for row in rows:
         if not row.output:
             raise UserError(
-                f"row '{row.id}' does not end in an assistant's message, so there is nothing to "
+                f"{row.where} does not end in an assistant's message, so there is nothing to "
                 "learn; add the answer or remove the row"
             )
     whole = [one for chunk in chunks(rows, on_rows) for one in _encode(tokenizer, chunk)]
@@ -122,19 +127,23 @@ def prove_chat_prefix(
             [asdict(message) for message in row.messages],
             add_generation_prompt=True,
             return_dict=False,
+            tokenizer_kwargs={"split_special_tokens": False},
         )
+        if encodes_as_text(tokenizer):  # of which the tokenizer's own templating knows nothing
+            asked = question_ids(tokenizer, row, "")
         if list(example.input_ids[: example.prompt_length]) != asked:
             raise UserError(
-                f"row '{row.id}': the tokens it is trained on do not begin with the tokens that "
+                f"{row.where}: the tokens it is trained on do not begin with the tokens that "
                 "its conversation is asked with; the tokenizer encodes one text in two ways, use "
                 "another"
             )
         if example.supervised < 1:
-            raise UserError(f"row '{row.id}' supervises no token; raise dataset.max_length")
+            raise UserError(f"{row.where} supervises no token; raise dataset.max_length")
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Example]:
     eos = end_of_text(tokenizer)
+    rows = [_worded(tokenizer, row) for row in rows]
     prompts = [chat_prompt(tokenizer, row) for row in rows]
     wholes = [_whole(tokenizer, row, prompt) for row, prompt in zip(rows, prompts, strict=True)]
     responses = [whole[len(prompt) :] for whole, prompt in zip(wholes, prompts, strict=True)]
@@ -149,6 +158,31 @@ def _encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Exa
     return examples
 
 
+def _worded(tokenizer: PreTrainedTokenizerBase, row: Row) -> Row:
+    """The row as the template gets it: where special tokens are text, those of a message hidden.
+
+    Raises:
+        UserError: The template words a message otherwise for the special tokens in it.
+    """
+    if not encodes_as_text(tokenizer):
+        return row
+    hidden = hide(tokenizer, row)
+    if hidden == row:
+        return row
+    answer = (Message("assistant", row.output),) if row.output else ()
+    hidden_answer = (Message("assistant", hidden.output),) if row.output else ()
+    plain = _render(tokenizer, row, (*row.messages, *answer), opens_answer=not answer)
+    with_hidden = _render(
+        tokenizer, row, (*hidden.messages, *hidden_answer), opens_answer=not answer
+    )
+    if reveal(tokenizer, with_hidden) != plain:
+        raise UserError(
+            f"{row.where}: the model's chat template reads the special tokens in a message, so "
+            "they cannot be encoded as text; use dataset.special_tokens=keep, or remove them"
+        )
+    return hidden
+
+
 def _whole(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: str) -> str:
     """All messages as text, to the end of the last turn; a line end after it is nobody's."""
     answer = Message("assistant", row.output)
@@ -158,13 +192,13 @@ def _whole(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: str) -> str:
             (at for at, (a, b) in enumerate(zip(text, prompt, strict=False)) if a != b), len(text)
         )
         raise UserError(
-            f"row '{row.id}': the model's chat template words a conversation otherwise once it is "
+            f"{row.where}: the model's chat template words a conversation otherwise once it is "
             f"answered (asked {prompt[same : same + 30]!r}, learned {text[same : same + 30]!r}), "
             "so the model would be asked in other words than it learned; use another template"
         )
     if row.output.strip() not in text[len(prompt) :]:
         raise UserError(
-            f"row '{row.id}': the model's chat template leaves out or rewrites a part of the "
+            f"{row.where}: the model's chat template leaves out or rewrites a part of the "
             f"answer, so it would learn {text[len(prompt) :][:60]!r}...; use another template or "
             "other rows"
         )
@@ -180,7 +214,7 @@ def _render(
 ) -> str:
     if not tokenizer.chat_template:
         raise UserError(
-            f"row '{row.id}' is a conversation, but the model's tokenizer has no chat template; "
+            f"{row.where} is a conversation, but the model's tokenizer has no chat template; "
             "choose a model that was tuned on conversations, or give rows of instruction and output"
         )
     try:
@@ -191,13 +225,15 @@ def _render(
         )
     except TemplateError as error:
         raise UserError(
-            f"row '{row.id}': the model's chat template refuses the conversation "
-            f"({' '.join(str(error).split())}); mend or remove the row"
+            f"{row.where}: the model's chat template refuses the conversation "
+            f"({' '.join(str(error).split())}); correct or remove the row"
         ) from error
     return text
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Ids without the special tokens that a tokenizer adds: a template writes its own."""
+    if encodes_as_text(tokenizer):
+        return [template_ids(tokenizer, text) for text in texts]
     ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return list(ids)

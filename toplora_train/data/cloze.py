@@ -30,7 +30,7 @@ def _cloze(row: Row) -> Row:
     found = _FORMAT.search(row.instruction)
     if found is None or row.messages:
         raise UserError(
-            f"row {row.id}: no answers are listed in it ('... Answer format: a/b'), so it has no "
+            f"{row.where}: no answers are listed in it ('... Answer format: a/b'), so it has no "
             "cloze form; use evaluation.multiple_choice=choose or generate"
         )
     labels = found[1].split("/")
@@ -40,12 +40,13 @@ def _cloze(row: Row) -> Row:
     options = dict(zip(labels, words, strict=False))
     if len(words) != len(labels) or not all(words):
         raise UserError(
-            f"row {row.id}: its answer format is {found[1]}, but it does not list one answer for "
-            "each; mend the row"
+            f"{row.where}: its answer format is {found[1]}, but it does not list one answer for "
+            "each; correct the row"
         )
     if row.answer not in options:
         raise UserError(
-            f"row {row.id}: its answer {row.answer!r} is none of {', '.join(labels)}; mend the row"
+            f"{row.where}: its answer {row.answer!r} is none of {', '.join(labels)}; correct or "
+            "remove the row"
         )
     return replace(
         row, instruction=question, output=options[row.answer], options=tuple(options.items())

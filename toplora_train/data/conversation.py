@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.fields import kind, text
+from toplora_train.data.fields import kind, lacks, text
 
 ROLES = ("system", "user", "assistant")
 BEFORE = {"system": "the system's", "assistant": "another one of the assistant's"}
@@ -44,7 +44,7 @@ def parse_messages(value: object, place: str) -> tuple[tuple[Message, ...], str]
     if not messages or messages[-1].role != "user":
         found = BEFORE[messages[-1].role] if messages else "nothing"
         raise UserError(
-            f"{place}: the answer must follow a user's message, not {found}; mend the messages"
+            f"{place}: the answer must follow a user's message, not {found}; correct the messages"
         )
     return tuple(messages), answer
 
@@ -55,8 +55,10 @@ def _message(value: object, place: str) -> Message:
     present = {key: part for key, part in value.items() if part is not None}
     for key in ("role", "content"):
         if key not in present:
-            found = ", ".join(map(str, value)) or "no keys"
-            raise UserError(f"{place} has no '{key}' (found: {found}); it needs role and content")
+            raise UserError(
+                f"{place}: {lacks(value, key)}; a message needs role and content: fill it in or "
+                "remove the row"
+            )
     for key in present:
         if key not in ("role", "content"):
             raise UserError(

@@ -98,7 +98,7 @@ def encode_rows(
     """
     for row in rows:
         if not row.output.strip():
-            raise UserError(f"row '{row.id}' has no 'output' to learn; fill it in or remove it")
+            raise UserError(f"{row.where}: no 'output' to learn; fill it in or remove the row")
     pairs = [(build_prompt(row.instruction, row.input), row.output.strip()) for row in rows]
     whole = list(_encode_pairs(tokenizer, pairs, on_rows))
     return within_limit(
@@ -119,7 +119,7 @@ def cut_response(example: Example, row: Row, max_length: int) -> Example:
     """
     if example.prompt_length >= max_length:
         raise UserError(
-            f"row '{row.id}': its prompt alone has {example.prompt_length} tokens and "
+            f"{row.where}: its prompt alone has {example.prompt_length} tokens and "
             f"max_length={max_length}, so nothing of it would be learned; raise dataset.max_length "
             "or set dataset.overflow=drop"
         )
@@ -140,11 +140,11 @@ def prove_prompt_prefix(
         asked = encode_prompt(tokenizer, build_prompt(row.instruction, row.input))
         if list(example.input_ids[: example.prompt_length]) != asked:
             raise UserError(
-                f"row '{row.id}': the tokens it is trained on do not begin with the tokens that "
+                f"{row.where}: the tokens it is trained on do not begin with the tokens that "
                 "evaluation asks with; the tokenizer encodes one text in two ways, use another"
             )
         if len(example.input_ids) <= example.prompt_length:
-            raise UserError(f"row '{row.id}' supervises no token; raise dataset.max_length")
+            raise UserError(f"{row.where} supervises no token; raise dataset.max_length")
 
 
 def chunks(items: Sequence[Item], on_rows: OnRows | None) -> Iterator[Sequence[Item]]:

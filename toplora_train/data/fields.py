@@ -1,8 +1,19 @@
-"""Values of a record that came out of a file: checked, and called by their JSON names."""
+"""Values of a record that came out of a file: judged here alone, and called by their JSON names.
+
+What null, NaN, a boolean and a number mean is one question, whether a text, a short answer, a class
+label or a number to predict is read:
+
+* null is an absent value, as pandas and Parquet write it where there is none;
+* NaN and infinity are no value of anything: they are refused;
+* a boolean is never read as 0 or 1;
+* a number is an answer as its text, and a class label as the class's number.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Mapping, Sequence
 
 from toplora_train.config.errors import UserError
 
@@ -13,28 +24,78 @@ def text(fields: Mapping[object, object], name: str, place: str) -> str:
     Raises:
         UserError: It is no text, or one that cannot be written; the message begins with ``place``.
     """
-    value = fields.get(name, "")
-    if not isinstance(value, str):
-        raise UserError(f"{place}: '{name}' must be text, not {kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{place}: '{name}' holds half of a two-part \\u escape, which is no character; mend it"
-        ) from None
-    return value
+    return _text(fields, name, place, "text")
 
 
 def label(fields: Mapping[object, object], name: str, place: str) -> str:
     """Text, or a number as its text: ``"answer": 19`` and ``"id": 7`` say what they mean.
 
     Raises:
-        UserError: It is neither.
+        UserError: It is neither, or NaN or infinite.
     """
     value = fields.get(name, "")
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if _finite(value):
         return str(value)
-    return text(fields, name, place)
+    return _text(fields, name, place, "a text or a finite number")
+
+
+def class_name(
+    fields: Mapping[object, object], name: str, place: str, choices: Sequence[str]
+) -> str:
+    """The class under a key: its name, or its number among ``choices``, which count from 0.
+
+    The number may be a text (``"0"``) or a whole float (``1.0``, as a table with gaps has it).
+
+    Raises:
+        UserError: It is none of the choices, or names one class and numbers another.
+    """
+    value = fields[name]
+    listed = ", ".join(f"{number} {choice}" for number, choice in enumerate(choices))
+    if isinstance(value, str) and value in choices:
+        return value
+    number = _whole(value)
+    if number == -1:
+        raise UserError(
+            f"{place}: '{name}' is -1, the sign of a label that is kept secret; choose another "
+            "split"
+        )
+    if number is None or not 0 <= number < len(choices):
+        raise UserError(
+            f"{place}: '{name}' is {shown(value)}, which is none of the choices ({listed}); give "
+            "a class's name or its number"
+        )
+    if str(number) in choices and choices[number] != str(number):
+        raise UserError(
+            f"{place}: '{name}' is the number {number}, which numbers the class {choices[number]} "
+            f'and names another ({listed}); write the name as text: "{number}"'
+        )
+    return choices[number]
+
+
+def number(fields: Mapping[object, object], name: str, place: str) -> float:
+    """The finite number under a key, which may be written as text.
+
+    Raises:
+        UserError: It is none.
+    """
+    value = fields[name]
+    try:
+        found = float(value) if isinstance(value, str) else value
+    except ValueError:
+        found = None
+    if not _finite(found):
+        raise UserError(
+            f"{place}: '{name}' is {shown(value)}, but must be a finite number; correct it or "
+            "remove the row"
+        )
+    return float(found)  # type: ignore[arg-type]  # a finite number
+
+
+def lacks(fields: Mapping[object, object], name: str) -> str:
+    """How to say that a key has no value: it is null, or it is not among those found."""
+    if name in fields:
+        return f"'{name}' is null"
+    return f"no '{name}' (found: {', '.join(map(str, fields)) or 'no keys'})"
 
 
 def kind(value: object) -> str:
@@ -44,11 +105,51 @@ def kind(value: object) -> str:
             return "null"
         case bool():
             return "a boolean"
+        case float() if math.isnan(value):
+            return "NaN"
+        case float() if math.isinf(value):
+            return "an infinite number"
         case int() | float():
             return "a number"
         case str():
             return "a text"
         case Mapping():
             return "an object"
-        case _:
+        case list() | tuple():
             return "a list"
+        case _:
+            return f"a value of the type {type(value).__name__}"
+
+
+def shown(value: object, longest: int = 60) -> str:
+    """A value as JSON has it, for a message."""
+    written = json.dumps(value, ensure_ascii=False, default=str)
+    return written if len(written) <= longest else f"{written[:longest]}..."
+
+
+def _text(fields: Mapping[object, object], name: str, place: str, wanted: str) -> str:
+    value = fields.get(name, "")
+    if not isinstance(value, str):
+        remedy = f'; write it as text: "{shown(value)}"' if isinstance(value, bool) else ""
+        raise UserError(f"{place}: '{name}' must be {wanted}, not {kind(value)}{remedy}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{place}: '{name}' holds half of a two-part \\u escape, which is no character; "
+            "correct it"
+        ) from None
+    return value
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: object) -> int | None:
+    """The whole number that a value is or spells; None where it is none."""
+    if isinstance(value, str):
+        return int(value) if value.strip().lstrip("-").isdecimal() else None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from toplora_train.config.errors import UserError
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
+WHOLE_LIST = "a whole list belongs in a .json file: rename it, or write one object a line"
 SPLIT_NAMES = ("train", "validation", "valid", "dev", "test", "eval")
 
 
@@ -103,7 +104,7 @@ def _parse_json(text: str, path: Path) -> list[Record]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         lines = error.msg == "Extra data" and text.lstrip().startswith("{")
-        remedy = "one object a line is JSON lines: rename it to .jsonl" if lines else "mend it"
+        remedy = "one object a line is JSON lines: rename it to .jsonl" if lines else "correct it"
         raise UserError(
             f"{path}, line {error.lineno} column {error.colno}: not valid JSON ({error.msg}); "
             f"{remedy}"
@@ -123,10 +124,12 @@ def _parse_lines(text: str, path: Path) -> list[Record]:
             fields = json.loads(line)
         except json.JSONDecodeError as error:
             whole = number == 1 and line.lstrip().startswith("[")
-            remedy = "a whole list belongs in a .json file" if whole else "mend or remove the line"
+            remedy = WHOLE_LIST if whole else "correct or remove the line"
             raise UserError(
                 f"{path}, line {number}: not valid JSON ({error.msg}); {remedy}"
             ) from None
+        if isinstance(fields, list):
+            raise UserError(f"{path}, line {number}: holds a list, not one row; {WHOLE_LIST}")
         default_id = f"{path.stem}-{len(records) + 1}"
         records.append(Record(f"{path}, line {number}", default_id, fields))
     return records

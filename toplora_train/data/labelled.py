@@ -7,7 +7,6 @@ another, because a head is asked with the bare texts and no prompt.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from toplora_train.config.errors import UserError
+from toplora_train.data import fields as values
 from toplora_train.data.encode import OnRows, chunks
 from toplora_train.data.overflow import Encoded, within_limit
 from toplora_train.data.rows import Row
@@ -67,26 +67,32 @@ def parse_labelled(
     """
     keys = [text, *([text_pair] if text_pair else []), label]
     if not isinstance(fields, Mapping):
-        raise UserError(f"{place}: a row is an object with {_names(keys)}")
+        raise UserError(
+            f"{place}: a row is an object with {_names(keys)}, not {values.kind(fields)}"
+        )
     for key in keys:
         if fields.get(key) is None:
-            found = ", ".join(map(str, fields)) or "no keys"
             raise UserError(
-                f"{place}: no '{key}' (found: {found}); rows of this task need {_names(keys)}"
+                f"{place}: {values.lacks(fields, key)}; rows of this task need {_names(keys)}"
             )
     texts = []
     for key in keys[:-1]:
-        value = fields[key]
-        if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{place}: '{key}' must be a text that is not empty")
-        texts.append(value)
-    read = _class_name if choices else _number
+        texts.append(values.text(fields, key, place))
+        if not texts[-1].strip():
+            raise UserError(f"{place}: '{key}' is empty; fill it in or remove the row")
+    answer = (
+        values.class_name(fields, label, place, choices)
+        if choices
+        else f"{values.number(fields, label, place):.7g}"  # 3.8 was stored as float32, 3.799999952
+    )
+    named = {key: value for key, value in fields.items() if value is not None}
     return Row(
-        id=str(fields["id"]) if fields.get("id") is not None else default_id,
+        id=values.label(named, "id", place) or default_id,
         instruction=texts[0],
         input=texts[1] if text_pair else "",
         output="",
-        answer=read(fields[label], place=place, key=label, choices=choices),
+        answer=answer,
+        place=place,
     )
 
 
@@ -197,30 +203,6 @@ def _encode(
                 token_type_ids=tuple(types[index]) if types is not None else None,
                 target=numbers[row.answer] if choices else float(row.answer),
             )
-
-
-def _class_name(value: object, *, place: str, key: str, choices: Sequence[str]) -> str:
-    listed = ", ".join(f"{number} {name}" for number, name in enumerate(choices))
-    if value == -1:
-        raise UserError(
-            f"{place}: '{key}' is -1, the sign of a label that is kept secret; choose another split"
-        )
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
-        return choices[value]
-    if isinstance(value, str) and value in choices:
-        return value
-    raise UserError(f"{place}: '{key}' is {value!r}, which is none of the choices ({listed})")
-
-
-def _number(value: object, *, place: str, key: str, choices: Sequence[str]) -> str:
-    del choices  # there are none
-    try:
-        number = float(value) if not isinstance(value, bool) else math.nan  # type: ignore[arg-type]  # that is what is tried
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"{place}: '{key}' is {value!r}, but must be a number")
-    return f"{number:.7g}"  # 3.8 was stored as the nearest float32, 3.799999952
 
 
 def _names(keys: Sequence[str]) -> str:

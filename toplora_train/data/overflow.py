@@ -84,7 +84,7 @@ def within_limit(
         longest = max(long, key=lambda index: len(whole[index].input_ids))
         raise UserError(
             f"{len(long)} of {len(rows)} rows are longer than max_length={max_length} tokens, the "
-            f"longest is row '{rows[longest].id}' with {len(whole[longest].input_ids)}; raise "
+            f"longest is {rows[longest].where} with {len(whole[longest].input_ids)}; raise "
             f"dataset.max_length, or set {remedies}"
         )
     if overflow == "drop":

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.fields import lacks
 from toplora_train.data.rows import Row, parse_row
 
 
@@ -27,8 +28,8 @@ def parse_renamed(fields: object, *, names: Mapping[Any, str], place: str, **how
     for ours, theirs in names.items():
         if theirs not in fields:
             raise UserError(
-                f"{place}: no '{theirs}' (found: {', '.join(map(str, fields))}), which "
-                f"dataset.fields names as the row's {ours}; correct the name"
+                f"{place}: {lacks(fields, theirs)}, which dataset.fields names as the row's "
+                f"{ours}; correct the name"
             )
     taken = set(names.values())
     kept = {key: value for key, value in fields.items() if key not in taken and key not in names}

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.conversation import Message, parse_messages
-from toplora_train.data.fields import kind, label, text
+from toplora_train.data.fields import kind, label, lacks, text
 
 TEXT_FIELDS = ("instruction", "input", "output", "answer")
 
@@ -29,7 +29,8 @@ class Row:
     answer that an evaluation compares with (empty where a row is only learned). Of a conversation
     ``messages`` are those before the answer, ``output`` is the assistant's last one, and
     ``instruction`` what the user said, by which it is recognised among other rows. ``options`` are
-    the labels and words of its own answers, where the row is asked without listing them.
+    the labels and words of its own answers, where the row is asked without listing them. ``place``
+    is the file and line or row that it was read from; it tells no rows apart.
     """
 
     id: str
@@ -39,6 +40,12 @@ class Row:
     answer: str
     messages: tuple[Message, ...] = ()
     options: tuple[tuple[str, str], ...] = ()
+    place: str = field(default="", compare=False)
+
+    @property
+    def where(self) -> str:
+        """What an error message calls the row: its place in a file, else its id."""
+        return self.place or f"row '{self.id}'"
 
 
 @dataclass(frozen=True)
@@ -74,10 +81,37 @@ def parse_row(fields: object, *, place: str, default_id: str, needs_answer: bool
             f"{place}: a row is an object with 'instruction' and 'output', not {kind(fields)}"
         )
     present = {name: value for name, value in fields.items() if value is not None}
-    row = (_conversation if "messages" in present else _instruction)(present, place, default_id)
+    if "messages" in present:
+        row = _conversation(present, place, default_id)
+    elif "instruction" in present:
+        row = _instruction(present, place, default_id)
+    else:
+        raise UserError(
+            f"{place}: {lacks(fields, 'instruction')}; rows need the keys instruction and output, "
+            "and may have input, answer and id; or messages, answer and id"
+        )
     if needs_answer and not row.answer.strip():
         raise UserError(f"{place}: no 'answer' to score against; add one to every row")
     return row
+
+
+def refuse_unanswered(rows: Sequence[Row]) -> None:
+    """Refuse a row without an answer among rows that have one.
+
+    Where no row has an answer, their outputs are what is compared with; where some have one, the
+    others would be held against a text of another sort.
+
+    Raises:
+        UserError: Names the first such row.
+    """
+    answered = [row for row in rows if row.answer.strip()]
+    if not answered or len(answered) == len(rows):
+        return
+    missing = next(row for row in rows if not row.answer.strip())
+    raise UserError(
+        f"{missing.where}: no 'answer' to score against, but {len(answered)} of {len(rows)} rows "
+        "have one; add an answer to every row, or to none (they are then scored against 'output')"
+    )
 
 
 def content_hash(rows: Iterable[Row]) -> str:
@@ -95,12 +129,6 @@ def content_hash(rows: Iterable[Row]) -> str:
 
 
 def _instruction(fields: Mapping[object, object], place: str, default_id: str) -> Row:
-    if "instruction" not in fields:
-        found = ", ".join(map(str, fields)) or "no keys"
-        raise UserError(
-            f"{place}: no 'instruction' (found: {found}); rows need the keys instruction and "
-            "output, and may have input, answer and id; or messages, answer and id"
-        )
     _refuse_slips(fields, place, TEXT_FIELDS)
     instruction = text(fields, "instruction", place)
     if not instruction.strip():
@@ -111,6 +139,7 @@ def _instruction(fields: Mapping[object, object], place: str, default_id: str) -
         input=text(fields, "input", place),
         output=text(fields, "output", place),
         answer=label(fields, "answer", place),
+        place=place,
     )
 
 
@@ -130,6 +159,7 @@ def _conversation(fields: Mapping[object, object], place: str, default_id: str) 
         output=output,
         answer=label(fields, "answer", place),
         messages=messages,
+        place=place,
     )
 
 

@@ -28,6 +28,7 @@ class EvalSet:
         also: Further metrics that stand beside it.
         max_length: The longest row that a head sees, in tokens.
         overflow: What happens to a longer one: ``truncate`` or ``error``.
+        special_tokens: How special tokens in the rows' own text are encoded, where there are any.
     """
 
     name: str
@@ -44,6 +45,7 @@ class EvalSet:
     also: tuple[str, ...] = ()
     max_length: int = 0
     overflow: str = "error"
+    special_tokens: str = "keep"
 
     @property
     def token_limit(self) -> int:

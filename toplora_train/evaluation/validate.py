@@ -44,16 +44,18 @@ def validate_prompts(
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:
-            raise UserError(f"row {row.id}: another row has the same id; give each row its own")
+            raise UserError(
+                f"{row.where}: another row has the id '{row.id}' too; give each row its own"
+            )
         seen.add(row.id)
-        _validate_label(row.id, row_label(row, extraction), extraction, choices)
+        _validate_label(row.where, row_label(row, extraction), extraction, choices)
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     prompts = []
     for row, text in zip(rows, texts, strict=True):
         ids = question_ids(tokenizer, row, text)
         if positions is not None and len(ids) + max_new_tokens > positions:
             raise UserError(
-                f"row {row.id}: its prompt of {len(ids)} tokens and an answer of up to "
+                f"{row.where}: its prompt of {len(ids)} tokens and an answer of up to "
                 f"{max_new_tokens} exceed the model's {positions} positions; shorten or remove the "
                 "row, or lower the task's max_new_tokens"
             )
@@ -63,13 +65,13 @@ def validate_prompts(
 
 def _validate_label(name: str, label: str, extraction: str, choices: Sequence[str]) -> None:
     if not label.strip():
-        raise UserError(f"row {name}: no 'answer' to score against; add one to the row")
+        raise UserError(f"{name}: no 'answer' to score against; add one to the row")
     if extraction == "number" and parse_number(label) is None:
         raise UserError(
-            f"row {name}: its answer {label!r} is not one number; correct it, or score the task "
+            f"{name}: its answer {label!r} is not one number; correct it, or score the task "
             "with extraction: exact"
         )
     if extraction == "choice" and choices and not any(same_choice(label, c) for c in choices):
         raise UserError(
-            f"row {name}: its answer {label!r} is none of the task's choices {', '.join(choices)}"
+            f"{name}: its answer {label!r} is none of the task's choices {', '.join(choices)}"
         )

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from toplora_train.adapters.saving import load_adapter
 from toplora_train.config.schema import RunConfig
 from toplora_train.jobs.objective import find_objective, load_base
-from toplora_train.models.load import load_tokenizer
+from toplora_train.jobs.special import open_tokenizer
 from toplora_train.models.locate import locate_model
 
 
@@ -34,7 +34,7 @@ def load_adapted(
         package=config.model.package,
         builtin=config.model.builtin,
     )
-    tokenizer = load_tokenizer(location)
+    tokenizer = open_tokenizer(config, location)
     base = load_base(config, location, find_objective(config, tokenizer).head)
     adapted = load_adapter(base, run_dir / "adapter")
     model: PeftModel = adapted.to(device).eval()

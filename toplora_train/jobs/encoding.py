@@ -111,8 +111,8 @@ def has_conversations(rows: Sequence[Row]) -> bool:
     for row in rows:
         if bool(row.messages) != first:
             raise UserError(
-                f"row '{rows[0].id}' is {'a conversation' if first else 'an instruction'}, row "
-                f"'{row.id}' is not; a run learns one of the two: make them alike"
+                f"{rows[0].where} is {'a conversation' if first else 'an instruction'}, "
+                f"{row.where} is not; a run learns one of the two: make them alike"
             )
     return first
 
@@ -140,7 +140,7 @@ def encode_for(
         if protocol in SUPERVISES_PROMPT:
             raise UserError(
                 f"evaluation.protocol={protocol} has a wording of its own and no conversations, "
-                f"but row '{rows[0].id}' is one; use protocol=clean"
+                f"but {rows[0].where} is one; use protocol=clean"
             )
         encoded = encode_chat_rows(
             tokenizer, rows, max_length=max_length, overflow=overflow, on_rows=on_rows

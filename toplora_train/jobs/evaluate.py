@@ -25,8 +25,8 @@ from toplora_train.jobs.material import training_rows
 from toplora_train.jobs.objective import Objective, base_weights, find_objective, load_base
 from toplora_train.jobs.reporting import identity, task_score
 from toplora_train.jobs.scoring import score_test_sets
+from toplora_train.jobs.special import open_tokenizer, special_tokens
 from toplora_train.jobs.testsets import asked_as_learned, read_test_sets
-from toplora_train.models.load import load_tokenizer
 from toplora_train.models.locate import locate_model
 from toplora_train.report.record import protocol_hash
 from toplora_train.train.signals import interrupt_at_once
@@ -74,7 +74,11 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         package=config.model.package,
         builtin=config.model.builtin,
     )
-    tokenizer = load_tokenizer(location)
+    tokenizer = open_tokenizer(config, location)
+    special = special_tokens(tokenizer, (), test_sets, wanted=config.dataset.special_tokens)
+    test_sets = special.marked(test_sets)
+    for sentence in special.sentences:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     objective = find_objective(config, tokenizer)
     # What is wrong with the adapter shows before the base model is asked anything.
     load_adapter(load_base(config, location, objective.head, meta=True), run_dir / "adapter")
@@ -120,7 +124,8 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         },
         contamination=look_for_test_rows(config, objective, in_files, data_root),
         note="These scores were made after the run, by toplora-eval, from the saved adapter."
-        + (f" {unlike}" if unlike else ""),
+        + (f" {unlike}" if unlike else "")
+        + "".join(f" In them, {sentence}." for sentence in special.sentences),
     )
     return folder, report
 

@@ -33,7 +33,8 @@ from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.prompts import build_prompt
-from toplora_train.models.load import load_model, load_tokenizer
+from toplora_train.jobs.special import open_tokenizer
+from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation, locate_model
 
 FORMATS = ("lora", "merged")
@@ -84,7 +85,7 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
     refuse_unless_convertible(load_adapter(without_weights, adapter), format)
 
     base = load_model(location, dtype=config.model.dtype, attention=config.model.attention)
-    tokenizer = load_tokenizer(location)
+    tokenizer = open_tokenizer(config, location)
     adapted = load_adapter(base, adapter)
     expected = _logits(adapted, tokenizer)
     write = _write_merged if format == "merged" else _write_lora

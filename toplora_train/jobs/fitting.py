@@ -19,14 +19,30 @@ def refuse_unfit_rows(model: nn.Module, material: Material) -> None:
         material: The rows.
 
     Raises:
-        UserError: A training row is longer than the model's positions; a test row has no label, or
+        UserError: The tokenizer has tokens that the embedding lacks; a training row is longer than
+            the model's positions; a test row has no label, or
             one that no answer can be, or its prompt and answer exceed the positions.
     """
+    _refuse_tokens_without_rows(model, material.tokenizer)
     if material.objective.head is not None:  # where the tokenizer knows what the model reads
         return
     _refuse_long_rows(model, material)
     for test_set in material.test_sets:
         find_method(test_set.kind).validate_rows(model, material.tokenizer, test_set)
+
+
+def _refuse_tokens_without_rows(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with ids beyond the embedding: looking one up ends in an index error."""
+    rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator, union-attr]  # a model of transformers
+    beyond = sorted((id, token) for token, id in tokenizer.get_vocab().items() if id >= rows)
+    if beyond:
+        raise UserError(
+            f"the tokenizer has {len(beyond)} more tokens than the model's embedding has rows "
+            f"({rows}), {beyond[0][1]!r} first; use the model's own tokenizer, or resize the "
+            "embedding once (model.resize_token_embeddings(len(tokenizer)) in transformers, save "
+            "both, model.path=FOLDER) and train it: "
+            "adapter.modules_to_save=[embedding and output layer]"
+        )
 
 
 def _refuse_long_rows(model: nn.Module, material: Material) -> None:
@@ -37,7 +53,7 @@ def _refuse_long_rows(model: nn.Module, material: Material) -> None:
     long = [index for index, length in enumerate(lengths) if length > positions]
     first = material.rows.rows[material.encoded.kept[long[0]]]
     raise UserError(
-        f"{len(long)} rows are longer than the model's {positions} positions, such as row "
-        f"'{first.id}' with {lengths[long[0]]} tokens; set dataset.max_length={positions} and "
+        f"{len(long)} rows are longer than the model's {positions} positions, such as "
+        f"{first.where} with {lengths[long[0]]} tokens; set dataset.max_length={positions} and "
         "dataset.overflow=drop or truncate"
     )

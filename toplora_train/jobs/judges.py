@@ -15,7 +15,7 @@ from peft import PeftModel
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import RunConfig
-from toplora_train.data.rows import RowSet, content_hash
+from toplora_train.data.rows import RowSet, content_hash, refuse_unanswered
 from toplora_train.evaluation.answers import row_label
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import EvalContext, Method, find_method
@@ -101,10 +101,11 @@ def by_answers(config: RunConfig, material: Material, autocast_dtype: torch.dtyp
             "trainer.select_by=metric lets the model answer while it is trained, which one that is "
             "shared out cannot; use launch=ddp, or select_by=loss"
         )
+    refuse_unanswered(rows)
     for row in rows:
         if not row_label(row, extraction):
             raise UserError(
-                f"row {row.id} is held out and has no 'answer', by which trainer.select_by=metric "
+                f"{row.where} is held out and has no 'answer', by which trainer.select_by=metric "
                 "judges; add one to every row, or use select_by=loss"
             )
 

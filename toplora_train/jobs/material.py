@@ -24,8 +24,10 @@ from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.jobs.encoding import Encoder, has_conversations
 from toplora_train.jobs.objective import Objective, find_objective
+from toplora_train.jobs.special import SpecialTokens, open_tokenizer, special_tokens
 from toplora_train.jobs.testsets import asked_as_learned, read_test_sets
-from toplora_train.models.load import load_tokenizer
+from toplora_train.models.head import HeadStart
+from toplora_train.models.load import start_of_head
 from toplora_train.models.locate import ModelLocation, locate_model
 from toplora_train.train.order import steps_in_epoch, steps_through
 
@@ -47,6 +49,8 @@ class Material:
     contaminated: dict[str, list[str]]  # ids of test rows whose question is trained on, by task
     tokens_from: str  # whether the tokens were cached, in words
     truncated_tests: dict[str, int] = field(default_factory=dict)  # rows that a head sees in part
+    head: HeadStart | None = None  # what the head starts as
+    special_tokens: SpecialTokens = field(default_factory=SpecialTokens)  # in the rows' own text
 
     @property
     def lengths(self) -> list[int]:
@@ -79,7 +83,7 @@ def prepare(
         builtin=config.model.builtin,
         weights=weights,
     )
-    tokenizer = load_tokenizer(location)
+    tokenizer = open_tokenizer(config, location)
     objective = find_objective(config, tokenizer)
     dataset = config.dataset
     data_root = Path(config.data_root) if config.data_root else None
@@ -93,6 +97,8 @@ def prepare(
     if config.evaluation.multiple_choice is not None:  # trained in the form that is evaluated
         rows = find_method(config.evaluation.multiple_choice).prepare(rows)
     test_sets = [asked_as_learned(one, wording) for one in test_sets]
+    special = special_tokens(tokenizer, rows.rows, test_sets, wanted=dataset.special_tokens)
+    test_sets = special.marked(test_sets)
     truncated_tests = {}
     with in_turn():
         encoder = Encoder(
@@ -122,6 +128,10 @@ def prepare(
         test_sets=test_sets,
         contaminated={name: list(ids) for name, ids in contaminated.items()},
         truncated_tests=truncated_tests,
+        head=None
+        if objective.head is None
+        else start_of_head(location, objective.head, new=config.model.new_head),
+        special_tokens=special,
         tokens_from=tokens_from,
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from toplora_train.adapters.targets import plain_names
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
@@ -75,6 +76,7 @@ def find_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Obj
 def writing(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
     """Learn the responses, token by token."""
     protocol, limits = config.evaluation.protocol, length_limits(config)
+    special = {"special_tokens": config.dataset.special_tokens}
 
     def encode(rows: Sequence[Row], on_rows: OnRows) -> Encoded[Any]:
         return encode_for(protocol, tokenizer, rows, **limits, on_rows=on_rows)
@@ -83,7 +85,7 @@ def writing(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
     return Objective(
         head=None,
         parse=own_parser(config.dataset),
-        encoding=Encoding(Example, {"protocol": protocol, **limits}, encode),
+        encoding=Encoding(Example, {"protocol": protocol, **limits, **special}, encode),
         collate=padded,
         training_collate=pack if config.trainer.batching == "packed" else padded,
         loss=supervised_loss,
@@ -133,6 +135,7 @@ def judging(config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenize
         )
 
     limits = length_limits(config)
+    special = {"special_tokens": config.dataset.special_tokens}
 
     def encode(rows: Sequence[Row], on_rows: OnRows) -> Encoded[Any]:
         return encode_labelled(tokenizer, rows, choices=choices, **limits, on_rows=on_rows)
@@ -141,7 +144,7 @@ def judging(config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenize
     return Objective(
         head=Head(choices, tokenizer.pad_token_id),
         parse=row_parser(task),
-        encoding=Encoding(LabelledExample, {"choices": choices, **limits}, encode),
+        encoding=Encoding(LabelledExample, {"choices": choices, **limits, **special}, encode),
         collate=padded,
         training_collate=padded,
         loss=label_loss if choices else value_loss,
@@ -182,7 +185,8 @@ def load_base(
         quantization=config.model.quantization,
         meta=meta,
         head=head,
-        trained_whole=config.adapter.get("modules_to_save") or (),
+        trained_whole=plain_names(config.adapter).get("modules_to_save") or (),
+        new_head=config.model.new_head,
         seed=config.seed if head_seed is None else head_seed,
     )
 

@@ -17,7 +17,7 @@ from toplora_train.data.cache import writes_the_date
 from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.answers import row_label
 from toplora_train.evaluation.eval_set import EvalSet
-from toplora_train.evaluation.methods.base import find_method
+from toplora_train.evaluation.methods.base import find_method, protocol_of
 from toplora_train.evaluation.metrics import METRICS, as_numbers
 from toplora_train.evaluation.statistics import majority_share
 from toplora_train.evaluation.tally import Score
@@ -59,13 +59,15 @@ def introduction(config: RunConfig, material: Material, start: TrainState) -> st
         or "none"
     )
     resumed = f", going on after step {start.step}" if start.step else ""
+    head = f"\nhead: {material.head.said}" if material.head is not None else ""
+    special = "".join(f"\n{sentence}" for sentence in material.special_tokens.sentences)
     return (
         f"{config.adapter['name']} on {material.location.name} ({material.location.revision}): "
         f"{counted(len(material.train), 'row')}, {counted(total, 'step')} of "
         f"{config.trainer.batch_size}{resumed}\n"
         f"tokens: {material.tokens_from}{CHAT if material.wording == 'chat' else ''}\n"
         f"evaluated on {tests}\n"
-        f"test questions that are trained on too: {overlap(material)}"
+        f"test questions that are trained on too: {overlap(material)}{head}{special}"
     )
 
 
@@ -161,6 +163,7 @@ def build_report(
             supervised_share=None if material.objective.head else supervised / sum(lengths),
             tokens_from=material.tokens_from,
             wording=material.wording,
+            special_tokens=material.special_tokens.to_dict(),
         ),
         train=ReportTrain(
             steps=last["step"],
@@ -205,17 +208,22 @@ def build_report(
 
 def notes(material: Material, selection: Selection | None) -> list[str]:
     """What a reader of the scores has to know besides."""
-    said = []
+    said = [f"{one[0].upper()}{one[1:]}." for one in material.special_tokens.sentences]
     if material.objective.head is not None:
+        start = material.head
         said.append(
-            "The base model has no trained head and would guess, so it has no score of its own: "
-            "hold the score against that of "
+            f"The head was {start.said}; the base model was not scored with it."
+            if start is not None and start.kept
+            else "The base model has no trained head and would guess, so it has no score of its "
+            "own: hold the score against that of "
             + (
                 "the most frequent class."
                 if material.objective.head.labels
                 else "a constant answer."
             )
         )
+        if start is not None and not start.kept:
+            said.append(f"The head is {start.said}.")
     if selection is not None:
         said.append(
             f"The adapter is the one after step {selection.best.step} (epoch "
@@ -281,7 +289,7 @@ def majority_value(test_set: EvalSet) -> float:
 
 def identity(test_set: EvalSet) -> dict[str, Any]:
     """What makes two runs' scores on a task comparable."""
-    return {"rows": test_set.rows.sha256, **find_method(test_set.kind).identity(test_set)}
+    return {"rows": test_set.rows.sha256, **protocol_of(test_set)}
 
 
 def conclusion(report: dict[str, Any], run_dir: Path) -> str:

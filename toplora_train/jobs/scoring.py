@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.eval_set import EvalSet
-from toplora_train.evaluation.methods.base import EvalContext, find_method
+from toplora_train.evaluation.methods.base import EvalContext, find_method, protocol_of
 from toplora_train.evaluation.predictions import (
     PredictionFile,
     finished_predictions,
@@ -123,6 +123,6 @@ def in_words(score: Score) -> str:
 
 
 def _fingerprint(weights: str, test_set: EvalSet) -> str:
-    how = [test_set.protocol.name, PROMPT_VERSION, find_method(test_set.kind).identity(test_set)]
+    how = [test_set.protocol.name, PROMPT_VERSION, protocol_of(test_set)]
     what = [weights, test_set.name, *how]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]

@@ -37,6 +37,7 @@ def deciding_settings(
             "rows": rows_sha256,
             "max_length": config.dataset.max_length,
             "overflow": config.dataset.overflow,
+            "special_tokens": config.dataset.special_tokens,
             "validation_rows": config.dataset.validation_rows,
             "validation_share": config.dataset.validation_share,
         },

@@ -12,6 +12,7 @@ from toplora_train.config.kinds import chooses
 from toplora_train.config.methods import HEADS
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
 from toplora_train.data.chat import as_conversations
+from toplora_train.data.rows import refuse_unanswered
 from toplora_train.data.sources import read_rows
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
@@ -84,6 +85,7 @@ def read_test_sets(
             )
         )
     for test_set in sets:
+        refuse_unanswered(test_set.rows.rows)
         find_method(test_set.kind).validate(test_set)
     return sets
 
@@ -105,7 +107,7 @@ def asked_as_learned(test_set: EvalSet, wording: str) -> EvalSet:
     for row in test_set.rows.rows:
         if row.messages:
             raise UserError(
-                f"task.{test_set.name}: row '{row.id}' is a conversation, but what is trained on "
+                f"task.{test_set.name}: {row.where} is a conversation, but what is trained on "
                 "is not, so the model would be asked in other words than it learned; train on "
                 "messages too, or give the test rows an instruction"
             )

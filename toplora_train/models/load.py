@@ -22,7 +22,15 @@ from transformers import (
 
 from toplora_train.config.aside import temporary_folder
 from toplora_train.config.errors import UserError
-from toplora_train.models.head import Head, head_modules, refuse_random_parts
+from toplora_train.models.head import (
+    Head,
+    HeadStart,
+    draw_head,
+    head_modules,
+    head_start,
+    refuse_random_parts,
+    reorder_classes,
+)
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.quantized import keep_trainable, quantization_config
 from toplora_train.models.tiny import tiny_config, tiny_model, tiny_tokenizer
@@ -74,6 +82,7 @@ def load_model(
     meta: bool = False,
     head: Head | None = None,
     trained_whole: Sequence[str] = (),
+    new_head: bool = False,
     seed: int = 0,
 ) -> PreTrainedModel:
     """The base model in evaluation mode on the CPU, frozen.
@@ -87,11 +96,14 @@ def load_model(
             quantised.
         head: the head to put on it; without one it is a causal language model.
         trained_whole: modules that will be trained and saved whole, and so may lack weights.
+        new_head: draw a new head though the checkpoint has one that fits.
         seed: of the head's random start; the global random state is left as it was.
 
     Raises:
-        UserError: the folder cannot be loaded as such a model, or lacks weights besides the head's.
+        UserError: the folder cannot be loaded as such a model, lacks weights besides the head's, or
+            has a head for other classes.
     """
+    start = start_of_head(location, head, new=new_head) if head is not None else None
     kind = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
     torch_dtype: torch.dtype = getattr(torch, dtype)
     with torch.random.fork_rng(devices=[]):
@@ -109,13 +121,34 @@ def load_model(
                 how["device_map"] = {"": "cpu"}  # moved like any other model
             with _folder_of(location, kind, head) as folder:
                 model = _from_folder(
-                    folder, kind, head, how, trained_whole=trained_whole, name=location.name
+                    folder,
+                    kind,
+                    head,
+                    how,
+                    trained_whole=trained_whole,
+                    name=location.name,
+                    start=start,
                 )
             keep_trainable(model)
+            if start is not None and start.order is not None:
+                reorder_classes(model, start.order)
+            if start is not None and start.redrawn:
+                draw_head(model, empty())
     model.name_or_path = location.name  # what the adapter's config will call its base
     model.requires_grad_(False)
     frozen: PreTrainedModel = model.eval()
     return frozen
+
+
+def start_of_head(location: ModelLocation, head: Head, *, new: bool = False) -> HeadStart:
+    """What the head starts as; only ``config.json`` is read.
+
+    Raises:
+        UserError: the checkpoint's head is for other classes.
+    """
+    folder = location.folder
+    config = tiny_config() if folder is None else AutoConfig.from_pretrained(folder)
+    return head_start(config, head, new=new, name=location.name)
 
 
 def _from_folder(
@@ -126,6 +159,7 @@ def _from_folder(
     *,
     trained_whole: Sequence[str],
     name: str,
+    start: HeadStart | None,
 ) -> Any:
     try:
         with _no_report_of_missing_weights():
@@ -133,6 +167,7 @@ def _from_folder(
                 folder,
                 config=_with_head(AutoConfig.from_pretrained(folder), head),
                 output_loading_info=True,
+                ignore_mismatched_sizes=start is not None and start.redrawn,
                 **how,
             )
     except (OSError, ValueError, ImportError) as error:
@@ -143,6 +178,17 @@ def _from_folder(
             ) from error
         what = "a causal language model" if head is None else "a model with a head"
         raise UserError(f"{name}: cannot be loaded as {what}: {error}") from error
+    lost = sorted(set(head_modules(model)) & {key.split(".")[0] for key in info["missing_keys"]})
+    if lost and start is not None and start.kept:
+        raise UserError(
+            f"{name}: its config speaks of a head, but its checkpoint has no weights for "
+            f"{', '.join(lost)}; set model.new_head=true"
+        )
+    other = [
+        key for key, *_ in info["mismatched_keys"] if key.split(".")[0] not in head_modules(model)
+    ]
+    if other:
+        raise UserError(f"{name}: the shape of {other[0]} is another than its config says")
     refuse_random_parts(
         model, info["missing_keys"], head=head is not None, trained_whole=trained_whole, name=name
     )

@@ -14,9 +14,24 @@ from toplora_train.adapters.base import adapter_prefixes
 from toplora_train.config.errors import RunFailure
 from toplora_train.train.sharding import whole
 
+LOWER = "Lower optimizer.lr"
 
-def refuse_bad_loss(loss: float, step: int, saved: int) -> None:
-    """Stop a run whose loss is not a number; its weights have not taken the step."""
+
+def refuse_bad_loss(
+    loss: float, step: int, saved: int, *, remedy: str = LOWER, taken: bool = False
+) -> None:
+    """Stop a run whose loss is NaN or infinite.
+
+    Args:
+        loss: A step's loss, which the weights have not taken; or, if ``taken``, one after the step.
+        step: The step.
+        saved: The step of the last checkpoint, 0 for none.
+        remedy: What to do, see :func:`precision_remedy`.
+        taken: Whether the weights have taken the step.
+
+    Raises:
+        RunFailure: It is.
+    """
     if math.isfinite(loss):
         return
     kept = (
@@ -25,9 +40,28 @@ def refuse_bad_loss(loss: float, step: int, saved: int) -> None:
         else "no checkpoint was due yet"
     )
     raise RunFailure(
-        f"the loss is {loss} at step {step}; {kept}. Lower optimizer.lr, or train in "
-        "trainer.mixed_precision=bf16 instead of fp16"
+        f"the loss is {loss} {'after' if taken else 'at'} step {step}; {kept}. {remedy}"
     )
+
+
+def precision_remedy(model: torch.nn.Module, mixed_precision: str) -> str:
+    """What to do against a loss that is NaN: the key of a number format that overflows, if any.
+
+    Args:
+        model: The model in training.
+        mixed_precision: What it is computed in, in Accelerate's words.
+    """
+    of_adapter = {p.dtype for p in model.parameters() if p.requires_grad}
+    if torch.float16 in of_adapter:
+        return (
+            "The adapter's weights are float16, in which small gradients and large weights are "
+            "lost: set adapter.dtype=float32"
+        )
+    if mixed_precision == "fp16":
+        return f"{LOWER}, or train in trainer.mixed_precision=bf16 instead of fp16"
+    if any(p.dtype == torch.float16 for p in model.parameters()):
+        return f"{LOWER}, or load the model with model.dtype=bfloat16 or float32 instead of float16"
+    return LOWER
 
 
 def refuse_missing_gradients(model: torch.nn.Module) -> None:
@@ -41,7 +75,9 @@ def refuse_missing_gradients(model: torch.nn.Module) -> None:
         )
 
 
-def refuse_bad_gradients(model: torch.nn.Module, norm: float, step: int) -> None:
+def refuse_bad_gradients(
+    model: torch.nn.Module, norm: float, step: int, *, remedy: str = LOWER
+) -> None:
     """Stop a run in which some gradient is not a number; its weights have not taken the step."""
     if math.isfinite(norm):
         return
@@ -52,7 +88,7 @@ def refuse_bad_gradients(model: torch.nn.Module, norm: float, step: int) -> None
     ]
     raise RunFailure(
         f"the gradient's norm is {norm} at step {step}: {len(bad)} adapter tensors have gradients "
-        f"that are no numbers, {bad[0] if bad else 'none alone'} first. Lower optimizer.lr, or set "
+        f"that are no numbers, {bad[0] if bad else 'none alone'} first. {remedy}, or set "
         "trainer.max_grad_norm"
     )
 

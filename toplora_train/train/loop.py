@@ -20,6 +20,7 @@ from toplora_train.train.fit import pass_that_fits
 from toplora_train.train.health import (
     DeadTensors,
     peak_memory,
+    precision_remedy,
     refuse_bad_gradients,
     refuse_bad_loss,
     refuse_missing_gradients,
@@ -111,14 +112,28 @@ def train(
         result = update(
             model, optimizer, share, max_grad_norm=max_grad_norm, accelerator=accelerator
         )
-        refuse_bad_loss(result.loss, step, saved)
+        remedy = precision_remedy(model, accelerator.mixed_precision)
+        refuse_bad_loss(result.loss, step, saved, remedy=remedy)
         if step == start.step + 1:
             refuse_missing_gradients(model)
         if accelerator.scaler is None:  # which skips such steps, and lowers its factor
-            refuse_bad_gradients(model, result.grad_norm, step)
+            refuse_bad_gradients(model, result.grad_norm, step, remedy=remedy)
         dead_tensors.look(lr)
 
+        def loss_now(rows: Sequence[Any], size: int = micro_batch_size) -> float:
+            return validation_loss(
+                model,
+                rows,
+                accelerator=accelerator,
+                micro_batch_size=size,
+                collate=collate,
+                loss=loss,
+            )
+
         seconds = time.perf_counter() - began
+        held_out = loss_now(validation) if validate else None
+        if held_out is not None:
+            refuse_bad_loss(held_out, step, saved, remedy=remedy, taken=True)
         state = replace(
             state,
             step=step,
@@ -140,16 +155,7 @@ def train(
             seconds=state.seconds,
             tokens_per_second=tokens / seconds,
             peak_memory_bytes=peak_memory(accelerator.device),
-            validation_loss=validation_loss(
-                model,
-                validation,
-                accelerator=accelerator,
-                micro_batch_size=micro_batch_size,
-                collate=collate,
-                loss=loss,
-            )
-            if validate
-            else None,
+            validation_loss=held_out,
             logged=logged,
             watched=watched(model, before, state.trend, accelerator.device) if logged else {},
         )
@@ -157,6 +163,9 @@ def train(
             state = state.told()
 
         last = last or bool(agree(int(enough()), accelerator))
+        if last and held_out is None:  # no later step will show what this one did to the weights
+            after = loss_now(rows[: accelerator.num_processes])
+            refuse_bad_loss(after, step, saved, remedy=remedy, taken=True)
         stopping = agree(interruption.signum or 0, accelerator)
         if last or stopping or (save_every > 0 and step % save_every == 0):
             save_checkpoint(

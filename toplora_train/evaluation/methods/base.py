@@ -110,6 +110,14 @@ def find_method(name: str) -> Method:
     return method
 
 
+def protocol_of(eval_set: EvalSet) -> dict[str, Any]:
+    """The settings that decide an evaluation set's answers and scores; rows and prompts apart."""
+    settings = dict(find_method(eval_set.kind).identity(eval_set))
+    if eval_set.special_tokens != "keep":
+        settings["special_tokens"] = eval_set.special_tokens
+    return settings
+
+
 def validate_protocol(eval_set: EvalSet) -> None:
     """Refuse a protocol that only generates its answers, for a method that compares options.
 
