@@ -74,11 +74,11 @@ def test_progress_and_predictions_are_given_out_as_they_come(model, tokenizer, r
         tokenizer,
         rows,
         batch_size=4,
-        ledger=Ledger({}, given.append, lambda *state: progress.append(state)),
+        ledger=Ledger({}, given.append, progress.append),
         **TASK,
     )
-    assert [done for done, _, _ in progress] == list(range(1, 11))
-    assert progress[-1] == (10, 10, 5)
+    assert [at.done for at in progress] == list(range(1, 11))
+    assert (progress[-1].total, progress[-1].measure, progress[-1].tokens_left) == (10, 0.5, 0)
     assert sorted(given, key=lambda p: p.id) == sorted(predictions, key=lambda p: p.id)
 
 
@@ -91,13 +91,13 @@ def test_rows_that_are_finished_already_are_not_generated_again(model, tokenizer
         tokenizer,
         rows,
         batch_size=4,
-        ledger=Ledger(finished, given.append, lambda *state: progress.append(state)),
+        ledger=Ledger(finished, given.append, progress.append),
         **TASK,
     )
     assert predictions == expected[1]
     assert dataclasses.replace(score, seconds=0) == dataclasses.replace(expected[0], seconds=0)
     assert {p.id for p in given} == {"r7", "r8", "r9"}
-    assert progress[0] == (7, 10, 4)
+    assert (progress[0].done, progress[0].total, progress[0].measure) == (7, 10, 4 / 7)
 
 
 def test_a_finished_prediction_of_another_prompt_is_made_anew(model, tokenizer, rows):
