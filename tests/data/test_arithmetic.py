@@ -8,7 +8,8 @@ from fractions import Fraction
 import pytest
 
 from toplora_train.data.arithmetic import TEMPLATES, TEST_ROWS, TRAIN_ROWS, generate, main
-from toplora_train.data.sources import BUNDLED, read_rows
+from toplora_train.data.availability import BUNDLED
+from toplora_train.data.sources import read_rows
 
 EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)\.")
 

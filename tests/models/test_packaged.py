@@ -6,7 +6,7 @@ import torch
 
 from toplora_train.models.load import load_model, load_tokenizer
 from toplora_train.models.locate import locate_model
-from toplora_train.models.packaged import cache_folder, package_folder, packaged_checkpoint
+from toplora_train.models.packaged import package_folder, packaged_checkpoint
 
 
 def test_a_package_that_is_not_installed_is_none():
@@ -17,14 +17,6 @@ def test_a_package_is_found_without_importing_it():
     sys.modules.pop("this", None)
     assert package_folder("hydra") is not None
     assert "this" not in sys.modules
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("TOPLORA_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "toplora-train"
 
 
 @pytest.mark.slow

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import logging
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.files import Record
 
 logger = logging.getLogger(__name__)
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def read_mirror(
@@ -26,14 +33,49 @@ def read_mirror(
     if revision is not None:
         logger.warning("%s: a local copy; whether it is revision %s is not known", folder, revision)
     try:
-        return _load(str(folder), subset=subset, split=split, revision=None)
+        return _load(str(folder), subset=subset, split=split)
     except OSError as error:
         raise UserError(f"{folder}: cannot be read as a data set ({_line(error)})") from None
 
 
+@dataclass(frozen=True)
+class CachedSet:
+    """A hub data set in the cache of the ``datasets`` library: one subset at one commit."""
+
+    folder: Path
+    commit: str
+    rows: int | None  # of the split, where the library wrote it down
+
+
+def hub_address(name: str, revision: str | None) -> str:
+    """The page of a hub data set at a revision."""
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    return f"{endpoint}/datasets/{name}/tree/{revision or 'main'}"
+
+
+def cached_set(
+    name: str, *, subset: str | None, split: str, revision: str | None
+) -> CachedSet | None:
+    """The newest copy in the cache that has the split, and the commit where ``revision`` is one."""
+    import datasets  # slow to import, and most runs read plain files
+    from datasets.naming import camelcase_to_snakecase
+
+    owner, _, short = name.partition("/")
+    root = Path(datasets.config.HF_DATASETS_CACHE) / f"{owner}___{camelcase_to_snakecase(short)}"
+    commit = revision if revision and _COMMIT.fullmatch(revision) else "*"
+    found = []
+    for path in root.glob(f"{glob.escape(subset) if subset else '*'}/*/{commit}/dataset_info.json"):
+        splits = json.loads(path.read_text(encoding="utf-8")).get("splits") or {}
+        base = split.partition("[")[0]
+        if base in splits:
+            rows = splits[base].get("num_examples") if base == split else None
+            found.append((path.stat().st_mtime, CachedSet(path.parent, path.parent.name, rows)))
+    return max(found, key=lambda one: one[0])[1] if found else None
+
+
 def read_hub(
     name: str, *, subset: str | None, split: str, revision: str | None, tried: Path | None
-) -> list[Record]:
+) -> tuple[list[Record], str]:
     """Read one split of the hub data set ``owner/name``; offline, of its copy in the hub's cache.
 
     Args:
@@ -43,11 +85,21 @@ def read_hub(
         revision: Branch, tag or commit.
         tried: The mirror folder that was looked for before, for the error message.
 
+    Returns:
+        The records and the commit that was read.
+
     Raises:
-        UserError: The data set cannot be reached, or has no such subset or split.
+        UserError: The data set cannot be reached, or has no such subset or split, or the hub is
+            out of reach and the cache holds another commit than the one that is pinned.
     """
+    import datasets  # slow to import, and most runs read plain files
+
     try:
-        return _load(name, subset=subset, split=split, revision=revision)
+        with _one_line(name), _no_progress_bars():
+            builder = datasets.load_dataset_builder(name, name=subset, revision=revision)
+            _refuse_another_commit(name, revision, str(builder.hash))
+            builder.download_and_prepare()
+            table = builder.as_dataset(split=split)
     except OSError as error:
         mirror = f"no mirror at {tried}" if tried else "no data_root was given"
         raise UserError(
@@ -55,22 +107,43 @@ def read_hub(
             f"({_line(error)}); name a local file, or put a copy under DATA_ROOT/hub/{name} and "
             "set data_root=DATA_ROOT"
         ) from None
+    return _records(table, name, subset=subset, split=split), str(builder.hash)
 
 
-def _load(path: str, *, subset: str | None, split: str, revision: str | None) -> list[Record]:
+def _refuse_another_commit(name: str, revision: str | None, found: str) -> None:
+    """Out of reach of the hub the library takes the newest copy in its cache, whatever it is."""
+    if revision and _COMMIT.fullmatch(revision) and found != revision:
+        raise UserError(
+            f"{name}: revision {revision} is wanted, but the hub is out of reach and its cache "
+            f"holds {found}; fetch the right one with a network, or name the other as revision"
+        )
+
+
+def _load(path: str, *, subset: str | None, split: str) -> list[Record]:
     import datasets  # slow to import, and most runs read plain files
+
+    with _one_line(path), _no_progress_bars():
+        table = datasets.load_dataset(path, name=subset, split=split)
+    return _records(table, path, subset=subset, split=split)
+
+
+@contextmanager
+def _one_line(path: str) -> Iterator[None]:
+    """The library's errors as ours."""
     from datasets.exceptions import DatasetGenerationError
 
-    with _no_progress_bars():
-        try:
-            table = datasets.load_dataset(path, name=subset, split=split, revision=revision)
-        except DatasetGenerationError as error:
-            raise UserError(
-                f"{path}: a file cannot be read ({_line(error.__cause__ or error)})"
-            ) from None
-        except ValueError as error:
-            message = _line(error)
-            raise UserError(f"{path}: {message}; set subset and split to what it has") from None
+    try:
+        yield
+    except DatasetGenerationError as error:
+        raise UserError(
+            f"{path}: a file cannot be read ({_line(error.__cause__ or error)})"
+        ) from None
+    except ValueError as error:
+        message = _line(error)
+        raise UserError(f"{path}: {message}; set subset and split to what it has") from None
+
+
+def _records(table: Iterable[object], path: str, *, subset: str | None, split: str) -> list[Record]:
     place = f"{path} ({f'{subset}, ' if subset else ''}{split})"
     return [
         Record(f"{place}, row {number}", f"{split}-{number}", fields)

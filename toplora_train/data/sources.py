@@ -1,37 +1,20 @@
-"""Sources: the one word by which a user says where rows are, and the finding of them.
-
-===========================================  ====================================================
-``bundled:arithmetic/train.jsonl``           a file inside this package
-``llm-adapters:dataset/boolq/test.json``     ``<data_root>/llm-adapters/dataset/boolq/test.json``
-``rows.jsonl``, ``folder``                   a local ``.json``, ``.jsonl``, ``.parquet`` file, or a
-                                             folder of them
-``owner/name``                               ``<data_root>/hub/owner/name``, else the hub
-===========================================  ====================================================
-"""
+"""Sources: the rows that a source's word stands for; see :mod:`toplora_train.data.availability`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.availability import FORMS, HUB_ID, fetch
 from toplora_train.data.files import SUFFIXES, Record, read_file, read_folder
 from toplora_train.data.hub import read_hub, read_mirror
 from toplora_train.data.rows import Row, RowSet, content_hash, parse_row
 
 RowParser = Callable[..., Row]
 """Like :func:`toplora_train.data.rows.parse_row`."""
-
-BUNDLED = Path(__file__).parent / "bundled"
-FORMS = (
-    "bundled:FILE, llm-adapters:FILE, a local .json, .jsonl or .parquet file or a folder of them, "
-    "or a hub id owner/name"
-)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_SCHEME = re.compile(r"([a-z][a-z-]+):(.*)")
 
 
 def read_rows(
@@ -48,8 +31,9 @@ def read_rows(
     """Find a source and read its rows.
 
     Args:
-        source: One of the forms in the module's table; relative paths start at the working folder.
-        data_root: A folder tried before the hub, and the place of LLM-Adapters' files.
+        source: One of the forms in :mod:`toplora_train.data.availability`; relative paths start at
+            the working folder.
+        data_root: A folder tried before the cache and the network.
         subset: A hub data set's configuration name; an error for a file, which has none.
         split: The split of a hub data set, or of a folder whose files are named after splits;
             a single file is read whole.
@@ -131,11 +115,9 @@ def _find(
     source: str, *, data_root: Path | None, subset: str | None, split: str, revision: str | None
 ) -> tuple[list[Record], str]:
     """The records of a source, and the place where they were found."""
-    scheme = _SCHEME.fullmatch(source)
-    if scheme is not None and scheme[1] == "bundled":
-        path = _bundled(scheme[2])
-    elif scheme is not None and scheme[1] == "llm-adapters":
-        path = _llm_adapters(source, scheme[2], data_root)
+    if source.startswith(("bundled:", "llm-adapters:")):
+        path = fetch(source, data_root=data_root).place
+        assert path is not None
     else:
         path = Path(source).expanduser()
         if not path.exists():
@@ -164,41 +146,14 @@ def _find(
 def _find_hub(
     source: str, *, data_root: Path | None, subset: str | None, split: str, revision: str | None
 ) -> tuple[list[Record], str]:
-    if _HUB_ID.fullmatch(source) is None or Path(source).suffix in SUFFIXES:
+    if HUB_ID.fullmatch(source) is None or Path(source).suffix in SUFFIXES:
         raise UserError(f"{source}: no such file or folder; a source is {FORMS}")
     mirror = None if data_root is None else (data_root / "hub" / source).absolute()
     if mirror is not None and mirror.is_dir():
         records = read_mirror(mirror, subset=subset, split=split, revision=revision)
         return records, str(mirror)
-    records = read_hub(source, subset=subset, split=split, revision=revision, tried=mirror)
-    return records, f"{source}@{revision or 'main'}"
-
-
-def _bundled(name: str) -> Path:
-    path = BUNDLED / name
-    if not path.is_file():
-        known = sorted(
-            f"bundled:{file.relative_to(BUNDLED).as_posix()}"
-            for file in BUNDLED.rglob("*")
-            if file.suffix in SUFFIXES
-        )
-        raise UserError(f"bundled:{name}: no such file in this package; it has {', '.join(known)}")
-    return path
-
-
-def _llm_adapters(source: str, name: str, data_root: Path | None) -> Path:
-    if data_root is None:
-        raise UserError(
-            f"{source}: needs data_root=FOLDER, with the file at FOLDER/llm-adapters/{name} "
-            "(from the repository AGI-Edgerunners/LLM-Adapters)"
-        )
-    path = data_root / "llm-adapters" / name
-    if not path.exists():
-        raise UserError(
-            f"{source}: no file at {path}; put it there (from the repository "
-            "AGI-Edgerunners/LLM-Adapters) or correct data_root"
-        )
-    return path
+    records, commit = read_hub(source, subset=subset, split=split, revision=revision, tried=mirror)
+    return records, f"{source}@{commit}"
 
 
 def _refuse_equal_ids(rows: Sequence[Row], records: Sequence[Record]) -> None:

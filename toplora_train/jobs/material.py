@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
+from toplora_train.config.folders import cache_folder
 from toplora_train.config.kinds import own_split
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.cloze import as_cloze
@@ -25,7 +26,6 @@ from toplora_train.jobs.objective import Objective, find_objective
 from toplora_train.jobs.testsets import TestSet, asked_as_learned, read_test_sets
 from toplora_train.models.load import load_tokenizer
 from toplora_train.models.locate import ModelLocation, locate_model
-from toplora_train.models.packaged import cache_folder
 from toplora_train.train.order import steps_in_epoch, steps_through
 
 

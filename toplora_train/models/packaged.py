@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,14 +16,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from toplora_train.config.folders import cache_folder
+
 logger = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Where converted weights are kept: ``$TOPLORA_CACHE``, else below the user's cache folder."""
-    if override := os.environ.get("TOPLORA_CACHE"):
-        return Path(override)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toplora-train"
 
 
 def package_folder(package: str) -> Path | None:

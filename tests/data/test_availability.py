@@ -1,0 +1,110 @@
+"""Where a source is, is said without the network and without a traceback."""
+
+import json
+
+import datasets
+import pytest
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.availability import fetch, source_state
+from toplora_train.data.llm_adapters import BASE_URL, known_files
+
+BOOLQ = "llm-adapters:dataset/boolq/test.json"
+COMMIT = "740312add88f781978c0658806c59bc2815b9866"
+
+
+@pytest.fixture(autouse=True)
+def _empty_caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+def in_hub_cache(folder, *, subset="main", commit=COMMIT, rows=7473):
+    """What the library leaves of a data set, as far as it is looked at."""
+    place = folder / "datasets" / "openai___gsm8k" / subset / "0.0.0" / commit
+    place.mkdir(parents=True)
+    info = {"config_name": subset, "splits": {"train": {"num_examples": rows}}}
+    (place / "dataset_info.json").write_text(json.dumps(info))
+    return place
+
+
+def test_a_bundled_file_is_local():
+    state = source_state("bundled:arithmetic/train.jsonl", data_root=None)
+    assert state.state == "local"
+    assert state.place.is_file() and state.size == state.place.stat().st_size
+
+
+def test_a_known_file_that_is_nowhere_is_to_be_fetched_and_what_is_known_is_said(tmp_path):
+    state = source_state(BOOLQ, data_root=None)
+    assert state.state == "to_fetch"
+    assert state.place == tmp_path / "cache" / "llm-adapters" / "dataset" / "boolq" / "test.json"
+    assert state.url == f"{BASE_URL}/dataset/boolq/test.json"
+    assert (state.size, state.rows, state.licence) == (899_151, 3270, "CC-BY-SA-3.0")
+
+
+def test_offline_what_is_nowhere_is_unavailable(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert source_state(BOOLQ, data_root=None).state == "unavailable"
+    assert source_state("openai/gsm8k", data_root=None).state == "unavailable"
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set; unset it, or put a copy under"):
+        fetch("openai/gsm8k", data_root=None)
+
+
+def test_data_root_goes_before_the_cache(tmp_path):
+    for root in (tmp_path / "cache", tmp_path / "own"):
+        path = root / "llm-adapters" / "dataset" / "boolq" / "test.json"
+        path.parent.mkdir(parents=True)
+        path.write_text("[]")
+    assert source_state(BOOLQ, data_root=None).state == "cached"
+    own = source_state(BOOLQ, data_root=tmp_path / "own")
+    assert (own.state, own.place) == ("local", path)
+
+
+def test_a_file_of_another_name_is_unavailable_unless_data_root_has_it(tmp_path):
+    source = "llm-adapters:ft-training_set/my_own.json"
+    assert source_state(source, data_root=tmp_path).state == "unavailable"
+    with pytest.raises(UserError, match="no known file of AGI-Edgerunners/LLM-Adapters; correct"):
+        fetch(source, data_root=tmp_path)
+    path = tmp_path / "llm-adapters" / "ft-training_set" / "my_own.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("[]")
+    assert fetch(source, data_root=tmp_path).place == path
+
+
+def test_a_local_file_that_is_not_there_is_unavailable(tmp_path):
+    state = source_state(str(tmp_path / "rows.jsonl"), data_root=None)
+    assert (state.state, state.place) == ("unavailable", tmp_path / "rows.jsonl")
+    with pytest.raises(UserError, match=r"rows\.jsonl: no such file or folder"):
+        fetch(str(tmp_path / "rows.jsonl"), data_root=None)
+
+
+@pytest.mark.parametrize("source", ["squad", "hf:squad", "a b/c"])
+def test_what_is_no_source_at_all_is_an_error(source):
+    with pytest.raises(UserError, match="a source is bundled:FILE, llm-adapters:FILE"):
+        source_state(source, data_root=None)
+
+
+def test_a_hub_set_is_looked_for_in_data_root_then_in_the_hubs_cache(tmp_path):
+    where = {"data_root": tmp_path, "subset": "main", "revision": COMMIT}
+    nowhere = source_state("openai/gsm8k", **where)
+    assert (nowhere.state, nowhere.place) == ("to_fetch", None)
+    assert nowhere.url == f"https://huggingface.co/datasets/openai/gsm8k/tree/{COMMIT}"
+    place = in_hub_cache(tmp_path)
+    cached = source_state("openai/gsm8k", **where)
+    assert (cached.state, cached.place, cached.rows) == ("cached", place, 7473)
+    (tmp_path / "hub" / "openai" / "gsm8k").mkdir(parents=True)
+    assert source_state("openai/gsm8k", **where).state == "local"
+
+
+def test_another_commit_subset_or_split_in_the_hubs_cache_is_not_the_one_wanted(tmp_path):
+    in_hub_cache(tmp_path)
+    for other in ({"revision": "0" * 40}, {"subset": "socratic"}, {"split": "test"}):
+        where = {"data_root": None, "subset": "main", "revision": COMMIT} | other
+        assert source_state("openai/gsm8k", **where).state == "to_fetch"
+    assert source_state("openai/gsm8k", data_root=None, revision="main").state == "cached"
+
+
+def test_every_known_file_has_a_state():
+    for path in known_files():
+        assert source_state(f"llm-adapters:{path}", data_root=None).state == "to_fetch"

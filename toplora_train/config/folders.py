@@ -1,0 +1,13 @@
+"""The folder in which what was fetched or computed is kept for the next run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """``$TOPLORA_CACHE``, else ``toplora-train`` below the user's cache folder."""
+    if override := os.environ.get("TOPLORA_CACHE"):
+        return Path(override).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toplora-train"

@@ -1,0 +1,202 @@
+"""Where a source's rows are, or could be had from: on this machine, in the cache, on the network.
+
+===========================================  ====================================================
+``bundled:arithmetic/train.jsonl``           a file inside this package
+``llm-adapters:dataset/boolq/test.json``     ``<data_root>/llm-adapters/dataset/boolq/test.json``,
+                                             else the same below the cache folder, else fetched
+                                             from LLM-Adapters' repository
+``rows.jsonl``, ``folder``                   a local ``.json``, ``.jsonl``, ``.parquet`` file, or a
+                                             folder of them
+``owner/name``                               ``<data_root>/hub/owner/name``, else the Hugging Face
+                                             hub's cache, else the hub
+===========================================  ====================================================
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.folders import cache_folder
+from toplora_train.data.download import download, has_blob_id
+from toplora_train.data.files import SUFFIXES
+from toplora_train.data.hub import cached_set, hub_address, read_hub
+from toplora_train.data.llm_adapters import REPOSITORY, address, known_files
+
+BUNDLED = Path(__file__).parent / "bundled"
+FORMS = (
+    "bundled:FILE, llm-adapters:FILE, a local .json, .jsonl or .parquet file or a folder of them, "
+    "or a hub id owner/name"
+)
+OFFLINE = "HF_HUB_OFFLINE"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SCHEME = re.compile(r"([a-z][a-z-]+):(.*)")
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """What is known of a source without reading it.
+
+    ``place`` is the file or folder that holds the rows, or will hold them once they are fetched
+    (None where the hub's own cache decides). ``url`` is where they would come from, ``size`` their
+    bytes. None is not known.
+    """
+
+    source: str
+    state: Literal["local", "cached", "to_fetch", "unavailable"]
+    place: Path | None
+    url: str | None = None
+    size: int | None = None
+    rows: int | None = None
+    licence: str | None = None
+
+
+def source_state(
+    source: str,
+    *,
+    data_root: Path | None,
+    subset: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+) -> SourceState:
+    """Say where a source is, without the network.
+
+    Args:
+        source: One of the forms in the module's table; relative paths start at the working folder.
+        data_root: A folder tried before the cache and the network.
+        subset: A hub data set's configuration name.
+        split: The split of a hub data set.
+        revision: A hub data set's branch, tag or commit.
+
+    Returns:
+        The state; ``unavailable`` is what is not here and cannot be fetched, because the form is
+        not one that can, the file is not known, or ``HF_HUB_OFFLINE`` is set.
+
+    Raises:
+        UserError: the source is of no known form.
+    """
+    scheme = _SCHEME.fullmatch(source)
+    if scheme is not None and scheme[1] == "bundled":
+        return _present(source, _bundled(scheme[2]))
+    if scheme is not None and scheme[1] == "llm-adapters":
+        return _llm_adapters(source, scheme[2], data_root)
+    path = Path(source).expanduser().absolute()
+    if path.exists():
+        return _present(source, path)
+    if HUB_ID.fullmatch(source) is None or path.suffix in SUFFIXES:
+        if path.suffix in SUFFIXES or source.startswith(("/", "~", ".")):
+            return SourceState(source, "unavailable", path)
+        raise UserError(f"{source}: no such file or folder; a source is {FORMS}")
+    return _hub(source, data_root=data_root, subset=subset, split=split, revision=revision)
+
+
+def fetch(
+    source: str,
+    *,
+    data_root: Path | None,
+    subset: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+) -> SourceState:
+    """Make a source local: nothing where it is already, else a download into the cache.
+
+    A fetched file is compared with its git blob id whenever it is used; a damaged one is replaced.
+
+    Returns:
+        The state afterwards, ``local`` or ``cached``.
+
+    Raises:
+        UserError: it cannot be had; the message says where to put it.
+    """
+    where = {"data_root": data_root, "subset": subset, "split": split, "revision": revision}
+    state = source_state(source, **where)  # type: ignore[arg-type]  # each as it came in
+    if source.startswith("llm-adapters:") and state.state != "local":
+        return _fetch_llm_adapters(state, data_root)
+    if state.state == "to_fetch":
+        read_hub(source, subset=subset, split=split, revision=revision, tried=None)
+        return source_state(source, **where)  # type: ignore[arg-type]  # likewise
+    if state.state == "unavailable":
+        if state.url is None:
+            raise UserError(f"{source}: no such file or folder; a source is {FORMS}")
+        raise UserError(
+            f"{source}: not in the hub's cache, and {OFFLINE} is set; unset it, or put a copy "
+            f"under DATA_ROOT/hub/{source} and set data_root=DATA_ROOT"
+        )
+    return state
+
+
+def offline() -> bool:
+    """Whether the user forbids the network, in the hub's own way: ``HF_HUB_OFFLINE=1``."""
+    return os.environ.get(OFFLINE, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _present(source: str, path: Path) -> SourceState:
+    return SourceState(source, "local", path, size=path.stat().st_size if path.is_file() else None)
+
+
+def _bundled(name: str) -> Path:
+    path = BUNDLED / name
+    if not path.is_file():
+        known = sorted(
+            f"bundled:{file.relative_to(BUNDLED).as_posix()}"
+            for file in BUNDLED.rglob("*")
+            if file.suffix in SUFFIXES
+        )
+        raise UserError(f"bundled:{name}: no such file in this package; it has {', '.join(known)}")
+    return path
+
+
+def _llm_adapters(source: str, name: str, data_root: Path | None) -> SourceState:
+    if data_root is not None:
+        own = (data_root / "llm-adapters" / name).absolute()
+        if own.exists():
+            return _present(source, own)
+    place = cache_folder() / "llm-adapters" / name
+    known = known_files().get(name)
+    if known is None:
+        return SourceState(source, "unavailable", place)
+    state = SourceState(
+        source, "to_fetch", place, address(name), known.size, known.rows, known.licence
+    )
+    if place.is_file():
+        return replace(state, state="cached", size=place.stat().st_size)
+    return replace(state, state="unavailable") if offline() else state
+
+
+def _fetch_llm_adapters(state: SourceState, data_root: Path | None) -> SourceState:
+    name = state.source.partition(":")[2]
+    known = known_files().get(name)
+    assert state.place is not None
+    own = (data_root or Path("FOLDER")) / "llm-adapters" / name
+    put = f"put the file at {own}" + (" and set data_root=FOLDER" if data_root is None else "")
+    if known is None:
+        raise UserError(
+            f"{state.source}: no known file of {REPOSITORY}; correct the name, or {put}"
+        )
+    if state.state == "cached" and has_blob_id(state.place, known.blob):
+        return state
+    if offline():
+        raise UserError(
+            f"{state.source}: not at hand, and {OFFLINE} is set; {put}, or at {state.place} "
+            f"(from {address(name)})"
+        )
+    download(address(name), state.place, blob=known.blob, size=known.size, otherwise=put)
+    return replace(state, state="cached", size=state.place.stat().st_size)
+
+
+def _hub(
+    source: str, *, data_root: Path | None, subset: str | None, split: str, revision: str | None
+) -> SourceState:
+    if data_root is not None:
+        mirror = (data_root / "hub" / source).absolute()
+        if mirror.is_dir():
+            return _present(source, mirror)
+    url = hub_address(source, revision)
+    found = cached_set(source, subset=subset, split=split, revision=revision)
+    if found is not None:
+        return SourceState(source, "cached", found.folder, url, rows=found.rows)
+    return SourceState(source, "unavailable" if offline() else "to_fetch", None, url)
