@@ -207,6 +207,10 @@ def _refuse_contradictions(config: RunConfig) -> None:
             "dataset.validation_rows and dataset.validation_share say how many rows are held out; "
             "give one of them"
         )
+    if config.plan_for is not None and not config.plan:
+        raise UserError(
+            f"plan_for={config.plan_for} is the device of a plan; add plan=true or leave it out"
+        )
     refuse_unfit_tasks(config)
     rows = config.trainer.micro_batch_size
     if rows != "auto" and rows > config.trainer.batch_size:

@@ -23,6 +23,8 @@ FLAGS = (
         "plan=true",
         "everything before the first step: settings, parameters, memory; then stop",
     ),
+    ("plan=true plan_for=a100-80g", "the same for a device that is not at hand"),
+    ("prefetch=true", "fetch the rows and the model, for a machine without a network; then stop"),
     ("resume=auto output_dir=DIR", "go on from the newest checkpoint in DIR"),
     ("--cfg job", "print every setting that would be used, with its value"),
     ("-m, --multirun", "run every combination of comma-separated values"),

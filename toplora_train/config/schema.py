@@ -244,7 +244,13 @@ class ExpectedSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class RunConfig:
-    """A whole run, as stored in ``config.yaml`` of the run directory."""
+    """A whole run, as stored in ``config.yaml`` of the run directory.
+
+    ``plan`` shows what is known before the first step and stops; it never uses the network.
+    ``plan_for`` names the device it is made for, of :mod:`toplora_train.models.devices`, instead of
+    the machine at hand. ``prefetch`` fetches the rows and the model and stops; together with
+    ``plan`` all but the model's weights, and then the plan is shown.
+    """
 
     model: ModelSettings
     dataset: DatasetSettings
@@ -261,5 +267,12 @@ class RunConfig:
     data_root: str | None = None
     resume: Literal["auto"] | None = None
     plan: bool = False
+    plan_for: str | None = None
+    prefetch: bool = False
     recipe: str | None = None
     command: str = ""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is more than a plan or a download."""
+        return not (self.plan or self.prefetch)

@@ -67,7 +67,7 @@ def run_job(config: RunConfig, *, module: str = WORKER) -> JobResult:
     """
     started = time.monotonic()
     run_dir = Path(config.output_dir)
-    if config.plan:
+    if not config.trains:
         with tempfile.TemporaryDirectory(prefix="toplora-plan-") as folder:
             code, error = _work(config, Path(folder), module)
         return JobResult(code, run_dir, time.monotonic() - started, error)
@@ -116,7 +116,7 @@ def _work(
             worker_command(
                 module,
                 run_dir,
-                processes=1 if config.plan else config.launch.processes,
+                processes=config.launch.processes if config.trains else 1,
                 device=config.launch.device,
             ),
             stdin=subprocess.PIPE,
