@@ -1,10 +1,17 @@
-"""What the recipes say was published."""
+"""What the recipes say was published, and that all they name can be had."""
+
+import re
+import sys
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
+from toplora_train import cli
 from toplora_train.config.compose import load_yaml
 from toplora_train.config.locate import options
+from toplora_train.data.availability import BUNDLED, HUB_ID
+from toplora_train.data.llm_adapters import known_files
 
 RECIPES = options("recipe")
 EXPECTED = [
@@ -48,3 +55,41 @@ def test_there_are_published_numbers_to_hold_ours_against():
         "llama3_math",
         "roberta_base_glue",
     }
+
+
+def refuse_what_cannot_be_had(source, revision):
+    """Bundled, or in the shipped table of git blob ids, or on the hub at a pinned commit."""
+    form, _, name = source.partition(":")
+    if form == "bundled":
+        assert (BUNDLED / name).is_file()
+    elif form == "llm-adapters":
+        assert name in known_files()
+    else:
+        assert HUB_ID.fullmatch(source)
+        assert re.fullmatch("[0-9a-f]{40}", revision or ""), f"{source} is not pinned"
+
+
+@pytest.mark.parametrize("word", ["recipe", "dataset"])
+def test_every_source_can_be_had_and_is_the_same_for_everyone(word, monkeypatch, capsys):
+    monkeypatch.delenv("TOPLORA_LLM_ADAPTERS_TABLE", raising=False)
+    for name in options(word):
+        train = ["dataset.train=bundled:arithmetic/train.jsonl"] if name == "jsonl" else []
+        words = ["toplora-train", f"{word}={name}", *train, "--cfg", "job"]
+        monkeypatch.setattr(sys, "argv", words)
+        assert cli.main() == 0, capsys.readouterr().err
+        composed = yaml.safe_load(capsys.readouterr().out)
+        dataset, tasks = composed["dataset"], composed["task"].values()
+        train = dataset["train"]
+        for source in [*(train if isinstance(train, list) else [train]), dataset["test"]]:
+            # task:SPLIT is another split of the tasks' own source.
+            if source is not None and not source.startswith("task:"):
+                refuse_what_cannot_be_had(source, dataset["revision"])
+        for task in tasks:
+            refuse_what_cannot_be_had(task["source"], task.get("revision"))
+
+
+@pytest.mark.parametrize("name", options("task"))
+def test_the_source_of_every_task_can_be_had_too(name, monkeypatch):
+    monkeypatch.delenv("TOPLORA_LLM_ADAPTERS_TABLE", raising=False)
+    task = load_yaml(options("task")[name].path)
+    refuse_what_cannot_be_had(task.source, task.get("revision"))

@@ -66,5 +66,5 @@ def test_a_malformed_table_is_an_error_that_names_the_line(tmp_path, monkeypatch
 
 def test_a_table_that_is_not_there_is_an_error_that_names_the_variable(monkeypatch):
     monkeypatch.setenv("TOPLORA_LLM_ADAPTERS_TABLE", str(Path("/nowhere/more.tsv")))
-    with pytest.raises(UserError, match="TOPLORA_LLM_ADAPTERS_TABLE=/nowhere/more.tsv: cannot be"):
+    with pytest.raises(UserError, match=r"TOPLORA_LLM_ADAPTERS_TABLE=.*tsv: cannot be read"):
         known_files()

@@ -47,6 +47,7 @@ def test_the_commonsense_sets_bring_the_published_eight_tasks_and_the_math_set_s
     assert len(tasks("commonsense_170k")) == 8
     assert tasks("commonsense_15k") == tasks("commonsense_170k")
     assert len(tasks("math_10k")) == 7
+    assert tasks("math_7k") == tasks("math_14k") == tasks("math_10k")
 
 
 @pytest.mark.parametrize(

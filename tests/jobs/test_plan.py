@@ -1,4 +1,3 @@
-import json
 import os
 import re
 import subprocess
@@ -8,17 +7,29 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
+from toplora_train import cli
+from toplora_train.config.check import check
+from toplora_train.config.locate import options
 from toplora_train.config.schema import DatasetSettings, ModelSettings, TaskSettings
 from toplora_train.jobs import plan
+from toplora_train.jobs.inputs import find_model, find_rows
+from toplora_train.jobs.material import prepare
 from toplora_train.jobs.plan import make_plan
 from toplora_train.jobs.target import find_target
-from toplora_train.models.known import SHIPPED
+from toplora_train.models.known import SHIPPED, known_model
 from toplora_train.models.tiny import tiny_config
 from toplora_train.report.plan import show_plan
 
 NOWHERE = "nyu-mll/glue"  # not in an empty cache
+
+
+@pytest.fixture(autouse=True)
+def _few_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting every adapter is most of a plan's cost, and tested in test_alternatives.py."""
+    monkeypatch.setattr("toplora_train.jobs.alternatives.ADAPTERS", ("lora",))
 
 
 def planned(config):
@@ -100,14 +111,15 @@ def test_without_the_rows_their_published_number_gives_the_steps_and_the_length_
     assert made.parameters.trainable == here.parameters.trainable
 
 
-def test_the_bound_is_one(make_run):
+@pytest.mark.parametrize("length", [{"max_steps": 4}, {"max_steps": None, "epochs": 2}])
+def test_what_is_counted_stays_below_the_bound(make_run, length):
     config = make_run()
-    config = replace(config, dataset=replace(config.dataset, max_length=256))
-    counted = planned(config).work
-    bound = plan._bounded(config, rows=20)
-    assert bound.longest >= max(plan._counted(config, plan.prepare(config)).lengths)
-    assert sum(bound.lengths) >= planned(config).tokens.total
-    assert counted.bound is None
+    config = replace(config, trainer=replace(config.trainer, **length))
+    counted, bound = plan._counted(config, prepare(config)), plan._bounded(config, rows=20)
+    assert len(counted.lengths) <= len(bound.lengths)
+    assert sum(counted.lengths) <= sum(bound.lengths)
+    assert counted.longest <= bound.longest
+    assert counted.supervised <= bound.supervised
 
 
 @pytest.mark.usefixtures("empty_caches")
@@ -133,7 +145,7 @@ def test_the_shipped_shape_gives_way_to_the_configuration_at_hand(make_run, tmp_
     path = "HuggingFaceTB/SmolLM2-135M-Instruct"
     model = ModelSettings(name="x", path=path)
     adapter = make_run().adapter | {"target_modules": ["q_proj"], "layers_to_transform": [0]}
-    config = make_run(model=model, adapter=adapter)
+    config = replace(make_run(model=model), adapter=adapter)
     made = planned(config)
     assert made.parameters.base == 134_515_008
     assert SHIPPED in made.parameters.model
@@ -157,15 +169,28 @@ def test_a_head_is_planned_without_tokenizer_and_rows(make_run):
         text="sentence1",
         choices=["yes", "no"],
     )
-    config = make_run(
-        task={"rte": task}, dataset=DatasetSettings(name="glue", train="task:train")
-    )
+    config = make_run(task={"rte": task}, dataset=DatasetSettings(name="glue", train="task:train"))
     config = replace(config, model=ModelSettings(name="m", path="FacebookAI/roberta-base"))
     config = replace(config, adapter=config.adapter | {"target_modules": ["query", "value"]})
     made = planned(config)
     assert made.rows == 2_490
     assert made.tests == {"rte": 3}
     assert "classifier" in made.parameters.trainable
+
+
+@pytest.mark.usefixtures("empty_caches")
+@pytest.mark.parametrize("name", options("recipe"))
+def test_what_a_recipe_reads_is_known_before_any_of_it_is_here(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["toplora-train", f"recipe={name}", "--cfg", "job"])
+    assert cli.main() == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    config = check({**values, "output_dir": "nowhere"})
+    sources, base = find_rows(config), find_model(config.model)
+    counts = plan._count_rows(config, sources, None)
+    assert counts.training
+    assert all(counts.tests.values())
+    assert config.task.keys() == counts.tests.keys()
+    assert base.location is not None or known_model(base.model) is not None
 
 
 def test_planning_for_another_device_looks_up_its_speed_and_holds_its_memory_against_the_need(
@@ -184,16 +209,16 @@ def test_planning_for_another_device_looks_up_its_speed_and_holds_its_memory_aga
     ]
 
 
+@pytest.mark.slow  # every adapter is counted on 32 layers
 def test_a_published_recipe_is_planned_by_the_command_in_an_empty_home(tmp_path: Path):
     words = ["recipe=llama3_commonsense", "plan=true", "plan_for=a100-80g"]
-    few = ["adapter.layers_to_transform=[0]"]  # the command's cost is counting every layer
     environment = {
         name: value
         for name, value in os.environ.items()
         if name not in ("TOPLORA_CACHE", "HF_HOME", "XDG_CACHE_HOME", "TOPLORA_SHARED")
     }
     done = subprocess.run(
-        [Path(sys.executable).parent / "toplora-train", *words, *few],
+        [Path(sys.executable).parent / "toplora-train", *words],
         env=environment | {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "COLUMNS": "100"},
         cwd=tmp_path,
         capture_output=True,
@@ -212,9 +237,15 @@ def test_a_published_recipe_is_planned_by_the_command_in_an_empty_home(tmp_path:
         "On 8 devices: toplora-train recipe=llama3_commonsense",
     ]:
         assert part in text, part
-    for task, rows in json.loads(
-        '{"boolq": "3,270", "piqa": "1,838", "social_i_qa": "1,954", "hellaswag": "10,042",'
-        '"winogrande": "1,267", "arc_easy": "2,376", "arc_challenge": "1,172", "openbookqa": "500"}'
-    ).items():
+    for task, rows in {
+        "boolq": "3,270",
+        "piqa": "1,838",
+        "social_i_qa": "1,954",
+        "hellaswag": "10,042",
+        "winogrande": "1,267",
+        "arc_easy": "2,376",
+        "arc_challenge": "1,172",
+        "openbookqa": "500",
+    }.items():
         assert re.search(rf"test rows of {task} +│ +{rows} ", text), task
     assert not (tmp_path / "runs").exists()

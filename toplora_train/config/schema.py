@@ -62,10 +62,12 @@ class DatasetSettings:
     the rows, or ``validation_share`` of them, are held out.
     ``overflow`` says what happens to a longer row: ``error`` stops, ``drop`` leaves it out,
     ``truncate`` cuts the response (and with it EOS); the report counts them in every case.
-    ``fields`` names the keys of rows that call them otherwise, ``{instruction: question}``. A test
-    set of which more than ``max_overlap`` is asked in the training rows too stops the run; files
-    known to hold test rows do unless ``allow_leaks`` names them. ``cache`` keeps the tokens for the
-    next run on the same rows, below ``$TOPLORA_CACHE`` or the user's cache folder.
+    ``fields`` names the keys of rows that call them otherwise, ``{instruction: question}``;
+    ``format`` names a well-known set whose rows take more than that to become ours (see
+    :mod:`toplora_train.data.formats`). A test set of which more than ``max_overlap`` is asked in
+    the training rows too stops the run; files known to hold test rows do unless ``allow_leaks``
+    names them. ``cache`` keeps the tokens for the next run on the same rows, below
+    ``$TOPLORA_CACHE`` or the user's cache folder.
     """
 
     name: str
@@ -82,6 +84,7 @@ class DatasetSettings:
     test_extraction: Literal["number", "choice", "exact"] = "exact"
     test_max_new_tokens: PositiveInt = 64
     fields: dict[RowKey, str] | None = None
+    format: Literal["gsm8k"] | None = None
     max_overlap: Annotated[float, Field(ge=0, le=1), _Number] = 1.0
     allow_leaks: list[str] | None = None
     cache: bool = True

@@ -110,13 +110,12 @@ def _alone(place: Path) -> Iterator[None]:
 def _fetch_whole(url: str, aside: Path, *, blob: str, size: int | None, otherwise: str) -> None:
     """Fetch into ``aside`` until its content is the one wanted."""
     begun = aside.exists()
-    while True:
+    while not has_blob_id(aside, blob):
         with aside.open("ab") as file, _progress(aside, size) as progress:
-            _receive(url, file, progress)
-        found = blob_id(aside)
+            _receive(url, file, size, progress)
+        found, received = blob_id(aside), aside.stat().st_size
         if found == blob:
             return
-        received = aside.stat().st_size
         aside.unlink()
         if not begun:
             raise UserError(
@@ -126,13 +125,15 @@ def _fetch_whole(url: str, aside: Path, *, blob: str, size: int | None, otherwis
         begun = False  # what an earlier run left may have been of another file
 
 
-def _receive(url: str, file: BinaryIO, progress: _Bar) -> None:
+def _receive(url: str, file: BinaryIO, size: int | None, progress: _Bar) -> None:
     """Append a file's bytes to what is there of it; try again while that may help."""
     failures = 0
     while True:
         before = file.tell()
         try:
             _receive_once(url, file, progress)
+            if size is not None and file.tell() < size:
+                raise requests.ConnectionError("the transfer ended early")
             return
         except requests.RequestException as error:
             if file.tell() > before:
@@ -159,7 +160,9 @@ def _receive_once(url: str, file: BinaryIO, progress: _Bar) -> None:
     timeout = float(os.environ.get(TIMEOUT_VARIABLE) or 10)
     with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # nothing is beyond what is there; the content is judged by the caller
+            file.seek(0)
+            file.truncate()  # what is there is longer than the server's file, so it is of another
+            raise requests.ConnectionError("what an earlier run left cannot be continued")
         response.raise_for_status()
         if have and response.status_code != requests.codes.partial_content:
             have = 0
@@ -213,10 +216,12 @@ def _reason(error: requests.RequestException) -> str:
     """What went wrong, on one line, without the nested names of the libraries below."""
     if error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
-        return "the server did not answer in time"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the transfer ended early"
     cause: BaseException = error
     while nested := cause.__cause__ or cause.__context__:
         cause = nested
+    if isinstance(error, requests.Timeout) or isinstance(cause, TimeoutError):
+        return "the server did not answer in time"
     text = str(getattr(cause, "strerror", None) or cause)
     return " ".join(text.split()) or type(cause).__name__

@@ -6,7 +6,7 @@ the functions it needs from here and has not heard of kinds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,9 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
-from toplora_train.config.schema import RowKey, RunConfig, TaskSettings
+from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
 from toplora_train.data.batches import collate
 from toplora_train.data.encode import Example, OnRows, render_example
+from toplora_train.data.formats import FORMATS
 from toplora_train.data.labelled import (
     LabelledExample,
     collate_labelled,
@@ -81,7 +82,7 @@ def writing(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
     padded = partial(collate, pad_token_id=tokenizer.pad_token_id)
     return Objective(
         head=None,
-        parse=own_parser(config.dataset.fields),
+        parse=own_parser(config.dataset),
         encoding=Encoding(Example, {"protocol": protocol, **limits}, encode),
         collate=padded,
         training_collate=pack if config.trainer.batching == "packed" else padded,
@@ -95,9 +96,20 @@ def length_limits(config: RunConfig) -> dict[str, Any]:
     return {"max_length": config.dataset.max_length, "overflow": config.dataset.overflow}
 
 
-def own_parser(fields: Mapping[RowKey, str] | None) -> RowParser:
-    """How a record of the user's own files becomes a row."""
-    return partial(parse_renamed, names=fields) if fields else parse_row
+def own_parser(dataset: DatasetSettings) -> RowParser:
+    """How a record of the user's own files becomes a row.
+
+    Raises:
+        UserError: two ways are named.
+    """
+    if dataset.format is None:
+        return partial(parse_renamed, names=dataset.fields) if dataset.fields else parse_row
+    if dataset.fields:
+        raise UserError(
+            f"dataset.format={dataset.format} says what the rows' keys are, and so does "
+            "dataset.fields; leave one of them out"
+        )
+    return FORMATS[dataset.format]
 
 
 def judging(config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> Objective:

@@ -197,7 +197,7 @@ def _count_source(config: RunConfig, one: RowsInput) -> int | None:
         split=one.split,
         revision=one.revision,
         limit=one.limit,
-        parse=own_parser(config.dataset.fields) if task is None else row_parser(task),
+        parse=own_parser(config.dataset) if task is None else row_parser(task),
     )
     return len(found.rows)
 

@@ -6,7 +6,6 @@ import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 import torch
 
@@ -72,10 +71,11 @@ def find_target(config: RunConfig) -> Target:
     )
     device = accelerator.device
     on_gpu = device.type == "cuda"
+    dtype_of_torch: torch.dtype = getattr(torch, dtype)
     return Target(
         torch.cuda.get_device_name(device) if on_gpu else f"this machine's {device.type}",
         torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
-        partial(product_speed, device, getattr(torch, dtype)),
+        lambda tokens, hidden: product_speed(device, dtype_of_torch, tokens=tokens, hidden=hidden),
         "measured now",
     )
 

@@ -93,7 +93,7 @@ def read_test_sets(
                     data_root=data_root,
                     split="test",
                     limit=evaluation.limit,
-                    parse=own_parser(dataset.fields),
+                    parse=own_parser(dataset),
                 ),
                 extraction=dataset.test_extraction,
                 choices=(),

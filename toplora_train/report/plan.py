@@ -164,6 +164,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     )
     _show_inputs(plan.inputs, console)
     if plan.parameters is not None:
+        _show_line(f"trainable parameters on {plan.parameters.model}", console)
         console.print(_parameters(plan.parameters))
         if plan.parameters.fit is not None:
             console.print(plan.parameters.fit, highlight=False)
@@ -243,7 +244,7 @@ def _show_line(line: str, console: Console) -> None:
 
 
 def _parameters(parameters: Parameters) -> Table:
-    table = Table(title=f"trainable parameters on {parameters.model}", title_justify="left")
+    table = Table()
     table.add_column("module")
     table.add_column("parameters", justify="right")
     for module, count in parameters.trainable.items():
@@ -330,8 +331,8 @@ def _add_products(table: Table, work: Work) -> None:
 
 
 def _show_memory(work: Work, console: Console) -> None:
-    title = f"memory of a device, from shapes: {work.device}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    _show_line(f"memory of a device, from shapes: {work.device}", console)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     possible = [column for column in work.memory if column.refusal is None]
     table.add_column("what", no_wrap=True)
     for column in possible:
