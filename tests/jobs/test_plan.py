@@ -181,7 +181,9 @@ def test_a_head_is_planned_without_tokenizer_and_rows(make_run):
 @pytest.mark.usefixtures("empty_caches")
 @pytest.mark.parametrize("name", options("recipe"))
 def test_what_a_recipe_reads_is_known_before_any_of_it_is_here(name, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["toplora-train", f"recipe={name}", "--cfg", "job"])
+    monkeypatch.setattr(
+        sys, "argv", ["toplora-train", f"recipe={name}", "--cfg", "job", "--resolve"]
+    )
     assert cli.main() == 0
     values = yaml.safe_load(capsys.readouterr().out)
     config = check({**values, "output_dir": "nowhere"})
