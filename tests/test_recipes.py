@@ -8,6 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from toplora_train import cli
+from toplora_train.config.by_task import register_by_task
 from toplora_train.config.compose import load_yaml
 from toplora_train.config.locate import options
 from toplora_train.data.availability import BUNDLED, HUB_ID
@@ -93,3 +94,50 @@ def test_the_source_of_every_task_can_be_had_too(name, monkeypatch):
     monkeypatch.delenv("TOPLORA_LLM_ADAPTERS_TABLE", raising=False)
     task = load_yaml(options("task")[name].path)
     refuse_what_cannot_be_had(task.source, task.get("revision"))
+
+
+# The authors' own scripts: rows per device times devices, learning rate, epochs, length.
+PUBLISHED = {
+    "roberta_base_glue": {
+        "mnli_matched": (16, 8, 5e-4, 30, 512),
+        "sst2": (16, 8, 5e-4, 60, 512),
+        "mrpc": (16, 8, 4e-4, 30, 512),
+        "cola": (32, 2, 4e-4, 80, 512),
+        "qnli": (32, 8, 4e-4, 25, 512),
+        "qqp": (16, 8, 5e-4, 25, 512),
+        "rte": (32, 8, 5e-4, 80, 512),
+        "stsb": (16, 8, 4e-4, 40, 512),
+    },
+    "roberta_large_glue": {
+        "mnli_matched": (4, 8, 3e-4, 10, 128),
+        "sst2": (8, 8, 4e-4, 10, 512),
+        "mrpc": (4, 8, 3e-4, 20, 512),
+        "cola": (4, 8, 3e-4, 20, 128),
+        "qnli": (4, 8, 2e-4, 10, 512),
+        "qqp": (4, 8, 3e-4, 20, 512),
+        "rte": (8, 8, 4e-4, 20, 512),
+        "stsb": (4, 8, 3e-4, 10, 128),
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("task", PUBLISHED["roberta_base_glue"])
+def test_a_glue_recipe_has_the_published_settings_of_each_task(name, task):
+    register_by_task()
+    rows, devices, lr, epochs, length = PUBLISHED[name][task]
+    recipe = OmegaConf.merge(load_yaml(RECIPES[name].path), {"task": {task: {}}})
+    assert recipe.trainer.micro_batch_size == rows
+    assert recipe.trainer.batch_size == rows * devices
+    assert (recipe.optimizer.lr, recipe.trainer.epochs) == (lr, epochs)
+    assert recipe.dataset.max_length == length
+    assert (recipe.optimizer.warmup_ratio, recipe.optimizer.weight_decay) == (0.06, 0.1)
+
+
+def test_what_started_from_mnli_is_said_to_have():
+    recipe = load_yaml(RECIPES["roberta_base_glue"].path)
+    assert {
+        task for one in recipe.expected if one.get("start") is not None for task in one.scores
+    } == {"mrpc", "rte", "stsb"}
+    for name in PUBLISHED:
+        assert "adapter.start_from=RUN" in RECIPES[name].path.read_text()

@@ -82,6 +82,9 @@ def test_the_file_that_set_the_key_is_blamed():
             "model.dtype must be one of float32, bfloat16, float16, not 'fp8'",
         ),
         ("task__boolq__version", 0, "task.boolq.version must be at least 1, not 0"),
+        ("seed", 2**64, "seed must be at most 4294967295, not 18446744073709551616"),
+        ("seed", -1, "seed must be at least 0, not -1"),
+        ("seed", 1.5, "seed must be a whole number, not 1.5"),
         ("resume", "yes", "resume must be one of auto, not 'yes'"),
     ],
 )
@@ -100,7 +103,6 @@ def test_a_missing_key_is_named():
     ("changes", "said"),
     [
         ({"dataset__train": None}, "dataset.train is not set; give the rows to train on"),
-        ({"trainer__micro_batch_size": 9}, "trainer.micro_batch_size (9) must not be greater"),
         (
             {"dataset__test": "a.json", "task__test": {"name": "test", "source": "b"}},
             "dataset.test becomes the task 'test'",

@@ -65,6 +65,11 @@ def test_tasks_that_one_head_answers_go_together():
         (run_of(task("x", kind="generate", metric="f1")), "f1 is no metric of kind generate"),
         (run_of(task("m", choices=["a", "b", "c"], also=["f1"])), "f1 is of two classes"),
         (run_of(task("s", kind="regress", metric="pearson")), "so it has no choices"),
+        (run_of(task("rte", max_new_tokens=4)), r"task.rte.max_new_tokens says nothing of kind cl"),
+        (
+            run_of(task("x", kind="generate", text="question")),
+            r"task.x.text says nothing of kind generate, which writes",
+        ),
         (run_of(task("rte"), test="b.jsonl"), "dataset.test is asked to write"),
         (run_of(train="task:train"), "dataset.train=task:train needs a task"),
         (

@@ -10,6 +10,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.schema import OptimizerSettings, TrainerSettings
 from toplora_train.data.packed import pack
 from toplora_train.jobs.learning import (
+    adjustments,
     learning_rate,
     make_optimizer,
     padded_together,
@@ -47,7 +48,33 @@ def test_what_does_not_fit_the_adapter_shows_without_weights(make_run):
 def test_the_learning_rate_is_the_peak_times_the_schedule():
     settings = OptimizerSettings(name="adamw", lr=0.5, schedule="linear", warmup_steps=2)
     rate = learning_rate(settings, total_steps=6)
+    assert [rate(step) for step in (1, 2, 3, 5)] == pytest.approx([0.5 / 3, 1 / 3, 0.5, 0.25])
+
+
+def test_a_legacy_protocols_warm_up_starts_at_zero_and_may_not_be_the_whole_run():
+    settings = OptimizerSettings(name="adamw", lr=0.5, schedule="linear", warmup_steps=2)
+    rate = learning_rate(settings, total_steps=6, protocol="legacy.toplora")
     assert [rate(step) for step in (1, 2, 3, 5)] == [0.0, 0.25, 0.5, 0.25]
+    with pytest.raises(UserError, match=r"0 in the only step.*optimizer\.warmup_steps=0"):
+        learning_rate(settings, total_steps=1, protocol="legacy.toplora")
+
+
+def test_a_warm_up_longer_than_the_run_is_shortened_and_said(make_run):
+    config = make_run()
+    config = replace(config, optimizer=replace(config.optimizer, warmup_steps=100))
+    assert adjustments(config, total_steps=100) == []
+    (line,) = adjustments(config, total_steps=2)
+    assert "100 steps are more than the run's 2; the warm-up is shortened to 2" in line
+    rate = learning_rate(config.optimizer, total_steps=2)
+    assert [rate(1), rate(2)] == pytest.approx([1e-3 / 3, 2e-3 / 3])
+
+
+def test_a_batch_smaller_than_the_micro_batch_lowers_it_and_says_so(make_run):
+    config = make_run()
+    trainer = replace(config.trainer, batch_size=2, micro_batch_size=8)
+    assert rows_at_once(trainer) == padded_together(trainer) == 2
+    (line,) = adjustments(replace(config, trainer=trainer), total_steps=9)
+    assert line.startswith("trainer.micro_batch_size is lowered from 8 to 2, trainer.batch_size")
 
 
 def test_a_micro_batch_that_is_to_be_found_is_at_most_the_batch():

@@ -9,10 +9,10 @@ from toplora_train.jobs import finetune, plan
 from toplora_train.jobs.refusals import refuse_unfit_settings
 
 UNFIT = {
-    "two lengths": (
-        {"trainer": {"max_steps": 3, "max_tokens": 1000}},
+    "eval_every": (
+        {"trainer": {"eval_every": 3}},
         1,
-        r"^trainer\.max_steps=3 and trainer\.max_tokens=1000",
+        r"^trainer\.eval_every=3 validates on rows that are held out",
     ),
     "patience": (
         {"trainer": {"select": "last", "patience": 2}},
@@ -52,7 +52,7 @@ def test_a_plan_refuses_them_too(make_run, name: str):
         plan.run(changed(make_run(), groups))
 
 
-@pytest.mark.parametrize("name", ["two lengths", "patience", "compile"])
+@pytest.mark.parametrize("name", ["eval_every", "patience", "compile"])
 def test_a_run_refuses_them_before_it_reads_a_row(make_run, tmp_path, name: str):
     groups, _, message = UNFIT[name]
     config = changed(make_run(), groups | {"dataset": {"train": "nowhere.jsonl"}})
@@ -62,3 +62,8 @@ def test_a_run_refuses_them_before_it_reads_a_row(make_run, tmp_path, name: str)
 
 def test_a_usual_run_passes(make_run):
     refuse_unfit_settings(make_run(), processes=1)
+
+
+def test_held_out_rows_may_be_validated_on(make_run):
+    held_out = {"trainer": {"eval_every": 3}, "dataset": {"validation_share": 0.2}}
+    refuse_unfit_settings(changed(make_run(), held_out), processes=1)

@@ -7,8 +7,8 @@ from toplora_train.models.locate import locate_model
 from toplora_train.models.tiny import tiny_model
 
 
-def locate(path, package=None, builtin=None):
-    return locate_model(path=path, revision=None, package=package, builtin=builtin)
+def locate(path, package=None, builtin=None, revision=None):
+    return locate_model(path=path, revision=revision, package=package, builtin=builtin)
 
 
 def test_a_local_folder_is_taken_as_it_is(tmp_path: Path):
@@ -42,3 +42,28 @@ def test_a_hub_id_while_offline_names_the_remedies(monkeypatch: pytest.MonkeyPat
 def test_no_path_at_all_names_the_key():
     with pytest.raises(UserError, match=r"model\.path"):
         locate(None)
+
+
+@pytest.mark.parametrize("key", ["path", "revision", "package"])
+def test_what_the_built_in_model_has_no_use_for_is_refused(key: str):
+    settings = {"path": None, "revision": None, "package": None} | {key: "x"}
+    with pytest.raises(UserError, match=rf"^model\.{key}=x says nothing of the built-in model"):
+        locate_model(builtin="tiny", **settings)
+
+
+def test_a_folder_has_no_revision(tmp_path: Path):
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"model\.revision=v2 is of a model on the hub"):
+        locate(str(tmp_path), revision="v2")
+
+
+def test_a_package_is_not_taken_for_a_revision_that_it_may_not_have(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(
+        "toplora_train.models.locate.packaged_checkpoint", lambda _: (Path("weights"), "1.0")
+    )
+    assert locate("nobody/nothing", package="some_package").folder == Path("weights")
+    with pytest.raises(UserError, match="not in the hub's cache"):
+        locate("nobody/nothing", package="some_package", revision="v2")

@@ -76,3 +76,11 @@ def test_a_run_on_conversations_says_that_the_template_is_the_models_own():
     assert "apply_chat_template(messages, add_generation_prompt=True)" in text
     assert "<|user|>{instruction}<|assistant|>" in text
     assert "chat template" not in model_card(report.to_dict(), prompt="{instruction}\n")
+
+
+def test_the_base_model_is_known_by_its_digest_where_the_report_has_one():
+    report = made_up_report().to_dict()
+    report["model"]["sha256"] = "ab12"
+    assert "SHA-256 of its configuration and weight index `ab12`" in model_card(report)
+    del report["model"]["sha256"]  # an earlier report
+    assert "(revision `abc123`)" in model_card(report)

@@ -41,6 +41,17 @@ def test_a_mean_over_other_tasks_is_shown_without_a_difference():
         assert rows[-1][:4] == ["mean", "of other tasks", "65 %", ""]
 
 
+def test_what_was_trained_from_another_adapter_is_held_against_such_runs_only():
+    alone = PUBLISHED | {"start": "the LoRA trained on MNLI"}
+    mine = report(expected=[alone])
+    source = "Somebody (arXiv 1), protocol legacy.toplora; started from the LoRA trained on MNLI"
+    (row, *_) = expected_table(mine)
+    assert row[3:] == ["another start", f"{source}, this run from the base model"]
+    mine["adapter"]["settings"]["start_from"] = "runs/mnli"
+    (row, *_) = expected_table(mine)
+    assert row[3:] == ["-6.0", f"{source}, this run from runs/mnli"]
+
+
 def test_the_pages_have_a_section_only_where_something_was_published():
     for render in (lambda r: render_markdown(r, {}), lambda r: render_html(r, [], {})):
         assert "Published numbers" in render(report())

@@ -4,8 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import RunFailure
+from toplora_train.models.tiny import tiny_model
 from toplora_train.train.health import (
+    Beginning,
     DeadTensors,
     peak_memory,
     refuse_bad_gradients,
@@ -60,3 +64,37 @@ def test_a_tensor_that_no_step_moves_is_named_and_one_that_is_slow_to_start_is_n
     dead.look(lr=1.0)
     with pytest.raises(RunFailure, match=r"2 adapter tensors .*dead\.bias"):
         dead.look(lr=1.0)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "toplora", "tenslora", "genlora"])
+def test_an_adapter_that_is_its_own_start_is_no_result(name: str):
+    model = attach_adapter(tiny_model(), adapter_defaults(name)[0], seed=1)
+    beginning = Beginning(model)
+    with pytest.raises(RunFailure, match="still its own start after the last step"):
+        beginning.refuse_unmoved(model, dtype="float32")
+    ids = torch.tensor([[3, 4, 5]])
+    model(input_ids=ids, labels=ids).loss.backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1).step()
+    beginning.refuse_unmoved(model, dtype="float32")
+
+
+def test_weight_decay_alone_is_no_learning():
+    model = attach_adapter(tiny_model(), adapter_defaults("lora")[0], seed=1)
+    beginning = Beginning(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(0.9)
+    with pytest.raises(RunFailure, match="its gradients were zero"):
+        beginning.refuse_unmoved(model, dtype="float32")
+
+
+def test_a_start_without_zeros_is_known_by_its_digest():
+    settings = adapter_defaults("lora")[0] | {"init": "orthogonal", "dtype": "bfloat16"}
+    model = attach_adapter(tiny_model(), settings, seed=1)
+    beginning = Beginning(model)
+    with pytest.raises(RunFailure, match=r"too small for adapter\.dtype=bfloat16"):
+        beginning.refuse_unmoved(model, dtype="bfloat16")
+    with torch.no_grad():
+        next(p for p in model.parameters() if p.requires_grad).add_(1.0)
+    beginning.refuse_unmoved(model, dtype="bfloat16")

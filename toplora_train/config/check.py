@@ -176,7 +176,8 @@ def _allowed(problem: ErrorDetails) -> str:
     }
     if kind in bounds:
         words, bound = bounds[kind]
-        return f"{words} {context[bound]:g}"
+        limit = context[bound]
+        return f"{words} {limit if isinstance(limit, int) else format(limit, 'g')}"
     if kind == "literal_error":
         return f"one of {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
     for start, words in {
@@ -202,22 +203,11 @@ def _refuse_contradictions(config: RunConfig) -> None:
         raise UserError(
             "dataset.train is not set; give the rows to train on: dataset.train=FILE.jsonl"
         )
-    if config.dataset.validation_rows and config.dataset.validation_share:
-        raise UserError(
-            "dataset.validation_rows and dataset.validation_share say how many rows are held out; "
-            "give one of them"
-        )
     if config.plan_for is not None and not config.plan:
         raise UserError(
             f"plan_for={config.plan_for} is the device of a plan; add plan=true or leave it out"
         )
     refuse_unfit_tasks(config)
-    rows = config.trainer.micro_batch_size
-    if rows != "auto" and rows > config.trainer.batch_size:
-        raise UserError(
-            f"trainer.micro_batch_size ({rows}) must not be greater "
-            f"than trainer.batch_size ({config.trainer.batch_size}), the rows of one optimizer step"
-        )
     if (config.optimizer.ratio is None) == (config.optimizer.name == "loraplus"):
         raise UserError(
             "optimizer.ratio is LoRA+'s, how much faster B learns than A; give it with "

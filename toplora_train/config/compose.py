@@ -21,10 +21,13 @@ from toplora_train.config.adapter import Blame
 from toplora_train.config.by_task import register_by_task
 from toplora_train.config.check import check
 from toplora_train.config.errors import UserError
-from toplora_train.config.locate import OptionFile, groups, options, readable
+from toplora_train.config.levels import Level, levels, refuse_missing, typed_keys
+from toplora_train.config.locate import OptionFile, conf_dir, groups, options, readable
 from toplora_train.config.origin import find_origin
+from toplora_train.config.rivals import refuse_other_package, settle
 from toplora_train.config.schema import RunConfig
 from toplora_train.config.sweep import register_resolvers
+from toplora_train.config.useless import refuse_useless
 
 
 def prepare_hydra() -> None:
@@ -109,8 +112,10 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
         UserError: see :func:`toplora_train.config.check.check`.
     """
     own, overrides = own_folders(hydra), typed_overrides(hydra)
-    blame = blamer(dict(hydra.runtime.choices), own, overrides)
-    values = plain_values(composed, blame)
+    choices = dict(hydra.runtime.choices)
+    blame = blamer(choices, own, overrides)
+    found = levels_of(composed, choices, own, overrides)
+    values = consistent(plain_values(composed, blame), found, own)
     recipe = hydra.runtime.choices.get("recipe")
     sweeping = hydra.mode == RunMode.MULTIRUN
     if values.get("output_dir") == "":
@@ -129,7 +134,9 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
         if isinstance(values.get(key), str):
             values[key] = str(Path(values[key]).expanduser().absolute())
     command = shlex.join(["toplora-train", *(overrides if sweeping else argv)])
-    return check(values, recipe=recipe, command=command, blame=blame)
+    config = check(values, recipe=recipe, command=command, blame=blame)
+    refuse_useless(config, typed_keys(found))
+    return config
 
 
 def check_shown(text: str, overrides: Sequence[str], own: Sequence[Path]) -> None:
@@ -138,12 +145,14 @@ def check_shown(text: str, overrides: Sequence[str], own: Sequence[Path]) -> Non
     Raises:
         UserError: see :func:`toplora_train.config.check.check`.
     """
-    typed = (override.partition("=") for override in overrides)
-    blame = blamer({group: option for group, _, option in typed}, own, overrides)
+    choices = shown_choices(overrides, own)
+    blame = blamer(choices, own, overrides)
     composed = OmegaConf.create(text)
     assert isinstance(composed, DictConfig)
-    values = plain_values(composed, blame)
-    check({**values, "output_dir": values.get("output_dir") or "runs"}, blame=blame)
+    found = levels_of(composed, choices, own, overrides)
+    values = consistent(plain_values(composed, blame), found, own)
+    config = check({**values, "output_dir": values.get("output_dir") or "runs"}, blame=blame)
+    refuse_useless(config, typed_keys(found))
 
 
 def plain_values(composed: DictConfig, blame: Blame) -> dict[str, Any]:
@@ -166,6 +175,38 @@ def plain_values(composed: DictConfig, blame: Blame) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def levels_of(
+    composed: DictConfig, choices: Mapping[str, Any], own: Sequence[Path], overrides: Sequence[str]
+) -> list[Level]:
+    """Who set which key of a run.
+
+    Raises:
+        UserError: The command line or a file contradicts itself, or leaves out what has to be set.
+    """
+    tasks = composed.get("task")
+    files = [
+        file
+        for file in chosen_files(choices, own)
+        if file.group != "task" or (isinstance(tasks, Mapping) and file.name in tasks)
+    ]
+    found = levels(files, overrides)
+    refuse_missing(found)
+    return found
+
+
+def consistent(
+    values: Mapping[str, Any], found: Sequence[Level], own: Sequence[Path]
+) -> dict[str, Any]:
+    """The composed values, of which none is overruled without a word.
+
+    Raises:
+        UserError: Two settings of one place say the same thing, or a package carries another model.
+    """
+    settled = settle(values, found)
+    refuse_other_package(settled, list(options("model", own).values()))
+    return settled
+
+
 def blamer(choices: Mapping[str, Any], own: Sequence[Path], overrides: Sequence[str]) -> Blame:
     """Say which file set a key: ``"FILE: "``, or "" where the command line did."""
     typed = [re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0] for override in overrides]
@@ -178,6 +219,25 @@ def blamer(choices: Mapping[str, Any], own: Sequence[Path], overrides: Sequence[
         return f"{readable(path)}: " if path is not None else ""
 
     return blame
+
+
+def shown_choices(overrides: Sequence[str], own: Sequence[Path]) -> dict[str, Any]:
+    """The option of each group, found without Hydra, which does not tell what it only shows."""
+    typed = {name: value for name, _, value in (word.partition("=") for word in overrides)}
+    choices = default_choices(conf_dir() / "config.yaml")
+    recipe = options("recipe", own).get(typed.get("recipe", ""))
+    return choices | (default_choices(recipe.path) if recipe is not None else {}) | typed
+
+
+def default_choices(path: Path) -> dict[str, Any]:
+    """The option of each group that a file's defaults list chooses."""
+    entries = load_yaml(path).get("defaults", [])
+    return {
+        str(key).removeprefix("override ").strip(" /"): option
+        for entry in entries
+        if isinstance(entry, DictConfig)
+        for key, option in entry.items()
+    }
 
 
 def chosen_files(choices: Mapping[str, Any], own: Sequence[Path]) -> list[OptionFile]:

@@ -12,6 +12,13 @@ METRICS_OF = {
     "classify": ("accuracy", "f1", "matthews"),
     "regress": ("pearson", "spearman"),
 }
+HEADS_ONLY = ("text", "text_pair", "label")
+WRITERS_ONLY = ("extraction", "response", "max_new_tokens")
+
+
+def chooses(task: TaskSettings) -> bool:
+    """Whether the task's answer can be generated or chosen among its choices, as one likes."""
+    return task.kind not in HEADS and bool(task.choices) and bool(task.response)
 
 
 def head_task(config: RunConfig) -> TaskSettings | None:
@@ -61,6 +68,12 @@ def _refuse_other_models(config: RunConfig, head: TaskSettings) -> None:
 
 
 def _refuse_unfit_task(name: str, task: TaskSettings) -> None:
+    for key in WRITERS_ONLY if task.kind in HEADS else HEADS_ONLY:
+        if getattr(task, key) != TaskSettings.__dataclass_fields__[key].default:
+            raise UserError(
+                f"task.{name}.{key} says nothing of kind {task.kind}, which {_asks(task)}; leave "
+                "it out"
+            )
     allowed = METRICS_OF.get(task.kind, ("accuracy",))
     for metric in (task.metric, *task.also):
         if metric not in allowed:

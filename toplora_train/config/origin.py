@@ -16,7 +16,7 @@ PACKAGE_HEADER = "# @package "
 def find_origin(key: str, files: Sequence[OptionFile]) -> Path | None:
     """The first of the files (in order of precedence, highest first) that sets ``key``."""
     for file in files:
-        inner = _inside(key, _package(file))
+        inner = _inside(key, package_of(file))
         if inner is not None and _holds(OmegaConf.load(file.path), inner):
             return file.path
     return None
@@ -35,7 +35,7 @@ def find_choice(group: str, option: str, files: Sequence[OptionFile]) -> Path | 
     return None
 
 
-def _package(file: OptionFile) -> str:
+def package_of(file: OptionFile) -> str:
     """Where Hydra puts the file's content in the tree: its header's word, else its group."""
     for line in file.path.read_text(encoding="utf-8").splitlines():
         if line.startswith(PACKAGE_HEADER):

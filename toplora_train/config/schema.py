@@ -27,6 +27,7 @@ PositiveInt = Annotated[int, Field(ge=1), _Number]
 NonNegativeInt = Annotated[int, Field(ge=0), _Number]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _Number]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1), _Number]  # what NumPy's generators take too
 Fraction = Annotated[float, Field(ge=0, lt=1), _Number]
 RowKey = Literal["instruction", "input", "output", "answer", "messages", "id"]
 Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
@@ -123,7 +124,7 @@ class TaskSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class OptimizerSettings:
-    """AdamW and its learning-rate schedule; ``warmup_steps`` wins over ``warmup_ratio``.
+    """AdamW and its learning-rate schedule; ``warmup_steps`` replaces ``warmup_ratio``.
 
     ``lr_multipliers`` maps patterns of parameter names to factors of ``lr``, ``no_decay`` lists
     patterns of what is not decayed, and ``ratio`` is LoRA+'s: how much faster B learns than A.
@@ -147,7 +148,8 @@ class TrainerSettings:
     """How the rows are stepped through.
 
     ``batch_size`` is the number of rows per optimizer step over all processes;
-    ``micro_batch_size`` the number per forward pass, or ``auto`` for the most that fit the memory.
+    ``micro_batch_size`` the number per forward pass, at most ``batch_size``, or ``auto`` for the
+    most that fit the memory.
     ``max_steps`` replaces ``epochs`` where given; so does ``max_tokens``, which ends the run, and
     the learning rate's schedule, with the step that reaches so many tokens of rows.
     ``batching: packed`` lays the rows of a forward pass end to end instead of padding them; before
@@ -234,13 +236,15 @@ class LaunchSettings:
 class ExpectedSettings:
     """What somebody published for an adapter in a recipe's setting, accuracy in %, and where.
 
-    ``r`` None speaks of every rank. ``protocol`` is what the numbers were made with.
+    ``r`` None speaks of every rank. ``protocol`` is what the numbers were made with; ``start`` what
+    the adapter was trained from where that was not the base model alone.
     """
 
     adapter: str
     source: str
     protocol: str
     r: PositiveInt | None = None
+    start: str | None = None
     scores: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     average: NonNegativeFloat | None = None
 
@@ -266,7 +270,7 @@ class RunConfig:
     output_dir: str
     task: dict[str, TaskSettings] = Field(default_factory=dict)
     expected: list[ExpectedSettings] = Field(default_factory=list)
-    seed: NonNegativeInt = 1
+    seed: Seed = 1
     data_root: str | None = None
     resume: Literal["auto"] | None = None
     plan: bool = False

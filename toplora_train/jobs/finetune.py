@@ -28,6 +28,7 @@ from toplora_train.jobs.encoding import learned_prompt
 from toplora_train.jobs.fitting import refuse_unfit_rows
 from toplora_train.jobs.joining import join_processes, part_processes
 from toplora_train.jobs.learning import (
+    adjustments,
     fitting_micro_batch,
     learning_rate,
     make_optimizer,
@@ -58,6 +59,7 @@ from toplora_train.train.checkpoint import (
     read_state,
     refuse_other_settings,
 )
+from toplora_train.train.health import Beginning
 from toplora_train.train.loop import train
 from toplora_train.train.signals import interrupt_at_once, interrupt_later
 
@@ -89,8 +91,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
     refuse_unusable_adapter(config, material)
     checkpoint, start = starting_point(config, run_dir / "checkpoints", material.rows.sha256)
     console.print(introduction(config, material, start), highlight=False, soft_wrap=True)
-    if fitted is not None:
-        console.print(fitted, highlight=False, soft_wrap=True)
+    adjusted = adjustments(config, total_steps=total_steps(config, material.lengths))
+    for line in [*([fitted] if fitted is not None else []), *adjusted]:
+        console.print(line, highlight=False, soft_wrap=True)
 
     model = load_base(config, material.location, material.objective.head)
     base_parameters = model.num_parameters()
@@ -240,6 +243,7 @@ def fine_tune(
     """Train the adapter, writing a line of metrics per logged step."""
     trainer = config.trainer
     total = total_steps(config, material.lengths)
+    beginning = Beginning(adapted)
     prove_batches(adapted, trainer, material, accelerator=accelerator)
     micro_batch_size = fitting_micro_batch(adapted, trainer, material, accelerator=accelerator)
     model, optimizer = join_processes(
@@ -270,7 +274,9 @@ def fine_tune(
             material.train,
             material.validation,
             accelerator=accelerator,
-            learning_rate=learning_rate(config.optimizer, total_steps=total),
+            learning_rate=learning_rate(
+                config.optimizer, total_steps=total, protocol=config.evaluation.protocol
+            ),
             start=start,
             total_steps=total,
             batch_size=trainer.batch_size,
@@ -293,7 +299,9 @@ def fine_tune(
             if judged is not None:
                 console.print(judged, highlight=False, soft_wrap=True)
         interruption.raise_if_asked()
-    return part_processes(model, config, material, accelerator=accelerator)
+    trained = part_processes(model, config, material, accelerator=accelerator)
+    beginning.refuse_unmoved(trained, dtype=config.adapter["dtype"])
+    return trained
 
 
 def save_whole(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -21,6 +21,7 @@ from toplora_train.train.proofs import prove_compiled, prove_packing
 from toplora_train.train.schedule import learning_rate_factor, warmup_length
 
 PROOF_ROWS = 2
+CLEAN = "clean"
 
 
 def make_optimizer(
@@ -47,15 +48,53 @@ def make_optimizer(
     )
 
 
-def learning_rate(settings: OptimizerSettings, *, total_steps: int) -> Callable[[int], float]:
-    """The learning rate as a function of the step."""
-    warmup = warmup_length(total_steps, settings.warmup_steps, settings.warmup_ratio)
+def learning_rate(
+    settings: OptimizerSettings, *, total_steps: int, protocol: str = CLEAN
+) -> Callable[[int], float]:
+    """The learning rate as a function of the step; a legacy protocol's warm-up starts at zero.
+
+    Raises:
+        UserError: it is zero in every step.
+    """
+    asked = warmup_length(total_steps, settings.warmup_steps, settings.warmup_ratio)
+    from_zero = protocol != CLEAN
+    if from_zero and total_steps == 1 and asked > 0:
+        raise UserError(
+            f"the learning rate would be 0 in the only step of the run: evaluation.protocol="
+            f"{protocol} starts the warm-up at 0; set optimizer.warmup_steps=0, or train for longer"
+        )
     return lambda step: (
         settings.lr
         * learning_rate_factor(
-            step, total_steps=total_steps, warmup=warmup, schedule=settings.schedule
+            step,
+            total_steps=total_steps,
+            warmup=min(asked, total_steps),
+            schedule=settings.schedule,
+            from_zero=from_zero,
         )
     )
+
+
+def adjustments(config: RunConfig, *, total_steps: int) -> list[str]:
+    """What a run does otherwise than its settings say, because they do not fit it: a line each."""
+    lines = []
+    warmup = config.optimizer.warmup_steps
+    if warmup is not None and warmup > total_steps:
+        peak = learning_rate(
+            config.optimizer, total_steps=total_steps, protocol=config.evaluation.protocol
+        )(total_steps)
+        lines.append(
+            f"optimizer.warmup_steps: {warmup} steps are more than the run's {total_steps}; the "
+            f"warm-up is shortened to {total_steps}, and the learning rate ends at {peak:.3g} "
+            f"of {config.optimizer.lr:g}"
+        )
+    micro, batch = config.trainer.micro_batch_size, config.trainer.batch_size
+    if micro != "auto" and micro > batch:
+        lines.append(
+            f"trainer.micro_batch_size is lowered from {micro} to {batch}, trainer.batch_size: a "
+            "forward pass takes no more rows than an optimizer step"
+        )
+    return lines
 
 
 def fitting_micro_batch(
@@ -63,7 +102,7 @@ def fitting_micro_batch(
 ) -> int:
     """The rows per forward pass: as asked, or with ``auto`` the most that fit every process."""
     if trainer.micro_batch_size != "auto":
-        return trainer.micro_batch_size
+        return rows_at_once(trainer)
     return largest_micro_batch(
         model,
         material.train,
@@ -157,4 +196,6 @@ def padded_together(trainer: TrainerSettings) -> int:
 
 def rows_at_once(trainer: TrainerSettings) -> int:
     """The rows of a forward pass, or the most they can be, for what is told before it is known."""
-    return trainer.batch_size if trainer.micro_batch_size == "auto" else trainer.micro_batch_size
+    if trainer.micro_batch_size == "auto":
+        return trainer.batch_size
+    return min(trainer.micro_batch_size, trainer.batch_size)

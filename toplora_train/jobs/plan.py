@@ -29,7 +29,7 @@ from toplora_train.jobs.alternatives import compare_adapters
 from toplora_train.jobs.budget import within_budget_on
 from toplora_train.jobs.fitting import refuse_unfit_rows
 from toplora_train.jobs.inputs import TEST, RowsInput, as_list, find_model, find_rows
-from toplora_train.jobs.learning import padded_together, rows_at_once
+from toplora_train.jobs.learning import adjustments, padded_together, rows_at_once
 from toplora_train.jobs.material import Material, prepare, total_steps
 from toplora_train.jobs.objective import load_base, own_parser, row_parser
 from toplora_train.jobs.refusals import refuse_unfit_settings
@@ -65,7 +65,11 @@ def run(config: RunConfig) -> None:
     wanted = config.launch.processes
     processes = max(1, torch.cuda.device_count()) if wanted == "auto" else wanted
     refuse_unfit_settings(config, processes=processes)
-    show_plan(make_plan(config, find_target(config)), Console())
+    plan, console = make_plan(config, find_target(config)), Console()
+    if plan.steps is not None:
+        for line in adjustments(config, total_steps=plan.steps):
+            console.print(line, highlight=False, soft_wrap=True)
+    show_plan(plan, console)
 
 
 def make_plan(config: RunConfig, target: Target) -> Plan:

@@ -14,20 +14,21 @@ def refuse_unfit_settings(config: RunConfig, *, processes: int) -> None:
     Raises:
         UserError: names the settings and what to use instead.
     """
-    refuse_two_lengths(config)
     selects(config)
+    refuse_unvalidated(config)
     refuse_unfit_compilation(config, processes=processes)
     refuse_unfit_optimizer(config, processes=processes)
 
 
-def refuse_two_lengths(config: RunConfig) -> None:
-    """Refuse a run whose end is given twice.
+def refuse_unvalidated(config: RunConfig) -> None:
+    """Refuse to validate without rows to validate on.
 
     Raises:
-        UserError: names both settings.
+        UserError: names the setting and what holds rows out.
     """
-    if config.trainer.max_steps is not None and config.trainer.max_tokens is not None:
+    dataset, every = config.dataset, config.trainer.eval_every
+    if every and not (dataset.validation_rows or dataset.validation_share):
         raise UserError(
-            f"trainer.max_steps={config.trainer.max_steps} and trainer.max_tokens="
-            f"{config.trainer.max_tokens} both say when the run ends; set one of them to null"
+            f"trainer.eval_every={every} validates on rows that are held out: set "
+            "dataset.validation_rows or dataset.validation_share"
         )

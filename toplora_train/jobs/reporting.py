@@ -19,12 +19,13 @@ from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.evaluate import Score, row_label
 from toplora_train.evaluation.metrics import METRICS, as_numbers
 from toplora_train.evaluation.statistics import majority_share
-from toplora_train.jobs.learning import padded_together
+from toplora_train.jobs.learning import adjustments, padded_together
 from toplora_train.jobs.material import Material, total_steps
 from toplora_train.jobs.plan import planned_memory
 from toplora_train.jobs.reload import ReloadProof
 from toplora_train.jobs.selection import Selection
 from toplora_train.jobs.testsets import TestSet, asked_how
+from toplora_train.models.identity import model_digest
 from toplora_train.report.environment import environment
 from toplora_train.report.expected import matching
 from toplora_train.report.gain import read_gain
@@ -121,6 +122,8 @@ def build_report(
             revision=material.location.revision,
             parameters=base_parameters,
             dtype=number_format(config.model),
+            read_from=material.location.read_from,
+            sha256=model_digest(material.location),
         ),
         adapter=ReportAdapter(
             name=config.adapter["name"],
@@ -178,7 +181,11 @@ def build_report(
         environment=environment(str(accelerator.device)),
         gain=read_gain(run_dir / "predictions", list(scores)) if base_scores else None,
         expected=matching([asdict(one) for one in config.expected], config.adapter),
-        notes=[*([fitted] if fitted else []), *notes(material, selection)],
+        notes=[
+            *([fitted] if fitted else []),
+            *adjustments(config, total_steps=total_steps(config, lengths)),
+            *notes(material, selection),
+        ],
     )
 
 

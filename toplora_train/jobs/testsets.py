@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import HEADS
+from toplora_train.config.kinds import HEADS, chooses
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
 from toplora_train.data.chat import as_conversations
 from toplora_train.data.cloze import as_cloze
@@ -161,8 +161,7 @@ def _row_reading(task: TaskSettings) -> dict[str, Any]:
 
 
 def _kind(task: TaskSettings, evaluation: EvaluationSettings) -> str:
-    can_choose = task.kind in ("generate", "choose") and task.choices and task.response
-    return evaluation.multiple_choice or task.kind if can_choose else task.kind
+    return evaluation.multiple_choice or task.kind if chooses(task) else task.kind
 
 
 def _option_score(kind: str, evaluation: EvaluationSettings) -> str:

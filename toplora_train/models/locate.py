@@ -29,6 +29,11 @@ class ModelLocation:
     folder: Path | None
     revision: str
 
+    @property
+    def read_from(self) -> str:
+        """Where the files were read."""
+        return "made in code" if self.folder is None else str(self.folder)
+
 
 def locate_model(
     *,
@@ -40,12 +45,14 @@ def locate_model(
 ) -> ModelLocation:
     """Find the base model, downloading it where that is possible.
 
-    ``weights=False`` is for planning: configuration and tokenizer are enough.
+    ``weights=False`` is for planning: configuration and tokenizer are enough. A package is taken in
+    the place of the hub, so not where a revision is given: it is not known to have that one.
 
     Raises:
         UserError: it is nowhere to be found; the message says what to do.
     """
     if builtin is not None:
+        _refuse_useless(builtin, path=path, revision=revision, package=package)
         return ModelLocation(f"toplora-train/{builtin}", None, "built in")
     if path is None:
         raise UserError("model.path is not set; give a hub id or a folder: model.path=...")
@@ -53,6 +60,11 @@ def locate_model(
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} is not a model: it has no config.json")
+        if revision is not None:
+            raise UserError(
+                f"model.revision={revision} is of a model on the hub, but model.path={path} is a "
+                "folder; leave model.revision out"
+            )
         return ModelLocation(str(folder.resolve()), folder.resolve(), "local folder")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
@@ -60,9 +72,18 @@ def locate_model(
         )
     return (
         _in_hub_cache(path, revision, weights)
-        or (_in_package(path, package) if package is not None else None)
+        or (_in_package(path, package) if package is not None and revision is None else None)
         or _from_hub(path, revision, package, weights)
     )
+
+
+def _refuse_useless(builtin: str, **settings: str | None) -> None:
+    for name, value in settings.items():
+        if value is not None:
+            raise UserError(
+                f"model.{name}={value} says nothing of the built-in model; leave it out, or set "
+                f"model.builtin=null (now {builtin})"
+            )
 
 
 def _in_hub_cache(path: str, revision: str | None, weights: bool) -> ModelLocation | None:

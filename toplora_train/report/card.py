@@ -63,10 +63,16 @@ def _summary(report: Mapping[str, Any]) -> str:
     text = (
         f"PEFT type {adapter['peft_type']}, {count(adapter['trainable_parameters'])} trainable "
         f"parameters on top of {count(model['parameters'])} frozen ones "
-        f"(revision `{model['revision']}`). Trained with toplora-train; the run's `report.html` "
+        f"({_identity(model)}). Trained with toplora-train; the run's `report.html` "
         "has every detail."
     )
     return f"{text} {OWN_READING}" if adapter["peft_type"] == "GENLORA" else text
+
+
+def _identity(model: Mapping[str, Any]) -> str:
+    digest = model.get("sha256")  # earlier reports have none
+    known = f", SHA-256 of its configuration and weight index `{digest}`" if digest else ""
+    return f"revision `{model['revision']}`{known}"
 
 
 def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:

@@ -20,23 +20,32 @@ def matching(
 def expected_table(report: Mapping[str, Any]) -> list[list[str]]:
     """Rows of cells: task, here, published, difference in points, source; none without any.
 
-    A published mean is held against ours only where it is known to be of the same tasks.
+    A published mean is held against ours only where it is known to be of the same tasks, and what
+    was trained from another adapter only against a run that was so too.
     """
     rows = []
+    started_from = report["adapter"]["settings"].get("start_from")
     for one in report.get("expected") or ():
         source = f"{one['source']}, protocol {one['protocol']}"
+        start = one.get("start")  # earlier reports have none
+        if start is not None:
+            source += f"; started from {start}, this run from {started_from or 'the base model'}"
+        same_start = start is None or started_from is not None
         for task, published in one["scores"].items():
             if task in report["tasks"]:
                 ours = 100 * report["tasks"][task]["value"]
-                rows.append(_row(task, ours, published, source))
+                rows.append(_row(task, ours, published, source, comparable=same_start))
         if one["average"] is not None and report["average"] is not None:
-            comparable = set(one["scores"]) == set(report["tasks"])
-            ours = 100 * report["average"] if comparable else None
-            rows.append(_row("mean", ours, one["average"], source))
+            same_tasks = set(one["scores"]) == set(report["tasks"])
+            ours = 100 * report["average"] if same_tasks else None
+            rows.append(_row("mean", ours, one["average"], source, comparable=same_start))
     return rows
 
 
-def _row(task: str, ours: float | None, published: float, source: str) -> list[str]:
+def _row(
+    task: str, ours: float | None, published: float, source: str, *, comparable: bool
+) -> list[str]:
     if ours is None:
         return [task, "of other tasks", f"{published:g} %", "", source]
-    return [task, f"{ours:.1f} %", f"{published:g} %", f"{ours - published:+.1f}", source]
+    difference = f"{ours - published:+.1f}" if comparable else "another start"
+    return [task, f"{ours:.1f} %", f"{published:g} %", difference, source]

@@ -18,12 +18,18 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class ReportModel:
-    """The base model: ``parameters`` counts its weights, ``dtype`` is their number format."""
+    """The base model: ``parameters`` counts its weights, ``dtype`` is their number format.
+
+    All of it is of the model that was loaded: ``read_from`` is the folder, ``sha256`` a digest of
+    its configuration and of the index and headers of its weights.
+    """
 
     path: str
     revision: str
     parameters: int
     dtype: str
+    read_from: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

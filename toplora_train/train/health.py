@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import resource
 import sys
 
 import torch
+from peft import PeftModel
 
+from toplora_train.adapters.base import adapter_prefixes
 from toplora_train.config.errors import RunFailure
 from toplora_train.train.sharding import whole
 
@@ -86,6 +89,61 @@ class DeadTensors:
                 f"{names[0]} among them: nothing is learned there. Leave these modules out of "
                 "adapter.target_modules, or change the adapter's settings"
             )
+
+
+class Beginning:
+    """What an adapter is before its first step, to see at the end whether anything was learned.
+
+    Where tensors are zero, as B is in LoRA, they make the update zero, and weight decay leaves them
+    so: then those decide. Of an adapter without zeros a digest of each tensor is kept. A head that
+    is trained beside the adapter does not count.
+
+    Args:
+        model: A model whose adapter is at its start; a resumed one before the checkpoint is read.
+    """
+
+    def __init__(self, model: PeftModel) -> None:
+        tensors = _own_tensors(model)
+        zero = {name for name, tensor in tensors.items() if not tensor.any()}
+        self._digests = {name: _digest(tensors[name]) for name in zero or tensors}
+
+    def refuse_unmoved(self, model: PeftModel, *, dtype: str) -> None:
+        """Refuse to save an adapter that is still its own start.
+
+        Raises:
+            RunFailure: It is; the message says what that may come from.
+        """
+        tensors = _own_tensors(model)
+        if any(_digest(tensors[name]) != digest for name, digest in self._digests.items()):
+            return
+        config = model.active_peft_config
+        reason = (
+            "its invocation tokens (adapter.settings.alora_invocation_tokens) may be in no row"
+            if getattr(config, "alora_invocation_tokens", None)
+            else "its gradients were zero, or the optimizer's steps too small for "
+            f"adapter.dtype={dtype}; see grad_norm and lr in metrics.jsonl"
+        )
+        raise RunFailure(
+            "the adapter is still its own start after the last step: nothing was learned, and no "
+            f"adapter is saved. Most likely {reason}"
+        )
+
+
+def _own_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's trained tensors; all that is trained where PEFT names none as the adapter's."""
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    prefixes = adapter_prefixes(model)
+    own = {
+        name: tensor
+        for name, tensor in trained.items()
+        if any(part.startswith(prefixes) for part in name.split("."))
+    }
+    return own or trained
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    flat = tensor.contiguous().flatten().view(torch.uint8).cpu()
+    return hashlib.sha256(flat.numpy().tobytes()).hexdigest()
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import torch
+
+from toplora_train.models.identity import model_digest
+from toplora_train.models.locate import ModelLocation
+from toplora_train.models.tiny import tiny_model
+
+TINY = ModelLocation("toplora-train/tiny", None, "built in")
+
+
+def saved(folder: Path, dtype: torch.dtype = torch.float32) -> ModelLocation:
+    tiny_model().to(dtype).save_pretrained(folder)
+    return ModelLocation("owner/name", folder, "local folder")
+
+
+def test_the_same_files_have_the_same_digest_wherever_they_lie(tmp_path: Path):
+    one, other = saved(tmp_path / "one"), saved(tmp_path / "other")
+    assert model_digest(one) == model_digest(other)
+    assert len(model_digest(one)) == 64
+
+
+def test_another_type_or_another_configuration_has_another_digest(tmp_path: Path):
+    one, other = saved(tmp_path / "one"), saved(tmp_path / "other", torch.bfloat16)
+    assert model_digest(one) != model_digest(other)
+    before = model_digest(one)
+    config = tmp_path / "one" / "config.json"
+    config.write_text(config.read_text().replace("1e-06", "1e-05"))
+    assert model_digest(one) != before
+
+
+def test_the_model_made_in_code_has_one_as_well():
+    assert model_digest(TINY) == model_digest(TINY)
+    assert len(model_digest(TINY)) == 64

@@ -1,0 +1,133 @@
+"""Who set which key: the command line before the recipe, the recipe before the groups' options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from toplora_train.config.adapter import shown
+from toplora_train.config.errors import UserError
+from toplora_train.config.locate import OptionFile, groups, readable
+from toplora_train.config.origin import package_of
+
+COMMAND_LINE = "the command line"
+MISSING = "???"
+_LISTS = ("task",)  # the groups of which a run takes several options
+
+
+@dataclass(frozen=True)
+class Level:
+    """The keys that one place sets.
+
+    Attributes:
+        name: The file as a person would type it, or "the command line".
+        keys: Dotted keys to values as written; interpolations are not resolved.
+    """
+
+    name: str
+    keys: Mapping[str, Any]
+
+
+def levels(files: Sequence[OptionFile], overrides: Sequence[str]) -> list[Level]:
+    """All places that set keys of a run, the one that counts most first.
+
+    Args:
+        files: The chosen options, the recipe first.
+        overrides: The command line's ``key=value`` words.
+
+    Raises:
+        UserError: A group of which a run takes one option is given a list, or a word is given twice
+            with different values.
+    """
+    return [Level(COMMAND_LINE, _typed(overrides)), *(read_level(file) for file in files)]
+
+
+def read_level(file: OptionFile) -> Level:
+    """The keys that an option file sets itself, without those of the options it builds on.
+
+    Raises:
+        UserError: Its defaults choose a list of options of a group of which a run takes one.
+    """
+    content = OmegaConf.to_container(OmegaConf.load(file.path), resolve=False)
+    assert isinstance(content, dict)
+    place, package = readable(file.path), package_of(file)
+    _refuse_lists(content.pop("defaults", None) or [], place)
+    return Level(place, dict(_flat(content, f"{package}." if package else "")))
+
+
+def refuse_missing(found: Sequence[Level]) -> None:
+    """Refuse a value that a file leaves to the user (``???``) and no higher level gives.
+
+    Composition lets the default of a lower level stand in for it.
+
+    Raises:
+        UserError: Names the file and the key.
+    """
+    given: set[str] = set()
+    for level in found:
+        for key, value in level.keys.items():
+            if value == MISSING and key not in given:
+                raise UserError(f"{level.name}: {key} is not set; give {key}=...")
+        given |= level.keys.keys()
+
+
+def typed_keys(found: Sequence[Level]) -> set[str]:
+    """The keys that the command line sets to something."""
+    return {
+        key
+        for level in found
+        if level.name == COMMAND_LINE
+        for key, value in level.keys.items()
+        if value is not None
+    }
+
+
+def _typed(overrides: Sequence[str]) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    words: dict[str, Any] = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_delete() or override.is_sweep_override():
+            continue
+        name, value = override.key_or_group, override.value()
+        if name in words and words[name] != value:
+            raise UserError(
+                f"{name} is given twice: {shown(words[name])} and {shown(value)}; give it once"
+            )
+        words[name] = value
+        if isinstance(value, dict):
+            keys |= _flat(value, f"{name}.")
+        elif name not in groups():
+            keys[name] = value
+        elif isinstance(value, list):
+            _refuse_list(name, value)
+    return keys
+
+
+def _refuse_lists(defaults: Sequence[Any], place: str) -> None:
+    for entry in defaults:
+        for key, chosen in entry.items() if isinstance(entry, dict) else ():
+            group = str(key).removeprefix("override ").strip(" /").partition("@")[0]
+            if isinstance(chosen, list):
+                _refuse_list(group, chosen, f"{place}: ")
+
+
+def _refuse_list(group: str, chosen: Sequence[Any], place: str = "") -> None:
+    """Hydra lays the options of a list over each other, so that only the last one would count."""
+    if group not in _LISTS:
+        options = ",".join(str(one) for one in chosen)
+        raise UserError(
+            f"{place}{group}=[{options}] is a list, and a run has one {group}; "
+            f"give one, or run each of them: -m {group}={options}"
+        )
+
+
+def _flat(values: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,41 @@
+"""What a base model is, read from the files that it is loaded from and not from the settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from toplora_train.models.locate import ModelLocation
+from toplora_train.models.tiny import tiny_config, tiny_model
+
+INDEX = "model.safetensors.index.json"
+LENGTH = 8  # bytes of a safetensors file that say how long its header is
+
+
+def model_digest(location: ModelLocation) -> str:
+    """A SHA-256 that tells the model from others, in hexadecimal.
+
+    It is of ``config.json``, of the index of the weights and of every safetensors file's header,
+    which names each tensor with its type, shape and place; the weights themselves are not read. A
+    model made in code has its configuration and its tensors digested.
+    """
+    digest = hashlib.sha256()
+    if location.folder is None:
+        config = {k: v for k, v in tiny_config().to_dict().items() if k != "transformers_version"}
+        digest.update(json.dumps(config, sort_keys=True).encode())
+        for name, tensor in sorted(tiny_model().state_dict().items()):
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()
+    for name in ("config.json", INDEX):
+        file = location.folder / name
+        if file.is_file():
+            digest.update(file.read_bytes())
+    for file in sorted(location.folder.glob("*.safetensors")):
+        digest.update(file.name.encode() + _header(file))
+    return digest.hexdigest()
+
+
+def _header(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(int.from_bytes(opened.read(LENGTH), "little"))
