@@ -70,7 +70,7 @@ def model_state(
     location = _in_cache(path, revision)
     if location is not None and location.folder is not None and holds_weights(location.folder):
         state = "cached"
-    elif package is not None and (packaged := packaged_checkpoint(package)) is not None:
+    elif package is not None and revision is None and (packaged := packaged_checkpoint(package)):
         state, location = "local", ModelLocation(path, *packaged)
     folder = None if location is None else location.folder
     return ModelState(
