@@ -59,8 +59,8 @@ class RowsInput:
         rows = self.state.rows or published_rows(self.source, subset=self.subset, split=self.split)
         return rows if rows is None or self.limit is None else min(rows, self.limit)
 
-    def fetch(self) -> SourceState:
-        """Make them local.
+    def fetch_place(self) -> Path | None:
+        """Make them local and say where they lie; None where the hub's own cache decides.
 
         Raises:
             UserError: They cannot be had.
@@ -71,7 +71,7 @@ class RowsInput:
             subset=self.subset,
             split=self.split,
             revision=self.revision,
-        )
+        ).place
 
 
 def find_rows(config: RunConfig) -> list[RowsInput]:
@@ -85,6 +85,7 @@ def find_rows(config: RunConfig) -> list[RowsInput]:
     if data_root is not None and not data_root.is_dir():
         raise UserError(f"data_root={data_root} is no folder; correct or leave out data_root")
     split = own_split(config)
+    training: list[tuple[str, str | None, str, str | None, str | None]]
     if split is not None:
         own = next(iter(tasks.values()))
         training = [(own.source, own.subset, split, own.revision, own.licence)]
@@ -92,7 +93,9 @@ def find_rows(config: RunConfig) -> list[RowsInput]:
         sources = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
         of_all = (dataset.subset, dataset.split, dataset.revision, None)
         training = [(source, *of_all) for source in sources]
-    wanted = [(None, *source, dataset.limit) for source in training] + [
+    wanted: list[tuple[str | None, str, str | None, str, str | None, str | None, int | None]]
+    wanted = [(None, *source, dataset.limit) for source in training]
+    wanted += [
         (name, task.source, task.subset, task.split, task.revision, task.licence, limit)
         for name, task in tasks.items()
     ]

@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -20,7 +21,7 @@ from toplora_train.report.plan import DeviceMemory, readable_bytes
 
 COMPUTE = {"bf16": "bfloat16", "fp16": "float16"}
 MANY = 8  # devices of one machine, as they are sold and rented
-ENGINES = ("ddp", "zero2", "fsdp2")
+ENGINES: tuple[Literal["ddp", "zero2", "fsdp2"], ...] = ("ddp", "zero2", "fsdp2")
 # Words of a command that a plan has and a run has not, or that the planned launch replaces.
 REPLACED = ("plan", "plan_for", "prefetch", "launch", "launch.processes", "launch.engine")
 
