@@ -87,7 +87,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if sweep_dir is None:
         return code
     jobs = read_jobs(sweep_dir)
-    if "plan=true" not in arguments.overrides:
+    if not {"plan=true", "prefetch=true"} & set(arguments.overrides):
         show_sweep(sweep_dir, jobs, _wide_console())
     return code or sweep_exit_code(jobs)
 

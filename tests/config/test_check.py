@@ -109,6 +109,7 @@ def test_a_missing_key_is_named():
         ),
         ({"task__boolq__name": "piqa"}, "task.boolq.name is 'piqa'; it must be 'boolq'"),
         ({"tracker__project": "mine"}, "tracker=wandb"),
+        ({"plan_for": "t4"}, "plan_for=t4 is the device of a plan; add plan=true"),
         ({"task__piqa__max_new_tokens": 4}, "task.piqa is set but not chosen"),
         ({"task": {"name": "mine", "source": "x"}}, "first line must be '# @package task.mine'"),
     ],

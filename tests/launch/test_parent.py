@@ -208,8 +208,9 @@ def test_an_earlier_failure_is_forgotten_when_the_run_succeeds(job, tmp_path):
     assert not (tmp_path / "run" / "report.json").exists()
 
 
-def test_planning_leaves_no_run_directory(job, tmp_path):
-    assert job("exit 0", plan=True).exit_code == 0
+@pytest.mark.parametrize("word", ["plan", "prefetch"])
+def test_planning_and_fetching_leave_no_run_directory(job, tmp_path, word):
+    assert job("exit 0", **{word: True}).exit_code == 0
     assert not (tmp_path / "run").exists()
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from toplora_train.models.memory import estimate_memory
+from toplora_train.models.memory import MemoryEstimate, estimate_memory, memory_of_each
 from toplora_train.models.tiny import tiny_config, tiny_model
 
 
@@ -65,3 +65,24 @@ def test_activations_are_near_what_autograd_keeps():
 
 def test_checkpointing_needs_less():
     assert estimate(activation_checkpointing=True).activations < estimate().activations
+
+
+WHOLE = MemoryEstimate(weights=16_000, adapter=1_600, activations=500, logits=100)
+
+
+def of_each(engine: str, devices: int) -> MemoryEstimate:
+    return memory_of_each(WHOLE, engine=engine, devices=devices, embeddings=2_000, layers=14)
+
+
+@pytest.mark.parametrize("engine", ["ddp", "zero2", "fsdp2"])
+def test_one_device_has_it_all_whatever_joins_several(engine):
+    assert of_each(engine, 1) == WHOLE
+
+
+def test_stage_2_shards_what_is_trained_and_stage_3_the_base_model_too():
+    ddp, zero2, fsdp2 = (of_each(engine, 8) for engine in ("ddp", "zero2", "fsdp2"))
+    assert ddp.weights == zero2.weights == WHOLE.weights
+    assert ddp.adapter > zero2.adapter > fsdp2.adapter > WHOLE.adapter // 8
+    assert fsdp2.weights == 16_000 // 8 + 2_000 + 2 * 1_000
+    assert {one.activations for one in (ddp, zero2, fsdp2)} == {500}
+    assert of_each("zero3", 8) == fsdp2

@@ -6,31 +6,50 @@ from rich.console import Console
 from toplora_train.report.plan import (
     Alternative,
     Comparison,
+    DeviceMemory,
+    Parameters,
     Plan,
+    RunInput,
+    Tokens,
+    Work,
     readable_bytes,
     render,
     show_plan,
 )
 
-PLAN = Plan(
-    config={"adapter": {"name": "lora", "r": 8}, "plan": True},
-    model="a/model (main)",
-    base_parameters=1_000_000,
-    trainable={"q_proj": 600, "v_proj": 400},
-    rows=90,
-    validation_rows=10,
+PARAMETERS = Parameters("a/model (main)", 1_000_000, {"q_proj": 600, "v_proj": 400})
+TOKENS = Tokens(
+    total=5000,
+    supervised=500,
+    longest=96,
+    padding_fraction=0.04,
     dropped_rows=3,
     truncated_rows=0,
-    steps=12,
-    tokens=5000,
-    supervised_tokens=500,
-    padding_fraction=0.04,
-    longest=96,
-    memory={"weights": 4_000_000, "adapter": 16_000},
-    tests={"arithmetic": 400},
+    example=[("1 + 1", False), ("\n", False), ("2", True), ("<eos>", True)],
+)
+WORK = Work(
+    device="a-device (4 GB)",
     flops=6e14,
     flops_per_second=2e12,
-    example=[("1 + 1", False), ("\n", False), ("2", True), ("<eos>", True)],
+    speed_from="measured now",
+    memory=[
+        DeviceMemory("1 device", {"weights": 4_000_000, "adapter": 16_000}, 4_000_400),
+        DeviceMemory("8, ddp", {"weights": 4_000_000, "adapter": 20_000}, 4_000_400),
+    ],
+)
+PLAN = Plan(
+    config={"adapter": {"name": "lora", "r": 8}, "plan": True},
+    inputs=[
+        RunInput("model", "a/model", at_hand=True, place="/models/a"),
+        RunInput("test rows of boolq", "llm-adapters:boolq", at_hand=False, rows=3270, size=2048),
+    ],
+    rows=90,
+    validation_rows=10,
+    steps=12,
+    tests={"arithmetic": 400, "boolq": None},
+    parameters=PARAMETERS,
+    tokens=TOKENS,
+    work=WORK,
 )
 
 
@@ -41,7 +60,7 @@ def shown(plan: Plan = PLAN) -> str:
 
 
 def test_the_learned_tokens_stand_in_brackets():
-    assert render(PLAN.example).plain == "1 + 1|⏎\n[2|<eos>]"
+    assert render(TOKENS.example).plain == "1 + 1|⏎\n[2|<eos>]"
 
 
 def test_every_number_of_the_plan_is_shown():
@@ -67,16 +86,51 @@ def test_bytes_are_said_in_their_unit():
     assert readable_bytes(5.5 * 1024**3) == "5.5 GiB"
 
 
+def test_what_is_at_hand_and_what_is_to_be_fetched_is_told_apart_with_what_is_known_of_it():
+    here, missing = shown().split("To be fetched")
+    assert "model: a/model, /models/a" in here
+    assert "llm-adapters:boolq; 3,270 rows, 2.0 KiB, licence not known" in missing
+    gated = RunInput("model", "b/c", at_hand=False, url="https://hub/b/c", gated=True, licence="x")
+    text = shown(replace(PLAN, inputs=[gated]))
+    assert "b/c; size not known, licence x, gated: accept it at https://hub/b/c" in text
+    assert "At hand" not in text
+
+
+def test_what_is_not_known_is_said_and_no_number_stands_in_its_place():
+    text = shown(replace(PLAN, rows=None, steps=None, tokens=None, work=None, unknown=["Not yet."]))
+    assert text.count("not known") == 4  # rows, steps, the rows of boolq, its licence
+    assert "Not yet." in text
+    assert "TFLOP" not in text
+    assert "token by token" not in text
+
+
+def test_memory_is_held_against_the_device_and_a_setting_that_cannot_be_has_its_reason():
+    columns = [*WORK.memory, DeviceMemory("8, fsdp2", {}, 0, refusal="not with this")]
+    work = replace(WORK, memory=columns, capacity=4_018_000.0, command="train launch=ddp")
+    text = shown(replace(PLAN, work=work))
+    verdict = next(line for line in text.splitlines() if " of 3.8 MiB" in line)
+    assert verdict.split()[-3:] == ["enough", "too", "little"]
+    assert "- 8, fsdp2: not with this" in text
+    assert "On 8 devices: train launch=ddp" in text
+
+
+def test_an_upper_bound_is_called_one_and_an_assumed_share_of_the_peak_is_told():
+    work = replace(WORK, bound="every row at 64 tokens", speed_from="published peak")
+    text = shown(replace(PLAN, work=replace(work, utilisation=0.4)))
+    assert "matrix products, at most" in text
+    assert "at least (at" not in text
+    assert "upper bounds: every row at 64 tokens." in text
+    assert "12 min 30 s" in next(line for line in text.splitlines() if "40 % of that" in line)
+
+
 def test_what_other_adapters_would_cost_is_shown_with_the_reasons_where_there_is_no_number():
     lines = [
         Alternative("lora", 1_234, "8", 1_230, -0.003),
         Alternative("genlora", 5_678, refusal="below the smallest"),
     ]
-    text = shown(
-        replace(
-            PLAN, comparison=Comparison("r = 8", "lora_r8", lines), fit="adapter.budget: r = 7: 9"
-        )
-    )
+    comparison = Comparison("r = 8", "lora_r8", lines)
+    parameters = replace(PARAMETERS, comparison=comparison, fit="adapter.budget: r = 7: 9")
+    text = shown(replace(PLAN, parameters=parameters))
     for part in ("r = 8", "(lora_r8)", "1,234", "1,230", "-0.3%", "5,678"):
         assert part in text
     assert "- genlora: below the smallest" in text
@@ -85,4 +139,5 @@ def test_what_other_adapters_would_cost_is_shown_with_the_reasons_where_there_is
 
 def test_where_the_tokens_came_from_is_told():
     assert "token ids" not in shown()
-    assert "from the cache" in shown(replace(PLAN, tokens_from="from the cache"))
+    tokens = replace(TOKENS, source="from the cache")
+    assert "from the cache" in shown(replace(PLAN, tokens=tokens))

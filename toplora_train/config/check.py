@@ -203,6 +203,10 @@ def _refuse_contradictions(config: RunConfig) -> None:
         raise UserError(
             "dataset.train is not set; give the rows to train on: dataset.train=FILE.jsonl"
         )
+    if config.plan_for is not None and not config.plan:
+        raise UserError(
+            f"plan_for={config.plan_for} is the device of a plan; add plan=true or leave it out"
+        )
     refuse_unfit_tasks(config)
     if (config.optimizer.ratio is None) == (config.optimizer.name == "loraplus"):
         raise UserError(

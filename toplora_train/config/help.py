@@ -23,6 +23,8 @@ FLAGS = (
         "plan=true",
         "everything before the first step: settings, parameters, memory; then stop",
     ),
+    ("plan=true plan_for=a100-80g", "the same for a device that is not at hand"),
+    ("prefetch=true", "fetch the rows and the model, for a machine without a network; then stop"),
     ("resume=auto output_dir=DIR", "go on from the newest checkpoint in DIR"),
     ("resume=extend output_dir=DIR", "train the finished run in DIR for longer: trainer.epochs=N"),
     ("adapter.start_from=RUN", "begin with the adapter of another run, of a folder or of the hub"),

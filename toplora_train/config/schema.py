@@ -280,6 +280,10 @@ class RunConfig:
 
     ``resume: auto`` goes on from the newest checkpoint in ``output_dir``; ``extend`` trains a
     finished run for longer.
+    ``plan`` shows what is known before the first step and stops; it never uses the network.
+    ``plan_for`` names the device it is made for, of :mod:`toplora_train.models.devices`, instead of
+    the machine at hand. ``prefetch`` fetches the rows and the model and stops; together with
+    ``plan`` all but the model's weights, and then the plan is shown.
     """
 
     model: ModelSettings
@@ -297,5 +301,12 @@ class RunConfig:
     data_root: str | None = None
     resume: Literal["auto", "extend"] | None = None
     plan: bool = False
+    plan_for: str | None = None
+    prefetch: bool = False
     recipe: str | None = None
     command: str = ""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is more than a plan or a download."""
+        return not (self.plan or self.prefetch)

@@ -12,9 +12,11 @@ from toplora_train.adapters.describe import count_adapter_parameters
 from toplora_train.adapters.tenslora_constructions import CONSTRUCTIONS
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
+from toplora_train.config.locate import options
 from toplora_train.report.plan import Alternative, Comparison
 
-ADAPTERS = ("lora", "dora", "toplora", "genlora", "tenslora")
+# LoRA first, as what the others are held against; PEFT's other methods need choices of their own.
+ADAPTERS = ("lora", *(name for name in options("adapter") if name not in ("lora", "peft")))
 CARRIED_OVER = ("target_modules", "exclude_modules", "layers_to_transform")
 
 

@@ -69,7 +69,7 @@ def run_job(config: RunConfig, *, module: str = WORKER) -> JobResult:
     """
     started = time.monotonic()
     run_dir = Path(config.output_dir)
-    if config.plan:
+    if not config.trains:
         with temporary_folder() as folder:
             code, error = _work(config, folder, module)
         return JobResult(code, run_dir, time.monotonic() - started, error)
@@ -120,7 +120,7 @@ def _work(
             worker_command(
                 module,
                 run_dir,
-                processes=1 if config.plan else config.launch.processes,
+                processes=config.launch.processes if config.trains else 1,
                 device=config.launch.device,
             ),
             stdin=subprocess.PIPE,

@@ -50,13 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_training(config: RunConfig, run_dir: Path) -> None:
-    """Train, or show what training would do (``plan``)."""
-    # Imported here: both pull in torch, and a broken installation should end in train.log.
+    """Train, or fetch what would be read (``prefetch``) and show what would be done (``plan``)."""
+    # Imported here: all pull in torch, and a broken installation should end in train.log.
+    if config.prefetch:
+        from toplora_train.jobs import prefetch
+
+        prefetch.run(config, weights=not config.plan)
     if config.plan:
         from toplora_train.jobs import plan
 
         plan.run(config)
-    else:
+    if config.trains:
         from toplora_train.jobs import finetune
 
         finetune.run(config, run_dir)

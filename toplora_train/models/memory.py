@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # NF4 keeps a scale of a byte for 64 weights, and one in fp32 for 256 of those.
+TRAINED_BYTES = 4 + 4 + 8  # of a trained parameter: weight, gradient, AdamW's two moments; all fp32
 QUANTIZED_BYTES = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
 
 
@@ -76,7 +77,40 @@ def estimate_memory(
     inner = QUANTIZED_BYTES[quantization] if quantization is not None else BYTES[dtype]
     return MemoryEstimate(
         weights=int(embeddings * BYTES[dtype] + (parameters - embeddings) * inner),
-        adapter=trainable * 4 * 4,
+        adapter=trainable * TRAINED_BYTES,
         activations=kept,
         logits=rows * supervised * int(config.vocab_size) * (width + 4 + 4),
+    )
+
+
+def memory_of_each(
+    whole: MemoryEstimate, *, engine: str, devices: int, embeddings: int, layers: int
+) -> MemoryEstimate:
+    """What each of several devices needs, of which ``whole`` is what one alone would.
+
+    DDP keeps everything on each, and buckets of the gradients' size beside them. ZeRO stage 2
+    shards gradients and moments; an adapter is gathered whole for a pass, with its gradients, and
+    the base model is whole. FSDP2 (ZeRO stage 3) shards the base model as well: two layers are
+    gathered at a time, the one that computes and the next, and the embeddings for a whole pass.
+
+    Args:
+        whole: Of one device with the rows that each of them has in a micro-batch.
+        engine: ``ddp``, ``zero2``, ``zero3`` or ``fsdp2``.
+        devices: How many share the run.
+        embeddings: Bytes of the weights that belong to no layer.
+        layers: Of the model.
+    """
+    if devices == 1:
+        return whole
+    trainable = whole.adapter // TRAINED_BYTES
+    if engine == "ddp":
+        return replace(whole, adapter=whole.adapter + 4 * trainable)
+    sharded = whole.adapter // devices
+    if engine == "zero2":
+        return replace(whole, adapter=sharded + 8 * trainable)
+    gathered = 2 * max(0, whole.weights - embeddings) // layers + embeddings
+    return replace(
+        whole,
+        weights=min(whole.weights, whole.weights // devices + gathered),
+        adapter=sharded + 2 * 8 * trainable // layers,
     )

@@ -1,0 +1,178 @@
+"""What a run reads, its model and its rows, and where each of it is: known without the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import own_split
+from toplora_train.config.schema import ModelSettings, RunConfig
+from toplora_train.data.availability import SourceState, fetch, source_state
+from toplora_train.data.published import published_rows
+from toplora_train.models.availability import ModelState, model_state
+from toplora_train.models.locate import locate_model
+from toplora_train.report.plan import RunInput
+
+TEST = "test"  # the task that dataset.test makes
+
+
+@dataclass(frozen=True)
+class RowsInput:
+    """A source of rows that a run reads.
+
+    Attributes:
+        task: The task that they test; None for rows to train on.
+        source: As the configuration names it.
+        subset: Of a hub data set.
+        split: Of a hub data set or a folder.
+        revision: Of a hub data set.
+        limit: Take the first so many rows.
+        data_root: The local mirror that is tried first.
+        licence: As the configuration says it.
+        state: Where it is.
+    """
+
+    task: str | None
+    source: str
+    subset: str | None
+    split: str
+    revision: str | None
+    limit: int | None
+    data_root: Path | None
+    licence: str | None
+    state: SourceState
+
+    @property
+    def use(self) -> str:
+        """What the rows are for."""
+        return "training rows" if self.task is None else f"test rows of {self.task}"
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether they can be read on this machine."""
+        return self.state.state in ("local", "cached")
+
+    @property
+    def published(self) -> int | None:
+        """How many are read, where that is known without reading them."""
+        rows = self.state.rows or published_rows(self.source, subset=self.subset, split=self.split)
+        return rows if rows is None or self.limit is None else min(rows, self.limit)
+
+    def fetch_place(self) -> Path | None:
+        """Make them local and say where they lie; None where the hub's own cache decides.
+
+        Raises:
+            UserError: They cannot be had.
+        """
+        return fetch(
+            self.source,
+            data_root=self.data_root,
+            subset=self.subset,
+            split=self.split,
+            revision=self.revision,
+        ).place
+
+
+def find_rows(config: RunConfig) -> list[RowsInput]:
+    """The sources of the rows to train on, then those of the test rows.
+
+    Raises:
+        UserError: A source is of no known form, or ``data_root`` is no folder.
+    """
+    dataset, tasks, limit = config.dataset, config.task, config.evaluation.limit
+    data_root = Path(config.data_root) if config.data_root else None
+    if data_root is not None and not data_root.is_dir():
+        raise UserError(f"data_root={data_root} is no folder; correct or leave out data_root")
+    split = own_split(config)
+    training: list[tuple[str, str | None, str, str | None, str | None]]
+    if split is not None:
+        own = next(iter(tasks.values()))
+        training = [(own.source, own.subset, split, own.revision, own.licence)]
+    else:
+        sources = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
+        of_all = (dataset.subset, dataset.split, dataset.revision, None)
+        training = [(source, *of_all) for source in sources]
+    wanted: list[tuple[str | None, str, str | None, str, str | None, str | None, int | None]]
+    wanted = [(None, *source, dataset.limit) for source in training]
+    wanted += [
+        (name, task.source, task.subset, task.split, task.revision, task.licence, limit)
+        for name, task in tasks.items()
+    ]
+    if dataset.test is not None:
+        wanted.append((TEST, dataset.test, None, "test", None, None, limit))
+    return [
+        RowsInput(
+            task=task,
+            source=source,
+            subset=subset,
+            split=split,
+            revision=revision,
+            limit=limit,
+            data_root=data_root,
+            licence=licence,
+            state=source_state(
+                source, data_root=data_root, subset=subset, split=split, revision=revision
+            ),
+        )
+        for task, source, subset, split, revision, licence, limit in wanted
+    ]
+
+
+def find_model(model: ModelSettings) -> ModelState:
+    """The base model.
+
+    Raises:
+        UserError: ``model.path`` is neither a folder with a model nor a well-formed hub id.
+    """
+    return model_state(
+        path=model.path, revision=model.revision, package=model.package, builtin=model.builtin
+    )
+
+
+def fetch_model(model: ModelSettings, *, weights: bool) -> str:
+    """Make the base model local, with or without its weights, and say where it lies.
+
+    Raises:
+        UserError: It cannot be had.
+    """
+    found = locate_model(
+        path=model.path,
+        revision=model.revision,
+        package=model.package,
+        builtin=model.builtin,
+        weights=weights,
+    )
+    return "made in code" if found.folder is None else str(found.folder)
+
+
+def as_list(model: ModelState, rows: list[RowsInput]) -> list[RunInput]:
+    """The model and the sources of rows as a plan shows them; one that is read twice once."""
+    listed = [
+        RunInput(
+            use="model",
+            name=model.model,
+            at_hand=model.state != "to_fetch",
+            place=model.place,
+            url=model.url,
+            size=model.size,
+            licence=model.licence,
+            gated=model.gated,
+        )
+    ]
+    for one in rows:
+        state = one.state
+        part = ", ".join(filter(None, (one.subset, one.split if one.subset else None)))
+        listed.append(
+            RunInput(
+                use=one.use,
+                name=f"{one.source} ({part})" if part else one.source,
+                at_hand=one.at_hand,
+                place=None if state.place is None else str(state.place),
+                url=state.url,
+                size=state.size,
+                licence=state.licence or one.licence,
+                rows=one.published,
+            )
+        )
+    return listed
