@@ -28,7 +28,11 @@ def row(name="r1", instruction="What is 1 + 1?", answer="2", output=""):
     [
         (row(answer=""), {}, "row 'r1': no 'answer'"),
         (row(answer="", output="2"), {"extraction": "number"}, "row 'r1': no 'answer'"),
-        (row(answer="two"), {"extraction": "number"}, "row 'r1': its answer 'two' is not one number"),
+        (
+            row(answer="two"),
+            {"extraction": "number"},
+            "row 'r1': its answer 'two' is not one number",
+        ),
         (
             row(answer="F"),
             {"extraction": "choice", "choices": ["A", "B"]},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.methods.base import find_method
@@ -33,7 +34,7 @@ def refuse_unfit_rows(model: nn.Module, material: Material) -> None:
 
 def _refuse_tokens_without_rows(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer with ids beyond the embedding: looking one up ends in an index error."""
-    rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator, union-attr]  # a model of transformers
+    rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]  # a model of transformers
     beyond = sorted((id, token) for token, id in tokenizer.get_vocab().items() if id >= rows)
     if beyond:
         raise UserError(
