@@ -16,13 +16,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from toplora_train.config.again import evaluated_again
+from toplora_train.config.again import evaluation_config
 from toplora_train.config.resolved import read_config
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.jobs.adapted import load_adapted
-from toplora_train.jobs.device import open_accelerator
-from toplora_train.jobs.scoring import ASK
-from toplora_train.jobs.testsets import read_test_sets
+from toplora_train.run.assemble.scores import ASK
+from toplora_train.run.platform.device import open_accelerator
+from toplora_train.run.prepare.adapted_model import load_adapted
+from toplora_train.run.prepare.eval_sets import read_eval_sets
 
 SIZES = (1, 7, 32)
 
@@ -37,14 +37,14 @@ def main() -> int:
     parser.add_argument("--data-root", default=None)
     given = parser.parse_args()
 
-    config = evaluated_again(
+    config = evaluation_config(
         read_config(given.run / "config.yaml"),
         tasks=[given.task],
         evaluation={"limit": str(given.rows)},
         data_root=given.data_root,
     )
     data_root = Path(config.data_root) if config.data_root else None
-    (asked,) = read_test_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
+    (asked,) = read_eval_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
     device = open_accelerator(device=config.launch.device, mixed_precision="no").device
     model, tokenizer = load_adapted(config, given.run, device=device)
     model.float()

@@ -8,7 +8,7 @@ On one finished run, several ways to ask it the same rows:
     chosen    the most probable of the task's choices
     decoded   32 tokens per row, no early stop, file order, batches of 32, padded on the left
     script    the same as torch comes, where it is told to multiply by another library here
-              (`toplora_train/jobs/products.py`), as a public script would run
+              (`toplora_train/run/platform/cpu_matmul.py`), as a public script would run
 
 They take turns, round by round, so that a noisy machine disturbs all alike; each way's best round
 counts, by the clock and in seconds of the processor, which other work on the machine disturbs less
@@ -30,17 +30,17 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from toplora_train.config.again import evaluated_again
+from toplora_train.config.again import evaluation_config
 from toplora_train.config.resolved import read_config
 from toplora_train.data.encode import encode_prompt
 from toplora_train.evaluation.decoding.decode import decode_answer, own_settings_aside
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.forward import autocast, in_slices, left_padded
-from toplora_train.jobs.adapted import load_adapted
-from toplora_train.jobs.device import AUTOCAST, open_accelerator
-from toplora_train.jobs.products import PRODUCTS
-from toplora_train.jobs.scoring import ASK
-from toplora_train.jobs.testsets import read_test_sets
+from toplora_train.run.assemble.scores import ASK
+from toplora_train.run.platform.cpu_matmul import PRODUCTS
+from toplora_train.run.platform.device import AUTOCAST, open_accelerator
+from toplora_train.run.prepare.adapted_model import load_adapted
+from toplora_train.run.prepare.eval_sets import read_eval_sets
 
 TOKENS, BATCH = 32, 32
 Answers = dict[str, str | None]
@@ -49,16 +49,16 @@ Answers = dict[str, str | None]
 def decoded(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    test_set: EvalSet,
+    eval_set: EvalSet,
     dtype: torch.dtype | None,
 ) -> Answers:
     """What most public scripts do, but for their prompt and their reading of the answer."""
-    rows = test_set.rows.rows
+    rows = eval_set.rows.rows
     device = next(model.parameters()).device
     ends, found = {tokenizer.eos_token_id}, {}
     settings = GenerationConfig(max_new_tokens=TOKENS, do_sample=False, pad_token_id=min(ends))
     for batch in in_slices(range(len(rows)), BATCH):
-        asked = [test_set.protocol.build_prompt(rows[i].instruction, rows[i].input) for i in batch]
+        asked = [eval_set.protocol.build_prompt(rows[i].instruction, rows[i].input) for i in batch]
         inputs = left_padded([encode_prompt(tokenizer, text) for text in asked], min(ends))
         with torch.inference_mode(), autocast(device, dtype), own_settings_aside(model):
             tokens = model.generate(
@@ -67,8 +67,8 @@ def decoded(
             )
         for i, answer in zip(batch, tokens[:, -TOKENS:].tolist(), strict=True):
             text = decode_answer(tokenizer, answer, ends)
-            found[rows[i].id] = test_set.protocol.extract(
-                text, test_set.extraction, test_set.choices
+            found[rows[i].id] = eval_set.protocol.extract(
+                text, eval_set.extraction, eval_set.choices
             )
     return found
 
@@ -76,13 +76,13 @@ def decoded(
 def ours(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    test_set: EvalSet,
+    eval_set: EvalSet,
     batch_size: int,
     dtype: torch.dtype | None,
 ) -> Answers:
     """What an evaluation does."""
-    _, predictions = ASK[test_set.kind](
-        model, tokenizer, test_set, batch_size=batch_size, autocast_dtype=dtype
+    _, predictions = ASK[eval_set.kind](
+        model, tokenizer, eval_set, batch_size=batch_size, autocast_dtype=dtype
     )
     return {prediction.id: prediction.prediction for prediction in predictions}
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=tuple(AUTOCAST), help="the run's own if not given")
     given = parser.parse_args()
 
-    config = evaluated_again(
+    config = evaluation_config(
         read_config(given.run / "config.yaml"),
         tasks=[given.task],
         evaluation={"limit": str(given.rows)},
@@ -128,13 +128,13 @@ def main() -> None:
     device = open_accelerator(device=config.launch.device, mixed_precision=precision).device
     dtype, size = AUTOCAST[precision], config.evaluation.batch_size
     data_root = Path(config.data_root) if config.data_root else None
-    (asked,) = read_test_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
+    (asked,) = read_eval_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
     model, tokenizer = load_adapted(config, given.run, device=device)
 
     def ways() -> Iterator[tuple[str, Callable[[], Answers]]]:
         for name, kind in (("written", "generate"), ("chosen", "choose")):
-            test_set = replace(asked, kind=kind)
-            yield name, lambda test_set=test_set: ours(model, tokenizer, test_set, size, dtype)
+            eval_set = replace(asked, kind=kind)
+            yield name, lambda eval_set=eval_set: ours(model, tokenizer, eval_set, size, dtype)
         yield "decoded", lambda: decoded(model, tokenizer, asked, dtype)
         if device.type == "cpu" and PRODUCTS.fp32_precision == "bf16":
             yield "script", as_torch_comes()(lambda: decoded(model, tokenizer, asked, dtype))

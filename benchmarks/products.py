@@ -4,7 +4,7 @@
 
 GFLOP/s of MKL and of oneDNN at the shapes of a small model (rows, inner, columns), in turns, the
 best of several; the largest error of each against float64, in units of the square root of the inner
-dimension (`toplora_train/jobs/products.py` says when oneDNN is taken). Writes JSON.
+dimension (`toplora_train/run/platform/cpu_matmul.py` says when oneDNN is taken). Writes JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from toplora_train.jobs.products import PRODUCTS, largest_error
+from toplora_train.run.platform.cpu_matmul import PRODUCTS, largest_error
 
 SHAPES = {
     "up projection, a training batch": (1664, 576, 1536),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from toplora_train.jobs.products import speed_up_products
+from toplora_train.run.platform.cpu_matmul import choose_matmul
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -33,7 +33,7 @@ def _own_cache() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _products() -> None:
     """As every job begins: what one test computes does not depend on a job in another."""
-    speed_up_products()
+    choose_matmul()
 
 
 @pytest.fixture(scope="session")

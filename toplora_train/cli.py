@@ -22,8 +22,8 @@ from rich.console import Console
 from toplora_train.config.compose import (
     check_shown,
     prepare_hydra,
-    refuse_shadowing,
     run_config,
+    validate_option_names,
 )
 from toplora_train.config.errors import UserError
 from toplora_train.config.explain import COMPOSITION_ERRORS, explain
@@ -54,7 +54,7 @@ def main() -> int:
             return DONE
         overrides = arguments.overrides
         own = [Path(arguments.config_dir).absolute()] if arguments.config_dir else []
-        refuse_shadowing(own)
+        validate_option_names(own)
         with _hydra_quiet_about_errors():
             return _show(arguments, own) if arguments.cfg == "job" else _run(arguments)
     except COMPOSITION_ERRORS as error:
@@ -127,7 +127,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]  # its own prints a page
     arguments = parser.parse_intermixed_args(words)
-    _refuse_two_commands(arguments)
+    _validate_one_command(arguments)
     return arguments
 
 
@@ -150,7 +150,7 @@ def _run_job(composed: DictConfig, settings: DictConfig) -> JobResult:
         return JobResult(_user_error(str(error)), run_dir, 0.0, str(error))
 
 
-def _refuse_two_commands(arguments: argparse.Namespace) -> None:
+def _validate_one_command(arguments: argparse.Namespace) -> None:
     commands = {
         "--run": arguments.run,
         "--multirun": arguments.multirun,

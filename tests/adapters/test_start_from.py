@@ -15,7 +15,7 @@ from transformers import LlamaForSequenceClassification
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.describe import adapter_state
 from toplora_train.adapters.saving import save_adapter
-from toplora_train.adapters.start_from import check_start, refuse_own_start, take_start
+from toplora_train.adapters.start_from import check_start, take_start, validate_own_init
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_config, tiny_model
@@ -169,7 +169,7 @@ def test_a_base_model_of_another_size_is_named_with_the_shape(tmp_path: Path):
 )
 def test_a_start_of_its_own_contradicts_it(made_with: dict, key: str):
     with pytest.raises(UserError, match=rf"^{re.escape(key)} and adapter\.start_from both say"):
-        refuse_own_start(made_with)
+        validate_own_init(made_with)
 
 
 def with_head(classes: int, seed: int) -> LlamaForSequenceClassification:
@@ -201,9 +201,9 @@ def test_the_head_of_the_same_task_is_taken(tmp_path: Path):
 
 
 def test_a_head_is_left_out_where_the_model_writes_and_new_where_the_file_has_none(tmp_path: Path):
-    judges, writes = tmp_path / "judges", saved(tmp_path / "writes", settings("lora"))
-    save_adapter(attach_adapter(with_head(2, 1), settings("lora"), seed=1), judges)
-    start = check_start(tiny_model(), settings("lora"), judges, same_task=False)
+    selection_metric, writes = tmp_path / "judges", saved(tmp_path / "writes", settings("lora"))
+    save_adapter(attach_adapter(with_head(2, 1), settings("lora"), seed=1), selection_metric)
+    start = check_start(tiny_model(), settings("lora"), selection_metric, same_task=False)
     assert (start.left_out, start.new_head) == (("base_model.model.score.weight",), ())
     start = check_start(with_head(2, 2), settings("lora"), writes, same_task=False)
     assert (start.left_out, start.new_head) == ((), ("score",))

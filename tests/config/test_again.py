@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.conftest import tiny_run
-from toplora_train.config.again import evaluated_again, read_task
+from tests.run.conftest import tiny_run
+from toplora_train.config.again import evaluation_config, read_task
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config, write_config
 
@@ -17,12 +17,12 @@ extraction: number
 def test_without_a_word_it_is_the_runs_own_configuration(tmp_path: Path):
     config = tiny_run(tmp_path)
     write_config(config, tmp_path / "config.yaml")
-    assert evaluated_again(config) == read_config(tmp_path / "config.yaml")
+    assert evaluation_config(config) == read_config(tmp_path / "config.yaml")
 
 
 def test_other_tasks_take_the_place_of_the_runs_own_and_of_its_test_rows(tmp_path: Path):
     config = tiny_run(tmp_path)
-    again = evaluated_again(config, tasks=["gsm8k", "boolq"])
+    again = evaluation_config(config, tasks=["gsm8k", "boolq"])
     assert list(again.task) == ["gsm8k", "boolq"]
     assert again.task["boolq"].choices == ["true", "false"]
     assert again.dataset.test is None
@@ -30,7 +30,7 @@ def test_other_tasks_take_the_place_of_the_runs_own_and_of_its_test_rows(tmp_pat
 
 def test_values_are_read_as_they_are_in_a_file(tmp_path: Path):
     words = {"limit": "null", "batch_size": "7", "base": "false", "protocol": "legacy.toplora"}
-    again = evaluated_again(tiny_run(tmp_path), evaluation=words, data_root="x", device="cpu")
+    again = evaluation_config(tiny_run(tmp_path), evaluation=words, data_root="x", device="cpu")
     assert (again.evaluation.limit, again.evaluation.batch_size) == (None, 7)
     assert again.evaluation.base is False
     assert again.data_root == str(Path("x").absolute())
@@ -38,19 +38,19 @@ def test_values_are_read_as_they_are_in_a_file(tmp_path: Path):
 
 def test_a_value_that_a_key_cannot_have_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"evaluation\.batch_size must be at least 1, not 0"):
-        evaluated_again(tiny_run(tmp_path), evaluation={"batch_size": "0"})
+        evaluation_config(tiny_run(tmp_path), evaluation={"batch_size": "0"})
 
 
 def test_an_unknown_task_is_named_with_the_nearest(tmp_path: Path):
     with pytest.raises(UserError, match=r"no task is called 'gsm8q'; did you mean 'gsm8k'\?"):
-        evaluated_again(tiny_run(tmp_path), tasks=["gsm8q"])
+        evaluation_config(tiny_run(tmp_path), tasks=["gsm8q"])
 
 
 def test_a_task_of_the_users_is_one_file_in_a_folder(tmp_path: Path):
     path = tmp_path / "task" / "mine.yaml"
     path.parent.mkdir()
     path.write_text(OWN)
-    again = evaluated_again(tiny_run(tmp_path), tasks=["mine"], own=[tmp_path])
+    again = evaluation_config(tiny_run(tmp_path), tasks=["mine"], own=[tmp_path])
     assert again.task["mine"].source == "mine.jsonl"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from toplora_train.config.compose import load_yaml, refuse_shadowing, schema_defaults
+from toplora_train.config.compose import load_yaml, schema_defaults, validate_option_names
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import groups, options
 
@@ -133,4 +133,4 @@ def test_an_option_named_like_one_of_the_packages_is_refused_not_ignored(tmp_pat
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "toplora.yaml").write_text("name: toplora\nr: 3\n")
     with pytest.raises(UserError, match=r"adapter/toplora\.yaml: the package has its own"):
-        refuse_shadowing([tmp_path])
+        validate_option_names([tmp_path])

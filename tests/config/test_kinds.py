@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.conftest import tiny_run
+from tests.run.conftest import tiny_run
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import head_task, own_split, refuse_unfit_tasks
+from toplora_train.config.kinds import head_task, own_split, validate_tasks
 from toplora_train.config.schema import RunConfig, TaskSettings
 
 
@@ -41,10 +41,10 @@ def test_a_train_source_can_be_the_tasks_own_split():
 
 
 def test_tasks_that_one_head_answers_go_together():
-    refuse_unfit_tasks(run_of(task("m", subset="mnli"), task("mm", subset="mnli")))
-    refuse_unfit_tasks(run_of(task("stsb", kind="regress", choices=[], metric="pearson")))
+    validate_tasks(run_of(task("m", subset="mnli"), task("mm", subset="mnli")))
+    validate_tasks(run_of(task("stsb", kind="regress", choices=[], metric="pearson")))
     both = task("mrpc", metric="accuracy", also=["f1", "matthews"])
-    refuse_unfit_tasks(run_of(both, train="task:train"))
+    validate_tasks(run_of(both, train="task:train"))
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_what_one_model_cannot_learn_is_one_line_that_names_the_task(
     config: RunConfig, message: str
 ):
     with pytest.raises(UserError, match=message):
-        refuse_unfit_tasks(config)
+        validate_tasks(config)
 
 
 def test_a_protocol_of_prompts_is_refused_where_nothing_is_prompted():
     config = run_of(task("rte"))
     config = replace(config, evaluation=replace(config.evaluation, protocol="legacy.toplora"))
     with pytest.raises(UserError, match=r"task\.rte classifies; leave it out"):
-        refuse_unfit_tasks(config)
+        validate_tasks(config)

@@ -3,7 +3,7 @@
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.levels import levels, refuse_missing, typed_keys
+from toplora_train.config.levels import levels, typed_keys, validate_complete
 from toplora_train.config.locate import options
 
 
@@ -57,7 +57,7 @@ def test_a_file_that_chooses_two_options_of_one_group_is_named(refused, own):
 def test_a_value_that_a_recipe_leaves_open_is_not_taken_from_the_defaults(refused, own):
     words = own("seed: ???\n")
     assert refused(*words).endswith("recipe/mine.yaml: seed is not set; give seed=...")
-    refuse_missing(levels([options("recipe", [])["smoke"]], ["seed=3"]))
+    validate_complete(levels([options("recipe", [])["smoke"]], ["seed=3"]))
 
 
 def test_a_value_that_a_recipe_leaves_open_may_be_given(composed, own):

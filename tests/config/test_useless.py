@@ -4,7 +4,7 @@ import pytest
 
 from tests.config.example import run_config
 from toplora_train.config.errors import UserError
-from toplora_train.config.useless import USES, refuse_useless
+from toplora_train.config.useless import USES, validate_useful
 
 HEAD = {"name": "boolq", "source": "owner/rows", "kind": "classify", "choices": ["a", "b"]}
 CHOICES = {
@@ -38,8 +38,8 @@ CHOICES = {
 def test_a_setting_without_a_use_is_refused_where_it_was_typed(key, changes, said):
     config = run_config(**changes)
     with pytest.raises(UserError, match=rf"^{key.replace('.', '[.]')} .*{said}"):
-        refuse_useless(config, {key})
-    refuse_useless(config, set())
+        validate_useful(config, {key})
+    validate_useful(config, set())
 
 
 def test_settings_with_a_use_pass():
@@ -52,7 +52,7 @@ def test_settings_with_a_use_pass():
         optimizer__weight_decay=0.1,
         launch__processes=2,
     )
-    refuse_useless(config, keys | {"dataset.fields"})
+    validate_useful(config, keys | {"dataset.fields"})
 
 
 def test_the_command_line_is_looked_at(refused):

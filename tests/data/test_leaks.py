@@ -1,7 +1,7 @@
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.leaks import refuse_known_leaks, refuse_overlap
+from toplora_train.data.leaks import validate_overlap, validate_sources
 
 LEAKY = "llm-adapters:ft-training_set/math_data.json"
 
@@ -9,26 +9,26 @@ LEAKY = "llm-adapters:ft-training_set/math_data.json"
 @pytest.mark.parametrize("source", [LEAKY, "/data/math_data.json", "math_data.json"])
 def test_data_known_to_hold_test_rows_is_refused_wherever_it_lies(source):
     with pytest.raises(UserError, match=r"holds about 80 %.*dataset\.allow_leaks=\[math_data"):
-        refuse_known_leaks(["rows.jsonl", source], allowed=[])
+        validate_sources(["rows.jsonl", source], allowed=[])
 
 
 def test_who_names_it_may_have_it():
-    refuse_known_leaks([LEAKY], allowed=["math_data.json"])
+    validate_sources([LEAKY], allowed=["math_data.json"])
 
 
 def test_other_data_passes():
-    refuse_known_leaks(["llm-adapters:ft-training_set/math_10k.json", "owner/name"], allowed=[])
+    validate_sources(["llm-adapters:ft-training_set/math_10k.json", "owner/name"], allowed=[])
 
 
 def test_too_much_of_a_test_set_in_training_is_refused_with_count_and_examples():
     found = {"a": ["a-1"], "b": ["b-1", "b-2", "b-3", "b-4"]}
     sizes = {"a": 100, "b": 10}
-    refuse_overlap(found, sizes, most=0.4)
+    validate_overlap(found, sizes, most=0.4)
     with pytest.raises(
         UserError, match=r"4 of the 10 test rows of b are asked .*\(b-1, b-2, b-3, \.\.\.\)"
     ):
-        refuse_overlap(found, sizes, most=0.1)
+        validate_overlap(found, sizes, most=0.1)
 
 
 def test_a_limit_of_one_lets_everything_be():
-    refuse_overlap({"a": ["x"]}, {"a": 1}, most=1.0)
+    validate_overlap({"a": ["x"]}, {"a": 1}, most=1.0)

@@ -96,12 +96,12 @@ def test_the_head_gets_what_a_model_cuts_out_in_one_piece(model, monkeypatch):
     """torch multiplies a view of three dimensions row by row, the head copied for each."""
     pieces, multiply = [], torch.nn.functional.linear
 
-    def watched(left, right, *bias):
+    def training_stats(left, right, *bias):
         if right is model.lm_head.weight:
             pieces.append(left.is_contiguous())
         return multiply(left, right, *bias)
 
-    monkeypatch.setattr(torch.nn.functional, "linear", watched)
+    monkeypatch.setattr(torch.nn.functional, "linear", training_stats)
     ids = torch.arange(12).view(2, 6)
     with torch.inference_mode():
         model(input_ids=ids, logits_to_keep=2)

@@ -17,10 +17,10 @@ def test_batches_are_dealt_in_turns_so_that_all_have_long_and_short_rows():
 
 
 def test_alone_nothing_is_exchanged():
-    """Between real processes it is, see tests/jobs/test_sharing.py."""
+    """Between real processes it is, see tests/run/test_sharing.py."""
     mine = [1, 2]
     assert ALONE.gather(mine) is mine
-    assert ALONE.agree("x") == "x"
+    assert ALONE.broadcast("x") == "x"
     assert ALONE.first
 
 

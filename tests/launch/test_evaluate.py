@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.finished import finished_run
+from tests.run.finished import finished_run
 from toplora_train.config.errors import Interrupted
 from toplora_train.launch import evaluate
 

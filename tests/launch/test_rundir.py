@@ -8,7 +8,7 @@ from toplora_train.config.resolved import write_config
 from toplora_train.launch.rundir import (
     CONFIG,
     forget_failure,
-    how_to_go_on,
+    how_to_resume,
     is_already_done,
     make_run_dir,
 )
@@ -80,21 +80,21 @@ def test_forgetting_a_failure_that_never_was_is_fine(tmp_path):
 
 def test_going_on_is_told_where_there_is_a_checkpoint(unfinished, tmp_path_factory):
     named = run_config(command="toplora-train output_dir=run")
-    assert how_to_go_on(named, unfinished) == (
+    assert how_to_resume(named, unfinished) == (
         "step-00000010 is saved; go on with the same command and resume=auto"
     )
     unnamed = run_config(command="toplora-train recipe=smoke")
-    assert f"same command, output_dir={unfinished} and resume" in how_to_go_on(unnamed, unfinished)
-    assert how_to_go_on(named, tmp_path_factory.mktemp("empty")) == ""
+    assert f"same command, output_dir={unfinished} and resume" in how_to_resume(unnamed, unfinished)
+    assert how_to_resume(named, tmp_path_factory.mktemp("empty")) == ""
 
 
 def test_an_interruption_before_the_first_checkpoint_says_that_the_answers_are_kept(tmp_path):
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "boolq.base.jsonl.partial").touch()
     named = run_config(command="toplora-train output_dir=run")
-    assert how_to_go_on(named, tmp_path) == (
+    assert how_to_resume(named, tmp_path) == (
         "no checkpoint is saved yet, but the base model's answers are kept; "
         "go on with the same command and resume=auto"
     )
     again = run_config(command="toplora-train output_dir=run resume=auto")
-    assert how_to_go_on(again, tmp_path).endswith("go on with the same command")
+    assert how_to_resume(again, tmp_path).endswith("go on with the same command")

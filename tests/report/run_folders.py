@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from tests.jobs.conftest import tiny_run
 from tests.report.made_up import made_up_report, task_score
+from tests.run.conftest import tiny_run
 from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import TaskSettings
 from toplora_train.evaluation.predictions import Prediction, write_predictions

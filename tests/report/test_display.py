@@ -5,7 +5,7 @@ import re
 import pytest
 from rich.console import Console
 
-from toplora_train.evaluation.tally import Progress
+from toplora_train.evaluation.run_evaluation import Progress
 from toplora_train.report.display import EncodingDisplay, EvaluationDisplay, TrainingDisplay, say
 
 

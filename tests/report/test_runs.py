@@ -11,9 +11,9 @@ from toplora_train.report.runs import (
     find_runs,
     group,
     learning_rate_warning,
-    refuse_different_protocols,
     seed_warning,
     task_scores,
+    validate_same_protocols,
 )
 
 
@@ -83,7 +83,7 @@ def test_runs_that_were_asked_different_things_are_refused(tmp_path: Path, other
     run_folder(tmp_path / "a")
     run_folder(tmp_path / "b", seed=2, protocol_hash="f" * 16, **other)
     with pytest.raises(UserError, match=f"a and b were not asked the same .*{reason}"):
-        refuse_different_protocols(find_runs([tmp_path]))
+        validate_same_protocols(find_runs([tmp_path]))
 
 
 def test_answers_to_other_rows_are_refused(tmp_path: Path):

@@ -1,6 +1,6 @@
 from typing import Any
 
-from toplora_train.report.wording import JUDGING, WRITING, judged_verdict, wording
+from toplora_train.report.wording import JUDGING, WRITING, head_verdict, wording
 
 
 def report(**tasks: tuple[str, float, float]) -> dict[str, Any]:
@@ -20,8 +20,8 @@ def test_a_run_of_labels_is_told_in_other_words_than_one_of_texts():
 
 
 def test_a_head_is_held_against_the_most_frequent_answer():
-    assert judged_verdict(report(a=("classify", 0.6, 0.5))).startswith("The tuned model is better")
-    untold = judged_verdict(report(a=("classify", 0.4, 0.5)))
+    assert head_verdict(report(a=("classify", 0.6, 0.5))).startswith("The tuned model is better")
+    untold = head_verdict(report(a=("classify", 0.4, 0.5)))
     assert "cannot be told from these rows." in untold
-    both = judged_verdict(report(a=("classify", 0.6, 0.5), b=("classify", 0.4, 0.5)))
+    both = head_verdict(report(a=("classify", 0.6, 0.5), b=("classify", 0.4, 0.5)))
     assert both.endswith("cannot be told from these rows of b.")

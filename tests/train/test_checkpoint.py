@@ -17,8 +17,8 @@ from toplora_train.train.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
     read_state,
-    refuse_other_settings,
     save_checkpoint,
+    validate_same_settings,
 )
 from toplora_train.train.optimizer import build_optimizer
 
@@ -153,9 +153,9 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path):
 
 def test_other_settings_are_refused_by_name():
     stored = {"adapter.r": 8, "optimizer.betas": [0.9, 0.999], "seed": 1}
-    refuse_other_settings(Path("c"), stored, {**stored, "optimizer.betas": (0.9, 0.999)})
+    validate_same_settings(Path("c"), stored, {**stored, "optimizer.betas": (0.9, 0.999)})
     with pytest.raises(UserError, match=r"adapter\.r was 8, now 4"):
-        refuse_other_settings(Path("c"), stored, {**stored, "adapter.r": 4})
+        validate_same_settings(Path("c"), stored, {**stored, "adapter.r": 4})
 
 
 def test_a_disk_that_fills_while_saving_leaves_the_previous_checkpoint_whole(tmp_path: Path):

@@ -105,16 +105,18 @@ def test_logged_losses_are_means_per_token_over_the_steps_since_the_last(tmp_pat
 def test_enough_is_asked_after_every_step_and_ends_the_run_in_a_checkpoint(tmp_path: Path):
     model, seen = lora(), []
 
-    def enough() -> bool:
+    def should_stop() -> bool:
         return len(seen) == 2
 
-    running = start_training(model, adamw(model), tmp_path, enough=enough, save_every=0)
+    running = start_training(model, adamw(model), tmp_path, should_stop=should_stop, save_every=0)
     for record in running:
         seen.append(record.step)
     assert seen == [1, 2]
     found = newest_checkpoint(tmp_path)
     assert found is not None and found.name == "step-00000002"
-    again = start_training(model, adamw(model), tmp_path, enough=enough, start=read_state(found))
+    again = start_training(
+        model, adamw(model), tmp_path, should_stop=should_stop, start=read_state(found)
+    )
     assert list(again) == []
 
 

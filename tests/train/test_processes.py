@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.train.several import SHARDED, TRAINED, train_one
 from toplora_train.train.processes import (
-    agree,
+    all_reduce_max,
     micro_batches,
     random_states,
     restore_random_state,
@@ -44,7 +44,7 @@ def test_a_process_without_rows_computes_anothers_with_weight_zero():
 
 def test_alone_a_process_agrees_with_itself():
     accelerator = Accelerator(cpu=True)
-    assert agree(15, accelerator) == 15
+    assert all_reduce_max(15, accelerator) == 15
     assert torch.equal(random_states(accelerator)["cpu"][0], torch.get_rng_state())
 
 

@@ -8,4 +8,4 @@ def test_a_record_has_every_number_that_metrics_jsonl_promises():
 
 def test_a_step_that_is_not_logged_tells_nothing_besides():
     numbers = dict.fromkeys(KEYS, 1)
-    assert StepRecord(**numbers, validation_loss=None, logged=False).watched == {}
+    assert StepRecord(**numbers, validation_loss=None, logged=False).training_stats == {}

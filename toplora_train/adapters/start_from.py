@@ -104,7 +104,7 @@ def check_start(
         UserError: Names the first difference: the method, the rank, the target modules, a shape,
             the scaling, another setting; or what is wrong with the file.
     """
-    refuse_own_start(settings)
+    validate_own_init(settings)
     found = {name: shape for name, (shape, _) in shapes_and_dtypes(folder).items()}
     theirs = _peft_config(folder)
     trained_on = theirs.base_model_name_or_path
@@ -116,7 +116,7 @@ def check_start(
             f"{where}: its method is {_method(theirs)}, and this run trains {_method(our_config)} "
             f"(adapter={settings['name']}); choose the same method"
         )
-    _refuse_changed_base(theirs, where)
+    _validate_base_unchanged(theirs, where)
     expected = {name: tuple(tensor.shape) for name, tensor in adapter_state(ours).items()}
     new_head, left_out = _heads(ours, expected, found, same_task=same_task)
     taken = {name: shape for name, shape in found.items() if name not in left_out}
@@ -158,7 +158,7 @@ def take_start(adapted: PeftModel, start: Start) -> None:
         raise RunFailure(f"{file}: {min(lost)} and {len(lost) - 1} more were not loaded")
 
 
-def refuse_own_start(settings: Mapping[str, Any]) -> None:
+def validate_own_init(settings: Mapping[str, Any]) -> None:
     """Refuse a start of the adapter's own beside the one of another adapter.
 
     Raises:
@@ -204,7 +204,7 @@ def _method(config: PeftConfig) -> str:
     return "DoRA" if name == "LORA" and config.use_dora else {"LORA": "LoRA"}.get(name, name)
 
 
-def _refuse_changed_base(config: PeftConfig, where: str) -> None:
+def _validate_base_unchanged(config: PeftConfig, where: str) -> None:
     start = getattr(config, "init_lora_weights", None)
     if start not in LEFT_THE_BASE:
         raise UserError(

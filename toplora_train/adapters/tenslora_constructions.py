@@ -92,7 +92,7 @@ def slots(
     Raises:
         ValueError: The construction cannot hold these modules.
     """
-    _refuse_fused(targets, construction)
+    _validate_unfused(targets, construction)
     attention_only = all(_last(name) in _POSITIONS for name in targets)
     divide = _attention_and_projection if attention_only else _layer_and_projection
     places = {name: divide(name) for name in targets}
@@ -102,7 +102,7 @@ def slots(
         indices[layer] = len(indices)
     projections = _in_order(layers_of)
     if "projection" in modes(construction):
-        _refuse_gaps(layers_of, construction)
+        _validate_no_gaps(layers_of, construction)
     found = {}
     for name, (layer, projection) in places.items():
         width, repeats = _width(name, targets[name].outputs, heads)
@@ -125,7 +125,7 @@ def slots(
             repeats=repeats,
             head_size=heads.size if heads is not None and repeats > 1 else 0,
         )
-    _refuse_mixed_shapes(found, targets, construction)
+    _validate_shapes(found, targets, construction)
     return found
 
 
@@ -197,7 +197,7 @@ def _instead(construction: str, without: str) -> str:
     return f"construction={rest or 'depth'}"
 
 
-def _refuse_fused(targets: Mapping[str, Features], construction: str) -> None:
+def _validate_unfused(targets: Mapping[str, Features], construction: str) -> None:
     fused = next((name for name in targets if _last(name) in _FUSED), None)
     if fused is not None and construction != "depth":
         raise ValueError(
@@ -206,7 +206,7 @@ def _refuse_fused(targets: Mapping[str, Features], construction: str) -> None:
         )
 
 
-def _refuse_gaps(layers_of: Mapping[str, Mapping[str, int]], construction: str) -> None:
+def _validate_no_gaps(layers_of: Mapping[str, Mapping[str, int]], construction: str) -> None:
     layers = dict.fromkeys(layer for of_projection in layers_of.values() for layer in of_projection)
     for projection, present in layers_of.items():
         missing = next((layer for layer in layers if layer not in present), None)
@@ -219,7 +219,7 @@ def _refuse_gaps(layers_of: Mapping[str, Mapping[str, int]], construction: str) 
             )
 
 
-def _refuse_mixed_shapes(
+def _validate_shapes(
     found: Mapping[str, Slot], targets: Mapping[str, Features], construction: str
 ) -> None:
     first: dict[str, str] = {}

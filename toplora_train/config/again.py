@@ -25,7 +25,7 @@ EVALUATION = ("protocol", "multiple_choice", "option_score", "batch_size", "limi
 """The keys of the evaluation group that may be given."""
 
 
-def evaluated_again(
+def evaluation_config(
     config: RunConfig,
     *,
     tasks: Sequence[str] | None = None,

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from toplora_train.config.adapter import Blame, adapter_defaults, complete_adapter, shown
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import refuse_unfit_tasks
+from toplora_train.config.kinds import validate_tasks
 from toplora_train.config.schema import RunConfig, TaskSettings, TrackerSettings
 from toplora_train.config.suggest import hint, nearest_key
 
@@ -40,11 +40,11 @@ def check(
     Raises:
         UserError: an unknown key, a missing key, a wrong value, or keys that contradict each other.
     """
-    _refuse_lost_package(values, blame)
-    _refuse_unchosen_tasks(values, blame)
+    _validate_package_header(values, blame)
+    _validate_chosen_tasks(values, blame)
     adapter = values.get("adapter")
     name = adapter.get("name") if isinstance(adapter, Mapping) else None
-    refuse_unknown(values, known_tree(name, values.get("task")), blame)
+    validate_known_keys(values, known_tree(name, values.get("task")), blame)
     assert isinstance(adapter, Mapping)
     try:
         completed = complete_adapter(adapter, str(name), blame=blame)
@@ -54,7 +54,7 @@ def check(
     except ValidationError as error:
         key, problem = first_problem(error)
         raise UserError(f"{blame(key)}{key} {problem}") from error
-    _refuse_contradictions(config)
+    _validate_consistency(config)
     return config
 
 
@@ -78,7 +78,7 @@ def known_keys(tree: Tree, prefix: str = "") -> list[str]:
     return found
 
 
-def refuse_unknown(values: Mapping[str, Any], tree: Tree, blame: Blame) -> None:
+def validate_known_keys(values: Mapping[str, Any], tree: Tree, blame: Blame) -> None:
     """Raise for the first key that is not in the tree.
 
     Raises:
@@ -113,7 +113,7 @@ def _tree_of_values(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_lost_package(values: Mapping[str, Any], blame: Blame) -> None:
+def _validate_package_header(values: Mapping[str, Any], blame: Blame) -> None:
     """A recipe or a task file without its header lands in the wrong place of the tree."""
     recipe = values.get("recipe")
     if isinstance(recipe, Mapping):
@@ -130,7 +130,7 @@ def _refuse_lost_package(values: Mapping[str, Any], blame: Blame) -> None:
                 )
 
 
-def _refuse_unchosen_tasks(values: Mapping[str, Any], blame: Blame) -> None:
+def _validate_chosen_tasks(values: Mapping[str, Any], blame: Blame) -> None:
     tasks = values.get("task")
     for task, settings in tasks.items() if isinstance(tasks, Mapping) else ():
         if isinstance(settings, Mapping) and not {"name", "source"} & settings.keys():
@@ -198,7 +198,7 @@ def _allowed(problem: ErrorDetails) -> str:
     return str(problem["msg"])
 
 
-def _refuse_contradictions(config: RunConfig) -> None:
+def _validate_consistency(config: RunConfig) -> None:
     if config.dataset.train is None:
         raise UserError(
             "dataset.train is not set; give the rows to train on: dataset.train=FILE.jsonl"
@@ -207,7 +207,7 @@ def _refuse_contradictions(config: RunConfig) -> None:
         raise UserError(
             f"plan_for={config.plan_for} is the device of a plan; add plan=true or leave it out"
         )
-    refuse_unfit_tasks(config)
+    validate_tasks(config)
     if (config.optimizer.ratio is None) == (config.optimizer.name == "loraplus"):
         raise UserError(
             "optimizer.ratio is LoRA+'s, how much faster B learns than A; give it with "

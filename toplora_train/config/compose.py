@@ -21,13 +21,13 @@ from toplora_train.config.adapter import Blame
 from toplora_train.config.by_task import register_by_task
 from toplora_train.config.check import check
 from toplora_train.config.errors import UserError
-from toplora_train.config.levels import Level, levels, refuse_missing, typed_keys
+from toplora_train.config.levels import Level, levels, typed_keys, validate_complete
 from toplora_train.config.locate import OptionFile, conf_dir, groups, options, readable
 from toplora_train.config.origin import find_origin
-from toplora_train.config.rivals import refuse_other_package, settle
+from toplora_train.config.rivals import settle, validate_package
 from toplora_train.config.schema import RunConfig, SharedAdapterSettings
 from toplora_train.config.sweep import register_resolvers
-from toplora_train.config.useless import refuse_useless
+from toplora_train.config.useless import validate_useful
 
 
 def prepare_hydra() -> None:
@@ -87,7 +87,7 @@ def yaml_problem(error: yaml.YAMLError, path: Path | None = None) -> str:
     return f"{place}{line}: not valid YAML ({reason})"
 
 
-def refuse_shadowing(own: Sequence[Path]) -> None:
+def validate_option_names(own: Sequence[Path]) -> None:
     """A user's option named like one of the package's would be ignored by Hydra without a word.
 
     Raises:
@@ -141,7 +141,7 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
             adapter["start_from"] = str(start.absolute())
     command = shlex.join(["toplora-train", *(overrides if sweeping else argv)])
     config = check(values, recipe=recipe, command=command, blame=blame)
-    refuse_useless(config, typed_keys(found))
+    validate_useful(config, typed_keys(found))
     return config
 
 
@@ -158,7 +158,7 @@ def check_shown(text: str, overrides: Sequence[str], own: Sequence[Path]) -> Non
     found = levels_of(composed, choices, own, overrides)
     values = consistent(plain_values(composed, blame), found, own)
     config = check({**values, "output_dir": values.get("output_dir") or "runs"}, blame=blame)
-    refuse_useless(config, typed_keys(found))
+    validate_useful(config, typed_keys(found))
 
 
 def plain_values(composed: DictConfig, blame: Blame) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def levels_of(
         if file.group != "task" or (isinstance(tasks, Mapping) and file.name in tasks)
     ]
     found = levels(files, overrides)
-    refuse_missing(found)
+    validate_complete(found)
     return found
 
 
@@ -209,7 +209,7 @@ def consistent(
         UserError: Two settings of one place say the same thing, or a package carries another model.
     """
     settled = settle(values, found)
-    refuse_other_package(settled, list(options("model", own).values()))
+    validate_package(settled, list(options("model", own).values()))
     return settled
 
 

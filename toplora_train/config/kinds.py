@@ -34,21 +34,21 @@ def own_split(config: RunConfig) -> str | None:
     return train.removeprefix("task:")
 
 
-def refuse_unfit_tasks(config: RunConfig) -> None:
+def validate_tasks(config: RunConfig) -> None:
     """Refuse tasks that one model cannot learn, and settings that their kind has no use for.
 
     Raises:
         UserError: names the task or the two tasks.
     """
     for name, task in config.task.items():
-        _refuse_unfit_task(name, task)
+        _validate_task(name, task)
     head = head_task(config)
     if head is not None:
-        _refuse_other_models(config, head)
-    _refuse_unfit_source(config)
+        _validate_one_model(config, head)
+    _validate_task_source(config)
 
 
-def _refuse_other_models(config: RunConfig, head: TaskSettings) -> None:
+def _validate_one_model(config: RunConfig, head: TaskSettings) -> None:
     for other in config.task.values():
         if (other.kind, other.choices) != (head.kind, head.choices):
             raise UserError(
@@ -67,7 +67,7 @@ def _refuse_other_models(config: RunConfig, head: TaskSettings) -> None:
         )
 
 
-def _refuse_unfit_task(name: str, task: TaskSettings) -> None:
+def _validate_task(name: str, task: TaskSettings) -> None:
     for key in WRITERS_ONLY if task.kind in HEADS else HEADS_ONLY:
         if getattr(task, key) != TaskSettings.__dataclass_fields__[key].default:
             raise UserError(
@@ -92,7 +92,7 @@ def _refuse_unfit_task(name: str, task: TaskSettings) -> None:
         raise UserError(f"task.{name}: kind regress learns numbers, so it has no choices")
 
 
-def _refuse_unfit_source(config: RunConfig) -> None:
+def _validate_task_source(config: RunConfig) -> None:
     """``task:SPLIT`` is one place, and no test rows, only for tasks of one source with splits."""
     split = own_split(config)
     if split is None:

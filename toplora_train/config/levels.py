@@ -55,11 +55,11 @@ def read_level(file: OptionFile) -> Level:
     content = OmegaConf.to_container(OmegaConf.load(file.path), resolve=False)
     assert isinstance(content, dict)
     place, package = readable(file.path), package_of(file)
-    _refuse_lists(content.pop("defaults", None) or [], place)
+    _validate_single_options(content.pop("defaults", None) or [], place)
     return Level(place, dict(_flat(content, f"{package}." if package else "")))
 
 
-def refuse_missing(found: Sequence[Level]) -> None:
+def validate_complete(found: Sequence[Level]) -> None:
     """Refuse a value that a file leaves to the user (``???``) and no higher level gives.
 
     Composition lets the default of a lower level stand in for it.
@@ -103,19 +103,19 @@ def _typed(overrides: Sequence[str]) -> dict[str, Any]:
         elif name not in groups():
             keys[name] = value
         elif isinstance(value, list):
-            _refuse_list(name, value)
+            _validate_single(name, value)
     return keys
 
 
-def _refuse_lists(defaults: Sequence[Any], place: str) -> None:
+def _validate_single_options(defaults: Sequence[Any], place: str) -> None:
     for entry in defaults:
         for key, chosen in entry.items() if isinstance(entry, dict) else ():
             group = str(key).removeprefix("override ").strip(" /").partition("@")[0]
             if isinstance(chosen, list):
-                _refuse_list(group, chosen, f"{place}: ")
+                _validate_single(group, chosen, f"{place}: ")
 
 
-def _refuse_list(group: str, chosen: Sequence[Any], place: str = "") -> None:
+def _validate_single(group: str, chosen: Sequence[Any], place: str = "") -> None:
     """Hydra lays the options of a list over each other, so that only the last one would count."""
     if group not in _LISTS:
         options = ",".join(str(one) for one in chosen)

@@ -79,7 +79,7 @@ def settle(values: Mapping[str, Any], found: Sequence[Level]) -> dict[str, Any]:
     return settled
 
 
-def refuse_other_package(values: Mapping[str, Any], known: Sequence[OptionFile]) -> None:
+def validate_package(values: Mapping[str, Any], known: Sequence[OptionFile]) -> None:
     """Refuse ``model.package`` with the path of another model than the one that it carries.
 
     Args:

@@ -86,7 +86,7 @@ USES = (
 )
 
 
-def refuse_useless(config: RunConfig, typed: Collection[str]) -> None:
+def validate_useful(config: RunConfig, typed: Collection[str]) -> None:
     """Refuse what the user typed and the run would ignore.
 
     Args:

@@ -100,7 +100,7 @@ def read_hub(
             builder = _cached_builder(name, subset, split, revision)
             if builder is None:
                 builder = datasets.load_dataset_builder(name, name=subset, revision=revision)
-            _refuse_another_commit(name, revision, str(builder.hash))
+            _validate_commit(name, revision, str(builder.hash))
             builder.download_and_prepare()
             table = builder.as_dataset(split=split)
     except OSError as error:
@@ -132,7 +132,7 @@ def _cached_builder(name: str, subset: str | None, split: str, revision: str | N
     )
 
 
-def _refuse_another_commit(name: str, revision: str | None, found: str) -> None:
+def _validate_commit(name: str, revision: str | None, found: str) -> None:
     """Out of reach of the hub the library takes the newest copy in its cache, whatever it is."""
     if revision and _COMMIT.fullmatch(revision) and found != revision:
         raise UserError(

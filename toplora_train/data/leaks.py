@@ -12,7 +12,7 @@ KNOWN = {
 }
 
 
-def refuse_known_leaks(sources: Sequence[str], *, allowed: Sequence[str]) -> None:
+def validate_sources(sources: Sequence[str], *, allowed: Sequence[str]) -> None:
     """Refuse files that are known to hold test rows.
 
     Args:
@@ -31,7 +31,7 @@ def refuse_known_leaks(sources: Sequence[str], *, allowed: Sequence[str]) -> Non
             )
 
 
-def refuse_overlap(
+def validate_overlap(
     found: Mapping[str, Sequence[str]], sizes: Mapping[str, int], *, most: float
 ) -> None:
     """Refuse training rows that hold too much of a test set.

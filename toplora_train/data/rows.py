@@ -95,7 +95,7 @@ def parse_row(fields: object, *, place: str, default_id: str, needs_answer: bool
     return row
 
 
-def refuse_unanswered(rows: Sequence[Row]) -> None:
+def validate_answers(rows: Sequence[Row]) -> None:
     """Refuse a row without an answer among rows that have one.
 
     Where no row has an answer, their outputs are what is compared with; where some have one, the
@@ -129,7 +129,7 @@ def content_hash(rows: Iterable[Row]) -> str:
 
 
 def _instruction(fields: Mapping[object, object], place: str, default_id: str) -> Row:
-    _refuse_slips(fields, place, TEXT_FIELDS)
+    _validate_spelling(fields, place, TEXT_FIELDS)
     instruction = text(fields, "instruction", place)
     if not instruction.strip():
         raise UserError(f"{place}: 'instruction' is empty; fill it in or remove the row")
@@ -150,7 +150,7 @@ def _conversation(fields: Mapping[object, object], place: str, default_id: str) 
                 f"{place}: has 'messages' and '{other}', so it is not clear what is to be learned; "
                 "remove one of them"
             )
-    _refuse_slips(fields, place, ("answer",))
+    _validate_spelling(fields, place, ("answer",))
     messages, output = parse_messages(fields["messages"], place)
     return Row(
         id=label(fields, "id", place) or default_id,
@@ -163,7 +163,7 @@ def _conversation(fields: Mapping[object, object], place: str, default_id: str) 
     )
 
 
-def _refuse_slips(fields: Mapping[object, object], place: str, names: Sequence[str]) -> None:
+def _validate_spelling(fields: Mapping[object, object], place: str, names: Sequence[str]) -> None:
     absent = [name for name in names if name not in fields]
     if not absent:
         return

@@ -58,7 +58,7 @@ def read_rows(
     rows = [
         parse(record.fields, place=record.place, default_id=record.default_id) for record in records
     ]
-    _refuse_equal_ids(rows, records)
+    _validate_unique_ids(rows, records)
     taken = tuple(rows[:limit])
     return RowSet(taken, found, content_hash(taken))
 
@@ -156,7 +156,7 @@ def _find_hub(
     return records, f"{source}@{commit}"
 
 
-def _refuse_equal_ids(rows: Sequence[Row], records: Sequence[Record]) -> None:
+def _validate_unique_ids(rows: Sequence[Row], records: Sequence[Record]) -> None:
     """Runs are compared row by row, so an id must name one row only."""
     first: dict[str, str] = {}
     for row, record in zip(rows, records, strict=True):

@@ -44,7 +44,7 @@ class Ranks:
         distributed.all_gather_object(parts, mine)
         return [item for part in parts for item in part]
 
-    def agree(self, value: Item) -> Item:
+    def broadcast(self, value: Item) -> Item:
         """Return the first process's value, in all of them; each has to ask."""
         if self.world_size == 1:
             return value

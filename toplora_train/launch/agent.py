@@ -103,11 +103,11 @@ def run_workers(command: Sequence[str], processes: int, run_dir: Path) -> int:
     except SignalException as interruption:
         return 128 + (signal.SIGINT if interruption.sigval == signal.SIGINT else signal.SIGTERM)
     except ChildFailedError as error:
-        return tell_failure(error.failures, run_dir)
+        return report_failure(error.failures, run_dir)
     return DONE
 
 
-def tell_failure(failures: Mapping[int, Any], run_dir: Path) -> int:
+def report_failure(failures: Mapping[int, Any], run_dir: Path) -> int:
     """The exit code of the worker that failed first; a killed one's note is written for it."""
     for rank, failure in sorted(failures.items()):
         # The agent itself ends the others with SIGTERM; they never are the cause.

@@ -86,8 +86,8 @@ def _evaluate(words: list[str]) -> None:
         raise UserError(f"run={run_dir}: there is no such folder")
     config = read_config(run_dir / "config.yaml")
     if "rescore" in given:
-        _refuse_others(given, "rescore", OF_RESCORE, "reads the answers that are there")
-        from toplora_train.jobs.rescore import rescore
+        _validate_others(given, "rescore", OF_RESCORE, "reads the answers that are there")
+        from toplora_train.run.rescore import rescore
 
         name = given.get("name", f"rescored-{given['rescore']}")
         protocol, command = given["rescore"], shlex.join([COMMAND, *words])
@@ -97,12 +97,12 @@ def _evaluate(words: list[str]) -> None:
         return _tell(report, folder)
 
     # Here, as reading stored answers needs nothing of it.
-    from toplora_train.config.again import EVALUATION, evaluated_again
+    from toplora_train.config.again import EVALUATION, evaluation_config
 
     own = Path(given["config_dir"]) if "config_dir" in given else None
     if own is not None and not own.is_dir():
         raise UserError(f"config_dir={own}: there is no such folder")
-    again = evaluated_again(
+    again = evaluation_config(
         config,
         tasks=parse_list(given["task"]) if "task" in given else None,
         evaluation={key: given[key] for key in EVALUATION if key in given},
@@ -111,8 +111,8 @@ def _evaluate(words: list[str]) -> None:
         own=[own] if own else [],
     )
     if "harness" in given:
-        _refuse_others(given, "harness", OF_HARNESS, "words and scores as the harness does")
-        from toplora_train.jobs.harness import ask_harness
+        _validate_others(given, "harness", OF_HARNESS, "words and scores as the harness does")
+        from toplora_train.run.harness import ask_harness
 
         tasks = parse_list(given["harness"])
         name = given.get("name", "-".join(["harness", *tasks]))
@@ -121,7 +121,7 @@ def _evaluate(words: list[str]) -> None:
         return _tell_harness(found, file)
     if "processes" in given and "WORLD_SIZE" not in os.environ:
         _in_several_processes(words, given["processes"], again.launch.device, run_dir)
-    from toplora_train.jobs.evaluate import evaluate  # heavy: only for a command that is right
+    from toplora_train.run.evaluate import evaluate  # heavy: only for a command that is right
 
     name = given.get("name", name_of(given))
     folder, report = evaluate(again, run_dir, name=name, command=shlex.join([COMMAND, *words]))
@@ -139,7 +139,7 @@ def _in_several_processes(words: list[str], processes: str, device: str, run_dir
         raise SystemExit(run_workers(["-m", MODULE, *words], count, run_dir))
 
 
-def _refuse_others(given: Mapping[str, str], key: str, fit: tuple[str, ...], why: str) -> None:
+def _validate_others(given: Mapping[str, str], key: str, fit: tuple[str, ...], why: str) -> None:
     others = [other for other in given if other not in ("run", key, "name", *fit)]
     if others:
         raise UserError(

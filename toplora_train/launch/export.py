@@ -41,8 +41,10 @@ def _export(words: list[str]) -> None:
     run_dir = Path(given["run"])
     if not run_dir.is_dir():
         raise UserError(f"run={run_dir}: there is no such folder")
-    from toplora_train.jobs.console import open_console  # heavy: only for a command that is right
-    from toplora_train.jobs.export import export
+    from toplora_train.run.export import export
+    from toplora_train.run.platform.console import (
+        open_console,  # heavy: only for a command that is right
+    )
 
     console = open_console()
     output = Path(given["output"]) if "output" in given else None

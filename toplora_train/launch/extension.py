@@ -2,7 +2,7 @@
 
 The last checkpoint has all that the next step needs, and the order of the rows is a function of
 seed and epoch. So a longer run goes on from it as if it had never ended, but for what depends on
-the run's length: the learning rate's schedule (:mod:`toplora_train.jobs.extension` says so).
+the run's length: the learning rate's schedule (:mod:`toplora_train.run.prepare.extension` says so).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from toplora_train.report.record import read_report
 ONLY_SHOWN = {"trainer.name", "trainer.log_every", "trainer.save_every", "trainer.keep"}
 
 
-def refuse_unfit_extension(
+def validate_extension(
     config: RunConfig,
     run_dir: Path,
     changes: Mapping[str, tuple[Any, Any]],
@@ -56,14 +56,14 @@ def refuse_unfit_extension(
             f"{run_dir} ended by trainer.patience, after step {report['train']['steps']}, and a "
             "longer run would have ended there too; start a new run with more patience"
         )
-    _refuse_shorter(config.trainer, run_dir, report)
+    _validate_longer(config.trainer, run_dir, report)
     if not checkpoints:
         raise UserError(
             f"{run_dir} has no checkpoint left to go on from; train it anew in another output_dir"
         )
 
 
-def _refuse_shorter(trainer: TrainerSettings, run_dir: Path, report: Mapping[str, Any]) -> None:
+def _validate_longer(trainer: TrainerSettings, run_dir: Path, report: Mapping[str, Any]) -> None:
     trained = report["train"]["steps"]
     if trainer.max_tokens is not None:
         if trainer.max_tokens > report["train"]["tokens"]:

@@ -30,7 +30,7 @@ from toplora_train.launch.outcome import read_report, write_failure
 from toplora_train.launch.rundir import (
     CONFIG,
     forget_failure,
-    how_to_go_on,
+    how_to_resume,
     is_already_done,
     make_run_dir,
 )
@@ -191,7 +191,7 @@ def _told(
         return returned, None
     if returned in (worker.USER_ERROR, 128 + signal.SIGINT, 128 + signal.SIGTERM):
         return returned, read_report(run_dir).get("error")
-    remedy = how_to_go_on(config, run_dir)
+    remedy = how_to_resume(config, run_dir)
     if returned < 0 and -returned in received:
         error = "; ".join(filter(None, [f"interrupted by signal {-returned}", remedy]))
         write_failure(run_dir, status="interrupted", error=error, error_type="Interrupted")

@@ -9,7 +9,7 @@ from typing import Any
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import flat, read_config
 from toplora_train.config.schema import LENGTH, RunConfig
-from toplora_train.launch.extension import refuse_unfit_extension
+from toplora_train.launch.extension import validate_extension
 from toplora_train.launch.outcome import REPORT, is_completed
 from toplora_train.report.earlier import earlier_ends
 
@@ -45,9 +45,9 @@ def is_already_done(config: RunConfig, run_dir: Path) -> bool:
             raise UserError(f"{run_dir} holds a finished run; choose another output_dir")
         changes = _changes(config, run_dir)
         if config.resume == "extend" and changes:
-            refuse_unfit_extension(config, run_dir, changes, checkpoints=checkpoints)
+            validate_extension(config, run_dir, changes, checkpoints=checkpoints)
             return False
-        _refuse_other_settings(changes, run_dir)
+        _validate_same_settings(changes, run_dir)
         return True
     ends = earlier_ends(run_dir)
     if config.resume == "extend" and not ends:
@@ -57,7 +57,7 @@ def is_already_done(config: RunConfig, run_dir: Path) -> bool:
             f"resume=extend is for a finished run, and {run_dir} holds {found}; {remedy}"
         )
     if ends and config.resume is not None:
-        _refuse_other_length(config, run_dir)
+        _validate_same_length(config, run_dir)
     if checkpoints and config.resume is None:
         raise UserError(
             f"{run_dir} holds an unfinished run (at {checkpoints[-1].name}); "
@@ -72,7 +72,7 @@ def forget_failure(run_dir: Path) -> None:
         (run_dir / REPORT).unlink(missing_ok=True)
 
 
-def how_to_go_on(config: RunConfig, run_dir: Path) -> str:
+def how_to_resume(config: RunConfig, run_dir: Path) -> str:
     """What a person types after a run was ended from outside; "" where there is nothing to keep."""
     checkpoints = _checkpoints(run_dir)
     if checkpoints:
@@ -101,7 +101,7 @@ def _changes(config: RunConfig, run_dir: Path) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _refuse_other_settings(changes: Mapping[str, tuple[Any, Any]], run_dir: Path) -> None:
+def _validate_same_settings(changes: Mapping[str, tuple[Any, Any]], run_dir: Path) -> None:
     if changes:
         words = "; ".join(f"{key}={then}, now {now}" for key, (then, now) in changes.items())
         longer = "train it for longer with resume=extend, or " if changes.keys() <= LENGTH else ""
@@ -111,7 +111,7 @@ def _refuse_other_settings(changes: Mapping[str, tuple[Any, Any]], run_dir: Path
         )
 
 
-def _refuse_other_length(config: RunConfig, run_dir: Path) -> None:
+def _validate_same_length(config: RunConfig, run_dir: Path) -> None:
     """An extension that was interrupted ends where it was to end; then it can be extended again."""
     changes = {key: both for key, both in _changes(config, run_dir).items() if key in LENGTH}
     if changes:

@@ -22,7 +22,7 @@ from toplora_train.config.errors import Interrupted, RunFailure, UserError
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch.outcome import write_failure
-from toplora_train.launch.rundir import CONFIG, how_to_go_on
+from toplora_train.launch.rundir import CONFIG, how_to_resume
 
 Job = Callable[[RunConfig, Path], None]
 
@@ -53,15 +53,15 @@ def run_training(config: RunConfig, run_dir: Path) -> None:
     """Train, or fetch what would be read (``prefetch``) and show what would be done (``plan``)."""
     # Imported here: all pull in torch, and a broken installation should end in train.log.
     if config.prefetch:
-        from toplora_train.jobs import prefetch
+        from toplora_train.run import prefetch
 
         prefetch.run(config, weights=not config.plan)
     if config.plan:
-        from toplora_train.jobs import plan
+        from toplora_train.run import plan
 
         plan.run(config)
     if config.trains:
-        from toplora_train.jobs import finetune
+        from toplora_train.run import finetune
 
         finetune.run(config, run_dir)
 
@@ -156,7 +156,7 @@ def _failed(run_dir: Path, code: int, error: Exception, text: str) -> int:
 
 
 def _interrupted(config: RunConfig, run_dir: Path, interruption: Interrupted) -> int:
-    line = "; ".join(filter(None, [str(interruption), how_to_go_on(config, run_dir)]))
+    line = "; ".join(filter(None, [str(interruption), how_to_resume(config, run_dir)]))
     log.warning("%s", line)
     _note(run_dir, "Interrupted", status="interrupted", error=line)
     return interruption.exit_code

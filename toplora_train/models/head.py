@@ -160,7 +160,7 @@ def head_modules(model: nn.Module) -> list[str]:
     ]
 
 
-def refuse_random_parts(
+def validate_loaded_weights(
     model: nn.Module,
     missing: Iterable[str],
     *,

@@ -28,8 +28,8 @@ from toplora_train.models.head import (
     draw_head,
     head_modules,
     head_start,
-    refuse_random_parts,
     reorder_classes,
+    validate_loaded_weights,
 )
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.quantized import keep_trainable, quantization_config
@@ -189,7 +189,7 @@ def _from_folder(
     ]
     if other:
         raise UserError(f"{name}: the shape of {other[0]} is another than its config says")
-    refuse_random_parts(
+    validate_loaded_weights(
         model, info["missing_keys"], head=head is not None, trained_whole=trained_whole, name=name
     )
     return model

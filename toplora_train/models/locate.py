@@ -52,7 +52,7 @@ def locate_model(
         UserError: it is nowhere to be found; the message says what to do.
     """
     if builtin is not None:
-        _refuse_useless(builtin, path=path, revision=revision, package=package)
+        _validate_useful(builtin, path=path, revision=revision, package=package)
         return ModelLocation(f"toplora-train/{builtin}", None, "built in")
     if path is None:
         raise UserError("model.path is not set; give a hub id or a folder: model.path=...")
@@ -77,7 +77,7 @@ def locate_model(
     )
 
 
-def _refuse_useless(builtin: str, **settings: str | None) -> None:
+def _validate_useful(builtin: str, **settings: str | None) -> None:
     for name, value in settings.items():
         if value is not None:
             raise UserError(

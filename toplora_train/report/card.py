@@ -16,7 +16,7 @@ from toplora_train.report.numbers import (
     score_interval,
     score_value,
 )
-from toplora_train.report.wording import asks_head, wording
+from toplora_train.report.wording import has_head, wording
 
 # PEFT types that PEFT itself does not know: they exist once this package has been imported.
 NEEDS_IMPORT = frozenset({"TOPLORA", "TENSLORA", "GENLORA"})
@@ -58,7 +58,7 @@ def _front_matter(report: Mapping[str, Any]) -> str:
     front = {
         "base_model": report["model"]["path"],
         "library_name": "peft",
-        "pipeline_tag": "text-classification" if asks_head(report) else "text-generation",
+        "pipeline_tag": "text-classification" if has_head(report) else "text-generation",
         "tags": ["toplora-train", report["adapter"]["name"], "adapter"],
     }
     text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()
@@ -85,7 +85,7 @@ def _identity(model: Mapping[str, Any]) -> str:
 def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
     kind = report["adapter"]["peft_type"]
     auto, head = "AutoModelForCausalLM", ""
-    if asks_head(report):  # the adapter's file has the head's weights, not its classes
+    if has_head(report):  # the adapter's file has the head's weights, not its classes
         auto = "AutoModelForSequenceClassification"
         head = f", id2label={dict(enumerate(labels))}" if labels else ", num_labels=1"
     needs_import = kind in NEEDS_IMPORT
@@ -146,7 +146,7 @@ def _scores(report: Mapping[str, Any]) -> str:
             f"{'-' if task['kind'] == 'regress' else percent(task['majority_value'])} | "
             f"{count(task['n'])} |"
         )
-    decoding = "" if asks_head(report) else ", greedy decoding"
+    decoding = "" if has_head(report) else ", greedy decoding"
     lines += ["", f"Protocol `{report['protocol_hash']}`{decoding}."]
     return "\n".join(lines)
 

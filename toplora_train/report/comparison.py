@@ -27,9 +27,9 @@ from toplora_train.report.runs import (
     Run,
     group,
     learning_rate_warning,
-    refuse_different_protocols,
     seed_warning,
     task_scores,
+    validate_same_protocols,
 )
 
 GAIN = 0.01
@@ -57,7 +57,7 @@ def compare_runs(
     Raises:
         UserError: the runs were evaluated differently, or ``baseline`` is none of the methods.
     """
-    refuse_different_protocols(runs)
+    validate_same_protocols(runs)
     methods = group(runs)
     pairs = _pairs(methods, baseline)
     tasks: Mapping[str, Any] = runs[0].report["tasks"]

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from toplora_train.evaluation.tally import Progress
+from toplora_train.evaluation.run_evaluation import Progress
 from toplora_train.report.numbers import readable_seconds
 from toplora_train.report.remaining import TimeLeft
 

@@ -18,7 +18,7 @@ from toplora_train.report.examples import pick_examples
 from toplora_train.report.expected import expected_table
 from toplora_train.report.gain import gain_text
 from toplora_train.report.json_file import write_text_atomically
-from toplora_train.report.wording import asks_head, judged_verdict, wording
+from toplora_train.report.wording import has_head, head_verdict, wording
 
 FIGURES = "figures"
 PROTOCOLS = {
@@ -112,8 +112,8 @@ def headline(report: Mapping[str, Any]) -> str:
 
 def verdict(report: Mapping[str, Any]) -> str:
     """Return what the headline means, in words."""
-    if asks_head(report):
-        return judged_verdict(report)
+    if has_head(report):
+        return head_verdict(report)
     gain = report.get("gain")
     if gain is None:
         return "The base model was not evaluated, so nothing is said about a gain."
@@ -137,7 +137,7 @@ def _content(
         "expected": expected_table(report),
         "gain": gain_text(report),
         "protocol": ""
-        if asks_head(report)
+        if has_head(report)
         else PROTOCOLS.get(report["protocol"], f"Protocol {report['protocol']}."),
         "mismatch": (
             f"The protocol {report['protocol']} asks in other tokens than it trains in: "

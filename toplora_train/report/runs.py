@@ -138,7 +138,7 @@ def _read(folder: Path) -> Run:
     return Run(folder, report, settings, {name: task.choices for name, task in config.task.items()})
 
 
-def refuse_different_protocols(runs: Sequence[Run]) -> None:
+def validate_same_protocols(runs: Sequence[Run]) -> None:
     """Scores of other rows, prompts or rules are no scores of the same thing.
 
     Raises:

@@ -43,17 +43,17 @@ JUDGING = Wording(
 )
 
 
-def asks_head(report: Mapping[str, Any]) -> bool:
+def has_head(report: Mapping[str, Any]) -> bool:
     """Whether the run trained a head."""
     return any(task.get("kind") in HEADS for task in report["tasks"].values())
 
 
 def wording(report: Mapping[str, Any]) -> Wording:
     """The words for this run."""
-    return JUDGING if asks_head(report) else WRITING
+    return JUDGING if has_head(report) else WRITING
 
 
-def judged_verdict(report: Mapping[str, Any]) -> str:
+def head_verdict(report: Mapping[str, Any]) -> str:
     """What the scores of a head mean, held against always giving one answer."""
     constant = (
         "giving the same number to every row"

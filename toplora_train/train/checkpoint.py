@@ -32,7 +32,7 @@ from torch import Tensor
 
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.train.processes import random_states, restore_random_state
-from toplora_train.train.sharding import shared_out_like, whole
+from toplora_train.train.sharding import full_tensor, shard_like
 from toplora_train.train.spikes import LossTrend
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class TrainState:
     trend: LossTrend = field(default_factory=LossTrend)
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def told(self) -> TrainState:
+    def reset_logging_window(self) -> TrainState:
         """The state after a logged step: what is told since then begins anew."""
         trend = replace(self.trend, spikes=0)
         return replace(self, window_loss=0.0, window_tokens=0, trend=trend)
@@ -178,7 +178,7 @@ def load_checkpoint(
     restore_random_state(load_file(checkpoint / "random.safetensors"), accelerator)
 
 
-def refuse_other_settings(
+def validate_same_settings(
     checkpoint: Path, stored: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
     """Refuse to go on with settings that differ from those the checkpoint was made with.
@@ -211,7 +211,7 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
     # "auto" would ask the hub.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {
-        name: whole(tensor.detach()).to("cpu", copy=True).contiguous()
+        name: full_tensor(tensor.detach()).to("cpu", copy=True).contiguous()
         for name, tensor in state.items()
     }
 
@@ -219,7 +219,7 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
 def set_adapter_tensors(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
     """Put tensors that :func:`adapter_tensors` gave into the adapter."""
     now = get_peft_model_state_dict(model, save_embedding_layers=False)
-    set_peft_model_state_dict(model, shared_out_like(tensors, now))
+    set_peft_model_state_dict(model, shard_like(tensors, now))
 
 
 def _split_optimizer_state(
@@ -236,7 +236,7 @@ def _split_optimizer_state(
                 split(f"{prefix}{name}.", value)
             elif isinstance(value, Tensor):
                 # A clone each: 8-bit optimizers share one table among all parameters.
-                tensors[f"{prefix}{name}"] = whole(value.detach()).cpu().clone()
+                tensors[f"{prefix}{name}"] = full_tensor(value.detach()).cpu().clone()
             else:
                 numbers[f"{prefix}{name}"] = value
 
@@ -250,7 +250,7 @@ def _restore_optimizer_state(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     like = {key: parameters[int(key.split(".", 1)[0])] for key in tensors}
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**shared_out_like(tensors, like), **numbers["state"]}.items():
+    for key, value in {**shard_like(tensors, like), **numbers["state"]}.items():
         index, *path, name = key.split(".")
         entries = state.setdefault(int(index), {})
         for part in path:

@@ -14,25 +14,25 @@ from peft import PeftModel
 from torch import Tensor
 
 from toplora_train.config.errors import Interrupted
+from toplora_train.train.all_reduce import holds_whole_model
 from toplora_train.train.checkpoint import TrainState, save_checkpoint
-from toplora_train.train.exchange import holds_whole_model
-from toplora_train.train.fit import pass_that_fits
-from toplora_train.train.health import (
+from toplora_train.train.find_micro_batch_size import pass_within_memory
+from toplora_train.train.optimizer import set_learning_rate
+from toplora_train.train.processes import Collate, all_reduce_max, micro_batches
+from toplora_train.train.record import StepRecord
+from toplora_train.train.sampler import remaining_batches
+from toplora_train.train.sanity_checks import (
     DeadTensors,
     peak_memory,
     precision_remedy,
-    refuse_bad_gradients,
-    refuse_bad_loss,
-    refuse_missing_gradients,
+    validate_gradients,
+    validate_gradients_exist,
+    validate_loss,
 )
-from toplora_train.train.optimizer import set_learning_rate
-from toplora_train.train.order import remaining_batches
-from toplora_train.train.processes import Collate, agree, micro_batches
-from toplora_train.train.record import StepRecord
 from toplora_train.train.signals import Interruption
 from toplora_train.train.step import Loss, TrainingExample, forward_backward, update
+from toplora_train.train.training_stats import trainable_tensors, training_stats
 from toplora_train.train.validation import validation_loss
-from toplora_train.train.watch import tensors_now, watched
 
 
 def train(
@@ -58,7 +58,7 @@ def train(
     keep: int,
     checkpoints: Path,
     interruption: Interruption,
-    enough: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[StepRecord]:
     """Train from the step after ``start`` to ``total_steps``, yielding a record per step.
 
@@ -73,7 +73,7 @@ def train(
     saved = start.step
     dead_tensors = DeadTensors(model)
     model.train()
-    if agree(int(enough()), accelerator):
+    if all_reduce_max(int(should_stop()), accelerator):
         return
     for step, epoch, batch in remaining_batches(
         [len(example.input_ids) for example in examples],
@@ -89,7 +89,7 @@ def train(
         rows = [examples[index] for index in batch]
         tokens = sum(len(row.input_ids) for row in rows)
         supervised = sum(row.supervised for row in rows)
-        before = tensors_now(model) if logged else {}
+        before = trainable_tensors(model) if logged else {}
         began = time.perf_counter()
 
         lr = learning_rate(step)
@@ -106,18 +106,18 @@ def train(
             )
 
         if holds_whole_model(model, accelerator):
-            share, micro_batch_size = pass_that_fits(compute, micro_batch_size, accelerator)
+            share, micro_batch_size = pass_within_memory(compute, micro_batch_size, accelerator)
         else:  # each pass is an exchange, which cannot be taken back
             share = compute(micro_batch_size)
         result = update(
             model, optimizer, share, max_grad_norm=max_grad_norm, accelerator=accelerator
         )
         remedy = precision_remedy(model, accelerator.mixed_precision)
-        refuse_bad_loss(result.loss, step, saved, remedy=remedy)
+        validate_loss(result.loss, step, saved, remedy=remedy)
         if step == start.step + 1:
-            refuse_missing_gradients(model)
+            validate_gradients_exist(model)
         if accelerator.scaler is None:  # which skips such steps, and lowers its factor
-            refuse_bad_gradients(model, result.grad_norm, step, remedy=remedy)
+            validate_gradients(model, result.grad_norm, step, remedy=remedy)
         dead_tensors.look(lr)
 
         def loss_now(rows: Sequence[Any], size: int = micro_batch_size) -> float:
@@ -133,7 +133,7 @@ def train(
         seconds = time.perf_counter() - began
         held_out = loss_now(validation) if validate else None
         if held_out is not None:
-            refuse_bad_loss(held_out, step, saved, remedy=remedy, taken=True)
+            validate_loss(held_out, step, saved, remedy=remedy, taken=True)
         state = replace(
             state,
             step=step,
@@ -157,16 +157,18 @@ def train(
             peak_memory_bytes=peak_memory(accelerator.device),
             validation_loss=held_out,
             logged=logged,
-            watched=watched(model, before, state.trend, accelerator.device) if logged else {},
+            training_stats=training_stats(model, before, state.trend, accelerator.device)
+            if logged
+            else {},
         )
         if logged:
-            state = state.told()
+            state = state.reset_logging_window()
 
-        last = last or bool(agree(int(enough()), accelerator))
+        last = last or bool(all_reduce_max(int(should_stop()), accelerator))
         if last and held_out is None:  # no later step will show what this one did to the weights
             after = loss_now(rows[: accelerator.num_processes])
-            refuse_bad_loss(after, step, saved, remedy=remedy, taken=True)
-        stopping = agree(interruption.signum or 0, accelerator)
+            validate_loss(after, step, saved, remedy=remedy, taken=True)
+        stopping = all_reduce_max(interruption.signum or 0, accelerator)
         if last or stopping or (save_every > 0 and step % save_every == 0):
             save_checkpoint(
                 checkpoints,

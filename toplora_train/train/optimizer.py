@@ -80,7 +80,7 @@ def parameter_groups(
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for key, patterns in {"lr_multipliers": lr_multipliers, "no_decay": no_decay}.items():
         for pattern in patterns:
-            _refuse_unmatched(f"optimizer.{key}", pattern, list(trainable))
+            _validate_patterns(f"optimizer.{key}", pattern, list(trainable))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
         factor = 1.0
@@ -100,7 +100,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-def _refuse_unmatched(key: str, pattern: str, names: Sequence[str]) -> None:
+def _validate_patterns(key: str, pattern: str, names: Sequence[str]) -> None:
     try:
         if any(re.search(pattern, name) for name in names):
             return

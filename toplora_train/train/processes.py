@@ -48,7 +48,7 @@ def micro_batches(
     ]
 
 
-def agree(value: int, accelerator: Accelerator) -> int:
+def all_reduce_max(value: int, accelerator: Accelerator) -> int:
     """The largest of the processes' numbers: of a signal that only some have got, say."""
     if accelerator.num_processes == 1:
         return value

@@ -1,4 +1,4 @@
-"""What an optimizer step says of itself."""
+"""What one optimizer step measured."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 class StepRecord:
     """A step in numbers; a logged one is a line of ``metrics.jsonl``.
 
-    ``loss`` is per supervised token: of this step, or in a logged record of all steps since the
+    ``loss`` is per supervised token, of this step or, in a logged record, of all steps since the
     last logged one. ``tokens``, ``supervised_tokens`` and ``seconds`` count from the run's start.
-    ``watched`` holds what is measured at logged steps besides, see :mod:`toplora_train.train.watch`
-    and :mod:`toplora_train.train.spikes`.
+    ``training_stats`` is measured at logged steps only, see
+    :mod:`toplora_train.train.training_stats` and :mod:`toplora_train.train.spikes`.
     """
 
     step: int
@@ -28,4 +28,4 @@ class StepRecord:
     peak_memory_bytes: int
     validation_loss: float | None
     logged: bool
-    watched: Mapping[str, float | str] = field(default_factory=dict)
+    training_stats: Mapping[str, float | str] = field(default_factory=dict)

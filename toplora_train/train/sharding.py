@@ -45,12 +45,12 @@ def shard_model(model: PeftModel) -> PeftModel:
     return model
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor, gathered if it is shared out; then all processes have to ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def shared_out_like(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def shard_like(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Whole tensors, shared out as those of the same names and shapes are."""
     shared: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -63,6 +63,6 @@ def shared_out_like(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -
     return shared
 
 
-def is_shared_out(model: torch.nn.Module) -> bool:
+def is_sharded(model: torch.nn.Module) -> bool:
     """Whether a process holds only a part of the model."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())

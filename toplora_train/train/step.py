@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toplora_train.train.exchange import average_gradients, holds_whole_model
+from toplora_train.train.all_reduce import average_gradients, holds_whole_model
 from toplora_train.train.logits import logits_only_at
-from toplora_train.train.sharding import whole
+from toplora_train.train.sharding import full_tensor
 
 IGNORED = -100
 
@@ -93,7 +93,7 @@ def update(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if holds_whole_model(model, accelerator):
         average_gradients(trainable, accelerator)
-    norm = float(whole(accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf"))))
+    norm = float(full_tensor(accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf"))))
     mean = float(accelerator.reduce(share))
     # What is no number must not reach the weights; fp16's scaler skips such a step itself.
     if math.isfinite(mean) and (math.isfinite(norm) or accelerator.scaler is not None):

@@ -11,7 +11,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.data.conversation import Message
 from toplora_train.data.rows import Row
 from toplora_train.evaluation.methods.choose import METHOD, choose, encode_choices
-from toplora_train.evaluation.tally import Ledger
+from toplora_train.evaluation.run_evaluation import EvalProgress
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
 evaluate = partial(evaluated_by, METHOD)
@@ -156,8 +156,8 @@ def test_choices_that_are_finished_are_taken_over_without_a_forward_pass(model, 
     expected = evaluate(model, tokenizer, asked(), batch_size=4, **CHOICE)[1]
     calls = []
     handle = model.register_forward_hook(lambda *_: calls.append(1))
-    known = Ledger({p.id: p for p in expected})
-    again = evaluate(model, tokenizer, asked(), batch_size=4, ledger=known, **CHOICE)[1]
+    known = EvalProgress({p.id: p for p in expected})
+    again = evaluate(model, tokenizer, asked(), batch_size=4, progress=known, **CHOICE)[1]
     handle.remove()
     assert again == expected
     assert calls == []

@@ -11,7 +11,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.data.rows import Row
 from toplora_train.evaluation.methods.classify import METHOD, head_outputs, score_labels
 from toplora_train.evaluation.predictions import Prediction, PredictionFile, read_predictions
-from toplora_train.evaluation.tally import Ledger
+from toplora_train.evaluation.run_evaluation import EvalProgress
 from toplora_train.models.head import Head
 from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation
@@ -104,7 +104,7 @@ def test_finished_predictions_are_taken_over_and_the_score_is_the_same():
     whole, predictions = evaluate(rows())
     asked_again: list[Prediction] = []
     finished = {prediction.id: prediction for prediction in predictions[:20]}
-    score, again = evaluate(rows(), ledger=Ledger(finished, asked_again.append))
+    score, again = evaluate(rows(), progress=EvalProgress(finished, asked_again.append))
     assert {prediction.id for prediction in asked_again} == {f"r-{i}" for i in range(20, 24)}
     assert again == predictions
     assert score.value == whole.value

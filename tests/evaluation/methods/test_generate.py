@@ -10,8 +10,8 @@ from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row
 from toplora_train.evaluation.methods.generate import METHOD
 from toplora_train.evaluation.protocol import find_protocol
+from toplora_train.evaluation.run_evaluation import EvalProgress
 from toplora_train.evaluation.statistics import wilson_interval
-from toplora_train.evaluation.tally import Ledger
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
 TASK = {"extraction": "exact", "max_new_tokens": 6}
@@ -70,7 +70,7 @@ def test_progress_and_predictions_are_given_out_as_they_come(model, tokenizer, r
         tokenizer,
         rows,
         batch_size=4,
-        ledger=Ledger({}, given.append, lambda *state: progress.append(state)),
+        progress=EvalProgress({}, given.append, lambda *state: progress.append(state)),
         **TASK,
     )
     assert [done for done, _, _ in progress] == list(range(1, 11))
@@ -87,7 +87,7 @@ def test_rows_that_are_finished_already_are_not_generated_again(model, tokenizer
         tokenizer,
         rows,
         batch_size=4,
-        ledger=Ledger(finished, given.append, lambda *state: progress.append(state)),
+        progress=EvalProgress(finished, given.append, lambda *state: progress.append(state)),
         **TASK,
     )
     assert predictions == expected[1]
@@ -100,7 +100,7 @@ def test_a_finished_prediction_of_another_prompt_is_made_anew(model, tokenizer, 
     _, expected = evaluate(model, tokenizer, rows[:1], batch_size=1, **TASK)
     stale = dataclasses.replace(expected[0], prompt="another", output="stale")
     _, predictions = evaluate(
-        model, tokenizer, rows[:1], batch_size=1, ledger=Ledger({"r0": stale}), **TASK
+        model, tokenizer, rows[:1], batch_size=1, progress=EvalProgress({"r0": stale}), **TASK
     )
     assert predictions == expected
 

@@ -22,7 +22,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.data.rows import RowSet
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.tally import NEW, Ledger, Score
+from toplora_train.evaluation.run_evaluation import FRESH, EvalProgress, Score
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class EvalContext:
     Attributes:
         batch_size: Rows per forward pass.
         autocast_dtype: Compute under autocast in this number format; None: in the weights' own.
-        ledger: What is answered already, who is given the rest, and who shares the rows.
+        progress: What is answered already, who is given the rest, and who shares the rows.
     """
 
     batch_size: int
     autocast_dtype: torch.dtype | None = None
-    ledger: Ledger = NEW
+    progress: EvalProgress = FRESH
 
 
 class Method(ABC):

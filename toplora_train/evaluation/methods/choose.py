@@ -39,7 +39,7 @@ from toplora_train.evaluation.forward import (
 )
 from toplora_train.evaluation.methods.base import EvalContext, Method, validate_protocol
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.tally import Answer, Score, Scores, tally
+from toplora_train.evaluation.run_evaluation import Answer, Score, Scores, run_evaluation
 from toplora_train.evaluation.validate import validate_prompts
 
 
@@ -114,10 +114,10 @@ class Choose(Method):
                 row.id, texts[index], sentences[chosen], chosen, row.answer, correct, scores
             )
 
-        return tally(
+        return run_evaluation(
             [row.id for row in rows],
             texts,
-            context.ledger,
+            context.progress,
             order=by_length(prompts),
             lengths=[len(prompt) for prompt in prompts],
             batch_size=context.batch_size,

@@ -17,7 +17,7 @@ from toplora_train.evaluation.forward import by_length, longest_first
 from toplora_train.evaluation.methods.base import EvalContext, Method
 from toplora_train.evaluation.metrics import as_numbers, measure
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.tally import Answer, Score, Scores, tally
+from toplora_train.evaluation.run_evaluation import Answer, Score, Scores, run_evaluation
 
 NEAR = 0.5
 """How far off a predicted number may be to be shown among the right examples; no metric uses it."""
@@ -85,10 +85,10 @@ class Classify(Method):
                 return float(prediction.correct)
             return abs(float(prediction.output) - float(prediction.label))
 
-        counted, predictions = tally(
+        counted, predictions = run_evaluation(
             [row.id for row in rows],
             [shown(row) for row in rows],
-            context.ledger,
+            context.progress,
             order=by_length([example.input_ids for example in examples]),
             lengths=[len(example.input_ids) for example in examples],
             batch_size=context.batch_size,

@@ -36,7 +36,7 @@ from toplora_train.evaluation.forward import (
 )
 from toplora_train.evaluation.methods.base import EvalContext, Method, validate_protocol
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.tally import Answer, Score, Scores, tally
+from toplora_train.evaluation.run_evaluation import Answer, Score, Scores, run_evaluation
 from toplora_train.evaluation.validate import validate_prompts
 
 
@@ -113,10 +113,10 @@ class Cloze(Method):
             right = label == row.answer
             return Prediction(row.id, texts[index], words, label, row.answer, right, scores)
 
-        return tally(
+        return run_evaluation(
             [row.id for row in rows],
             texts,
-            context.ledger,
+            context.progress,
             order=by_length(prompts),
             lengths=[len(prompt) for prompt in prompts],
             batch_size=context.batch_size,

@@ -21,7 +21,7 @@ from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.forward import by_length
 from toplora_train.evaluation.methods.base import EvalContext, Method
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.tally import Answer, Score, Scores, tally
+from toplora_train.evaluation.run_evaluation import Answer, Score, Scores, run_evaluation
 from toplora_train.evaluation.validate import validate_prompts
 
 
@@ -96,10 +96,10 @@ class Generate(Method):
             correct = protocol.is_correct(found, label, eval_set.extraction)
             return Prediction(rows[index].id, texts[index], output, found, label, correct)
 
-        return tally(
+        return run_evaluation(
             [row.id for row in rows],
             texts,
-            context.ledger,
+            context.progress,
             order=by_length(ids) if protocol.by_length else range(len(ids)),
             lengths=[len(one) for one in ids],
             batch_size=context.batch_size,

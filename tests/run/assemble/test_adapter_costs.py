@@ -1,0 +1,66 @@
+"""Every adapter is counted on the same modules; the published counts come out of it."""
+
+import pytest
+import torch
+from transformers import RobertaConfig, RobertaForSequenceClassification
+
+from tests.adapters.test_contract import defaults
+from toplora_train.models.tiny import tiny_model
+from toplora_train.run.assemble.adapter_costs import ADAPTERS, compare_adapters
+
+PUBLISHED = {  # 768 wide, 12 layers, 12 heads, one rank in every mode
+    4: {
+        "lora": 221_184,
+        "tenslora att": 123_840,
+        "tenslora qkv": 74_640,
+        "tenslora depth": 18_768,
+        "tenslora att_qkv": 43_728,
+        "tenslora att_depth": 11_040,
+        "tenslora qkv_depth": 6_460,
+        "tenslora att_qkv_depth": 4_460,
+        "tenslora att_qkv_depth, cp": 3_436,
+    },
+    8: {
+        "lora": 442_368,
+        "tenslora att": 261_504,
+        "tenslora qkv": 153_888,
+        "tenslora depth": 38_688,
+        "tenslora att_qkv": 130_464,
+        "tenslora att_depth": 32_832,
+        "tenslora qkv_depth": 16_504,
+        "tenslora att_qkv_depth": 39_640,
+        "tenslora att_qkv_depth, cp": 6_872,
+    },
+}
+
+
+def encoder() -> RobertaForSequenceClassification:
+    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+    with torch.device("meta"):
+        return RobertaForSequenceClassification(RobertaConfig(**sizes, intermediate_size=3072))
+
+
+@pytest.mark.parametrize("rank", [pytest.param(4, marks=pytest.mark.slow), 8])
+def test_the_published_counts_come_out(rank: int):
+    compared = compare_adapters(encoder(), defaults("lora", r=rank))
+    found = {line.name: line.parameters for line in compared.lines}
+    assert {name: found[name] for name in PUBLISHED[rank]} == PUBLISHED[rank]
+    assert (compared.rank, compared.budget) == (f"r = {rank}", f"lora_r{rank}")
+
+
+def test_all_adapters_come_near_the_budget_of_the_run():
+    compared = compare_adapters(tiny_model(), defaults("toplora", budget="20k"))
+    assert compared.budget == "20k"
+    assert {line.name.split()[0] for line in compared.lines} == set(ADAPTERS)
+    fitted = [line for line in compared.lines if line.refusal is None]
+    assert all(abs(line.miss) < 0.25 for line in fitted)
+
+
+def test_what_is_not_possible_has_its_reason_instead_of_a_number():
+    compared = compare_adapters(tiny_model(), defaults("lora", target_modules=["up_proj"]))
+    reasons = {line.name: line.refusal for line in compared.lines}
+    assert reasons["lora"] is None
+    assert (
+        "below the smallest adapter"
+        in compare_adapters(tiny_model(), defaults("lora", budget=400)).lines[0].refusal
+    )

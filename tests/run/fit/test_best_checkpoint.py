@@ -1,0 +1,182 @@
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.config.schema import TaskSettings
+from toplora_train.models.head import Head
+from toplora_train.models.load import load_model
+from toplora_train.models.locate import ModelLocation
+from toplora_train.run.fit.best_checkpoint import (
+    BestCheckpoint,
+    fingerprint,
+    select,
+    selects,
+)
+from toplora_train.run.fit.selection_metric import VALIDATION_LOSS
+
+TINY = ModelLocation("toplora-train/tiny", None, "built in")
+
+
+def adapted() -> PeftModel:
+    torch.manual_seed(0)
+    base = load_model(TINY, dtype="float32", head=Head(("no", "yes"), 0))
+    return get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS"))
+
+
+def change(model: PeftModel) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+
+
+def selection(folder: Path, values: list[float], **changes) -> BestCheckpoint:
+    left = iter(values)
+    settings = dict(metric="accuracy", rows=9, patience=None, resumed_step=0, silent=False)
+    return BestCheckpoint(folder, lambda _model, _record: next(left), **(settings | changes))
+
+
+def step(number: int, epoch: float) -> SimpleNamespace:
+    return SimpleNamespace(step=number, epoch=epoch, validation_loss=None)
+
+
+def judged_run(make_run, **trainer):
+    """A run that trains a head, of 12 steps in 4 epochs."""
+    config = make_run()
+    task = TaskSettings(name="t", source="rows.jsonl", kind="classify", choices=["no", "yes"])
+    return replace(
+        config,
+        task={"t": task},
+        dataset=replace(config.dataset, validation_share=0.1),
+        trainer=replace(config.trainer, max_steps=5, **trainer),
+    )
+
+
+def test_of_losses_the_smallest_is_the_best_and_is_told_as_a_loss(tmp_path: Path):
+    chosen = selection(tmp_path, [1.5, 1.25, 1.75], metric=VALIDATION_LOSS)
+    model = adapted()
+    said = [chosen.consider(model, step(number, number / 3)) for number in (1, 2, 3)]
+    assert chosen.best.step == 2
+    assert said[1] == "step 2 (epoch 0.6667): validation loss 1.2500 on 9 held-out rows"
+
+
+def test_patience_ends_when_so_many_in_a_row_are_no_better(tmp_path: Path):
+    values = [0.5, 0.4, 0.6, 0.6, 0.5]
+    chosen = selection(tmp_path, values, patience=2)
+    model = adapted()
+    ends = []
+    for number in range(1, 6):
+        said = chosen.consider(model, step(number, number))
+        ends.append(chosen.exhausted)
+    assert ends == [False, False, False, False, True]
+    assert said.endswith("accuracy 50.0% on 9 held-out rows; 2 without a better one, enough")
+    assert chosen.to_dict()["stopped_early"]
+    assert selection(tmp_path, [], patience=2, resumed_step=5).exhausted
+
+
+def test_a_step_that_is_not_judged_is_passed_over(tmp_path: Path):
+    chosen = BestCheckpoint(
+        tmp_path,
+        lambda _model, record: record.validation_loss,
+        metric=VALIDATION_LOSS,
+        rows=1,
+        patience=1,
+        resumed_step=0,
+        silent=False,
+    )
+    assert chosen.consider(adapted(), step(1, 1.0)) is None
+    assert not chosen.exhausted
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_best_is_kept_with_a_head_by_default_and_where_it_is_asked_for(make_run):
+    text = make_run()
+    asked = replace(
+        text,
+        dataset=replace(text.dataset, validation_rows=4),
+        trainer=replace(text.trainer, eval_every=2, select="best"),
+    )
+    assert not selects(text)
+    assert selects(asked)
+    assert selects(replace(asked, trainer=replace(asked.trainer, select=None, patience=1)))
+    assert selects(judged_run(make_run))
+    assert not selects(judged_run(make_run, select="last"))
+    no_rows = SimpleNamespace(validation_rows=[])
+    assert select(text, no_rows, Path(), resumed_step=0, autocast_dtype=None, silent=True) is None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "held_out", "message"),
+    [
+        ({"select": "best", "eval_every": 2}, 0, r"select=best.*set dataset\.validation_rows"),
+        ({"patience": 3, "eval_every": 2}, 0, r"trainer\.patience.*validation_rows"),
+        ({"select": "best"}, 4, r"trainer\.eval_every steps: set it"),
+        ({"select": "last", "patience": 3}, 4, r"trainer\.select=best"),
+        ({"select_by": "metric", "eval_every": 2}, 4, r"select_by=metric says how the best"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_refused_with_the_remedy(
+    make_run, trainer, held_out, message
+):
+    config = make_run()
+    config = replace(
+        config,
+        dataset=replace(config.dataset, validation_rows=held_out),
+        trainer=replace(config.trainer, **trainer),
+    )
+    with pytest.raises(UserError, match=message):
+        selects(config)
+
+
+def test_the_best_epochs_tensors_come_back_head_and_adapter(tmp_path: Path):
+    chosen = selection(tmp_path, [0.5, 0.7, 0.7, 0.6])
+    model = adapted()
+    prints = []
+    for number in (1, 2, 3, 4):
+        change(model)
+        chosen.consider(model, step(number, number))
+        prints.append(fingerprint(model))
+    assert chosen.best.step == 2  # of equals the first
+    assert not chosen.best_is_last
+    assert len(set(prints)) == 4
+    chosen.restore(model)
+    assert fingerprint(model) == prints[1]
+    assert chosen.to_dict()["step"] == 2
+
+
+def test_the_last_epoch_may_be_the_best(tmp_path: Path):
+    chosen = selection(tmp_path, [0.5, 0.7])
+    model = adapted()
+    chosen.consider(model, step(2, 1.0))
+    chosen.consider(model, step(5, 2.5))
+    assert chosen.best_is_last
+
+
+def test_a_resumed_run_knows_the_epochs_before_it_and_judges_the_later_again(tmp_path: Path):
+    model = adapted()
+    first = selection(tmp_path, [0.5, 0.9])
+    first.consider(model, step(2, 1.0))
+    first.consider(model, step(4, 2.0))
+    resumed = selection(tmp_path, [0.9], resumed_step=3)
+    assert [one.step for one in resumed.judged] == [2]
+    resumed.consider(model, step(4, 2.0))
+    assert resumed.judged == first.judged
+
+
+def test_the_other_processes_write_nothing(tmp_path: Path):
+    chosen = selection(tmp_path / "selected", [0.5], silent=True)
+    chosen.consider(adapted(), step(2, 1.0))
+    assert not (tmp_path / "selected").exists()
+    assert chosen.best.step == 2
+
+
+def test_a_folder_that_cannot_be_written_is_a_failure_that_says_what_to_do(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    chosen = selection(tmp_path / "file" / "selected", [0.5])
+    with pytest.raises(RunFailure, match="resume=auto"):
+        chosen.consider(adapted(), step(2, 1.0))

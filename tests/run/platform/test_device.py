@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from toplora_train.config.errors import UserError
+from toplora_train.run.platform.device import AUTOCAST, open_accelerator
+
+
+def test_the_cpu_is_taken_when_asked_for():
+    accelerator = open_accelerator(device="cpu", mixed_precision="no")
+    assert accelerator.device == torch.device("cpu")
+    assert accelerator.num_processes == 1
+
+
+def test_fp16_on_a_cpu_is_refused_with_the_remedy():
+    with pytest.raises(UserError, match=r"fp16 needs a GPU.*bf16"):
+        open_accelerator(device="cpu", mixed_precision="fp16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="no GPU"):
+        open_accelerator(device="cuda", mixed_precision="no")
+
+
+def test_every_precision_has_its_number_format():
+    assert {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16} == AUTOCAST
+
+
+def test_deterministic_refuses_what_differs_from_run_to_run_and_the_next_run_need_not():
+    open_accelerator(device="cpu", mixed_precision="no", deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    open_accelerator(device="cpu", mixed_precision="no")
+    assert not torch.are_deterministic_algorithms_enabled()

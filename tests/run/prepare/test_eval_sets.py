@@ -1,0 +1,148 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
+from toplora_train.evaluation.methods.base import find_method
+from toplora_train.run.prepare.eval_sets import match_training_form, read_eval_sets
+
+ARITHMETIC = TaskSettings(
+    name="arithmetic", source="bundled:arithmetic/test.jsonl", extraction="number"
+)
+
+
+def read(tasks, dataset=None, **evaluation):
+    return read_eval_sets(
+        tasks,
+        dataset or DatasetSettings(name="d"),
+        EvaluationSettings(**evaluation),
+        data_root=None,
+    )
+
+
+def test_a_task_brings_its_rows_and_how_they_are_scored():
+    (found,) = read({"arithmetic": ARITHMETIC}, limit=5)
+    assert len(found.rows.rows) == 5
+    assert (found.name, found.extraction) == ("arithmetic", "number")
+
+
+def test_the_users_test_rows_are_one_more_task(tmp_path: Path):
+    rows = tmp_path / "b.jsonl"
+    rows.write_text(json.dumps({"instruction": "1 + 1?", "output": "2"}) + "\n")
+    dataset = DatasetSettings(name="jsonl", test=str(rows), test_max_new_tokens=9)
+    found = read({"arithmetic": ARITHMETIC}, dataset)
+    assert [eval_set.name for eval_set in found] == ["arithmetic", "test"]
+    assert found[1].max_new_tokens == 9
+
+
+def test_a_row_without_an_answer_among_rows_that_have_one_is_refused_by_its_line(tmp_path: Path):
+    rows = tmp_path / "b.jsonl"
+    dataset = DatasetSettings(name="jsonl", test=str(rows))
+    whole = {"instruction": "1 + 1?", "output": "It is 2.", "answer": 2}
+    rows.write_text("".join(json.dumps(row) + "\n" for row in (whole, whole | {"answer": None})))
+    with pytest.raises(
+        UserError, match=r"^\S+b\.jsonl, line 2: no 'answer' .*1 of 2 rows have one"
+    ):
+        read({}, dataset)
+
+
+def test_an_answer_that_is_nan_is_refused_by_its_line(tmp_path: Path):
+    rows = tmp_path / "b.jsonl"
+    rows.write_text('{"instruction": "1 + 1?", "output": "2", "answer": NaN}\n')
+    with pytest.raises(UserError, match=r"b\.jsonl, line 1: 'answer' must be .*, not NaN"):
+        read({}, DatasetSettings(name="jsonl", test=str(rows)))
+
+
+def test_two_tasks_named_test_are_refused(tmp_path: Path):
+    dataset = DatasetSettings(name="jsonl", test=str(tmp_path / "b.jsonl"))
+    with pytest.raises(UserError, match="named 'test'"):
+        read({"test": ARITHMETIC}, dataset)
+
+
+def test_no_tasks_is_no_test_set():
+    assert read({}) == []
+
+
+def identity(found):
+    return find_method(found.kind).identity(found)
+
+
+def options(tmp_path: Path, **changes) -> dict[str, TaskSettings]:
+    rows = tmp_path / "choices.jsonl"
+    asked = "Is water wet?\n\nAnswer format: true/false"
+    rows.write_text(json.dumps({"instruction": asked, "answer": "true"}) + "\n")
+    settings = {
+        "extraction": "choice",
+        "choices": ["true", "false"],
+        "response": "the correct answer is {answer}",
+    }
+    return {"wet": TaskSettings(name="wet", source=str(rows), **settings | changes)}
+
+
+def test_multiple_choice_decides_how_tasks_with_choices_are_asked_and_no_others(tmp_path: Path):
+    tasks = {"arithmetic": ARITHMETIC, **options(tmp_path)}
+    found = {eval_set.name: eval_set.kind for eval_set in read(tasks, multiple_choice="choose")}
+    assert found == {"arithmetic": "generate", "wet": "choose"}
+    tasks = options(tmp_path, kind="choose")
+    assert [eval_set.kind for eval_set in read(tasks)] == ["choose"]
+    assert [eval_set.kind for eval_set in read(tasks, multiple_choice="generate")] == ["generate"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"response": None}, {"response": "it is so"}, {"choices": [], "extraction": "exact"}],
+)
+def test_to_choose_a_task_needs_choices_and_the_sentence_they_stand_in(tmp_path: Path, changes):
+    with pytest.raises(UserError, match=r"task\.wet: kind choose needs choices and a response"):
+        read(options(tmp_path, kind="choose", **changes))
+
+
+def test_a_legacy_protocol_neither_chooses_nor_reads_what_it_has_no_rule_for(tmp_path: Path):
+    with pytest.raises(UserError, match="generates its answers"):
+        read(options(tmp_path, kind="choose"), protocol="legacy.toplora")
+    with pytest.raises(UserError, match="generates its answers"):
+        read(options(tmp_path), protocol="legacy.toplora", multiple_choice="cloze")
+    with pytest.raises(UserError, match="no rule for the choices wet, dry"):
+        read(options(tmp_path, choices=["wet", "dry"]), protocol="legacy.toplora")
+    with pytest.raises(UserError, match="no rule for extraction: exact"):
+        read(options(tmp_path, extraction="exact", choices=[]), protocol="legacy.llm_adapters")
+
+
+def test_what_is_asked_how_tells_the_kinds_and_protocols_apart(tmp_path: Path):
+    asked = [
+        identity(read(options(tmp_path), **evaluation)[0])
+        for evaluation in (
+            {},
+            {"multiple_choice": "choose"},
+            {"multiple_choice": "choose", "option_score": "mean"},
+            {"multiple_choice": "cloze"},
+            {"multiple_choice": "cloze", "option_score": "sum"},
+            {"protocol": "legacy.toplora"},
+        )
+    ]
+    assert all(a != b for i, a in enumerate(asked) for b in asked[:i])
+    assert asked[-1]["max_new_tokens"] == 256
+
+
+def test_rows_are_asked_in_the_wording_that_was_learned():
+    (eval_set,) = read({"arithmetic": ARITHMETIC}, limit=2)
+    assert match_training_form(eval_set, "alpaca") is eval_set
+    told = match_training_form(eval_set, "chat")
+    assert [row.messages[0].content for row in told.rows.rows] == [
+        row.instruction for row in eval_set.rows.rows
+    ]
+    assert told.rows.sha256 != eval_set.rows.sha256  # so the protocol is another, too
+    with pytest.raises(
+        UserError, match=r"task\.arithmetic: \S+test\.jsonl, line 1 is a conversation, but"
+    ):
+        match_training_form(told, "alpaca")
+
+
+def test_as_a_cloze_a_row_is_asked_without_its_list_and_scored_by_the_mean(tmp_path: Path):
+    (read_in,) = read(options(tmp_path), multiple_choice="cloze")
+    found = match_training_form(read_in, "alpaca")
+    assert found.rows.rows[0].instruction == "Is water wet?"
+    assert found.rows.rows[0].options == (("true", "true"), ("false", "false"))
+    assert identity(found)["option_score"] == "mean"

@@ -1,0 +1,103 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.run.conftest import tiny_run
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
+from toplora_train.models.locate import ModelLocation
+from toplora_train.models.tiny import tiny_tokenizer
+from toplora_train.run.prepare.objective import find_objective, load_base, own_parser, row_parser
+from toplora_train.train.losses import label_loss, value_loss
+from toplora_train.train.step import supervised_loss
+
+TINY = ModelLocation("toplora-train/tiny", None, "built in")
+
+
+def ignore(_rows: int) -> None:
+    """Progress is not looked at."""
+
+
+def judged_run(**settings: Any) -> RunConfig:
+    task = TaskSettings(
+        name="t", source="rows.jsonl", **({"kind": "classify", "choices": ["no", "yes"]} | settings)
+    )
+    return replace(tiny_run(Path("run")), task={"t": task})
+
+
+def test_a_run_of_prompts_learns_tokens_and_has_no_head():
+    objective = find_objective(tiny_run(Path("run")), tiny_tokenizer())
+    assert objective.head is None
+    assert objective.loss is supervised_loss
+
+
+def test_a_run_of_labels_learns_labels_with_a_head_of_their_names():
+    objective = find_objective(judged_run(), tiny_tokenizer())
+    assert objective.head is not None and objective.head.labels == ("no", "yes")
+    assert objective.loss is label_loss
+    row = objective.parse({"text": "ab", "label": 1}, place="row 1", default_id="1")
+    encoded = objective.encoding.encode([row], ignore)
+    assert objective.render(encoded.examples[0]) == [("a", False), ("b", False), ("yes", True)]
+    assert encoded.prompt_mismatches == 0
+    assert objective.collate(encoded.examples)["labels"].tolist() == [1]
+
+
+def test_a_run_of_numbers_learns_numbers():
+    run = judged_run(kind="regress", choices=[], metric="pearson")
+    objective = find_objective(run, tiny_tokenizer())
+    assert objective.head is not None and objective.head.labels == ()
+    assert objective.loss is value_loss
+    row = row_parser(run.task["t"])({"text": "ab", "label": 2.5}, place="row 1", default_id="1")
+    (example,) = objective.encoding.encode([row], ignore).examples
+    assert objective.render(example)[-1] == ("2.5", True)
+
+
+@pytest.mark.parametrize("pad", [None, "<eos>"])
+def test_a_decoder_whose_padding_is_none_of_its_own_is_refused(pad: str | None):
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = pad
+    with pytest.raises(UserError, match=r"task.t is for a head.*tiny has no pad token of its own"):
+        find_objective(judged_run(), tokenizer)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora", "toplora", "tenslora", "genlora"])
+def test_every_adapter_trains_the_head_with_it(adapter: str, tmp_path: Path):
+    config = replace(judged_run(), adapter=tiny_run(tmp_path, adapter).adapter)
+    objective = find_objective(config, tiny_tokenizer())
+    model = load_base(config, TINY, objective.head)
+    adapted = attach_adapter(model, config.adapter, seed=1)
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    heads = [name for name in trained if ".score." in name]
+    assert len(heads) == 1 and "modules_to_save" in heads[0]
+    assert len(trained) > 1
+
+
+def test_a_reloaded_base_starts_with_another_head():
+    config = judged_run()
+    objective = find_objective(config, tiny_tokenizer())
+    first = load_base(config, TINY, objective.head)
+    other = load_base(config, TINY, objective.head, head_seed=config.seed + 1)
+    assert not torch.equal(first.score.weight, other.score.weight)
+
+
+def test_a_head_judges_no_packed_rows():
+    run = judged_run()
+    packed = replace(run, trainer=replace(run.trainer, batching="packed"))
+    with pytest.raises(UserError, match=r"trainer\.batching=packed is for models that write"):
+        find_objective(packed, tiny_tokenizer())
+
+
+def test_rows_are_read_under_other_names_or_by_a_sets_own_format_but_not_both():
+    record = {"question": "2 + 2?", "answer": "So 2 + 2 = <<2+2=4>>4.\n#### 4"}
+    how = {"place": "a.jsonl, line 1", "default_id": "a-1"}
+    by_format = own_parser(DatasetSettings(name="d", format="gsm8k"))(record, **how)
+    assert (by_format.output, by_format.answer) == ("So 2 + 2 = 4.\nThe answer is 4.", "4")
+    names = {"instruction": "question", "output": "answer"}
+    by_names = own_parser(DatasetSettings(name="d", fields=names))(record, **how)
+    assert by_names.output == record["answer"]
+    with pytest.raises(UserError, match=r"dataset\.format=gsm8k says .* so does dataset\.fields"):
+        own_parser(DatasetSettings(name="d", fields=names, format="gsm8k"))

@@ -1,0 +1,203 @@
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import (
+    DatasetSettings,
+    EvaluationSettings,
+    ModelSettings,
+    TaskSettings,
+)
+from toplora_train.data.cache import FOUND, FRESH
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+from toplora_train.run.assemble.run_report import overlap
+from toplora_train.run.prepare.run_data import prepare, total_steps
+
+INSTRUCTIONS = "bundled:arithmetic/train.jsonl"
+
+
+def test_rows_tokens_and_tests_are_known_before_any_weight(make_run):
+    config = make_run()
+    run_data = prepare(config, weights=False)
+    assert len(run_data.train) == 20
+    assert run_data.validation == []
+    assert [len(eval_set.rows.rows) for eval_set in run_data.eval_sets] == [3]
+
+
+def test_held_out_rows_are_not_trained_on(make_run):
+    config = make_run()
+    run_data = prepare(replace(config, dataset=replace(config.dataset, validation_rows=6)))
+    assert (len(run_data.train), len(run_data.validation)) == (14, 6)
+    assert not set(run_data.train) & set(run_data.validation)
+
+
+def test_steps_follow_epochs_unless_max_steps_is_given(make_run):
+    config = make_run()
+    assert total_steps(config, [7] * 20) == 4
+    epochs = replace(config, trainer=replace(config.trainer, max_steps=None, epochs=2))
+    assert total_steps(epochs, [7] * 20) == 2 * 3
+
+
+def test_a_run_of_so_many_tokens_ends_with_the_step_that_reaches_them(make_run):
+    config = make_run()
+    tokens = replace(config, trainer=replace(config.trainer, max_steps=None, max_tokens=20 * 7 + 1))
+    assert total_steps(tokens, [7] * 20) == 3 + 1
+
+
+def test_rows_that_do_not_fit_are_an_error_before_any_weight(make_run):
+    config = make_run()
+    with pytest.raises(UserError, match=r"dataset\.max_length"):
+        prepare(replace(config, dataset=replace(config.dataset, max_length=20)))
+
+
+def own_rows(folder: Path, name: str, questions: list[str]) -> str:
+    path = folder / name
+    lines = [json.dumps({"question": text, "response": "It is so."}) for text in questions]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def own_dataset(folder: Path, **changes) -> DatasetSettings:
+    settings = {
+        "name": "jsonl",
+        "train": own_rows(folder, "train.jsonl", ["Is it?", "Is it not?", "Who?"]),
+        "test": own_rows(folder, "test.jsonl", ["is it", "Why?"]),
+        "fields": {"instruction": "question", "output": "response"},
+        "max_length": 512,
+    }
+    return DatasetSettings(**settings | changes)
+
+
+def test_rows_are_read_under_the_users_own_names_and_looked_for_among_the_tests(make_run, tmp_path):
+    run_data = prepare(make_run(dataset=own_dataset(tmp_path), task={}), weights=False)
+    assert [row.instruction for row in run_data.rows.rows] == ["Is it?", "Is it not?", "Who?"]
+    assert run_data.contaminated == {"test": ["test-1"]}
+    assert overlap(run_data) == "test 1 of 2"
+
+
+def test_too_many_test_rows_in_training_stop_the_run(make_run, tmp_path):
+    config = make_run(dataset=own_dataset(tmp_path, max_overlap=0.1), task={})
+    with pytest.raises(UserError, match=r"1 of the 2 test rows of test are asked .*test-1"):
+        prepare(config, weights=False)
+
+
+def test_a_file_known_to_hold_test_rows_is_trained_on_only_if_it_is_named(make_run, tmp_path):
+    leaky = own_rows(tmp_path, "math_data.json", ["Is it?"])
+    with pytest.raises(UserError, match=r"allow_leaks=\[math_data\.json\]"):
+        prepare(make_run(dataset=own_dataset(tmp_path, train=leaky), task={}), weights=False)
+
+
+def test_the_second_run_on_the_same_rows_takes_its_tokens_from_the_cache(
+    make_run, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path / "cache"))
+    first, second = prepare(make_run()), prepare(make_run())
+    assert (first.tokens_from, second.tokens_from) == (FRESH, FOUND)
+    assert second.encoded == first.encoded
+    settings = replace(make_run().dataset, cache=False)
+    assert prepare(make_run(dataset=settings)).tokens_from == FRESH
+
+
+def test_the_others_wait_until_the_first_process_has_encoded(make_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path / "cache"))
+
+    @contextmanager
+    def after_the_first():
+        first = prepare(make_run())
+        assert first.tokens_from == FRESH
+        yield
+
+    assert prepare(make_run(), in_turn=after_the_first).tokens_from == FOUND
+
+
+CHATML = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def talk(folder: Path, name: str, *questions: str) -> str:
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": "So."}]}
+        for q in questions
+    ]
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def chat_model(folder: Path) -> ModelSettings:
+    """The tiny model in a folder, its tokenizer with a chat template."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHATML
+    tiny_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ModelSettings(name="tiny", path=str(folder))
+
+
+def test_who_learns_conversations_is_asked_every_question_in_the_models_template(
+    make_run, tmp_path
+):
+    train, test = talk(tmp_path, "a.jsonl", "Is it?", "Who?"), talk(tmp_path, "b.jsonl", "Why?")
+    dataset = own_dataset(tmp_path, train=train, test=test, fields=None)
+    run_data = prepare(make_run(dataset=dataset, model=chat_model(tmp_path / "model")))
+    assert run_data.wording == "chat"
+    assert [test.name for test in run_data.eval_sets] == ["arithmetic", "test"]
+    assert all(row.messages for test in run_data.eval_sets for row in test.rows.rows)
+    shown = run_data.objective.render(run_data.train[0])
+    assert "".join(text for text, _ in shown) == "<|user|>\nIs it?<eos>\n<|assistant|>\nSo.<eos>"
+    assert "".join(text for text, learned in shown if learned) == "So.<eos>"
+
+
+def test_conversations_need_a_template_and_training_rows_of_their_kind(make_run, tmp_path):
+    train, test = talk(tmp_path, "a.jsonl", "Who?"), talk(tmp_path, "b.jsonl", "Why?")
+    told = own_dataset(tmp_path, train=train, test=test, fields=None)
+    with pytest.raises(UserError, match=r"row 'a-1' is a conversation, but .* no chat template"):
+        prepare(make_run(dataset=told, task={}))
+    with pytest.raises(UserError, match=r"task\.test: row 'b-1' is a conversation, but what is"):
+        prepare(make_run(dataset=replace(told, train=INSTRUCTIONS, limit=5), task={}))
+    with pytest.raises(UserError, match=r"row '1/a-1' is a conversation, row '2/.*' is not"):
+        prepare(make_run(dataset=replace(told, train=[train, INSTRUCTIONS]), task={}))
+
+
+def test_a_legacy_protocol_has_no_conversations(make_run, tmp_path):
+    train = talk(tmp_path, "a.jsonl", "Who?")
+    dataset = own_dataset(tmp_path, train=train, test=None, fields=None)
+    legacy = EvaluationSettings(protocol="legacy.toplora", limit=3)
+    with pytest.raises(UserError, match=r"legacy\.toplora has a wording of its own"):
+        prepare(make_run(dataset=dataset, evaluation=legacy, model=chat_model(tmp_path / "model")))
+
+
+def test_where_a_cloze_is_asked_a_cloze_is_learned(make_run, tmp_path):
+    asked = "Is water wet?\n\nAnswer1: yes Answer2: never Answer format: answer1/answer2"
+    row = {"instruction": asked, "output": "the correct answer is answer2", "answer": "answer2"}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(row) + "\n")
+    config = make_run()
+    # The same question with another list is another question.
+    tested = {"instruction": asked.replace("never", "no"), "answer": "answer1"}
+    (tmp_path / "test.jsonl").write_text(json.dumps(tested) + "\n")
+    task = TaskSettings(
+        name="wet",
+        source=str(tmp_path / "test.jsonl"),
+        extraction="choice",
+        choices=["answer1", "answer2"],
+        response="the correct answer is {answer}",
+    )
+    config = replace(
+        config,
+        task={"wet": task},
+        dataset=replace(config.dataset, train=str(rows)),
+        evaluation=replace(config.evaluation, multiple_choice="cloze"),
+    )
+    run_data = prepare(config, weights=False)
+    assert run_data.rows.rows[0].instruction == "Is water wet?"
+    assert run_data.eval_sets[0].rows.rows[0].instruction == "Is water wet?"
+    assert run_data.contaminated == {"wet": []}
+    example = run_data.train[0]
+    learned = example.input_ids[example.prompt_length :]
+    assert run_data.tokenizer.decode(learned, skip_special_tokens=True) == "never"

@@ -1,0 +1,119 @@
+import json
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.run.conftest import tiny_run
+from toplora_train.config.again import evaluation_config
+from toplora_train.config.errors import UserError
+from toplora_train.config.resolved import write_config
+from toplora_train.evaluation.predictions import read_predictions
+from toplora_train.run import finetune
+from toplora_train.run.evaluate import evaluate
+
+
+@pytest.fixture(autouse=True)
+def signals_are_put_back():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    config = tiny_run(folder)
+    write_config(config, folder / "config.yaml")
+    finetune.run(config, folder)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return config, folder
+
+
+def test_the_saved_adapter_answers_as_the_trained_one_did(run):
+    config, folder = run
+    where, report = evaluate(evaluation_config(config), folder, name="same", command="c")
+    for name in ("arithmetic.jsonl", "arithmetic.base.jsonl"):
+        assert read_predictions(where / "predictions" / name) == read_predictions(
+            folder / "predictions" / name
+        )
+    own = json.loads((folder / "report.json").read_text())
+    assert report["protocol_hash"] == own["protocol_hash"]
+    assert report["data"] == own["data"]
+    assert "made after the run" in (where / "report.md").read_text()
+
+
+def test_listed_answers_can_be_asked_as_a_cloze_and_the_report_says_so(run, tmp_path: Path):
+    config, folder = run
+    (tmp_path / "task").mkdir()
+    rows = tmp_path / "rows.jsonl"
+    asked = "Is water wet?\n\nAnswer1: yes Answer2: never Answer format: answer1/answer2"
+    rows.write_text(json.dumps({"instruction": asked, "answer": "answer1"}) + "\n")
+    (tmp_path / "task" / "wet.yaml").write_text(
+        f"# @package task.wet\nname: wet\nsource: {rows}\nextraction: choice\n"
+        'choices: ["answer1", "answer2"]\nresponse: the correct answer is {answer}\n'
+    )
+    again = evaluation_config(
+        config, tasks=["wet"], evaluation={"multiple_choice": "cloze"}, own=[tmp_path]
+    )
+    where, report = evaluate(again, folder, name="cloze", command="c")
+    assert report["tasks"]["wet"]["kind"] == "cloze"
+    (prediction,) = read_predictions(where / "predictions" / "wet.jsonl")
+    assert prediction.scores.keys() == {"answer1", "answer2"}
+    assert "Answer1" not in prediction.prompt
+    assert prediction.output in ("yes", "never")
+    assert "by their labels, and is asked otherwise here" in (where / "report.md").read_text()
+
+
+def test_other_rows_and_another_protocol_are_another_evaluation(run, tmp_path: Path):
+    config, folder = run
+    rows = tmp_path / "own" / "rows.jsonl"
+    rows.parent.mkdir()
+    rows.write_text(
+        "".join(
+            json.dumps({"instruction": f"Is {i} odd?", "answer": ["false", "true"][i % 2]}) + "\n"
+            for i in range(5)
+        )
+    )
+    task = tmp_path / "own" / "task" / "odd.yaml"
+    task.parent.mkdir()
+    task.write_text(
+        f"# @package task.odd\nname: odd\nsource: {rows}\nextraction: choice\n"
+        'choices: ["true", "false"]\nresponse: the correct answer is {answer}\nkind: choose\n'
+    )
+    again = evaluation_config(config, tasks=["odd"], own=[tmp_path / "own"])
+    where, report = evaluate(again, folder, name="odd", command="c")
+    assert report["tasks"]["odd"]["kind"] == "choose"
+    assert report["tasks"]["odd"]["n"] == 3  # the run's own limit
+    assert read_predictions(where / "predictions" / "odd.jsonl")[0].scores.keys() == {
+        "true",
+        "false",
+    }
+
+
+def test_what_is_wrong_with_the_adapter_shows_before_the_base_is_asked(run, tmp_path: Path):
+    config, folder = run
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    file = copy / "adapter" / "adapter_model.safetensors"
+    save_file({k: t for k, t in load_file(file).items() if "theta" not in k}, file)
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors: .* lacks .*toplora_theta"):
+        evaluate(evaluation_config(config), copy, name="broken", command="c")
+    assert not list((copy / "evaluations" / "broken").rglob("*.jsonl*"))
+
+
+def test_without_a_task_there_is_nothing_to_ask(run):
+    config, folder = run
+    with pytest.raises(UserError, match="there is nothing to ask"):
+        evaluate(replace(config, task={}), folder, name="none", command="c")
+
+
+def test_a_run_that_is_not_finished_is_refused_before_anything_is_loaded(tmp_path: Path):
+    with pytest.raises(UserError, match=r"report\.json: cannot be read"):
+        evaluate(tiny_run(tmp_path), tmp_path, name="x", command="c")

@@ -1,0 +1,173 @@
+"""What is exported computes what the adapter does, for those who do not know this package."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.adapters.test_contract import attached, shaken
+from tests.run.conftest import tiny_run
+from toplora_train.adapters.saving import save_adapter
+from toplora_train.config.errors import UserError
+from toplora_train.config.resolved import read_config, write_config
+from toplora_train.config.schema import ModelSettings, TaskSettings
+from toplora_train.data.prompts import build_prompt
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+from toplora_train.run.export import PROBE, export
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+
+STRANGER = """
+import sys, torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+base, lora, merged, ids, result = sys.argv[1:]
+ids = torch.tensor([eval(ids)])
+plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), lora)
+models = {"lora": plain, "merged": AutoModelForCausalLM.from_pretrained(merged)}
+assert not any(name.startswith("toplora_train") for name in sys.modules)
+torch.save({kind: m.eval()(input_ids=ids).logits.detach() for kind, m in models.items()}, result)
+"""
+
+
+@pytest.fixture
+def base_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def trained_run(tmp_path: Path, base_folder: Path):
+    """A run directory with a trained adapter of the given kind."""
+
+    def make(name: str, **settings) -> tuple[Path, torch.Tensor]:
+        run_dir = tmp_path / "run"
+        model = attached(name, **settings)
+        model.base_model.model.name_or_path = str(base_folder)
+        model.peft_config["default"].base_model_name_or_path = str(base_folder)
+        shaken(model)
+        save_adapter(model, run_dir / "adapter")
+        base = ModelSettings(name="folder", path=str(base_folder))
+        write_config(tiny_run(run_dir, model=base), run_dir / "config.yaml")
+        with torch.no_grad():
+            return run_dir, model(input_ids=torch.tensor([probe_ids()])).logits
+
+    return make
+
+
+def probe_ids() -> list[int]:
+    return tiny_tokenizer()(build_prompt(PROBE)).input_ids
+
+
+LORA = [
+    ("lora", {"rank_pattern": {"k_proj": 3}}),
+    ("dora", {}),
+    ("toplora", {"gate": {"enabled": False}}),
+    ("tenslora", {"construction": "att_qkv_depth"}),
+    ("genlora", {"r": 4, "modules_to_save": ["lm_head"]}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), LORA, ids=[name for name, _ in LORA])
+@pytest.mark.parametrize("format", ["lora", "merged"])
+def test_the_export_has_the_same_logits(name: str, settings: dict, format: str, trained_run):
+    run_dir, logits = trained_run(name, **settings)
+    done = export(run_dir, format=format)
+    assert done.folder == run_dir / format
+    assert done.max_abs_logit_difference <= 1e-5 * done.largest_logit
+    assert done.largest_logit == pytest.approx(float(logits.abs().max()), rel=1e-5)
+    assert (done.folder / "tokenizer.json").is_file()
+
+
+def test_a_process_without_this_package_computes_the_same(
+    trained_run, base_folder: Path, tmp_path: Path
+):
+    run_dir, expected = trained_run("tenslora")
+    folders = [str(export(run_dir, format=kind).folder) for kind in ("lora", "merged")]
+    result = tmp_path / "logits"
+    subprocess.run(
+        [sys.executable, "-c", STRANGER, base_folder, *folders, str(probe_ids()), result],
+        check=True,
+        cwd=tmp_path,
+    )
+    for found in torch.load(result).values():
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["lora", "merged"])
+def test_toplora_is_refused_with_the_reason_and_the_alternatives(format: str, trained_run):
+    run_dir, _ = trained_run("toplora")
+    with pytest.raises(UserError) as refusal:
+        export(run_dir, format=format)
+    line = str(refusal.value)
+    assert line.startswith(f"format={format}: TopLoRA cannot be merged: its gate depends on each")
+    assert "import toplora_train" in line and "adapter.gate.enabled=false" in line
+    assert not (run_dir / format).exists()
+
+
+def test_a_method_of_pefts_without_lora_form_is_refused_and_merges(trained_run):
+    run_dir, _ = trained_run("peft", peft_type="LOHA", settings={"target_modules": ["q_proj"]})
+    with pytest.raises(UserError, match="format=lora: a LOHA adapter has no exact plain LoRA"):
+        export(run_dir, format="lora")
+    done = export(run_dir, format="merged")
+    assert done.max_abs_logit_difference <= 1e-5 * done.largest_logit
+
+
+def test_another_base_model_is_refused_by_name(trained_run, base_folder: Path):
+    run_dir, _ = trained_run("lora")
+    file = run_dir / "adapter" / "adapter_config.json"
+    other = json.loads(file.read_text()) | {"base_model_name_or_path": "some/other"}
+    file.write_text(json.dumps(other))
+    with pytest.raises(UserError, match=f"trained on some/other, but .* names {base_folder} as"):
+        export(run_dir, format="merged")
+
+
+def test_an_adapter_of_a_newer_version_is_refused(trained_run):
+    run_dir, _ = trained_run("genlora")
+    file = run_dir / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 2}))
+    with pytest.raises(UserError, match=r"adapter_config\.json: saved by a newer toplora-train"):
+        export(run_dir, format="lora")
+
+
+def test_an_adapter_that_lacks_a_tensor_is_refused_by_the_tensors_name(trained_run):
+    run_dir, _ = trained_run("tenslora")
+    file = run_dir / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    del tensors["base_model.tenslora_core"]
+    save_file(tensors, file)
+    with pytest.raises(UserError, match=r"lacks base_model\.tenslora_core"):
+        export(run_dir, format="lora")
+
+
+def test_a_folder_that_holds_something_is_left_alone(trained_run, tmp_path: Path):
+    run_dir, _ = trained_run("lora")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "note").write_text("mine")
+    with pytest.raises(UserError, match="mine is there already"):
+        export(run_dir, format="lora", output=tmp_path / "mine")
+    assert read_config(run_dir / "config.yaml")
+
+
+def test_an_unfinished_run_is_refused(trained_run):
+    run_dir, _ = trained_run("lora")
+    (run_dir / "adapter").rename(run_dir / "aside")
+    with pytest.raises(UserError, match="has no adapter: the run is not finished"):
+        export(run_dir, format="lora")
+
+
+def test_a_run_that_trained_a_head_is_refused_in_words(trained_run):
+    run_dir, _ = trained_run("lora")
+    cola = TaskSettings(name="cola", source="rows.jsonl", kind="classify", choices=["a", "b"])
+    config = replace(read_config(run_dir / "config.yaml"), task={"cola": cola})
+    write_config(config, run_dir / "config.yaml")
+    with pytest.raises(UserError, match=r"trained a head for cola.*load its adapter/ with PEFT"):
+        export(run_dir, format="lora")
+    assert not (run_dir / "lora").exists()

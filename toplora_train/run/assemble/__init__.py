@@ -1,0 +1,1 @@
+"""Scores, proofs and costs, and the report they make."""

@@ -1,0 +1,337 @@
+"""Gather a finished run into its report, and say the essence of it on the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from accelerate import Accelerator
+
+from toplora_train.config.schema import ModelSettings, RunConfig
+from toplora_train.data.batches import padding_fraction
+from toplora_train.data.cache import writes_the_date
+from toplora_train.data.prompts import PROMPT_VERSION
+from toplora_train.evaluation.answers import row_label
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.methods.base import find_method, protocol_of
+from toplora_train.evaluation.metrics import METRICS, as_numbers
+from toplora_train.evaluation.run_evaluation import Score
+from toplora_train.evaluation.statistics import majority_share
+from toplora_train.models.identity import model_digest
+from toplora_train.report.environment import environment
+from toplora_train.report.expected import matching
+from toplora_train.report.gain import read_gain
+from toplora_train.report.metrics_file import read_metrics
+from toplora_train.report.numbers import counted, percent, readable_seconds
+from toplora_train.report.numbers import score as score_text
+from toplora_train.report.record import (
+    Reload,
+    Report,
+    ReportAdapter,
+    ReportData,
+    ReportModel,
+    ReportTrain,
+    TaskScore,
+    protocol_hash,
+)
+from toplora_train.run.assemble.reload import ReloadProof
+from toplora_train.run.fit.best_checkpoint import BestCheckpoint
+from toplora_train.run.fit.optimization import adjustments, padded_together
+from toplora_train.run.plan import planned_memory
+from toplora_train.run.prepare.extension import Extension
+from toplora_train.run.prepare.run_data import RunData, total_steps
+from toplora_train.run.prepare.start_from import StartFrom
+from toplora_train.train.checkpoint import TrainState
+from toplora_train.train.sampler import remaining_batches
+
+CHAT = "; conversations in the model's own chat template, of each the last answer is learned"
+
+
+def introduction(config: RunConfig, run_data: RunData, start: TrainState) -> str:
+    """What is about to happen, in a few lines."""
+    total = total_steps(config, run_data.lengths)
+    tests = (
+        ", ".join(f"{t.name} ({counted(len(t.rows.rows), 'row')})" for t in run_data.eval_sets)
+        or "none"
+    )
+    resumed = f", going on after step {start.step}" if start.step else ""
+    head = f"\nhead: {run_data.head.said}" if run_data.head is not None else ""
+    special = "".join(f"\n{sentence}" for sentence in run_data.special_tokens.sentences)
+    return (
+        f"{config.adapter['name']} on {run_data.location.name} ({run_data.location.revision}): "
+        f"{counted(len(run_data.train), 'row')}, {counted(total, 'step')} of "
+        f"{config.trainer.batch_size}{resumed}\n"
+        f"tokens: {run_data.tokens_from}{CHAT if run_data.wording == 'chat' else ''}\n"
+        f"evaluated on {tests}\n"
+        f"test questions that are trained on too: {overlap(run_data)}{head}{special}"
+    )
+
+
+def overlap(run_data: RunData) -> str:
+    """How many test rows of which task are asked in the training rows too."""
+    told = [
+        f"{eval_set.name} {len(run_data.contaminated[eval_set.name])} of {len(eval_set.rows.rows)}"
+        for eval_set in run_data.eval_sets
+        if run_data.contaminated[eval_set.name]
+    ]
+    return ", ".join(told) or "none found"
+
+
+def build_report(
+    config: RunConfig,
+    run_data: RunData,
+    run_dir: Path,
+    *,
+    accelerator: Accelerator,
+    fitted: str | None,
+    origin: StartFrom | None,
+    extension: Extension | None,
+    base_parameters: int,
+    shape: Any,
+    described: dict[str, Any],
+    base_scores: dict[str, Score],
+    last_scores: dict[str, Score],
+    scores: dict[str, Score],
+    selection: BestCheckpoint | None,
+    proof: ReloadProof,
+) -> Report:
+    """Gather what was done, at what cost, with what result.
+
+    ``fitted`` says what a budget came to, ``origin`` what the adapter started from, ``extension``
+    where the run had ended before; ``shape`` is the model's own config.
+    """
+    metrics = read_metrics(run_dir / "metrics.jsonl")
+    lengths = run_data.lengths
+    supervised = sum(example.supervised for example in run_data.train)
+    last = metrics[-1]
+    window = max(1, min(10, len(metrics) // 4))  # logged losses whose mean is the first, the last
+    batches = [
+        batch
+        for _, _, batch in remaining_batches(
+            lengths,
+            after=0,
+            until=last["step"],
+            batch_size=config.trainer.batch_size,
+            group_by_length=config.trainer.group_by_length,
+            seed=config.seed,
+        )
+    ]
+    return Report(
+        recipe=config.recipe,
+        seed=config.seed,
+        command=config.command,
+        protocol=config.evaluation.protocol,
+        protocol_hash=protocol_hash(
+            {eval_set.name: identity(eval_set) for eval_set in run_data.eval_sets},
+            PROMPT_VERSION,
+            config.evaluation.protocol,
+            config.evaluation.limit,
+        ),
+        model=ReportModel(
+            path=run_data.location.name,
+            revision=run_data.location.revision,
+            parameters=base_parameters,
+            dtype=number_format(config.model),
+            read_from=run_data.location.read_from,
+            sha256=model_digest(run_data.location),
+        ),
+        adapter=ReportAdapter(
+            name=config.adapter["name"],
+            peft_type=described["peft_type"],
+            trainable_parameters=described["trainable_parameters"],
+            mergeable=described["mergeable"],
+            settings={key: value for key, value in config.adapter.items() if key != "name"},
+            start=origin.to_dict() if origin is not None else None,
+        ),
+        data=ReportData(
+            source=run_data.rows.source,
+            rows=len(run_data.train),
+            sha256=run_data.rows.sha256,
+            truncated_rows=run_data.encoded.truncated_rows,
+            contamination={
+                name: {"rows": len(ids), "ids": ids} for name, ids in run_data.contaminated.items()
+            },
+            dropped_rows=run_data.encoded.dropped_rows,
+            validation_rows=len(run_data.validation),
+            prompt_mismatches=run_data.encoded.prompt_mismatches,
+            supervised_tokens=supervised,
+            tokens=sum(lengths),
+            supervised_share=None if run_data.objective.head else supervised / sum(lengths),
+            tokens_from=run_data.tokens_from,
+            wording=run_data.wording,
+            special_tokens=run_data.special_tokens.to_dict(),
+        ),
+        train=ReportTrain(
+            steps=last["step"],
+            epochs=last["epoch"],
+            loss_first=mean([row["loss"] for row in metrics[:window]]),
+            loss_last=mean([row["loss"] for row in metrics[-window:]]),
+            tokens=last["tokens"],
+            padding_fraction=padding_fraction(
+                lengths, batches, micro_batch_size=padded_together(config.trainer)
+            ),
+            seconds=last["seconds"],
+            tokens_per_second=last["tokens"] / last["seconds"],
+            peak_memory_bytes=max(row["peak_memory_bytes"] for row in metrics),
+            world_size=accelerator.num_processes,
+            mixed_precision=config.trainer.mixed_precision,
+            validation_loss=last.get("validation_loss"),
+            selection=selection.to_dict() if selection is not None else None,
+            extension=extension.to_dict() if extension is not None else None,
+            planned_memory_bytes=planned_memory(
+                config,
+                run_data,
+                shape,
+                parameters=base_parameters,
+                trainable=described["trainable_parameters"],
+            ).total,
+        ),
+        tasks={
+            eval_set.name: task_score(eval_set, scores[eval_set.name], base_scores, last_scores)
+            for eval_set in run_data.eval_sets
+        },
+        reload=Reload(proof.max_abs_logit_difference, list(proof.missing), list(proof.unexpected)),
+        environment=environment(str(accelerator.device)),
+        gain=read_gain(run_dir / "predictions", list(scores)) if base_scores else None,
+        expected=matching([asdict(one) for one in config.expected], config.adapter),
+        notes=[
+            *(str(said) for said in (fitted, origin, extension) if said is not None),
+            *adjustments(config, total_steps=total_steps(config, lengths)),
+            *notes(run_data, selection),
+        ],
+    )
+
+
+def notes(run_data: RunData, selection: BestCheckpoint | None) -> list[str]:
+    """What a reader of the scores has to know besides."""
+    said = [f"{one[0].upper()}{one[1:]}." for one in run_data.special_tokens.sentences]
+    if run_data.objective.head is not None:
+        start = run_data.head
+        said.append(
+            f"The head was {start.said}; the base model was not scored with it."
+            if start is not None and start.kept
+            else "The base model has no trained head and would guess, so it has no score of its "
+            "own: hold the score against that of "
+            + (
+                "the most frequent class."
+                if run_data.objective.head.labels
+                else "a constant answer."
+            )
+        )
+        if start is not None and not start.kept:
+            said.append(f"The head is {start.said}.")
+    if selection is not None:
+        said.append(
+            f"The adapter is the one after step {selection.best.step} (epoch "
+            f"{selection.best.epoch:.4g}), of {len(selection.judged)} judged the best by "
+            f"{selection.metric} ({selection.shown(selection.best)}; the last one "
+            f"{selection.shown(selection.judged[-1])}) on {selection.rows} rows held out of the "
+            "train set; the test rows took no part in the choice."
+        )
+        if selection.exhausted:
+            said.append(
+                f"Training stopped early, at step {selection.judged[-1].step}: "
+                f"{selection.evals_since_best} evaluations in a row were no better."
+            )
+    said += [
+        f"{count} rows of {name} were cut to the {eval_set.max_length} tokens that training saw."
+        for eval_set in run_data.eval_sets
+        if (count := run_data.truncated_tests.get(name := eval_set.name, 0))
+    ]
+    if run_data.wording == "chat" and writes_the_date(run_data.tokenizer):
+        said.append(
+            "The model's chat template writes the day's date into every prompt, so on another day "
+            "it is asked in other words than it learned."
+        )
+    return said
+
+
+def task_score(
+    eval_set: EvalSet,
+    score: Score,
+    base_scores: dict[str, Score],
+    last_scores: Mapping[str, Score] = MappingProxyType({}),
+) -> TaskScore:
+    """A task's score beside the base model's and the majority class'."""
+    base = base_scores.get(eval_set.name)
+    last = last_scores.get(eval_set.name)
+    return TaskScore(
+        kind=eval_set.kind,
+        answered=find_method(eval_set.kind).title,
+        metric=score.metric,
+        value=score.value,
+        n=score.n,
+        ci95=score.ci95,
+        base_value=base.value if base else None,
+        base_ci95=base.ci95 if base else None,
+        base_seconds=base.seconds if base else None,
+        majority_value=majority_value(eval_set),
+        seconds=score.seconds,
+        more={name: asdict(measured) for name, measured in score.more.items()},
+        last_value=last.value if last else None,
+        last_ci95=last.ci95 if last else None,
+    )
+
+
+def majority_value(eval_set: EvalSet) -> float:
+    """The score of always giving the most frequent answer; a correlation with it is 0."""
+    labels = [row_label(row, eval_set.extraction) for row in eval_set.rows.rows]
+    if eval_set.metric == "accuracy":
+        return majority_share(labels)
+    right = as_numbers(labels, eval_set.choices)
+    most_frequent = as_numbers([Counter(labels).most_common(1)[0][0]], eval_set.choices)
+    return METRICS[eval_set.metric](most_frequent.repeat(len(right)), right)
+
+
+def identity(eval_set: EvalSet) -> dict[str, Any]:
+    """What makes two runs' scores on a task comparable."""
+    return {"rows": eval_set.rows.sha256, **protocol_of(eval_set)}
+
+
+def conclusion(report: dict[str, Any], run_dir: Path) -> str:
+    """Base and tuned scores, the time, and where the report is."""
+    lines = []
+    for name, task in report["tasks"].items():
+        metric = task.get("metric", "accuracy")
+        base = (
+            f"base {score_text(task['base_value'], task['base_ci95'], metric)} -> "
+            if task["base_value"] is not None
+            else ""
+        )
+        if task.get("kind") == "classify" and metric == "accuracy":
+            base = f"the most frequent class {percent(task['majority_value'])} -> "
+        named = "" if metric == "accuracy" else f" ({metric})"
+        last = (
+            f"; the last step {score_text(task['last_value'], task['last_ci95'], metric)}"
+            if task.get("last_value") is not None
+            else ""
+        )
+        lines.append(
+            f"{name}{named}: {base}tuned {score_text(task['value'], task['ci95'], metric)}, "
+            f"n = {task['n']}{last}"
+        )
+    lines.append(
+        f"trained {report['adapter']['trainable_parameters']:,} parameters for "
+        f"{counted(report['train']['steps'], 'step')} in "
+        f"{readable_seconds(report['train']['seconds'])}; the reloaded "
+        f"adapter's logits differ by {report['reload']['max_abs_logit_difference']:g}"
+    )
+    lines.append(f"report: {run_dir / 'report.html'} (also report.md, report.json)")
+    lines.append(f"adapter: {run_dir / 'adapter'}")
+    return "\n".join(lines)
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of at least one number."""
+    return sum(values) / len(values)
+
+
+def number_format(model: ModelSettings) -> str:
+    """The number format of the base model's weights, for people."""
+    if model.quantization is None:
+        return model.dtype
+    return f"{model.dtype}, its linear layers in {model.quantization.replace('bit', ' bits')}"

@@ -1,0 +1,408 @@
+"""A fine-tuning run, top to bottom: rows, base model, adapter, training, scores, proof, report."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.describe import describe_adapter
+from toplora_train.adapters.saving import save_adapter
+from toplora_train.adapters.start_from import take_start
+from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.config.schema import LENGTH, RunConfig
+from toplora_train.evaluation.predictions import read_predictions
+from toplora_train.evaluation.ranks import Ranks
+from toplora_train.evaluation.run_evaluation import Score
+from toplora_train.models.activation import checkpoint_activations
+from toplora_train.report.card import model_card
+from toplora_train.report.display import say
+from toplora_train.report.earlier import EarlierEnd, earlier_ends
+from toplora_train.report.json_file import write_text_atomically
+from toplora_train.report.metrics_file import read_metrics
+from toplora_train.report.pages import write_pages
+from toplora_train.report.record import Report, write_report
+from toplora_train.report.tracker import Tracker, open_tracker
+from toplora_train.run.assemble.reload import probe_logits, prove_reload
+from toplora_train.run.assemble.run_report import build_report, conclusion, introduction
+from toplora_train.run.assemble.scores import score_eval_sets
+from toplora_train.run.fit.best_checkpoint import BestCheckpoint, fingerprint, select
+from toplora_train.run.fit.distribute import prepare_model, unwrap_model
+from toplora_train.run.fit.metric_logging import metric_logging
+from toplora_train.run.fit.optimization import (
+    adjustments,
+    learning_rate,
+    make_optimizer,
+    micro_batch_size_of,
+    prove_batches,
+    training_layers,
+)
+from toplora_train.run.fit.selection_metric import VALIDATION_LOSS
+from toplora_train.run.platform.console import open_console
+from toplora_train.run.platform.device import AUTOCAST, leave_process_group, open_accelerator
+from toplora_train.run.prepare.budget import within_budget
+from toplora_train.run.prepare.data_init import show_rows
+from toplora_train.run.prepare.encoding import learned_prompt
+from toplora_train.run.prepare.extension import find_extension
+from toplora_train.run.prepare.objective import base_weights, load_base
+from toplora_train.run.prepare.resume_settings import resume_settings
+from toplora_train.run.prepare.run_data import RunData, prepare, total_steps
+from toplora_train.run.prepare.start_from import StartFrom, find_start
+from toplora_train.run.prepare.validate_rows import validate_rows
+from toplora_train.run.prepare.validate_settings import validate_settings
+from toplora_train.train.checkpoint import (
+    TrainState,
+    load_checkpoint,
+    newest_checkpoint,
+    read_state,
+    validate_same_settings,
+)
+from toplora_train.train.loop import train
+from toplora_train.train.sanity_checks import Beginning
+from toplora_train.train.signals import interrupt_at_once, interrupt_later
+
+PROBE_ROWS = 4
+
+log = logging.getLogger(__name__)
+
+
+def run(config: RunConfig, run_dir: Path) -> None:
+    """Fine-tune as ``config`` says and leave adapter, predictions and report in ``run_dir``.
+
+    Raises:
+        UserError: something in the input is wrong; nothing was trained yet, or a resumed run's
+            settings differ.
+        RunFailure: the run cannot go on; what was saved is whole.
+        Interrupted: a signal came.
+    """
+    interrupt_at_once()
+    accelerator = open_accelerator(
+        device=config.launch.device,
+        mixed_precision=config.trainer.mixed_precision,
+        deterministic=config.trainer.deterministic,
+    )
+    validate_settings(config, processes=accelerator.num_processes)
+    first = accelerator.is_main_process  # of several processes, it alone writes and shows
+    console = open_console(quiet=not first)
+    autocast = AUTOCAST[config.trainer.mixed_precision]
+
+    run_data = prepare(config, console=console, in_turn=accelerator.local_main_process_first)
+    config, fitted = within_budget(config, run_data)
+    origin = validate_adapter(config, run_data)
+    ends = earlier_ends(run_dir)
+    checkpoint, start = resume_point(config, run_dir / "checkpoints", run_data, origin, ends)
+    extension = find_extension(
+        config,
+        ends,
+        resumed_step=start.step,
+        total=total_steps(config, run_data.lengths),
+        rows=len(run_data.train),
+    )
+    say(console, introduction(config, run_data, start))
+    adjusted = adjustments(config, total_steps=total_steps(config, run_data.lengths))
+    for said in (fitted, origin, extension, *adjusted):
+        if said is not None:
+            say(console, str(said))
+
+    model = load_base(config, run_data.location, run_data.objective.head)
+    base_parameters = model.num_parameters()
+    model.to(accelerator.device)
+    score = partial(
+        score_eval_sets,
+        tokenizer=run_data.tokenizer,
+        eval_sets=run_data.eval_sets,
+        folder=run_dir / "predictions",
+        batch_size=config.evaluation.batch_size,
+        autocast_dtype=autocast,
+        console=console,
+        ranks=Ranks(accelerator.process_index, accelerator.num_processes),
+    )
+    base_scores = (
+        score(
+            model,
+            who="base",
+            weights=base_weights(config, run_data.location),
+            suffix=".base",
+            reuse=checkpoint is not None,
+        )
+        # A head that nobody trained would guess: there is nothing to score.
+        if config.evaluation.base and run_data.objective.head is None
+        else {}
+    )
+
+    adapted = attach_adapter(model, config.adapter, seed=config.seed)
+    if checkpoint is None:
+        show_rows(adapted, config, run_data)
+        if origin is not None:
+            take_start(adapted, origin.file)
+    if config.trainer.activation_checkpointing:
+        checkpoint_activations(model)
+    tracker = open_tracker(
+        config.tracker.name if first else "none",
+        project=config.tracker.project,
+        entity=config.tracker.entity,
+        group=config.tracker.group,
+        run_dir=run_dir,
+        config=asdict(config),
+    )
+    selection = select(
+        config,
+        run_data,
+        run_dir / "checkpoints" / "selected",
+        resumed_step=start.step,
+        autocast_dtype=autocast,
+        silent=not first,
+    )
+    if first and extension is not None:  # nothing is refused any more: the finished run is over
+        (run_dir / "report.json").unlink(missing_ok=True)
+    adapted = fine_tune(
+        adapted,
+        config,
+        run_data,
+        run_dir,
+        accelerator=accelerator,
+        checkpoint=checkpoint,
+        start=start,
+        selection=selection,
+        tracker=tracker,
+        console=console,
+    )
+
+    last_scores: dict[str, Score] = {}
+    if selection is not None and not selection.best_is_last:
+        last_scores = score(
+            adapted,
+            who="last step",
+            weights=fingerprint(adapted),
+            suffix=".last",
+            reuse=False,
+        )
+        selection.restore(adapted)
+    adapter_dir = run_dir / "adapter"
+    if first:
+        save_adapter_folder(adapted, run_data.tokenizer, adapter_dir)
+    scores = score(adapted, who="tuned", weights=fingerprint(adapted), suffix="", reuse=False)
+    leave_process_group(accelerator)
+    if not first:
+        return
+
+    described = describe_adapter(adapted)
+    probe = run_data.objective.collate(run_data.train[:PROBE_ROWS])
+    trained_logits = probe_logits(adapted, probe, autocast)
+    del model, adapted  # two copies of a large base would not fit
+    fresh = load_base(config, run_data.location, run_data.objective.head, head_seed=config.seed + 1)
+    proof = prove_reload(
+        fresh.to(accelerator.device),
+        adapter_dir,
+        expected=trained_logits,
+        batch=probe,
+        dtype=autocast,
+    )
+
+    report = build_report(
+        config,
+        run_data,
+        run_dir,
+        accelerator=accelerator,
+        fitted=fitted,
+        origin=origin,
+        extension=extension,
+        base_parameters=base_parameters,
+        shape=fresh.config,
+        described=described,
+        base_scores=base_scores,
+        last_scores=last_scores,
+        scores=scores,
+        selection=selection,
+        proof=proof,
+    )
+    write_everything(report, run_data, run_dir)
+    tracker.finish({f"{name}/{s.metric}": s.value for name, s in scores.items()})
+    say(console, conclusion(report.to_dict(), run_dir))
+
+
+def validate_adapter(config: RunConfig, run_data: RunData) -> StartFrom | None:
+    """Attach the adapter to a model without weights: mistakes show before anything is slow.
+
+    Returns:
+        The adapter that it starts from, if there is one.
+    """
+    without_weights = load_base(config, run_data.location, run_data.objective.head, meta=True)
+    validate_rows(without_weights, run_data)
+    origin = find_start(config, without_weights)
+    adapted = attach_adapter(without_weights, config.adapter, seed=config.seed)
+    make_optimizer(adapted, config.optimizer, device_type="cpu")
+    return origin
+
+
+def resume_point(
+    config: RunConfig,
+    checkpoints: Path,
+    run_data: RunData,
+    origin: StartFrom | None,
+    ends: Sequence[EarlierEnd],
+) -> tuple[Path | None, TrainState]:
+    """The checkpoint to go on from, if there is one, and the state to start in.
+
+    Raises:
+        UserError: The checkpoint was made with other settings, or an extension has none.
+    """
+    settings = resume_settings(
+        config,
+        rows_sha256=run_data.rows.sha256,
+        start_sha256=origin.file.sha256 if origin is not None else None,
+    )
+    checkpoint = newest_checkpoint(checkpoints) if config.resume is not None else None
+    if checkpoint is None:
+        if ends:
+            raise UserError(
+                f"{checkpoints} has no whole checkpoint to extend the run from; what it had come "
+                f"to is in {ends[-1].folder}; train it anew in another output_dir"
+            )
+        return None, TrainState(settings=settings)
+    start = read_state(checkpoint)
+    free = LENGTH if ends else frozenset()  # which an extension changes
+    validate_same_settings(checkpoint, without(start.settings, free), without(settings, free))
+    total = total_steps(config, run_data.lengths)
+    if total < start.step:
+        raise UserError(
+            f"{checkpoint} is beyond the {total} steps of this run; give it the length that it was "
+            "extended to"
+        )
+    return checkpoint, replace(start, settings=settings)
+
+
+def without(settings: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """The settings but for some."""
+    return {key: value for key, value in settings.items() if key not in keys}
+
+
+def fine_tune(
+    adapted: PeftModel,
+    config: RunConfig,
+    run_data: RunData,
+    run_dir: Path,
+    *,
+    accelerator: Accelerator,
+    checkpoint: Path | None,
+    start: TrainState,
+    selection: BestCheckpoint | None,
+    tracker: Tracker,
+    console: Console,
+) -> PeftModel:
+    """Train the adapter, writing a line of metrics per logged step."""
+    trainer = config.trainer
+    total = total_steps(config, run_data.lengths)
+    beginning = Beginning(adapted)
+    prove_batches(adapted, trainer, run_data, accelerator=accelerator)
+    micro_batch_size = micro_batch_size_of(adapted, trainer, run_data, accelerator=accelerator)
+    model, optimizer = prepare_model(
+        adapted,
+        partial(make_optimizer, settings=config.optimizer, device_type=accelerator.device.type),
+        engine=config.launch.engine,
+        accelerator=accelerator,
+    )
+    # For dropout, in each process another; whatever happened before does not reach it.
+    torch.manual_seed(config.seed * accelerator.num_processes + accelerator.process_index)
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, model=adapted, optimizer=optimizer, accelerator=accelerator)
+    with (
+        training_layers(adapted, trainer, run_data, accelerator=accelerator),
+        interrupt_later() as interruption,
+        metric_logging(
+            run_dir,
+            total_steps=total,
+            resumed_step=start.step if checkpoint else None,
+            tracker=tracker,
+            console=console,
+            silent=not accelerator.is_main_process,
+            judged=selection is not None and selection.metric == VALIDATION_LOSS,
+        ) as watch,
+    ):
+        for record in train(
+            model,
+            optimizer,
+            run_data.train,
+            run_data.validation,
+            accelerator=accelerator,
+            learning_rate=learning_rate(
+                config.optimizer, total_steps=total, protocol=config.evaluation.protocol
+            ),
+            start=start,
+            total_steps=total,
+            batch_size=trainer.batch_size,
+            micro_batch_size=micro_batch_size,
+            group_by_length=trainer.group_by_length,
+            max_grad_norm=trainer.max_grad_norm,
+            collate=run_data.objective.training_collate,
+            loss=run_data.objective.loss,
+            seed=config.seed,
+            log_every=trainer.log_every,
+            eval_every=trainer.eval_every,
+            save_every=trainer.save_every,
+            keep=trainer.keep,
+            checkpoints=run_dir / "checkpoints",
+            interruption=interruption,
+            should_stop=lambda: selection is not None and selection.exhausted,
+        ):
+            watch(record)
+            judged = selection.consider(adapted, record) if selection is not None else None
+            if judged is not None:
+                log.info(judged)
+                say(console, judged)
+        interruption.raise_if_asked()
+    trained = unwrap_model(model, config, run_data, accelerator=accelerator)
+    beginning.validate_moved(trained, dtype=config.adapter["dtype"])
+    return trained
+
+
+def save_adapter_folder(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the adapter and its tokenizer."""
+    try:
+        save_adapter(model, folder)
+        tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise RunFailure(
+            f"the adapter could not be written to {folder} ({error}); the last checkpoint has it: "
+            "make room, then go on with resume=auto"
+        ) from error
+
+
+def write_everything(report: Report, run_data: RunData, run_dir: Path) -> None:
+    """Model card, pages, and last ``report.json``, whose presence says that the run is finished."""
+    document = report.to_dict()
+    head = run_data.objective.head
+    card = model_card(
+        document,
+        prompt=learned_prompt(report.protocol, run_data.tokenizer, chat=run_data.wording == "chat")
+        if head is None
+        else None,
+        labels=head.labels if head is not None else (),
+    )
+    write_text_atomically(run_dir / "adapter" / "README.md", card)
+    write_pages(
+        run_dir,
+        document,
+        read_metrics(run_dir / "metrics.jsonl"),
+        {
+            eval_set.name: read_predictions(run_dir / "predictions" / f"{eval_set.name}.jsonl")
+            for eval_set in run_data.eval_sets
+        },
+    )
+    write_report(run_dir / "report.json", report)
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

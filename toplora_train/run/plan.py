@@ -1,0 +1,436 @@
+"""``plan=true``: what is known before the first step, without a weight and without the network.
+
+What is at hand decides how far it goes: rows and tokenizer give tokens, rows alone give steps, and
+of well-known models and data sets the shapes and numbers of rows are shipped with the package.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel
+
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.describe import trainable_parameters_by_module
+from toplora_train.config.kinds import head_task
+from toplora_train.config.schema import RunConfig
+from toplora_train.data.batches import padding_fraction
+from toplora_train.data.legacy import CUTOFF, SUPERVISES_PROMPT
+from toplora_train.data.sources import read_rows
+from toplora_train.models.availability import ModelState
+from toplora_train.models.head import Head
+from toplora_train.models.known import known_model, shape_as_model
+from toplora_train.models.locate import ModelLocation
+from toplora_train.models.memory import BYTES, MemoryEstimate, estimate_memory
+from toplora_train.models.work import training_flops
+from toplora_train.report.plan import Parameters, Plan, Tokens, Work, show_plan
+from toplora_train.run.assemble.adapter_costs import compare_adapters
+from toplora_train.run.fit.optimization import adjustments, padded_together, rows_at_once
+from toplora_train.run.prepare.budget import within_budget_on
+from toplora_train.run.prepare.eval_sets import read_eval_sets
+from toplora_train.run.prepare.inputs import TEST, RowsInput, as_list, find_model, find_rows
+from toplora_train.run.prepare.objective import load_base, own_parser, row_parser
+from toplora_train.run.prepare.plan_target import (
+    Target,
+    compute_dtype,
+    find_target,
+    launch_command,
+    memory_of_devices,
+    too_large,
+)
+from toplora_train.run.prepare.run_data import RunData, prepare, total_steps
+from toplora_train.run.prepare.start_from import find_start
+from toplora_train.run.prepare.validate_rows import validate_rows
+from toplora_train.run.prepare.validate_settings import validate_settings
+from toplora_train.train.sampler import remaining_batches, steps_in_epoch
+from toplora_train.train.signals import interrupt_at_once
+
+MOST_TOKENS = 4096  # of the product whose speed is measured
+
+
+def run(config: RunConfig) -> None:
+    """Show the plan of a run on the terminal.
+
+    Raises:
+        UserError: the run could not start as it is configured.
+    """
+    interrupt_at_once()
+    wanted = config.launch.processes
+    processes = max(1, torch.cuda.device_count()) if wanted == "auto" else wanted
+    validate_settings(config, processes=processes)
+    plan, console = make_plan(config, find_target(config)), Console()
+    if plan.steps is not None:
+        for line in adjustments(config, total_steps=plan.steps):
+            console.print(line, highlight=False, soft_wrap=True)
+    show_plan(plan, console)
+
+
+def make_plan(config: RunConfig, target: Target) -> Plan:
+    """Look for what the run reads, count what can be counted, and bound what cannot.
+
+    Raises:
+        UserError: the run could not start as it is configured.
+    """
+    sources, base = find_rows(config), find_model(config.model)
+    run_data = _material(config, base, sources)
+    with TemporaryDirectory() as folder:
+        location = base.location or _shipped_shape(base.model, Path(folder))
+        model = None if location is None else _on_meta(config, location, run_data)
+    counts = _count_rows(config, sources, run_data)
+    rows, held_out = _held_out(config, counts.training)
+    load = _counted(config, run_data) if run_data is not None else _bounded(config, rows)
+    parameters, work = None, None
+    if model is not None and location is not None:
+        if run_data is not None:
+            validate_rows(model, run_data)
+        comparison = compare_adapters(model, config.adapter)
+        config, fitted = within_budget_on(model, config)
+        embeddings, total = _embeddings(model), model.num_parameters()
+        start = find_start(config, model)
+        adapted = attach_adapter(model, config.adapter, seed=config.seed)
+        parameters = Parameters(
+            _named(location, base),
+            base=total,
+            trainable=trainable_parameters_by_module(adapted),
+            fit=fitted,
+            start=None if start is None else str(start),
+            comparison=comparison,
+        )
+        if load is not None:
+            work = _work(config, target, load, model.config, parameters, embeddings=embeddings)
+    return Plan(
+        config=asdict(config),
+        inputs=as_list(base, sources),
+        rows=rows,
+        validation_rows=held_out,
+        steps=_steps(config, rows, run_data),
+        tests=counts.tests,
+        parameters=parameters,
+        tokens=_tokens(config, run_data, load) if run_data is not None else None,
+        work=work,
+        unknown=_unknown(base, sources, parameters, run_data),
+    )
+
+
+# What is at hand
+
+
+def _material(config: RunConfig, base: ModelState, sources: Sequence[RowsInput]) -> RunData | None:
+    """The rows as tokens; None as long as they or the tokenizer are not at hand."""
+    needed = [one for one in sources if one.task is None or head_task(config) is not None]
+    if base.location is None or not base.tokenizer or not all(one.at_hand for one in needed):
+        return None
+    return prepare(_with_tests_at_hand(config, sources), weights=False)
+
+
+def _with_tests_at_hand(config: RunConfig, sources: Sequence[RowsInput]) -> RunConfig:
+    """The run without the tasks whose rows have to be fetched."""
+    here = {one.task for one in sources if one.at_hand}
+    return replace(
+        config,
+        task={name: task for name, task in config.task.items() if name in here},
+        dataset=replace(config.dataset, test=config.dataset.test if TEST in here else None),
+    )
+
+
+def _shipped_shape(path: str, folder: Path) -> ModelLocation | None:
+    known = known_model(path)
+    return None if known is None else shape_as_model(path, known.shape, folder)
+
+
+def _on_meta(
+    config: RunConfig, location: ModelLocation, run_data: RunData | None
+) -> PreTrainedModel:
+    task = head_task(config)
+    if run_data is not None:
+        head = run_data.objective.head
+    else:  # which token pads changes no count
+        head = None if task is None else Head(tuple(task.choices), pad_token_id=0)
+    return load_base(config, location, head, meta=True)
+
+
+def _named(location: ModelLocation, base: ModelState) -> str:
+    own = location is base.location and location.folder is not None
+    return f"{location.name} ({'config.json at hand, ' if own else ''}{location.revision})"
+
+
+# Rows and steps
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Rows to train on before some are held out, and of each task; None where not known."""
+
+    training: int | None
+    tests: dict[str, int | None]
+
+
+def _count_rows(
+    config: RunConfig, sources: Sequence[RowsInput], run_data: RunData | None
+) -> _Counts:
+    """Read what is at hand; of the rest, what is published."""
+    data_root = Path(config.data_root) if config.data_root else None
+    here = _with_tests_at_hand(config, sources)
+    sets = (
+        run_data.eval_sets
+        if run_data is not None
+        else read_eval_sets(here.task, here.dataset, here.evaluation, data_root=data_root)
+    )
+    read = {one.name: len(one.rows.rows) for one in sets}
+    tests = {one.task: read.get(one.task, one.published) for one in sources if one.task is not None}
+    if run_data is not None:
+        return _Counts(len(run_data.encoded.examples), tests)
+    training = [_count_source(config, one) for one in sources if one.task is None]
+    known = [count for count in training if count is not None]
+    return _Counts(sum(known) if len(known) == len(training) else None, tests)
+
+
+def _count_source(config: RunConfig, one: RowsInput) -> int | None:
+    if not one.at_hand:
+        return one.published
+    task = head_task(config)
+    found = read_rows(
+        one.source,
+        data_root=one.data_root,
+        subset=one.subset,
+        split=one.split,
+        revision=one.revision,
+        limit=one.limit,
+        parse=own_parser(config.dataset) if task is None else row_parser(task),
+    )
+    return len(found.rows)
+
+
+def _held_out(config: RunConfig, rows: int | None) -> tuple[int | None, int]:
+    """The rows that are trained on, and those that are held out of them."""
+    dataset = config.dataset
+    if rows is None:
+        return None, dataset.validation_rows
+    held = dataset.validation_rows or round(dataset.validation_share * rows)
+    return rows - held, held
+
+
+def _steps(config: RunConfig, rows: int | None, run_data: RunData | None) -> int | None:
+    trainer = config.trainer
+    if run_data is not None:
+        return total_steps(config, run_data.lengths)
+    if trainer.max_tokens is not None:  # how many steps hold them is for the rows to say
+        return None
+    if trainer.max_steps is not None or rows is None:
+        return trainer.max_steps
+    return trainer.epochs * steps_in_epoch(rows, trainer.batch_size)
+
+
+# Tokens, counted or bounded
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What goes through the model: the rows' lengths, each as often as it is trained on.
+
+    ``supervised`` counts learned tokens over the run, ``most_supervised`` those of one row.
+    ``bound`` says on which assumption they are the most that is possible.
+    """
+
+    lengths: Sequence[int]
+    supervised: int
+    longest: int
+    most_supervised: int
+    batches: Sequence[Sequence[int]] = ()
+    bound: str | None = None
+
+
+def _counted(config: RunConfig, run_data: RunData) -> _Load:
+    trainer, lengths = config.trainer, run_data.lengths
+    batches = [
+        batch
+        for _, _, batch in remaining_batches(
+            lengths,
+            after=0,
+            until=total_steps(config, lengths),
+            batch_size=trainer.batch_size,
+            group_by_length=trainer.group_by_length,
+            seed=config.seed,
+        )
+    ]
+    return _Load(
+        lengths=[lengths[row] for batch in batches for row in batch],
+        supervised=sum(run_data.train[row].supervised for batch in batches for row in batch),
+        longest=max(lengths),
+        most_supervised=max(example.supervised for example in run_data.train),
+        batches=batches,
+    )
+
+
+def _bounded(config: RunConfig, rows: int | None) -> _Load | None:
+    """Every row as long as a row may be; None where not even their number is known."""
+    trainer, writes = config.trainer, head_task(config) is None
+    legacy = config.evaluation.protocol in SUPERVISES_PROMPT
+    longest = CUTOFF if legacy else config.dataset.max_length
+    if trainer.max_tokens is not None:
+        count = math.ceil(trainer.max_tokens / longest)
+    elif trainer.max_steps is not None:
+        count = trainer.max_steps * trainer.batch_size
+    elif rows is not None:
+        count = trainer.epochs * rows
+    else:
+        return None
+    why = f"dataset.max_length={longest}" if not legacy else f"the legacy cut-off of {CUTOFF}"
+    return _Load(
+        lengths=[longest] * count,
+        supervised=longest * count if writes else count,
+        longest=longest,
+        most_supervised=longest if writes else 1,
+        bound=f"every row at {why} tokens{', all of them learned' if writes else ''}",
+    )
+
+
+def _tokens(config: RunConfig, run_data: RunData, load: _Load | None) -> Tokens:
+    assert load is not None  # with rows at hand they were counted
+    return Tokens(
+        total=sum(load.lengths),
+        supervised=load.supervised,
+        longest=load.longest,
+        padding_fraction=padding_fraction(
+            run_data.lengths, load.batches, micro_batch_size=padded_together(config.trainer)
+        ),
+        dropped_rows=run_data.encoded.dropped_rows,
+        truncated_rows=run_data.encoded.truncated_rows,
+        example=run_data.objective.render(run_data.train[0]),
+        source=run_data.tokens_from,
+    )
+
+
+# Work and memory
+
+
+def _work(
+    config: RunConfig,
+    target: Target,
+    load: _Load,
+    shape: Any,
+    parameters: Parameters,
+    *,
+    embeddings: int,
+) -> Work:
+    trainer, trainable = config.trainer, sum(parameters.trainable.values())
+    rows = rows_at_once(trainer)
+    estimate = partial(
+        _memory, config, shape, load, parameters=parameters.base, trainable=trainable
+    )
+    memory = memory_of_devices(
+        config,
+        estimate,
+        rows=rows,
+        trainable=trainable,
+        embeddings=embeddings * BYTES[config.model.dtype],
+        layers=shape.num_hidden_layers,
+    )
+    return Work(
+        device=target.name,
+        flops=training_flops(
+            load.lengths,
+            supervised=load.supervised if head_task(config) is None else 0,
+            body=parameters.base - embeddings,
+            hidden=shape.hidden_size,
+            layers=shape.num_hidden_layers,
+            vocabulary=shape.vocab_size,
+            activation_checkpointing=trainer.activation_checkpointing,
+        ),
+        flops_per_second=target.speed(min(MOST_TOKENS, rows * load.longest), shape.hidden_size),
+        speed_from=target.speed_from,
+        utilisation=target.utilisation,
+        memory=memory,
+        capacity=target.capacity,
+        bound=load.bound,
+        command=launch_command(config, memory, target.capacity),
+        too_large=too_large(memory, target),
+    )
+
+
+def _memory(
+    config: RunConfig, shape: Any, load: _Load, rows: int, *, parameters: int, trainable: int
+) -> MemoryEstimate:
+    return estimate_memory(
+        shape,
+        parameters=parameters,
+        trainable=trainable,
+        dtype=config.model.dtype,
+        compute_dtype=compute_dtype(config),
+        rows=rows,
+        tokens=load.longest,
+        supervised=load.most_supervised,
+        activation_checkpointing=config.trainer.activation_checkpointing,
+        quantization=config.model.quantization,
+    )
+
+
+def planned_memory(
+    config: RunConfig,
+    run_data: RunData,
+    shape: Any,
+    *,
+    parameters: int,
+    trainable: int,
+) -> MemoryEstimate:
+    """What a process will need, from shapes; under FSDP2 as well, which loads the model whole.
+
+    Args:
+        config: The run.
+        run_data: Its rows, of which the longest count.
+        shape: The model's own configuration (transformers).
+        parameters: Of the base model.
+        trainable: Of the adapter.
+    """
+    return _memory(
+        config,
+        shape,
+        _counted(config, run_data),
+        rows_at_once(config.trainer),
+        parameters=parameters,
+        trainable=trainable,
+    )
+
+
+def _embeddings(model: PreTrainedModel) -> int:
+    """Weights of the embeddings on both sides, those that are tied counted once."""
+    tables = {
+        id(module.weight): module.weight.numel()
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        if module is not None  # a head for classes has taken the place of the output's
+    }
+    return sum(tables.values())
+
+
+# What is not known
+
+
+def _unknown(
+    base: ModelState,
+    sources: Sequence[RowsInput],
+    parameters: Parameters | None,
+    run_data: RunData | None,
+) -> list[str]:
+    lines = []
+    fetching = "prefetch=true plan=true fetches them, without weights, and plans again"
+    if run_data is None:
+        missing = [] if all(one.at_hand for one in sources) else ["the rows"]
+        missing += [] if base.tokenizer else ["the tokenizer"]
+        lines.append(
+            "Token counts, rows over the length limit, padding and the rendered example are not "
+            f"known until {' and '.join(missing)} are at hand ({fetching})."
+        )
+    if parameters is None:
+        lines.append(
+            f"Parameters, memory and time are not known: the shape of {base.model} is neither "
+            f"shipped nor at hand ({fetching})."
+        )
+    return lines

@@ -1,0 +1,1 @@
+"""The machine: device, terminal, and how a CPU multiplies and allocates."""

@@ -1,0 +1,42 @@
+"""``prefetch=true``: fetch what a run reads, for a machine that will be without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import RunConfig
+from toplora_train.run.prepare.inputs import fetch_model, find_rows
+from toplora_train.train.signals import interrupt_at_once
+
+
+def run(config: RunConfig, *, weights: bool = True) -> None:
+    """Fetch the rows and the model, and print where each lies.
+
+    Args:
+        config: The run.
+        weights: Whether the model's weights are fetched as well as its configuration and tokenizer.
+
+    Raises:
+        UserError: Something could not be fetched; what and why has been printed by then.
+    """
+    interrupt_at_once()
+    console = Console(soft_wrap=True, highlight=False)
+    wanted: list[tuple[str, Callable[[], object]]] = [
+        (f"{rows.use}, {rows.source}", rows.fetch_place) for rows in find_rows(config)
+    ]
+    name = config.model.path or config.model.name
+    wanted.append((f"model, {name}", lambda: fetch_model(config.model, weights=weights)))
+    failed = 0
+    for what, fetch in wanted:
+        try:
+            place = fetch()
+        except UserError as error:
+            failed += 1
+            console.print(f"{what}: not fetched: {error}", style="red", markup=False)
+        else:
+            console.print(f"{what}: {place or 'in the cache of the hub'}", markup=False)
+    if failed:
+        raise UserError(f"{failed} of {len(wanted)} could not be fetched: see the lines above")

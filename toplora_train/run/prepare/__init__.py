@@ -1,0 +1,1 @@
+"""Everything before the first step: rows, tokens, evaluation sets, and what is validated."""

@@ -1,0 +1,41 @@
+"""A finished run's model: the base model with the saved adapter, and its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.adapters.saving import load_adapter
+from toplora_train.config.schema import RunConfig
+from toplora_train.models.locate import locate_model
+from toplora_train.run.prepare.objective import find_objective, load_base
+from toplora_train.run.prepare.special_tokens import open_tokenizer
+
+
+def load_adapted(
+    config: RunConfig, run_dir: Path, *, device: torch.device | str = "cpu"
+) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """Load the model of a run and its tokenizer.
+
+    Args:
+        config: The run's configuration.
+        run_dir: A finished run.
+        device: Where to compute.
+
+    Raises:
+        UserError: the base model is not there, or the adapter is not one that fits it.
+    """
+    location = locate_model(
+        path=config.model.path,
+        revision=config.model.revision,
+        package=config.model.package,
+        builtin=config.model.builtin,
+    )
+    tokenizer = open_tokenizer(config, location)
+    base = load_base(config, location, find_objective(config, tokenizer).head)
+    adapted = load_adapter(base, run_dir / "adapter")
+    model: PeftModel = adapted.to(device).eval()
+    return model, tokenizer

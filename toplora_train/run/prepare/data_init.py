@@ -1,0 +1,33 @@
+"""The rows that an adapter is shown whose start is made of data (EVA)."""
+
+from __future__ import annotations
+
+from peft import PeftModel
+
+from toplora_train.adapters.attach import start_from_data
+from toplora_train.config.schema import RunConfig
+from toplora_train.run.prepare.run_data import RunData
+from toplora_train.train.sampler import remaining_batches
+
+SHOWN_BATCHES = 64
+
+
+def show_rows(adapted: PeftModel, config: RunConfig, run_data: RunData) -> None:
+    """Show the adapter the rows of the first steps; most adapters do not look.
+
+    Raises:
+        UserError: The start cannot be made of these rows.
+    """
+    order = remaining_batches(
+        run_data.lengths,
+        after=0,
+        until=SHOWN_BATCHES,
+        batch_size=config.trainer.batch_size,
+        group_by_length=config.trainer.group_by_length,
+        seed=config.seed,
+    )
+    batches = [
+        run_data.objective.collate([run_data.train[index] for index in rows])
+        for _, _, rows in order
+    ]
+    start_from_data(adapted, config.adapter, batches)

@@ -1,0 +1,123 @@
+"""The test rows of the chosen tasks, with what is needed to ask and score them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import chooses
+from toplora_train.config.methods import HEADS
+from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
+from toplora_train.data.chat import as_conversations
+from toplora_train.data.rows import validate_answers
+from toplora_train.data.sources import read_rows
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.methods.base import find_method
+from toplora_train.evaluation.protocol import find_protocol
+from toplora_train.run.prepare.objective import own_parser, row_parser
+
+
+def read_eval_sets(
+    tasks: Mapping[str, TaskSettings],
+    dataset: DatasetSettings,
+    evaluation: EvaluationSettings,
+    *,
+    data_root: Path | None,
+) -> list[EvalSet]:
+    """Read every task's test rows, and ``dataset.test`` as one more task named ``test``.
+
+    Raises:
+        UserError: rows are missing or not in the schema, a task is called ``test`` as well, or a
+            task cannot be asked in the way that is asked for.
+    """
+    protocol = find_protocol(evaluation.protocol)
+    sets = [
+        EvalSet(
+            name=name,
+            kind=_kind(task, evaluation),
+            rows=read_rows(
+                task.source,
+                data_root=data_root,
+                subset=task.subset,
+                split=task.split,
+                revision=task.revision,
+                limit=evaluation.limit,
+                **_row_reading(task),
+            ),
+            extraction=task.extraction,
+            choices=tuple(task.choices),
+            response=task.response,
+            max_new_tokens=task.max_new_tokens,
+            version=task.version,
+            protocol=protocol,
+            option_score=evaluation.option_score,
+            metric=task.metric,
+            also=tuple(task.also),
+            max_length=dataset.max_length,
+            overflow=dataset.overflow,
+        )
+        for name, task in tasks.items()
+    ]
+    if dataset.test is not None:
+        if "test" in tasks:
+            raise UserError("dataset.test makes a task named 'test'; rename the task of that name")
+        sets.append(
+            EvalSet(
+                name="test",
+                kind="generate",
+                rows=read_rows(
+                    dataset.test,
+                    data_root=data_root,
+                    split="test",
+                    limit=evaluation.limit,
+                    parse=own_parser(dataset),
+                ),
+                extraction=dataset.test_extraction,
+                choices=(),
+                response=None,
+                max_new_tokens=dataset.test_max_new_tokens,
+                version=1,
+                protocol=protocol,
+                option_score=evaluation.option_score,
+            )
+        )
+    for eval_set in sets:
+        validate_answers(eval_set.rows.rows)
+        find_method(eval_set.kind).validate(eval_set)
+    return sets
+
+
+def match_training_form(eval_set: EvalSet, wording: str) -> EvalSet:
+    """The test set as its questions are put: a cloze as one, all in the wording that was learned.
+
+    Where the training rows were conversations, its questions are asked as a user's message, in the
+    model's own chat template.
+
+    Raises:
+        UserError: it holds conversations, and the training rows did not.
+    """
+    prepared = find_method(eval_set.kind).prepare(eval_set.rows)
+    if prepared is not eval_set.rows:
+        eval_set = replace(eval_set, rows=prepared)
+    if wording == "chat":
+        return replace(eval_set, rows=as_conversations(eval_set.rows))
+    for row in eval_set.rows.rows:
+        if row.messages:
+            raise UserError(
+                f"task.{eval_set.name}: {row.where} is a conversation, but what is trained on "
+                "is not, so the model would be asked in other words than it learned; train on "
+                "messages too, or give the test rows an instruction"
+            )
+    return eval_set
+
+
+def _row_reading(task: TaskSettings) -> dict[str, Any]:
+    """How the records of a test file become rows; each has to have its answer."""
+    return {"parse": row_parser(task)} if task.kind in HEADS else {"needs_answer": True}
+
+
+def _kind(task: TaskSettings, evaluation: EvaluationSettings) -> str:
+    return evaluation.multiple_choice or task.kind if chooses(task) else task.kind

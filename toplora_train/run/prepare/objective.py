@@ -1,0 +1,203 @@
+"""What a run teaches, by the kind of its tasks: to write, to classify, or to give a number.
+
+This is where the kinds part. Whatever else a run does (steps, checkpoints, scores, report) is told
+the functions it needs from here and has not heard of kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from toplora_train.adapters.targets import plain_names
+from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import head_task
+from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
+from toplora_train.data.batches import collate
+from toplora_train.data.encode import Example, OnRows, render_example
+from toplora_train.data.formats import FORMATS
+from toplora_train.data.labelled import (
+    LabelledExample,
+    collate_labelled,
+    encode_labelled,
+    parse_labelled,
+    render_labelled,
+)
+from toplora_train.data.overflow import Encoded
+from toplora_train.data.packed import pack
+from toplora_train.data.renamed import parse_renamed
+from toplora_train.data.rows import Row, parse_row
+from toplora_train.data.sources import RowParser
+from toplora_train.models.head import Head
+from toplora_train.models.load import load_model
+from toplora_train.models.locate import ModelLocation
+from toplora_train.run.prepare.encoding import Encoding, encode_for
+from toplora_train.train.losses import label_loss, value_loss
+from toplora_train.train.step import Batch, Loss, supervised_loss
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The functions that differ between kinds.
+
+    Attributes:
+        head: What is put on the model, if it does not write.
+        parse: Makes a row of a record of a training file.
+        encoding: Makes examples of rows.
+        collate: Makes padded tensors of examples.
+        training_collate: Makes tensors of the examples of a training step.
+        loss: The sum of a batch's loss.
+        render: An example as (token's text, whether it is learned), for people.
+    """
+
+    head: Head | None
+    parse: RowParser
+    encoding: Encoding
+    collate: Callable[[Sequence[Any]], Batch]
+    training_collate: Callable[[Sequence[Any]], Batch]
+    loss: Loss
+    render: Callable[[Any], list[tuple[str, bool]]]
+
+
+def find_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
+    """The objective of the chosen tasks; without one that needs a head the model writes.
+
+    Raises:
+        UserError: the tokenizer cannot pad, which a head on a decoder depends on.
+    """
+    task = head_task(config)
+    return (
+        language_objective(config, tokenizer)
+        if task is None
+        else head_objective(config, task, tokenizer)
+    )
+
+
+def language_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
+    """Learn the responses, token by token."""
+    protocol, limits = config.evaluation.protocol, length_limits(config)
+    special = {"special_tokens": config.dataset.special_tokens}
+
+    def encode(rows: Sequence[Row], on_rows: OnRows) -> Encoded[Any]:
+        return encode_for(protocol, tokenizer, rows, **limits, on_rows=on_rows)
+
+    padded = partial(collate, pad_token_id=tokenizer.pad_token_id)
+    return Objective(
+        head=None,
+        parse=own_parser(config.dataset),
+        encoding=Encoding(Example, {"protocol": protocol, **limits, **special}, encode),
+        collate=padded,
+        training_collate=pack if config.trainer.batching == "packed" else padded,
+        loss=supervised_loss,
+        render=partial(render_example, tokenizer),
+    )
+
+
+def length_limits(config: RunConfig) -> dict[str, Any]:
+    """The longest example, and what becomes of longer ones."""
+    return {"max_length": config.dataset.max_length, "overflow": config.dataset.overflow}
+
+
+def own_parser(dataset: DatasetSettings) -> RowParser:
+    """How a record of the user's own files becomes a row.
+
+    Raises:
+        UserError: two ways are named.
+    """
+    if dataset.format is None:
+        return partial(parse_renamed, names=dataset.fields) if dataset.fields else parse_row
+    if dataset.fields:
+        raise UserError(
+            f"dataset.format={dataset.format} says what the rows' keys are, and so does "
+            "dataset.fields; leave one of them out"
+        )
+    return FORMATS[dataset.format]
+
+
+def head_objective(
+    config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenizerBase
+) -> Objective:
+    """Learn the label of a text or a pair of texts with a head.
+
+    Raises:
+        UserError: the tokenizer cannot pad, or rows are to be packed.
+    """
+    choices = tuple(task.choices)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise UserError(
+            f"task.{task.name} is for a head, which finds a text's end by the padding, but the "
+            f"tokenizer of {config.model.path or config.model.name} has no pad token of its own; "
+            "choose a model that has one, or save a tokenizer with pad_token set beside it"
+        )
+
+    if config.trainer.batching == "packed":
+        raise UserError(
+            f"trainer.batching=packed is for models that write; task.{task.name} is for a head, "
+            "which judges one text a row: use trainer.batching=padded"
+        )
+
+    limits = length_limits(config)
+    special = {"special_tokens": config.dataset.special_tokens}
+
+    def encode(rows: Sequence[Row], on_rows: OnRows) -> Encoded[Any]:
+        return encode_labelled(tokenizer, rows, choices=choices, **limits, on_rows=on_rows)
+
+    padded = partial(collate_labelled, pad_token_id=tokenizer.pad_token_id)
+    return Objective(
+        head=Head(choices, tokenizer.pad_token_id),
+        parse=row_parser(task),
+        encoding=Encoding(LabelledExample, {"choices": choices, **limits, **special}, encode),
+        collate=padded,
+        training_collate=padded,
+        loss=label_loss if choices else value_loss,
+        render=partial(render_labelled, tokenizer, choices=choices),
+    )
+
+
+def row_parser(task: TaskSettings) -> RowParser:
+    """How a record of the task's files becomes a row."""
+    if task.kind not in ("classify", "regress"):
+        return parse_row
+    return partial(
+        parse_labelled,
+        text=task.text,
+        text_pair=task.text_pair,
+        label=task.label,
+        choices=tuple(task.choices),
+    )
+
+
+def load_base(
+    config: RunConfig,
+    location: ModelLocation,
+    head: Head | None,
+    *,
+    meta: bool = False,
+    head_seed: int | None = None,
+) -> PreTrainedModel:
+    """The base model as the run's configuration has it, with the objective's head.
+
+    ``head_seed`` starts the head otherwise than the run does: a head that is not read back from the
+    adapter's file is then another one, and the proof of the reload sees it.
+    """
+    return load_model(
+        location,
+        dtype=config.model.dtype,
+        attention=config.model.attention,
+        quantization=config.model.quantization,
+        meta=meta,
+        head=head,
+        trained_whole=plain_names(config.adapter).get("modules_to_save") or (),
+        new_head=config.model.new_head,
+        seed=config.seed if head_seed is None else head_seed,
+    )
+
+
+def base_weights(config: RunConfig, location: ModelLocation) -> str:
+    """What tells the base model's weights from others, such as the same in another precision."""
+    form = config.model.quantization or "whole"
+    return f"{location.name}@{location.revision}/{config.model.dtype}/{form}"

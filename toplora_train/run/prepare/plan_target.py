@@ -1,0 +1,152 @@
+"""What a run is planned for: a device of the table or the machine at hand, and eight of it."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import torch
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import RunConfig
+from toplora_train.models.devices import UTILISATION, find_device
+from toplora_train.models.memory import MemoryEstimate, memory_of_each
+from toplora_train.models.work import product_speed
+from toplora_train.report.plan import DeviceMemory, readable_bytes
+from toplora_train.run.platform.device import open_accelerator
+from toplora_train.run.prepare.validate_settings import validate_settings
+
+COMPUTE = {"bf16": "bfloat16", "fp16": "float16"}
+MANY = 8  # devices of one machine, as they are sold and rented
+ENGINES: tuple[Literal["ddp", "zero2", "fsdp2"], ...] = ("ddp", "zero2", "fsdp2")
+# Words of a command that a plan has and a run has not, or that the planned launch replaces.
+REPLACED = ("plan", "plan_for", "prefetch", "launch", "launch.processes", "launch.engine")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device.
+
+    Attributes:
+        name: Its name.
+        capacity: Bytes of its memory; None where they are not known.
+        speed: FLOP/s of a product of so many tokens with a matrix of that width, at most.
+        speed_from: Where the speed is from, in words.
+        utilisation: The share of it that a run is assumed to get; None where none is.
+    """
+
+    name: str
+    capacity: float | None
+    speed: Callable[[int, int], float]
+    speed_from: str
+    utilisation: float | None = None
+
+
+def compute_dtype(config: RunConfig) -> str:
+    """The number format of the products, in torch's word."""
+    return COMPUTE.get(config.trainer.mixed_precision, config.model.dtype)
+
+
+def find_target(config: RunConfig) -> Target:
+    """The device that is named by ``plan_for``, or that of this machine.
+
+    Raises:
+        UserError: There is no such device, or it cannot compute in the run's number format.
+    """
+    dtype = compute_dtype(config)
+    if config.plan_for is not None:
+        known = find_device(config.plan_for)
+        peak = known.speed(dtype)
+        return Target(
+            f"{known.name} ({known.memory:g} GB)",
+            known.memory_bytes,
+            lambda _tokens, _hidden: peak,
+            "published peak",
+            UTILISATION,
+        )
+    accelerator = open_accelerator(
+        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
+    )
+    device = accelerator.device
+    on_gpu = device.type == "cuda"
+    dtype_of_torch: torch.dtype = getattr(torch, dtype)
+    return Target(
+        torch.cuda.get_device_name(device) if on_gpu else f"this machine's {device.type}",
+        torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
+        lambda tokens, hidden: product_speed(device, dtype_of_torch, tokens=tokens, hidden=hidden),
+        "measured now",
+    )
+
+
+def memory_of_devices(
+    config: RunConfig,
+    estimate: Callable[[int], MemoryEstimate],
+    *,
+    rows: int,
+    trainable: int,
+    embeddings: int,
+    layers: int,
+) -> list[DeviceMemory]:
+    """What a device needs alone, and each of eight by every engine.
+
+    Args:
+        config: The run.
+        estimate: The memory of one device that holds so many rows at once.
+        rows: Held at once by a device alone.
+        trainable: Parameters of the adapter.
+        embeddings: Bytes of the base model's weights that belong to no layer.
+        layers: Of the base model.
+    """
+    found = [_device_memory("1 device", estimate(rows), trainable)]
+    for engine in ENGINES:
+        each = min(rows, math.ceil(config.trainer.batch_size / MANY))
+        memory = memory_of_each(
+            estimate(each), engine=engine, devices=MANY, embeddings=embeddings, layers=layers
+        )
+        name = f"{MANY}, {engine}"
+        launch = replace(config.launch, engine=engine, processes=MANY)
+        try:
+            validate_settings(replace(config, launch=launch), processes=MANY)
+        except UserError as error:
+            found.append(DeviceMemory(name, {}, 0, refusal=str(error)))
+        else:
+            whole = estimate(each).weights
+            found.append(_device_memory(name, memory, trainable, whole))
+    return found
+
+
+def launch_command(
+    config: RunConfig, memory: Sequence[DeviceMemory], capacity: float | None
+) -> str | None:
+    """The run's command on eight devices, by the first engine that fits; None if none does."""
+    for engine, needs in zip(ENGINES, memory[1:], strict=True):
+        if needs.refusal is None and (capacity is None or needs.most <= capacity):
+            words = shlex.split(config.command)
+            kept = [word for word in words if word.lstrip("+").split("=")[0] not in REPLACED]
+            return shlex.join([*kept, f"launch={engine}", f"launch.processes={MANY}"])
+    return None
+
+
+def _device_memory(
+    setting: str, memory: MemoryEstimate, trainable: int, whole: int | None = None
+) -> DeviceMemory:
+    """``whole``: bytes of the base model's weights, which an evaluation holds whole."""
+    weights = memory.weights if whole is None else whole
+    return DeviceMemory(setting, asdict(memory), weights + 4 * trainable)
+
+
+def too_large(memory: Sequence[DeviceMemory], target: Target) -> str | None:
+    """What to change where not even eight devices are enough, in a line."""
+    if target.capacity is None or any(
+        needs.refusal is None and needs.most <= target.capacity for needs in memory
+    ):
+        return None
+    least = min(needs.most for needs in memory if needs.refusal is None)
+    return (
+        f"{target.name} is too small in every setting: {readable_bytes(least)} are needed at the "
+        "least. Less is needed with trainer.activation_checkpointing=true, a smaller "
+        "trainer.micro_batch_size, model.dtype=bfloat16 or model.quantization=4bit."
+    )

@@ -1,0 +1,58 @@
+"""Which settings decide what is trained: a resumed run must have the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from toplora_train.config.schema import RunConfig
+from toplora_train.run.fit.best_checkpoint import selects
+
+# These change what is written or shown, not what is learned.
+FREE = {
+    "trainer.name",
+    "trainer.log_every",
+    "trainer.save_every",
+    "trainer.eval_every",
+    "trainer.keep",
+    "model.package",
+}
+
+
+def resume_settings(
+    config: RunConfig, *, rows_sha256: str, start_sha256: str | None = None
+) -> dict[str, Any]:
+    """Dotted keys to values.
+
+    The rows, and the adapter that the run starts from, stand for themselves by their hash, not by
+    where they lie.
+    """
+    parts = {
+        "model": asdict(config.model),
+        "adapter": {**config.adapter, "start_from": start_sha256},
+        "optimizer": asdict(config.optimizer),
+        "trainer": asdict(config.trainer),
+        "dataset": {
+            "rows": rows_sha256,
+            "max_length": config.dataset.max_length,
+            "overflow": config.dataset.overflow,
+            "special_tokens": config.dataset.special_tokens,
+            "validation_rows": config.dataset.validation_rows,
+            "validation_share": config.dataset.validation_share,
+        },
+        "seed": config.seed,
+    }
+    free = FREE - {"trainer.eval_every"} if selects(config) else FREE  # it says what is judged
+    return {key: value for key, value in flatten(parts).items() if key not in free}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,189 @@
+"""All that a run needs before any weight is loaded: rows, tokens, test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.config.folders import cache_folder
+from toplora_train.config.kinds import own_split
+from toplora_train.config.schema import RunConfig
+from toplora_train.data.contamination import contaminated_ids
+from toplora_train.data.leaks import validate_overlap, validate_sources
+from toplora_train.data.overflow import Encoded
+from toplora_train.data.rows import Row, RowSet
+from toplora_train.data.sources import read_rows, read_union
+from toplora_train.data.split import hold_out
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.methods.base import find_method
+from toplora_train.models.head import HeadStart
+from toplora_train.models.load import start_of_head
+from toplora_train.models.locate import ModelLocation, locate_model
+from toplora_train.run.prepare.encoding import Encoder, has_conversations
+from toplora_train.run.prepare.eval_sets import match_training_form, read_eval_sets
+from toplora_train.run.prepare.objective import Objective, find_objective
+from toplora_train.run.prepare.special_tokens import SpecialTokens, open_tokenizer, special_tokens
+from toplora_train.train.sampler import steps_for_tokens, steps_in_epoch
+
+
+@dataclass(frozen=True)
+class RunData:
+    """All that is known before any weight is loaded."""
+
+    location: ModelLocation
+    tokenizer: PreTrainedTokenizerBase
+    rows: RowSet
+    objective: Objective
+    wording: str  # how rows become prompts: "chat", "alpaca", or "none" with a head
+    encoded: Encoded[Any]
+    train: list[Any]  # the objective's kind of example
+    validation: list[Any]
+    validation_rows: list[Row]
+    eval_sets: list[EvalSet]
+    contaminated: dict[str, list[str]]  # ids of test rows whose question is trained on, by task
+    tokens_from: str  # whether the tokens were cached, in words
+    truncated_tests: dict[str, int] = field(default_factory=dict)  # rows that a head sees in part
+    head: HeadStart | None = None  # what the head starts as
+    special_tokens: SpecialTokens = field(default_factory=SpecialTokens)  # in the rows' own text
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each row that is trained on."""
+        return [len(example.input_ids) for example in self.train]
+
+
+def prepare(
+    config: RunConfig,
+    *,
+    weights: bool = True,
+    console: Console | None = None,
+    in_turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> RunData:
+    """Read and encode all rows, and prove that they are asked as they are learned.
+
+    Args:
+        config: The run.
+        weights: Whether the model's weights have to be at hand.
+        console: Where the progress of long work is shown; nowhere by default.
+        in_turn: Lets one process of a machine encode before the others, who find its tokens cached.
+
+    Raises:
+        UserError: Something in the input is wrong.
+    """
+    location = locate_model(
+        path=config.model.path,
+        revision=config.model.revision,
+        package=config.model.package,
+        builtin=config.model.builtin,
+        weights=weights,
+    )
+    tokenizer = open_tokenizer(config, location)
+    objective = find_objective(config, tokenizer)
+    dataset = config.dataset
+    data_root = Path(config.data_root) if config.data_root else None
+    rows = training_rows(config, objective, data_root=data_root)
+    eval_sets = read_eval_sets(config.task, dataset, config.evaluation, data_root=data_root)
+    # As the files have them: as a cloze another question may be left of a row.
+    contaminated = contaminated_ids(rows.rows, {one.name: one.rows.rows for one in eval_sets})
+    sizes = {one.name: len(one.rows.rows) for one in eval_sets}
+    validate_overlap(contaminated, sizes, most=dataset.max_overlap)
+    wording = wording_of(rows, objective)
+    if config.evaluation.multiple_choice is not None:  # trained in the form that is evaluated
+        rows = find_method(config.evaluation.multiple_choice).prepare(rows)
+    eval_sets = [match_training_form(one, wording) for one in eval_sets]
+    special = special_tokens(tokenizer, rows.rows, eval_sets, wanted=dataset.special_tokens)
+    eval_sets = special.marked(eval_sets)
+    truncated_tests = {}
+    with in_turn():
+        encoder = Encoder(
+            objective.encoding,
+            tokenizer,
+            folder=cache_folder() / "tokens" if dataset.cache else None,
+            console=console or Console(quiet=True),
+        )
+        encoded, tokens_from = encoder.encode(rows, "training rows")
+        if objective.head is not None:  # a test row that does not fit shows before the training
+            for eval_set in eval_sets:
+                of_test, _ = encoder.encode(eval_set.rows, eval_set.name)
+                truncated_tests[eval_set.name] = of_test.truncated_rows
+    count = len(encoded.examples)
+    held_out = dataset.validation_rows or round(dataset.validation_share * count)
+    learned, held = hold_out(count, held_out, seed=config.seed)
+    return RunData(
+        location=location,
+        tokenizer=tokenizer,
+        rows=rows,
+        objective=objective,
+        wording=wording,
+        encoded=encoded,
+        train=[encoded.examples[index] for index in learned],
+        validation=[encoded.examples[index] for index in held],
+        validation_rows=[rows.rows[encoded.kept[index]] for index in held],
+        eval_sets=eval_sets,
+        contaminated={name: list(ids) for name, ids in contaminated.items()},
+        truncated_tests=truncated_tests,
+        head=None
+        if objective.head is None
+        else start_of_head(location, objective.head, new=config.model.new_head),
+        special_tokens=special,
+        tokens_from=tokens_from,
+    )
+
+
+def wording_of(rows: RowSet, objective: Objective) -> str:
+    """How the rows become prompts.
+
+    Raises:
+        UserError: some are conversations, some are not.
+    """
+    if objective.head is not None:
+        return "none"
+    return "chat" if has_conversations(rows.rows) else "alpaca"
+
+
+def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | None) -> RowSet:
+    """The rows to train on: the sources that are named, or the chosen tasks' own train split."""
+    dataset = config.dataset
+    split = own_split(config)
+    if split is not None:
+        task = next(iter(config.task.values()))
+        return read_rows(
+            task.source,
+            data_root=data_root,
+            subset=task.subset,
+            split=split,
+            revision=task.revision,
+            limit=dataset.limit,
+            parse=objective.parse,
+        )
+    sources = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
+    validate_sources(sources, allowed=dataset.allow_leaks or ())
+    return read_union(
+        sources,
+        data_root=data_root,
+        subset=dataset.subset,
+        split=dataset.split,
+        revision=dataset.revision,
+        limit=dataset.limit,
+        parse=objective.parse,
+    )
+
+
+def total_steps(config: RunConfig, lengths: Sequence[int]) -> int:
+    """The optimizer steps of the whole run on rows of ``lengths`` tokens."""
+    trainer = config.trainer
+    if trainer.max_tokens is not None:
+        return steps_for_tokens(
+            trainer.max_tokens,
+            lengths,
+            batch_size=trainer.batch_size,
+            group_by_length=trainer.group_by_length,
+            seed=config.seed,
+        )
+    return trainer.max_steps or trainer.epochs * steps_in_epoch(len(lengths), trainer.batch_size)

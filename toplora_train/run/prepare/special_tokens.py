@@ -1,0 +1,115 @@
+"""What a run does with special tokens in its rows' own text, and what it says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import RunConfig
+from toplora_train.data.legacy import SUPERVISES_PROMPT
+from toplora_train.data.rows import Row
+from toplora_train.data.special import Found, encode_as_text, find_special
+from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.models.load import load_tokenizer
+from toplora_train.models.locate import ModelLocation
+
+TRAINING = "the training rows"
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """What was found in which rows, and how it is encoded (``keep`` or ``text``)."""
+
+    encoded: str = "keep"
+    found: Mapping[str, Found] = field(default_factory=dict)
+
+    def marked(self, eval_sets: Sequence[EvalSet]) -> list[EvalSet]:
+        """The test sets, those that are asked in other tokens for it marked so."""
+        return [
+            replace(one, special_tokens=self.encoded) if _task(one) in self.found else one
+            for one in eval_sets
+        ]
+
+    @property
+    def sentences(self) -> list[str]:
+        """A line for each set of rows that holds some."""
+        how = (
+            "encoded as the special tokens (dataset.special_tokens=text encodes them as text)"
+            if self.encoded == "keep"
+            else "encoded as text"
+        )
+        return [
+            f"special tokens in the text of {name}: {_listed(found)}, {how}"
+            for name, found in self.found.items()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the report holds."""
+        return {
+            "encoded": self.encoded,
+            "rows": {name: found.rows for name, found in self.found.items()},
+            "tokens": {name: dict(found.tokens) for name, found in self.found.items()},
+        }
+
+
+def open_tokenizer(config: RunConfig, location: ModelLocation) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, which encodes special tokens in a text as the run wants it.
+
+    Raises:
+        UserError: There is none, or it cannot.
+    """
+    tokenizer = load_tokenizer(location)
+    if config.dataset.special_tokens == "text":
+        if config.evaluation.protocol in SUPERVISES_PROMPT:
+            raise UserError(
+                f"evaluation.protocol={config.evaluation.protocol} encodes special tokens as the "
+                "scripts that it reproduces; use dataset.special_tokens=keep or error"
+            )
+        encode_as_text(tokenizer)
+    return tokenizer
+
+
+def special_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    eval_sets: Sequence[EvalSet],
+    *,
+    wanted: str,
+) -> SpecialTokens:
+    """Count the special tokens in the text of all rows.
+
+    Args:
+        tokenizer: The run's.
+        rows: The rows to train on; none where nothing is trained.
+        eval_sets: The rows to be asked.
+        wanted: ``keep``, ``text``, or ``error``, which refuses them.
+
+    Raises:
+        UserError: There are some under ``error``; the message names the first row.
+    """
+    found = {TRAINING: find_special(tokenizer, rows)}
+    for one in eval_sets:
+        found[_task(one)] = find_special(tokenizer, one.rows.rows, outputs=False)
+    found = {name: one for name, one in found.items() if one.rows}
+    if wanted == "error" and found:
+        name, first = next(iter(found.items()))
+        raise UserError(
+            f"{first.first}: holds a special token of the model ({name} hold {_listed(first)}); "
+            "remove it, or set dataset.special_tokens=text (encode it as text) or keep (as the "
+            "special token)"
+        )
+    return SpecialTokens("text" if wanted == "text" else "keep", found)
+
+
+def _task(eval_set: EvalSet) -> str:
+    return f"task {eval_set.name}"
+
+
+def _listed(found: Found) -> str:
+    # Quoted, because Markdown takes <eos> for HTML.
+    times = ", ".join(f"`{token}` {count}x" for token, count in found.tokens.items())
+    return f"{times} in {found.rows} row{'' if found.rows == 1 else 's'}"

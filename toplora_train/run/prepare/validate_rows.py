@@ -1,0 +1,60 @@
+"""Rows that the model cannot read whole, or that nobody could score: refused before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from toplora_train.config.errors import UserError
+from toplora_train.evaluation.methods.base import find_method
+from toplora_train.run.prepare.run_data import RunData
+
+
+def validate_rows(model: nn.Module, run_data: RunData) -> None:
+    """Refuse rows before they cost anything.
+
+    Args:
+        model: The base model; weights are not needed.
+        run_data: The rows.
+
+    Raises:
+        UserError: The tokenizer has tokens that the embedding lacks; a training row is longer than
+            the model's positions; a test row has no label, or
+            one that no answer can be, or its prompt and answer exceed the positions.
+    """
+    _validate_vocabulary(model, run_data.tokenizer)
+    if run_data.objective.head is not None:  # where the tokenizer knows what the model reads
+        return
+    _validate_row_lengths(model, run_data)
+    for eval_set in run_data.eval_sets:
+        find_method(eval_set.kind).validate_rows(model, run_data.tokenizer, eval_set)
+
+
+def _validate_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with ids beyond the embedding: looking one up ends in an index error."""
+    rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]  # a model of transformers
+    beyond = sorted((id, token) for token, id in tokenizer.get_vocab().items() if id >= rows)
+    if beyond:
+        raise UserError(
+            f"the tokenizer has {len(beyond)} more tokens than the model's embedding has rows "
+            f"({rows}), {beyond[0][1]!r} first; use the model's own tokenizer, or resize the "
+            "embedding once (model.resize_token_embeddings(len(tokenizer)) in transformers, save "
+            "both, model.path=FOLDER) and train it: "
+            "adapter.modules_to_save=[embedding and output layer]"
+        )
+
+
+def _validate_row_lengths(model: nn.Module, run_data: RunData) -> None:
+    positions = getattr(model.config, "max_position_embeddings", None)
+    lengths: Sequence[int] = [len(one.input_ids) for one in run_data.encoded.examples]
+    if positions is None or max(lengths) <= positions:
+        return
+    long = [index for index, length in enumerate(lengths) if length > positions]
+    first = run_data.rows.rows[run_data.encoded.kept[long[0]]]
+    raise UserError(
+        f"{len(long)} rows are longer than the model's {positions} positions, such as "
+        f"{first.where} with {lengths[long[0]]} tokens; set dataset.max_length={positions} and "
+        "dataset.overflow=drop or truncate"
+    )

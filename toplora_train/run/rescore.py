@@ -1,0 +1,114 @@
+"""Stored answers read by another protocol's rules: no model, no rows, nothing heavy imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import RunConfig
+from toplora_train.evaluation.predictions import Prediction, read_predictions, write_predictions
+from toplora_train.evaluation.protocol import Protocol, find_protocol
+from toplora_train.evaluation.run_evaluation import Score, count
+from toplora_train.evaluation.statistics import majority_share
+from toplora_train.report.record import TaskScore, protocol_hash
+from toplora_train.run.assemble.evaluation_folder import (
+    finished_report,
+    open_folder,
+    write_evaluation,
+)
+
+
+def rescore(
+    config: RunConfig, run_dir: Path, *, protocol_name: str, name: str, command: str
+) -> tuple[Path, dict[str, Any]]:
+    """Extract and judge a run's stored answers anew.
+
+    The answers themselves stay what they are: prompted and decoded as the run did. The protocol
+    hash is made of the run's own and the name of the rules, so that such scores are compared with
+    their like only.
+
+    Args:
+        config: The run's configuration.
+        run_dir: The run.
+        protocol_name: Whose rules to read by.
+        name: The evaluation's folder below ``run_dir/evaluations``.
+        command: The command line, for the report.
+
+    Returns:
+        The folder and the report in it.
+
+    Raises:
+        UserError: no such run or rules, or answers that were not written.
+    """
+    protocol = find_protocol(protocol_name)
+    run = finished_report(run_dir)
+    rules = {task: (how.extraction, tuple(how.choices)) for task, how in config.task.items()}
+    if config.dataset.test is not None:
+        rules["test"] = (config.dataset.test_extraction, ())
+    tasks: dict[str, TaskScore] = {}
+    tuned: dict[str, list[Prediction]] = {}
+    base: dict[str, list[Prediction]] = {}
+    for task, before in run["tasks"].items():
+        if before.get("kind", "generate") != "generate":
+            raise UserError(
+                f"task {task}: its answers were not written (kind {before['kind']}), so there is "
+                "no text to read by other rules"
+            )
+        extraction, choices = rules[task]
+        stored = run_dir / "predictions" / f"{task}.jsonl"
+        beside = run_dir / "predictions" / f"{task}.base.jsonl"
+        tuned[task] = read_by(protocol, read_predictions(stored), extraction, choices)
+        if before["base_value"] is not None:
+            base[task] = read_by(protocol, read_predictions(beside), extraction, choices)
+        tasks[task] = _task_score(tuned[task], base.get(task))
+    if not tasks:
+        raise UserError(f"{run_dir} has no scores, so no answers to read")
+    folder = open_folder(run_dir, name)
+    for suffix, predictions in (("", tuned), (".base", base)):
+        for task, found in predictions.items():
+            write_predictions(folder / "predictions" / f"{task}{suffix}.jsonl", found)
+    report = write_evaluation(
+        folder,
+        run_dir,
+        command=command,
+        protocol=f"{run['protocol']}, read by the rules of {protocol.name}",
+        protocol_hash=protocol_hash({}, 0, f"{run['protocol_hash']} by {protocol.name}", None),
+        tasks=tasks,
+        predictions=tuned,
+        contamination=run["data"]["contamination"],
+        note=(
+            f"The answers are the run's own, read and judged by the rules of {protocol.name}; they "
+            "were not asked or decoded by that protocol."
+        ),
+    )
+    return folder, report
+
+
+def read_by(
+    protocol: Protocol, predictions: Sequence[Prediction], extraction: str, choices: Sequence[str]
+) -> list[Prediction]:
+    """The same outputs with the answers that the protocol finds in them."""
+    found = []
+    for prediction in predictions:
+        answer = protocol.extract(prediction.output, extraction, choices)
+        correct = protocol.is_correct(answer, prediction.label, extraction)
+        found.append(replace(prediction, prediction=answer, correct=correct))
+    return found
+
+
+def _task_score(tuned: Sequence[Prediction], base: Sequence[Prediction] | None) -> TaskScore:
+    score: Score = count(tuned)
+    beside = count(base) if base is not None else None
+    return TaskScore(
+        metric=score.metric,
+        value=score.value,
+        n=score.n,
+        ci95=score.ci95,
+        base_value=beside.value if beside else None,
+        base_ci95=beside.ci95 if beside else None,
+        majority_value=majority_share([prediction.label for prediction in tuned]),
+        seconds=score.seconds,
+    )
