@@ -70,6 +70,7 @@ from toplora_train.train.checkpoint import (
 )
 from toplora_train.train.loop import train
 from toplora_train.train.sanity_checks import Beginning
+from toplora_train.train.settings import LoopSettings, TrainingData
 from toplora_train.train.signals import interrupt_at_once, interrupt_later
 
 PROBE_ROWS = 4
@@ -317,6 +318,22 @@ def fine_tune(
     torch.manual_seed(config.seed * accelerator.num_processes + accelerator.process_index)
     if checkpoint is not None:
         load_checkpoint(checkpoint, model=adapted, optimizer=optimizer, accelerator=accelerator)
+    settings = LoopSettings(
+        total_steps=total,
+        learning_rate=learning_rate(
+            config.optimizer, total_steps=total, protocol=config.evaluation.protocol
+        ),
+        batch_size=trainer.batch_size,
+        micro_batch_size=micro_batch_size,
+        group_by_length=trainer.group_by_length,
+        max_grad_norm=trainer.max_grad_norm,
+        seed=config.seed,
+        log_every=trainer.log_every,
+        eval_every=trainer.eval_every,
+        save_every=trainer.save_every,
+        keep=trainer.keep,
+        checkpoints=run_dir / "checkpoints",
+    )
     with (
         training_layers(adapted, trainer, run_data, accelerator=accelerator),
         interrupt_later() as interruption,
@@ -333,26 +350,15 @@ def fine_tune(
         for record in train(
             model,
             optimizer,
-            run_data.train,
-            run_data.validation,
-            accelerator=accelerator,
-            learning_rate=learning_rate(
-                config.optimizer, total_steps=total, protocol=config.evaluation.protocol
+            TrainingData(
+                run_data.train,
+                run_data.validation,
+                run_data.objective.training_collate,
+                run_data.objective.loss,
             ),
+            settings,
             start=start,
-            total_steps=total,
-            batch_size=trainer.batch_size,
-            micro_batch_size=micro_batch_size,
-            group_by_length=trainer.group_by_length,
-            max_grad_norm=trainer.max_grad_norm,
-            collate=run_data.objective.training_collate,
-            loss=run_data.objective.loss,
-            seed=config.seed,
-            log_every=trainer.log_every,
-            eval_every=trainer.eval_every,
-            save_every=trainer.save_every,
-            keep=trainer.keep,
-            checkpoints=run_dir / "checkpoints",
+            accelerator=accelerator,
             interruption=interruption,
             should_stop=lambda: selection is not None and selection.exhausted,
         ):
