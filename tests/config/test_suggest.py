@@ -2,7 +2,7 @@
 
 import pytest
 
-from toplora_train.config.suggest import SYNONYMS, hint, nearest_key, nearest_name
+from toplora_train.config.suggest import SYNONYMS, hint, nearest_key, nearest_name, not_found
 
 KNOWN = [
     "model",
@@ -64,3 +64,9 @@ def test_no_synonym_is_itself_a_key_of_the_schema():
     existing = {key.rpartition(".")[2] for key in known_keys(known_tree("lora", ["boolq"]))}
     assert not SYNONYMS.keys() & existing
     assert set(SYNONYMS.values()) <= existing
+
+
+def test_an_unknown_name_is_reported_with_the_nearest_and_all_known_ones():
+    assert not_found("task", "cola", ["boolq"]) == "no task named 'cola'; known: boolq"
+    nearest = "no task named 'colla'; did you mean 'cola'? known: boolq, cola"
+    assert not_found("task", "colla", ["boolq", "cola"]) == nearest

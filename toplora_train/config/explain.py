@@ -23,9 +23,8 @@ from toplora_train.config.compose import chosen_files, load_yaml, yaml_problem
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import conf_dir, groups, options, readable
 from toplora_train.config.origin import find_choice
-from toplora_train.config.suggest import hint, nearest_key, nearest_name
+from toplora_train.config.suggest import hint, nearest_key, not_found
 
-PLURALS = {"evaluation": "evaluations", "launch": "launchers"}
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 
@@ -91,10 +90,7 @@ def _no_such_option(text: str, place: str, overrides: Sequence[str], own: Sequen
         typed = {chosen_group: option for chosen_group, _, option in words}
         path = find_choice(group, name, chosen_files(typed, own))
         place = f"{readable(path)}: " if path is not None else ""
-    known = list(options(group, own))
-    guess = hint(nearest_name(name, known)) or ";"
-    plural = PLURALS.get(group, f"{group}s")
-    return f"{place}no {group} named '{name}'{guess} {plural}: {', '.join(known)}"
+    return place + not_found(group, name, options(group, own))
 
 
 def _refused_key(key: str, overrides: Sequence[str], own: Sequence[Path]) -> str:
