@@ -1,4 +1,4 @@
-"""The resolved configuration as a file: what the parent decided and the worker reads."""
+"""The resolved configuration as a file, written by the parent and read by the workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RUN_CONFIG = TypeAdapter(RunConfig)
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    """Write the configuration as plain YAML, whole or not at all."""
+    """Write the configuration as plain YAML, atomically."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=1000)
     aside.write_text(text, encoding="utf-8")
@@ -25,13 +25,13 @@ def write_config(config: RunConfig, path: Path) -> None:
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read what :func:`write_config` wrote.
+    """Read a file that :func:`write_config` wrote.
 
     Raises:
-        UserError: there is no such file, or it is not a configuration of this version.
+        UserError: the file does not exist, or is not a configuration of this version.
     """
     if not path.is_file():
-        raise UserError(f"{path.parent} is not a run directory: it has no {path.name}")
+        raise UserError(f"{path.parent} is not a run directory: it does not contain {path.name}")
     try:
         return _RUN_CONFIG.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
@@ -52,7 +52,7 @@ def plain(config: RunConfig) -> dict[str, Any]:
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """The configuration by dotted key, for comparing two of them."""
+    """The configuration by dotted key, for comparisons."""
     found: dict[str, Any] = {}
 
     def collect(prefix: str, value: Any) -> None:
