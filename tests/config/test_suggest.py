@@ -1,4 +1,4 @@
-"""The nearest key is the one a person would have meant."""
+"""The nearest key is the one the user most likely meant."""
 
 import pytest
 
@@ -37,11 +37,11 @@ KNOWN = [
         ("model.torch_dtype", "model.dtype"),
     ],
 )
-def test_a_misspelt_or_foreign_key_leads_to_the_one_that_exists(unknown: str, meant: str):
+def test_a_misspelt_or_foreign_key_suggests_the_known_one(unknown: str, meant: str):
     assert nearest_key(unknown, KNOWN) == meant
 
 
-def test_the_same_group_is_looked_at_before_the_others():
+def test_the_same_group_is_searched_first():
     assert nearest_key("evaluation.bs", KNOWN) == "evaluation.batch_size"
     assert nearest_key("trainer.bs", KNOWN) == "trainer.batch_size"
 
@@ -51,7 +51,7 @@ def test_a_key_like_no_other_has_no_suggestion():
     assert hint(None) == ""
 
 
-def test_a_name_may_be_meant_by_its_beginning():
+def test_a_name_can_be_matched_by_its_beginning():
     recipes = ["llama3_commonsense", "smoke", "smollm2_commonsense"]
     assert nearest_name("lama3", recipes) == "llama3_commonsense"
     assert nearest_name("smoek", recipes) == "smoke"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from toplora_train.config.aside import write_aside
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import RunConfig
 
@@ -18,10 +18,8 @@ _RUN_CONFIG = TypeAdapter(RunConfig)
 
 def write_config(config: RunConfig, path: Path) -> None:
     """Write the configuration as plain YAML, atomically."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=1000)
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    write_aside(path, text.encode())
 
 
 def read_config(path: Path) -> RunConfig:
