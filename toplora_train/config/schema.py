@@ -1,13 +1,13 @@
-"""The configuration as frozen dataclasses: every key that exists, its type and its bounds.
+"""The configuration as frozen dataclasses: every key with its meaning, type, bounds and default.
 
-Hydra composes YAML; :mod:`toplora_train.config.check` turns the result into these; everything
-below ``config/`` is handed plain values taken from them. The adapter's own keys are not here: their
-schema is the adapter's own file ``conf/adapter/NAME.yaml``: adding an adapter touches no other one.
+Hydra composes YAML; :mod:`toplora_train.config.check` turns the result into these classes, and the
+code below ``config/`` gets plain values taken from them. The adapter's own keys are not here: their
+schema is ``conf/adapter/NAME.yaml``, so that a new adapter changes no other file.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -18,7 +18,7 @@ STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
 
 def _no_truth_value(value: object) -> object:
-    """Python and pydantic count true as 1; a configuration that says so is a slip."""
+    """Reject booleans, which pydantic would accept as 0 and 1."""
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
@@ -29,25 +29,37 @@ PositiveInt = Annotated[int, Field(ge=1), _Number]
 NonNegativeInt = Annotated[int, Field(ge=0), _Number]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _Number]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1), _Number]  # what NumPy's generators take too
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1), _Number]  # NumPy's range
 Fraction = Annotated[float, Field(ge=0, lt=1), _Number]
 LENGTH = frozenset({"trainer.epochs", "trainer.max_steps", "trainer.max_tokens"})
-"""The keys that say when a run ends."""
+"""The keys that set the length of a run."""
 RowKey = Literal["instruction", "input", "output", "answer", "messages", "id"]
 Method = Annotated[str, AfterValidator(method_name)]
 LanguageMethod = Annotated[str, AfterValidator(language_method)]
 Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+ProtocolName = Literal["clean", "legacy.toplora", "legacy.llm_adapters"]
+PROTOCOLS: tuple[str, ...] = get_args(ProtocolName)
+"""The names of the evaluation protocols."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class ModelSettings:
-    """Which base model, from where, and in which number format its weights are kept.
+    """The base model, where it comes from, and the data type of its weights.
 
-    ``path`` is a hub id or a local folder; ``builtin`` names a model made in code instead;
-    ``package`` is an installed package that carries the same weights, used where no hub is at hand.
-    ``quantization`` keeps the linear layers in 4 bits (NF4, QLoRA) or 8 bits by bitsandbytes;
-    ``dtype`` is then what they are computed in. ``new_head`` draws a new head though the checkpoint
-    has one for the task's classes or for others.
+    Attributes:
+        name: The option's name, used in reports and directory names.
+        path: Hub id or local folder. Give either ``path`` or ``builtin``.
+        revision: Branch, tag or commit on the hub; null is the default branch. With a revision
+            ``package`` is not used.
+        builtin: A model that is constructed in code instead of loaded: ``tiny``.
+        package: An installed Python package that carries the same weights as ``path``. It is used
+            if the model is not in the hub's cache.
+        dtype: Data type of the base weights. With ``quantization`` it is the compute data type.
+        attention: Attention implementation of transformers.
+        quantization: Quantize the linear layers with bitsandbytes: ``4bit`` (NF4, as in QLoRA) or
+            ``8bit``; null does not quantize.
+        new_head: Initialize a new classification or regression head even if the checkpoint has
+            one, be it for the task's classes or for others.
     """
 
     name: str
@@ -63,24 +75,41 @@ class ModelSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class DatasetSettings:
-    """The rows to train on and how they become tokens.
+    """The training rows and how they are tokenized.
 
-    ``train`` and ``test`` are sources (see :mod:`toplora_train.data.sources`). A ``test`` source is
-    evaluated as one more task, named ``test``. ``train: task:SPLIT`` stands for that split of the
-    chosen task's own source. ``max_length`` counts tokens, EOS included. ``validation_rows`` of
-    the rows, or ``validation_share`` of them, are held out.
-    ``overflow`` says what happens to a longer row: ``error`` stops, ``drop`` leaves it out,
-    ``truncate`` cuts the response (and with it EOS); the report counts them in every case.
-    ``special_tokens`` says how a special token of the model in a row's own text is encoded, such as
-    ``<|im_end|>`` in a message: ``keep``, as the special token; ``text``, as its letters; ``error``
-    stops. They are counted in every case, in training and test rows.
-    ``fields`` names the keys of rows that call them otherwise, ``{instruction: question}``;
-    ``format`` names a well-known set whose rows take more than that to become ours (see
-    :mod:`toplora_train.data.formats`). A test set of which more than ``max_overlap`` is asked in
-    the training rows too stops the run; files known to hold test rows do unless ``allow_leaks``
-    names them. ``cache`` keeps the tokens for the next run on the same rows, below
-    ``$TOPLORA_CACHE`` or the user's cache folder; the least recently used are removed where all
-    take more than ``$TOPLORA_CACHE_LIMIT`` (10 GiB).
+    Attributes:
+        name: The option's name, used in reports and directory names.
+        train: One source or several (see :mod:`toplora_train.data.sources`): a file, a folder or a
+            hub data set. ``task:SPLIT`` is that split of the chosen task's own source.
+        test: A source of test rows. It is evaluated as an additional task named ``test``.
+        subset: Configuration name of the hub data set in ``train``.
+        split: Split of the hub data set or folder in ``train``; a single file is read whole.
+        revision: Branch, tag or commit of the hub data set in ``train``.
+        limit: Use only the first so many rows of each training source; null uses all of them.
+        validation_rows: Number of training rows held out for validation; 0 holds out none. Give
+            either this or ``validation_share``.
+        validation_share: Fraction of the training rows held out for validation.
+        max_length: Maximum length of a row in tokens, including EOS.
+        overflow: What happens to a longer row: ``error`` stops the run, ``drop`` skips the row,
+            ``truncate`` cuts the end of the response, including EOS. The report counts these rows
+            in every case.
+        special_tokens: How a special token that occurs in a row's own text, such as
+            ``<|im_end|>`` in a message, is tokenized: ``keep`` as the special token, ``text`` as
+            ordinary text, ``error`` stops the run. Training and test rows are counted in every
+            case.
+        test_extraction: How the answer is read from a response to a row of ``test``, as
+            ``task.NAME.extraction``.
+        test_max_new_tokens: Maximum number of tokens generated for a row of ``test``.
+        fields: Maps our keys to those of your rows: ``{instruction: question}``.
+        format: A well-known row format that ``fields`` cannot describe (see
+            :mod:`toplora_train.data.formats`); null is the project's own.
+        max_overlap: Largest allowed fraction of a test set's questions that also occur in the
+            training rows; above it the run stops, and 1 disables the check.
+        allow_leaks: Training files known to contain test rows that may be used anyway; any other
+            such file stops the run.
+        cache: Cache the tokenized rows in ``$TOPLORA_CACHE`` or the user's cache folder. The least
+            recently used entries are removed when the cache exceeds ``$TOPLORA_CACHE_LIMIT``
+            (10 GiB).
     """
 
     name: str
@@ -106,14 +135,32 @@ class DatasetSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class TaskSettings:
-    """One thing to be good at: where its test rows are, how it is asked and how it is scored.
+    """A task to evaluate: its test rows, how the model answers, and how answers are scored.
 
-    ``kind`` says how the model answers: ``generate`` writes, ``choose`` takes the most probable of
-    ``choices``, ``classify`` and ``regress`` ask a head. ``response`` is the sentence in which the
-    training rows give an answer, ``{answer}`` standing for it; ``choose`` needs it.
-    ``text``, ``text_pair`` and ``label`` are the columns of rows that a head is asked about;
-    ``choices`` then names the classes in the order of their numbers. ``metric`` makes the score,
-    the metrics in ``also`` stand beside it; what is not an accuracy needs a head.
+    Attributes:
+        name: The task's name, the same as in ``task=[NAME]``.
+        source: Where the test rows are (see :mod:`toplora_train.data.sources`).
+        subset: Configuration name of a hub data set.
+        split: Split to evaluate; a single file is read whole.
+        revision: Branch, tag or commit of a hub data set.
+        kind: How the model answers: ``generate`` produces text, ``choose`` takes the most probable
+            of ``choices``, ``cloze`` scores the words of each answer, ``classify`` and ``regress``
+            use a head.
+        extraction: How the answer is read from a generated response: ``number`` takes the stated or
+            last number, ``choice`` the stated or only choice, ``exact`` the whole text.
+        choices: The possible answers. For ``classify``, the class names in the order of their
+            label ids.
+        response: The sentence that states an answer in the training rows, with ``{answer}`` as the
+            placeholder. Required by ``choose``.
+        text: Column with the text to classify. For tasks with a head only.
+        text_pair: Column with a second text; null if there is only one.
+        label: Column with the label. For tasks with a head only.
+        metric: The metric that is the task's score; all but ``accuracy`` need a head.
+        also: Additional metrics to report.
+        max_new_tokens: Maximum number of tokens generated per row.
+        licence: Licence of the test rows, for ``plan=true``; it does not affect results.
+        version: Version of the task's definition, part of the protocol's hash. Raise it when a
+            change makes scores incomparable.
     """
 
     name: str
@@ -137,11 +184,12 @@ class TaskSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class SharedAdapterSettings:
-    """Keys of every adapter's group, beside its own in ``conf/adapter/NAME.yaml``.
+    """The keys that every adapter has, in addition to those in ``conf/adapter/NAME.yaml``.
 
-    ``start_from`` is the adapter whose tensors this one starts with: a finished run, a folder in
-    PEFT's format, or a hub id, ``owner/name`` or ``owner/name@revision``. Method, shapes and
-    scaling have to be the same; the head of another task is not taken over.
+    Attributes:
+        start_from: Initialize from another adapter: a finished run, a folder in PEFT's format, or a
+            hub id, ``owner/name`` or ``owner/name@revision``. Method, shapes and scaling must
+            match; the head of another task is not loaded. Null initializes a new adapter.
     """
 
     start_from: str | None = None
@@ -149,10 +197,21 @@ class SharedAdapterSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class OptimizerSettings:
-    """AdamW and its learning-rate schedule; ``warmup_steps`` replaces ``warmup_ratio``.
+    """The optimizer and its learning-rate schedule.
 
-    ``lr_multipliers`` maps patterns of parameter names to factors of ``lr``, ``no_decay`` lists
-    patterns of what is not decayed, and ``ratio`` is LoRA+'s: how much faster B learns than A.
+    Attributes:
+        name: ``adamw``, ``adamw8bit`` (moments in 8 bits, bitsandbytes), ``loraplus`` (LoRA+) or
+            ``muon`` (Muon for matrices, AdamW for other tensors).
+        lr: Peak learning rate.
+        betas: Decay rates of AdamW's two moments.
+        eps: Added to AdamW's denominator.
+        weight_decay: Decoupled weight decay of matrices; vectors are not decayed.
+        lr_multipliers: Maps patterns of parameter names to factors of ``lr``.
+        no_decay: Patterns of parameter names that are excluded from weight decay.
+        ratio: Learning rate of B divided by that of A. Required by ``loraplus``, and only there.
+        schedule: Shape of the learning rate after warm-up.
+        warmup_steps: Number of warm-up steps. Null uses ``warmup_ratio``; give one of them.
+        warmup_ratio: Warm-up as a fraction of all steps.
     """
 
     name: Literal["adamw", "loraplus", "adamw8bit", "muon"]
@@ -170,25 +229,39 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class TrainerSettings:
-    """How the rows are stepped through.
+    """The training loop: batches, length of the run, checkpoints and model selection.
 
-    ``batch_size`` is the number of rows per optimizer step over all processes;
-    ``micro_batch_size`` the number per forward pass, at most ``batch_size``, or ``auto`` for the
-    most that fit the memory.
-    ``max_steps`` replaces ``epochs`` where given; so does ``max_tokens``, which ends the run, and
-    the learning rate's schedule, with the step that reaches so many tokens of rows.
-    ``batching: packed`` lays the rows of a forward pass end to end instead of padding them; before
-    the first step the model is shown to keep them apart. ``deterministic`` refuses operations whose
-    result differs from run to run on the same machine.
-    ``log_every``, ``save_every`` and ``eval_every`` count optimizer steps; 0 means never.
-    ``keep`` is the number of newest checkpoints kept on disk.
-    ``select: best`` ends with the adapter that does best on the held-out rows: of a language model
-    at every ``eval_every``, by their loss; of a head at every epoch's end, by its metric, which is
-    what null stands for where rows are held out. ``select_by`` chooses between the two; a language
-    model's metric is the share of held-out rows that it answers rightly, asked at ``eval_every`` as
-    the tasks are. After ``patience`` judgements without a better one training ends.
-    ``compile`` names torch.compile's backend for the model's layers: inductor, or aot_eager, which
-    needs no compiler and gains nothing. Their loss is shown to stay the same before the first step.
+    Attributes:
+        name: The option's name.
+        batch_size: Rows per optimizer step, over all processes.
+        micro_batch_size: Rows per forward pass and process, at most ``batch_size``; ``auto`` finds
+            the largest number that fits in memory. Gradients are accumulated over the rest.
+        epochs: Passes over the training rows.
+        max_steps: End after this many optimizer steps instead of ``epochs``.
+        max_tokens: End with the step that reaches this many training tokens, padding not counted,
+            instead of ``epochs``. The learning-rate schedule ends there too.
+        max_grad_norm: Clip the norm of the gradients at this value; 0 disables clipping.
+        mixed_precision: Autocast: ``bf16``, ``fp16`` or ``no``.
+        activation_checkpointing: Recompute activations in the backward pass to save memory.
+        compile: Backend of torch.compile for the model's layers: ``inductor``, or ``aot_eager``,
+            which needs no compiler and gives no speedup. Before the first step the loss is checked
+            to be the same as without; null does not compile.
+        deterministic: Refuse operations whose result varies from run to run on the same machine.
+        batching: ``padded`` pads the rows of a forward pass; ``packed`` concatenates them instead,
+            after a check before the first step that the model keeps them apart. Packing is for
+            language models.
+        group_by_length: Batch rows of similar length together, for less padding.
+        log_every: Optimizer steps between log lines.
+        save_every: Optimizer steps between checkpoints; 0 saves only the last one.
+        eval_every: Optimizer steps between evaluations on the held-out rows; 0 disables them.
+        select: ``last`` keeps the last adapter, ``best`` the one with the best validation result:
+            a language model is evaluated every ``eval_every`` steps, a head after every epoch. Null
+            is ``best`` for a head with held-out rows, otherwise ``last``.
+        select_by: What ``best`` compares, both on the held-out rows: ``loss``, or ``metric``: that
+            of the head, or a language model's accuracy, evaluated as the tasks are. Null is the
+            metric for a head and the loss for a language model.
+        patience: Stop after this many evaluations without improvement; null never stops early.
+        keep: Number of most recent checkpoints kept on disk.
     """
 
     name: str = "default"
@@ -215,18 +288,25 @@ class TrainerSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluationSettings:
-    """How the tasks are scored; ``limit`` is the number of rows taken of each task.
+    """How the tasks are evaluated.
 
-    ``protocol`` names how rows are worded, decoded and read (the legacy ones are for reproducing
-    published numbers, and train on their own strings too). ``multiple_choice`` says how every task
-    with choices is asked, whatever the task's own ``kind``: the answer is generated, or chosen by
-    its log-likelihood; or, as a cloze, each answer's own words are scored after the question alone,
-    and the rows to train on are learned in that form too. ``option_score: mean`` divides a
-    log-likelihood by its number of tokens; null is the sum, and for a cloze the mean.
+    Attributes:
+        name: The option's name.
+        protocol: How rows are formatted, decoded and parsed. The ``legacy`` protocols reproduce
+            published numbers and format the training rows in their own way too.
+        multiple_choice: The answering method of every task with choices, in place of the task's
+            ``kind``: ``generate``, ``choose`` (by log-likelihood) or ``cloze`` (the words of each
+            answer are scored given the question alone, and training rows are formatted so too).
+            Null keeps each task's own.
+        option_score: ``sum`` or ``mean`` of a choice's token log-likelihoods. Null is the sum, for
+            ``cloze`` the mean.
+        batch_size: Rows per forward pass.
+        limit: Evaluate only the first so many rows of each task; null evaluates all of them.
+        base: Evaluate the base model as well.
     """
 
     name: str = "default"
-    protocol: Literal["clean", "legacy.toplora", "legacy.llm_adapters"] = "clean"
+    protocol: ProtocolName = "clean"
     multiple_choice: LanguageMethod | None = None
     option_score: Literal["sum", "mean"] | None = None
     batch_size: PositiveInt = 32
@@ -236,7 +316,14 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class TrackerSettings:
-    """Where metrics go besides the run directory."""
+    """Where metrics are logged in addition to the run directory.
+
+    Attributes:
+        name: ``none`` or ``wandb`` (Weights & Biases).
+        project: Project of the tracker.
+        entity: User or team of the tracker; null is the account's default.
+        group: Group of the run; null sets none.
+    """
 
     name: Literal["none", "wandb"]
     project: str = "toplora-train"
@@ -246,9 +333,14 @@ class TrackerSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class LaunchSettings:
-    """How many worker processes, on which kind of device, joined by which engine.
+    """Worker processes, their device, and how the work is distributed.
 
-    ``processes: auto`` is one per GPU, or one on a CPU. ``zero3`` is another name of ``fsdp2``.
+    Attributes:
+        name: The option's name.
+        processes: Number of processes; ``auto`` is one per GPU, or one on a CPU.
+        engine: How several processes train: ``ddp`` (replicated), ``fsdp2`` (fully sharded) or
+            ``zero2`` (gradients and optimizer state sharded). ``zero3`` is an alias of ``fsdp2``.
+        device: Device type; ``auto`` takes the best one available.
     """
 
     name: str = "local"
@@ -259,10 +351,16 @@ class LaunchSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class ExpectedSettings:
-    """What somebody published for an adapter in a recipe's setting, accuracy in %, and where.
+    """Published scores for a recipe, which the report compares with the measured ones.
 
-    ``r`` None speaks of every rank. ``protocol`` is what the numbers were made with; ``start`` what
-    the adapter was trained from where that was not the base model alone.
+    Attributes:
+        adapter: Name of the adapter.
+        source: Where the scores were published.
+        protocol: How they were measured.
+        r: The rank they apply to; null applies to every rank.
+        start: What the adapter was initialized from; null is the base model alone.
+        scores: Score of each task in %.
+        average: Mean score in %, if published.
     """
 
     adapter: str
@@ -278,12 +376,29 @@ class ExpectedSettings:
 class RunConfig:
     """A whole run, as stored in ``config.yaml`` of the run directory.
 
-    ``resume: auto`` goes on from the newest checkpoint in ``output_dir``; ``extend`` trains a
-    finished run for longer.
-    ``plan`` shows what is known before the first step and stops; it never uses the network.
-    ``plan_for`` names the device it is made for, of :mod:`toplora_train.models.devices`, instead of
-    the machine at hand. ``prefetch`` fetches the rows and the model and stops; together with
-    ``plan`` all but the model's weights, and then the plan is shown.
+    Attributes:
+        model: The base model.
+        dataset: The training rows.
+        adapter: The adapter: its name and the keys of ``conf/adapter/NAME.yaml``.
+        optimizer: The optimizer and its schedule.
+        trainer: The training loop.
+        evaluation: How the tasks are evaluated.
+        tracker: Where metrics are logged.
+        launch: Processes and devices.
+        output_dir: The run directory; null on the command line is a new one below ``runs/``.
+        task: The tasks to evaluate, by name.
+        expected: Published scores to compare with.
+        seed: Seed of every random number generator.
+        data_root: A local mirror of data sets that is searched before the hub.
+        resume: ``auto`` resumes from the newest checkpoint in ``output_dir``; ``extend`` trains a
+            finished run for longer. Null starts a new run.
+        plan: Show what is known before the first step, then stop. Never uses the network.
+        plan_for: The device to plan for (see :mod:`toplora_train.models.devices`); null is this
+            machine. Needs ``plan``.
+        prefetch: Download the rows and the model, then stop. With ``plan``, download all but the
+            model's weights, then show the plan.
+        recipe: Name of the recipe; filled in by the program.
+        command: The command line; filled in by the program.
     """
 
     model: ModelSettings
@@ -308,5 +423,5 @@ class RunConfig:
 
     @property
     def trains(self) -> bool:
-        """Whether it is more than a plan or a download."""
+        """Whether the run trains, rather than only plans or downloads."""
         return not (self.plan or self.prefetch)
