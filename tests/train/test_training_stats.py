@@ -18,7 +18,7 @@ from toplora_train.train.training_stats import (
 
 
 @pytest.mark.parametrize("rank", [1, 3, 6])
-def test_equal_singular_values_count_as_so_many_ranks(rank: int):
+def test_equal_singular_values_give_their_number_as_effective_rank(rank: int):
     A = torch.linalg.qr(torch.randn(20, 8))[0].T.contiguous()
     B = torch.linalg.qr(torch.randn(30, 8))[0]
     B[:, rank:] = 0
@@ -34,7 +34,7 @@ def test_the_effective_rank_is_that_of_the_whole_matrix():
     assert effective_rank(A, torch.zeros(30, 5)) == 0.0
 
 
-def test_norms_are_those_of_the_tensors_and_of_the_step_by_module():
+def test_norms_are_of_the_adapter_and_of_each_modules_update():
     model = lora_model()
     before = trainable_tensors(model)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_norms_are_those_of_the_tensors_and_of_the_step_by_module():
 
 
 @pytest.mark.parametrize("name", adapter_names())
-def test_every_adapter_can_be_watched(name: str):
+def test_every_adapter_has_training_stats(name: str):
     settings, _ = adapter_defaults(name)
     if name == "peft":
         settings |= {"peft_type": "LOHA", "settings": {"r": 4, "target_modules": ["q_proj"]}}
@@ -64,13 +64,13 @@ def test_every_adapter_can_be_watched(name: str):
     assert ("effective_rank" in told) == (name in ("lora", "genlora", "tenslora"))
 
 
-def test_a_tensor_that_all_share_is_named_itself():
+def test_a_shared_tensor_keeps_its_own_name():
     assert module_of("base_model.tenslora_core.default") == "tenslora_core"
     name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight"
     assert module_of(name) == module_of(f"module.{name}") == "model.layers.0.mlp.up_proj"
 
 
-def test_logged_steps_tell_what_is_watched_and_no_others(tmp_path):
+def test_training_stats_are_recorded_at_logged_steps_only(tmp_path):
     model = lora_model()
     for record in start_training(model, adamw(model), tmp_path, log_every=3, total_steps=4):
         assert bool(record.training_stats) == record.logged

@@ -1,1 +1,1 @@
-"""One loop, one step."""
+"""The training loop and what it is made of."""
