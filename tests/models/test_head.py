@@ -96,7 +96,7 @@ def test_a_checkpoint_that_lacks_more_than_the_head_is_refused_unless_it_is_trai
         load_model(location, dtype="float32", head=head)
     assert str(error.value) == (
         "owner/small: its checkpoint has no weights for bert.pooler.dense, which would stay random;"
-        " train that part whole: adapter.modules_to_save=[pooler]"
+        " train the whole module: adapter.modules_to_save=[pooler]"
     )
     load_model(location, dtype="float32", head=head, trained_whole=["pooler"])
 

@@ -47,13 +47,13 @@ def test_no_path_at_all_names_the_key():
 @pytest.mark.parametrize("key", ["path", "revision", "package"])
 def test_what_the_built_in_model_has_no_use_for_is_refused(key: str):
     settings = {"path": None, "revision": None, "package": None} | {key: "x"}
-    with pytest.raises(UserError, match=rf"^model\.{key}=x says nothing of the built-in model"):
+    with pytest.raises(UserError, match=rf"^model\.{key}=x does not apply to the built-in model"):
         locate_model(builtin="tiny", **settings)
 
 
 def test_a_folder_has_no_revision(tmp_path: Path):
     tiny_model().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"model\.revision=v2 is of a model on the hub"):
+    with pytest.raises(UserError, match=r"model\.revision=v2 applies to models on the hub"):
         locate(str(tmp_path), revision="v2")
 
 

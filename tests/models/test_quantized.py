@@ -39,7 +39,7 @@ def test_what_was_repacked_already_is_refused_by_name():
     model = layer()
     model[0].weight.quant_state.packing_format_for_cpu = True
     with pytest.raises(
-        UserError, match=r"^0 is a 4-bit layer that was evaluated on the CPU already"
+        UserError, match=r"^0 is a 4-bit layer that was already evaluated on the CPU"
     ):
         keep_trainable(model)
 

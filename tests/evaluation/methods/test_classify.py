@@ -43,7 +43,7 @@ def evaluate(asked: list[Row], batch_size: int = 7, choices: tuple[str, ...] = A
 
 
 @pytest.mark.parametrize("metric", ["matthews", "f1"])
-def test_the_scores_are_scikit_learns_on_the_stored_predictions(tmp_path: Path, metric: str):
+def test_scores_equal_scikit_learns_on_the_stored_predictions(tmp_path: Path, metric: str):
     with PredictionFile(tmp_path / "rte.jsonl") as file:
         score, predictions = evaluate(rows(), metric=metric, also=["accuracy"])
         file.finish(predictions)
@@ -61,7 +61,7 @@ def test_the_scores_are_scikit_learns_on_the_stored_predictions(tmp_path: Path, 
     assert replace(again, seconds=score.seconds) == score
 
 
-def test_predictions_stand_in_the_order_of_the_rows_and_show_what_was_asked():
+def test_predictions_are_in_row_order_and_show_the_text():
     asked = rows()
     _, predictions = evaluate(asked)
     assert [prediction.id for prediction in predictions] == [row.id for row in asked]
@@ -76,10 +76,10 @@ def test_predictions_stand_in_the_order_of_the_rows_and_show_what_was_asked():
 def test_the_batch_size_changes_no_answer():
     texts = {size: [p.output for p in evaluate(rows(), size)[1]] for size in (1, 7, 32)}
     assert texts[1] == texts[7] == texts[32]
-    assert len(set(texts[1])) == 2  # else nothing was shown
+    assert len(set(texts[1])) == 2  # else the test proves nothing
 
 
-def test_the_outputs_are_the_models_own():
+def test_head_outputs_equal_the_models_logits():
     examples_model = model()
     tokenizer = tiny_tokenizer()
     _, predictions = evaluate(rows(5))
@@ -89,7 +89,7 @@ def test_the_outputs_are_the_models_own():
         assert prediction.prediction == ANSWERS[int(logits.argmax())]
 
 
-def test_numbers_are_predicted_as_numbers_without_scores():
+def test_regression_predictions_have_no_scores():
     asked = [replace(row, answer=str(index / 5)) for index, row in enumerate(rows())]
     score, predictions = evaluate(asked, choices=(), metric="pearson", also=["spearman"])
     assert score.metric == "pearson"
@@ -100,7 +100,7 @@ def test_numbers_are_predicted_as_numbers_without_scores():
     )
 
 
-def test_finished_predictions_are_taken_over_and_the_score_is_the_same():
+def test_finished_predictions_are_reused_and_the_score_is_the_same():
     whole, predictions = evaluate(rows())
     asked_again: list[Prediction] = []
     finished = {prediction.id: prediction for prediction in predictions[:20]}
@@ -118,7 +118,7 @@ def test_a_test_row_is_never_left_out():
     assert score.n == 4
 
 
-def test_asking_leaves_a_model_in_training_in_training():
+def test_evaluation_restores_training_mode():
     asked = model().train()
     assert list(head_outputs(asked, [], pad_token_id=0, batch_size=2)) == []
     assert asked.training

@@ -7,7 +7,7 @@ from toplora_train.evaluation.methods.regress import METHOD
 from toplora_train.models.tiny import tiny_tokenizer
 
 
-def test_a_number_is_predicted_as_the_classifier_without_classes_does():
+def test_regress_predicts_as_classify_without_classes():
     from dataclasses import replace
 
     asked = [replace(row, answer=str(index / 5)) for index, row in enumerate(rows())]
