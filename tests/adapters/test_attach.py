@@ -63,7 +63,7 @@ def test_a_gates_setting_is_named_whole():
 @pytest.mark.parametrize("name", ["nosuch", "base", "attach", "../lora", ""])
 def test_an_unknown_adapter_lists_those_there_are(name: str):
     with pytest.raises(
-        UserError, match=f"^adapter={name}: there is no such adapter, but .*toplora"
+        UserError, match=f"^adapter={name}: there is no such adapter; known: .*toplora"
     ):
         adapter_module(name)
 

@@ -170,7 +170,7 @@ class TestEveryAdapter:
         assert loaded.get_nb_trainable_parameters() == model.get_nb_trainable_parameters()
         assert trainable_parameters_by_module(loaded) == trainable_parameters_by_module(model)
 
-    @pytest.mark.parametrize("damage", ["lacks", "has besides", "has in another shape"])
+    @pytest.mark.parametrize("damage", ["missing", "unexpected", "wrong shape"])
     def test_a_file_that_does_not_fit_is_refused_by_the_tensors_name(
         self, name: str, damage: str, tmp_path: Path
     ):
@@ -180,12 +180,12 @@ class TestEveryAdapter:
         for key in whole:
             damaged = dict(whole)
             tensor = damaged.pop(key)
-            if damage == "has besides":
+            if damage == "unexpected":
                 damaged |= {key: tensor, f"{key}_2": tensor.clone()}
-            elif damage == "has in another shape":
+            elif damage == "wrong shape":
                 damaged[key] = torch.cat([tensor, tensor])
             save_file(damaged, file)
-            with pytest.raises(UserError, match=f"does not fit .* it {damage} {key}"):
+            with pytest.raises(UserError, match=f"does not fit .* {damage}: {key}"):
                 load_adapter(tiny_model(), tmp_path)
             if key.count("layers.1"):
                 break  # every kind of tensor has been seen in layer 0
@@ -246,7 +246,7 @@ class TestEveryAdapter:
         saved = load_file(tmp_path / "adapter_model.safetensors")
         del saved["base_model.model.lm_head.weight"]
         save_file(saved, tmp_path / "adapter_model.safetensors")
-        with pytest.raises(UserError, match=r"lacks base_model\.model\.lm_head\.weight"):
+        with pytest.raises(UserError, match=r"missing: base_model\.model\.lm_head\.weight"):
             load_adapter(tiny_model(), tmp_path)
 
     def test_merging_gives_the_same_logits_or_is_refused(self, name: str):

@@ -271,7 +271,7 @@ def test_an_adapter_that_drops_a_key_fails_the_suite(
         save_file(kept, file)
 
     monkeypatch.setattr(f"{__name__}.save_adapter", save_all_but_one)
-    with pytest.raises(UserError, match="lacks"):
+    with pytest.raises(UserError, match="missing"):
         test_saving_and_loading_change_no_bit("genlora", "llama", tmp_path)
 
 

@@ -98,7 +98,7 @@ def test_toplora_is_refused_with_the_reason(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["lora", "dora"])
 def test_what_is_pefts_own_is_refused(name: str, tmp_path: Path):
-    with pytest.raises(UserError, match=r"^a LORA adapter is not converted: LoRA and DoRA are "):
+    with pytest.raises(UserError, match=r"^a LORA adapter cannot be converted: LoRA and DoRA are "):
         save_as_lora(trained(name), tmp_path)
 
 

@@ -32,7 +32,7 @@ def test_query_key_and_value_are_known_by_each_architectures_names(names, projec
 
 
 def test_an_unknown_architecture_is_an_error_that_lists_its_linear_layers():
-    with pytest.raises(ValueError, match=r"^target_modules must be given .* are left, right$"):
+    with pytest.raises(ValueError, match=r"^target_modules must be set .* are left, right$"):
         attention_projections(model_with("left", "right"))
 
 
@@ -77,14 +77,14 @@ def test_a_plain_name_is_a_list_of_it_and_an_expression_stays_one():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "advice"),
     [
         ("q_proj, v_proj", r"several names are a list: \[q_proj,v_proj\]"),
-        (r"layers.*q_proj", "a regular expression that a module's whole name has to match"),
+        (r"layers.*q_proj", "a regular expression that must match a module's full name"),
     ],
 )
-def test_a_text_that_matches_nothing_is_told_what_a_text_is(text: str, said: str):
-    with pytest.raises(ValueError, match=said):
+def test_a_string_that_matches_nothing_is_refused_with_advice(text: str, advice: str):
+    with pytest.raises(ValueError, match=advice):
         check_targets_exist("target_modules", text, tiny_model())
 
 

@@ -502,10 +502,10 @@ def test_all_linear_layers_have_a_tensor_per_projection_in_depth():
         ({"head_layout": "hd"}, "head_layout must be one of model, reference"),
         ({"gqa": "mean"}, "gqa must be one of group, reference"),
         ({"dropout": 1}, "dropout must be a number from 0 to below 1"),
-        ({"ranks": 4}, "ranks must be a list of a rank per mode, or null, not 4"),
+        ({"ranks": 4}, "ranks must be a list with a rank per mode, or null, not 4"),
         (
             {"ranks": [4, 4]},
-            "ranks must hold 4 ranks, for the modes input, output, projection, layer of "
+            "ranks must have 4 entries, for the modes input, output, projection, layer of "
             "construction=qkv_depth, not 2",
         ),
         ({"ranks": [4, 4, 0, 1]}, "ranks of mode projection must be a positive integer, not 0"),
@@ -535,7 +535,7 @@ def test_a_bad_setting_is_refused_by_a_message_that_begins_with_its_key(
         ),
         (
             {"target_modules": ["q_proj", "up_proj"], "construction": "qkv_depth"},
-            r"adapter\.construction 'qkv_depth' keeps modules of one shape in a tensor, but "
+            r"adapter\.construction 'qkv_depth' needs modules of the same shape in a tensor, but "
             r"model\.layers\.0\.mlp\.up_proj is 64 -> 128",
         ),
         ({"target_modules": ["query"]}, r"adapter\.target_modules names 'query', which matches no"),

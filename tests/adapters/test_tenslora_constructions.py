@@ -168,7 +168,7 @@ def test_projections_of_one_name_are_told_apart():
             "qkv_depth",
             HEADS,
             r"construction 'qkv_depth' needs query, key and value as separate linear layers, but "
-            r"h\.0\.attn\.c_attn is all three in one; use construction=depth",
+            r"h\.0\.attn\.c_attn fuses all three; use construction=depth",
         ),
         (
             {"h.0.attn.query_key_value": Features(32, 96)},
@@ -180,15 +180,15 @@ def test_projections_of_one_name_are_told_apart():
             llama(up_proj=Features(64, 128)),
             "qkv_depth",
             HEADS,
-            r"construction 'qkv_depth' keeps modules of one shape in a tensor, but "
+            r"construction 'qkv_depth' needs modules of the same shape in a tensor, but "
             r"model\.layers\.0\.mlp\.up_proj is 64 -> 128 and model\.layers\.0\.self_attn\.q_proj "
-            r"64 -> 64; .* or use construction=depth$",
+            r"is 64 -> 64; .* or use construction=depth$",
         ),
         (
             {"layers.0.q": SQUARE, "layers.1.q": Features(64, 48)},
             "depth",
             HEADS,
-            r"construction 'depth' keeps modules of one shape .* layers\.1\.q is 64 -> 48 .*"
+            r"construction 'depth' needs modules of the same shape .* layers\.1\.q is 64 -> 48 .*"
             r"exclude_modules$",
         ),
         (
@@ -214,14 +214,14 @@ def test_projections_of_one_name_are_told_apart():
             llama(up_proj=Features(64, 126)),
             "att_depth",
             HEADS,
-            r"construction 'att_depth' divides outputs among 4 heads, but the 126 of "
-            r"model\.layers\.0\.mlp\.up_proj cannot",
+            r"construction 'att_depth' splits outputs into 4 heads, which does not divide "
+            r"the 126 outputs of model\.layers\.0\.mlp\.up_proj",
         ),
         (
             llama(k_proj=Features(64, 48)),
             "depth",
             HEADS,
-            r"target_modules matches model\.layers\.0\.self_attn\.k_proj with 48 outputs, which "
+            r"target_modules matches model\.layers\.0\.self_attn\.k_proj, whose 48 outputs "
             r"are not key/value heads of 16 that 4 query heads could share evenly",
         ),
         (llama(k_proj=Features(64, 24)), "depth", HEADS, r"target_modules matches .* 24 outputs"),
@@ -237,5 +237,5 @@ def test_what_a_construction_cannot_hold_is_refused_with_the_module_and_the_reme
 def test_without_heads_grouped_projections_still_have_tensors_of_their_own():
     found = slots(llama(), "depth", None)
     assert found["model.layers.0.self_attn.k_proj"].sizes == (64, 32, 3)
-    with pytest.raises(ValueError, match="keeps modules of one shape"):
+    with pytest.raises(ValueError, match="needs modules of the same shape"):
         slots(llama(), "qkv", None)

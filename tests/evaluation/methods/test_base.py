@@ -28,6 +28,6 @@ def test_every_method_has_a_different_identity(name):
 
 def test_a_protocol_that_only_generates_is_refused_by_name():
     legacy = eval_set([], protocol=find_protocol("legacy.toplora"))
-    with pytest.raises(UserError, match=r"legacy\.toplora generates its answers, and task\.t"):
+    with pytest.raises(UserError, match=r"legacy\.toplora generates its answers, but task\.t"):
         validate_protocol(legacy)
     validate_protocol(eval_set([]))

@@ -70,11 +70,11 @@ def test_progress_and_predictions_are_reported_as_batches_finish(model, tokenize
         tokenizer,
         rows,
         batch_size=4,
-        progress=EvalProgress({}, given.append, lambda *state: progress.append(state)),
+        progress=EvalProgress({}, given.append, progress.append),
         **TASK,
     )
-    assert [done for done, _, _ in progress] == list(range(1, 11))
-    assert progress[-1] == (10, 10, 5)
+    assert [state.done for state in progress] == list(range(1, 11))
+    assert (progress[-1].total, progress[-1].measure) == (10, 0.5)
     assert sorted(given, key=lambda p: p.id) == sorted(predictions, key=lambda p: p.id)
 
 
@@ -87,13 +87,13 @@ def test_finished_rows_are_not_generated_again(model, tokenizer, rows):
         tokenizer,
         rows,
         batch_size=4,
-        progress=EvalProgress(finished, given.append, lambda *state: progress.append(state)),
+        progress=EvalProgress(finished, given.append, progress.append),
         **TASK,
     )
     assert predictions == expected[1]
     assert dataclasses.replace(score, seconds=0) == dataclasses.replace(expected[0], seconds=0)
     assert {p.id for p in given} == {"r7", "r8", "r9"}
-    assert progress[0] == (7, 10, 4)
+    assert (progress[0].done, progress[0].total, progress[0].measure) == (7, 10, 4 / 7)
 
 
 def test_a_finished_prediction_of_another_prompt_is_not_reused(model, tokenizer, rows):
