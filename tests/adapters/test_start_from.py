@@ -1,4 +1,4 @@
-"""An adapter starts with another one's tensors where the two compute the same."""
+"""Initialising an adapter from a saved one that computes the same."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def settings(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def shaken(model: nn.Module) -> nn.Module:
-    """With other values in everything that is trained."""
+    """With all trainable tensors perturbed."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -60,7 +60,7 @@ def refusal(made_with: dict[str, Any], folder: Path) -> str:
     ],
     ids=lambda value: str(value.get("peft_type") or value["name"]),
 )
-def test_every_adapter_starts_with_the_values_of_its_kind(tmp_path: Path, made_with: dict):
+def test_every_adapter_can_start_from_a_saved_one(tmp_path: Path, made_with: dict):
     start = check_start(tiny_model(), made_with, saved(tmp_path, made_with), same_task=False)
     adapted = attach_adapter(tiny_model(), made_with, seed=2)
     take_start(adapted, start)
@@ -71,7 +71,7 @@ def test_every_adapter_starts_with_the_values_of_its_kind(tmp_path: Path, made_w
     assert not start.left_out and not start.new_head
 
 
-def test_the_adapters_own_number_format_stays(tmp_path: Path):
+def test_the_adapter_keeps_its_dtype(tmp_path: Path):
     start = check_start(
         tiny_model(), settings("lora"), saved(tmp_path, settings("lora")), same_task=False
     )
@@ -80,7 +80,7 @@ def test_the_adapters_own_number_format_stays(tmp_path: Path):
     assert {tensor.dtype for tensor in adapter_state(adapted).values()} == {torch.bfloat16}
 
 
-def test_a_lora_of_plain_peft_is_taken_however_its_config_is_written(tmp_path: Path):
+def test_a_plain_peft_lora_is_accepted_however_its_config_is_written(tmp_path: Path):
     config = peft.LoraConfig(
         r=4,
         rank_pattern={"q_proj": 8, "k_proj": 8, "v_proj": 8},
@@ -167,7 +167,7 @@ def test_a_base_model_of_another_size_is_named_with_the_shape(tmp_path: Path):
         ),
     ],
 )
-def test_a_start_of_its_own_contradicts_it(made_with: dict, key: str):
+def test_an_initialisation_setting_is_refused(made_with: dict, key: str):
     with pytest.raises(
         UserError, match=rf"^{re.escape(key)} and adapter\.start_from both initialise"
     ):
@@ -183,7 +183,7 @@ def with_head(classes: int, seed: int) -> LlamaForSequenceClassification:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_head_of_another_task_is_left_out_and_the_new_one_stays(tmp_path: Path, classes: int):
+def test_the_head_of_another_task_is_ignored_and_the_new_one_kept(tmp_path: Path, classes: int):
     save_adapter(shaken(attach_adapter(with_head(classes, 1), settings("lora"), seed=1)), tmp_path)
     start = check_start(with_head(2, 2), settings("lora"), tmp_path, same_task=False)
     assert start.left_out == ("base_model.model.score.weight",)
@@ -196,13 +196,13 @@ def test_the_head_of_another_task_is_left_out_and_the_new_one_stays(tmp_path: Pa
     assert all(torch.equal(now[name], file[name]) for name in start.tensors)
 
 
-def test_the_head_of_the_same_task_is_taken(tmp_path: Path):
+def test_the_head_of_the_same_task_is_loaded(tmp_path: Path):
     save_adapter(shaken(attach_adapter(with_head(2, 1), settings("lora"), seed=1)), tmp_path)
     start = check_start(with_head(2, 2), settings("lora"), tmp_path, same_task=True)
     assert "base_model.model.score.weight" in start.tensors and not start.new_head
 
 
-def test_a_head_is_left_out_where_the_model_writes_and_new_where_the_file_has_none(tmp_path: Path):
+def test_a_head_is_ignored_by_a_language_model_and_new_if_the_file_has_none(tmp_path: Path):
     selection_metric, writes = tmp_path / "judges", saved(tmp_path / "writes", settings("lora"))
     save_adapter(attach_adapter(with_head(2, 1), settings("lora"), seed=1), selection_metric)
     start = check_start(tiny_model(), settings("lora"), selection_metric, same_task=False)
@@ -211,7 +211,7 @@ def test_a_head_is_left_out_where_the_model_writes_and_new_where_the_file_has_no
     assert (start.left_out, start.new_head) == ((), ("score",))
 
 
-def test_a_file_that_changes_after_it_was_checked_is_refused(tmp_path: Path):
+def test_a_file_that_changes_after_validation_is_refused(tmp_path: Path):
     folder = saved(tmp_path, settings("lora"))
     start = check_start(tiny_model(), settings("lora"), folder, same_task=False)
     save_adapter(attach_adapter(tiny_model(), settings("lora"), seed=5), folder)
