@@ -79,7 +79,7 @@ def logits(model: torch.nn.Module, **inputs) -> torch.Tensor:
 @contextmanager
 def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def refuse(*address):
-        raise AssertionError(f"the network was asked for {address}")
+        raise AssertionError(f"network access to {address}")
 
     with monkeypatch.context() as patch:
         patch.setattr("socket.getaddrinfo", refuse)

@@ -203,11 +203,11 @@ def test_the_head_of_the_same_task_is_loaded(tmp_path: Path):
 
 
 def test_a_head_is_ignored_by_a_language_model_and_new_if_the_file_has_none(tmp_path: Path):
-    selection_metric, writes = tmp_path / "judges", saved(tmp_path / "writes", settings("lora"))
-    save_adapter(attach_adapter(with_head(2, 1), settings("lora"), seed=1), selection_metric)
-    start = check_start(tiny_model(), settings("lora"), selection_metric, same_task=False)
+    classifier, causal = tmp_path / "classifier", saved(tmp_path / "causal", settings("lora"))
+    save_adapter(attach_adapter(with_head(2, 1), settings("lora"), seed=1), classifier)
+    start = check_start(tiny_model(), settings("lora"), classifier, same_task=False)
     assert (start.left_out, start.new_head) == (("base_model.model.score.weight",), ())
-    start = check_start(with_head(2, 2), settings("lora"), writes, same_task=False)
+    start = check_start(with_head(2, 2), settings("lora"), causal, same_task=False)
     assert (start.left_out, start.new_head) == ((), ("score",))
 
 

@@ -78,12 +78,12 @@ def test_accuracy_of_the_legacy_extractor_on_aqua_rationales(shared_dir):
     rows = json.loads(path.read_text())
     letters = ["A", "B", "C", "D", "E"]
 
-    def share(extract, judge):
+    def accuracy(extract, is_right):
         return sum(
-            judge(extract(row["output"], "choice", letters), row["answer"], "choice")
+            is_right(extract(row["output"], "choice", letters), row["answer"], "choice")
             for row in rows
         ) / len(rows)
 
     assert len(rows) == 254
-    assert share(extract_after_last_header, is_correct_legacy) == pytest.approx(0.429, abs=5e-4)
-    assert share(extract_answer, is_correct) >= 0.48
+    assert accuracy(extract_after_last_header, is_correct_legacy) == pytest.approx(0.429, abs=5e-4)
+    assert accuracy(extract_answer, is_correct) >= 0.48

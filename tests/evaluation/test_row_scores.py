@@ -79,10 +79,10 @@ def test_rows_of_one_question_count_as_one(metric):
 
     def scored(times):
         given, rows = np.repeat(predicted, times, 1), np.repeat(labels, times)
-        asked = [name for name in names() for _ in range(times)]
+        repeated = [name for name in names() for _ in range(times)]
         if metric == "accuracy":
-            return share_right(given == rows, asked)
-        return other_metric(metric, given, rows, asked)
+            return share_right(given == rows, repeated)
+        return other_metric(metric, given, rows, repeated)
 
     alone, fourfold = scored(1), scored(4)
     assert fourfold.questions == alone.questions == ROWS

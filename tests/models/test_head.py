@@ -151,7 +151,7 @@ def test_a_head_with_other_classes_is_refused_unless_new_head_is_set(tmp_path: P
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 @pytest.mark.parametrize(
-    ("outputs", "labels", "said"),
+    ("outputs", "labels", "description"),
     [
         (5, ("a", "b"), "has 5 outputs, the task needs 2 classes"),
         (2, (), "has 2 outputs, the task needs a number"),
@@ -159,7 +159,7 @@ def test_a_head_with_other_classes_is_refused_unless_new_head_is_set(tmp_path: P
     ],
 )
 def test_a_head_of_another_size_is_replaced_and_described(
-    tmp_path: Path, kind: str, outputs: int, labels: tuple[str, ...], said: str
+    tmp_path: Path, kind: str, outputs: int, labels: tuple[str, ...], description: str
 ):
     location, own = classifier(tmp_path, kind, {n: f"LABEL_{n}" for n in range(outputs)})
     head = Head(labels, 0)
@@ -171,7 +171,7 @@ def test_a_head_of_another_size_is_replaced_and_described(
     assert not torch.equal(logits(model), logits(other))
     encoder = own.base_model.state_dict()
     assert all(torch.equal(model.base_model.state_dict()[name], encoder[name]) for name in encoder)
-    assert said in start_of_head(location, head).said
+    assert description in start_of_head(location, head).said
 
 
 def test_a_config_with_a_head_that_the_weights_lack_is_refused(tmp_path: Path):

@@ -23,10 +23,10 @@ from toplora_train.train.processes import (
 def test_every_row_is_assigned_once_and_processes_get_equally_many_micro_batches():
     for count in range(1, 14):
         rows = list(range(count))
-        dealt = shares(rows, size=2, processes=3)
-        assert sorted(row for of_all in dealt for part in of_all for row in part) == rows
-        assert all(len(of_all) == 3 for of_all in dealt)
-        assert all(len(part) <= 2 for of_all in dealt for part in of_all)
+        split = shares(rows, size=2, processes=3)
+        assert sorted(row for by_process in split for part in by_process for row in part) == rows
+        assert all(len(by_process) == 3 for by_process in split)
+        assert all(len(part) <= 2 for by_process in split for part in by_process)
     assert shares([9, 8, 7, 6, 5, 4, 3], size=2, processes=2) == [[[9, 7], [8, 6]], [[5, 3], [4]]]
 
 

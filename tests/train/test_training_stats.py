@@ -41,15 +41,15 @@ def test_norms_are_of_the_adapter_and_of_each_modules_update():
         for name, parameter in model.named_parameters():
             if "lora_A" in name:
                 parameter.add_(0.5 if "layers.1.self_attn.v_proj" in name else 0.1)
-    told = training_stats(model, before, LossTrend(spikes=2), CPU)
+    stats = training_stats(model, before, LossTrend(spikes=2), CPU)
     flat = torch.cat([p.flatten() for p in model.parameters() if p.requires_grad])
-    assert told["adapter_norm"] == pytest.approx(flat.double().norm().item(), rel=1e-6)
-    assert told["update_norm_largest_layer"] == "model.layers.1.self_attn.v_proj"
+    assert stats["adapter_norm"] == pytest.approx(flat.double().norm().item(), rel=1e-6)
+    assert stats["update_norm_largest_layer"] == "model.layers.1.self_attn.v_proj"
     size = model.get_submodule("base_model.model.model.layers.1.self_attn.v_proj").lora_A.default
-    assert told["update_norm_largest"] == pytest.approx(0.5 * math.sqrt(size.weight.numel()), 1e-5)
-    assert told["update_norm_smallest"] < told["update_norm_largest"]
-    assert 0 < told["effective_rank_smallest"] <= told["effective_rank"] <= 4
-    assert told["loss_spikes"] == 2
+    assert stats["update_norm_largest"] == pytest.approx(0.5 * math.sqrt(size.weight.numel()), 1e-5)
+    assert stats["update_norm_smallest"] < stats["update_norm_largest"]
+    assert 0 < stats["effective_rank_smallest"] <= stats["effective_rank"] <= 4
+    assert stats["loss_spikes"] == 2
 
 
 @pytest.mark.parametrize("name", adapter_names())
@@ -58,10 +58,10 @@ def test_every_adapter_has_training_stats(name: str):
     if name == "peft":
         settings |= {"peft_type": "LOHA", "settings": {"r": 4, "target_modules": ["q_proj"]}}
     model = attach_adapter(tiny_model(), settings, seed=1)
-    told = training_stats(model, trainable_tensors(model), LossTrend(), CPU)
-    assert told["adapter_norm"] > 0
-    assert told["update_norm_largest"] == 0
-    assert ("effective_rank" in told) == (name in ("lora", "genlora", "tenslora"))
+    stats = training_stats(model, trainable_tensors(model), LossTrend(), CPU)
+    assert stats["adapter_norm"] > 0
+    assert stats["update_norm_largest"] == 0
+    assert ("effective_rank" in stats) == (name in ("lora", "genlora", "tenslora"))
 
 
 def test_a_shared_tensor_keeps_its_own_name():

@@ -28,8 +28,8 @@ def measured_loss(model: nn.Module, batch: Batch, *, loss: Loss, accelerator: Ac
 
 def tolerance(model: nn.Module, accelerator: Accelerator) -> float:
     """The relative difference allowed between two ways of computing the same loss."""
-    whole = all(p.dtype == torch.float32 for p in model.parameters() if p.is_floating_point())
-    return EXACT if whole and accelerator.mixed_precision == "no" else ROUNDED
+    fp32 = all(p.dtype == torch.float32 for p in model.parameters() if p.is_floating_point())
+    return EXACT if fp32 and accelerator.mixed_precision == "no" else ROUNDED
 
 
 def prove_compiled(

@@ -49,18 +49,18 @@ def by_itself(model, ids, last):
     return model(input_ids=torch.tensor([ids])).logits[0, -last:].float()
 
 
-def assert_said_as_of_whole_sequences(model, *, start, atol=1e-6):
+def assert_logits_of_full_sequences(model, *, start, atol=1e-6):
     with torch.inference_mode():
-        begun = compute_prefix(model, COMMON) if start else NO_PREFIX
-        assert begun.length == (len(COMMON) if start else 0)
+        prefix = compute_prefix(model, COMMON) if start else NO_PREFIX
+        assert prefix.length == (len(COMMON) if start else 0)
         for _ in range(2):  # the prefix is reused for a second batch
-            said = answer_logits(model, PROMPTS, SHARED, TAILS, pad=0, prefix=begun)
+            answers = answer_logits(model, PROMPTS, SHARED, TAILS, pad=0, prefix=prefix)
             for row, prompt in enumerate(PROMPTS):
-                whole = by_itself(model, [*prompt, *SHARED], len(SHARED) + 1)
-                torch.testing.assert_close(said.shared[row], whole, rtol=0, atol=atol)
-            for (row, tail), after in zip(TAILS, said.tails, strict=True):
-                whole = by_itself(model, [*PROMPTS[row], *SHARED, *tail], len(tail))
-                torch.testing.assert_close(after, whole, rtol=0, atol=atol)
+                expected = by_itself(model, [*prompt, *SHARED], len(SHARED) + 1)
+                torch.testing.assert_close(answers.shared[row], expected, rtol=0, atol=atol)
+            for (row, tail), after in zip(TAILS, answers.tails, strict=True):
+                expected = by_itself(model, [*PROMPTS[row], *SHARED, *tail], len(tail))
+                torch.testing.assert_close(after, expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("start", [False, True])
@@ -76,7 +76,7 @@ def test_answers_side_by_side_have_the_logits_of_full_sequences(kind, start):
     with torch.inference_mode():
         answer_logits(model, PROMPTS, SHARED, TAILS, pad=0)
     assert shapes == [(3, 6 + 2 + 4)]  # longest prompt, shared tokens, most tail tokens of a row
-    assert_said_as_of_whole_sequences(model, start=start)
+    assert_logits_of_full_sequences(model, start=start)
 
 
 def test_the_same_holds_with_an_adapter():
@@ -85,7 +85,7 @@ def test_the_same_holds_with_an_adapter():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     assert takes_any_mask(model)
-    assert_said_as_of_whole_sequences(model.double().eval(), start=True)
+    assert_logits_of_full_sequences(model.double().eval(), start=True)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_model_that_cannot_take_the_mask_uses_two_passes(kind, changes):
     model = small(kind, **changes)
     assert not takes_any_mask(model)
     if kind in ("llama", "olmo2"):  # eager attention computes its softmax in fp32
-        assert_said_as_of_whole_sequences(model.float(), start=True, atol=1e-4)
+        assert_logits_of_full_sequences(model.float(), start=True, atol=1e-4)
 
 
 def test_a_recurrent_model_is_refused():

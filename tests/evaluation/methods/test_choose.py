@@ -47,8 +47,8 @@ def by_itself(model, tokenizer, prompt, response):
     answer = [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     ids = [*prompt, *answer]
     with torch.inference_mode():
-        said = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    return sum(said[place - 1, ids[place]].item() for place in range(len(prompt), len(ids)))
+        log_p = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return sum(log_p[place - 1, ids[place]].item() for place in range(len(prompt), len(ids)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
@@ -113,7 +113,7 @@ def test_a_model_with_virtual_tokens_is_refused_with_the_remedy(tokenizer, promp
 CHOICE = {"choices": ["true", "false"], "response": "the correct answer is {answer}"}
 
 
-def asked(count=9):
+def questions(count=9):
     return [
         Row(f"r{i}", f"Is {'very ' * i}{i} odd?", "", "", ["true", "false"][i % 2])
         for i in range(count)
@@ -121,7 +121,7 @@ def asked(count=9):
 
 
 def test_the_choice_is_the_most_probable_response_and_all_scores_are_stored(model, tokenizer):
-    score, predictions = evaluate(model, tokenizer, asked(), batch_size=4, **CHOICE)
+    score, predictions = evaluate(model, tokenizer, questions(), batch_size=4, **CHOICE)
     for prediction in predictions:
         assert list(prediction.scores) == CHOICE["choices"]
         assert prediction.prediction == max(prediction.scores, key=prediction.scores.get)
@@ -132,7 +132,7 @@ def test_the_choice_is_the_most_probable_response_and_all_scores_are_stored(mode
 
 def test_the_batch_size_changes_no_choice(model, tokenizer):
     runs = [
-        evaluate(model, tokenizer, asked(), batch_size=size, **CHOICE)[1] for size in (1, 7, 32)
+        evaluate(model, tokenizer, questions(), batch_size=size, **CHOICE)[1] for size in (1, 7, 32)
     ]
     assert [p.prediction for p in runs[0]] == [p.prediction for p in runs[1]]
     assert [p.prediction for p in runs[0]] == [p.prediction for p in runs[2]]
@@ -153,11 +153,11 @@ def test_the_mean_score_removes_the_disadvantage_of_longer_options(model, tokeni
 
 
 def test_finished_choices_are_reused_without_a_forward_pass(model, tokenizer):
-    expected = evaluate(model, tokenizer, asked(), batch_size=4, **CHOICE)[1]
+    expected = evaluate(model, tokenizer, questions(), batch_size=4, **CHOICE)[1]
     calls = []
     handle = model.register_forward_hook(lambda *_: calls.append(1))
     known = EvalProgress({p.id: p for p in expected})
-    again = evaluate(model, tokenizer, asked(), batch_size=4, progress=known, **CHOICE)[1]
+    again = evaluate(model, tokenizer, questions(), batch_size=4, progress=known, **CHOICE)[1]
     handle.remove()
     assert again == expected
     assert calls == []

@@ -35,11 +35,13 @@ def rows(count: int = 24) -> list[Row]:
     ]
 
 
-def evaluate(asked: list[Row], batch_size: int = 7, choices: tuple[str, ...] = ANSWERS, **changes):
+def evaluate(
+    questions: list[Row], batch_size: int = 7, choices: tuple[str, ...] = ANSWERS, **changes
+):
     settings = dict(
         choices=choices, metric="accuracy", max_length=64, overflow="error", batch_size=batch_size
     )
-    return evaluated_by(METHOD, model(choices), tiny_tokenizer(), asked, **(settings | changes))
+    return evaluated_by(METHOD, model(choices), tiny_tokenizer(), questions, **(settings | changes))
 
 
 @pytest.mark.parametrize("metric", ["matthews", "f1"])
@@ -62,10 +64,10 @@ def test_scores_equal_scikit_learns_on_the_stored_predictions(tmp_path: Path, me
 
 
 def test_predictions_are_in_row_order_and_show_the_text():
-    asked = rows()
-    _, predictions = evaluate(asked)
-    assert [prediction.id for prediction in predictions] == [row.id for row in asked]
-    assert predictions[3].prompt == f"{asked[3].instruction}\n{asked[3].input}"
+    questions = rows()
+    _, predictions = evaluate(questions)
+    assert [prediction.id for prediction in predictions] == [row.id for row in questions]
+    assert predictions[3].prompt == f"{questions[3].instruction}\n{questions[3].input}"
     for prediction in predictions:
         assert prediction.scores is not None
         assert max(prediction.scores, key=prediction.scores.__getitem__) == prediction.prediction
@@ -90,8 +92,8 @@ def test_head_outputs_equal_the_models_logits():
 
 
 def test_regression_predictions_have_no_scores():
-    asked = [replace(row, answer=str(index / 5)) for index, row in enumerate(rows())]
-    score, predictions = evaluate(asked, choices=(), metric="pearson", also=["spearman"])
+    questions = [replace(row, answer=str(index / 5)) for index, row in enumerate(rows())]
+    score, predictions = evaluate(questions, choices=(), metric="pearson", also=["spearman"])
     assert score.metric == "pearson"
     assert set(score.more) == {"spearman"}
     assert all(prediction.scores is None for prediction in predictions)
@@ -119,6 +121,6 @@ def test_a_test_row_is_never_left_out():
 
 
 def test_evaluation_restores_training_mode():
-    asked = model().train()
-    assert list(head_outputs(asked, [], pad_token_id=0, batch_size=2)) == []
-    assert asked.training
+    training = model().train()
+    assert list(head_outputs(training, [], pad_token_id=0, batch_size=2)) == []
+    assert training.training

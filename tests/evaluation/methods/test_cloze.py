@@ -39,10 +39,10 @@ def by_itself(model, tokenizer, row: Row, words: str) -> tuple[float, int]:
     prompt = tokenizer(build_prompt(row.instruction))["input_ids"]
     answer = tokenizer(words, add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
-        said = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].double()
-    said = said.log_softmax(-1)
+        logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].double()
+    log_p = logits.log_softmax(-1)
     places = range(len(prompt), len(prompt) + len(answer))
-    total = sum(said[place - 1, token].item() for place, token in zip(places, answer, strict=True))
+    total = sum(log_p[place - 1, token].item() for place, token in zip(places, answer, strict=True))
     return total, len(answer)
 
 

@@ -35,10 +35,10 @@ def row(name="r1", instruction="What is 1 + 1?", answer="2", output=""):
 @pytest.fixture(scope="module")
 def rows(model, tokenizer):
     """Ten rows; the model gets every second one right, as its own answer is the label."""
-    asked = [row(f"r{i}", f"Count to {i * 37}" + "." * i, "?") for i in range(10)]
-    _, said = evaluate(model, tokenizer, asked, batch_size=4, **TASK)
+    questions = [row(f"r{i}", f"Count to {i * 37}" + "." * i, "?") for i in range(10)]
+    _, answers = evaluate(model, tokenizer, questions, batch_size=4, **TASK)
     return [
-        dataclasses.replace(asked[i], answer=(said[i].prediction or "") + "x" * (i % 2))
+        dataclasses.replace(questions[i], answer=(answers[i].prediction or "") + "x" * (i % 2))
         for i in range(10)
     ]
 
