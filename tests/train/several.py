@@ -1,4 +1,4 @@
-"""What the processes of a test run: every adapter trained a few steps, losses and tensors kept."""
+"""The script each test process runs: train every adapter a few steps, save losses and tensors."""
 
 import sys
 from pathlib import Path
@@ -84,7 +84,7 @@ def train_one(
     )
     numbers = [(r.loss, r.grad_norm, r.validation_loss or 0.0) for r in records]
     tensors = adapter_tensors(accelerator.unwrap_model(model))
-    for tensor in tensors.values():  # all processes hold the same, to the last bit
+    for tensor in tensors.values():  # identical on all processes, bit for bit
         if accelerator.num_processes > 1:
             assert torch.equal(*gather_object([tensor]))
     if accelerator.is_main_process:
@@ -92,7 +92,7 @@ def train_one(
 
 
 def full_from(step: int, accelerator: Accelerator) -> Loss:
-    """The loss where, from some step on, a second process has memory for a single row only."""
+    """A loss that, from some step on, fits only one row into the second process's memory."""
     passes = 0
 
     def loss(model, batch, device):

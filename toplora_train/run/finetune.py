@@ -364,7 +364,7 @@ def fine_tune(
             if judged is not None:
                 log.info(judged)
                 say(console, judged)
-        interruption.raise_if_asked()
+        interruption.raise_if_interrupted()
     trained = unwrap_model(model, config, run_data, accelerator=accelerator)
     beginning.validate_moved(trained, dtype=config.adapter["dtype"])
     return trained
