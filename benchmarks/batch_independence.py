@@ -18,8 +18,8 @@ from pathlib import Path
 
 from toplora_train.config.again import evaluation_config
 from toplora_train.config.resolved import read_config
+from toplora_train.evaluation.methods.base import EvalContext, find_method
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.run.assemble.scores import ASK
 from toplora_train.run.platform.device import open_accelerator
 from toplora_train.run.prepare.adapted_model import load_adapted
 from toplora_train.run.prepare.eval_sets import read_eval_sets
@@ -57,10 +57,9 @@ def main() -> int:
     }
 
     def answers(variant: str, batch_size: int) -> list[Prediction]:
-        _, predictions = ASK[variants[variant].kind](
-            model, tokenizer, variants[variant], batch_size=batch_size
-        )
-        return predictions
+        eval_set = variants[variant]
+        context = EvalContext(batch_size=batch_size)
+        return find_method(eval_set.kind).evaluate(model, tokenizer, eval_set, context)[1]
 
     alone = {variant: answers(variant, 1) for variant in variants}
     expected = {

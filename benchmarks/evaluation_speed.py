@@ -36,7 +36,7 @@ from toplora_train.data.encode import encode_prompt
 from toplora_train.evaluation.decoding.decode import decode_answer, own_settings_aside
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.forward import autocast, in_slices, left_padded
-from toplora_train.run.assemble.scores import ASK
+from toplora_train.evaluation.methods.base import EvalContext, find_method
 from toplora_train.run.platform.cpu_matmul import PRODUCTS
 from toplora_train.run.platform.device import AUTOCAST, open_accelerator
 from toplora_train.run.prepare.adapted_model import load_adapted
@@ -81,9 +81,8 @@ def ours(
     dtype: torch.dtype | None,
 ) -> Answers:
     """Evaluate as this package does."""
-    _, predictions = ASK[eval_set.kind](
-        model, tokenizer, eval_set, batch_size=batch_size, autocast_dtype=dtype
-    )
+    context = EvalContext(batch_size=batch_size, autocast_dtype=dtype)
+    _, predictions = find_method(eval_set.kind).evaluate(model, tokenizer, eval_set, context)
     return {prediction.id: prediction.prediction for prediction in predictions}
 
 
