@@ -84,9 +84,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     try:
         return _complete_rows(path)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); is this a run directory?"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is this a run?") from error
 
 
 def _complete_rows(path: Path) -> list[dict[str, Any]]:

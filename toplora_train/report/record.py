@@ -230,9 +230,7 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); is this a run directory?"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is this a run?") from error
     except ValueError as error:
         raise UserError(f"{path}: invalid JSON ({error}); run the training again") from error
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
