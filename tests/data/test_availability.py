@@ -64,9 +64,7 @@ def test_data_root_takes_precedence_over_the_cache(tmp_path):
 def test_an_unknown_file_is_unavailable_unless_data_root_has_it(tmp_path):
     source = "llm-adapters:ft-training_set/my_own.json"
     assert source_state(source, data_root=tmp_path).state == "unavailable"
-    with pytest.raises(
-        UserError, match="not a known file of AGI-Edgerunners/LLM-Adapters"
-    ):
+    with pytest.raises(UserError, match="not a known file of AGI-Edgerunners/LLM-Adapters"):
         fetch(source, data_root=tmp_path)
     path = tmp_path / "llm-adapters" / "ft-training_set" / "my_own.json"
     path.parent.mkdir(parents=True)

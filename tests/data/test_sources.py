@@ -223,9 +223,7 @@ def test_a_row_without_an_answer_is_an_error_if_answers_are_needed(tmp_path):
 def test_a_duplicate_id_is_an_error_that_names_both_rows(tmp_path):
     rows = [{"id": "q1", **ROWS[0]}, {"id": "q2", **ROWS[1]}, {"id": "q1", **ROWS[2]}]
     path = write_lines(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(
-        UserError, match=r"line 3: duplicate id 'q1', also used by .*, line 1"
-    ):
+    with pytest.raises(UserError, match=r"line 3: duplicate id 'q1', also used by .*, line 1"):
         read_rows(str(path))
 
 
@@ -285,8 +283,6 @@ def test_real_training_files_are_complete_and_have_outputs(shared_dir, name):
         ("openai/gsm8k", "main", "question, answer"),
     ],
 )
-def test_a_real_dataset_with_another_schema_names_its_keys(
-    shared_dir, source, subset, keys
-):
+def test_a_real_dataset_with_another_schema_names_its_keys(shared_dir, source, subset, keys):
     with pytest.raises(UserError, match=rf"row 1: no 'instruction' \(found: {keys}\)"):
         read_rows(source, data_root=shared_dir / "data", subset=subset)
