@@ -7,12 +7,13 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from toplora_train.config.arguments import Key, parse_arguments, parse_list, show_usage
 from toplora_train.config.errors import Interrupted, UserError
 from toplora_train.config.methods import language_methods
 from toplora_train.config.resolved import read_config
+from toplora_train.config.schema import EvaluationSettings
 from toplora_train.launch.command import run_command
 
 COMMAND = "toplora-eval"
@@ -22,7 +23,7 @@ PURPOSE = (
     "answers that it gave by another protocol's rules, without the model. What comes out is in\n"
     "RUN/evaluations/NAME: predictions and a report like the run's."
 )
-PROTOCOLS = ("clean", "legacy.toplora", "legacy.llm_adapters")
+PROTOCOLS = get_args(get_type_hints(EvaluationSettings)["protocol"])
 KEYS = (
     Key("run", "the run directory, the one with report.json", required=True),
     Key("task", "the tasks to ask, task=[gsm8k,svamp]; the run's own if not given"),

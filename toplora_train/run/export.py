@@ -31,13 +31,12 @@ from toplora_train.config.aside import folder_aside
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config
-from toplora_train.config.schema import RunConfig
 from toplora_train.data.prompts import build_prompt
 from toplora_train.models.load import load_model
-from toplora_train.models.locate import ModelLocation, locate_model
+from toplora_train.models.locate import ModelLocation
+from toplora_train.run.prepare.objective import locate_base
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 
-FORMATS = ("lora", "merged")
 PROBE = "How many legs do three dogs and a bird have? Count them one by one."
 
 
@@ -60,7 +59,7 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
 
     Args:
         run_dir: A finished run.
-        format: One of :data:`FORMATS`.
+        format: ``lora`` or ``merged``.
         output: A folder that is not there yet, or is empty; by default ``run_dir/FORMAT``.
 
     Raises:
@@ -78,7 +77,7 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
             f"{run_dir} trained a head for {task.name}, and exports hold language models only; "
             "load its adapter/ with PEFT: the head is in it"
         )
-    location = _location(config)
+    location = locate_base(config.model)
     _validate_same_base(adapter, location)
     # What is wrong shows on a model without weights already.
     without_weights = load_model(location, dtype=config.model.dtype, meta=True)
@@ -121,15 +120,6 @@ def _empty_folder(folder: Path) -> Path:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder} is there already; choose another with output=FOLDER")
     return folder
-
-
-def _location(config: RunConfig) -> ModelLocation:
-    return locate_model(
-        path=config.model.path,
-        revision=config.model.revision,
-        package=config.model.package,
-        builtin=config.model.builtin,
-    )
 
 
 def _validate_same_base(adapter: Path, location: ModelLocation) -> None:

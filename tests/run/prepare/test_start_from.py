@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.run.conftest import tiny_run
 from toplora_train.adapters.attach import attach_adapter
-from toplora_train.adapters.saving import save_adapter
+from toplora_train.adapters.saving import save_adapter, sha256_of
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import TaskSettings
@@ -61,7 +61,7 @@ def test_a_run_starts_from_another_says_so_and_is_resumed_to_the_same_bytes(
 ):
     run = tmp_path / "second"
     finetune.run(started(run, lora), run)
-    digest = finetune.sha256_of(lora / "adapter" / WEIGHTS)
+    digest = sha256_of(lora / "adapter" / WEIGHTS)
     said = f"The adapter starts from {lora / 'adapter'} ({WEIGHTS}, SHA-256 {digest})."
     assert said in capsys.readouterr().out
     report = json.loads((run / "report.json").read_text())

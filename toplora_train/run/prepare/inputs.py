@@ -11,8 +11,8 @@ from toplora_train.config.schema import ModelSettings, RunConfig
 from toplora_train.data.availability import SourceState, fetch, source_state
 from toplora_train.data.published import published_rows
 from toplora_train.models.availability import ModelState, model_state
-from toplora_train.models.locate import locate_model
 from toplora_train.report.plan import RunInput
+from toplora_train.run.prepare.objective import locate_base
 
 TEST = "test"  # the task that dataset.test makes
 
@@ -136,13 +136,7 @@ def fetch_model(model: ModelSettings, *, weights: bool) -> str:
     Raises:
         UserError: It cannot be had.
     """
-    found = locate_model(
-        path=model.path,
-        revision=model.revision,
-        package=model.package,
-        builtin=model.builtin,
-        weights=weights,
-    )
+    found = locate_base(model, weights=weights)
     return "made in code" if found.folder is None else str(found.folder)
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toplora_train.adapters.targets import plain_names
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
-from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
+from toplora_train.config.schema import DatasetSettings, ModelSettings, RunConfig, TaskSettings
 from toplora_train.data.batches import collate
 from toplora_train.data.encode import Example, OnRows, render_example
 from toplora_train.data.formats import FORMATS
@@ -34,7 +34,7 @@ from toplora_train.data.rows import Row, parse_row
 from toplora_train.data.sources import RowParser
 from toplora_train.models.head import Head
 from toplora_train.models.load import load_model
-from toplora_train.models.locate import ModelLocation
+from toplora_train.models.locate import ModelLocation, locate_model
 from toplora_train.run.prepare.encoding import Encoding, encode_for
 from toplora_train.train.losses import label_loss, value_loss
 from toplora_train.train.step import Batch, Loss, supervised_loss
@@ -171,6 +171,21 @@ def row_parser(task: TaskSettings) -> RowParser:
     )
 
 
+def locate_base(model: ModelSettings, *, weights: bool = True) -> ModelLocation:
+    """Find the base model, or download it where possible.
+
+    Raises:
+        UserError: It cannot be found; the message says what to do.
+    """
+    return locate_model(
+        path=model.path,
+        revision=model.revision,
+        package=model.package,
+        builtin=model.builtin,
+        weights=weights,
+    )
+
+
 def load_base(
     config: RunConfig,
     location: ModelLocation,
@@ -198,6 +213,6 @@ def load_base(
 
 
 def base_weights(config: RunConfig, location: ModelLocation) -> str:
-    """What tells the base model's weights from others, such as the same in another precision."""
+    """Identifies the base model's weights, including their precision."""
     form = config.model.quantization or "whole"
     return f"{location.name}@{location.revision}/{config.model.dtype}/{form}"

@@ -24,10 +24,10 @@ from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.models.head import HeadStart
 from toplora_train.models.load import start_of_head
-from toplora_train.models.locate import ModelLocation, locate_model
+from toplora_train.models.locate import ModelLocation
 from toplora_train.run.prepare.encoding import Encoder, has_conversations
 from toplora_train.run.prepare.eval_sets import match_training_form, read_eval_sets
-from toplora_train.run.prepare.objective import Objective, find_objective
+from toplora_train.run.prepare.objective import Objective, find_objective, locate_base
 from toplora_train.run.prepare.special_tokens import SpecialTokens, open_tokenizer, special_tokens
 from toplora_train.train.sampler import steps_for_tokens, steps_in_epoch
 
@@ -76,13 +76,7 @@ def prepare(
     Raises:
         UserError: Something in the input is wrong.
     """
-    location = locate_model(
-        path=config.model.path,
-        revision=config.model.revision,
-        package=config.model.package,
-        builtin=config.model.builtin,
-        weights=weights,
-    )
+    location = locate_base(config.model, weights=weights)
     tokenizer = open_tokenizer(config, location)
     objective = find_objective(config, tokenizer)
     dataset = config.dataset
