@@ -25,7 +25,7 @@ def load_adapted(
         device: Where to compute.
 
     Raises:
-        UserError: the base model is not there, or the adapter is not one that fits it.
+        UserError: The base model is not available, or the adapter does not fit it.
     """
     location = locate_base(config.model)
     tokenizer = open_tokenizer(config, location)
