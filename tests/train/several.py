@@ -17,6 +17,7 @@ from toplora_train.models.tiny import tiny_model
 from toplora_train.train.checkpoint import TrainState, adapter_tensors
 from toplora_train.train.loop import train
 from toplora_train.train.optimizer import build_optimizer
+from toplora_train.train.settings import LoopSettings, TrainingData
 from toplora_train.train.sharding import shard_adapter, shard_model
 from toplora_train.train.signals import Interruption
 from toplora_train.train.step import Loss, supervised_loss
@@ -62,24 +63,23 @@ def train_one(
     records = train(
         model,
         optimizer,
-        examples(11),
-        examples(3),
-        collate=lambda rows: collate(rows, 0),
-        loss=loss,
-        accelerator=accelerator,
-        learning_rate=lambda step: 1e-3 / step,
+        TrainingData(examples(11), examples(3), lambda rows: collate(rows, 0), loss),
+        LoopSettings(
+            total_steps=steps,
+            learning_rate=lambda step: 1e-3 / step,
+            batch_size=5,
+            micro_batch_size=micro_batch_size,
+            group_by_length=True,
+            max_grad_norm=1.0,
+            seed=1,
+            log_every=1,
+            eval_every=2,
+            save_every=0,
+            keep=1,
+            checkpoints=folder / name / "checkpoints",
+        ),
         start=TrainState(),
-        total_steps=steps,
-        batch_size=5,
-        micro_batch_size=micro_batch_size,
-        group_by_length=True,
-        max_grad_norm=1.0,
-        seed=1,
-        log_every=1,
-        eval_every=2,
-        save_every=0,
-        keep=1,
-        checkpoints=folder / name / "checkpoints",
+        accelerator=accelerator,
         interruption=Interruption(),
     )
     numbers = [(r.loss, r.grad_norm, r.validation_loss or 0.0) for r in records]

@@ -387,4 +387,3 @@ def _same(first: object, second: object) -> bool:
         list(value) if isinstance(value, tuple) else _plain(value) for value in (first, second)
     )
     return first == second
-

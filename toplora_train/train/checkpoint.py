@@ -58,6 +58,21 @@ class TrainState:
     trend: LossTrend = field(default_factory=LossTrend)
     settings: dict[str, Any] = field(default_factory=dict)
 
+    def after(
+        self, step: int, loss: float, *, seconds: float, tokens: int, supervised_tokens: int
+    ) -> TrainState:
+        """The state after one more step, whose ``loss`` is per supervised token."""
+        return replace(
+            self,
+            step=step,
+            seconds=self.seconds + seconds,
+            tokens=self.tokens + tokens,
+            supervised_tokens=self.supervised_tokens + supervised_tokens,
+            window_loss=self.window_loss + loss * supervised_tokens,
+            window_tokens=self.window_tokens + supervised_tokens,
+            trend=self.trend.after(loss, step),
+        )
+
     def reset_logging_window(self) -> TrainState:
         """The state after a logged step: what is told since then begins anew."""
         trend = replace(self.trend, spikes=0)
