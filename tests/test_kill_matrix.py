@@ -131,7 +131,7 @@ def test_sharded_an_interrupted_and_a_killed_run_end_byte_for_byte_the_same(tmp_
     finish(whole, *launch)
     line = interrupt_after(ended, 9, *launch).splitlines()[-1]
     newest = max(path.name for path in (ended / "run" / "checkpoints").glob("step-*"))
-    assert line.endswith(f"; {newest} is saved; resume with the same command and resume=auto")
+    assert line.endswith(f"; {newest} is saved; continue with the same command and resume=auto")
     kill_after(ended, 20, random.Random(1), *launch, "resume=auto")
     finish(ended, *launch, "resume=auto")
     assert weights(ended) == weights(whole)

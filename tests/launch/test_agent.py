@@ -81,7 +81,7 @@ def test_a_killed_rank_is_named_the_others_stop_and_resuming_is_explained(job, t
     assert result.error == "rank 1 was killed by signal 9 (out of memory?)"
     shown = capfd.readouterr().err
     assert "killed by signal 9" in shown
-    assert "step-00000003 is saved; resume with the same command" in shown
+    assert "step-00000003 is saved; continue with the same command" in shown
 
 
 @pytest.mark.parametrize(

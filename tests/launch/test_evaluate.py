@@ -32,7 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         ),
         (["run=RUN", "config_dir=nowhere"], "config_dir=nowhere: there is no such folder"),
         (["run=RUN", "processes=0"], "processes=0 must be a whole number above zero, or auto"),
-        (["run=RUN", "processes=2", "device=mps"], "launch.processes=2, but an Apple GPU serves"),
+        (["run=RUN", "processes=2", "device=mps"], "launch.processes=2, but an Apple GPU runs"),
         (["run=RUN", "rescore=clean", "processes=2"], "rescore reuses the stored outputs"),
         (["run=EMPTY"], "EMPTY is not a run directory"),
     ],

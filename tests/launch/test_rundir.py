@@ -81,7 +81,7 @@ def test_forgetting_a_missing_failure_is_fine(tmp_path):
 def test_resuming_is_explained_where_there_is_a_checkpoint(unfinished, tmp_path_factory):
     named = run_config(command="toplora-train output_dir=run")
     assert how_to_resume(named, unfinished) == (
-        "step-00000010 is saved; resume with the same command and resume=auto"
+        "step-00000010 is saved; continue with the same command and resume=auto"
     )
     unnamed = run_config(command="toplora-train recipe=smoke")
     assert f"same command, output_dir={unfinished} and resume" in how_to_resume(unnamed, unfinished)
@@ -94,7 +94,7 @@ def test_an_interruption_before_the_first_checkpoint_says_that_predictions_are_k
     named = run_config(command="toplora-train output_dir=run")
     assert how_to_resume(named, tmp_path) == (
         "no checkpoint is saved yet, but the base model's answers are kept; "
-        "resume with the same command and resume=auto"
+        "continue with the same command and resume=auto"
     )
     again = run_config(command="toplora-train output_dir=run resume=auto")
-    assert how_to_resume(again, tmp_path).endswith("resume with the same command")
+    assert how_to_resume(again, tmp_path).endswith("continue with the same command")

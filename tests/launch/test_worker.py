@@ -55,7 +55,7 @@ def test_an_interruption_after_a_checkpoint_says_how_to_resume(tmp_path, capsys)
     assert worker.run(config, tmp_path, job=end(Interrupted(signal.SIGTERM))) == 143
     assert capsys.readouterr().err == (
         "interrupted by signal 15; step-00000009 is saved; "
-        "resume with the same command and resume=auto\n"
+        "continue with the same command and resume=auto\n"
     )
 
 

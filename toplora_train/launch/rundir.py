@@ -83,7 +83,7 @@ def how_to_resume(config: RunConfig, run_dir: Path) -> str:
         return ""
     folder = "" if "output_dir=" in config.command else f", output_dir={run_dir}"
     resume = "" if config.resume is not None else " and resume=auto"
-    return f"{kept}; resume with the same command{folder}{resume}"
+    return f"{kept}; continue with the same command{folder}{resume}"
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
