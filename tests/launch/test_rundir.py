@@ -93,7 +93,7 @@ def test_an_interruption_before_the_first_checkpoint_says_that_predictions_are_k
     (tmp_path / "predictions" / "boolq.base.jsonl.partial").touch()
     named = run_config(command="toplora-train output_dir=run")
     assert how_to_resume(named, tmp_path) == (
-        "no checkpoint is saved yet, but the base model's answers are kept; "
+        "no checkpoint is saved yet, but the base model's predictions are; "
         "continue with the same command and resume=auto"
     )
     again = run_config(command="toplora-train output_dir=run resume=auto")
