@@ -96,5 +96,5 @@ def test_an_interruption_before_the_first_checkpoint_says_that_predictions_are_k
         "no checkpoint is saved yet, but the base model's predictions are; "
         "continue with the same command and resume=auto"
     )
-    again = run_config(command="toplora-train output_dir=run resume=auto")
+    again = run_config(command="toplora-train output_dir=run resume=auto", resume="auto")
     assert how_to_resume(again, tmp_path).endswith("continue with the same command")
