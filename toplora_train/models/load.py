@@ -22,6 +22,7 @@ from transformers import (
 
 from toplora_train.config.aside import temporary_folder
 from toplora_train.config.errors import UserError
+from toplora_train.models.embedding import resize_embeddings
 from toplora_train.models.head import (
     Head,
     HeadStart,
@@ -83,6 +84,7 @@ def load_model(
     head: Head | None = None,
     trained_whole: Sequence[str] = (),
     new_head: bool = False,
+    embedding_rows: int | None = None,
     seed: int = 0,
 ) -> PreTrainedModel:
     """The base model in evaluation mode on the CPU, frozen.
@@ -97,11 +99,12 @@ def load_model(
         head: the head to put on it; without one it is a causal language model.
         trained_whole: modules that will be trained and saved whole, and so may lack weights.
         new_head: draw a new head though the checkpoint has one that fits.
+        embedding_rows: rows that the embedding is to have, more than it has; None leaves it.
         seed: of the head's random start; the global random state is left as it was.
 
     Raises:
         UserError: the folder cannot be loaded as such a model, lacks weights besides the head's, or
-            has a head for other classes.
+            has a head for other classes; the embedding has the rows already.
     """
     start = start_of_head(location, head, new=new_head) if head is not None else None
     kind = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
@@ -134,6 +137,8 @@ def load_model(
                 reorder_classes(model, start.order)
             if start is not None and start.redrawn:
                 draw_head(model, empty())
+        if embedding_rows is not None:
+            resize_embeddings(model, embedding_rows)
     model.name_or_path = location.name  # what the adapter's config will call its base
     model.requires_grad_(False)
     frozen: PreTrainedModel = model.eval()

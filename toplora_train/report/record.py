@@ -21,7 +21,8 @@ class ReportModel:
     """The base model: ``parameters`` counts its weights, ``dtype`` is their number format.
 
     All of it is of the model that was loaded: ``read_from`` is the folder, ``sha256`` a digest of
-    its configuration and of the index and headers of its weights.
+    its configuration and of the index and headers of its weights. ``embedding_rows`` is the size
+    that the embedding was resized to, None where it was not.
     """
 
     path: str
@@ -30,6 +31,7 @@ class ReportModel:
     dtype: str
     read_from: str = ""
     sha256: str = ""
+    embedding_rows: int | None = None
 
 
 @dataclass(frozen=True)

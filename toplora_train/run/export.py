@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,8 +33,8 @@ from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.prompts import build_prompt
-from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation, locate_model
+from toplora_train.run.prepare.objective import load_base
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 
 FORMATS = ("lora", "merged")
@@ -81,10 +81,11 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
     location = _location(config)
     _validate_same_base(adapter, location)
     # What is wrong shows on a model without weights already.
-    without_weights = load_model(location, dtype=config.model.dtype, meta=True)
+    whole = replace(config, model=replace(config.model, quantization=None))
+    without_weights = load_base(whole, location, None, meta=True)
     validate_convertible(load_adapter(without_weights, adapter), format)
 
-    base = load_model(location, dtype=config.model.dtype, attention=config.model.attention)
+    base = load_base(whole, location, None)
     tokenizer = open_tokenizer(config, location)
     adapted = load_adapter(base, adapter)
     expected = _logits(adapted, tokenizer)

@@ -189,7 +189,7 @@ def validate_same_settings(
         UserError: names the keys that differ, with both values.
     """
     # Through JSON, so that a tuple equals the list it was stored as.
-    now = json.loads(json.dumps(now))
+    stored, now = (json.loads(json.dumps(dict(settings))) for settings in (stored, now))
     differing = [
         key for key in sorted(stored.keys() | now.keys()) if stored.get(key) != now.get(key)
     ]
