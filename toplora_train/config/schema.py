@@ -47,9 +47,9 @@ class ModelSettings:
     ``package`` is an installed package that carries the same weights, used where no hub is at hand.
     ``quantization`` keeps the linear layers in 4 bits (NF4, QLoRA) or 8 bits by bitsandbytes;
     ``dtype`` is then what they are computed in. ``new_head`` draws a new head though the checkpoint
-    has one for the task's classes or for others. ``resize_embeddings`` adds rows for the tokens that
-    the tokenizer has beyond the embedding; the embedding and the output layer are then trained and
-    saved with the adapter.
+    has one for the task's classes or for others. ``resize_embeddings`` adds rows for the tokens
+    that the tokenizer has beyond the embedding; the embedding and the output layer are then trained
+    whole and saved with the adapter.
     """
 
     name: str

@@ -53,7 +53,7 @@ def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(make_run):
         validate_same_settings(Path("c"), older, resume_settings(resized, rows_sha256="x"))
 
 
-def test_what_a_checkpoint_says_is_never_replaced_by_a_default(make_run):
+def test_what_a_checkpoint_says_is_never_replaced_by_a_default():
     stored = {"model.new_head": True, "trainer.batch_size": 7}
     now = {"model.new_head": False, "trainer.batch_size": 8, "adapter.r": 4}
     assert with_defaults(stored, now) == stored
