@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from tests.run.conftest import tiny_run
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import write_config
-from toplora_train.config.schema import ModelSettings, RunConfig
+from toplora_train.config.schema import DatasetSettings, ModelSettings, RunConfig, TaskSettings
 from toplora_train.models.tiny import tiny_config, tiny_tokenizer
 from toplora_train.run import finetune
 from toplora_train.run.evaluate import evaluate
 from toplora_train.run.export import export
+from toplora_train.run.plan import make_plan
+from toplora_train.run.prepare.plan_target import find_target
 
 ROWS, HIDDEN = tiny_config().vocab_size, tiny_config().hidden_size
 TABLES = ("model.embed_tokens", "lm_head")
@@ -33,6 +36,16 @@ def signals_are_put_back():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def few_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toplora_train.run.assemble.adapter_costs.ADAPTERS", ("lora",))
+
+
+@pytest.fixture
+def no_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
 def longer_vocabulary(folder: Path, *, tied: bool) -> Path:
@@ -143,5 +156,54 @@ def test_a_method_that_trains_no_module_whole_is_refused_by_name(tmp_path: Path)
     config = replace(
         config, adapter=settings | {"peft_type": "TRAINABLE_TOKENS", "settings": tokens}
     )
-    with pytest.raises(UserError, match="embed_tokens|model.resize_embeddings"):
+    with pytest.raises(UserError, match=r"adapter=peft: .*model\.resize_embeddings"):
         finetune.run(config, tmp_path / "run")
+
+
+@pytest.mark.usefixtures("few_to_compare")
+def test_the_plan_counts_the_embedding_that_will_be_trained(tmp_path: Path):
+    base = longer_vocabulary(tmp_path / "base", tied=False)
+    config = resized_run(base, tmp_path / "run")
+    table = (ROWS + 3) * HIDDEN
+    made = make_plan(config, find_target(config))
+    assert made.parameters is not None
+    counted = made.parameters.trainable
+    assert (counted["embed_tokens"], counted["lm_head"]) == (table, table)
+    assert made.unknown == []
+
+
+@pytest.mark.usefixtures("few_to_compare", "no_hub_cache")
+def test_without_the_tokenizer_the_plan_says_what_it_leaves_out(tmp_path: Path):
+    shipped = ModelSettings(name="l", path="meta-llama/Meta-Llama-3-8B", resize_embeddings=True)
+    config = tiny_run(tmp_path / "run", "lora", model=shipped)
+    made = make_plan(config, find_target(config))
+    assert made.parameters is not None
+    assert "embed_tokens" not in made.parameters.trainable
+    assert any("model.resize_embeddings" in line for line in made.unknown)
+
+
+def test_a_head_is_trained_beside_the_resized_embedding(tmp_path: Path):
+    rows = tmp_path / "rows.jsonl"
+    lines = ({"text": f"{'many' * (n % 2)} of {n}", "label": n % 2} for n in range(24))
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    task = TaskSettings(name="t", source=str(rows), kind="classify", choices=["few", "many"])
+    base, run_dir = longer_vocabulary(tmp_path / "base", tied=True), tmp_path / "run"
+    data = DatasetSettings(name="rows", train=str(rows), max_length=64)
+    finetune.run(resized_run(base, run_dir, "lora", dataset=data, task={"t": task}), run_dir)
+    report = json.loads((run_dir / "report.json").read_text())
+    assert report["reload"]["max_abs_logit_difference"] == 0
+    tensors = load_file(run_dir / "adapter" / "adapter_model.safetensors")
+    whole = {name for name in tensors if "lora" not in name}
+    assert whole == {f"base_model.model.{name}.weight" for name in ("model.embed_tokens", "score")}
+
+
+@pytest.mark.skipif(not find_spec("bitsandbytes"), reason="needs bitsandbytes")
+def test_the_embedding_of_a_quantised_base_is_resized_too(tmp_path: Path):
+    base, run_dir = longer_vocabulary(tmp_path / "base", tied=True), tmp_path / "run"
+    config = resized_run(base, run_dir, "lora")
+    config = replace(config, model=replace(config.model, quantization="4bit"))
+    finetune.run(config, run_dir)
+    report = json.loads((run_dir / "report.json").read_text())
+    assert report["reload"]["max_abs_logit_difference"] == 0
+    tensors = load_file(run_dir / "adapter" / "adapter_model.safetensors")
+    assert torch.equal(*(tensors[f"base_model.model.{name}.weight"] for name in TABLES))

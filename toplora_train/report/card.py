@@ -112,8 +112,8 @@ def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
     if rows:
         text += (
             "\n\nThe base model must be resized first, as shown: the tokenizer beside this file "
-            "has more tokens than the base model's embedding has rows. All rows, old and new, are in "
-            "this adapter's file."
+            "has more tokens than the base model's embedding has rows. All rows, old and new, are "
+            "in this adapter's file."
         )
     if not report["adapter"]["mergeable"]:
         text += "\n\nThis adapter cannot be merged into the base weights; load it as shown."

@@ -433,8 +433,8 @@ def _unknown(
         )
     if config.model.resize_embeddings and not base.tokenizer:
         lines.append(
-            "The rows that model.resize_embeddings adds, and the embedding that is then trained, are "
-            f"not among the parameters until the tokenizer is at hand ({fetching})."
+            "The rows that model.resize_embeddings adds, and the embedding that is then trained, "
+            f"are not among the parameters until the tokenizer is at hand ({fetching})."
         )
     if parameters is None:
         lines.append(
