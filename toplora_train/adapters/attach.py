@@ -224,7 +224,7 @@ def tie_trained_embeddings(model: PeftModel) -> None:
     PEFT ties them for LoRA alone. Both are in the saved file all the same, so that PEFT reads it
     without knowing of the tie.
     """
-    base = model.get_base_model()
+    base: Any = model.get_base_model()
     embedding, output = base.get_input_embeddings(), base.get_output_embeddings()
     if (
         hasattr(embedding, "modules_to_save")

@@ -8,6 +8,8 @@ saved with the adapter, since frozen new rows would mean nothing.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +34,8 @@ def resize_embeddings(model: PreTrainedModel, rows: int) -> None:
     Raises:
         UserError: There are as many rows already, or the architecture cannot be resized.
     """
-    before: int = model.get_input_embeddings().weight.shape[0]
+    embedding: Any = model.get_input_embeddings()
+    before: int = embedding.weight.shape[0]
     if rows <= before:
         raise UserError(
             f"{KEY}=true: the tokenizer has no token beyond the embedding's {before} rows; leave "
@@ -44,7 +47,8 @@ def resize_embeddings(model: PreTrainedModel, rows: int) -> None:
         raise UserError(
             f"{KEY}=true: a {type(model).__name__} cannot be resized: {error}"
         ) from error
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+    layers: tuple[Any, Any] = (model.get_input_embeddings(), model.get_output_embeddings())
+    for layer in layers:
         if layer is None:  # a head has taken the place of the output layer
             continue
         for parameter in layer.parameters():
