@@ -21,7 +21,7 @@ KEY = "model.resize_embeddings"
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
     """The rows that a tokenizer needs: one more than its largest id."""
-    return 1 + max(tokenizer.get_vocab().values())
+    return 1 + int(max(tokenizer.get_vocab().values()))
 
 
 def resize_embeddings(model: PreTrainedModel, rows: int) -> None:
