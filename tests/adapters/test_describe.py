@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from toplora_train.adapters.attach import adapter_names, attach_adapter
 from toplora_train.adapters.describe import (
@@ -10,7 +11,8 @@ from toplora_train.adapters.describe import (
     describe_adapter,
     trainable_parameters_by_module,
 )
-from toplora_train.models.tiny import tiny_model
+from toplora_train.models.embedding import resize_embeddings
+from toplora_train.models.tiny import tiny_config, tiny_model
 
 OURS = [name for name in adapter_names() if name != "peft"]
 
@@ -45,6 +47,22 @@ def test_modules_to_save_are_counted_by_module_but_not_as_the_adapter():
     own = count_adapter_parameters(model)
     assert model.get_nb_trainable_parameters()[0] == own + head
     assert describe_adapter(model)["trainable_parameters"] == own + head
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_tied_tables_that_are_trained_are_counted_once(meta: bool):
+    config = tiny_config()
+    config.tie_word_embeddings = True
+    with torch.device("meta" if meta else "cpu"):
+        base = LlamaForCausalLM(config)
+    rows = config.vocab_size + 3
+    resize_embeddings(base, rows)
+    model = attach_adapter(base, {"name": "toplora", "r": 4}, seed=1)
+    table = rows * config.hidden_size
+    own = count_adapter_parameters(model)
+    assert describe_adapter(model)["trainable_parameters"] == own + table
+    assert sum(trainable_parameters_by_module(model).values()) == own + table
+    assert trainable_parameters_by_module(model)["embed_tokens"] == table
 
 
 def test_counts_on_the_meta_device_are_the_same():

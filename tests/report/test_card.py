@@ -84,3 +84,12 @@ def test_the_base_model_is_identified_by_its_digest_if_known():
     assert "SHA-256 of its configuration and weight index `ab12`" in model_card(report)
     del report["model"]["sha256"]  # as in older reports
     assert "(revision `abc123`)" in model_card(report)
+
+
+def test_a_resized_embedding_is_resized_before_the_adapter_is_loaded():
+    model = replace(made_up_report().model, embedding_rows=49_155)
+    code = card(model=model).split("```python\n")[1].split("```")[0].splitlines()
+    resized = code.index("base.resize_token_embeddings(49155, mean_resizing=False)")
+    loaded = next(index for index, line in enumerate(code) if "PeftModel.from_pretrained" in line)
+    assert resized < loaded
+    assert "resize_token_embeddings" not in card()

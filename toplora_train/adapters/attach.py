@@ -35,6 +35,7 @@ from toplora_train.adapters.targets import (
     plain_names,
 )
 from toplora_train.config.errors import UserError
+from toplora_train.models.embedding import resized_modules
 from toplora_train.models.head import head_modules
 from toplora_train.models.quantized import keep_trainable
 
@@ -118,9 +119,12 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
         if config.target_modules is None and not getattr(module, "TARGETS_BY_PEFT", False):
             config.target_modules = attention_projections(model)
         _fit_to_model(config, model)
-        with torch.random.fork_rng(devices=[]), quiet_peft():
+        resized = bool(resized_modules(model))
+        with torch.random.fork_rng(devices=[]), quiet_peft(ties=resized):
             torch.default_generator.manual_seed(seed)
             attached = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+        if resized:
+            tie_trained_embeddings(attached)
         _check_patterns_used(config, attached.base_model.targeted_module_names)
         if hasattr(module, "refine"):
             module.refine(attached, own)
@@ -173,9 +177,17 @@ def _fit_to_model(config: PeftConfig, model: nn.Module) -> None:
     config.task_type = next(
         (task for end, task in TASK_TYPES.items() if type(model).__name__.endswith(end)), None
     )
-    if config.task_type == "SEQ_CLS" and hasattr(config, "modules_to_save"):
-        # PEFT adds modules called classifier or score; a head can have others (DeBERTa's pooler).
-        config.modules_to_save = sorted({*(config.modules_to_save or ()), *head_modules(model)})
+    # PEFT adds modules called classifier or score; a head can have others (DeBERTa's pooler).
+    head = head_modules(model) if config.task_type == "SEQ_CLS" else []
+    resized = resized_modules(model)
+    if hasattr(config, "modules_to_save"):
+        if head or resized:
+            config.modules_to_save = sorted({*(config.modules_to_save or ()), *head, *resized})
+    elif resized:
+        raise ValueError(
+            "this method has no modules_to_save, so it cannot train the embedding that "
+            "model.resize_embeddings adds rows to; choose another adapter"
+        )
     if hasattr(config, "fan_in_fan_out"):  # whether weights are transposed, for PEFT's LoRA
         config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())
 
@@ -189,15 +201,37 @@ def _check_patterns_used(config: PeftConfig, module_names: Sequence[str]) -> Non
 
 
 @contextmanager
-def quiet_peft() -> Iterator[None]:
-    """Silence PEFT's warnings that users cannot act on, or that are errors here."""
+def quiet_peft(*, ties: bool = False) -> Iterator[None]:
+    """Silence PEFT's warnings that users cannot act on, or that are errors here.
+
+    With ``ties``, also its warning that tied embeddings are not tied: they are tied here.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* did not match any targeted module")
         warnings.filterwarnings("ignore", message="You have passed exclude_modules")
+        if ties:
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         warnings.filterwarnings(
             "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
         )
         yield
+
+
+def tie_trained_embeddings(model: PeftModel) -> None:
+    """Tie the trained copies of embedding and output layer where the base model ties its own.
+
+    PEFT ties them for LoRA alone. Both are in the saved file all the same, so that PEFT reads it
+    without knowing of the tie.
+    """
+    base: Any = model.get_base_model()
+    embedding, output = base.get_input_embeddings(), base.get_output_embeddings()
+    if (
+        hasattr(embedding, "modules_to_save")
+        and hasattr(output, "modules_to_save")
+        and embedding.original_module.weight is output.original_module.weight
+    ):
+        for name, trained in output.modules_to_save.items():
+            trained.weight = embedding.modules_to_save[name].weight
 
 
 def set_adapter_dtype(model: PeftModel, dtype: str) -> None:

@@ -52,11 +52,19 @@ def describe_adapter(model: PeftModel) -> dict[str, Any]:
     peft_type = str(model.peft_type.value)
     return {
         "peft_type": peft_type,
-        "trainable_parameters": sum(tensor.numel() for tensor in adapter_state(model).values())
+        "trainable_parameters": sum(tensor.numel() for tensor in _own_tensors(model))
         - sum(tensor.numel() for tensor in frozen),
         "mergeable": peft_type not in UNMERGEABLE
         and all(layer.can_merge(name) for layer in layers for name in layer.configs),
     }
+
+
+def _own_tensors(model: PeftModel) -> list[torch.Tensor]:
+    """The adapter's tensors, one that is saved under two names once."""
+    held = peft.get_peft_model_state_dict(
+        model, state_dict=model.state_dict(keep_vars=True), save_embedding_layers=False
+    )
+    return list({id(tensor): tensor for tensor in held.values()}.values())
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:

@@ -77,7 +77,7 @@ def _saved_modules(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
     )
     prefixes = adapter_prefixes(model)
     return {
-        name: tensor.detach().contiguous()
+        name: tensor.detach().clone().contiguous()  # a file holds no tensor under two names
         for name, tensor in tensors.items()
         if not any(part.startswith(prefixes) for part in name.split("."))
     }

@@ -14,11 +14,16 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from toplora_train.adapters.attach import quiet_peft, set_adapter_dtype
+from toplora_train.adapters.attach import (
+    quiet_peft,
+    set_adapter_dtype,
+    tie_trained_embeddings,
+)
 from toplora_train.adapters.base import adapter_prefixes
 from toplora_train.adapters.configs import check_schema_version
 from toplora_train.adapters.describe import adapter_state
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.models.embedding import resized_modules
 from toplora_train.models.quantized import keep_trainable
 
 CONFIG_FILE = "adapter_config.json"
@@ -64,9 +69,9 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     """
     if trainable:
         keep_trainable(model)
-    found = shapes_and_dtypes(folder)
+    found, resized = shapes_and_dtypes(folder), bool(resized_modules(model))
     try:
-        with warnings.catch_warnings(), quiet_peft():
+        with warnings.catch_warnings(), quiet_peft(ties=resized):
             # PEFT would drop unknown settings. Missing tensors are checked below.
             warnings.filterwarnings("error", message="Unexpected keyword arguments")
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
@@ -83,6 +88,8 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     except (TypeError, ValueError, UserWarning) as error:
         raise UserError(f"{folder}: {' '.join(str(error).split())}") from error
     _check_fit(folder / WEIGHTS_FILE, found, adapter_state(loaded))
+    if resized:
+        tie_trained_embeddings(loaded)
     prefixes = adapter_prefixes(loaded)
     dtypes = {
         dtype

@@ -35,6 +35,7 @@ from toplora_train.adapters.saving import (
 )
 from toplora_train.config.adapter import adapter_defaults, shown
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.models.embedding import resized_modules
 
 KEY = "adapter.start_from"
 MODEL = "base_model.model."  # PEFT's prefix of tensor names
@@ -333,7 +334,8 @@ def _on_model(model: nn.Module, theirs: PeftConfig, our_config: PeftConfig) -> P
     if hasattr(theirs, "init_lora_weights"):
         theirs.init_lora_weights = True
     try:
-        with quiet_peft(), torch.random.fork_rng(devices=[]):
+        ties = bool(resized_modules(model))
+        with quiet_peft(ties=ties), torch.random.fork_rng(devices=[]):
             return peft.get_peft_model(without_weights(model), theirs, autocast_adapter_dtype=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"{KEY}: {' '.join(str(error).split())}") from error

@@ -60,6 +60,8 @@ class ModelSettings:
             ``8bit``; null does not quantize.
         new_head: Initialize a new classification or regression head even if the checkpoint has
             one, be it for the task's classes or for others.
+        resize_embeddings: Add embedding rows for the tokenizer's tokens beyond the embedding; the
+            embedding and the output layer are then trained and saved with the adapter.
     """
 
     name: str
@@ -71,6 +73,7 @@ class ModelSettings:
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     quantization: Literal["4bit", "8bit"] | None = None
     new_head: bool = False
+    resize_embeddings: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -22,6 +22,7 @@ from transformers import (
 
 from toplora_train.config.aside import temporary_folder
 from toplora_train.config.errors import UserError
+from toplora_train.models.embedding import resize_embeddings
 from toplora_train.models.head import (
     Head,
     HeadStart,
@@ -83,6 +84,7 @@ def load_model(
     head: Head | None = None,
     trained_whole: Sequence[str] = (),
     new_head: bool = False,
+    embedding_rows: int | None = None,
     seed: int = 0,
 ) -> PreTrainedModel:
     """Load the base model on the CPU, frozen and in evaluation mode.
@@ -97,11 +99,12 @@ def load_model(
         head: the head to add; without one it is a causal language model.
         trained_whole: modules that are fully trained and saved, whose weights may be missing.
         new_head: draw a new head even if the checkpoint has one that fits.
+        embedding_rows: number of rows to resize the embedding to; None leaves it as it is.
         seed: seed of the head's initialisation; the global RNG state is preserved.
 
     Raises:
         UserError: the folder cannot be loaded as such a model, weights other than the head's are
-            missing, or its head has other classes.
+            missing, its head has other classes, or the embedding has the rows already.
     """
     start = start_of_head(location, head, new=new_head) if head is not None else None
     kind = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
@@ -134,6 +137,8 @@ def load_model(
                 reorder_classes(model, start.order)
             if start is not None and start.redrawn:
                 draw_head(model, empty())
+        if embedding_rows is not None:
+            resize_embeddings(model, embedding_rows)
     model.name_or_path = location.name  # base_model_name_or_path in the adapter's config
     model.requires_grad_(False)
     frozen: PreTrainedModel = model.eval()

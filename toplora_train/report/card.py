@@ -88,6 +88,7 @@ def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
     if has_head(report):  # the adapter file contains the head's weights but not its class names
         auto = "AutoModelForSequenceClassification"
         head = f", id2label={dict(enumerate(labels))}" if labels else ", num_labels=1"
+    rows = report["model"].get("embedding_rows")  # earlier reports have none
     needs_import = kind in NEEDS_IMPORT
     lines = ["```python"]
     if needs_import:
@@ -97,6 +98,7 @@ def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
         f"from transformers import {auto}, AutoTokenizer",
         "",
         f'base = {auto}.from_pretrained("{report["model"]["path"]}"{head})',
+        *([f"base.resize_token_embeddings({rows}, mean_resizing=False)"] if rows else []),
         'model = PeftModel.from_pretrained(base, "FOLDER_OF_THIS_FILE")',
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER_OF_THIS_FILE")',
         "```",
@@ -106,6 +108,12 @@ def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
         text += (
             f"\n\nWithout `import toplora_train` (from `pip install toplora-train`), PEFT raises "
             f"`KeyError: '{kind}'`."
+        )
+    if rows:
+        text += (
+            "\n\nThe base model must be resized first, as shown: the tokenizer beside this file "
+            "has more tokens than the base model's embedding has rows. All rows, old and new, are "
+            "in this adapter's file."
         )
     if not report["adapter"]["mergeable"]:
         text += "\n\nThis adapter cannot be merged into the base weights; load it as shown."

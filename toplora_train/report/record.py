@@ -21,7 +21,8 @@ class ReportModel:
     """The base model as loaded: its number of ``parameters`` and their ``dtype``.
 
     ``read_from`` is the folder it was loaded from, ``sha256`` a digest of its configuration and of
-    the index and headers of its weights.
+    the index and headers of its weights. ``embedding_rows`` is the size that the embedding was
+    resized to, None if it was not.
     """
 
     path: str
@@ -30,6 +31,7 @@ class ReportModel:
     dtype: str
     read_from: str = ""
     sha256: str = ""
+    embedding_rows: int | None = None
 
 
 @dataclass(frozen=True)

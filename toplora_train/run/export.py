@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,9 +32,8 @@ from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config
 from toplora_train.data.prompts import build_prompt
-from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation
-from toplora_train.run.prepare.objective import locate_base
+from toplora_train.run.prepare.objective import load_base, locate_base
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 
 PROBE = "How many legs do three dogs and a bird have? Count them one by one."
@@ -80,10 +79,11 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
     location = locate_base(config.model)
     _validate_same_base(adapter, location)
     # Errors surface on a model without weights.
-    without_weights = load_model(location, dtype=config.model.dtype, meta=True)
+    whole = replace(config, model=replace(config.model, quantization=None))
+    without_weights = load_base(whole, location, None, meta=True)
     validate_convertible(load_adapter(without_weights, adapter), format)
 
-    base = load_model(location, dtype=config.model.dtype, attention=config.model.attention)
+    base = load_base(whole, location, None)
     tokenizer = open_tokenizer(config, location)
     adapted = load_adapter(base, adapter)
     expected = _logits(adapted, tokenizer)

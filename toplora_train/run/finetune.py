@@ -55,7 +55,7 @@ from toplora_train.run.prepare.data_init import show_rows
 from toplora_train.run.prepare.encoding import learned_prompt
 from toplora_train.run.prepare.extension import find_extension
 from toplora_train.run.prepare.objective import base_weights, load_base
-from toplora_train.run.prepare.resume_settings import resume_settings
+from toplora_train.run.prepare.resume_settings import resume_settings, with_defaults
 from toplora_train.run.prepare.run_data import RunData, prepare, total_steps
 from toplora_train.run.prepare.start_from import StartFrom, find_start
 from toplora_train.run.prepare.validate_rows import validate_rows
@@ -270,7 +270,11 @@ def resume_point(
         return None, TrainState(settings=settings)
     start = read_state(checkpoint)
     free = LENGTH if ends else frozenset()  # which an extension changes
-    validate_same_settings(checkpoint, without(start.settings, free), without(settings, free))
+    validate_same_settings(
+        checkpoint,
+        without(with_defaults(start.settings, settings), free),
+        without(settings, free),
+    )
     total = total_steps(config, run_data.lengths)
     if total < start.step:
         raise UserError(

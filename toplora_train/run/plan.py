@@ -83,7 +83,7 @@ def make_plan(config: RunConfig, target: Target) -> Plan:
     run_data = _run_data(config, base, sources)
     with TemporaryDirectory() as folder:
         location = base.location or _shipped_shape(base.model, Path(folder))
-        model = None if location is None else _on_meta(config, location, run_data)
+        model = None if location is None else _on_meta(config, location, base, run_data)
     counts = _count_rows(config, sources, run_data)
     rows, held_out = _held_out(config, counts.training)
     tokens = _counted(config, run_data) if run_data is not None else _bounded(config, rows)
@@ -116,7 +116,7 @@ def make_plan(config: RunConfig, target: Target) -> Plan:
         parameters=parameters,
         tokens=_tokens(config, run_data, tokens) if run_data is not None else None,
         work=work,
-        unknown=_unknown(base, sources, parameters, run_data),
+        unknown=_unknown(config, base, sources, parameters, run_data),
     )
 
 
@@ -147,13 +147,15 @@ def _shipped_shape(path: str, folder: Path) -> ModelLocation | None:
 
 
 def _on_meta(
-    config: RunConfig, location: ModelLocation, run_data: RunData | None
+    config: RunConfig, location: ModelLocation, base: ModelState, run_data: RunData | None
 ) -> PreTrainedModel:
     task = head_task(config)
     if run_data is not None:
         head = run_data.objective.head
     else:  # the pad token does not affect any count
         head = None if task is None else Head(tuple(task.choices), pad_token_id=0)
+    if not base.tokenizer:  # how many rows it needs is not known
+        config = replace(config, model=replace(config.model, resize_embeddings=False))
     return load_base(config, location, head, meta=True)
 
 
@@ -415,6 +417,7 @@ def _embeddings(model: PreTrainedModel) -> int:
 
 
 def _unknown(
+    config: RunConfig,
     base: ModelState,
     sources: Sequence[RowsInput],
     parameters: Parameters | None,
@@ -428,6 +431,11 @@ def _unknown(
         lines.append(
             "Token counts, rows over the length limit, padding and the rendered example are "
             f"unknown until {' and '.join(missing)} are available ({fetching})."
+        )
+    if config.model.resize_embeddings and not base.tokenizer:
+        lines.append(
+            "The rows that model.resize_embeddings adds, and the embedding that is then trained, "
+            f"are not among the parameters until the tokenizer is at hand ({fetching})."
         )
     if parameters is None:
         lines.append(

@@ -204,7 +204,7 @@ def validate_same_settings(
         UserError: some differ; names the keys, with both values.
     """
     # Through JSON, as a tuple was stored as a list.
-    now = json.loads(json.dumps(now))
+    stored, now = (json.loads(json.dumps(dict(settings))) for settings in (stored, now))
     differing = [
         key for key in sorted(stored.keys() | now.keys()) if stored.get(key) != now.get(key)
     ]

@@ -1,6 +1,11 @@
 from dataclasses import replace
+from pathlib import Path
 
-from toplora_train.run.prepare.resume_settings import flatten, resume_settings
+import pytest
+
+from toplora_train.config.errors import UserError
+from toplora_train.run.prepare.resume_settings import flatten, resume_settings, with_defaults
+from toplora_train.train.checkpoint import validate_same_settings
 
 
 def test_nested_keys_become_dotted_ones():
@@ -33,3 +38,22 @@ def test_the_start_is_represented_by_its_hash_not_its_location(make_run):
     assert of_here == resume_settings(there, rows_sha256="x", start_sha256="1")
     assert of_here["adapter.start_from"] == "1"
     assert resume_settings(here, rows_sha256="x", start_sha256="2") != of_here
+
+
+NEWER = ("dataset.special_tokens", "model.new_head", "model.resize_embeddings")
+
+
+def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(make_run):
+    config = make_run()
+    now = resume_settings(config, rows_sha256="x")
+    older = with_defaults({key: now[key] for key in now if key not in NEWER}, now)
+    validate_same_settings(Path("c"), older, now)
+    resized = replace(config, model=replace(config.model, resize_embeddings=True))
+    with pytest.raises(UserError, match=r"model\.resize_embeddings was False, now True"):
+        validate_same_settings(Path("c"), older, resume_settings(resized, rows_sha256="x"))
+
+
+def test_what_a_checkpoint_says_is_never_replaced_by_a_default():
+    stored = {"model.new_head": True, "trainer.batch_size": 7}
+    now = {"model.new_head": False, "trainer.batch_size": 8, "adapter.r": 4}
+    assert with_defaults(stored, now) == stored

@@ -21,12 +21,13 @@ from toplora_train.evaluation.methods.base import find_method, protocol_of
 from toplora_train.evaluation.metrics import METRICS, as_numbers
 from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.evaluation.statistics import majority_share
+from toplora_train.models.embedding import vocabulary_size
 from toplora_train.models.identity import model_digest
 from toplora_train.report.environment import environment
 from toplora_train.report.expected import matching
 from toplora_train.report.gain import read_gain
 from toplora_train.report.metrics_file import read_metrics
-from toplora_train.report.numbers import counted, percent, readable_seconds
+from toplora_train.report.numbers import count, counted, percent, readable_seconds
 from toplora_train.report.numbers import score as score_text
 from toplora_train.report.record import (
     Reload,
@@ -60,6 +61,13 @@ def introduction(config: RunConfig, run_data: RunData, start: TrainState) -> str
     )
     resumed = f", going on after step {start.step}" if start.step else ""
     head = f"\nhead: {run_data.head.said}" if run_data.head is not None else ""
+    rows = _embedding_rows(config, run_data)
+    resized = (
+        f"\nembedding: resized to {count(rows)} rows for the tokenizer's tokens, trained whole and "
+        "saved with the adapter, and so is the output layer where there is one"
+        if rows is not None
+        else ""
+    )
     special = "".join(f"\n{sentence}" for sentence in run_data.special_tokens.sentences)
     return (
         f"{config.adapter['name']} on {run_data.location.name} ({run_data.location.revision}): "
@@ -67,8 +75,12 @@ def introduction(config: RunConfig, run_data: RunData, start: TrainState) -> str
         f"{config.trainer.batch_size}{resumed}\n"
         f"tokens: {run_data.tokens_from}{CHAT if run_data.wording == 'chat' else ''}\n"
         f"evaluated on {tests}\n"
-        f"test questions that are trained on too: {overlap(run_data)}{head}{special}"
+        f"test questions that are trained on too: {overlap(run_data)}{head}{resized}{special}"
     )
+
+
+def _embedding_rows(config: RunConfig, run_data: RunData) -> int | None:
+    return vocabulary_size(run_data.tokenizer) if config.model.resize_embeddings else None
 
 
 def overlap(run_data: RunData) -> str:
@@ -156,6 +168,7 @@ def build_report(
             dtype=number_format(config.model),
             read_from=run_data.location.read_from,
             sha256=model_digest(run_data.location),
+            embedding_rows=_embedding_rows(config, run_data),
         ),
         adapter=ReportAdapter(
             name=config.adapter["name"],

@@ -32,8 +32,9 @@ from toplora_train.data.packed import pack
 from toplora_train.data.renamed import parse_renamed
 from toplora_train.data.rows import Row, parse_row
 from toplora_train.data.sources import RowParser
+from toplora_train.models.embedding import vocabulary_size
 from toplora_train.models.head import Head
-from toplora_train.models.load import load_model
+from toplora_train.models.load import load_model, load_tokenizer
 from toplora_train.models.locate import ModelLocation, locate_model
 from toplora_train.run.prepare.encoding import Encoding, encode_for
 from toplora_train.train.losses import label_loss, value_loss
@@ -199,6 +200,9 @@ def load_base(
     ``head_seed`` initializes the head differently than in the run, so that the reload check fails
     if the head is not read from the adapter's file.
     """
+    rows = None
+    if config.model.resize_embeddings:
+        rows = vocabulary_size(load_tokenizer(location))
     return load_model(
         location,
         dtype=config.model.dtype,
@@ -208,6 +212,7 @@ def load_base(
         head=head,
         trained_whole=plain_names(config.adapter).get("modules_to_save") or (),
         new_head=config.model.new_head,
+        embedding_rows=rows,
         seed=config.seed if head_seed is None else head_seed,
     )
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
-from toplora_train.config.schema import RunConfig
+from toplora_train.config.schema import (
+    DatasetSettings,
+    ModelSettings,
+    OptimizerSettings,
+    RunConfig,
+    TrainerSettings,
+)
 from toplora_train.run.fit.best_checkpoint import selects
 
 # These change what is written or shown, not the training.
@@ -45,6 +51,26 @@ def resume_settings(
     }
     free = FREE - {"trainer.eval_every"} if selects(config) else FREE  # it sets the candidates
     return {key: value for key, value in flatten(parts).items() if key not in free}
+
+
+def with_defaults(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's settings; a key of ``now`` that is newer than the checkpoint has its default.
+
+    The default of a new key is what was done before there was one.
+    """
+    groups = {
+        "model": ModelSettings,
+        "optimizer": OptimizerSettings,
+        "trainer": TrainerSettings,
+        "dataset": DatasetSettings,
+    }
+    defaults = {
+        f"{group}.{entry.name}": entry.default
+        for group, schema in groups.items()
+        for entry in fields(schema)
+        if entry.default is not MISSING
+    }
+    return {key: defaults[key] for key in now if key in defaults} | dict(stored)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -39,10 +39,9 @@ def _validate_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -
     if beyond:
         raise UserError(
             f"the tokenizer has {len(beyond)} more tokens than the model's embedding has rows "
-            f"({rows}), {beyond[0][1]!r} first; use the model's own tokenizer, or resize the "
-            "embedding once (model.resize_token_embeddings(len(tokenizer)) in transformers, save "
-            "both, model.path=FOLDER) and train it: "
-            "adapter.modules_to_save=[embedding and output layer]"
+            f"({rows}), {beyond[0][1]!r} first; use the model's own tokenizer, or set "
+            "model.resize_embeddings=true, which adds the rows and trains and saves the embedding "
+            "and the output layer with the adapter"
         )
 
 
