@@ -1,4 +1,4 @@
-"""What MkDocs does to pages: the reference and the recipes are generated, Sphinx's roles are code."""
+"""MkDocs hooks: the reference and the recipes are generated, and Sphinx's roles become code."""
 
 import json
 import re
