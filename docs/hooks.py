@@ -83,9 +83,8 @@ def _type(value: dict[str, Any]) -> str:
         return f"list of {_type(value['items'])}"
     if value["type"] == "object":
         return f"mapping to {_type(value['additionalProperties'])}"
-    return " ".join(
-        [value["type"], *(f"{sign} {value[key]}" for key, sign in BOUNDS.items() if key in value)]
-    )
+    bounds = [f"{sign} {value[key]}" for key, sign in BOUNDS.items() if key in value]
+    return f"{value['type']} {', '.join(bounds)}".strip()
 
 
 def _default(value: dict[str, Any]) -> str:
@@ -129,7 +128,7 @@ def _recipe(path: Path) -> dict[str, Any]:
     ]
     parts = groupby(comment[1:], key=lambda line: line.startswith("  "))
     text = "\n".join(
-        "\n".join(["", "```text", *lines, "```", ""] if indented else lines)
+        "\n".join(["", "```text", *(line[2:] for line in lines), "```", ""] if indented else lines)
         for indented, lines in parts
     )
     return {
