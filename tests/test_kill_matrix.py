@@ -149,7 +149,7 @@ def test_another_number_of_processes_goes_on_with_the_same_rows(tmp_path):
     said = finish(moved, "adapter.dropout=0", "launch.processes=1", "resume=auto")
     assert "going on after step" in said
     log = (moved / "run" / "train.log").read_text()
-    assert "the checkpoint is of 2 processes, this run has 1" in log
+    assert "the checkpoint was saved by 2 processes, this run has 1" in log
     for (_, one), (_, other) in zip(losses(whole), losses(moved), strict=True):
         assert one == pytest.approx(other, rel=1e-6)
     tensors = [load_file(f / "run/adapter/adapter_model.safetensors") for f in (whole, moved)]

@@ -1,4 +1,4 @@
-"""Attaching: what is refused, and in which words."""
+"""Attaching adapters: targets, dtypes, and error messages."""
 
 import pytest
 
@@ -54,16 +54,16 @@ def test_a_bad_setting_is_one_line_that_names_it(name: str, settings: dict, mess
     assert "\n" not in str(refusal.value)
 
 
-def test_a_gates_setting_is_named_whole():
+def test_a_nested_setting_is_named_by_its_full_key():
     settings = {"name": "toplora", "gate": {"activation": "relu"}}
     with pytest.raises(UserError, match=r"^adapter\.gate\.activation must be one of exp, softplus"):
         attach_adapter(tiny_model(), settings, seed=1)
 
 
 @pytest.mark.parametrize("name", ["nosuch", "base", "attach", "../lora", ""])
-def test_an_unknown_adapter_lists_those_there_are(name: str):
+def test_an_unknown_adapter_is_refused_with_the_known_ones(name: str):
     with pytest.raises(
-        UserError, match=f"^adapter={name}: there is no such adapter, but .*toplora"
+        UserError, match=f"^adapter={name}: there is no such adapter; known: .*toplora"
     ):
         adapter_module(name)
 
@@ -78,14 +78,16 @@ def test_an_unknown_adapter_lists_those_there_are(name: str):
     ],
 )
 @pytest.mark.parametrize("name", ["lora", "toplora"])
-def test_targets_are_a_list_an_expression_all_linear_or_the_default(name, target_modules, adapted):
+def test_targets_are_a_list_a_regular_expression_all_linear_or_the_default(
+    name, target_modules, adapted
+):
     settings = {"name": name, "target_modules": target_modules}
     model = attach_adapter(tiny_model(), settings, seed=1)
     assert set(trainable_parameters_by_module(model)) == adapted
 
 
 @pytest.mark.parametrize("name", ["lora", "dora", "toplora"])
-def test_one_modules_name_needs_no_brackets(name: str):
+def test_a_single_module_name_needs_no_brackets(name: str):
     bare, listed = (
         attach_adapter(tiny_model(), {"name": name, "target_modules": one}, seed=1)
         for one in ("q_proj", ["q_proj"])
@@ -93,12 +95,12 @@ def test_one_modules_name_needs_no_brackets(name: str):
     assert trainable_parameters_by_module(bare) == trainable_parameters_by_module(listed)
 
 
-def test_one_modules_name_needs_no_brackets_with_any_method_of_peft():
+def test_a_single_module_name_needs_no_brackets_with_peft_methods():
     settings = {"name": "peft", "peft_type": "LOHA", "settings": {"target_modules": "q_proj"}}
     assert trainable_parameters_by_module(attach_adapter(tiny_model(), settings, seed=1))
 
 
-def test_layers_and_exclusions_narrow_the_targets():
+def test_layers_and_exclusions_restrict_the_targets():
     settings = {"name": "toplora", "layers_to_transform": [1], "exclude_modules": ["k_proj"]}
     model = attach_adapter(tiny_model(), settings, seed=1)
     assert sorted(model.base_model.targeted_module_names) == [
@@ -107,13 +109,13 @@ def test_layers_and_exclusions_narrow_the_targets():
     ]
 
 
-def test_a_task_fit_for_the_model_is_recorded():
+def test_the_task_type_follows_the_model():
     model = attach_adapter(tiny_model(), {"name": "toplora"}, seed=1)
     assert type(model).__name__ == "PeftModelForCausalLM"
     assert model.peft_config["default"].task_type == "CAUSAL_LM"
 
 
-def test_attaching_warns_of_nothing_and_changes_no_setting():
+def test_attaching_emits_no_warning_and_changes_no_setting():
     settings = {"name": "toplora", "gate": {"eps": None}, "target_modules": ["q_proj"]}
     attach_adapter(tiny_model(), settings, seed=1)  # warnings are errors here
     assert settings == {"name": "toplora", "gate": {"eps": None}, "target_modules": ["q_proj"]}

@@ -1,4 +1,4 @@
-"""A budget becomes the rank whose adapter is nearest to it, counted on a model without weights."""
+"""Choosing the rank from a parameter budget."""
 
 import math
 
@@ -27,14 +27,14 @@ SIZES = [(96, 96, 3, 12)]
         ("lora_r8", 8 * 100),
     ],
 )
-def test_a_budget_is_a_number_a_share_or_what_lora_takes(budget: object, parameters: int):
+def test_a_budget_is_a_number_a_fraction_or_the_size_of_a_lora(budget: object, parameters: int):
     found = parameters_of(
         budget, {"target_modules": ["q"]}, lambda lora: lora["r"] * 100, 2 * 10**6
     )
     assert found == parameters
 
 
-def test_what_lora_takes_is_counted_on_the_same_modules():
+def test_the_size_of_a_lora_is_counted_on_the_same_modules():
     def count(lora):
         assert lora == {
             "name": "lora",
@@ -50,14 +50,14 @@ def test_what_lora_takes_is_counted_on_the_same_modules():
 
 
 @pytest.mark.parametrize("budget", ["much", "r8", "-4", "4.7MB", "", [4]])
-def test_what_is_no_budget_is_refused_with_the_forms_that_are(budget: object):
+def test_an_invalid_budget_is_refused_with_the_valid_forms(budget: object):
     with pytest.raises((TypeError, ValueError), match=r"^budget must be a number such as 4\.7M"):
         parameters_of(budget, {}, lambda _: 1, 100)
 
 
 @pytest.mark.parametrize("cost", [lambda r: 10 + 7 * r, lambda r: r**3 + r])
 @pytest.mark.parametrize("wanted", [17, 30, 68, 500, 10_001])
-def test_the_nearest_rank_is_found_by_comparison_with_all(cost, wanted: int):
+def test_nearest_rank_agrees_with_an_exhaustive_search(cost, wanted: int):
     best = min(range(1, 2000), key=lambda r: abs(cost(r) - wanted))
     assert nearest_rank(cost, wanted) == best
 
@@ -77,7 +77,7 @@ def test_a_budget_above_the_largest_adapter_is_refused():
 
 
 @pytest.mark.parametrize("wanted", [300, 2_000, 9_000, 60_000])
-def test_mode_ranks_stay_within_their_modes_and_meet_the_budget(wanted: int):
+def test_mode_ranks_do_not_exceed_their_modes_and_meet_the_budget(wanted: int):
     ranks = nearest_mode_ranks(SIZES, wanted)
     assert all(1 <= rank <= size for rank, size in zip(ranks, SIZES[0], strict=True))
     cost = sum(r * size for r, size in zip(ranks, SIZES[0], strict=True)) + math.prod(ranks)
@@ -113,7 +113,7 @@ def test_lora_meets_the_budget_of_lora():
     assert str(fit) == f"r = 6: {fit.wanted:,} parameters for a budget of {fit.wanted:,} (+0.00%)"
 
 
-def test_modules_that_are_trained_whole_are_not_counted():
+def test_modules_to_save_are_not_counted():
     model = tiny_model()
     small = fit_to_budget(model, defaults("lora", budget="lora_r2", modules_to_save=["lm_head"]))
     assert small.settings["r"] == 2
@@ -127,12 +127,12 @@ def test_a_budget_and_ranks_given_one_by_one_exclude_each_other(name: str, other
         attach_adapter(tiny_model(), defaults(name, budget="9k", **other), seed=1)
 
 
-def test_the_least_is_named_where_the_budget_is_below_it():
+def test_a_budget_that_is_too_small_names_the_smallest_adapter():
     with pytest.raises(UserError, match=r"^adapter\.budget of 10 parameters is below the smallest"):
         attach_adapter(tiny_model(), defaults("genlora", budget=10), seed=1)
 
 
-def test_an_encoder_without_weights_is_fitted_too():
+def test_a_budget_works_for_an_encoder_without_weights():
     with torch.device("meta"):
         config = RobertaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
         model = RobertaForSequenceClassification(config)

@@ -1,4 +1,4 @@
-"""The checks of single settings: what passes, and that a refusal begins with the key."""
+"""The validation of single settings: valid values pass, messages start with the key."""
 
 import pytest
 
@@ -24,14 +24,14 @@ def test_a_setting_passes_or_is_refused_by_its_key(check, good: list, bad: list)
             check("key", value)
 
 
-def test_an_option_is_one_of_those_listed():
+def test_a_choice_must_be_one_of_the_options():
     checks.check_choice("key", "b", ("a", "b"))
     for value in ("c", None, 1):
         with pytest.raises(ValueError, match=f"^key must be one of a, b, not {value!r}$"):
             checks.check_choice("key", value, ("a", "b"))
 
 
-def test_a_list_of_names_may_have_to_be_a_list():
+def test_names_may_have_to_be_a_list():
     with pytest.raises(TypeError, match=r"^key must be a list of module names, not 'head'$"):
         checks.check_names("key", "head", regex=False)
 

@@ -1,4 +1,4 @@
-"""The shared settings: which rank and which scaling a module gets."""
+"""The shared settings: a module's rank and scaling."""
 
 import math
 
@@ -17,11 +17,11 @@ NAME = "model.layers.1.self_attn.q_proj"
         ({"q_proj": 2}, 2),
         ({r"layers\.1\..*": 3}, 3),
         ({"k_proj": 2}, 8),
-        ({"proj": 2}, 8),  # an end of a name begins at a dot
-        ({"self_attn.q_proj": 4, "q_proj": 2}, 4),  # the first that matches
+        ({"proj": 2}, 8),  # a suffix of a name starts at a dot
+        ({"self_attn.q_proj": 4, "q_proj": 2}, 4),  # the first match
     ],
 )
-def test_a_rank_may_be_set_by_the_end_of_a_name_or_an_expression(pattern: dict, rank: int):
+def test_a_rank_may_be_set_by_a_name_suffix_or_a_regular_expression(pattern: dict, rank: int):
     assert TopLoraConfig(rank_pattern=pattern).rank_for(NAME) == rank
 
 
@@ -32,7 +32,7 @@ def test_scaling_is_alpha_over_r_or_over_its_root_with_the_modules_own_r_and_alp
     assert TopLoraConfig(**patterns, use_rslora=True).scaling_for(NAME) == 6 / math.sqrt(2)
 
 
-def test_the_settings_are_the_fields_that_are_not_pefts_bookkeeping():
+def test_setting_names_exclude_pefts_internal_fields():
     own = set(TopLoraConfig.setting_names()) - set(LowRankConfig.setting_names())
     assert own == {"gate"}
     assert "peft_type" not in LowRankConfig.setting_names()

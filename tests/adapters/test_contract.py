@@ -1,4 +1,4 @@
-"""What every adapter has to do, whichever it is; a new YAML in conf/adapter is a new parameter."""
+"""The contract of every adapter; each YAML in conf/adapter is a test parameter."""
 
 import copy
 import io
@@ -31,15 +31,15 @@ from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_config, tiny_model
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "adapter"
-OTHER_METHODS = "peft"  # stands for many of PEFT's own, which tests/adapters/test_peft.py holds
+OTHER_METHODS = "peft"  # PEFT's other methods, tested in tests/adapters/test_peft.py
 ADAPTERS = sorted({path.stem for path in CONF.glob("*.yaml")} - {OTHER_METHODS})
 
-# PEFT and transformers disagree about a name; attach_adapter keeps users from seeing it.
+# PEFT uses a name that transformers deprecates; attach_adapter silences the warning.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 
 
 def defaults(name: str, **changes) -> dict:
-    """The adapter's own YAML, as a run gets it, without dropout unless asked for."""
+    """The adapter's YAML as in a run, without dropout by default."""
     settings = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
     if "dropout" in settings:
         settings["dropout"] = 0.0
@@ -48,7 +48,7 @@ def defaults(name: str, **changes) -> dict:
 
 
 def shaken(model: PeftModel, seed: int = 0, size: float = 1 / 8) -> PeftModel:
-    """Move everything trainable off its start, so that no zero hides a fault."""
+    """Perturb all trainable tensors, so that no zero hides a fault."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -79,7 +79,7 @@ def logits(model: torch.nn.Module, **inputs) -> torch.Tensor:
 @contextmanager
 def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def refuse(*address):
-        raise AssertionError(f"the network was asked for {address}")
+        raise AssertionError(f"network access to {address}")
 
     with monkeypatch.context() as patch:
         patch.setattr("socket.getaddrinfo", refuse)
@@ -93,13 +93,13 @@ def test_every_yaml_has_a_module_and_every_module_a_yaml():
 
 @pytest.mark.parametrize("name", ADAPTERS)
 class TestEveryAdapter:
-    def test_its_yaml_begins_with_a_sentence_and_names_itself(self, name: str):
+    def test_its_yaml_starts_with_a_description_and_names_itself(self, name: str):
         first, *rest = (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
         assert first.startswith("# ")
         assert rest[0] == f"name: {name}"
         assert all("#" in line for line in rest[1:]), "every key has its comment"
 
-    def test_its_yaml_holds_every_setting_that_it_takes(self, name: str):
+    def test_its_yaml_has_every_setting(self, name: str):
         settings = defaults(name)
         assert attach_adapter(tiny_model(), settings, seed=1)
         with pytest.raises(UserError, match=r"^adapter\.rnak is not a setting") as refusal:
@@ -110,7 +110,7 @@ class TestEveryAdapter:
     def test_the_model_starts_as_the_base_model(self, name: str):
         torch.testing.assert_close(logits(attached(name)), logits(tiny_model()))
 
-    def test_only_its_tensors_are_trained_and_all_get_a_gradient(self, name: str):
+    def test_only_its_tensors_are_trained_and_all_of_them_get_a_gradient(self, name: str):
         model = shaken(attached(name)).train()
         model(input_ids=token_ids(), labels=token_ids()).loss.backward()
         prefixes = adapter_prefixes(model)
@@ -120,7 +120,7 @@ class TestEveryAdapter:
             assert any(part.startswith(prefixes) for part in parameter_name.split("."))
             assert parameter.grad.abs().sum() > 0, parameter_name
 
-    def test_parameters_are_counted_alike_everywhere(self, name: str):
+    def test_all_parameter_counts_agree(self, name: str):
         model = attached(name)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert describe_adapter(model)["trainable_parameters"] == trainable
@@ -133,7 +133,7 @@ class TestEveryAdapter:
         )
         assert all(parameter.is_meta for parameter in empty.parameters())
 
-    def test_the_seed_alone_decides_the_start(self, name: str):
+    def test_the_initialisation_depends_on_the_seed_alone(self, name: str):
         torch.manual_seed(1)
         first = attached(name, seed=7)
         torch.manual_seed(2)
@@ -158,7 +158,7 @@ class TestEveryAdapter:
         by_peft = PeftModel.from_pretrained(tiny_model(), str(tmp_path))
         assert torch.equal(logits(by_peft), expected)
         by_peft = PeftModel.from_pretrained(tiny_model(), str(tmp_path), low_cpu_mem_usage=True)
-        # The tensors stay where the file was read to; a product's rounding depends on alignment.
+        # Loaded tensors may be aligned differently, which affects rounding.
         torch.testing.assert_close(logits(by_peft), expected)
         read, written = tensors(by_peft), tensors(model)
         assert all(torch.equal(read[key], written[key]) for key in written)
@@ -170,8 +170,8 @@ class TestEveryAdapter:
         assert loaded.get_nb_trainable_parameters() == model.get_nb_trainable_parameters()
         assert trainable_parameters_by_module(loaded) == trainable_parameters_by_module(model)
 
-    @pytest.mark.parametrize("damage", ["lacks", "has besides", "has in another shape"])
-    def test_a_file_that_does_not_fit_is_refused_by_the_tensors_name(
+    @pytest.mark.parametrize("damage", ["missing", "unexpected", "wrong shape"])
+    def test_a_file_that_does_not_fit_is_refused_with_the_tensors_name(
         self, name: str, damage: str, tmp_path: Path
     ):
         save_adapter(shaken(attached(name)), tmp_path)
@@ -180,15 +180,15 @@ class TestEveryAdapter:
         for key in whole:
             damaged = dict(whole)
             tensor = damaged.pop(key)
-            if damage == "has besides":
+            if damage == "unexpected":
                 damaged |= {key: tensor, f"{key}_2": tensor.clone()}
-            elif damage == "has in another shape":
+            elif damage == "wrong shape":
                 damaged[key] = torch.cat([tensor, tensor])
             save_file(damaged, file)
-            with pytest.raises(UserError, match=f"does not fit .* it {damage} {key}"):
+            with pytest.raises(UserError, match=f"does not fit .* {damage}: {key}"):
                 load_adapter(tiny_model(), tmp_path)
             if key.count("layers.1"):
-                break  # every kind of tensor has been seen in layer 0
+                break  # layer 0 has every kind of tensor
 
     def test_disabled_it_is_the_base_model(self, name: str):
         model = shaken(attached(name))
@@ -220,7 +220,7 @@ class TestEveryAdapter:
         model.set_adapter("second")
         shaken(model, seed=2)
         ids, mixed = token_ids(4), ["second", "__base__", "default", "second"]
-        if name == "dora":  # PEFT's own limit
+        if name == "dora":  # PEFT does not support it
             with pytest.raises(ValueError, match="when DoRA is enabled"):
                 logits(model, input_ids=ids, adapter_names=mixed)
             return
@@ -246,7 +246,7 @@ class TestEveryAdapter:
         saved = load_file(tmp_path / "adapter_model.safetensors")
         del saved["base_model.model.lm_head.weight"]
         save_file(saved, tmp_path / "adapter_model.safetensors")
-        with pytest.raises(UserError, match=r"lacks base_model\.model\.lm_head\.weight"):
+        with pytest.raises(UserError, match=r"missing: base_model\.model\.lm_head\.weight"):
             load_adapter(tiny_model(), tmp_path)
 
     def test_merging_gives_the_same_logits_or_is_refused(self, name: str):
@@ -268,14 +268,14 @@ class TestEveryAdapter:
         assert type(merged) is LlamaForCausalLM
         torch.testing.assert_close(logits(merged), expected, atol=1e-4, rtol=1e-4)
 
-    def test_unloading_gives_the_base_model_back(self, name: str):
+    def test_unloading_restores_the_base_model(self, name: str):
         base = shaken(attached(name)).unload()
         assert type(base) is LlamaForCausalLM
         assert torch.equal(logits(base), logits(tiny_model()))
 
     @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
     @pytest.mark.parametrize("dtype", ["float32", "half", "auto"])
-    def test_its_dtype_is_chosen_and_kept_by_the_file(
+    def test_its_dtype_is_configurable_and_saved(
         self, name: str, dtype: str, half: torch.dtype, tmp_path: Path
     ):
         dtype = str(half).removeprefix("torch.") if dtype == "half" else dtype
@@ -301,7 +301,7 @@ class TestEveryAdapter:
         for key, gradient in gradients[0].items():
             torch.testing.assert_close(gradients[1][key], gradient)
 
-    def test_cached_generation_follows_the_logits(self, name: str):
+    def test_cached_generation_agrees_with_the_logits(self, name: str):
         model = shaken(attached(name))
         ids = token_ids(rows=2, length=5)
         mask = torch.ones_like(ids)
@@ -314,7 +314,7 @@ class TestEveryAdapter:
             expected = torch.cat([expected, following], dim=1)
         assert torch.equal(generated, expected)
 
-    def test_it_is_copied_and_pickled_whole(self, name: str):
+    def test_it_can_be_copied_and_pickled(self, name: str):
         model = shaken(attached(name))
         buffer = io.BytesIO()
         torch.save(model, buffer)
@@ -367,4 +367,4 @@ ARCHITECTURES: dict[str, tuple[Callable[[], torch.nn.Module], set[str]]] = {
 }
 
 FOR_ONE_MATRIX = {"tenslora": {"construction": "depth"}}
-"""What an adapter has to be told where query, key and value are one matrix."""
+"""Settings for a model with fused query, key and value."""

@@ -1,4 +1,4 @@
-"""The contract's clauses for every setting that changes the mathematics, on every kind of model."""
+"""The contract for every setting that changes the equation, on several architectures."""
 
 import copy
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_it_starts_as_the_base_model(variant: str, kind: str):
 
 
 @every_case
-def test_its_tensors_and_nothing_else_are_trained_and_each_gets_a_gradient(variant: str, kind: str):
+def test_only_its_tensors_are_trained_and_all_of_them_get_a_gradient(variant: str, kind: str):
     model = shaken(on(kind, variant))
     own = (*adapter_prefixes(model), "modules_to_save")
     found = gradients(model, kind)
@@ -86,7 +86,7 @@ def test_its_tensors_and_nothing_else_are_trained_and_each_gets_a_gradient(varia
 
 
 @every_case
-def test_its_parameters_are_those_of_the_closed_formula(variant: str, kind: str):
+def test_its_parameter_count_is_the_closed_formulas(variant: str, kind: str):
     settings = settings_of(variant, kind)
     model = on(kind, variant)
     assert count_adapter_parameters(model) == closed_formula(settings["name"], settings, kind)
@@ -97,7 +97,7 @@ def test_saving_and_loading_change_no_bit(variant: str, kind: str, tmp_path: Pat
     model = shaken(on(kind, variant))
     save_adapter(model, tmp_path)
     loaded = load_adapter(MODELS[kind](), tmp_path)
-    if variant == "dora-factored_norm":  # read as PEFT's own, whose norm is rounded otherwise
+    if variant == "dora-factored_norm":  # loaded as PEFT's DoRA, whose norm rounds differently
         torch.testing.assert_close(logits(loaded), logits(model), **TOLERANCE)
     else:
         assert torch.equal(logits(loaded), logits(model))
@@ -136,7 +136,7 @@ def convert(model: PeftModel) -> None:
 
 
 @every_case
-def test_autocast_and_half_precision_compute_nearly_the_same(variant: str, kind: str):
+def test_autocast_and_half_precision_stay_close(variant: str, kind: str):
     model = shaken(on(kind, variant), size=1 / 32)
     expected = logits(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -164,11 +164,11 @@ class TestOnEveryModel:
         assert torch.equal(logits(model), first)
         model.delete_adapter("default")
         assert torch.equal(logits(model), first)
-        if kind != "bert":  # its classifier is trained whole, and disabling gives the old one back
+        if kind != "bert":  # disabling also restores its trained classifier
             with model.disable_adapter():
                 assert torch.equal(logits(model), logits(MODELS[kind]()))
 
-    def test_a_copy_is_whole_and_apart(self, variant: str, kind: str):
+    def test_a_copy_is_complete_and_independent(self, variant: str, kind: str):
         model = shaken(on(kind, variant))
         expected = logits(model)
         other = copy.deepcopy(model)
@@ -218,7 +218,7 @@ def test_on_a_quantised_base_it_trains_and_reloads(
 ):
     base = quantised(kind, bits, tmp_path)
     start = logits(base)
-    if (variant, bits) == ("dora", 8):  # PEFT's own limit
+    if (variant, bits) == ("dora", 8):  # PEFT does not support it
         with pytest.raises(UserError, match=r"adapter=dora: .* is an 8-bit layer on the CPU"):
             attach_adapter(base, settings_of(variant, kind), seed=1)
         return
@@ -271,11 +271,11 @@ def test_an_adapter_that_drops_a_key_fails_the_suite(
         save_file(kept, file)
 
     monkeypatch.setattr(f"{__name__}.save_adapter", save_all_but_one)
-    with pytest.raises(UserError, match="lacks"):
+    with pytest.raises(UserError, match="missing"):
         test_saving_and_loading_change_no_bit("genlora", "llama", tmp_path)
 
 
-def test_an_adapter_that_starts_elsewhere_fails_the_suite(monkeypatch: pytest.MonkeyPatch):
+def test_an_adapter_with_a_non_zero_start_fails_the_suite(monkeypatch: pytest.MonkeyPatch):
     update = AdapterLinear.add_update
     monkeypatch.setattr(
         AdapterLinear, "add_update", lambda self, y, x, name: update(self, y, x, name) + 1e-3
@@ -284,7 +284,7 @@ def test_an_adapter_that_starts_elsewhere_fails_the_suite(monkeypatch: pytest.Mo
         test_it_starts_as_the_base_model("tenslora", "llama")
 
 
-def test_an_adapter_whose_tensor_is_not_used_fails_the_suite(monkeypatch: pytest.MonkeyPatch):
+def test_an_adapter_with_an_unused_tensor_fails_the_suite(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(toplora, "gate_of", lambda logits, *_, **__: torch.ones_like(logits))
     with pytest.raises((AssertionError, RuntimeError)):
-        test_its_tensors_and_nothing_else_are_trained_and_each_gets_a_gradient("toplora", "llama")
+        test_only_its_tensors_are_trained_and_all_of_them_get_a_gradient("toplora", "llama")

@@ -1,4 +1,4 @@
-"""What is said of an adapter is what is there."""
+"""Descriptions of an adapter agree with its tensors."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_the_counts_agree_with_each_other_and_with_the_tensors(name: str):
     assert sum(tensor.numel() for tensor in adapter_state(model).values()) == counted
 
 
-def test_tensors_of_several_modules_are_shared_and_others_stand_by_their_module():
+def test_parameters_are_counted_by_module_or_as_shared():
     tenslora = attach_adapter(tiny_model(), {"name": "tenslora", "r": 4}, seed=1)
     assert set(trainable_parameters_by_module(tenslora)) == {"shared"}
     lora = attach_adapter(tiny_model(), {"name": "lora", "r": 4}, seed=1)
@@ -38,7 +38,7 @@ def test_tensors_of_several_modules_are_shared_and_others_stand_by_their_module(
     }
 
 
-def test_a_module_that_is_trained_whole_is_counted_too_but_not_as_the_adapters():
+def test_modules_to_save_are_counted_by_module_but_not_as_the_adapter():
     settings = {"name": "lora", "r": 4, "modules_to_save": ["lm_head"]}
     model = attach_adapter(tiny_model(), settings, seed=1)
     head = tiny_model().lm_head.weight.numel()
@@ -47,7 +47,7 @@ def test_a_module_that_is_trained_whole_is_counted_too_but_not_as_the_adapters()
     assert describe_adapter(model)["trainable_parameters"] == own + head
 
 
-def test_on_the_meta_device_it_counts_the_same():
+def test_counts_on_the_meta_device_are_the_same():
     with torch.device("meta"):
         empty = tiny_model().to("meta")
     model = attach_adapter(empty, {"name": "toplora", "r": 4}, seed=1)
@@ -56,7 +56,7 @@ def test_on_the_meta_device_it_counts_the_same():
 
 
 @pytest.mark.parametrize(("name", "merges"), [("lora", True), ("toplora", False)])
-def test_whether_it_merges_is_said(name: str, merges: bool):
+def test_mergeable_is_reported(name: str, merges: bool):
     model = attach_adapter(tiny_model(), {"name": name}, seed=1)
     assert describe_adapter(model)["mergeable"] is merges
     assert describe_adapter(model)["peft_type"] == name.upper()

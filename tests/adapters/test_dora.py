@@ -66,7 +66,7 @@ def test_merged_rows_have_the_trained_magnitude_as_their_norm():
     torch.testing.assert_close(layer.base_layer.weight.norm(dim=1), magnitude.data)
 
 
-def test_its_keys_are_loras():
+def test_its_keys_are_loras_and_norm():
     config = peft_config({"r": 3, "alpha": 5, "dropout": 0.25})
     assert (config.use_dora, config.r, config.lora_alpha, config.lora_dropout) == (True, 3, 5, 0.25)
     with pytest.raises(ValueError, match=r"^use_dora is not a setting of this adapter"):

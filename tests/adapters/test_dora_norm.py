@@ -1,4 +1,4 @@
-"""The factored norm against the norm itself, and the layer against PEFT's DoRA."""
+"""The factored norm equals the direct one, and the layer PEFT's DoRA."""
 
 import copy
 from pathlib import Path
@@ -18,7 +18,7 @@ from toplora_train.adapters.dora_norm import FactoredDora, factored_row_norm, sq
 def dora_model(
     base: nn.Module | None = None, *, dropout: float = 0.0, bias: bool = True
 ) -> PeftModel:
-    """PEFT's DoRA on one layer, with nothing at its start."""
+    """PEFT's DoRA on one layer, with all tensors perturbed."""
     torch.manual_seed(3)
     base = nn.Linear(24, 40, bias=bias) if base is None else base
     config = peft.LoraConfig(
@@ -44,7 +44,7 @@ def factored(model: PeftModel) -> PeftModel:
 
 
 def output_and_gradients(model: PeftModel, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    torch.manual_seed(11)  # the same entries dropped
+    torch.manual_seed(11)  # the same dropout mask
     x = x.clone().requires_grad_()
     y = model(x)
     y.backward(torch.linspace(-1, 1, y.numel()).view_as(y).to(y.dtype))
@@ -58,7 +58,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("scaling", [0.1, 2.0])
-def test_it_is_the_norm_of_every_row_of_the_sum(scaling: float):
+def test_the_factored_norm_is_the_row_norm_of_the_sum(scaling: float):
     W, A, B = (torch.randn(*shape).double() for shape in ((40, 24), (4, 24), (40, 4)))
     norm = factored_row_norm(W, squared_row_norm(W), A, B, scaling)
     torch.testing.assert_close(norm, (W + scaling * B @ A).norm(dim=1), rtol=1e-12, atol=0)
@@ -81,7 +81,7 @@ def test_sixteen_bit_weights_have_their_norm_in_float32():
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("layer", ["with bias", "without bias", "transposed"])
-def test_outputs_and_all_gradients_are_pefts(dropout: float, training: bool, layer: str):
+def test_outputs_and_all_gradients_equal_pefts(dropout: float, training: bool, layer: str):
     base = Conv1D(40, 24) if layer == "transposed" else None
     theirs = dora_model(base, dropout=dropout, bias=layer == "with bias").train(training)
     ours = factored(theirs)
@@ -107,7 +107,7 @@ def test_the_norm_follows_the_adapter_as_it_is_trained():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_sixteen_bit_base_differs_by_its_rounding_only(training: bool):
+def test_a_16_bit_base_differs_by_rounding_only(training: bool):
     theirs = dora_model(nn.Linear(24, 40).bfloat16(), dropout=0.4)
     for parameter in theirs.parameters():
         if parameter.requires_grad:
@@ -122,7 +122,7 @@ def test_a_sixteen_bit_base_differs_by_its_rounding_only(training: bool):
 
 
 class LargestMade(TorchDispatchMode):
-    """The size of the largest tensor that an operation returns, views aside."""
+    """The size of the largest tensor that any operation returns, except views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def _is_view(function) -> bool:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_a_step_makes_nothing_of_the_weights_size(dropout: float):
+def test_a_step_materialises_nothing_of_the_weights_size(dropout: float):
     n, m, r, tokens = 96, 128, 4, 2
     model = dora_model(nn.Linear(n, m), dropout=dropout)
     largest = {}
@@ -152,7 +152,7 @@ def test_a_step_makes_nothing_of_the_weights_size(dropout: float):
     assert largest["factored"] == r * m
 
 
-def test_what_is_saved_is_pefts_dora_and_loads_as_such(tmp_path: Path):
+def test_the_saved_file_is_pefts_dora(tmp_path: Path):
     theirs = dora_model()
     ours = factored(theirs)
     ours.save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""An adapter written as a plain LoRA computes the same, to those who know LoRA only."""
+"""An adapter exported as a plain LoRA computes the same."""
 
 import json
 from pathlib import Path
@@ -62,14 +62,14 @@ def test_the_plain_lora_has_the_same_logits(name: str, settings: dict, tmp_path:
     assert not torch.allclose(logits(model), logits(tiny_model()), atol=1e-2)
 
 
-def test_weights_that_lie_transposed_are_converted_too(tmp_path: Path):
+def test_transposed_weights_are_converted_too(tmp_path: Path):
     model = trained("genlora", gpt2(), r=4)
     save_as_lora(model, tmp_path)
     lora = PeftModel.from_pretrained(gpt2(), str(tmp_path))
     torch.testing.assert_close(logits(lora), logits(model), atol=1e-5, rtol=1e-5)
 
 
-def test_the_file_holds_nothing_but_two_matrices_per_module(tmp_path: Path):
+def test_the_file_has_two_matrices_per_module_and_nothing_else(tmp_path: Path):
     save_as_lora(trained("genlora", r=4), tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     assert len(tensors) == 2 * 2 * 3
@@ -83,7 +83,7 @@ def test_the_file_holds_nothing_but_two_matrices_per_module(tmp_path: Path):
     assert config["base_model_name_or_path"] == tiny_model().config.name_or_path
 
 
-def test_the_adapter_stays_as_it_is(tmp_path: Path):
+def test_exporting_does_not_change_the_adapter(tmp_path: Path):
     model = trained("genlora")
     before = logits(model)
     save_as_lora(model, tmp_path)
@@ -97,12 +97,12 @@ def test_toplora_is_refused_with_the_reason(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["lora", "dora"])
-def test_what_is_pefts_own_is_refused(name: str, tmp_path: Path):
-    with pytest.raises(UserError, match=r"^a LORA adapter is not converted: LoRA and DoRA are "):
+def test_pefts_own_adapters_are_refused(name: str, tmp_path: Path):
+    with pytest.raises(UserError, match=r"^a LORA adapter cannot be converted: LoRA and DoRA are "):
         save_as_lora(trained(name), tmp_path)
 
 
-def test_a_file_system_that_refuses_is_a_failure_that_names_the_folder(tmp_path: Path):
+def test_a_write_error_names_the_folder(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFailure, match=rf"^{tmp_path}/file/inside: the adapter could not be"):
         save_as_lora(trained("genlora"), tmp_path / "file" / "inside")

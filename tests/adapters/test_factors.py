@@ -11,7 +11,7 @@ def adapted(name: str, **settings):
 
 
 @pytest.mark.parametrize("name", ["lora", "genlora"])
-def test_every_module_has_its_two_matrices(name: str):
+def test_every_module_has_two_factors(name: str):
     model = adapted(name, target_modules=["q_proj", "v_proj"])
     factors = fixed_factors(model)
     assert len(factors) == 4
@@ -20,12 +20,12 @@ def test_every_module_has_its_two_matrices(name: str):
         assert A.shape == (4, base.in_features) and B.shape == (base.out_features, 4)
 
 
-def test_tenslora_shares_its_tensors_and_still_has_a_product_for_each():
+def test_tenslora_has_factors_for_each_module():
     model = attach_adapter(tiny_model(), {"name": "tenslora"}, seed=1)
     with torch.no_grad():
         assert len(fixed_factors(model)) == 6
 
 
 @pytest.mark.parametrize("name", ["toplora", "dora"])
-def test_an_update_that_is_no_fixed_product_has_none(name: str):
+def test_an_update_that_is_not_a_fixed_product_has_none(name: str):
     assert fixed_factors(adapted(name)) == {}

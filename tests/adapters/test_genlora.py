@@ -1,4 +1,4 @@
-"""GenLoRA against its equation written out entry by entry, and against plain LoRA."""
+"""GenLoRA against its equation entry by entry, and against plain LoRA."""
 
 import math
 
@@ -79,7 +79,7 @@ def written_out(layer: GenLoraLinear, matrix: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("base_term", BASE_TERMS)
 @pytest.mark.parametrize("learned_grid", [True, False])
-def test_the_update_is_the_equation_also_where_the_last_group_is_shorter(
+def test_the_update_is_the_equation_even_if_the_last_group_is_shorter(
     base_term: str, learned_grid: bool
 ):
     layer = trained_layer(
@@ -87,7 +87,7 @@ def test_the_update_is_the_equation_also_where_the_last_group_is_shorter(
     ).double()
     A, B = written_out(layer, "A"), written_out(layer, "B").T
     x = torch.randn(2, 5, 23, dtype=torch.float64)
-    # Without learned grid the points are made in float32.
+    # Without a learned grid the grid is float32.
     tolerance = 1e-12 if learned_grid else 1e-6
     expected = layer.base_layer(x) + 16 / math.sqrt(4) * x @ A.T @ B.T
     assert relative_error(layer(x), expected) < tolerance
@@ -109,7 +109,7 @@ def test_gradients_agree_with_finite_differences(
     assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *parameters))
 
 
-def test_a_few_rows_at_a_time_or_all_at_once_give_the_same(monkeypatch: pytest.MonkeyPatch):
+def test_chunking_the_rows_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     layer = trained_layer(r=5)
     x = torch.randn(3, 23)
     at_once = layer(x)
@@ -127,13 +127,13 @@ def test_the_update_is_exactly_zero_at_the_start(base_term: str):
 
 @pytest.mark.parametrize("base_term", BASE_TERMS)
 @pytest.mark.parametrize("grid", [[-2.0, 2.0], [0.0, 3.0]])
-def test_the_entries_of_a_start_with_the_variance_of_loras(base_term: str, grid: list[float]):
+def test_the_entries_of_a_have_loras_initial_variance(base_term: str, grid: list[float]):
     layer = new_layer(600, 16, r=64, num_groups=16, num_kernels=8, base_term=base_term, grid=grid)
     A, _ = layer.lora_factors("default")
     assert A.square().mean().item() * 3 * 600 == pytest.approx(1, rel=0.05)
 
 
-def test_every_layer_and_each_of_its_two_latent_vectors_is_drawn_anew():
+def test_latent_vectors_are_drawn_independently():
     torch.manual_seed(0)
     config = GenLoraConfig(r=4, num_groups=4)
     layers = [GenLoraLinear(nn.Linear(16, 16), "default", config, "linear") for _ in range(2)]
@@ -153,7 +153,7 @@ def test_basis_functions_lie_between_zero_and_one_and_are_one_at_their_centres()
     assert torch.equal(at_centres[0, 0].diagonal(), torch.ones(8))
 
 
-def test_the_grid_starts_evenly_and_as_wide_as_its_spacing():
+def test_the_initial_grid_is_even_with_its_spacing_as_width():
     centres, log_widths = initial_grid(8, -2, 2)
     torch.testing.assert_close(centres.diff(), torch.full((7,), 4 / 7))
     torch.testing.assert_close(log_widths.exp(), torch.full((8,), 4 / 7))
@@ -172,7 +172,7 @@ def test_the_linear_base_term_alone_with_one_group_has_rank_one():
     assert torch.linalg.matrix_rank(layer.get_delta_weight("default")) == 1
 
 
-def test_groups_buy_effective_rank():
+def test_more_groups_increase_the_effective_rank():
     ranks = []
     for groups in (1, 4, 16):
         layer = new_layer(512, 16, r=32, num_groups=groups, num_kernels=8)
@@ -190,7 +190,7 @@ def test_groups_buy_effective_rank():
         ({"base_term": "silu"}, 64 + 96 + 6 * 4 * 8 * 3 + 2 * 4 * 8),
     ],
 )
-def test_the_number_of_parameters_is_the_stated_one(settings: dict, expected: int):
+def test_the_parameter_count_is_the_documented_one(settings: dict, expected: int):
     layer = new_layer(64, 96, r=4, num_groups=8, num_kernels=3, **settings)
     assert sum(p.numel() for p in layer.parameters() if p.requires_grad) == expected
 
@@ -224,12 +224,12 @@ def test_it_is_a_plain_lora_of_rank_r():
 
 
 class KeptForBackward:
-    """Bytes that autograd keeps beyond the parameters, each storage once."""
+    """The bytes that autograd keeps besides parameters, each storage once."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.storages: dict[int, int] = {}
         self._known = {p.untyped_storage().data_ptr() for p in layer.parameters()}
-        self._kept: list[torch.Tensor] = []  # no address is used twice meanwhile
+        self._kept: list[torch.Tensor] = []  # so that no address is reused
 
     def __enter__(self) -> "KeptForBackward":
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
@@ -252,7 +252,7 @@ class KeptForBackward:
 
 
 @pytest.mark.parametrize("learned_grid", [True, False])
-def test_a_step_keeps_a_and_b_and_none_of_the_basis_functions_values(
+def test_a_step_keeps_a_and_b_but_no_basis_function_values(
     learned_grid: bool, monkeypatch: pytest.MonkeyPatch
 ):
     n, m, r, tokens = 512, 256, 64, 8
@@ -313,7 +313,7 @@ def test_dropout_acts_on_the_input_in_training_only():
     assert torch.equal(layer.eval()(x), layer.eval()(x))
 
 
-def test_a_shared_grid_is_the_same_as_one_repeated_for_every_row_and_group():
+def test_a_shared_grid_equals_one_repeated_for_every_row_and_group():
     latent, weights = torch.randn(10), torch.randn(4, 2, 5)
     points = [values[None, None] for values in initial_grid(5, -2, 2)]
     repeated = [values.expand_as(weights) for values in points]
@@ -340,8 +340,8 @@ def test_groups_that_would_be_empty_are_refused(groups: int, width: int, use: in
         ({"grid": 2}, "grid must be a list of two numbers, not 2"),
         ({"grid": [1]}, r"grid must be a list of two numbers, not \[1\]"),
         ({"grid": [True, 2]}, "grid must be a list of two numbers"),
-        ({"grid": [2, -2]}, "grid must be two numbers of which the second is greater"),
-        ({"grid": [0, math.inf]}, "grid must be two numbers of which the second is greater"),
+        ({"grid": [2, -2]}, "grid must be two numbers, the second one greater"),
+        ({"grid": [0, math.inf]}, "grid must be two numbers, the second one greater"),
         ({"base_term": None}, "base_term must be one of none, linear, silu, not None"),
         ({"kernels": 4}, "kernels is not a setting of this adapter; it has"),
     ],

@@ -1,4 +1,4 @@
-"""LoRA: the equation, and which keys become which of PEFT's."""
+"""LoRA: the equation, and the mapping of keys to PEFT's."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_it_computes_the_equation(use_rslora: bool, scaling: float):
 
 
 @pytest.mark.parametrize("init", INITS)
-def test_every_start_leaves_the_base_model_as_it_is(init: str):
+def test_every_initialisation_starts_as_the_base_model(init: str):
     layer = adapted_layer(init=init)
     x = torch.randn(3, 64)
     torch.testing.assert_close(layer(x), layer.base_layer(x), atol=1e-6, rtol=1e-6)
@@ -78,7 +78,7 @@ def test_a_bad_setting_is_refused_by_a_message_that_begins_with_its_key(settings
     ("init", "reason"),
     [("loftq", "quantises the base model itself"), ("lora_ga", "needs gradients")],
 )
-def test_a_start_that_is_not_offered_is_refused_with_the_reason(init: str, reason: str):
+def test_an_unsupported_initialisation_is_refused_with_the_reason(init: str, reason: str):
     with pytest.raises(
         UserError, match=rf"^adapter\.init must be .*, not '{init}', which {reason}"
     ):

@@ -37,7 +37,7 @@ def inputs_of(model: PeftModel) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["lora", "dora"])
-def test_a_holds_nearly_all_of_the_inputs_that_r_directions_can_hold(name: str):
+def test_a_explains_nearly_as_much_variance_as_r_directions_can(name: str):
     A = started(name).get_submodule(LAYER).lora_A["default"].weight
     X = inputs_of(started(name))
     X = X - X.mean(0)  # as PEFT's incremental decomposition does
@@ -49,7 +49,7 @@ def test_a_holds_nearly_all_of_the_inputs_that_r_directions_can_hold(name: str):
     assert (X @ at_random).square().sum() < 0.9 * held
 
 
-def test_the_base_model_is_the_start_and_the_file_that_of_any_lora():
+def test_it_starts_as_the_base_model_and_saves_as_a_plain_lora():
     model = started()
     ids = batch()["input_ids"]
     assert torch.equal(model(input_ids=ids).logits, tiny_model().eval()(input_ids=ids).logits)
@@ -57,7 +57,7 @@ def test_the_base_model_is_the_start_and_the_file_that_of_any_lora():
     assert (config.r, config.init_lora_weights, config.eva_config) == (4, True, None)
 
 
-def test_other_starts_do_not_look_at_the_rows():
+def test_other_initialisations_do_not_use_the_rows():
     settings = {"name": "lora", "r": 4, "init": "kaiming"}
     model = attach_adapter(tiny_model(), settings, seed=1)
     before = model.get_submodule(LAYER).lora_A["default"].weight.clone()

@@ -1,4 +1,4 @@
-"""Starts made of the base weights: PEFT's functions and gradients, the base staying as it is."""
+"""Initialisations from base weights train as PEFT's do, without changing the base."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def half_trained(model: PeftModel, steps: int = 3) -> PeftModel:
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_training_goes_as_with_peft(init: str, dora: bool):
+def test_training_equals_pefts(init: str, dora: bool):
     name = "dora" if dora else "lora"
     found = half_trained(ours(init, name=name, target_modules=["q_proj", "k_proj", "v_proj"]))
     expected = half_trained(theirs(init, use_dora=dora))
@@ -60,7 +60,7 @@ def test_training_goes_as_with_peft(init: str, dora: bool):
     torch.testing.assert_close(logits, expected(input_ids=IDS).logits, **CLOSE)
 
 
-def test_the_randomised_svd_comes_near_the_exact_one():
+def test_the_randomised_svd_is_close_to_the_exact_one():
     exact, fast = ours("pissa"), ours("pissa_niter_16")
     name = "base_model.model.model.layers.0.self_attn.q_proj"
     products = [
@@ -72,7 +72,7 @@ def test_the_randomised_svd_comes_near_the_exact_one():
 
 
 @pytest.mark.parametrize("use_rslora", [False, True])
-def test_the_file_is_a_plain_lora_of_twice_the_rank_that_peft_loads_alone(
+def test_the_file_is_a_plain_lora_of_twice_the_rank_that_peft_loads_by_itself(
     use_rslora: bool, tmp_path: Path
 ):
     model = half_trained(ours("pissa", use_rslora=use_rslora, rank_pattern={"k_proj": 2}))
@@ -96,7 +96,7 @@ def test_only_the_trained_half_is_counted_and_trained():
             assert torch.equal(buffer, frozen[name])
 
 
-def test_a_checkpoint_brings_back_both_halves():
+def test_a_checkpoint_restores_both_halves():
     model = half_trained(ours("pissa"))
     other = ours("pissa_niter_16").eval()
     set_peft_model_state_dict(other, get_peft_model_state_dict(model, save_embedding_layers=False))

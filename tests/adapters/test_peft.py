@@ -1,4 +1,4 @@
-"""Other methods of PEFT: each works as a whole, and what it does not take is refused."""
+"""PEFT's other methods: each trains, saves and loads; invalid settings are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def test_a_method_trains_saves_and_loads_to_the_same_logits(method: str, tmp_pat
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_said_of_merging_is_true(method: str):
+def test_the_reported_mergeability_is_true(method: str):
     model = attached(method)
     expected = logits(model)
     assert describe_adapter(model)["mergeable"] == (method not in UNMERGEABLE)
@@ -110,12 +110,12 @@ def test_a_method_is_counted_without_weights(method: str):
     assert sum(trainable_parameters_by_module(model).values()) == trainable
 
 
-def test_the_seed_alone_decides_the_start():
+def test_the_initialisation_depends_on_the_seed_alone():
     starts = [peft.get_peft_model_state_dict(attached("LOHA")) for _ in range(2)]
     assert all(torch.equal(starts[0][key], starts[1][key]) for key in starts[0])
 
 
-def test_targets_are_pefts_own_where_none_are_given():
+def test_default_targets_are_pefts():
     assert set(trainable_parameters_by_module(attached("IA3"))) == {"k_proj", "v_proj", "down_proj"}
     assert not any("proj" in name for name in trainable_parameters_by_module(attached("LN_TUNING")))
 
@@ -124,7 +124,7 @@ def test_a_method_may_be_named_in_lower_case():
     assert peft_config({"peft_type": "vera"}).peft_type == "VERA"
 
 
-def test_every_method_that_is_offered_takes_settings():
+def test_every_supported_method_has_settings():
     for config in peft_methods().values():
         assert "target_modules" in setting_names(config)
         assert not {"peft_type", "task_type", "base_model_name_or_path"} & set(
@@ -145,7 +145,7 @@ def test_every_method_that_is_offered_takes_settings():
         *((name, rf"^adapter\.peft_type={name} is not supported: ") for name in UNSUPPORTED),
     ],
 )
-def test_what_is_no_method_here_is_refused(peft_type: str | None, message: str):
+def test_an_unknown_or_unsupported_method_is_refused(peft_type: str | None, message: str):
     settings = {"name": "peft", "peft_type": peft_type, "settings": {}, "dtype": "float32"}
     with pytest.raises(UserError, match=message):
         attach_adapter(tiny_model(), settings, seed=1)
@@ -193,13 +193,13 @@ def test_what_is_no_method_here_is_refused(peft_type: str | None, message: str):
         ("ROAD", {"group_size": 48}, r"^adapter=peft: The out_features .* divisible by group_size"),
     ],
 )
-def test_a_setting_that_the_method_does_not_take_is_one_line(
+def test_an_unknown_or_invalid_setting_is_one_clear_error(
     method: str, own: dict[str, Any], message: str
 ):
     with pytest.raises(UserError, match=message):
         attached(method, **own)
 
 
-def test_settings_that_are_no_group_are_refused():
+def test_settings_that_are_not_a_mapping_are_refused():
     with pytest.raises(UserError, match=r"^adapter\.settings must be a group of keys, not 4$"):
         attach_adapter(tiny_model(), {"name": "peft", "peft_type": "VERA", "settings": 4}, seed=1)

@@ -1,4 +1,4 @@
-"""An adapter starts with another one's tensors where the two compute the same."""
+"""Initialising an adapter from a saved one that computes the same."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def settings(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def shaken(model: nn.Module) -> nn.Module:
-    """With other values in everything that is trained."""
+    """With all trainable tensors perturbed."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -60,7 +60,7 @@ def refusal(made_with: dict[str, Any], folder: Path) -> str:
     ],
     ids=lambda value: str(value.get("peft_type") or value["name"]),
 )
-def test_every_adapter_starts_with_the_values_of_its_kind(tmp_path: Path, made_with: dict):
+def test_every_adapter_can_start_from_a_saved_one(tmp_path: Path, made_with: dict):
     start = check_start(tiny_model(), made_with, saved(tmp_path, made_with), same_task=False)
     adapted = attach_adapter(tiny_model(), made_with, seed=2)
     take_start(adapted, start)
@@ -71,7 +71,7 @@ def test_every_adapter_starts_with_the_values_of_its_kind(tmp_path: Path, made_w
     assert not start.left_out and not start.new_head
 
 
-def test_the_adapters_own_number_format_stays(tmp_path: Path):
+def test_the_adapter_keeps_its_dtype(tmp_path: Path):
     start = check_start(
         tiny_model(), settings("lora"), saved(tmp_path, settings("lora")), same_task=False
     )
@@ -80,7 +80,7 @@ def test_the_adapters_own_number_format_stays(tmp_path: Path):
     assert {tensor.dtype for tensor in adapter_state(adapted).values()} == {torch.bfloat16}
 
 
-def test_a_lora_of_plain_peft_is_taken_however_its_config_is_written(tmp_path: Path):
+def test_a_plain_peft_lora_is_accepted_however_its_config_is_written(tmp_path: Path):
     config = peft.LoraConfig(
         r=4,
         rank_pattern={"q_proj": 8, "k_proj": 8, "v_proj": 8},
@@ -105,7 +105,7 @@ def test_a_lora_of_plain_peft_is_taken_however_its_config_is_written(tmp_path: P
     [
         ("lora", settings("toplora"), "its method is LoRA, and this run trains TOPLORA"),
         ("lora", settings("dora"), "its method is LoRA, and this run trains DoRA"),
-        ("lora", settings("lora", r=4, alpha=8), "its rank is r=8, and this run's is r=4"),
+        ("lora", settings("lora", r=4, alpha=8), "its rank is r=8, but this run's is r=4"),
         (
             "lora",
             settings("lora", target_modules=["q_proj"]),
@@ -116,8 +116,8 @@ def test_a_lora_of_plain_peft_is_taken_however_its_config_is_written(tmp_path: P
             settings("lora", target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]),
             r"it does not adapt model\.layers\.0\.self_attn\.o_proj, .* this run does",
         ),
-        ("lora", settings("lora", alpha=8), r"q_proj is scaled by 2, and this run's by 1; set"),
-        ("lora", settings("lora", use_rslora=True), r"scaled by 2, and this run's by 5\.65685"),
+        ("lora", settings("lora", alpha=8), r"q_proj is scaled by 2, this run's by 1; set"),
+        ("lora", settings("lora", use_rslora=True), r"scaled by 2, this run's by 5\.65685"),
         (
             "lora",
             settings("lora", modules_to_save=["lm_head"]),
@@ -127,9 +127,9 @@ def test_a_lora_of_plain_peft_is_taken_however_its_config_is_written(tmp_path: P
             "toplora",
             settings("toplora", gate=adapter_defaults("toplora")[0]["gate"] | {"activation": "exp"})
             | {"gate": adapter_defaults("toplora")[0]["gate"] | {"activation": "softplus"}},
-            r"with gate\.activation=exp, and this run has gate\.activation=softplus",
+            r"with gate\.activation=exp, but this run has gate\.activation=softplus",
         ),
-        ("tenslora", settings("tenslora", scaling=2.0), r"is scaled by 1, and this run's by 2"),
+        ("tenslora", settings("tenslora", scaling=2.0), r"is scaled by 1, this run's by 2"),
         ("tenslora", settings("tenslora", head_layout="reference"), "head_layout=model"),
     ],
 )
@@ -143,15 +143,15 @@ def test_a_base_model_of_another_size_is_named_with_the_shape(tmp_path: Path):
     tensors = load_file(file)
     first = min(name for name in tensors if "lora_A" in name)
     save_file(tensors | {first: torch.zeros(8, 32)}, file)
-    assert f"{first} has shape (8, 32), and (8, 64) in this run" in refusal(
+    assert f"{first} has shape (8, 32), but (8, 64) in this run" in refusal(
         settings("lora"), folder
     )
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "pissa"}))
-    assert "base weights that PEFT had changed" in refusal(settings("lora"), folder)
+    assert "PEFT changed the base weights" in refusal(settings("lora"), folder)
     (folder / "adapter_model.bin").touch()
     file.unlink()
-    assert "is pickled and not read" in refusal(settings("lora"), folder)
+    assert "is pickled and not supported" in refusal(settings("lora"), folder)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,10 @@ def test_a_base_model_of_another_size_is_named_with_the_shape(tmp_path: Path):
         ),
     ],
 )
-def test_a_start_of_its_own_contradicts_it(made_with: dict, key: str):
-    with pytest.raises(UserError, match=rf"^{re.escape(key)} and adapter\.start_from both say"):
+def test_an_initialisation_setting_is_refused(made_with: dict, key: str):
+    with pytest.raises(
+        UserError, match=rf"^{re.escape(key)} and adapter\.start_from both initialise"
+    ):
         validate_own_init(made_with)
 
 
@@ -181,7 +183,7 @@ def with_head(classes: int, seed: int) -> LlamaForSequenceClassification:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_head_of_another_task_is_left_out_and_the_new_one_stays(tmp_path: Path, classes: int):
+def test_the_head_of_another_task_is_ignored_and_the_new_one_kept(tmp_path: Path, classes: int):
     save_adapter(shaken(attach_adapter(with_head(classes, 1), settings("lora"), seed=1)), tmp_path)
     start = check_start(with_head(2, 2), settings("lora"), tmp_path, same_task=False)
     assert start.left_out == ("base_model.model.score.weight",)
@@ -194,24 +196,24 @@ def test_the_head_of_another_task_is_left_out_and_the_new_one_stays(tmp_path: Pa
     assert all(torch.equal(now[name], file[name]) for name in start.tensors)
 
 
-def test_the_head_of_the_same_task_is_taken(tmp_path: Path):
+def test_the_head_of_the_same_task_is_loaded(tmp_path: Path):
     save_adapter(shaken(attach_adapter(with_head(2, 1), settings("lora"), seed=1)), tmp_path)
     start = check_start(with_head(2, 2), settings("lora"), tmp_path, same_task=True)
     assert "base_model.model.score.weight" in start.tensors and not start.new_head
 
 
-def test_a_head_is_left_out_where_the_model_writes_and_new_where_the_file_has_none(tmp_path: Path):
-    selection_metric, writes = tmp_path / "judges", saved(tmp_path / "writes", settings("lora"))
-    save_adapter(attach_adapter(with_head(2, 1), settings("lora"), seed=1), selection_metric)
-    start = check_start(tiny_model(), settings("lora"), selection_metric, same_task=False)
+def test_a_head_is_ignored_by_a_language_model_and_new_if_the_file_has_none(tmp_path: Path):
+    classifier, causal = tmp_path / "classifier", saved(tmp_path / "causal", settings("lora"))
+    save_adapter(attach_adapter(with_head(2, 1), settings("lora"), seed=1), classifier)
+    start = check_start(tiny_model(), settings("lora"), classifier, same_task=False)
     assert (start.left_out, start.new_head) == (("base_model.model.score.weight",), ())
-    start = check_start(with_head(2, 2), settings("lora"), writes, same_task=False)
+    start = check_start(with_head(2, 2), settings("lora"), causal, same_task=False)
     assert (start.left_out, start.new_head) == ((), ("score",))
 
 
-def test_a_file_that_changes_after_it_was_checked_is_refused(tmp_path: Path):
+def test_a_file_that_changes_after_validation_is_refused(tmp_path: Path):
     folder = saved(tmp_path, settings("lora"))
     start = check_start(tiny_model(), settings("lora"), folder, same_task=False)
     save_adapter(attach_adapter(tiny_model(), settings("lora"), seed=5), folder)
-    with pytest.raises(UserError, match="was changed while this run began"):
+    with pytest.raises(UserError, match="changed while this run was starting"):
         take_start(attach_adapter(tiny_model(), settings("lora"), seed=2), start)

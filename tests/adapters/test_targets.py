@@ -31,8 +31,8 @@ def test_query_key_and_value_are_known_by_each_architectures_names(names, projec
     assert attention_projections(model_with(*names)) == projections
 
 
-def test_an_unknown_architecture_is_an_error_that_lists_its_linear_layers():
-    with pytest.raises(ValueError, match=r"^target_modules must be given .* are left, right$"):
+def test_an_unknown_architecture_is_refused_with_its_linear_layers():
+    with pytest.raises(ValueError, match=r"^target_modules must be set .* are left, right$"):
         attention_projections(model_with("left", "right"))
 
 
@@ -52,7 +52,7 @@ def test_linear_layers_are_listed_once_by_their_last_name():
 @pytest.mark.parametrize(
     "patterns", [["q_proj"], ["self_attn.v_proj", "lm_head"], r".*\.1\..*_proj", "all-linear", None]
 )
-def test_names_ends_of_names_and_whole_expressions_match(patterns):
+def test_names_name_suffixes_and_full_regular_expressions_match(patterns):
     check_targets_exist("target_modules", patterns, tiny_model())
 
 
@@ -60,12 +60,12 @@ def test_names_ends_of_names_and_whole_expressions_match(patterns):
     ("patterns", "named"),
     [(["q_proj", "proj"], "'proj'"), ("q_proj", "'q_proj'"), (["x", "a"], "'a', 'x'")],
 )
-def test_a_name_that_matches_nothing_is_an_error_that_lists_what_there_is(patterns, named):
+def test_a_name_that_matches_nothing_is_refused_with_the_linear_layers(patterns, named):
     with pytest.raises(ValueError, match=f"^target_modules names {named}, .* are q_proj, k_proj"):
         check_targets_exist("target_modules", patterns, tiny_model())
 
 
-def test_a_plain_name_is_a_list_of_it_and_an_expression_stays_one():
+def test_a_plain_name_becomes_a_list_and_a_regular_expression_stays():
     settings = {"target_modules": "self_attn.q_proj", "modules_to_save": "lm_head", "init": "x"}
     assert plain_names(settings) == {
         "target_modules": ["self_attn.q_proj"],
@@ -77,18 +77,18 @@ def test_a_plain_name_is_a_list_of_it_and_an_expression_stays_one():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "advice"),
     [
         ("q_proj, v_proj", r"several names are a list: \[q_proj,v_proj\]"),
-        (r"layers.*q_proj", "a regular expression that a module's whole name has to match"),
+        (r"layers.*q_proj", "a regular expression that must match a module's full name"),
     ],
 )
-def test_a_text_that_matches_nothing_is_told_what_a_text_is(text: str, said: str):
-    with pytest.raises(ValueError, match=said):
+def test_a_string_that_matches_nothing_is_refused_with_advice(text: str, advice: str):
+    with pytest.raises(ValueError, match=advice):
         check_targets_exist("target_modules", text, tiny_model())
 
 
-def test_a_layer_that_is_not_there_is_an_error_that_says_which_are():
+def test_an_unknown_layer_is_refused_with_the_models_layers():
     check_layers_exist([0, 1], tiny_model())
     check_layers_exist(1, tiny_model())
     check_layers_exist(None, tiny_model())

@@ -117,7 +117,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("construction", CONSTRUCTIONS)
 @pytest.mark.parametrize("factorization", ["tucker", "cp"])
-def test_updates_and_outputs_are_those_of_the_authors_code(
+def test_updates_and_outputs_equal_the_authors_code(
     construction: str, factorization: str, shared_dir: Path
 ):
     golden = f"tenslora_{construction}_{factorization}"
@@ -174,12 +174,12 @@ def count_on_a_base_encoder(**settings) -> int:
 
 
 @pytest.mark.parametrize("construction", CONSTRUCTIONS)
-def test_parameters_are_as_many_as_published(construction: str):
+def test_parameter_counts_are_the_published_ones(construction: str):
     counts = tuple(count_on_a_base_encoder(construction=construction, r=r) for r in (4, 8))
     assert counts == PUBLISHED[construction]
 
 
-def test_cp_has_as_many_parameters_as_published():
+def test_the_parameter_count_of_cp_is_the_published_one():
     count = count_on_a_base_encoder(construction="att_qkv_depth", factorization="cp", r=8)
     assert count == 6_872
 
@@ -189,9 +189,7 @@ def test_cp_has_as_many_parameters_as_published():
 
 @pytest.mark.parametrize("construction", [c for c in CONSTRUCTIONS if "att" in c])
 @pytest.mark.parametrize("factorization", ["tucker", "cp"])
-def test_a_row_of_the_head_factor_moves_that_head_and_no_other(
-    construction: str, factorization: str
-):
+def test_a_row_of_the_head_factor_affects_that_head_only(construction: str, factorization: str):
     model = shaken(attached(bert(), construction=construction, factorization=factorization, r=3))
     for layer in layers(model).values():
         slot, config = layer.tenslora_slots["default"], layer.configs["default"]
@@ -244,7 +242,7 @@ def test_a_key_value_head_gets_the_mean_of_its_query_heads_updates(
         assert delta.shape == layer.base_layer.weight.shape
 
 
-def test_the_references_grouping_is_there_by_choice():
+def test_the_references_grouping_can_be_selected():
     model = shaken(attached(ARCHITECTURES["llama"](), r=3, gqa="reference")).double()
     layer = next(m for n, m in layers(model).items() if n.endswith("k_proj"))
     whole = dense_update(layer, 24)
@@ -257,7 +255,7 @@ def test_the_references_grouping_is_there_by_choice():
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("construction", ["att", "att_qkv_depth", "depth", "qkv_depth"])
-def test_it_fits_the_architectures_that_keep_q_k_and_v_apart(name: str, construction: str):
+def test_it_fits_architectures_with_separate_q_k_and_v(name: str, construction: str):
     torch.manual_seed(0)
     model = shaken(attached(ARCHITECTURES[name](), construction=construction, r=3))
     attentions = 6 if name == "t5" else 2
@@ -292,7 +290,7 @@ def test_every_tensor_is_used_and_gets_a_gradient(construction: str, factorizati
 
 
 @pytest.mark.parametrize("construction", ["qkv", "att"])
-def test_every_tensor_is_drawn_for_itself(construction: str):
+def test_tensors_are_drawn_independently(construction: str):
     starts = [
         tensor
         for name, tensor in trainable(attached(construction=construction)).items()
@@ -328,7 +326,7 @@ def test_dropout_zeroes_inputs_in_training_only():
     torch.testing.assert_close(layer.update(x, "default"), expected)
 
 
-def test_a_rank_per_mode_is_taken_in_the_constructions_order():
+def test_ranks_per_mode_follow_the_constructions_order():
     model = attached(construction="att_qkv_depth", ranks=[8, 4, 3, 2, 1])
     shapes = {name.split(".")[1]: tuple(tensor.shape) for name, tensor in trainable(model).items()}
     assert shapes == {
@@ -341,7 +339,7 @@ def test_a_rank_per_mode_is_taken_in_the_constructions_order():
     }
 
 
-def test_the_small_modes_are_folded_in_float32_under_autocast_and_in_16_bits():
+def test_the_core_is_contracted_in_float32_under_autocast_and_in_16_bits():
     model = shaken(attached())
     layer = next(iter(layers(model).values()))
     exact = layer.get_delta_weight("default")
@@ -380,7 +378,7 @@ def test_a_tensor_is_stored_once_under_a_flat_name():
 
 @pytest.mark.parametrize("construction", ["att", "qkv", "depth", "qkv_depth"])
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
-def test_adapters_are_saved_and_loaded_under_any_name_beside_others(
+def test_adapters_are_saved_and_loaded_under_any_name_with_others_present(
     construction: str, low_cpu_mem_usage: bool, tmp_path: Path
 ):
     first = shaken(attached(construction=construction, r=3), seed=1)
@@ -445,7 +443,7 @@ def test_a_copy_refers_to_its_own_tensors():
             assert id(getattr(layer, name)["default"]) in shared
 
 
-def test_16_bit_models_train_it_in_float32_unless_told_otherwise():
+def test_it_is_float32_on_16_bit_models_by_default():
     for autocast, dtype in ((True, torch.float32), (False, torch.bfloat16)):
         model = peft.get_peft_model(
             tiny_model().bfloat16(), TensLoraConfig(), autocast_adapter_dtype=autocast
@@ -488,7 +486,7 @@ def test_all_linear_layers_have_a_tensor_per_projection_in_depth():
     assert len(cores) == 7
 
 
-# -- what is refused -------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -502,10 +500,10 @@ def test_all_linear_layers_have_a_tensor_per_projection_in_depth():
         ({"head_layout": "hd"}, "head_layout must be one of model, reference"),
         ({"gqa": "mean"}, "gqa must be one of group, reference"),
         ({"dropout": 1}, "dropout must be a number from 0 to below 1"),
-        ({"ranks": 4}, "ranks must be a list of a rank per mode, or null, not 4"),
+        ({"ranks": 4}, "ranks must be a list with a rank per mode, or null, not 4"),
         (
             {"ranks": [4, 4]},
-            "ranks must hold 4 ranks, for the modes input, output, projection, layer of "
+            "ranks must have 4 entries, for the modes input, output, projection, layer of "
             "construction=qkv_depth, not 2",
         ),
         ({"ranks": [4, 4, 0, 1]}, "ranks of mode projection must be a positive integer, not 0"),
@@ -535,7 +533,7 @@ def test_a_bad_setting_is_refused_by_a_message_that_begins_with_its_key(
         ),
         (
             {"target_modules": ["q_proj", "up_proj"], "construction": "qkv_depth"},
-            r"adapter\.construction 'qkv_depth' keeps modules of one shape in a tensor, but "
+            r"adapter\.construction 'qkv_depth' needs modules of the same shape in a tensor, but "
             r"model\.layers\.0\.mlp\.up_proj is 64 -> 128",
         ),
         ({"target_modules": ["query"]}, r"adapter\.target_modules names 'query', which matches no"),

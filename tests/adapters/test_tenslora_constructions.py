@@ -1,4 +1,4 @@
-"""Which tensor and which rows a module has, told from its name and its shape."""
+"""A module's tensor and indices, from its name and shape."""
 
 import pytest
 
@@ -50,12 +50,12 @@ def test_a_construction_has_the_papers_modes_and_number_of_tensors(
 
 
 @pytest.mark.parametrize("construction", CONSTRUCTIONS)
-def test_no_two_modules_have_the_same_place(construction: str):
+def test_no_two_modules_have_the_same_slot(construction: str):
     places = [(slot.tensor, slot.rows) for slot in slots(llama(), construction, HEADS).values()]
     assert len(set(places)) == len(places) == 9
 
 
-def test_a_module_is_found_by_its_layer_and_projection():
+def test_a_slot_follows_from_layer_and_projection():
     found = slots(llama(), "qkv_depth", HEADS)
     assert found["model.layers.2.self_attn.v_proj"].rows == (2, 2)
     found = slots(llama(), "att", HEADS)
@@ -77,7 +77,7 @@ def test_a_module_is_found_by_its_layer_and_projection():
         ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
     ],
 )
-def test_query_key_and_value_come_first_in_whatever_order_the_model_has_them(names):
+def test_query_key_and_value_come_first_whatever_the_models_order(names):
     q, k, v = names
     targets = {f"layer.0.{name}": SQUARE for name in (v, "attn.o_proj", k, q)}
     rows = {name: slot.rows for name, slot in slots(targets, "qkv", HEADS).items()}
@@ -97,7 +97,7 @@ def test_grouped_heads_share_the_width_of_the_query():
         assert found["model.layers.0.self_attn.k_proj"].head_size == 16
 
 
-def test_heads_need_not_make_up_the_hidden_size():
+def test_head_sizes_need_not_sum_to_the_hidden_size():
     wide = {
         "layers.0.q_proj": Features(24, 64),
         "layers.0.k_proj": Features(24, 16),
@@ -108,26 +108,26 @@ def test_heads_need_not_make_up_the_hidden_size():
     assert found["layers.0.v_proj"].repeats == 4
 
 
-def test_a_choice_of_layers_is_counted_from_zero():
+def test_a_subset_of_layers_is_numbered_from_zero():
     chosen = {name: shape for name, shape in llama().items() if ".1." not in name}
     found = slots(chosen, "depth", HEADS)
     assert found["model.layers.2.self_attn.q_proj"].rows == (1,)
     assert found["model.layers.2.self_attn.q_proj"].sizes[-1] == 2
 
 
-def test_further_projections_have_tensors_of_their_own_shape_in_depth():
+def test_other_projections_have_tensors_of_their_own_shape_in_depth():
     found = slots(llama(up_proj=Features(64, 128), o_proj=SQUARE), "depth", HEADS)
     assert found["model.layers.0.mlp.up_proj"].sizes == (64, 128, 3)
     assert found["model.layers.0.mlp.up_proj"].repeats == 1
 
 
-def test_a_further_projection_of_the_same_shape_joins_the_others():
+def test_another_projection_of_the_same_shape_shares_the_tensor():
     found = slots(llama(o_proj=SQUARE), "qkv_depth", HEADS)
     assert found["model.layers.1.self_attn.o_proj"].rows == (3, 1)
     assert found["model.layers.1.self_attn.o_proj"].sizes == (64, 64, 4, 3)
 
 
-def test_an_encoder_and_a_decoder_make_one_depth():
+def test_an_encoder_and_a_decoder_share_the_layer_mode():
     targets = {
         f"{stack}.layers.{layer}.self_attn.{name}": SQUARE
         for stack in ("encoder", "decoder")
@@ -138,7 +138,7 @@ def test_an_encoder_and_a_decoder_make_one_depth():
     assert found["decoder.layers.1.self_attn.k_proj"].rows == (1, 3)
 
 
-def test_every_attention_of_a_layer_counts_as_one():
+def test_every_attention_counts_as_a_layer():
     targets = {
         f"decoder.layers.{layer}.{attention}.{name}": SQUARE
         for layer in range(2)
@@ -149,7 +149,7 @@ def test_every_attention_of_a_layer_counts_as_one():
     assert found["decoder.layers.1.encoder_attn.k_proj"].rows == (1, 3)
 
 
-def test_projections_of_one_name_are_told_apart():
+def test_projections_with_the_same_name_are_distinguished():
     targets = {
         f"layer.{layer}.{name}": SQUARE
         for layer in range(2)
@@ -168,7 +168,7 @@ def test_projections_of_one_name_are_told_apart():
             "qkv_depth",
             HEADS,
             r"construction 'qkv_depth' needs query, key and value as separate linear layers, but "
-            r"h\.0\.attn\.c_attn is all three in one; use construction=depth",
+            r"h\.0\.attn\.c_attn fuses all three; use construction=depth",
         ),
         (
             {"h.0.attn.query_key_value": Features(32, 96)},
@@ -180,15 +180,15 @@ def test_projections_of_one_name_are_told_apart():
             llama(up_proj=Features(64, 128)),
             "qkv_depth",
             HEADS,
-            r"construction 'qkv_depth' keeps modules of one shape in a tensor, but "
+            r"construction 'qkv_depth' needs modules of the same shape in a tensor, but "
             r"model\.layers\.0\.mlp\.up_proj is 64 -> 128 and model\.layers\.0\.self_attn\.q_proj "
-            r"64 -> 64; .* or use construction=depth$",
+            r"is 64 -> 64; .* or use construction=depth$",
         ),
         (
             {"layers.0.q": SQUARE, "layers.1.q": Features(64, 48)},
             "depth",
             HEADS,
-            r"construction 'depth' keeps modules of one shape .* layers\.1\.q is 64 -> 48 .*"
+            r"construction 'depth' needs modules of the same shape .* layers\.1\.q is 64 -> 48 .*"
             r"exclude_modules$",
         ),
         (
@@ -214,28 +214,28 @@ def test_projections_of_one_name_are_told_apart():
             llama(up_proj=Features(64, 126)),
             "att_depth",
             HEADS,
-            r"construction 'att_depth' divides outputs among 4 heads, but the 126 of "
-            r"model\.layers\.0\.mlp\.up_proj cannot",
+            r"construction 'att_depth' splits outputs into 4 heads, which does not divide "
+            r"the 126 outputs of model\.layers\.0\.mlp\.up_proj",
         ),
         (
             llama(k_proj=Features(64, 48)),
             "depth",
             HEADS,
-            r"target_modules matches model\.layers\.0\.self_attn\.k_proj with 48 outputs, which "
+            r"target_modules matches model\.layers\.0\.self_attn\.k_proj, whose 48 outputs "
             r"are not key/value heads of 16 that 4 query heads could share evenly",
         ),
         (llama(k_proj=Features(64, 24)), "depth", HEADS, r"target_modules matches .* 24 outputs"),
     ],
 )
-def test_what_a_construction_cannot_hold_is_refused_with_the_module_and_the_remedy(
+def test_unsuitable_modules_are_refused_by_name_with_the_remedy(
     targets: dict[str, Features], construction: str, heads: Heads | None, message: str
 ):
     with pytest.raises(ValueError, match=f"^{message}"):
         slots(targets, construction, heads)
 
 
-def test_without_heads_grouped_projections_still_have_tensors_of_their_own():
+def test_without_heads_grouped_projections_have_tensors_of_their_own():
     found = slots(llama(), "depth", None)
     assert found["model.layers.0.self_attn.k_proj"].sizes == (64, 32, 3)
-    with pytest.raises(ValueError, match="keeps modules of one shape"):
+    with pytest.raises(ValueError, match="needs modules of the same shape"):
         slots(llama(), "qkv", None)

@@ -1,4 +1,4 @@
-"""The contraction against dense tensors, built entry by entry, and what it never builds."""
+"""The contraction equals dense tensors, without materialising them."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ CASES = list(itertools.product(BIG_MODES, SMALL_MODES, ("tucker", "cp")))
 
 
 def drawn(sizes: tuple[int, ...], factorization: str, dtype: torch.dtype = torch.float64):
-    """A core (None with CP) and factors, no two ranks alike where they can differ."""
+    """A core (None with CP) and factors, with different ranks where possible."""
     torch.manual_seed(len(sizes))
     ranks = [2 + index for index in range(len(sizes))] if factorization == "tucker" else [3] * 9
     factors = [
@@ -82,7 +82,7 @@ def test_gradients_agree_with_finite_differences(
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the size of the largest tensor that any operation made."""
+    """Records the size of the largest tensor that any operation returns."""
 
     numel = 0
 
@@ -97,7 +97,7 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("heads", [False, True])
 @pytest.mark.parametrize("factorization", ["tucker", "cp"])
 @pytest.mark.parametrize("rank", [4, 8])
-def test_nothing_larger_than_a_thin_factor_is_made_forward_or_backward(
+def test_forward_and_backward_materialise_nothing_larger_than_a_thin_factor(
     heads: bool, factorization: str, rank: int
 ):
     inputs, coordinates, number = 96, 32, 4
@@ -138,7 +138,7 @@ def test_the_references_grouping_is_the_mean_of_contiguous_parts():
 
 @pytest.mark.parametrize("init", ["orthogonal", "kaiming", "normal"])
 @pytest.mark.parametrize("factorization", ["tucker", "cp"])
-def test_the_tensor_starts_at_zero_through_one_part_alone(factorization: str, init: str):
+def test_the_tensor_starts_at_zero_through_a_single_part(factorization: str, init: str):
     sizes, ranks = (30, 20, 3), (5, 5, 5)
     core, factors = initial_factors(sizes, ranks, factorization=factorization, init=init)
     zero, *others = factors if core is None else [core, *factors]
@@ -162,7 +162,7 @@ def test_kaiming_factors_are_uniform_within_the_rank_s_root():
 
 
 @pytest.mark.parametrize("factorization", ["tucker", "cp"])
-def test_normal_factors_would_make_a_tensor_of_variance_one(factorization: str):
+def test_normal_factors_give_a_tensor_of_variance_one(factorization: str):
     torch.manual_seed(0)
     ranks = (6, 5, 4) if factorization == "tucker" else (6, 6, 6)
     variances = []

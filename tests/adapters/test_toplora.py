@@ -32,7 +32,7 @@ def adapted_linear(
     base: nn.Linear | None = None,
     **settings,
 ) -> TopLoraLinear:
-    """One adapted layer with nothing at zero, so that no gradient vanishes."""
+    """One adapted layer without zeros, so that no gradient vanishes."""
     torch.manual_seed(3)
     base = nn.Linear(in_features, out_features) if base is None else base
     base.requires_grad_(False)
@@ -50,7 +50,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("golden", GOLDENS)
-def test_outputs_and_all_gradients_are_those_of_the_authors_code(golden: str, shared_dir: Path):
+def test_outputs_and_all_gradients_equal_the_authors_code(golden: str, shared_dir: Path):
     folder = shared_dir / "goldens"
     made_with = json.loads((folder / "index.json").read_text())[golden]
     tensors = load_file(folder / f"{golden}.safetensors")
@@ -138,7 +138,7 @@ def test_one_pass_over_x_and_the_dropout_path_compute_the_same():
     x = torch.randn(3, 24)
     in_one_pass = layer.eval()(x)
     layer.train()
-    layer.toplora_dropout["default"].p = 0.0  # still takes the path with two products
+    layer.toplora_dropout["default"].p = 0.0  # still the path with two products
     assert relative_error(layer(x), in_one_pass) < 1e-6
 
 
@@ -164,7 +164,7 @@ def test_the_update_is_exactly_zero_at_the_start():
     assert torch.equal(layer(x), base(x))
 
 
-def test_a_and_theta_start_with_the_same_law_and_the_log_gate_with_rms_one():
+def test_a_and_theta_have_the_same_initial_distribution_and_the_log_gate_rms_one():
     layer = TopLoraLinear(nn.Linear(400, 40), "default", TopLoraConfig(r=16), "linear")
     for tensor in (layer.toplora_A["default"], layer.toplora_theta["default"]):
         assert tensor.abs().max() <= 400**-0.5
@@ -232,7 +232,7 @@ def test_sixteen_bit_adapters_gate_in_float32():
     assert relative_error(gate, exact) < 1e-6
 
 
-def test_autocast_computes_what_it_would_without_within_its_precision():
+def test_autocast_agrees_with_float32_within_its_precision():
     layer = adapted_linear(r=4)
     x = torch.randn(5, 24)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -295,18 +295,18 @@ def test_a_bad_setting_is_refused_by_a_message_that_begins_with_its_key(
         peft_config(settings)
 
 
-def test_the_gates_epsilon_is_float32s_for_every_dtype_unless_chosen():
+def test_the_gates_epsilon_is_float32s_for_every_dtype_by_default():
     assert GateSettings().epsilon == torch.finfo(torch.float32).eps
     assert GateSettings(eps="paper-bf16").epsilon == torch.finfo(torch.bfloat16).eps
     assert GateSettings(eps=1e-3).epsilon == 1e-3
 
 
-def test_a_file_whose_gate_tensors_are_deleted_is_refused_and_not_read_as_lora(tmp_path):
+def test_a_file_without_gate_tensors_is_refused_and_not_loaded_as_lora(tmp_path):
     save_adapter(attach_adapter(tiny_model(), {"name": "toplora"}, seed=1), tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     tensors = load_file(file)
     kept = {name: tensor for name, tensor in tensors.items() if name.endswith(("_A", "_B"))}
     assert len(kept) == len(tensors) // 2
     save_file(kept, file)
-    with pytest.raises(UserError, match=r"it lacks .*toplora_gain.* and 9 more"):
+    with pytest.raises(UserError, match=r"missing: .*toplora_gain.* and 9 more"):
         load_adapter(tiny_model(), tmp_path)

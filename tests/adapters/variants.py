@@ -69,7 +69,7 @@ VARIANTS = variants()
 
 
 def settled(changes: dict, kind: str) -> dict:
-    """The changes without the patterns that name modules of other models."""
+    """The changes without patterns for modules of other models."""
     pattern = changes.get("rank_pattern")
     if not pattern:
         return changes
@@ -99,7 +99,7 @@ def bert() -> PreTrainedModel:
 
 
 def gemma() -> PreTrainedModel:
-    """A decoder whose heads are wider than its share of the hidden size: 4 x 32 from 64."""
+    """A decoder whose heads exceed the hidden size: 4 x 32 from 64."""
     return _seeded(
         lambda: GemmaForCausalLM(
             GemmaConfig(
@@ -142,7 +142,7 @@ LAYERS = 2
 
 
 def labels(kind: str, ids: torch.Tensor) -> torch.Tensor:
-    """Something to be wrong about."""
+    """Labels to compute a loss with."""
     return torch.tensor([0, 1])[: len(ids)] if kind == "bert" else ids
 
 
@@ -150,12 +150,12 @@ def labels(kind: str, ids: torch.Tensor) -> torch.Tensor:
 
 
 def closed_formula(name: str, settings: dict, kind: str) -> int:
-    """The parameters of an adapter on a model, from the equations alone."""
+    """An adapter's parameter count on a model, from the equations alone."""
     if name == "tenslora":
         return _tensors(settings, kind)
     pattern = list((settings.get("rank_pattern") or {}).values())
     r = settings["r"]
-    ranks = [r, *(pattern or [r]), r]  # a pattern is for the keys
+    ranks = [r, *(pattern or [r]), r]  # a pattern applies to the keys
     pairs = list(zip(ranks, SHAPES[kind], strict=True))
     per_layer = {
         "lora": lambda: sum(r * (n + m) for r, (n, m) in pairs),
@@ -190,6 +190,6 @@ def _tensors(settings: dict, kind: str) -> int:
 
 
 def converts(model: PeftModel) -> bool:
-    """Whether the adapter is, in every module, a product of two fixed matrices of our making."""
+    """Whether the adapter is, in every module, a product of two matrices of this package."""
     layers = [module for module in model.modules() if hasattr(module, "lora_factors")]
     return bool(layers) and all(layer.can_merge("default") for layer in layers)

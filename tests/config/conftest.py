@@ -12,7 +12,7 @@ from toplora_train import cli
 
 @pytest.fixture
 def composed(monkeypatch, capsys) -> Callable[..., dict[str, Any]]:
-    """What ``toplora-train --cfg job ...`` says would be used."""
+    """The configuration that ``toplora-train --cfg job ...`` prints."""
 
     def compose(*words: str) -> dict[str, Any]:
         monkeypatch.setattr(sys, "argv", ["toplora-train", *words, "--cfg", "job"])
@@ -26,7 +26,7 @@ def composed(monkeypatch, capsys) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def refused(monkeypatch, capsys, tmp_path) -> Callable[..., str]:
-    """The one line with which ``toplora-train ...`` refuses."""
+    """The one-line error of ``toplora-train ...``."""
 
     def never(*_: Any) -> None:
         raise AssertionError("the run was started")

@@ -1,4 +1,4 @@
-"""Composed values of a small run, as Hydra would hand them over."""
+"""Composed values of a small run, as Hydra returns them."""
 
 from typing import Any
 

@@ -14,13 +14,13 @@ extraction: number
 """
 
 
-def test_without_a_word_it_is_the_runs_own_configuration(tmp_path: Path):
+def test_without_changes_it_is_the_runs_own_configuration(tmp_path: Path):
     config = tiny_run(tmp_path)
     write_config(config, tmp_path / "config.yaml")
     assert evaluation_config(config) == read_config(tmp_path / "config.yaml")
 
 
-def test_other_tasks_take_the_place_of_the_runs_own_and_of_its_test_rows(tmp_path: Path):
+def test_other_tasks_replace_the_runs_own_and_its_test_rows(tmp_path: Path):
     config = tiny_run(tmp_path)
     again = evaluation_config(config, tasks=["gsm8k", "boolq"])
     assert list(again.task) == ["gsm8k", "boolq"]
@@ -28,7 +28,7 @@ def test_other_tasks_take_the_place_of_the_runs_own_and_of_its_test_rows(tmp_pat
     assert again.dataset.test is None
 
 
-def test_values_are_read_as_they_are_in_a_file(tmp_path: Path):
+def test_values_are_parsed_as_in_a_file(tmp_path: Path):
     words = {"limit": "null", "batch_size": "7", "base": "false", "protocol": "legacy.toplora"}
     again = evaluation_config(tiny_run(tmp_path), evaluation=words, data_root="x", device="cpu")
     assert (again.evaluation.limit, again.evaluation.batch_size) == (None, 7)
@@ -36,17 +36,17 @@ def test_values_are_read_as_they_are_in_a_file(tmp_path: Path):
     assert again.data_root == str(Path("x").absolute())
 
 
-def test_a_value_that_a_key_cannot_have_is_named(tmp_path: Path):
+def test_an_invalid_value_is_rejected_by_key(tmp_path: Path):
     with pytest.raises(UserError, match=r"evaluation\.batch_size must be at least 1, not 0"):
         evaluation_config(tiny_run(tmp_path), evaluation={"batch_size": "0"})
 
 
-def test_an_unknown_task_is_named_with_the_nearest(tmp_path: Path):
-    with pytest.raises(UserError, match=r"no task is called 'gsm8q'; did you mean 'gsm8k'\?"):
+def test_an_unknown_task_is_reported_with_the_nearest(tmp_path: Path):
+    with pytest.raises(UserError, match=r"no task named 'gsm8q'; did you mean 'gsm8k'\?"):
         evaluation_config(tiny_run(tmp_path), tasks=["gsm8q"])
 
 
-def test_a_task_of_the_users_is_one_file_in_a_folder(tmp_path: Path):
+def test_a_users_task_is_one_file_in_a_folder(tmp_path: Path):
     path = tmp_path / "task" / "mine.yaml"
     path.parent.mkdir()
     path.write_text(OWN)
@@ -61,7 +61,7 @@ def test_a_task_of_the_users_is_one_file_in_a_folder(tmp_path: Path):
         (OWN.partition("\n")[2], "first line must be '# @package task.mine'"),
     ],
 )
-def test_a_task_file_with_a_slip_is_named(tmp_path: Path, text, message):
+def test_an_error_in_a_task_file_is_reported(tmp_path: Path, text, message):
     path = tmp_path / "task" / "mine.yaml"
     path.parent.mkdir()
     path.write_text(text)

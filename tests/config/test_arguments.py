@@ -1,4 +1,4 @@
-"""A small command takes the keys it knows, each once, and says what is wrong with any other."""
+"""``key=value`` arguments: known keys, each at most once, with clear errors."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def parse(*words: str) -> dict[str, str]:
     return parse_arguments(words, KEYS, command="toplora-export")
 
 
-def test_values_are_given_by_key_and_may_hold_an_equals_sign():
+def test_a_value_may_contain_an_equals_sign():
     assert parse("format=lora", "run=runs/0-r=4") == {"format": "lora", "run": "runs/0-r=4"}
 
 
@@ -32,7 +32,7 @@ def test_values_are_given_by_key_and_may_hold_an_equals_sign():
         (["run=a"], "format is not given: format=lora|merged, what is written"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(words: list[str], complaint: str):
+def test_an_error_is_one_line(words: list[str], complaint: str):
     with pytest.raises(UserError) as refusal:
         parse(*words)
     assert str(refusal.value).startswith(complaint)
@@ -40,11 +40,11 @@ def test_what_is_wrong_is_said_in_one_line(words: list[str], complaint: str):
 
 
 @pytest.mark.parametrize("text", ["[a,b]", "a,b", "[a, b]"])
-def test_a_list_is_typed_with_or_without_brackets(text: str):
+def test_a_list_may_have_brackets(text: str):
     assert parse_list(text) == ["a", "b"]
 
 
-def test_the_help_shows_every_key_and_which_ones_may_be_left_out():
+def test_the_help_shows_every_key_and_which_ones_are_optional():
     text = show_usage("toplora-export", "Write it.", KEYS)
     assert "usage: toplora-export run=RUN format=lora|merged [output=OUTPUT]" in text
     assert all(key.meaning in text for key in KEYS)

@@ -1,4 +1,4 @@
-"""What is written aside is whole or absent, and what killed processes left is found."""
+"""Writes are atomic, and leftovers of killed processes are found and removed."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def killed_while_writing(target: Path) -> None:
     assert ended.returncode == -signal.SIGKILL
 
 
-def test_a_folder_is_whole_or_absent(tmp_path):
+def test_a_folder_is_complete_or_absent(tmp_path):
     with folder_aside(tmp_path / "model") as folder:
         (folder / "weights").write_text("w")
         assert not (tmp_path / "model").exists()
@@ -44,14 +44,14 @@ def test_a_folder_is_whole_or_absent(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(tmp_path):
+def test_leftovers_are_removed_by_the_next_process_that_writes_there(tmp_path):
     killed_while_writing(tmp_path / "model")
     assert len(leftovers(tmp_path)) == 1
     with folder_aside(tmp_path / "model") as folder:
         assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_what_a_live_process_writes_is_left_alone(tmp_path):
+def test_the_entry_of_a_live_process_is_not_removed(tmp_path):
     with folder_aside(tmp_path / "model") as first, folder_aside(tmp_path / "model") as second:
         assert first != second
         remove_leftovers(tmp_path)
@@ -59,14 +59,14 @@ def test_what_a_live_process_writes_is_left_alone(tmp_path):
         assert second.is_dir()
 
 
-def test_only_what_was_written_aside_is_a_leftover(tmp_path):
+def test_only_temporary_entries_are_leftovers(tmp_path):
     (tmp_path / ".mine").mkdir()
     (tmp_path / "model").mkdir()
     (tmp_path / ".writing-model-1").symlink_to(tmp_path / "model")
     assert leftovers(tmp_path) == []
 
 
-def test_a_file_is_written_over_whole_and_leaves_nothing_beside_it(tmp_path):
+def test_a_file_is_replaced_and_nothing_else_remains(tmp_path):
     write_aside(tmp_path / "deep" / "tokens", b"old")
     write_aside(tmp_path / "deep" / "tokens", b"new")
     assert (tmp_path / "deep" / "tokens").read_bytes() == b"new"
@@ -85,7 +85,7 @@ def test_without_locks_the_age_decides(tmp_path, monkeypatch):
     assert [path.name for path in leftovers(tmp_path)] == [".writing-old"]
 
 
-def test_a_temporary_folder_goes_with_its_process_however_that_ends(tmp_path, monkeypatch):
+def test_a_temporary_folder_is_removed_however_its_process_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(aside.tempfile, "tempdir", str(tmp_path))
     with temporary_folder() as folder:
         assert folder.stat().st_mode & 0o077 == 0

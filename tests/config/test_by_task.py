@@ -18,11 +18,11 @@ def test_the_chosen_tasks_value_is_taken():
     assert resolved(["rte"]) == 5e-4
 
 
-def test_tasks_of_one_value_share_it():
+def test_tasks_can_share_a_value():
     assert resolved(["rte", "sst2"]) == 5e-4
 
 
-def test_a_whole_number_stays_one():
+def test_an_integer_stays_an_integer():
     value = resolved(["cola"], "{cola: 80}")
     assert value == 80 and isinstance(value, int)
 
@@ -32,9 +32,9 @@ def test_a_whole_number_stays_one():
     [
         (["boolq"], "no value for task boolq, only for cola, rte, sst2"),
         ([], "no value for a run without a task"),
-        (["cola", "rte"], r"want different values \(0.0004 for cola, 0.0005 for rte\)"),
+        (["cola", "rte"], r"have different values \(0.0004 for cola, 0.0005 for rte\)"),
     ],
 )
-def test_a_choice_without_one_value_is_an_error(tasks: list[str], message: str):
+def test_tasks_without_a_common_value_are_rejected(tasks: list[str], message: str):
     with pytest.raises(InterpolationResolutionError, match=message):
         resolved(tasks)

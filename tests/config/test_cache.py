@@ -1,4 +1,4 @@
-"""What the cache folder holds, keeps within its limit, and is cleared by kind and age."""
+"""The cache folder: its entries, its limit, and clearing by kind and age."""
 
 import os
 import time
@@ -60,7 +60,7 @@ def test_an_empty_cache_has_no_entries(tmp_path, monkeypatch):
     assert find_entries() == []
 
 
-def test_a_kind_is_cleared_alone_and_nothing_else_in_the_folder_is_touched(folder):
+def test_clearing_a_kind_leaves_everything_else(folder):
     assert names(clear(["tokens"])) == {"bb": 20, "aa": 10}
     assert names(clear(["models", "tokens", "data"])) == {
         "smollm2-0.1": 300,
@@ -70,17 +70,17 @@ def test_a_kind_is_cleared_alone_and_nothing_else_in_the_folder_is_touched(folde
     assert (folder / "mine.txt").is_file()
 
 
-def test_clearing_by_age_keeps_what_was_used_since(folder):
+def test_clearing_by_age_keeps_recently_used_entries(folder):
     assert names(clear(["tokens", "data"], older_than=2 * DAY)) == {"aa": 10, "test.json": 7}
     assert (folder / "tokens" / "bb").is_file()
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_a_killed_process_left_is_cleared_whatever_its_age():
+def test_leftovers_are_cleared_whatever_their_age():
     assert names(clear(["models"], older_than=30 * DAY)) == {".writing-smollm2-0.1-ab": 200}
 
 
-def test_the_limit_removes_what_was_not_used_for_longest(tmp_path):
+def test_the_limit_removes_the_least_recently_used(tmp_path):
     oldest = put(tmp_path / "a", 40, days_ago=3)
     older = put(tmp_path / "b", 40, days_ago=2)
     newest = put(tmp_path / "c", 40)
@@ -89,7 +89,7 @@ def test_the_limit_removes_what_was_not_used_for_longest(tmp_path):
     assert keep_within_limit(newest, 100) == []
 
 
-def test_the_newest_stays_even_above_the_limit(tmp_path):
+def test_the_newest_entry_is_kept_even_above_the_limit(tmp_path):
     put(tmp_path / "a", 40, days_ago=3)
     newest = put(tmp_path / "c", 40)
     assert keep_within_limit(newest, 10) == [tmp_path / "a"]
@@ -100,15 +100,15 @@ def test_the_newest_stays_even_above_the_limit(tmp_path):
     ("text", "size"),
     [("500MB", 500 * 2**20), ("10 GiB", 10 * 2**30), ("1.5g", 3 * 2**29), ("0", 0), ("7", 7)],
 )
-def test_a_limit_is_read_as_people_write_it(text, size, monkeypatch):
+def test_a_limit_can_have_common_units(text, size, monkeypatch):
     monkeypatch.setenv("TOPLORA_CACHE_LIMIT", text)
     assert tokens_limit() == size
 
 
 @pytest.mark.parametrize("text", ["much", "-1GB", "1 GB of it"])
-def test_a_limit_that_is_no_size_is_refused(text, monkeypatch):
+def test_an_invalid_limit_is_rejected(text, monkeypatch):
     monkeypatch.setenv("TOPLORA_CACHE_LIMIT", text)
-    with pytest.raises(UserError, match=f"TOPLORA_CACHE_LIMIT={text} is no size"):
+    with pytest.raises(UserError, match=f"TOPLORA_CACHE_LIMIT={text} is not a size"):
         tokens_limit()
 
 
@@ -120,6 +120,6 @@ def test_an_age_is_a_number_and_a_unit(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["30", "d", "a month", "-3d"])
-def test_an_age_without_a_unit_is_refused(text):
-    with pytest.raises(UserError, match="is no age"):
+def test_an_age_without_a_unit_is_rejected(text):
+    with pytest.raises(UserError, match="is not an age"):
         parse_age(text)

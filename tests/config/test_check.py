@@ -1,4 +1,4 @@
-"""Unknown keys, wrong values and contradictions: each is one line that names the key."""
+"""Unknown keys, invalid values and conflicts: each is one line that names the key."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_the_values_of_a_run_become_a_frozen_configuration():
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [
         ("adapter__rnak", "unknown key 'adapter.rnak'; did you mean 'adapter.r'?"),
         (
@@ -43,8 +43,8 @@ def test_the_values_of_a_run_become_a_frozen_configuration():
         ("zzzz", "unknown key 'zzzz'"),
     ],
 )
-def test_an_unknown_key_is_named_with_the_nearest_one(key, said):
-    assert complaint(**{key: 4}) == said
+def test_an_unknown_key_is_named_with_the_nearest_one(key, message):
+    assert complaint(**{key: 4}) == message
 
 
 def test_a_key_of_another_adapter_is_unknown():
@@ -62,20 +62,20 @@ def test_the_file_that_set_the_key_is_blamed():
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("optimizer__lr", -1, "optimizer.lr must be greater than 0, not -1"),
         ("optimizer__lr", "fast", "optimizer.lr must be a number, not 'fast'"),
         ("optimizer__lr", float("nan"), "optimizer.lr must be a finite number, not nan"),
         ("optimizer__betas", [0.9], "optimizer.betas has too few values"),
         ("optimizer__warmup_ratio", 1, "optimizer.warmup_ratio must be less than 1, not 1"),
-        ("trainer__batch_size", 1.5, "trainer.batch_size must be a whole number, not 1.5"),
+        ("trainer__batch_size", 1.5, "trainer.batch_size must be an integer, not 1.5"),
         ("trainer__batch_size", True, "trainer.batch_size must be a number, not true"),
         ("trainer__keep", 0, "trainer.keep must be at least 1, not 0"),
         ("trainer__max_steps", 0, "trainer.max_steps must be at least 1, not 0"),
-        ("trainer", 5, "trainer must be a group of keys, not 5"),
+        ("trainer", 5, "trainer must be a mapping, not 5"),
         ("plan", "perhaps", "plan must be true or false, not 'perhaps'"),
-        ("dataset__train", {"a": 1}, "dataset.train must be a text or a list, not {'a': 1}"),
+        ("dataset__train", {"a": 1}, "dataset.train must be a string or a list, not {'a': 1}"),
         (
             "model__dtype",
             "fp8",
@@ -85,11 +85,11 @@ def test_the_file_that_set_the_key_is_blamed():
         ("resume", "yes", "resume must be one of auto, extend, not 'yes'"),
         ("seed", 2**64, "seed must be at most 4294967295, not 18446744073709551616"),
         ("seed", -1, "seed must be at least 0, not -1"),
-        ("seed", 1.5, "seed must be a whole number, not 1.5"),
+        ("seed", 1.5, "seed must be an integer, not 1.5"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_is_allowed(key, value, said):
-    assert complaint(**{key: value}) == said
+def test_an_invalid_value_is_named_with_what_is_allowed(key, value, message):
+    assert complaint(**{key: value}) == message
 
 
 def test_a_missing_key_is_named():
@@ -100,25 +100,25 @@ def test_a_missing_key_is_named():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"dataset__train": None}, "dataset.train is not set; give the rows to train on"),
+        ({"dataset__train": None}, "dataset.train is not set; give the training rows"),
         (
             {"dataset__test": "a.json", "task__test": {"name": "test", "source": "b"}},
             "dataset.test becomes the task 'test'",
         ),
         ({"task__boolq__name": "piqa"}, "task.boolq.name is 'piqa'; it must be 'boolq'"),
         ({"tracker__project": "mine"}, "tracker=wandb"),
-        ({"plan_for": "t4"}, "plan_for=t4 is the device of a plan; add plan=true"),
+        ({"plan_for": "t4"}, "plan_for=t4 needs plan=true"),
         ({"task__piqa__max_new_tokens": 4}, "task.piqa is set but not chosen"),
         ({"task": {"name": "mine", "source": "x"}}, "first line must be '# @package task.mine'"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(changes, said):
-    assert said in complaint(**changes)
+def test_conflicting_settings_are_rejected(changes, message):
+    assert message in complaint(**changes)
 
 
-def test_a_recipe_without_its_header_is_told_so():
+def test_a_recipe_without_its_header_is_rejected():
     with pytest.raises(UserError, match="a recipe's first line must be '# @package _global_'"):
         check(values(recipe={"trainer": {}}))
 

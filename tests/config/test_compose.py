@@ -89,7 +89,7 @@ def test_the_users_own_options_are_options(composed, own):
     assert (wider["name"], wider["r"], wider["gate"]["norm"]) == ("toplora", 128, "none")
 
 
-def test_words_and_flags_may_be_mixed(composed, own):
+def test_arguments_and_flags_can_be_mixed(composed, own):
     assert composed("seed=3", *own, "adapter=wide")["seed"] == 3
 
 
@@ -108,7 +108,7 @@ def test_every_option_and_recipe_of_the_package_composes_and_passes_the_check(
         assert config[group]["name"] == option
 
 
-def test_a_recipe_says_what_it_is_how_it_is_run_and_what_it_reproduces():
+def test_a_recipe_describes_itself_its_command_and_what_it_reproduces():
     for recipe in options("recipe").values():
         text = recipe.path.read_text()
         assert text.startswith("# @package _global_\n"), recipe.path
@@ -129,7 +129,7 @@ def test_every_default_of_the_schema_is_shown():
     assert defaults["model"]["name"] == "???"
 
 
-def test_an_option_named_like_one_of_the_packages_is_refused_not_ignored(tmp_path):
+def test_an_option_with_a_name_of_the_packages_is_rejected_not_ignored(tmp_path):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "toplora.yaml").write_text("name: toplora\nr: 3\n")
     with pytest.raises(UserError, match=r"adapter/toplora\.yaml: the package has its own"):

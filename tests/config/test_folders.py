@@ -1,4 +1,4 @@
-"""One cache folder, and the environment says where."""
+"""The cache folder, as set by the environment."""
 
 from pathlib import Path
 

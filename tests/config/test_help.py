@@ -1,4 +1,4 @@
-"""The page for a person."""
+"""The page of ``--help``."""
 
 import io
 
@@ -23,11 +23,11 @@ def test_the_page_names_every_option_of_every_group():
             assert name in text
 
 
-def test_the_examples_can_be_copied_whole_from_a_narrow_terminal():
+def test_examples_are_not_wrapped_in_a_narrow_terminal():
     lines = [line.strip() for line in page(60).splitlines()]
     for command, _ in EXAMPLES:
         assert command in lines
 
 
-def test_the_version_is_known_or_said_to_be_unknown():
+def test_the_version_is_known_or_reported_as_unknown():
     assert installed_version()[0].isdigit() or "checkout" in installed_version()

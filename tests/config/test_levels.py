@@ -1,4 +1,4 @@
-"""Which place sets which key, through the real files and command line."""
+"""Which level sets which key, with the real files and command line."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from toplora_train.config.levels import levels, typed_keys, validate_complete
 from toplora_train.config.locate import options
 
 
-def test_the_command_line_stands_first_and_a_files_keys_are_where_its_header_says():
+def test_the_command_line_is_first_and_a_files_keys_follow_its_header():
     files = [options("recipe")["smoke"], options("task")["cola"], options("model")["tiny"]]
     typed, recipe, task, model = levels(files, ["seed=2", "+trainer={keep: 3}", "adapter=lora"])
     assert typed.keys == {"seed": 2, "trainer.keep": 3}
@@ -16,13 +16,13 @@ def test_the_command_line_stands_first_and_a_files_keys_are_where_its_header_say
     assert model.keys == {"model.name": "tiny", "model.builtin": "tiny"}
 
 
-def test_null_is_nothing_that_the_command_line_sets():
+def test_null_does_not_count_as_typed():
     found = levels([], ["trainer.max_steps=null", "trainer.epochs=2"])
     assert typed_keys(found) == {"trainer.epochs"}
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["adapter=[lora,dora]"], "a run has one adapter; .*-m adapter=lora,dora"),
         (["recipe=[smoke]"], "a run has one recipe"),
@@ -30,12 +30,12 @@ def test_null_is_nothing_that_the_command_line_sets():
         (["seed=1", "seed=2"], "seed is given twice: 1 and 2"),
     ],
 )
-def test_of_two_values_for_one_thing_none_is_taken_in_silence(words, said):
-    with pytest.raises(UserError, match=said):
+def test_two_values_for_one_setting_are_rejected(words, message):
+    with pytest.raises(UserError, match=message):
         levels([], words)
 
 
-def test_what_is_said_twice_alike_and_a_list_of_tasks_are_fine():
+def test_a_repeated_value_and_a_list_of_tasks_are_accepted():
     assert levels([], ["seed=1", "seed=1", "task=[cola]"])[0].keys == {"seed": 1}
 
 
@@ -49,16 +49,16 @@ def own(tmp_path):
     return write
 
 
-def test_a_file_that_chooses_two_options_of_one_group_is_named(refused, own):
+def test_a_file_that_chooses_two_options_of_one_group_is_rejected(refused, own):
     line = refused(*own("defaults:\n  - override /adapter: [lora, dora]\n"))
     assert "recipe/mine.yaml: adapter=[lora,dora] is a list" in line
 
 
-def test_a_value_that_a_recipe_leaves_open_is_not_taken_from_the_defaults(refused, own):
+def test_a_mandatory_value_is_not_taken_from_the_defaults(refused, own):
     words = own("seed: ???\n")
     assert refused(*words).endswith("recipe/mine.yaml: seed is not set; give seed=...")
     validate_complete(levels([options("recipe", [])["smoke"]], ["seed=3"]))
 
 
-def test_a_value_that_a_recipe_leaves_open_may_be_given(composed, own):
+def test_a_mandatory_value_can_be_typed(composed, own):
     assert composed(*own("seed: ???\n"), "seed=3")["seed"] == 3

@@ -1,4 +1,4 @@
-"""Option files and recipes are found wherever the package lies."""
+"""Option files and recipes are found in a checkout and in a wheel."""
 
 import pytest
 
@@ -19,13 +19,13 @@ def test_a_wheel_carries_its_options_inside_the_package(tmp_path, monkeypatch):
     assert locate.recipes_dir() == tmp_path / "site" / "toplora_train" / "_recipes"
 
 
-def test_an_installation_without_options_says_that_it_is_broken(tmp_path, monkeypatch):
+def test_an_installation_without_options_is_reported_as_broken(tmp_path, monkeypatch):
     monkeypatch.setattr(locate, "PACKAGE", tmp_path / "toplora_train")
     with pytest.raises(FileNotFoundError, match="installation is broken"):
         locate.conf_dir()
 
 
-def test_the_users_options_stand_beside_the_packages(tmp_path):
+def test_the_users_options_are_added_to_the_packages(tmp_path):
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe" / "mine.yaml").write_text("# @package _global_\n# My own\n")
     recipes = locate.options("recipe", [tmp_path])
@@ -34,7 +34,7 @@ def test_the_users_options_stand_beside_the_packages(tmp_path):
 
 
 @pytest.mark.parametrize("group", locate.groups())
-def test_every_option_file_says_in_a_comment_what_it_is(group):
+def test_every_option_file_begins_with_a_description(group):
     for option in locate.options(group).values():
         assert len(locate.description(option.path)) > 10, option.path
 

@@ -15,13 +15,13 @@ def test_the_methods_are_the_modules_of_their_folder():
     assert "base" not in method_names()
 
 
-def test_a_head_cannot_be_a_way_of_multiple_choice():
+def test_a_head_is_not_a_multiple_choice_method():
     assert set(method_names()) - set(language_methods()) == set(HEADS)
     with pytest.raises(ValueError, match="must be one of generate, choose, cloze, not 'classify'"):
         language_method("classify")
 
 
-def test_an_unknown_method_is_refused_with_the_known_ones():
+def test_an_unknown_method_is_rejected_with_the_known_ones():
     assert method_name("regress") == "regress"
     with pytest.raises(ValueError, match=r"must be one of generate, choose, .*, not 'guess'"):
         method_name("guess")

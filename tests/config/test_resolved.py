@@ -1,4 +1,4 @@
-"""config.yaml: what is written is what is read."""
+"""config.yaml is read back exactly as written."""
 
 import pytest
 import yaml
@@ -47,12 +47,12 @@ def test_a_hand_written_exponent_is_a_number(tmp_path):
     assert read_config(path).optimizer.lr == 2e-4
 
 
-def test_a_folder_without_a_run_is_named(tmp_path):
+def test_a_folder_without_a_run_is_reported(tmp_path):
     with pytest.raises(UserError, match="not a run directory"):
         read_config(tmp_path / "config.yaml")
 
 
-def test_a_file_of_another_version_is_refused_by_its_first_strange_key(tmp_path):
+def test_a_file_of_another_version_is_rejected_with_its_first_unknown_key(tmp_path):
     path = tmp_path / "config.yaml"
     write_config(run_config(), path)
     path.write_text(path.read_text() + "novelty: 1\n")
@@ -60,7 +60,7 @@ def test_a_file_of_another_version_is_refused_by_its_first_strange_key(tmp_path)
         read_config(path)
 
 
-def test_a_broken_file_is_named(tmp_path):
+def test_a_broken_file_is_reported(tmp_path):
     (tmp_path / "config.yaml").write_text("model: [")
     with pytest.raises(UserError, match=r"config\.yaml: not valid YAML"):
         read_config(tmp_path / "config.yaml")

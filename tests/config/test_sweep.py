@@ -1,4 +1,4 @@
-"""What a sweep and its jobs are called."""
+"""The names of a sweep and its jobs."""
 
 from omegaconf import OmegaConf
 
@@ -12,7 +12,7 @@ from toplora_train.config.sweep import (
 )
 
 
-def test_a_job_is_called_by_its_number_and_what_it_overrides():
+def test_a_jobs_name_is_its_number_and_its_overrides():
     assert job_dir(3, "adapter=lora,adapter.r=4") == "3-adapter-lora_adapter.r-4"
     assert job_dir(0, "") == "0"
 
@@ -48,21 +48,21 @@ def sweep_of(folder, *typed):
     )
 
 
-def test_what_all_jobs_have_in_common_is_left_out_of_their_names(tmp_path):
+def test_overrides_that_all_jobs_share_are_not_in_their_names(tmp_path):
     config = sweep_of(tmp_path, "recipe=smoke", "seed=1,2", "+adapter.r=range(1,3)", "task=[a,b]")
     SweepStart().on_multirun_start(config)
     take_started_sweep()
     assert list(config.hydra.overrides.hydra) == [f"{EXCLUDED}=['recipe','resume','task']"]
 
 
-def test_a_key_that_is_never_in_a_name_is_if_it_is_swept_over(tmp_path):
+def test_an_excluded_key_is_in_the_name_if_it_is_swept_over(tmp_path):
     config = sweep_of(tmp_path, "resume=auto,null")
     SweepStart().on_multirun_start(config)
     take_started_sweep()
     assert list(config.hydra.overrides.hydra) == [f"{EXCLUDED}=[]"]
 
 
-def test_a_sweep_begins_its_list_of_jobs_anew(tmp_path):
+def test_a_sweep_starts_a_new_list_of_jobs(tmp_path):
     (tmp_path / JOBS).write_text("{}\n")
     config = sweep_of(tmp_path, "seed=1,2")
     SweepStart().on_multirun_start(config)

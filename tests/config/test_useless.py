@@ -1,4 +1,4 @@
-"""What the command line sets and the run would ignore is refused by name."""
+"""Settings on the command line that the run would ignore are rejected by name."""
 
 import pytest
 
@@ -16,33 +16,33 @@ CHOICES = {
 
 
 @pytest.mark.parametrize(
-    ("key", "changes", "said"),
+    ("key", "changes", "message"),
     [
-        ("evaluation.multiple_choice", {}, "is about tasks with choices"),
-        ("evaluation.option_score", {}, "no task is asked so"),
-        ("evaluation.option_score", {"task__boolq": CHOICES}, "no task is asked so"),
-        ("dataset.test_extraction", {}, "is about the rows of dataset.test"),
-        ("dataset.fields", {"task__boolq": HEAD}, "renames the keys of rows"),
+        ("evaluation.multiple_choice", {}, "language-model tasks with choices"),
+        ("evaluation.option_score", {}, "no task is evaluated so"),
+        ("evaluation.option_score", {"task__boolq": CHOICES}, "no task is evaluated so"),
+        ("dataset.test_extraction", {}, "applies to the rows of dataset.test"),
+        ("dataset.fields", {"task__boolq": HEAD}, "maps the keys of rows"),
         (
             "dataset.subset",
             {"task__boolq": HEAD, "dataset__train": "task:train"},
-            "task:SPLIT takes the task's own",
+            "task:SPLIT uses the task's source",
         ),
         ("dataset.split", {}, "a single file is read whole"),
         ("task.boolq.split", {}, "boolq.json is a single file"),
         ("optimizer.no_decay", {}, "optimizer.weight_decay is 0"),
-        ("launch.engine", {}, "joins several processes"),
+        ("launch.engine", {}, "over several processes"),
         ("adapter.gate.norm", {"adapter__gate": {"enabled": False}}, "gate.enabled=false"),
     ],
 )
-def test_a_setting_without_a_use_is_refused_where_it_was_typed(key, changes, said):
+def test_a_typed_setting_without_effect_is_rejected(key, changes, message):
     config = run_config(**changes)
-    with pytest.raises(UserError, match=rf"^{key.replace('.', '[.]')} .*{said}"):
+    with pytest.raises(UserError, match=rf"^{key.replace('.', '[.]')} .*{message}"):
         validate_useful(config, {key})
     validate_useful(config, set())
 
 
-def test_settings_with_a_use_pass():
+def test_settings_with_an_effect_pass():
     keys = {key for use in USES for key in use.keys} - {"dataset.fields"}
     config = run_config(
         task__boolq=CHOICES,
@@ -55,8 +55,6 @@ def test_settings_with_a_use_pass():
     validate_useful(config, keys | {"dataset.fields"})
 
 
-def test_the_command_line_is_looked_at(refused):
+def test_the_real_command_line_is_validated(refused):
     line = refused("adapter.gate.enabled=false", "adapter.gate.norm=none")
-    assert (
-        line == "adapter.gate.norm is about the gate, which adapter.gate.enabled=false leaves out"
-    )
+    assert line == "adapter.gate.norm configures the gate, which adapter.gate.enabled=false removes"

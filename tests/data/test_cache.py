@@ -119,7 +119,7 @@ def test_a_limit_that_is_no_size_is_refused_before_rows_are_encoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("TOPLORA_CACHE_LIMIT", "much")
-    with pytest.raises(UserError, match="is no size"):
+    with pytest.raises(UserError, match="is not a size"):
         load_or_encode(tmp_path / "key", Example, never)
 
 

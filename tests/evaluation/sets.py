@@ -1,4 +1,4 @@
-"""Rows answered by a method, with the settings of the task as keywords."""
+"""Evaluation sets of given rows, with the task's settings as keywords."""
 
 from toplora_train.data.rows import RowSet
 from toplora_train.evaluation.eval_set import EvalSet

@@ -60,7 +60,7 @@ def test_exact_is_the_whole_output_with_white_space_normalised():
 
 
 @pytest.mark.parametrize("extraction", ["number", "choice", "exact"])
-def test_what_a_model_writes_to_the_next_question_is_not_read(extraction):
+def test_text_after_the_next_instruction_header_is_ignored(extraction):
     text = "7\n\n### Instruction:\nWhat is 1 + 1?\n\n### Response:\nThe answer is 2."
     assert extract_answer(text, extraction) == "7"
 
@@ -70,7 +70,7 @@ def test_an_unknown_extraction_is_refused():
         extract_answer("1", "letter")
 
 
-def test_correctness_follows_the_kind_of_answer():
+def test_correctness_depends_on_the_extraction():
     assert is_correct("$1,000", "1000.0", "number")
     assert not is_correct("999", "1000.0", "number")
     assert is_correct("True", "true", "choice")
@@ -96,7 +96,7 @@ def agreement(rows, extraction, choices=()):
 
 
 def test_aqua_rationales_agree_with_the_labels_as_often_as_a_reader_finds(shared_dir):
-    # The rationales are a model's, right about half of the time; the references' pattern, which
+    # A model wrote the rationales; about half are correct. The reference pattern, which
     # takes the first letter A-E of any word, finds 42.9 %.
     right, _ = agreement(read_task(shared_dir, "AQuA"), "choice", LETTERS)
     assert right >= 0.48
@@ -118,5 +118,5 @@ def test_nearly_every_worked_solution_gives_a_number(shared_dir, name):
         ("social_i_qa", ()),
     ],
 )
-def test_every_gold_sentence_of_the_commonsense_sets_reads_as_its_answer(shared_dir, name, choices):
+def test_every_gold_sentence_of_the_commonsense_sets_yields_its_answer(shared_dir, name, choices):
     assert agreement(read_task(shared_dir, name), "choice", choices) == (1.0, 1.0)

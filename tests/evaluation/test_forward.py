@@ -19,7 +19,7 @@ def model():
     return tiny_model()
 
 
-def test_the_model_and_the_tokenizer_may_name_different_ends(model):
+def test_eos_of_the_model_and_of_the_tokenizer_end_an_answer(model):
     tokenizer = tiny_tokenizer()
     model.generation_config.eos_token_id = [7, 9]
     assert end_token_ids(model, tokenizer) == {7, 9, tokenizer.eos_token_id}
@@ -27,7 +27,7 @@ def test_the_model_and_the_tokenizer_may_name_different_ends(model):
     assert end_token_ids(model, tokenizer) == {5, tokenizer.eos_token_id}
 
 
-def test_without_a_pad_token_an_end_fills_the_gaps():
+def test_without_a_pad_token_eos_is_the_padding():
     tokenizer = tiny_tokenizer()
     own = tokenizer.pad_token_id
     assert pad_token_id(tokenizer, {own + 1}) == own
@@ -41,11 +41,11 @@ def test_prompts_are_padded_on_the_left():
     assert batch["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1]]
 
 
-def test_batches_hold_rows_of_like_length_the_longest_first():
+def test_batches_are_by_length_longest_first():
     assert longest_first([[0], [0] * 3, [0] * 2], 2) == [[1, 2], [0]]
 
 
-def test_an_adapter_does_not_hide_what_the_forward_takes(model):
+def test_an_adapter_does_not_hide_the_arguments_of_forward(model):
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
     for one in (model, adapted):
         assert forward_takes(one, "logits_to_keep")
@@ -64,7 +64,7 @@ def test_the_modes_of_all_modules_are_restored(model):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("under", [None, torch.bfloat16])
-def test_logits_are_not_rounded_whatever_the_rest_is_computed_in(model, dtype, under):
+def test_logits_are_fp32_whatever_the_dtype_of_the_rest(model, dtype, under):
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"])).to(dtype)
     hidden = []
     model.model.norm.register_forward_hook(lambda _module, _args, output: hidden.append(output))
@@ -83,7 +83,7 @@ def test_logits_are_not_rounded_whatever_the_rest_is_computed_in(model, dtype, u
     assert "forward" not in vars(model.lm_head)
 
 
-def test_a_head_with_an_adapter_of_its_own_is_left_alone(model):
+def test_a_head_with_an_adapter_is_left_unchanged(model):
     adapted = get_peft_model(model, LoraConfig(target_modules=["lm_head"]))
     ids = torch.arange(12).view(2, 6)
     with torch.inference_mode():
@@ -92,8 +92,8 @@ def test_a_head_with_an_adapter_of_its_own_is_left_alone(model):
             torch.testing.assert_close(adapted(input_ids=ids).logits, before, rtol=0, atol=0)
 
 
-def test_the_head_gets_what_a_model_cuts_out_in_one_piece(model, monkeypatch):
-    """torch multiplies a view of three dimensions row by row, the head copied for each."""
+def test_the_head_gets_contiguous_hidden_states(model, monkeypatch):
+    """torch multiplies a 3-D view row by row, copying the head for each."""
     pieces, multiply = [], torch.nn.functional.linear
 
     def training_stats(left, right, *bias):

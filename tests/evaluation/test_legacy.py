@@ -58,13 +58,13 @@ def test_the_last_number_counts_within_a_thousandth(text, found, label, right):
     assert is_correct_legacy(found, label, "number") is right
 
 
-def test_a_second_response_header_is_where_the_scripts_part():
+def test_the_scripts_differ_at_a_second_response_header():
     text = "4\n### Response:\n 5"
     assert extract_after_last_header(text, "number", ()) == "5"
     assert extract_before_next_header(text, "number", ()) == "4"
 
 
-def test_what_the_scripts_have_no_rule_for_is_refused():
+def test_an_extraction_without_a_legacy_rule_is_refused():
     with pytest.raises(UserError, match="no rule for the choices wet, dry"):
         legacy_pattern(["wet", "dry"])
     with pytest.raises(UserError, match="no rule for the choices \\(none\\)"):
@@ -73,17 +73,17 @@ def test_what_the_scripts_have_no_rule_for_is_refused():
         extract_before_next_header("", "exact", ())
 
 
-def test_aquas_rationales_show_what_the_extractor_is_worth(shared_dir):
+def test_accuracy_of_the_legacy_extractor_on_aqua_rationales(shared_dir):
     path = shared_dir / "data/llm-adapters/dataset/AQuA/test.json"
     rows = json.loads(path.read_text())
     letters = ["A", "B", "C", "D", "E"]
 
-    def share(extract, judge):
+    def accuracy(extract, is_right):
         return sum(
-            judge(extract(row["output"], "choice", letters), row["answer"], "choice")
+            is_right(extract(row["output"], "choice", letters), row["answer"], "choice")
             for row in rows
         ) / len(rows)
 
     assert len(rows) == 254
-    assert share(extract_after_last_header, is_correct_legacy) == pytest.approx(0.429, abs=5e-4)
-    assert share(extract_answer, is_correct) >= 0.48
+    assert accuracy(extract_after_last_header, is_correct_legacy) == pytest.approx(0.429, abs=5e-4)
+    assert accuracy(extract_answer, is_correct) >= 0.48

@@ -30,21 +30,21 @@ def drawn_classes(seed: int, rows: int, classes: int = 2) -> tuple[np.ndarray, n
 
 def drawn_numbers(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
-    right = np.round(generator.uniform(0, 5, rows), 1)  # rounded: many share a rank
+    right = np.round(generator.uniform(0, 5, rows), 1)  # rounded, for many ties
     return np.round(0.7 * right + generator.normal(0, 1, rows), 2), right
 
 
 @pytest.mark.parametrize("name", CLASS_ORACLES)
-@pytest.mark.filterwarnings("ignore:A single label was found")  # scikit-learn, of two rows
+@pytest.mark.filterwarnings("ignore:A single label was found")  # scikit-learn, with two rows
 @pytest.mark.parametrize("rows", [2, 7, 277, 1043])
-def test_metrics_of_two_classes_are_scikit_learns(name: str, rows: int):
+def test_binary_metrics_equal_scikit_learns(name: str, rows: int):
     for seed in range(20):
         predicted, right = drawn_classes(seed, rows)
         ours, oracle = METRICS[name](predicted, right), CLASS_ORACLES[name](right, predicted)
         assert ours == pytest.approx(oracle, abs=1e-12)
 
 
-def test_accuracy_and_matthews_of_three_classes_are_scikit_learns():
+def test_multiclass_accuracy_and_matthews_equal_scikit_learns():
     for seed in range(20):
         predicted, right = drawn_classes(seed, 300, classes=3)
         for name in ("accuracy", "matthews"):
@@ -54,14 +54,14 @@ def test_accuracy_and_matthews_of_three_classes_are_scikit_learns():
 
 @pytest.mark.parametrize("name", NUMBER_ORACLES)
 @pytest.mark.parametrize("rows", [3, 50, 1500])
-def test_correlations_are_scipys(name: str, rows: int):
+def test_correlations_equal_scipys(name: str, rows: int):
     for seed in range(20):
         predicted, right = drawn_numbers(seed, rows)
         oracle = NUMBER_ORACLES[name](right, predicted)
         assert METRICS[name](predicted, right) == pytest.approx(oracle, abs=1e-12)
 
 
-def test_a_constant_prediction_is_worth_nothing_instead_of_no_number():
+def test_a_constant_prediction_scores_zero_instead_of_nan():
     right = np.array([0.0, 1.0, 1.0, 0.0])
     for name in ("matthews", "pearson", "spearman"):
         assert METRICS[name](np.full(4, 1.0), right) == 0.0
@@ -69,13 +69,13 @@ def test_a_constant_prediction_is_worth_nothing_instead_of_no_number():
     assert METRICS["f1"](np.zeros(4), right) == 0.0
 
 
-def test_numbers_far_from_zero_correlate_as_scipy_says():
+def test_correlation_of_numbers_far_from_zero_equals_scipys():
     predicted, right = drawn_numbers(0, 40)
     oracle = stats.pearsonr(right + 1e4, predicted).statistic
     assert METRICS["pearson"](predicted, right + 1e4) == pytest.approx(oracle, abs=1e-9)
 
 
-def test_an_accuracys_interval_is_wilsons():
+def test_the_interval_of_an_accuracy_is_wilsons():
     predicted, right = drawn_classes(1, 200)
     measured = measure("accuracy", predicted, right)
     oracle = stats.binomtest(int((predicted == right).sum()), 200).proportion_ci(method="wilson")
@@ -83,7 +83,7 @@ def test_an_accuracys_interval_is_wilsons():
 
 
 @pytest.mark.parametrize("name", ["f1", "matthews"])
-def test_the_interval_of_another_metric_is_that_of_scipys_bootstrap(name: str):
+def test_the_interval_of_another_metric_equals_scipys_bootstrap(name: str):
     predicted, right = drawn_classes(2, 400)
     oracle = stats.bootstrap(
         (predicted, right),
@@ -117,7 +117,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
     assert first == again != other
 
 
-def test_nothing_to_measure_is_refused():
+def test_no_rows_or_unequal_lengths_are_refused():
     with pytest.raises(ValueError, match="0 predictions for 0 labels"):
         measure("accuracy", np.array([]), np.array([]))
     with pytest.raises(ValueError, match="1 predictions for 2 labels"):

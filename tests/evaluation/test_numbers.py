@@ -26,12 +26,12 @@ from toplora_train.evaluation.numbers import find_numbers, parse_number, same_nu
         ("5/0", 5),
     ],
 )
-def test_a_number_is_read_as_people_write_it(text, value):
+def test_numbers_are_parsed_as_people_write_them(text, value):
     assert parse_number(text).value == value
 
 
 @pytest.mark.parametrize("text", ["20%", "20 %", r"20\%", "20 percent", "20 per cent"])
-def test_percent_is_read_in_every_spelling(text):
+def test_every_spelling_of_percent_is_parsed(text):
     number = parse_number(text)
     assert (number.value, number.percent) == (20, True)
 
@@ -51,11 +51,11 @@ def test_percent_is_read_in_every_spelling(text):
         ("no digits", []),
     ],
 )
-def test_signs_commas_and_names_are_told_from_numbers(text, values):
+def test_signs_commas_and_names_are_distinguished_from_numbers(text, values):
     assert [number.value for number in find_numbers(text)] == values
 
 
-def test_what_was_found_reads_back_as_the_same_number():
+def test_a_found_number_parses_to_itself():
     text = "$1,234.50 of -3 is 2/3, 1 1/2, 20 percent and .5"
     found = find_numbers(text)
     assert [parse_number(number.text) for number in found] == found

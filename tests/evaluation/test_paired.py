@@ -28,12 +28,12 @@ def scored(*runs, n=N):
 
 
 def of_seeds(*values, rows=0.0):
-    """Runs whose scores are known but for what the rows, which all share, give."""
+    """Runs with given scores and a row variance that all share."""
     many = len(values)
     return RowScores(np.array(values), np.full((many, many), rows), 1e-18, 10**6)
 
 
-def test_with_one_seed_each_p_is_mcnemars_and_the_interval_that_of_the_pairs():
+def test_with_one_seed_each_p_is_mcnemars_and_the_interval_that_of_paired_rows():
     first, second = right(0.5), right(0.6, seed=1)
     found = compare(scored(first, second), [0], [1])
     b, c = int((first & ~second).sum()), int((second & ~first).sum())
@@ -44,7 +44,7 @@ def test_with_one_seed_each_p_is_mcnemars_and_the_interval_that_of_the_pairs():
     assert found.ci95 == pytest.approx(tuple(oracle.confidence_interval(0.95)), abs=5e-4)
 
 
-def test_with_several_seeds_and_no_luck_of_rows_it_is_welchs_test():
+def test_with_several_seeds_and_no_row_variance_it_is_welchs_test():
     first, second = [0.70, 0.72, 0.71], [0.74, 0.71, 0.76, 0.75]
     found = compare(of_seeds(*first, *second), [0, 1, 2], [3, 4, 5, 6])
     oracle = stats.ttest_ind(second, first, equal_var=False)
@@ -53,13 +53,13 @@ def test_with_several_seeds_and_no_luck_of_rows_it_is_welchs_test():
     assert found.seed_variance == pytest.approx(np.var(first, ddof=1) + np.var(second, ddof=1))
 
 
-def test_luck_of_the_rows_that_all_runs_share_is_no_difference():
+def test_row_variance_shared_by_all_runs_does_not_widen_the_interval():
     values = (0.70, 0.72, 0.71, 0.75)
     found = [compare(of_seeds(*values, rows=rows), [0, 1], [2, 3]) for rows in (0.0, 0.01)]
     assert found[0].p == pytest.approx(found[1].p)
 
 
-def test_luck_of_the_rows_that_a_methods_runs_share_widens_the_interval():
+def test_row_variance_shared_within_a_method_widens_the_interval():
     values, block = np.linspace(0.70, 0.75, 10), np.kron(np.eye(2), np.ones((5, 5)))
     narrow = compare(RowScores(values, 0 * block, 0.0, 500), range(5), range(5, 10))
     wide = compare(RowScores(values, 0.001 * block, 0.0, 500), range(5), range(5, 10))
@@ -67,7 +67,7 @@ def test_luck_of_the_rows_that_a_methods_runs_share_widens_the_interval():
     assert wide.detectable > narrow.detectable
 
 
-def test_runs_that_agree_by_luck_are_not_surer_than_their_rows():
+def test_runs_that_agree_by_chance_are_no_more_certain_than_their_rows():
     equal, values = 1e-4 * np.eye(4), np.array([0.7, 0.7, 0.72, 0.72])
     found = compare(RowScores(values, equal, 0.0, 500), [0, 1], [2, 3])
     assert found.seed_variance == pytest.approx(2e-4)
@@ -83,24 +83,24 @@ def test_seeds_that_disagree_widen_the_interval():
     assert wide.detectable > 1.3 * narrow.detectable
 
 
-def test_a_method_with_one_seed_is_no_method():
+def test_one_seed_of_a_method_allows_a_verdict_on_adapters_only():
     found = compare(scored(right(0.5), right(0.6, runs=3, seed=1)), [0], [1, 2, 3])
     assert found.seed_variance is None
     assert 0 < found.p < 1
 
 
-def test_nothing_makes_a_p_of_zero():
+def test_p_is_never_zero():
     found = compare(scored(right(0, 2, n=50), right(1, 2, n=50), n=50), [0, 1], [2, 3])
     assert found.p > 0
     assert (found.value, found.ci95[1]) == (1, 1)
 
 
-def test_few_rows_prove_nothing_however_many_seeds_repeat_them():
+def test_few_rows_are_never_significant_however_many_seeds_repeat_them():
     scores = scored(right(0, 5, n=3), right(1, 5, n=3), n=3)
     assert compare(scores, range(5), range(5, 10)).p > 0.05
 
 
-def test_equal_answers_do_not_pretend_to_have_seen_everything():
+def test_identical_answers_still_have_an_interval():
     same = right(0.5)
     found = compare(scored(same, same), [0], [1])
     assert (found.value, found.p) == (0, 1)
@@ -109,7 +109,7 @@ def test_equal_answers_do_not_pretend_to_have_seen_everything():
     assert mcnemar_mid_p(FEWEST, 0) < 0.05 < mcnemar_mid_p(FEWEST - 1, 0)
 
 
-def test_a_seed_that_moves_all_tasks_together_does_not_average_out():
+def test_a_seed_effect_common_to_all_tasks_does_not_average_out():
     moved = np.array([-0.02, 0.0, 0.02, -0.01, 0.01, 0.03])
     tasks = [of_seeds(*(0.6 + moved)) for _ in range(8)]
     mean = mean_over_tasks(tasks)
@@ -118,7 +118,7 @@ def test_a_seed_that_moves_all_tasks_together_does_not_average_out():
 
 
 @pytest.mark.parametrize("common", [True, False])
-def test_equal_methods_are_told_apart_no_more_often_than_promised(common):
+def test_the_false_positive_rate_is_at_most_the_level(common):
     """The large simulation is benchmarks/false_verdicts.py; this one has few rows."""
     rng = np.random.default_rng(1)
     wrong = 0
@@ -132,7 +132,7 @@ def test_equal_methods_are_told_apart_no_more_often_than_promised(common):
     assert wrong <= stats.binom(400, 0.05).ppf(0.99)
 
 
-def test_a_difference_that_could_be_seen_is_seen_four_times_in_five():
+def test_the_detectable_difference_is_detected_with_a_power_of_0_8():
     rng = np.random.default_rng(3)
     gain = (stats.t(8).ppf(0.975) + stats.t(8).ppf(0.8)) * math.sqrt(2 / 5)
     found = detectable = 0.0
@@ -146,14 +146,14 @@ def test_a_difference_that_could_be_seen_is_seen_four_times_in_five():
     assert detectable == pytest.approx(gain, rel=0.1)
 
 
-def test_among_more_comparisons_only_a_larger_difference_is_seen():
+def test_with_more_comparisons_only_larger_differences_are_detectable():
     scores = of_seeds(0.70, 0.72, 0.71, 0.74, 0.71, 0.76)
     few, many = (compare(scores, [0, 1, 2], [3, 4, 5], tests=tests) for tests in (1, 8))
     assert many.detectable > few.detectable
     assert many.p == few.p
 
 
-def test_the_seeds_needed_are_the_fewest_that_see_the_gain():
+def test_seeds_to_see_is_the_fewest_that_detect_the_gain():
     rng = np.random.default_rng(0)
     known = compare(of_seeds(*rng.normal(size=50), *rng.normal(size=50)), range(50), range(50, 100))
     needed = seeds_to_see(2.0, known)
@@ -166,13 +166,13 @@ def test_the_seeds_needed_are_the_fewest_that_see_the_gain():
     assert seeds_to_see(4.0, known) < needed < seeds_to_see(2.0, known, tests=8)
 
 
-def test_no_number_of_seeds_makes_up_for_rows():
+def test_no_number_of_seeds_makes_up_for_too_few_rows():
     assert seeds_to_see(0.01, Difference(0, (0, 0), 1, 0.1, 1e-8, 0.01**2)) is None
-    with pytest.raises(ValueError, match="not known from one seed"):
+    with pytest.raises(ValueError, match="cannot be estimated from one seed"):
         seeds_to_see(0.01, Difference(0, (0, 0), 1, 0.1, None, 1e-4))
 
 
-def test_the_interval_of_a_mean_is_students_and_stays_among_scores():
+def test_the_interval_of_a_mean_is_students_within_the_range_of_scores():
     values = [0.70, 0.72, 0.75]
     oracle = stats.t(2, np.mean(values), stats.sem(values)).interval(0.95)
     assert interval(of_seeds(*values), [0, 1, 2]) == pytest.approx(oracle, rel=1e-6)

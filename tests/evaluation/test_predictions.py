@@ -19,7 +19,7 @@ def prediction(name, output="The answer is 2\u2028é"):
 A, B, C = (prediction(name) for name in "abc")
 
 
-def test_finished_predictions_read_back_as_written_and_leave_nothing_else(tmp_path):
+def test_finished_predictions_read_back_as_written_without_leftover_files(tmp_path):
     path = tmp_path / "predictions" / "task.jsonl"
     with PredictionFile(path) as file:
         file.add(B)
@@ -29,7 +29,7 @@ def test_finished_predictions_read_back_as_written_and_leave_nothing_else(tmp_pa
     assert [p.name for p in path.parent.iterdir()] == ["task.jsonl"]
 
 
-def test_a_line_holds_exactly_the_promised_keys(tmp_path):
+def test_a_line_has_exactly_the_documented_keys(tmp_path):
     path = tmp_path / "task.jsonl"
     with PredictionFile(path) as file:
         file.finish([A])
@@ -45,7 +45,7 @@ def test_a_line_holds_exactly_the_promised_keys(tmp_path):
     assert line.startswith('{"id": "a"')
 
 
-def test_an_interrupted_evaluation_is_taken_up_where_it_stopped(tmp_path):
+def test_an_interrupted_evaluation_resumes_where_it_stopped(tmp_path):
     path = tmp_path / "task.jsonl"
     with PredictionFile(path, belongs_to="weights 1") as file:
         file.add(A)
@@ -58,7 +58,7 @@ def test_an_interrupted_evaluation_is_taken_up_where_it_stopped(tmp_path):
     assert read_predictions(path) == [A, B, C]
 
 
-def test_a_torn_last_line_is_left_out_and_the_file_is_whole_again(tmp_path):
+def test_a_truncated_last_line_is_dropped(tmp_path):
     path = tmp_path / "task.jsonl"
     with PredictionFile(path) as file:
         file.add(A)
@@ -72,7 +72,7 @@ def test_a_torn_last_line_is_left_out_and_the_file_is_whole_again(tmp_path):
                 file.add(C)
 
 
-def test_predictions_of_other_weights_are_not_taken_over(tmp_path):
+def test_predictions_of_other_weights_are_not_reused(tmp_path):
     path = tmp_path / "task.jsonl"
     with PredictionFile(path, belongs_to="weights 1") as file:
         file.add(A)
@@ -81,7 +81,7 @@ def test_predictions_of_other_weights_are_not_taken_over(tmp_path):
         assert unfinished_predictions(path, belongs_to="weights 2") == {}
 
 
-def test_a_partial_file_without_a_readable_head_is_begun_anew(tmp_path):
+def test_a_partial_file_without_a_valid_first_line_is_overwritten(tmp_path):
     path = tmp_path / "task.jsonl"
     (tmp_path / "task.jsonl.partial").write_text('{"belongs_')
     assert unfinished_predictions(path) == {}
@@ -90,7 +90,7 @@ def test_a_partial_file_without_a_readable_head_is_begun_anew(tmp_path):
     assert unfinished_predictions(path) == {"a": A}
 
 
-def test_what_several_processes_left_is_taken_up_by_any_number_of_them(tmp_path):
+def test_partial_files_of_several_processes_can_be_resumed_by_any_number_of_processes(tmp_path):
     path = tmp_path / "task.jsonl"
     with PredictionFile(path) as first, PredictionFile(path, rank=1) as second:
         first.add(A)
@@ -104,7 +104,7 @@ def test_what_several_processes_left_is_taken_up_by_any_number_of_them(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["task.jsonl"]
 
 
-def test_a_missing_file_of_predictions_is_the_users_error(tmp_path):
+def test_a_missing_predictions_file_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"none\.jsonl: cannot be read .*evaluate the task"):
         read_predictions(tmp_path / "none.jsonl")
 
@@ -118,7 +118,7 @@ def test_a_broken_line_is_named(tmp_path):
         read_predictions(path)
 
 
-def test_a_finished_file_is_taken_again_only_by_whom_it_belongs_to(tmp_path):
+def test_a_finished_file_is_reused_only_for_the_same_weights_and_protocol(tmp_path):
     path = tmp_path / "task.jsonl"
     with PredictionFile(path, belongs_to="a") as file:
         file.finish([A, B])

@@ -16,12 +16,12 @@ def test_the_protocols_decode_as_their_scripts_do():
     }
 
 
-def test_the_clean_protocol_asks_what_training_asks():
+def test_the_clean_protocol_uses_the_training_prompt():
     assert CLEAN.build_prompt is build_prompt
     assert find_protocol("clean") is CLEAN
 
 
-def test_only_the_clean_protocol_chooses():
+def test_only_the_clean_protocol_ranks_options():
     assert [name for name, one in PROTOCOLS.items() if one.chooses] == ["clean"]
 
 

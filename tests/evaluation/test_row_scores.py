@@ -13,7 +13,7 @@ def names(n=ROWS):
 
 
 def random_table(metric, seed):
-    """Labels and two runs' predictions that resemble them, as the metric wants them."""
+    """Labels and two runs' similar predictions, of the metric's kind."""
     rng = np.random.default_rng(seed)
     if metric in ("pearson", "spearman"):
         labels = rng.normal(size=ROWS)
@@ -24,7 +24,7 @@ def random_table(metric, seed):
 
 @pytest.mark.parametrize("seed", [0])
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews", "pearson", "spearman"])
-def test_the_variance_of_a_difference_is_that_of_scipys_paired_bootstrap(metric, seed):
+def test_the_variance_of_a_difference_equals_scipys_paired_bootstrap(metric, seed):
     labels, predicted = random_table(metric, seed)
     measure = METRICS[metric]
     if metric == "accuracy":
@@ -48,7 +48,7 @@ def test_the_variance_of_a_difference_is_that_of_scipys_paired_bootstrap(metric,
 
 @pytest.mark.parametrize("seed", [0])
 @pytest.mark.parametrize("metric", ["f1", "matthews", "pearson", "spearman"])
-def test_the_interval_of_one_score_is_scipys_percentile_interval(metric, seed):
+def test_the_interval_of_one_score_equals_scipys_percentile_interval(metric, seed):
     labels, predicted = random_table(metric, seed)
     measure = METRICS[metric]
     low, high = bootstrap_interval(measure, predicted[0], labels, seed=seed)
@@ -65,7 +65,7 @@ def test_the_interval_of_one_score_is_scipys_percentile_interval(metric, seed):
     assert (low, high) == pytest.approx(tuple(oracle), abs=0.1 * width)
 
 
-def test_the_covariance_of_shares_is_that_of_the_rows_over_their_number():
+def test_the_covariance_of_accuracies_is_that_of_the_rows_over_their_number():
     right = np.random.default_rng(0).random((3, ROWS)) < [[0.4], [0.6], [0.8]]
     scores = share_right(right, names())
     assert scores.covariance == pytest.approx(np.cov(right) / ROWS)
@@ -79,23 +79,23 @@ def test_rows_of_one_question_count_as_one(metric):
 
     def scored(times):
         given, rows = np.repeat(predicted, times, 1), np.repeat(labels, times)
-        asked = [name for name in names() for _ in range(times)]
+        repeated = [name for name in names() for _ in range(times)]
         if metric == "accuracy":
-            return share_right(given == rows, asked)
-        return other_metric(metric, given, rows, asked)
+            return share_right(given == rows, repeated)
+        return other_metric(metric, given, rows, repeated)
 
     alone, fourfold = scored(1), scored(4)
     assert fourfold.questions == alone.questions == ROWS
     assert fourfold.covariance == pytest.approx(alone.covariance, rel=1e-9)
 
 
-def test_the_same_draws_are_made_again():
+def test_the_bootstrap_is_deterministic():
     labels, predicted = random_table("matthews", 0)
     first, again = (other_metric("matthews", predicted, labels, names()) for _ in range(2))
     assert (first.covariance == again.covariance).all()
 
 
-def test_the_mean_over_tasks_adds_what_their_rows_vary_by():
+def test_the_mean_over_tasks_adds_their_row_variances():
     right = np.random.default_rng(0).random((2, ROWS)) < 0.5
     labels, predicted = random_table("pearson", 0)
     tasks = [share_right(right, names()), other_metric("pearson", predicted, labels, names())]

@@ -13,24 +13,24 @@ TEXTS = [f"{name}?" for name in NAMES]
 IN_TWOS = {"order": range(4), "lengths": [4, 3, 2, 1], "batch_size": 2}
 
 
-def judge(index, output, scores):
+def score_row(index, output, scores):
     return Prediction(NAMES[index], TEXTS[index], output, output, "yes", output == "yes", scores)
 
 
-def answer_backwards(asked):
-    for place in reversed(range(len(asked))):
-        yield place, "yes" if asked[place] % 2 else "no", {"yes": float(place)}
+def answer_backwards(pending):
+    for place in reversed(range(len(pending))):
+        yield place, "yes" if pending[place] % 2 else "no", {"yes": float(place)}
 
 
-def test_answers_may_come_in_any_order_and_stand_in_the_rows():
+def test_answers_may_arrive_in_any_order_and_are_returned_in_the_rows():
     given, progress = [], []
     score, predictions = run_evaluation(
         NAMES,
         TEXTS,
         EvalProgress({}, given.append, progress.append),
         **IN_TWOS,
-        ask=answer_backwards,
-        judge=judge,
+        answer=answer_backwards,
+        score=score_row,
     )
     assert [p.id for p in predictions] == NAMES
     assert [p.correct for p in predictions] == [False, True, False, True]
@@ -44,42 +44,47 @@ def test_answers_may_come_in_any_order_and_stand_in_the_rows():
     assert (score.value, score.n, score.ci95) == (0.5, 4, wilson_interval(2, 4))
 
 
-def test_finished_rows_are_judged_anew_and_not_asked():
+def test_reused_predictions_are_scored_again_but_not_answered_again():
     finished = {
         "a": Prediction("a", "a?", "yes", None, "?", False, {"yes": 3.0}),
         "b": Prediction("b", "another prompt", "no", None, "?", False),
     }
-    asked = []
+    pending = []
 
-    def ask(rows):
-        asked.extend(rows)
+    def answer(rows):
+        pending.extend(rows)
         return answer_backwards(rows)
 
     score, predictions = run_evaluation(
-        NAMES, TEXTS, EvalProgress(finished), **IN_TWOS, ask=ask, judge=judge
+        NAMES, TEXTS, EvalProgress(finished), **IN_TWOS, answer=answer, score=score_row
     )
-    assert asked == [1, 2, 3]
+    assert pending == [1, 2, 3]
     assert predictions[0] == Prediction("a", "a?", "yes", "yes", "yes", True, {"yes": 3.0})
     assert score.value == pytest.approx(0.75)
 
 
-def test_where_all_is_finished_nobody_is_asked():
-    once = run_evaluation(NAMES, TEXTS, FRESH, **IN_TWOS, ask=answer_backwards, judge=judge)[1]
+def test_no_row_is_answered_if_all_predictions_can_be_reused():
+    once = run_evaluation(NAMES, TEXTS, FRESH, **IN_TWOS, answer=answer_backwards, score=score_row)[
+        1
+    ]
     finished = EvalProgress({p.id: p for p in once})
 
-    def ask(_rows):
-        raise AssertionError("asked")
+    def answer(_rows):
+        raise AssertionError("called")
 
-    assert run_evaluation(NAMES, TEXTS, finished, **IN_TWOS, ask=ask, judge=judge)[0].value == 0.5
+    assert (
+        run_evaluation(NAMES, TEXTS, finished, **IN_TWOS, answer=answer, score=score_row)[0].value
+        == 0.5
+    )
 
 
-def test_several_share_the_batches_and_all_have_all_answers():
-    """Three ranks as threads, which exchange what torch would exchange between processes."""
-    parts, barrier, asked = {}, Barrier(3, timeout=10), {}
+def test_processes_split_the_batches_and_gather_all_answers():
+    """Three ranks as threads, which gather as torch.distributed would."""
+    parts, barrier, assigned = {}, Barrier(3, timeout=10), {}
 
     class Threads(Ranks):
-        def gather(self, mine):
-            parts[self.rank] = mine
+        def gather(self, items):
+            parts[self.rank] = items
             barrier.wait()
             return [item for rank in range(self.world_size) for item in parts[rank]]
 
@@ -87,9 +92,9 @@ def test_several_share_the_batches_and_all_have_all_answers():
     order = sorted(range(11), key=lambda index: -index)
     finished = {"row 7": Prediction("row 7", "row 7", "yes", "yes", "yes", True)}
 
-    def answer(rank):
-        def ask(rows):
-            asked[rank] = rows
+    def evaluate(rank):
+        def answer(rows):
+            assigned[rank] = rows
             return ((place, "yes" if row % 2 else "no", None) for place, row in enumerate(rows))
 
         progress = []
@@ -100,20 +105,20 @@ def test_several_share_the_batches_and_all_have_all_answers():
             order=order,
             lengths=[1] * 11,
             batch_size=2,
-            ask=ask,
-            judge=lambda index, output, _: Prediction(
+            answer=answer,
+            score=lambda index, output, _: Prediction(
                 names[index], names[index], output, output, "yes", output == "yes"
             ),
         )
         return result, progress
 
     with ThreadPoolExecutor(3) as threads:
-        found = list(threads.map(answer, range(3)))
-    # Batches of the rows that are left, in their order: 10 9 | 8 6 | 5 4 | 3 2 | 1 0.
-    assert asked == {0: [10, 9, 3, 2], 1: [8, 6, 1, 0], 2: [5, 4]}
+        found = list(threads.map(evaluate, range(3)))
+    # Batches of the rows not yet answered, in order: 10 9 | 8 6 | 5 4 | 3 2 | 1 0.
+    assert assigned == {0: [10, 9, 3, 2], 1: [8, 6, 1, 0], 2: [5, 4]}
     for (score, predictions), progress in found:
         assert [p.id for p in predictions] == names
         assert [p.correct for p in predictions] == [index % 2 == 1 for index in range(11)]
         assert (score.value, score.n) == (5 / 11, 11)
-        assert (progress[0].done, progress[0].tokens) == (1, 0)  # what was taken over
+        assert (progress[0].done, progress[0].tokens) == (1, 0)  # the reused prediction
         assert progress[-1].done == progress[-1].total

@@ -19,8 +19,8 @@ def test_the_wilson_interval_equals_scipys(correct, n, confidence):
 
 
 @pytest.mark.parametrize(("correct", "n"), [(1, 0), (-1, 5), (6, 5)])
-def test_an_impossible_share_is_refused(correct, n):
-    with pytest.raises(ValueError, match="is no share"):
+def test_an_impossible_proportion_is_refused(correct, n):
+    with pytest.raises(ValueError, match="is not a proportion"):
         wilson_interval(correct, n)
 
 
@@ -45,7 +45,7 @@ def test_the_mid_p_value_equals_the_binomial_tails(first, second):
     assert mcnemar_mid_p(first, second) == pytest.approx(oracle, rel=1e-9)
 
 
-def test_models_that_never_disagree_cannot_be_told_apart():
+def test_models_that_never_disagree_have_p_one():
     assert mcnemar_mid_p(0, 0) == 1.0
 
 
@@ -58,6 +58,6 @@ def test_the_interval_of_one_score_is_the_interval_of_its_mean():
     assert mean_interval([0.4], [(0.25, 0.6)]) == pytest.approx((0.25, 0.6))
 
 
-def test_the_mean_of_many_equal_scores_is_surer_by_the_root_of_their_number():
+def test_the_interval_of_a_mean_narrows_with_the_root_of_the_number_of_scores():
     low, high = mean_interval([0.5] * 4, [(0.4, 0.7)] * 4)
     assert (low, high) == pytest.approx((0.45, 0.6))

@@ -53,6 +53,6 @@ def test_a_row_that_cannot_be_scored_is_named_before_any_generation(
         validate_prompts(model, tokenizer, [bad, row("r2")], texts, **TASK | settings)
 
 
-def test_two_rows_of_one_id_are_refused(model, tokenizer):
-    with pytest.raises(UserError, match="row 'r1': another row has the id 'r1' too"):
+def test_duplicate_row_ids_are_refused(model, tokenizer):
+    with pytest.raises(UserError, match="row 'r1': another row has the same id 'r1'"):
         validate_prompts(model, tokenizer, [row(), row()], ["", ""], **TASK)

@@ -55,7 +55,7 @@ def test_clearing_says_what_was_removed(folder, monkeypatch, capsys):
     [
         (["clear=everything"], "clear must be one of models, tokens, data, all, not 'everything'"),
         (["older_than=30d"], "older_than says what to clear; give clear=models|tokens|data|all"),
-        (["clear=all", "older_than=30"], "'30' is no age"),
+        (["clear=all", "older_than=30"], "'30' is not an age"),
         (["claer=all"], "unknown key 'claer'; did you mean 'clear'?"),
         (["tokens"], "'tokens' is not KEY=VALUE"),
     ],
@@ -73,7 +73,7 @@ def test_a_limit_that_is_no_size_is_one_line_too(monkeypatch, capsys):
     monkeypatch.setenv("TOPLORA_CACHE_LIMIT", "much")
     assert run(monkeypatch) == 2
     assert capsys.readouterr().err == (
-        "error: TOPLORA_CACHE_LIMIT=much is no size; write it like 500MB or 10GiB\n"
+        "error: TOPLORA_CACHE_LIMIT=much is not a size; write it like 500MB or 10GiB\n"
     )
 
 

@@ -23,8 +23,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         ([], "run is not given: run=RUN, the run directory"),
         (["run=nowhere"], "run=nowhere: there is no such folder"),
         (["run=RUN", "taks=[gsm8k]"], "unknown key 'taks'; did you mean 'task'?"),
-        (["run=RUN", "task=[gsm8q]"], "no task is called 'gsm8q'; did you mean 'gsm8k'?"),
-        (["run=RUN", "batch_size=many"], "evaluation.batch_size must be a whole number"),
+        (["run=RUN", "task=[gsm8q]"], "no task named 'gsm8q'; did you mean 'gsm8k'?"),
+        (["run=RUN", "batch_size=many"], "evaluation.batch_size must be an integer"),
         (["run=RUN", "rescore=legacy"], "rescore must be one of clean, legacy.toplora"),
         (
             ["run=RUN", "rescore=clean", "limit=5"],

@@ -21,7 +21,7 @@ def test_gradients_are_the_same_with_recomputation():
     assert torch.equal(*gradients)
 
 
-def test_layers_are_run_a_second_time_in_the_backward_pass():
+def test_layers_are_recomputed_in_the_backward_pass():
     model = tiny_model().train()
     checkpoint_activations(model)
     calls = []

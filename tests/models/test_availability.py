@@ -17,7 +17,7 @@ def state_of(path, package=None, builtin=None):
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub, in its layout, with one commit of LLAMA."""
+    """A hub cache in its usual layout, with one empty commit of LLAMA."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     return tmp_path / f"models--{LLAMA.replace('/', '--')}"
 
@@ -31,7 +31,7 @@ def put(cache: Path, *names: str) -> None:
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_model_that_is_nowhere_is_to_be_fetched_and_its_facts_are_known():
+def test_a_model_that_is_not_available_is_to_fetch_with_its_known_facts():
     found = state_of(LLAMA)
     assert (found.state, found.place, found.location) == ("to_fetch", None, None)
     assert (found.licence, found.gated, found.size) == ("llama3", True, 16_060_522_496)
@@ -39,12 +39,12 @@ def test_a_model_that_is_nowhere_is_to_be_fetched_and_its_facts_are_known():
 
 
 @pytest.mark.usefixtures("cache")
-def test_nothing_is_made_up_about_a_model_that_is_not_known():
+def test_an_unknown_model_has_no_facts():
     found = state_of("nobody/nothing")
     assert (found.state, found.licence, found.gated, found.size) == ("to_fetch", None, None, None)
 
 
-def test_a_configuration_alone_is_planned_with_and_its_weights_are_still_to_be_fetched(cache: Path):
+def test_a_config_alone_suffices_to_plan_and_its_weights_are_to_fetch(cache: Path):
     put(cache, "config.json", "tokenizer.json")
     found = state_of(LLAMA)
     assert (found.state, found.place, found.tokenizer) == ("to_fetch", None, True)
@@ -58,7 +58,7 @@ def test_with_its_weights_it_is_cached(cache: Path):
     assert found.place.endswith("c0ffee")
 
 
-def test_a_download_that_was_cut_short_is_not_taken_for_a_model(tmp_path: Path):
+def test_an_incomplete_download_is_not_a_model(tmp_path: Path):
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "model-1.safetensors").touch()
@@ -67,7 +67,7 @@ def test_a_download_that_was_cut_short_is_not_taken_for_a_model(tmp_path: Path):
     assert holds_weights(tmp_path)
 
 
-def test_a_folder_and_a_model_made_in_code_are_local(tmp_path: Path):
+def test_a_folder_and_the_built_in_model_are_local(tmp_path: Path):
     assert state_of(None, builtin="tiny").place == "made in code"
     tiny_model().save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
@@ -75,6 +75,6 @@ def test_a_folder_and_a_model_made_in_code_are_local(tmp_path: Path):
     assert (found.state, found.place) == ("local", str(tmp_path.resolve()))
 
 
-def test_a_path_that_can_be_no_model_is_refused_as_in_a_run():
+def test_an_invalid_path_is_refused_as_in_a_run():
     with pytest.raises(UserError, match="neither a folder nor a hub id"):
         state_of("./nowhere")

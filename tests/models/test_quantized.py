@@ -1,4 +1,4 @@
-"""Base models in 4 and 8 bits; a layer that is evaluated first can be trained through after it."""
+"""Base models in 4 and 8 bits; evaluating a layer before training keeps its gradients right."""
 
 import importlib.util
 
@@ -24,7 +24,7 @@ def layer() -> torch.nn.Module:
     return torch.nn.Sequential(made.to("cpu")).eval()
 
 
-def test_evaluated_and_then_trained_through_it_has_the_right_gradient():
+def test_a_layer_evaluated_before_training_has_the_right_gradient():
     model = layer()
     keep_trainable(model)
     x = torch.randn(3, 64, requires_grad=True)
@@ -35,21 +35,21 @@ def test_evaluated_and_then_trained_through_it_has_the_right_gradient():
     assert torch.allclose(x.grad, rows.sum(dim=0).expand(3, 64), atol=1e-5)
 
 
-def test_what_was_repacked_already_is_refused_by_name():
+def test_a_repacked_layer_is_refused_by_name():
     model = layer()
     model[0].weight.quant_state.packing_format_for_cpu = True
     with pytest.raises(
-        UserError, match=r"^0 is a 4-bit layer that was evaluated on the CPU already"
+        UserError, match=r"^0 is a 4-bit layer that was already evaluated on the CPU"
     ):
         keep_trainable(model)
 
 
-def test_other_layers_are_left_alone():
+def test_other_layers_are_not_changed():
     keep_trainable(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
 @pytest.mark.parametrize(("bits", "bound"), [("4bit", 0.2), ("8bit", 0.02)])
-def test_its_linear_layers_are_quantised_and_its_logits_are_near(bits: str, bound: float):
+def test_linear_layers_are_quantised_and_logits_stay_close(bits: str, bound: float):
     model = load_model(TINY, dtype="float32", quantization=bits)
     expected = bitsandbytes.nn.Linear4bit if bits == "4bit" else bitsandbytes.nn.Linear8bitLt
     projections = [m for n, m in model.named_modules() if n.endswith("_proj")]
@@ -63,7 +63,7 @@ def test_its_linear_layers_are_quantised_and_its_logits_are_near(bits: str, boun
     assert 0 < (found - whole).norm() < bound * whole.norm()
 
 
-def test_twice_loaded_it_is_the_same():
+def test_loading_twice_gives_the_same_model():
     ids = torch.arange(10, 40)[None]
     with torch.no_grad():
         first, again = (
@@ -72,13 +72,13 @@ def test_twice_loaded_it_is_the_same():
     assert torch.equal(first, again)
 
 
-def test_a_head_is_left_whole():
+def test_a_head_is_not_quantised():
     model = load_model(TINY, dtype="float32", quantization="4bit", head=Head(("no", "yes"), 0))
     assert type(model.score) is torch.nn.Linear
     assert type(model.model.layers[0].mlp.up_proj) is bitsandbytes.nn.Linear4bit
 
 
-def test_without_bitsandbytes_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_without_bitsandbytes_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name)

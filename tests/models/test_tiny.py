@@ -3,7 +3,7 @@ import torch
 from toplora_train.models.tiny import tiny_config, tiny_model, tiny_tokenizer
 
 
-def test_any_text_survives_the_byte_tokenizer():
+def test_the_byte_tokenizer_round_trips_any_text():
     text = "naïve\n  ### Response:\n12 + 7 = 19 ✓"
     tokenizer = tiny_tokenizer()
     ids = tokenizer(text)["input_ids"]
@@ -18,7 +18,7 @@ def test_pad_is_not_eos_and_all_ids_fit_the_model():
     assert max(tokenizer(bytes(range(128)).decode())["input_ids"]) < tiny_config().vocab_size
 
 
-def test_the_tiny_model_is_the_same_every_time_and_leaves_the_random_state_alone():
+def test_the_tiny_model_is_deterministic_and_preserves_the_rng_state():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)

@@ -6,11 +6,11 @@ from toplora_train.models.tiny import tiny_config, tiny_model
 from toplora_train.models.work import product_speed, training_flops
 
 
-def test_the_count_is_that_of_torch_for_a_frozen_body_with_an_adapter_in_front():
-    """Counted by torch: forward, and backward to the embeddings' output."""
+def test_training_flops_equal_torchs_count_for_a_frozen_model():
+    """Torch counts the forward pass, and the backward pass to the embeddings' output."""
     model, config = tiny_model(), tiny_config()
     model.requires_grad_(False)
-    model.set_attn_implementation("eager")  # which computes what the mask leaves out as well
+    model.set_attn_implementation("eager")  # which also computes masked positions
     ids = torch.randint(2, 258, (1, 200))
     embedded = model.get_input_embeddings()(ids).requires_grad_()
     with FlopCounterMode(display=False) as counter:
@@ -32,12 +32,12 @@ def test_the_count_is_that_of_torch_for_a_frozen_body_with_an_adapter_in_front()
     assert counted + attention == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
-def test_recomputing_is_another_forward_pass():
+def test_activation_checkpointing_adds_a_forward_pass():
     settings = dict(supervised=0, body=100, hidden=0, layers=0, vocabulary=0)
     kept = training_flops([10], activation_checkpointing=False, **settings)
     again = training_flops([10], activation_checkpointing=True, **settings)
     assert (kept, again) == (4 * 100 * 10, 6 * 100 * 10)
 
 
-def test_a_product_has_a_speed():
+def test_product_speed_is_positive():
     assert product_speed(torch.device("cpu"), torch.float32, tokens=8, hidden=16) > 0

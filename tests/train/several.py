@@ -1,4 +1,4 @@
-"""What the processes of a test run: every adapter trained a few steps, losses and tensors kept."""
+"""The script each test process runs: train every adapter a few steps, save losses and tensors."""
 
 import sys
 from pathlib import Path
@@ -17,6 +17,7 @@ from toplora_train.models.tiny import tiny_model
 from toplora_train.train.checkpoint import TrainState, adapter_tensors
 from toplora_train.train.loop import train
 from toplora_train.train.optimizer import build_optimizer
+from toplora_train.train.settings import LoopSettings, TrainingData
 from toplora_train.train.sharding import shard_adapter, shard_model
 from toplora_train.train.signals import Interruption
 from toplora_train.train.step import Loss, supervised_loss
@@ -62,29 +63,28 @@ def train_one(
     records = train(
         model,
         optimizer,
-        examples(11),
-        examples(3),
-        collate=lambda rows: collate(rows, 0),
-        loss=loss,
-        accelerator=accelerator,
-        learning_rate=lambda step: 1e-3 / step,
+        TrainingData(examples(11), examples(3), lambda rows: collate(rows, 0), loss),
+        LoopSettings(
+            total_steps=steps,
+            learning_rate=lambda step: 1e-3 / step,
+            batch_size=5,
+            micro_batch_size=micro_batch_size,
+            group_by_length=True,
+            max_grad_norm=1.0,
+            seed=1,
+            log_every=1,
+            eval_every=2,
+            save_every=0,
+            keep=1,
+            checkpoints=folder / name / "checkpoints",
+        ),
         start=TrainState(),
-        total_steps=steps,
-        batch_size=5,
-        micro_batch_size=micro_batch_size,
-        group_by_length=True,
-        max_grad_norm=1.0,
-        seed=1,
-        log_every=1,
-        eval_every=2,
-        save_every=0,
-        keep=1,
-        checkpoints=folder / name / "checkpoints",
+        accelerator=accelerator,
         interruption=Interruption(),
     )
     numbers = [(r.loss, r.grad_norm, r.validation_loss or 0.0) for r in records]
     tensors = adapter_tensors(accelerator.unwrap_model(model))
-    for tensor in tensors.values():  # all processes hold the same, to the last bit
+    for tensor in tensors.values():  # identical on all processes, bit for bit
         if accelerator.num_processes > 1:
             assert torch.equal(*gather_object([tensor]))
     if accelerator.is_main_process:
@@ -92,7 +92,7 @@ def train_one(
 
 
 def full_from(step: int, accelerator: Accelerator) -> Loss:
-    """The loss where, from some step on, a second process has memory for a single row only."""
+    """A loss that, from some step on, fits only one row into the second process's memory."""
     passes = 0
 
     def loss(model, batch, device):

@@ -1,4 +1,4 @@
-"""Whether two real processes average what they should is in test_processes.py."""
+"""Two real processes are tested in test_processes.py."""
 
 import torch
 from accelerate import Accelerator
@@ -8,7 +8,7 @@ from toplora_train.train.all_reduce import average_gradients
 
 
 class Doubling:
-    """A second process of the same gradients, or of none."""
+    """An accelerator whose second process has the same gradients, or none."""
 
     num_processes, device = 2, torch.device("cpu")
 
@@ -19,14 +19,14 @@ class Doubling:
         return self.answers.pop() if reduction == "sum" else tensor / 2
 
 
-def test_alone_gradients_stay_as_they_are():
+def test_a_single_process_leaves_gradients_unchanged():
     model = nn.Linear(2, 1)
     model(torch.ones(1, 2)).sum().backward()
     average_gradients(list(model.parameters()), Accelerator(cpu=True))
     assert model.weight.grad.tolist() == [[1.0, 1.0]]
 
 
-def test_a_gradient_that_one_process_lacks_is_zero_there_and_what_all_lack_stays_missing():
+def test_a_missing_gradient_counts_as_zero_unless_it_is_missing_on_every_process():
     model = nn.ModuleDict({name: nn.Linear(2, 1, bias=False) for name in "abc"})
     model["a"](torch.ones(1, 2)).sum().backward()
     average_gradients(list(model.parameters()), Doubling([2.0, 1.0, 0.0]))

@@ -51,7 +51,7 @@ def save(folder: Path, model, optimizer, step: int, keep: int = 9, **state) -> P
     )
 
 
-def test_a_run_goes_on_bit_for_bit_random_state_included(tmp_path: Path):
+def test_a_resumed_run_matches_bit_for_bit_including_rng_state(tmp_path: Path):
     torch.manual_seed(1)
     model = lora()
     optimizer = adamw(model)
@@ -82,7 +82,7 @@ def test_a_checkpoint_never_holds_the_base_model(tmp_path: Path):
     assert {path.suffix for path in checkpoint.iterdir()} == {".safetensors", ".json"}
 
 
-def test_only_the_newest_are_kept(tmp_path: Path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
     model = lora()
     optimizer = adamw(model)
     for step in range(1, 6):
@@ -93,7 +93,7 @@ def test_only_the_newest_are_kept(tmp_path: Path):
 @pytest.mark.parametrize(
     "damage", ["flip a byte", "cut a file", "lose a file", "lose the manifest"]
 )
-def test_a_damaged_checkpoint_is_recognised_and_the_one_before_it_used(
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before_it(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ):
     model = lora()
@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_is_recognised_and_the_one_before_it_used(
     assert "step-00000002 is damaged" in caplog.text
 
 
-def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path: Path):
+def test_a_partial_checkpoint_of_a_killed_process_is_removed(tmp_path: Path):
     (tmp_path / ".writing-step-00000003").mkdir()
     (tmp_path / ".writing-step-00000003" / "adapter.safetensors").write_bytes(b"half")
     model = lora()
@@ -124,18 +124,18 @@ def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
 
 
-def test_no_checkpoint_is_none(tmp_path: Path):
+def test_an_empty_folder_has_no_checkpoint(tmp_path: Path):
     assert newest_checkpoint(tmp_path) is None
     (tmp_path / ".writing-step-00000001").mkdir()
     assert newest_checkpoint(tmp_path) is None
 
 
-def test_a_checkpoint_of_another_adapter_is_refused_and_nothing_changed(tmp_path: Path):
+def test_a_checkpoint_of_another_adapter_is_refused_without_side_effects(tmp_path: Path):
     model = lora(r=4)
     optimizer = adamw(model)
     checkpoint = save(tmp_path, model, optimizer, 1)
     other = lora(r=8)
-    with pytest.raises(UserError, match="another adapter"):
+    with pytest.raises(UserError, match="a different adapter"):
         load_checkpoint(
             checkpoint, model=other, optimizer=adamw(other), accelerator=Accelerator(cpu=True)
         )
@@ -151,15 +151,15 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path):
         read_state(checkpoint)
 
 
-def test_other_settings_are_refused_by_name():
+def test_changed_settings_are_refused_by_name():
     stored = {"adapter.r": 8, "optimizer.betas": [0.9, 0.999], "seed": 1}
     validate_same_settings(Path("c"), stored, {**stored, "optimizer.betas": (0.9, 0.999)})
     with pytest.raises(UserError, match=r"adapter\.r was 8, now 4"):
         validate_same_settings(Path("c"), stored, {**stored, "adapter.r": 4})
 
 
-def test_a_disk_that_fills_while_saving_leaves_the_previous_checkpoint_whole(tmp_path: Path):
-    """A limit on file sizes stands for the disk: the kernel refuses the write in the same place."""
+def test_a_full_disk_leaves_the_previous_checkpoint_intact(tmp_path: Path):
+    """A file-size limit stands in for the full disk: the kernel fails the same write."""
     script = f"""
 import resource, sys
 from pathlib import Path

@@ -16,7 +16,7 @@ OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
 def limited(rows: int, *, from_call: int = 0):
-    """The loss on a device that holds so many rows, from some call on."""
+    """A loss that runs out of memory above ``rows`` rows, from some call on."""
     calls = 0
 
     def loss(model, batch, device):
@@ -30,7 +30,7 @@ def limited(rows: int, *, from_call: int = 0):
 
 
 @pytest.mark.parametrize(("rows", "found"), [(8, 8), (7, 4), (3, 2), (1, 1)])
-def test_the_largest_that_fits_is_found_by_halving(rows: int, found: int):
+def test_the_largest_micro_batch_that_fits_is_found_by_halving(rows: int, found: int):
     model = lora_model()
     state = torch.get_rng_state()
     size = find_micro_batch_size(
@@ -46,7 +46,7 @@ def test_the_largest_that_fits_is_found_by_halving(rows: int, found: int):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_it_is_tried_on_the_longest_rows():
+def test_the_longest_rows_are_tried():
     seen = []
     find_micro_batch_size(
         lora_model(),
@@ -60,7 +60,7 @@ def test_it_is_tried_on_the_longest_rows():
     assert seen == lengths[:2]
 
 
-def test_a_pass_that_runs_out_of_memory_is_taken_again_with_half():
+def test_a_pass_that_runs_out_of_memory_is_repeated_with_half_the_rows():
     tried = []
 
     def step(size: int) -> str:
@@ -71,7 +71,7 @@ def test_a_pass_that_runs_out_of_memory_is_taken_again_with_half():
 
     assert pass_within_memory(step, 8, Accelerator(cpu=True)) == ("taken", 2)
     assert [size for size, _ in tried] == [8, 4, 2]
-    assert len({drawn for _, drawn in tried}) == 1  # each with the same random numbers
+    assert len({drawn for _, drawn in tried}) == 1  # the same RNG state each time
 
 
 def test_one_row_that_does_not_fit_and_other_errors_are_not_caught():

@@ -14,11 +14,11 @@ def test_the_model_computes_logits_on_supervised_positions_only():
     )
     supervised_loss(model, batch, CPU)
     assert seen == [(1, int((batch["labels"][:, 1:] != -100).sum()))]
-    with torch.no_grad():  # and all of them again afterwards
+    with torch.no_grad():  # all positions again afterwards
         assert model(batch["input_ids"]).logits.shape[:2] == batch["input_ids"].shape
 
 
-def test_the_logits_are_those_of_the_positions_in_their_order():
+def test_logits_follow_the_order_of_the_positions():
     model, ids = lora_model().eval(), collate(examples(2), 0)["input_ids"]
     rows, positions = torch.tensor([1, 0, 1]), torch.tensor([3, 2, 0])
     with torch.no_grad():

@@ -22,8 +22,11 @@ from toplora_train.train.checkpoint import (
 )
 from toplora_train.train.loop import train
 from toplora_train.train.record import StepRecord
+from toplora_train.train.settings import LoopSettings, TrainingData
 from toplora_train.train.signals import Interruption
 from toplora_train.train.step import supervised_loss
+
+RUN = ("accelerator", "start", "interruption", "should_stop")
 
 
 def lora() -> PeftModel:
@@ -54,8 +57,11 @@ def start_training(model, optimizer, folder: Path, **changes) -> Iterator[StepRe
         interruption=Interruption(),
     )
     settings |= changes
-    validation = settings.pop("validation", [])
-    return train(model, optimizer, examples(), validation, **settings)
+    data = TrainingData(
+        examples(), settings.pop("validation", []), settings.pop("collate"), settings.pop("loss")
+    )
+    run = {key: settings.pop(key) for key in RUN if key in settings}
+    return train(model, optimizer, data, LoopSettings(**settings), **run)
 
 
 def test_an_interrupted_and_resumed_run_ends_byte_for_byte_like_an_uninterrupted_one(tmp_path):

@@ -24,7 +24,7 @@ def muon(model: nn.Module, **changes) -> torch.optim.Optimizer:
     return build_optimizer(model, name="muon", **(settings | changes))
 
 
-def test_matrices_go_by_muon_and_the_rest_by_adamw():
+def test_muon_updates_matrices_and_adamw_the_rest():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6))
     twins = [p.detach().clone().requires_grad_() for p in model.parameters()]
@@ -49,13 +49,13 @@ def test_matrices_go_by_muon_and_the_rest_by_adamw():
     assert "exp_avg" in together.state[model[1].weight]
 
 
-def test_factors_of_the_learning_rate_reach_it():
+def test_learning_rate_factors_apply():
     optimizer = muon(lora_model(), lr_multipliers={"lora_B": 4.0})
     set_learning_rate(optimizer, 0.5)
     assert {group["lr"] for group in optimizer.param_groups} == {0.5, 2.0}
 
 
-@pytest.mark.parametrize("name", ["lora", "dora"])  # DoRA's magnitudes go by AdamW
+@pytest.mark.parametrize("name", ["lora", "dora"])  # AdamW updates DoRA's magnitudes
 def test_a_resumed_run_ends_byte_for_byte_like_an_uninterrupted_one(tmp_path: Path, name: str):
     def adapted() -> nn.Module:
         return attach_adapter(tiny_model(), {"name": name, "r": 4, "dropout": 0.0}, seed=1)

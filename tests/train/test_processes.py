@@ -1,4 +1,4 @@
-"""Two real processes against one: the same losses, the same adapters."""
+"""Two real processes train the same losses and adapters as one."""
 
 import os
 import subprocess
@@ -20,17 +20,17 @@ from toplora_train.train.processes import (
 )
 
 
-def test_rows_are_dealt_out_whole_and_every_process_gets_as_many_micro_batches():
+def test_every_row_is_assigned_once_and_processes_get_equally_many_micro_batches():
     for count in range(1, 14):
         rows = list(range(count))
-        dealt = shares(rows, size=2, processes=3)
-        assert sorted(row for of_all in dealt for part in of_all for row in part) == rows
-        assert all(len(of_all) == 3 for of_all in dealt)
-        assert all(len(part) <= 2 for of_all in dealt for part in of_all)
+        split = shares(rows, size=2, processes=3)
+        assert sorted(row for by_process in split for part in by_process for row in part) == rows
+        assert all(len(by_process) == 3 for by_process in split)
+        assert all(len(part) <= 2 for by_process in split for part in by_process)
     assert shares([9, 8, 7, 6, 5, 4, 3], size=2, processes=2) == [[[9, 7], [8, 6]], [[5, 3], [4]]]
 
 
-def test_one_process_takes_the_rows_in_their_order():
+def test_a_single_process_keeps_the_row_order():
     assert shares([3, 1, 2], size=2, processes=1) == [[[3, 1]], [[2]]]
 
 
@@ -42,13 +42,13 @@ def test_a_process_without_rows_computes_anothers_with_weight_zero():
     assert [(micro.batch["r"], micro.weight) for micro in made] == [([6], 1.0), ([7], 0.0)]
 
 
-def test_alone_a_process_agrees_with_itself():
+def test_the_maximum_over_a_single_process_is_its_value():
     accelerator = Accelerator(cpu=True)
     assert all_reduce_max(15, accelerator) == 15
     assert torch.equal(random_states(accelerator)["cpu"][0], torch.get_rng_state())
 
 
-def test_every_process_gets_its_own_random_state_back():
+def test_every_process_restores_its_own_rng_state():
     class Second:
         num_processes, process_index, device = 2, 1, torch.device("cpu")
 
@@ -61,17 +61,17 @@ def test_every_process_gets_its_own_random_state_back():
     assert torch.equal(torch.rand(3), expected[1])
 
 
-def test_the_states_of_another_number_of_processes_are_left_and_the_log_says_so(caplog):
+def test_rng_states_of_a_different_number_of_processes_are_ignored_with_a_warning(caplog):
     torch.manual_seed(7)
     before = torch.get_rng_state()
     restore_random_state({"cpu": torch.stack([before, before])}, Accelerator(cpu=True))
     assert torch.equal(torch.get_rng_state(), before)
-    assert "of 2 processes, this run has 1" in caplog.text
+    assert "by 2 processes, this run has 1" in caplog.text
 
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory, checkout) -> Path:
-    """Where two processes left their losses and tensors of every adapter."""
+    """The folder with two processes' losses and tensors of every adapter."""
     folder = tmp_path_factory.mktemp("two")
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--local-addr", "localhost"]
     done = subprocess.run(
@@ -100,17 +100,17 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, of_two: Path, name:
 
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 @pytest.mark.parametrize("name", SHARDED)
-def test_sharing_the_tensors_out_trains_what_whole_ones_do(of_two: Path, name: str, stage: str):
-    """ZeRO's second and third stage against DDP, TensLoRA's tensors at the root among them."""
+def test_sharded_training_matches_ddp(of_two: Path, name: str, stage: str):
+    """ZeRO stages 2 and 3, including TensLoRA's tensors in the root unit."""
     ddp, zero = (load_file(f / f"{name}.safetensors") for f in (of_two, of_two / stage))
     torch.testing.assert_close(zero.pop("numbers"), ddp.pop("numbers"), rtol=1e-6, atol=0)
     for key, tensor in ddp.items():
         torch.testing.assert_close(zero[key], tensor, rtol=0, atol=1e-5, msg=key)
 
 
-def test_one_process_out_of_memory_at_step_seven_halves_all_and_changes_nothing(of_two: Path):
+def test_if_one_process_runs_out_of_memory_all_halve_and_results_do_not_change(of_two: Path):
     enough, full = (load_file(of_two / name / "lora.safetensors") for name in ("enough", "full"))
-    assert (of_two / "log").read_text().count("going on with trainer.micro_batch_size=1") == 2
+    assert (of_two / "log").read_text().count("retrying with trainer.micro_batch_size=1") == 2
     torch.testing.assert_close(full.pop("numbers"), enough.pop("numbers"), rtol=1e-6, atol=0)
     for key, tensor in enough.items():
         torch.testing.assert_close(full[key], tensor, rtol=0, atol=1e-5, msg=key)
@@ -125,7 +125,7 @@ def test_activation_checkpointing_changes_nothing_in_two_processes(of_two: Path)
 
 
 @pytest.mark.parametrize("name", ["lora", "tenslora"])
-def test_the_size_of_the_micro_batch_changes_nothing(tmp_path: Path, name: str):
+def test_the_micro_batch_size_does_not_change_results(tmp_path: Path, name: str):
     folders = []
     for size in (1, 4):
         folders.append(tmp_path / str(size))

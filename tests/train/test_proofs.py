@@ -39,7 +39,7 @@ def random_model(config, scale: float = 0.3):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones_in_every_family(name: str):
+def test_packed_rows_have_the_loss_and_gradients_of_padded_ones_in_every_family(name: str):
     model, rows = random_model(SHAPES[name], scale=0.1), examples()
     prove(model, rows)
     found = []
@@ -70,12 +70,12 @@ def test_a_model_that_mixes_packed_rows_is_refused_in_every_precision(config, dt
         prove(random_model(config).to(dtype), examples(2))
 
 
-def test_one_row_is_packed_in_any_case():
+def test_a_single_row_is_never_refused():
     prove(None, examples(1))
 
 
 def test_padded_grouped_and_packed_take_the_same_steps(tmp_path):
-    """One batch of all rows, so that the order is no difference."""
+    """All rows in one batch, so that their order does not matter."""
     runs = []
     for collates, grouped in ((padded, False), (padded, True), (pack, True)):
         model = lora_model()

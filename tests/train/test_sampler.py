@@ -3,7 +3,7 @@ import pytest
 from toplora_train.train.sampler import remaining_batches, steps_for_tokens, steps_in_epoch
 
 
-def test_a_short_last_batch_is_a_step_of_its_own():
+def test_a_short_last_batch_counts_as_a_step():
     assert steps_in_epoch(8, 3) == 3
     seen = list(
         remaining_batches([5] * 8, after=0, until=7, batch_size=3, group_by_length=True, seed=1)
@@ -29,7 +29,7 @@ def test_the_position_in_the_data_is_the_step(after: int):
 
 @pytest.mark.parametrize("tokens", [1, 3, 17, 36, 37, 52, 72, 100])
 @pytest.mark.parametrize("group_by_length", [True, False])
-def test_the_step_that_reaches_so_many_tokens_is_found_without_walking(tokens, group_by_length):
+def test_steps_for_tokens_matches_counting_step_by_step(tokens, group_by_length):
     lengths = [*range(1, 9)]  # 36 tokens
     how = {"batch_size": 3, "group_by_length": group_by_length, "seed": 4}
     steps = steps_for_tokens(tokens, lengths, **how)

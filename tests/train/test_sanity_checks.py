@@ -19,19 +19,19 @@ from toplora_train.train.sanity_checks import (
 )
 
 
-def test_a_number_is_a_good_loss():
+def test_a_finite_loss_passes():
     validate_loss(0.0, 3, 0)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_no_number_names_the_step_and_the_last_checkpoint(loss: float):
+def test_a_nan_or_infinite_loss_names_the_step_and_the_last_checkpoint(loss: float):
     with pytest.raises(RunFailure, match=r"at step 9; the checkpoint of step 5 is"):
         validate_loss(loss, 9, 5)
-    with pytest.raises(RunFailure, match="no checkpoint was due"):
+    with pytest.raises(RunFailure, match="no checkpoint was saved"):
         validate_loss(loss, 1, 0)
 
 
-def test_a_tensor_without_a_gradient_is_named_and_frozen_ones_are_not():
+def test_trainable_tensors_without_a_gradient_are_named():
     model = nn.ModuleDict({"used": nn.Linear(2, 2), "unused": nn.Linear(2, 2)})
     model["used"](torch.ones(1, 2)).sum().backward()
     with pytest.raises(RunFailure, match=r"2 adapter tensors .*unused\.weight"):
@@ -40,11 +40,11 @@ def test_a_tensor_without_a_gradient_is_named_and_frozen_ones_are_not():
     validate_gradients_exist(model)
 
 
-def test_the_memory_of_this_process_is_megabytes():
+def test_peak_memory_is_in_bytes():
     assert 1e7 < peak_memory(torch.device("cpu")) < 1e12
 
 
-def test_a_gradient_that_is_no_number_names_its_tensor():
+def test_a_nan_gradient_names_its_tensor():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model(torch.ones(1, 2)).sum().backward()
     validate_gradients(model, 1.0, 4)
@@ -53,13 +53,13 @@ def test_a_gradient_that_is_no_number_names_its_tensor():
         validate_gradients(model, math.nan, 4)
 
 
-def test_a_tensor_that_no_step_moves_is_named_and_one_that_is_slow_to_start_is_not():
+def test_a_tensor_whose_gradient_stays_zero_is_named_but_not_one_that_starts_late():
     model = nn.ModuleDict({"late": nn.Linear(1, 1, bias=False), "dead": nn.Linear(1, 1)})
     dead = DeadTensors(model, patience=3)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     for _ in range(9):
-        dead.look(lr=0.0)  # a warm-up's steps say nothing
+        dead.look(lr=0.0)  # warm-up steps at a rate of 0 do not count
     dead.look(lr=1.0)
     model["late"].weight.grad += 1
     dead.look(lr=1.0)
@@ -68,10 +68,10 @@ def test_a_tensor_that_no_step_moves_is_named_and_one_that_is_slow_to_start_is_n
 
 
 @pytest.mark.parametrize("name", ["lora", "dora", "toplora", "tenslora", "genlora"])
-def test_an_adapter_that_is_its_own_start_is_no_result(name: str):
+def test_an_adapter_unchanged_since_initialisation_is_refused(name: str):
     model = attach_adapter(tiny_model(), adapter_defaults(name)[0], seed=1)
     beginning = Beginning(model)
-    with pytest.raises(RunFailure, match="still its own start after the last step"):
+    with pytest.raises(RunFailure, match="unchanged since its initialisation"):
         beginning.validate_moved(model, dtype="float32")
     ids = torch.tensor([[3, 4, 5]])
     model(input_ids=ids, labels=ids).loss.backward()
@@ -79,7 +79,7 @@ def test_an_adapter_that_is_its_own_start_is_no_result(name: str):
     beginning.validate_moved(model, dtype="float32")
 
 
-def test_weight_decay_alone_is_no_learning():
+def test_weight_decay_alone_does_not_count_as_learning():
     model = attach_adapter(tiny_model(), adapter_defaults("lora")[0], seed=1)
     beginning = Beginning(model)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_weight_decay_alone_is_no_learning():
         beginning.validate_moved(model, dtype="float32")
 
 
-def test_a_start_without_zeros_is_known_by_its_digest():
+def test_an_initialisation_without_zeros_is_compared_by_digest():
     settings = adapter_defaults("lora")[0] | {"init": "orthogonal", "dtype": "bfloat16"}
     model = attach_adapter(tiny_model(), settings, seed=1)
     beginning = Beginning(model)
@@ -101,7 +101,7 @@ def test_a_start_without_zeros_is_known_by_its_digest():
     beginning.validate_moved(model, dtype="bfloat16")
 
 
-def test_a_loss_that_is_nan_names_the_key_of_the_number_format_that_overflows():
+def test_a_nan_loss_names_the_setting_of_the_format_that_overflows():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     assert precision_remedy(model, "no") == "Lower optimizer.lr"
     assert "trainer.mixed_precision=bf16" in precision_remedy(model, "fp16")

@@ -7,7 +7,7 @@ from toplora_train.train.schedule import learning_rate_factor, warmup_length
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 @pytest.mark.parametrize("warmup", [0, 7])
-def test_from_zero_the_factor_is_that_of_transformers_schedules(schedule: str, warmup: int):
+def test_from_zero_matches_transformers_schedules(schedule: str, warmup: int):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     name = "constant_with_warmup" if schedule == "constant" else schedule
     oracle = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=40)
@@ -21,7 +21,7 @@ def test_from_zero_the_factor_is_that_of_transformers_schedules(schedule: str, w
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
-def test_a_warm_up_rises_in_equal_parts_and_no_step_has_a_learning_rate_of_zero(schedule: str):
+def test_warm_up_is_linear_and_no_step_has_a_learning_rate_of_zero(schedule: str):
     for total, warmup in [(1, 1), (1, 0), (5, 5), (9, 4)]:
         factors = [
             learning_rate_factor(step, total_steps=total, warmup=warmup, schedule=schedule)
@@ -33,7 +33,7 @@ def test_a_warm_up_rises_in_equal_parts_and_no_step_has_a_learning_rate_of_zero(
         assert factors[warmup : warmup + 1] in ([1.0], [])
 
 
-def test_warmup_steps_win_over_the_ratio():
+def test_warmup_steps_take_precedence_over_the_ratio():
     assert warmup_length(200, 5, 0.5) == 5
     assert warmup_length(200, 0, 0.5) == 0
     assert warmup_length(101, None, 0.06) == 7

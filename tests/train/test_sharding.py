@@ -1,4 +1,4 @@
-"""FSDP2 itself is tested in two processes, see test_processes.py."""
+"""FSDP2 in two processes is tested in test_processes.py."""
 
 import torch
 
@@ -6,7 +6,7 @@ from tests.train.test_step import lora_model
 from toplora_train.train.sharding import full_tensor, is_sharded, shard_like
 
 
-def test_what_is_not_shared_out_stays_as_it_is():
+def test_unsharded_tensors_are_returned_unchanged():
     tensor = torch.ones(3)
     assert full_tensor(tensor) is tensor
     assert shard_like({"a": tensor}, {"a": torch.zeros(3)})["a"] is tensor

@@ -10,19 +10,19 @@ from toplora_train.train.signals import interrupt_at_once, interrupt_later
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_remembered_and_raised_where_the_loop_asks(signum: int, code: int):
+def test_a_signal_is_recorded_and_raised_where_the_loop_checks(signum: int, code: int):
     before = signal.getsignal(signum)
     with interrupt_later() as interruption:
-        interruption.raise_if_asked()
+        interruption.raise_if_interrupted()
         os.kill(os.getpid(), signum)
         assert interruption.signum == signum
         with pytest.raises(Interrupted) as caught:
-            interruption.raise_if_asked()
+            interruption.raise_if_interrupted()
     assert caught.value.exit_code == code
     assert signal.getsignal(signum) == before
 
 
-def test_outside_the_loop_a_signal_is_raised_at_once():
+def test_outside_the_loop_a_signal_raises_immediately():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
         interrupt_at_once()
@@ -33,7 +33,7 @@ def test_outside_the_loop_a_signal_is_raised_at_once():
         signal.signal(signal.SIGTERM, before[1])
 
 
-def test_a_second_signal_leaves_at_once():
+def test_a_second_signal_exits_immediately():
     script = (
         "import os, signal\n"
         "from toplora_train.train.signals import interrupt_later\n"

@@ -17,22 +17,22 @@ def noisy(steps: int) -> list[float]:
     return [3.0 * 0.99**step + rng.gauss(0, 0.1) for step in range(steps)]
 
 
-def test_a_loss_that_falls_with_noise_has_no_spikes(caplog):
+def test_a_noisily_falling_loss_has_no_spikes(caplog):
     assert after(noisy(200)).spikes == 0
     assert caplog.text == ""
 
 
-def test_a_leap_is_counted_and_the_log_says_how_far(caplog):
+def test_a_spike_is_counted_and_logged(caplog):
     trend = after([*noisy(60), 9.0])
     assert trend.spikes == 1
-    assert "leapt to 9 at step 61" in caplog.text
+    assert "loss spike: 9 at step 61" in caplog.text
 
 
-def test_a_leap_does_not_hide_the_next():
+def test_a_spike_does_not_hide_the_next():
     assert after([*noisy(60), 9.0, 9.0]).spikes == 2
 
 
-def test_the_first_steps_are_not_judged():
+def test_the_first_steps_are_never_spikes():
     assert after([1.0, 9.0, *[1.0] * (SETTLED - 3), 9.0]).spikes == 0
 
 

@@ -68,7 +68,7 @@ def adamw(model, lr=1e-2):
     )
 
 
-def test_the_loss_is_the_summed_log_probability_of_the_answers():
+def test_the_loss_is_the_negative_log_likelihood_of_the_answers():
     model, batch = lora_model().double(), collate(examples(), 0)
     with torch.no_grad():
         loss = supervised_loss(model, batch, CPU)
@@ -111,7 +111,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_supervised_loss_is_the_full_loss_in_every_family(name: str):
-    """Soft-capping and logit scaling come after the head, and are not lost."""
+    """Soft-capping and logit scaling happen after the head and must be kept."""
     torch.manual_seed(2)
     model = AutoModelForCausalLM.from_config(SHAPES[name])
     batch = collate(examples(), 0)
@@ -133,7 +133,7 @@ def test_the_supervised_loss_is_the_full_loss_in_every_family(name: str):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that are alive, on a device that allocates none."""
+    """Counts the bytes of all live storages, on a device that allocates none."""
 
     def __init__(self):
         super().__init__()
@@ -158,14 +158,14 @@ class LiveBytes(TorchDispatchMode):
 
 
 def test_a_large_vocabulary_costs_memory_on_supervised_positions_only():
-    """16 rows of 256 tokens, a tenth of them answers, and 128k words; counted, not allocated."""
+    """16 rows of 256 tokens, a tenth supervised, a vocabulary of 128k; counted, not allocated."""
     torch.manual_seed(1)
     rows = [Example(tuple(torch.randint(2, 99, (256,)).tolist()), 230) for _ in range(16)]
     batch = collate(rows, 0)
     config = LlamaConfig(**SHAPE | {"vocab_size": 128_000, "max_position_embeddings": 256})
     meta = torch.device("meta")
     with meta:
-        # Eager: other attention looks into the mask, and there is nothing in it here.
+        # Eager, as other implementations read the mask's values, which do not exist here.
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     model.requires_grad_(False)
     model.get_input_embeddings().weight.requires_grad_(True)
@@ -188,7 +188,7 @@ def test_a_large_vocabulary_costs_memory_on_supervised_positions_only():
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 8])
-def test_micro_batches_of_any_size_take_the_same_step(micro_batch_size: int):
+def test_the_step_does_not_depend_on_the_micro_batch_size(micro_batch_size: int):
     def stepped(size: int):
         model, rows = lora_model(), examples()
         micro = [MicroBatch(collate(rows[i : i + size], 0)) for i in range(0, len(rows), size)]
@@ -236,7 +236,7 @@ def test_the_norm_is_measured_before_clipping_and_zero_means_no_clipping():
     assert largest[1e-3] == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_loss_that_is_no_number_does_not_reach_the_weights():
+def test_a_nan_loss_skips_the_step():
     model = lora_model()
     with torch.no_grad():
         model.get_base_model().lm_head.weight.fill_(float("nan"))
@@ -255,7 +255,7 @@ def test_a_loss_that_is_no_number_does_not_reach_the_weights():
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-def test_a_gradient_that_is_no_number_does_not_reach_the_weights():
+def test_a_nan_gradient_skips_the_step():
     model = lora_model()
     trainable = [p for p in model.parameters() if p.requires_grad]
     before = [p.clone() for p in trainable]

@@ -18,7 +18,7 @@ from toplora_train.train.training_stats import (
 
 
 @pytest.mark.parametrize("rank", [1, 3, 6])
-def test_equal_singular_values_count_as_so_many_ranks(rank: int):
+def test_equal_singular_values_give_their_number_as_effective_rank(rank: int):
     A = torch.linalg.qr(torch.randn(20, 8))[0].T.contiguous()
     B = torch.linalg.qr(torch.randn(30, 8))[0]
     B[:, rank:] = 0
@@ -34,43 +34,43 @@ def test_the_effective_rank_is_that_of_the_whole_matrix():
     assert effective_rank(A, torch.zeros(30, 5)) == 0.0
 
 
-def test_norms_are_those_of_the_tensors_and_of_the_step_by_module():
+def test_norms_are_of_the_adapter_and_of_each_modules_update():
     model = lora_model()
     before = trainable_tensors(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_A" in name:
                 parameter.add_(0.5 if "layers.1.self_attn.v_proj" in name else 0.1)
-    told = training_stats(model, before, LossTrend(spikes=2), CPU)
+    stats = training_stats(model, before, LossTrend(spikes=2), CPU)
     flat = torch.cat([p.flatten() for p in model.parameters() if p.requires_grad])
-    assert told["adapter_norm"] == pytest.approx(flat.double().norm().item(), rel=1e-6)
-    assert told["update_norm_largest_layer"] == "model.layers.1.self_attn.v_proj"
+    assert stats["adapter_norm"] == pytest.approx(flat.double().norm().item(), rel=1e-6)
+    assert stats["update_norm_largest_layer"] == "model.layers.1.self_attn.v_proj"
     size = model.get_submodule("base_model.model.model.layers.1.self_attn.v_proj").lora_A.default
-    assert told["update_norm_largest"] == pytest.approx(0.5 * math.sqrt(size.weight.numel()), 1e-5)
-    assert told["update_norm_smallest"] < told["update_norm_largest"]
-    assert 0 < told["effective_rank_smallest"] <= told["effective_rank"] <= 4
-    assert told["loss_spikes"] == 2
+    assert stats["update_norm_largest"] == pytest.approx(0.5 * math.sqrt(size.weight.numel()), 1e-5)
+    assert stats["update_norm_smallest"] < stats["update_norm_largest"]
+    assert 0 < stats["effective_rank_smallest"] <= stats["effective_rank"] <= 4
+    assert stats["loss_spikes"] == 2
 
 
 @pytest.mark.parametrize("name", adapter_names())
-def test_every_adapter_can_be_watched(name: str):
+def test_every_adapter_has_training_stats(name: str):
     settings, _ = adapter_defaults(name)
     if name == "peft":
         settings |= {"peft_type": "LOHA", "settings": {"r": 4, "target_modules": ["q_proj"]}}
     model = attach_adapter(tiny_model(), settings, seed=1)
-    told = training_stats(model, trainable_tensors(model), LossTrend(), CPU)
-    assert told["adapter_norm"] > 0
-    assert told["update_norm_largest"] == 0
-    assert ("effective_rank" in told) == (name in ("lora", "genlora", "tenslora"))
+    stats = training_stats(model, trainable_tensors(model), LossTrend(), CPU)
+    assert stats["adapter_norm"] > 0
+    assert stats["update_norm_largest"] == 0
+    assert ("effective_rank" in stats) == (name in ("lora", "genlora", "tenslora"))
 
 
-def test_a_tensor_that_all_share_is_named_itself():
+def test_a_shared_tensor_keeps_its_own_name():
     assert module_of("base_model.tenslora_core.default") == "tenslora_core"
     name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight"
     assert module_of(name) == module_of(f"module.{name}") == "model.layers.0.mlp.up_proj"
 
 
-def test_logged_steps_tell_what_is_watched_and_no_others(tmp_path):
+def test_training_stats_are_recorded_at_logged_steps_only(tmp_path):
     model = lora_model()
     for record in start_training(model, adamw(model), tmp_path, log_every=3, total_steps=4):
         assert bool(record.training_stats) == record.logged

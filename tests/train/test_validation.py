@@ -9,7 +9,7 @@ from toplora_train.train.validation import validation_loss
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_it_is_the_mean_per_supervised_token_at_any_batch_size(size: int):
+def test_validation_loss_is_per_supervised_token_at_any_batch_size(size: int):
     model, rows = lora_model().train(), examples()
     measured = validation_loss(
         model,

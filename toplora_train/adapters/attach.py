@@ -1,11 +1,10 @@
-"""An adapter on a model: find it by its name and attach it.
+"""Find an adapter by its name and attach it to a model.
 
-An adapter is a module of this package with a function ``peft_config(settings)``; it is found by
-its name, there is no list of them. It may have a function ``refine(model, settings)``, which is
-called when the adapter is on the model, a function ``start_from_data(model, settings, batches)``,
-which is then shown training rows, and a constant ``TARGETS_BY_PEFT``, by which modules that
-were not named are chosen by PEFT. Where ranks can be given to the modes of tensors,
-``tucker_tensors(model)`` tells their sizes, for the budget.
+An adapter is a module of this package with a function ``peft_config(settings)``; modules are found
+by name, not listed. Optional: ``refine(model, settings)``, called after attaching;
+``start_from_data(model, settings, batches)``, called with training rows; ``TARGETS_BY_PEFT``, if
+PEFT chooses the default target modules; and ``tucker_tensors(model)``, the mode sizes of tensors
+whose modes can have ranks of their own, for the budget.
 """
 
 from __future__ import annotations
@@ -42,18 +41,18 @@ from toplora_train.models.quantized import keep_trainable
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 NOT_THE_METHODS = ("name", "dtype", "budget", "start_from")
-"""Keys of an adapter's group that are not for the method's own config."""
+"""Keys of an adapter's config group that are not the method's own settings."""
 
 TASK_TYPES = {
     "ForCausalLM": "CAUSAL_LM",
     "LMHeadModel": "CAUSAL_LM",
     "ForSequenceClassification": "SEQ_CLS",
 }
-"""Ends of transformers' class names -> the task that PEFT wraps such a model for."""
+"""Suffixes of transformers' class names -> PEFT's ``task_type``."""
 
 
 def methods_own(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are for the method's own config; one module's name is a list of it."""
+    """The method's own settings, with single module names as lists."""
     own = {key: value for key, value in settings.items() if key not in NOT_THE_METHODS}
     if isinstance(own.get("settings"), Mapping):  # of adapter=peft
         own["settings"] = plain_names(own["settings"])
@@ -61,7 +60,7 @@ def methods_own(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def adapter_names() -> list[str]:
-    """The adapters there are, by name."""
+    """The names of all adapters."""
     return [name for name in _module_names() if hasattr(_module(name), "peft_config")]
 
 
@@ -73,7 +72,7 @@ def adapter_module(name: str) -> ModuleType:
     """
     if name not in _module_names() or not hasattr(_module(name), "peft_config"):
         raise UserError(
-            f"adapter={name}: there is no such adapter, but {', '.join(adapter_names())}"
+            f"adapter={name}: there is no such adapter; known: {', '.join(adapter_names())}"
         )
     return _module(name)
 
@@ -88,23 +87,23 @@ def _module(name: str) -> ModuleType:
 
 
 def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) -> PeftModel:
-    """Freeze the model and put a new adapter on it.
+    """Freeze the model and attach a new adapter.
 
-    The adapter's tensors are drawn on the CPU from ``seed`` alone: neither the global random state
-    nor the device has a part in them, and the global state is left as it was. A model on the meta
-    device gets its adapter there, which is enough to count parameters.
+    The adapter's tensors are drawn on the CPU from ``seed`` alone, whatever the device and the
+    global RNG state, which is preserved. For a model on the meta device the adapter is on it too,
+    which is enough to count parameters.
 
     Args:
         model: The base model; it is changed in place.
         settings: The adapter's config group: ``name``, ``dtype`` and its own keys. A ``budget``
-            among them decides the rank (:func:`fit_to_budget`).
-        seed: Seed of the adapter's start.
+            determines the rank (:func:`fit_to_budget`).
+        seed: Seed of the adapter's initialisation.
 
     Returns:
         The model with the adapter, named ``default``, active and trainable.
 
     Raises:
-        UserError: A bad setting, or one that fits nothing in this model.
+        UserError: A setting is invalid, or does not fit this model.
     """
     if settings.get("budget") is not None:
         settings = fit_to_budget(model, settings).settings
@@ -132,15 +131,15 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
 def start_from_data(
     model: PeftModel, settings: Mapping[str, Any], batches: Sequence[Mapping[str, torch.Tensor]]
 ) -> None:
-    """Let an adapter whose start depends on the training rows see some; others are left as is.
+    """Initialise an adapter from training rows, if its settings say so; else do nothing.
 
     Args:
         model: What :func:`attach_adapter` returned for the same ``settings``.
         settings: The adapter's config group.
-        batches: Batches of training rows, the same in every process.
+        batches: Batches of training rows, the same on every process.
 
     Raises:
-        UserError: The start cannot be made of these rows.
+        UserError: These rows do not suffice.
     """
     name = str(settings["name"])
     module = adapter_module(name)
@@ -152,7 +151,7 @@ def start_from_data(
 
 @contextmanager
 def _errors_named(name: str, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what the configs and PEFT refuse into one line that names the setting or adapter."""
+    """Turn errors of the configs and of PEFT into one line that names the setting or adapter."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -167,7 +166,7 @@ def _errors_named(name: str, settings: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _fit_to_model(config: PeftConfig, model: nn.Module) -> None:
-    """Fill in what depends on the model and refuse names that match nothing in it."""
+    """Set what depends on the model, and refuse module names that match nothing in it."""
     for key in ("target_modules", "exclude_modules", "modules_to_save"):
         check_targets_exist(key, getattr(config, key, None), model)
     check_layers_exist(getattr(config, "layers_to_transform", None), model)
@@ -177,12 +176,12 @@ def _fit_to_model(config: PeftConfig, model: nn.Module) -> None:
     if config.task_type == "SEQ_CLS" and hasattr(config, "modules_to_save"):
         # PEFT adds modules called classifier or score; a head can have others (DeBERTa's pooler).
         config.modules_to_save = sorted({*(config.modules_to_save or ()), *head_modules(model)})
-    if hasattr(config, "fan_in_fan_out"):  # PEFT's LoRA has to be told of transposed weights
+    if hasattr(config, "fan_in_fan_out"):  # whether weights are transposed, for PEFT's LoRA
         config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())
 
 
 def _check_patterns_used(config: PeftConfig, module_names: Sequence[str]) -> None:
-    """Refuse a rank or alpha for a name that no adapted module has."""
+    """Refuse a rank or alpha pattern that matches no adapted module."""
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(config, key, None) or {}:
             if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in module_names):
@@ -191,7 +190,7 @@ def _check_patterns_used(config: PeftConfig, module_names: Sequence[str]) -> Non
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Silence what the user can do nothing about, and what is an error of ours."""
+    """Silence PEFT's warnings that users cannot act on, or that are errors here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* did not match any targeted module")
         warnings.filterwarnings("ignore", message="You have passed exclude_modules")
@@ -202,10 +201,10 @@ def quiet_peft() -> Iterator[None]:
 
 
 def set_adapter_dtype(model: PeftModel, dtype: str) -> None:
-    """Keep the adapter's tensors as ``float32``, ``bfloat16`` or ``float16``.
+    """Cast the adapter's tensors to ``float32``, ``bfloat16`` or ``float16``.
 
-    ``auto`` leaves them as they are; a new adapter has the dtype of its base layers. Modules that
-    are trained whole keep the base model's dtype.
+    ``auto`` leaves them unchanged; a new adapter has the dtype of its base layers. Modules in
+    ``modules_to_save`` keep the base model's dtype.
     """
     if dtype == "auto":
         return
@@ -216,12 +215,12 @@ def set_adapter_dtype(model: PeftModel, dtype: str) -> None:
 
 
 def fit_to_budget(model: nn.Module, settings: Mapping[str, Any]) -> Fit:
-    """The settings whose adapter has nearest to ``settings["budget"]`` parameters on this model.
+    """The settings whose parameter count on this model is nearest to ``settings["budget"]``.
 
-    Modules that are trained whole are not counted, nor are biases of the base model.
+    ``modules_to_save`` and biases of the base model are not counted.
 
     Raises:
-        UserError: A budget that is none, that the adapter cannot come to, or any bad setting.
+        UserError: The budget is invalid or out of reach, or another setting is invalid.
     """
     name, empty = str(settings["name"]), without_weights(model)
     of_tensors = getattr(adapter_module(name), "tucker_tensors", None)
@@ -239,13 +238,13 @@ def fit_to_budget(model: nn.Module, settings: Mapping[str, Any]) -> Fit:
 
 
 def _attached_without_weights(model: nn.Module, settings: Mapping[str, Any]) -> PeftModel:
-    # How the tensors start decides nothing here, and PEFT refuses some starts at some ranks.
+    # Counting needs no initialisation, and PEFT refuses some initialisations at some ranks.
     structure = {key: value for key, value in settings.items() if key not in ("budget", "init")}
     return attach_adapter(without_weights(model), structure, seed=0)
 
 
 def without_weights(model: nn.Module) -> nn.Module:
-    """The same architecture on the meta device; the model's own modules are left alone."""
+    """The same architecture on the meta device; the model itself is not changed."""
     config = getattr(model, "config", None)
     if config is None or all(parameter.is_meta for parameter in model.parameters()):
         return copy.deepcopy(model).to("meta")

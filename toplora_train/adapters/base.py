@@ -1,4 +1,4 @@
-"""How to write a new adapter, and what its module imports.
+"""How to write a new adapter, and the names that its module imports.
 
 A new adapter is one module that defines three classes and calls :func:`register_method`:
 

@@ -1,8 +1,8 @@
-"""A number of parameters instead of a rank: the rank whose adapter comes nearest to it.
+"""Choose the rank from a parameter budget.
 
-A budget is a number (``4.7M``, ``350k``, ``147456``), a share of the base model (``0.1%``), or what
-LoRA would take on the same modules (``lora_r8``). Parameters are counted by attaching the adapter
-to a model without weights, so there is no formula here that could differ from the adapter.
+A budget is a number (``4.7M``, ``350k``, ``147456``), a fraction of the base model (``0.1%``), or
+the size of a LoRA on the same modules (``lora_r8``). Parameters are counted by attaching the
+adapter to a model without weights, so no formula can disagree with the adapter.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from functools import cache
 from typing import Any
 
 Count = Callable[[Mapping[str, Any]], int]
-"""The parameters of the adapter with the given settings on the model at hand."""
+"""The number of parameters of the adapter with the given settings on this model."""
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 SHARED_SETTINGS = ("target_modules", "exclude_modules", "layers_to_transform")
-FORMS = "a number such as 4.7M, a share of the base model such as 0.1%, or lora_r8"
+FORMS = "a number such as 4.7M, a fraction of the base model such as 0.1%, or lora_r8"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a budget came to: the settings, what they cost and what was asked for."""
+    """The settings chosen for a budget, their parameter count and the budget itself."""
 
     settings: dict[str, Any]
     parameters: int
@@ -46,20 +46,19 @@ def fit_budget(
     base_parameters: int,
     tensors: Sequence[Sequence[int]] | None = None,
 ) -> Fit:
-    """Choose the rank whose parameters are nearest to ``settings["budget"]``.
+    """Choose the rank whose parameter count is nearest to ``settings["budget"]``.
 
-    Of a factorised tensor the modes share one rank, each at most its size, and the rank of the
-    first mode (the rank of the update) takes up what is left of the budget.
+    The modes of a Tucker tensor get one common rank, each at most its size; then the rank of the
+    first mode (the rank of the update) is raised to use the rest of the budget.
 
     Args:
-        settings: An adapter's settings, ``budget`` among them.
-        count: What an adapter with given settings costs on this model.
-        base_parameters: Of the base model.
-        tensors: The sizes of the modes of each Tucker tensor, where ``ranks`` can give every mode
-            its own rank.
+        settings: An adapter's settings, including ``budget``.
+        count: Counts an adapter's parameters on this model.
+        base_parameters: Parameters of the base model.
+        tensors: The mode sizes of each Tucker tensor, if ``ranks`` can set a rank per mode.
 
     Raises:
-        TypeError, ValueError: No budget, or one that no rank comes to; begins with ``budget``.
+        TypeError, ValueError: The budget is invalid or out of reach; starts with ``budget``.
     """
     own = {key: value for key, value in settings.items() if key != "budget"}
     for key in ("rank_pattern", "ranks"):
@@ -81,7 +80,7 @@ def parameters_of(
     """A budget as a number of parameters.
 
     Raises:
-        TypeError, ValueError: It is none.
+        TypeError, ValueError: It is invalid.
     """
     if isinstance(budget, bool) or not isinstance(budget, int | float | str):
         raise TypeError(f"budget must be {FORMS}, not {budget!r}")
@@ -103,14 +102,14 @@ def parameters_of(
 
 
 def nearest_rank(cost: Callable[[int], float], wanted: int) -> int:
-    """The rank from 1 on whose cost is nearest to ``wanted``.
+    """The rank (at least 1) whose cost is nearest to ``wanted``.
 
     Args:
-        cost: Grows with the rank; infinite for a rank that the model has no room for.
-        wanted: The parameters allowed.
+        cost: Parameters by rank, increasing; infinite for ranks too large for the model.
+        wanted: The budget in parameters.
 
     Raises:
-        ValueError: Already rank 1 costs more, or the largest rank costs much less.
+        ValueError: Even rank 1 exceeds the budget, or the largest rank is far below it.
     """
     low, high = ranks_around(cost, wanted)
     if math.isinf(cost(high)) and cost(low) < 0.99 * wanted:
@@ -122,10 +121,10 @@ def nearest_rank(cost: Callable[[int], float], wanted: int) -> int:
 
 
 def ranks_around(cost: Callable[[int], float], wanted: int) -> tuple[int, int]:
-    """Two neighbouring ranks of which the first costs no more than wanted, and the second more.
+    """Two consecutive ranks: the first costs at most ``wanted``, the second more.
 
     Raises:
-        ValueError: Already rank 1 costs more.
+        ValueError: Even rank 1 costs more.
     """
     least = cost(1)
     if least > wanted:
@@ -135,7 +134,7 @@ def ranks_around(cost: Callable[[int], float], wanted: int) -> tuple[int, int]:
         )
     slope = cost(2) - least
     if math.isfinite(slope):
-        guess = 1 + int((wanted - least) / slope)  # right away where costs are affine in the rank
+        guess = 1 + int((wanted - least) / slope)  # exact if costs are affine in the rank
         if cost(guess) <= wanted < cost(guess + 1):
             return guess, guess + 1
     low, high = 1, 2
@@ -148,11 +147,11 @@ def ranks_around(cost: Callable[[int], float], wanted: int) -> tuple[int, int]:
 
 
 def nearest_mode_ranks(tensors: Sequence[Sequence[int]], wanted: int) -> list[int]:
-    """A rank per mode of Tucker tensors: one for all, cut to the mode's size, and the first freed.
+    """A rank per mode of Tucker tensors: a common one, clipped to each size, then the first's.
 
     Args:
-        tensors: The sizes of each tensor's modes, the first mode first.
-        wanted: The parameters allowed.
+        tensors: The sizes of each tensor's modes, in order.
+        wanted: The budget in parameters.
 
     Raises:
         ValueError: As :func:`nearest_rank`.
@@ -164,10 +163,10 @@ def nearest_mode_ranks(tensors: Sequence[Sequence[int]], wanted: int) -> list[in
             return math.inf
         return sum(_dot(ranks, sizes) + math.prod(ranks) for sizes in tensors)
 
-    def alike(r: int) -> list[int]:
+    def common(r: int) -> list[int]:
         return [r, *(min(r, size) for size in smallest[1:])]
 
-    others = alike(ranks_around(lambda r: cost(alike(r)), wanted)[0])[1:]
+    others = common(ranks_around(lambda r: cost(common(r)), wanted)[0])[1:]
     return [nearest_rank(lambda r: cost([r, *others]), wanted), *others]
 
 

@@ -30,7 +30,7 @@ class AdapterConfig(PeftConfig):
 
     Args:
         dropout: Probability of zeroing an entry of the adapter's input in training.
-        target_modules: Names (or ends of names) of linear modules, a regular expression over whole
+        target_modules: Names (or name suffixes) of linear modules, a regular expression over full
             names, ``"all-linear"``, or None for the query, key and value projections.
         exclude_modules: Names or a regular expression of modules to exclude.
         layers_to_transform: Index or indices of the layers to adapt; None means all.
@@ -94,7 +94,7 @@ class LowRankConfig(AdapterConfig):
         r: Rank of the update.
         alpha: Numerator of the scaling ``alpha / r``.
         use_rslora: Scale by ``alpha / sqrt(r)`` instead (Kalajdzievski, arXiv 2312.03732).
-        rank_pattern: Ranks by module: a name, the end of a name, or a regular expression -> r.
+        rank_pattern: Ranks by module: a name, a name suffix, or a regular expression -> r.
         alpha_pattern: The same for alpha.
     """
 

@@ -48,8 +48,8 @@ def save_as_lora(model: PeftModel, folder: Path, *, adapter_name: str = "default
     if not layers:
         kind = str(model.peft_config[adapter_name].peft_type.value)
         raise UserError(
-            f"a {kind} adapter is not converted: LoRA and DoRA are saved as PEFT's own already, "
-            "and PEFT's other methods have no exact plain LoRA"
+            f"a {kind} adapter cannot be converted: LoRA and DoRA are already saved in PEFT's "
+            "format, and PEFT's other methods have no exact plain LoRA"
         )
     with torch.no_grad():
         factors = {name: layer.lora_factors(adapter_name) for name, layer in layers.items()}

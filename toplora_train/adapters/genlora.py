@@ -1,9 +1,9 @@
 """GenLoRA: LoRA whose two matrices are synthesised from latent vectors by radial basis functions.
 
-Paper: arXiv 2602.05709. Certain from its abstract: each low-rank matrix has a latent vector, from
-which lightweight radial basis functions synthesise the rows of A and the columns of B. How exactly
-was not readable: **the formulation below is this project's own reading**, and results obtained with
-it are not the paper's.
+Paper: arXiv 2602.05709. Known from its abstract: each low-rank matrix has a latent vector, from
+which lightweight radial basis functions synthesise the rows of A and the columns of B. The full
+text was not available: **the formulation below is this project's own interpretation**, and results
+obtained with it are not the paper's.
 
     phi_A[i, j, k] = exp( -((z_A[j] - c_A[i, g(j), k]) / h_A[i, g(j), k])^2 )
     A[i, j]        = sum_k w_A[i, g(j), k] phi_A[i, j, k]  +  b_A[i, g(j)] base(z_A[j])
@@ -14,19 +14,19 @@ Shapes: W0 (m, n) frozen; latent vectors z_A (n), z_B (m); weights w, centres c 
 rho = log h (r, G, K) per matrix; b (r, G), where ``base_term`` is not ``none``. g(j) is the group
 of coordinate j: G contiguous groups of equal size, the last of which may be shorter. s = alpha / r,
 or alpha / sqrt(r). Parameters per module: n + m + 6 r G K; n + m + 2 r G K where the grid is fixed
-(``learned_grid: false``: c and h stay at their start, the same for all rows and groups).
+(``learned_grid: false``: c and h keep their initial values, the same for all rows and groups).
 
 Start: z ~ N(0, 1); c = K points evenly over ``grid``; h = their spacing; w_A, b_A ~ N(0, sigma^2)
 with sigma such that A has the entry variance 1 / (3 n) of LoRA's A; w_B = b_B = 0, so that the
 update is exactly zero.
 
-A and B are synthesised in float32 and then cast. The K values per entry are made again in the
-backward pass instead of being kept, so that a step keeps A and B and little else. The update is a
-fixed matrix of rank <= r: it merges, and is exactly a plain LoRA (``lora_factors``). Groups, not r,
-are what buys effective rank.
+A and B are synthesised in float32 and then cast. The K values per entry are recomputed in the
+backward pass, so that a step stores little besides A and B. The update is a fixed matrix of
+rank <= r: it merges, and is exactly a plain LoRA (``lora_factors``). More groups, not a larger r,
+increase the effective rank.
 
-Cost: LoRA's, and the synthesis of A and B at every step, r K (n + m) exponentials whose number does
-not depend on the tokens. Merges: as LoRA does.
+Cost: LoRA's, plus the synthesis of A and B at every step, r K (n + m) exponentials independent of
+the number of tokens. Merges: as LoRA does.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ BASE_TERMS: dict[str, Callable[[Tensor], Tensor] | None] = {
     "silu": F.silu,
 }
 VALUES_AT_A_TIME = 2**23
-"""Values of basis functions synthesised together: 32 MiB of float32 per intermediate result."""
+"""Basis function values computed at a time: 32 MiB of float32 per intermediate result."""
 
 
 @dataclass
 class GenLoraConfig(LowRankConfig):
-    """PEFT config of GenLoRA: the settings of LoRA and how its matrices are synthesised.
+    """PEFT config of GenLoRA: LoRA's settings and those of the synthesis.
 
     Args:
-        num_kernels: K, the radial basis functions per row and group; at least 2.
-        num_groups: G, the groups of coordinates that have their own functions.
+        num_kernels: K, the number of radial basis functions per row and group; at least 2.
+        num_groups: G, the number of coordinate groups with functions of their own.
         learned_grid: Whether the functions' centres and widths are trained.
-        grid: Where the centres begin and end.
-        base_term: What is added to the functions: ``none``, ``linear`` (b z) or ``silu``.
+        grid: The first and last centre.
+        base_term: A term added to the functions: ``none``, ``linear`` (b z) or ``silu``.
     """
 
     method: ClassVar[str] = "genlora"
@@ -117,7 +117,7 @@ def _weighted_sum(latent: Tensor, weights: Tensor, centres: Tensor, log_widths: 
     return torch.einsum("rgk,rgsk->rgs", weights, values)
 
 
-def _weighted_sum_made_again_in_backward(*tensors: Tensor) -> Tensor:
+def _checkpointed_weighted_sum(*tensors: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return _weighted_sum(*tensors)
     result: Tensor = checkpoint(
@@ -135,10 +135,9 @@ def synthesise(
     base_weights: Tensor | None = None,
     base_term: str = "none",
 ) -> Tensor:
-    """The matrix of a latent vector (the module's equation), in float32 or wider.
+    """The matrix synthesised from a latent vector (the module's equation), in float32 or wider.
 
-    Where a gradient is needed only the arguments are kept for it, and a few rows at a time are
-    synthesised anew in the backward pass.
+    For the backward pass only the arguments are kept; a few rows at a time are recomputed.
 
     Args:
         latent: ``(n,)``.
@@ -162,7 +161,7 @@ def synthesise(
         shared = len(centres) == 1
         rows = rank if shared else max(1, VALUES_AT_A_TIME // (grouped.numel() * kernels))
         parts = [
-            _weighted_sum_made_again_in_backward(
+            _checkpointed_weighted_sum(
                 grouped,
                 weights[start : start + rows],
                 centres if shared else centres[start : start + rows],
@@ -178,13 +177,13 @@ def synthesise(
 
 
 def _in_groups(latent: Tensor, groups: int) -> Tensor:
-    """``(n,)`` as ``(G, S)``, the last group filled up with zeros."""
+    """``(n,)`` as ``(G, S)``, the last group padded with zeros."""
     size = math.ceil(len(latent) / groups)
     return F.pad(latent, (0, groups * size - len(latent))).view(groups, size)
 
 
 def initial_grid(kernels: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """K centres evenly from ``low`` to ``high``, and the logarithm of their spacing, K times."""
+    """K evenly spaced centres from ``low`` to ``high``, and the log of their spacing, K times."""
     spacing = (high - low) / (kernels - 1)
     return torch.linspace(low, high, kernels), torch.full((kernels,), math.log(spacing))
 
@@ -203,7 +202,7 @@ class GenLoraLinear(AdapterLinear):
     )
 
     def initial_tensors(self, config: GenLoraConfig, module_name: str) -> Mapping[str, Tensor]:
-        """As in the module's text under "Start": B is zero, A has the variance of LoRA's A."""
+        """See "Start" in the module's docstring: B is zero, A has the variance of LoRA's A."""
         r = config.rank_for(module_name)
         _check_groups(config.num_groups, self.in_features, f"inputs of {module_name}")
         _check_groups(config.num_groups, self.out_features, f"outputs of {module_name}")
@@ -268,13 +267,13 @@ def _check_grid(grid: object) -> None:
     ):
         raise TypeError(f"grid must be a list of two numbers, not {grid!r}")
     if not -math.inf < numbers[0] < numbers[1] < math.inf:
-        raise ValueError(f"grid must be two numbers of which the second is greater, not {grid!r}")
+        raise ValueError(f"grid must be two numbers, the second one greater, not {grid!r}")
 
 
 def _weight_deviation(
     latent: Tensor, centres: Tensor, log_widths: Tensor, base_term: str
 ) -> Tensor:
-    """The deviation of the weights with which an entry has the variance 1 / (3 n) of LoRA's A."""
+    """The standard deviation of the weights that gives entries LoRA's variance 1 / (3 n)."""
     squares = radial_basis(latent[None], centres[None, None], log_widths[None, None]) ** 2
     power = squares.sum(dim=-1).mean()
     base = BASE_TERMS[base_term]
@@ -284,7 +283,7 @@ def _weight_deviation(
 
 
 def _check_groups(groups: int, width: int, what: str) -> None:
-    """Refuse a number of groups that would leave the last ones without a coordinate."""
+    """Refuse a number of groups that would leave the last ones empty."""
     size = math.ceil(width / groups)
     used = math.ceil(width / size)
     if used < groups:
@@ -305,7 +304,7 @@ def peft_config(settings: Mapping[str, Any]) -> GenLoraConfig:
     """The PEFT config for the keys of ``conf/adapter/genlora.yaml``.
 
     Raises:
-        TypeError, ValueError: A bad value; the message begins with its key.
+        TypeError, ValueError: An invalid value; the message starts with its key.
     """
     check_keys(settings, GenLoraConfig.setting_names())
     return GenLoraConfig(**settings)

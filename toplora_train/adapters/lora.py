@@ -8,12 +8,12 @@ Shapes: W0 (m, n) frozen, A (r, n), B (m, r); x (..., n), y (..., m). s = alpha 
 alpha / sqrt(r) with rank-stabilised scaling.
 
 Start: A Kaiming-uniform (a = sqrt 5), B zero, so that the update is exactly zero. ``init`` selects
-others: ``pissa`` and ``olora`` start with parts of W0 (:mod:`toplora_train.adapters.lora_start`),
+others: ``pissa`` and ``olora`` start from W0 (:mod:`toplora_train.adapters.lora_start`),
 ``eva`` with A along the principal directions of the layer's inputs on the training rows
 (:mod:`toplora_train.adapters.lora_eva`).
 
 Parameters: r (n + m) per module. Cost: two thin products per token, 2 r (n + m) operations.
-Merges: the update is the fixed matrix s B A, so it goes into the weight and costs nothing there.
+Merges: the update is the fixed matrix s B A; merged into the weight it costs nothing.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""EVA: LoRA's A along the principal directions of what the layers are given.
+"""EVA: initialise LoRA's A along the principal directions of the layers' inputs.
 
 Paper: "Parameter Efficient Fine-tuning via Explained Variance Adaptation" (arXiv 2410.07170).
 
     A = the first r right singular vectors of X,   B = 0
 
 Shapes: X (tokens, n) the layer's inputs on training rows, without padding, A (r, n). The update is
-exactly zero at the start. PEFT computes the vectors, batch by batch until they no longer turn
-(cosine above 0.99); ranks are not moved between layers (rho = 1), so that the rank stays the one
-that was asked for and counted.
+exactly zero at the start. PEFT computes the vectors batch by batch until they converge (cosine
+above 0.99); ranks are not redistributed between layers (rho = 1), so that the rank stays as set.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ import torch
 from peft import EvaConfig, PeftModel, initialize_lora_eva_weights
 from torch import Tensor
 
-INPUTS = ("input_ids", "attention_mask")  # of what is read, the prompts too, X is made
+INPUTS = ("input_ids", "attention_mask")  # X covers all tokens, prompts included
 
 
 def start_from_inputs(model: PeftModel, batches: Sequence[Mapping[str, Tensor]]) -> None:
-    """Set A of every LoRA layer from the inputs that it gets on these batches.
+    """Set A of every LoRA layer from its inputs on these batches.
 
     Raises:
         ValueError: A batch has fewer tokens than the rank.
@@ -39,10 +38,10 @@ def start_from_inputs(model: PeftModel, batches: Sequence[Mapping[str, Tensor]])
         initialize_lora_eva_weights(
             model,
             dataloader=[{name: batch[name] for name in INPUTS} for batch in batches],
-            gather_distributed_inputs=False,  # every process is given the same rows
+            gather_distributed_inputs=False,  # every process has the same rows
             show_progress_bar=False,
         )
-    # The file is to be that of any LoRA, and the same whether the run was resumed or not.
+    # The saved config must be a plain LoRA's, whether or not the run was resumed.
     config.init_lora_weights, config.eva_config, config.target_modules = before
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(dtypes[name])

@@ -1,4 +1,4 @@
-"""Starts of LoRA that are made of the base weights: PiSSA, OLoRA.
+"""Initialisations of LoRA from the base weights: PiSSA, OLoRA.
 
 Papers: "PiSSA: Principal Singular Values and Singular Vectors Adaptation" (arXiv 2404.02948);
 "OLoRA: Orthonormal Low-Rank Adaptation of Large Language Models" (arXiv 2406.01775).
@@ -7,15 +7,15 @@ Papers: "PiSSA: Principal Singular Values and Singular Vectors Adaptation" (arXi
     OLoRA:  W0 = Q R,      B0 = Q_r,                A0 = R_r
     both:   y = (W0 - s B0 A0) x + s B A x,   A = A0, B = B0 at the start
 
-Shapes: W0 (m, n), A and A0 (r, n), B and B0 (m, r). PEFT puts W0 - s B0 A0 into the base model, so
-that the saved A and B mean something else wherever the base model is the original one. Here the
-base stays as it is: the same function is written as a LoRA of rank 2r, half of it frozen,
+Shapes: W0 (m, n), A and A0 (r, n), B and B0 (m, r). PEFT changes the base weight to W0 - s B0 A0,
+so the saved A and B are wrong on the original base model. Here the base weight is unchanged, and
+the same function is a LoRA of rank 2r, half of it frozen,
 
     y = W0 x + s [B, -B0] [A; A0] x
 
-and as that it is saved: any PEFT loads it, onto the unchanged (also a quantised) base model.
+It is saved in that form, which any PEFT loads onto the original (even a quantised) base model.
 
-Cost: the thin products of rank 2r; trained and counted are the r (n + m) numbers of A and B.
+Cost: thin products of rank 2r; only the r (n + m) parameters of A and B are trained and counted.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from torch.nn import functional
 from toplora_train.adapters.base import frozen_weight
 
 FAST_PISSA = re.compile(r"pissa_niter_(\d+)")
-"""PiSSA by a randomised SVD with so many power iterations, as PEFT names it."""
+"""PEFT's name for PiSSA by a randomised SVD with that many power iterations."""
 
 
 def is_made_of_weights(init: str) -> bool:
-    """Whether a start is one of these."""
+    """Whether an initialisation is one of these."""
     return init in ("pissa", "olora") or FAST_PISSA.fullmatch(init) is not None
 
 
 class HalfFrozen(nn.Module):
-    """A thin matrix of which one half is trained; to PEFT, and in a file, one ``weight``.
+    """A thin matrix with one trained and one frozen half; to PEFT, and in a file, one ``weight``.
 
     Args:
         trained: Values of the trained half, ``(r, n)`` or ``(m, r)``.
-        frozen: The other half, of the same shape.
-        dim: Along which dimension, that of the rank, they are joined.
+        frozen: The frozen half, of the same shape.
+        dim: The rank's dimension, along which they are concatenated.
     """
 
     frozen: Tensor
 
     def __init__(self, trained: Tensor, frozen: Tensor, dim: int) -> None:
         super().__init__()
-        self.trained = nn.Parameter(trained.contiguous())  # its moments are saved as they lie
+        self.trained = nn.Parameter(trained.contiguous())  # as safetensors requires of its moments
         self.register_buffer("frozen", frozen.contiguous())
         self.dim = dim
 
@@ -68,7 +68,7 @@ class HalfFrozen(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         trained: Any = self.trained if keep_vars else self.trained.detach()
-        if hasattr(trained, "full_tensor"):  # FSDP2 has shared it out
+        if hasattr(trained, "full_tensor"):  # sharded by FSDP2
             trained = trained.full_tensor()
         frozen = self.frozen.to(trained.dtype)
         destination[f"{prefix}weight"] = torch.cat([trained, frozen], self.dim)
@@ -99,10 +99,10 @@ class HalfFrozen(nn.Module):
 
 
 def start_from_weights(model: PeftModel, init: str) -> None:
-    """Start every LoRA layer from its base weight; the config then speaks of rank 2r.
+    """Initialise every LoRA layer from its base weight; the config then has rank 2r.
 
     Raises:
-        ValueError: A layer is not linear, or thinner than the rank.
+        ValueError: A layer is not linear, or smaller than the rank.
     """
     for name, layer in model.named_modules():
         linear = getattr(layer, "lora_A", {})
@@ -130,7 +130,7 @@ def start_from_weights(model: PeftModel, init: str) -> None:
 
 
 def _alpha_factor(use_rslora: bool) -> float:
-    """What keeps the scaling when the rank doubles."""
+    """The factor on alpha that keeps the scaling when the rank doubles."""
     return math.sqrt(2) if use_rslora else 2
 
 

@@ -105,7 +105,7 @@ def _method_name(value: object) -> str:
             f"adapter.peft_type={name} is not supported: it learns a prompt and adapts no weights"
         )
     raise UserError(
-        f"adapter.peft_type is '{value}', which is no method of PEFT"
+        f"adapter.peft_type is '{value}', which is not a method of PEFT"
         f"{hint(nearest_name(name, list(methods)))} PEFT's methods: {', '.join(methods)}"
     )
 

@@ -1,4 +1,4 @@
-"""An adapter in a folder, in PEFT's format: written whole, and read whole or not at all."""
+"""Save and load adapters in PEFT's format, completely or not at all."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write the adapter in PEFT's format, asking no hub for anything.
+    """Write the adapter in PEFT's format, without querying the hub.
 
-    Names in ``adapter_config.json`` are sorted: PEFT keeps them as sets, whose order differs from
-    process to process, and the same run shall write the same file.
+    Module names in ``adapter_config.json`` are sorted: PEFT keeps them as sets, whose order varies
+    between processes, and the same run must write the same file.
 
     Raises:
-        RunFailure: The file system refused.
+        RunFailure: Writing the files failed.
     """
     try:
         model.save_pretrained(str(folder), save_embedding_layers=False)
@@ -47,26 +47,26 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
 
 
 def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> PeftModel:
-    """Put a saved adapter on the model, whole or not at all.
+    """Load a saved adapter onto the model.
 
-    PEFT leaves a tensor that the file lacks at its random start, with a warning; here every tensor
-    has to be there, in its shape, and none besides. The tensors keep the dtype they were saved in.
+    PEFT leaves tensors that are missing from the file at random values, with a warning; here names
+    and shapes must match exactly. Tensors keep the dtype they were saved in.
 
     Args:
-        model: The base model; it is changed in place, also where loading then fails. On the meta
-            device the adapter gets no values either, but everything about it is checked.
+        model: The base model; it is changed in place, even if loading fails. On the meta device the
+            adapter has no values either, but all checks are made.
         folder: Where the adapter was saved.
         trainable: Whether to train it further.
 
     Raises:
-        UserError: No adapter is there, or it does not fit this model or these packages.
+        UserError: The folder has no adapter, or it does not fit this model or these packages.
     """
     if trainable:
         keep_trainable(model)
     found = shapes_and_dtypes(folder)
     try:
         with warnings.catch_warnings(), quiet_peft():
-            # Settings unknown here would be dropped; the others are checked below, by name.
+            # PEFT would drop unknown settings. Missing tensors are checked below.
             warnings.filterwarnings("error", message="Unexpected keyword arguments")
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message="Some weights of .* were not initialized")
@@ -78,7 +78,7 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
                 low_cpu_mem_usage=all(parameter.is_meta for parameter in model.parameters()),
             )
     except KeyError as error:
-        raise UserError(f"{folder / WEIGHTS_FILE}: it lacks {error.args[0]}") from error
+        raise UserError(f"{folder / WEIGHTS_FILE}: {error.args[0]} is missing") from error
     except (TypeError, ValueError, UserWarning) as error:
         raise UserError(f"{folder}: {' '.join(str(error).split())}") from error
     _check_fit(folder / WEIGHTS_FILE, found, adapter_state(loaded))
@@ -94,10 +94,10 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """The config of a saved adapter as it is written, such as ``base_model_name_or_path``.
+    """The contents of a saved adapter's ``adapter_config.json``.
 
     Raises:
-        UserError: There is none.
+        UserError: The file is missing or invalid.
     """
     file = folder / CONFIG_FILE
     try:
@@ -105,31 +105,31 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such file; give the folder of an adapter") from error
     except ValueError as error:
-        raise UserError(f"{file}: not the config of an adapter ({error})") from error
+        raise UserError(f"{file}: not an adapter's config ({error})") from error
     if not isinstance(config, dict):
-        raise UserError(f"{file}: not the config of an adapter (it holds no keys)")
+        raise UserError(f"{file}: not an adapter's config (it has no keys)")
     return config
 
 
 def shapes_and_dtypes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """What the weights file holds, after a look at the config beside it.
+    """Shape and dtype of each tensor in the weights file, after validating the config.
 
     Raises:
-        UserError: One of the two is missing, or cannot be read here.
+        UserError: A file is missing, or cannot be read by this version.
     """
     config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     for file in (config_file, weights_file):
         if not file.is_file():
             pickled = file == weights_file and weights_file.with_suffix(".bin").is_file()
             remedy = (
-                "adapter_model.bin is pickled and not read; save it again by PEFT"
+                "adapter_model.bin is pickled and not supported; save it again with PEFT"
                 if pickled
-                else "give the folder that an adapter was saved in"
+                else "give the folder of a saved adapter"
             )
             raise UserError(f"{file}: no such file; {remedy}")
     config = read_adapter_config(folder)
     if config.get("peft_type") not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        raise UserError(f"{config_file}: peft_type {config.get('peft_type')!r} is not known here")
+        raise UserError(f"{config_file}: unknown peft_type {config.get('peft_type')!r}")
     try:
         check_schema_version(config.get("schema_version"))
     except ValueError as error:
@@ -143,7 +143,7 @@ def shapes_and_dtypes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
                 for name, part in slices.items()
             }
     except SafetensorError as error:
-        raise UserError(f"{weights_file}: not a whole safetensors file ({error})") from error
+        raise UserError(f"{weights_file}: not a valid safetensors file ({error})") from error
 
 
 def _check_fit(
@@ -151,16 +151,16 @@ def _check_fit(
     found: Mapping[str, tuple[tuple[int, ...], str]],
     expected: Mapping[str, torch.Tensor],
 ) -> None:
-    complaints = {
-        "lacks": sorted(set(expected) - set(found)),
-        "has besides": sorted(set(found) - set(expected)),
-        "has in another shape": sorted(
+    problems = {
+        "missing": sorted(set(expected) - set(found)),
+        "unexpected": sorted(set(found) - set(expected)),
+        "wrong shape": sorted(
             f"{name} {found[name][0]} instead of {tuple(tensor.shape)}"
             for name, tensor in expected.items()
             if name in found and found[name][0] != tuple(tensor.shape)
         ),
     }
-    parts = [f"it {verb} {_first(names)}" for verb, names in complaints.items() if names]
+    parts = [f"{problem}: {_first(names)}" for problem, names in problems.items() if names]
     if parts:
         raise UserError(f"{file}: does not fit the model and its config: {'; '.join(parts)}")
 

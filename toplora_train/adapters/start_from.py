@@ -1,12 +1,12 @@
-"""Start an adapter with the tensors of another one: ``adapter.start_from``.
+"""Initialise an adapter from a saved one: ``adapter.start_from``.
 
-The run's own settings make the adapter; a file then gives it its values. So file and settings have
-to agree in what the adapter computes: method, adapted modules, shapes, scaling, and every setting
-that changes the function. How a setting is written does not matter: a folder that another tool
-wrote may name its targets by a regular expression and its scaling by other numbers.
+The run's settings build the adapter; the file provides its values. Both must agree on what the
+adapter computes: method, adapted modules, shapes, scaling, and every other setting that changes the
+function. How a setting is written does not matter: another tool may name the target modules by a
+regular expression, or give the same scaling by another alpha.
 
-A head is a part of its task. Where the file's head judges another task, or nobody knows which, it
-is left out, and the new head stays as it was drawn.
+A head belongs to its task. If the file's head is for another or an unknown task it is ignored, and
+the new head keeps its random initialisation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from toplora_train.config.adapter import adapter_defaults, shown
 from toplora_train.config.errors import RunFailure, UserError
 
 KEY = "adapter.start_from"
-MODEL = "base_model.model."  # how PEFT's names begin
+MODEL = "base_model.model."  # PEFT's prefix of tensor names
 RANKS = ("r", "ranks", "rank_pattern")
 
 TEXTUAL = {
@@ -57,28 +57,28 @@ TEXTUAL = {
     "schema_version",
     "use_dora",
 }
-"""Settings that names and shapes of the tensors speak for, or that have no part in the function."""
+"""Settings that follow from the tensors' names and shapes, or do not change the function."""
 
 IN_SCALING = {"alpha", "lora_alpha", "alpha_pattern", "use_rslora"}
-"""Settings that the scaling of each module speaks for, where the layers have one."""
+"""Settings compared through each module's scaling, if the layers have one."""
 
 ONLY_IN_TRAINING = ("dropout", "loftq_config", "eva_config", "corda_config", "lora_ga_config")
 
 LEFT_THE_BASE = (True, False, None, "gaussian", "orthogonal", "eva")
-"""Starts of PEFT's LoRA that leave the base weights as they are; with others the file is no use."""
+"""Initialisations of PEFT's LoRA that do not change the base weights; others cannot be reused."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """An adapter's file that was shown to fit.
+    """A saved adapter that was validated to fit.
 
     Attributes:
-        folder: Where it is.
-        sha256: Of its weights file.
-        tensors: The names of those that are taken.
-        left_out: The names of those of a head of another task.
-        new_head: The modules of the run's head that stay as they were drawn.
-        trained_on: The base model that its config names.
+        folder: Its folder.
+        sha256: The digest of its weights file.
+        tensors: The names of the tensors to load.
+        left_out: The names of the ignored tensors, those of another task's head.
+        new_head: The modules of the run's head that keep their random initialisation.
+        trained_on: The base model named in its config.
     """
 
     folder: Path
@@ -92,17 +92,17 @@ class Start:
 def check_start(
     model: nn.Module, settings: Mapping[str, Any], folder: Path, *, same_task: bool
 ) -> Start:
-    """Hold an adapter's file against the adapter that ``settings`` make on ``model``.
+    """Validate a saved adapter against the one that ``settings`` build on ``model``.
 
     Args:
-        model: The base model, left alone; weights are not needed.
-        settings: The run's adapter group, its budget already a rank.
-        folder: What PEFT wrote.
-        same_task: Whether the file's head is known to judge this run's task, and is taken.
+        model: The base model, not changed; weights are not needed.
+        settings: The run's adapter config group, with its budget resolved to a rank.
+        folder: The saved adapter's folder.
+        same_task: Whether the file's head is known to be for this run's task, and is loaded.
 
     Raises:
         UserError: Names the first difference: the method, the rank, the target modules, a shape,
-            the scaling, another setting; or what is wrong with the file.
+            the scaling, or another setting; or the error in the file.
     """
     validate_own_init(settings)
     found = {name: shape for name, (shape, _) in shapes_and_dtypes(folder).items()}
@@ -134,32 +134,32 @@ def check_start(
 
 
 def take_start(adapted: PeftModel, start: Start) -> None:
-    """Put the file's tensors into the adapter, in the dtype of its own, and look at them again.
+    """Load the file's tensors into the adapter, cast to its dtype, and verify them.
 
     Raises:
-        UserError: The file has changed since it was checked.
-        RunFailure: A tensor did not arrive.
+        UserError: The file has changed since it was validated.
+        RunFailure: A tensor was not loaded.
     """
     file = start.folder / WEIGHTS_FILE
     tensors = load_file(file)
     if _sha256(file) != start.sha256 or not tensors.keys() >= {*start.tensors}:
-        raise UserError(f"{KEY}={start.folder}: {file.name} was changed while this run began")
+        raise UserError(f"{KEY}={start.folder}: {file.name} changed while this run was starting")
     given = {name: tensors[name] for name in start.tensors}
     with quiet_peft():
-        # PEFT wants every module that is trained whole, the new head too.
+        # PEFT requires all of modules_to_save, the new head too.
         peft.set_peft_model_state_dict(adapted, adapter_state(adapted) | given)
-    now = adapter_state(adapted)
+    loaded = adapter_state(adapted)
     lost = [
         name
         for name, tensor in given.items()
-        if not torch.equal(now[name].detach().cpu(), tensor.to(now[name].dtype))
+        if not torch.equal(loaded[name].detach().cpu(), tensor.to(loaded[name].dtype))
     ]
     if lost:
         raise RunFailure(f"{file}: {min(lost)} and {len(lost) - 1} more were not loaded")
 
 
 def validate_own_init(settings: Mapping[str, Any]) -> None:
-    """Refuse a start of the adapter's own beside the one of another adapter.
+    """Refuse an initialisation setting together with ``start_from``.
 
     Raises:
         UserError: Names the setting.
@@ -174,18 +174,18 @@ def validate_own_init(settings: Mapping[str, Any]) -> None:
             elif _is_start(key, value) and value != default:
                 undo = f"leave {prefix}{key} out" if default is None else f"{prefix}{key}={default}"
                 raise UserError(
-                    f"{prefix}{key}={shown(value).strip(chr(39))} and {KEY} both say what the "
-                    f"adapter starts with; {undo}, or {KEY}=null"
+                    f"{prefix}{key}={shown(value).strip(chr(39))} and {KEY} both initialise the "
+                    f"adapter; {undo}, or {KEY}=null"
                 )
 
     visit(settings, defaults, "adapter.")
 
 
 def _peft_config(folder: Path) -> PeftConfig:
-    """The file's config; what this PEFT does not know has to be off.
+    """The file's config; settings unknown to this version of PEFT must be off.
 
     Raises:
-        UserError: It speaks of something unknown.
+        UserError: An unknown setting is on, or the config is invalid.
     """
     values, file = read_adapter_config(folder), folder / CONFIG_FILE
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[values["peft_type"]]
@@ -208,9 +208,9 @@ def _validate_base_unchanged(config: PeftConfig, where: str) -> None:
     start = getattr(config, "init_lora_weights", None)
     if start not in LEFT_THE_BASE:
         raise UserError(
-            f"{where}: it was trained with init_lora_weights={start!r} beside base weights that "
-            "PEFT had changed, so its tensors mean something else on the original ones; save it "
-            "again by PEFT with path_initial_model_for_weight_conversion"
+            f"{where}: it was trained with init_lora_weights={start!r}, for which PEFT changed the "
+            "base weights, so its tensors do not fit the original ones; save it again with PEFT "
+            "and path_initial_model_for_weight_conversion"
         )
 
 
@@ -226,7 +226,7 @@ def _heads(
     *,
     same_task: bool,
 ) -> tuple[set[str], set[str]]:
-    """The tensors of our head that stay, and those of the file's that are left out."""
+    """The tensors of this run's head to keep, and those of the file's head to ignore."""
     model = ours.base_model.model
     backbone = getattr(model, "base_model_prefix", "")
     prefixes = adapter_prefixes(ours)
@@ -235,14 +235,14 @@ def _heads(
         return {
             name
             for name in names
-            if name.startswith(MODEL)  # what the layers share lies beside the model
+            if name.startswith(MODEL)  # not so the tensors that layers share
             and _top(name) != backbone
             and not any(part.startswith(prefixes) for part in name.split("."))
         }
 
     if ours.peft_config["default"].task_type == "SEQ_CLS":
         return (set(), set()) if same_task else (on_head(expected), on_head(found))
-    # A model that writes has no head of a task; what it lacks as a module judged something.
+    # A causal language model has no task head: modules that it does not have belong to one.
     children = {name for name, _ in model.named_children()}
     return set(), {name for name in on_head(found) if _top(name) not in children}
 
@@ -255,7 +255,7 @@ def _compare_tensors(
     theirs: PeftConfig,
     ours: PeftModel,
 ) -> None:
-    """Names and shapes; the rank is named where it is what the shapes differ in."""
+    """Compare names and shapes; where the rank explains a different shape, name the rank."""
     mismatched = sorted(
         name for name in wanted.keys() & taken.keys() if wanted[name] != taken[name]
     )
@@ -263,8 +263,8 @@ def _compare_tensors(
         rank, our_rank = getattr(theirs, key, None), getattr(our_config, key, None)
         if not _same(rank, our_rank):
             raise UserError(
-                f"{where}: its rank is {key}={rank}, and this run's is {key}={our_rank}; set the "
-                "same"
+                f"{where}: its rank is {key}={rank}, but this run's is {key}={our_rank}; use the "
+                "same rank"
             )
     prefixes = adapter_prefixes(ours)
     for names, verb, other in (
@@ -274,11 +274,11 @@ def _compare_tensors(
         modules = sorted({module for name in names if (module := _adapted(name, prefixes))})
         if modules:
             raise UserError(
-                f"{where}: its target modules differ: it {verb} {_few(modules)}, and this run "
-                f"{other}; set adapter.target_modules to the same"
+                f"{where}: its target modules differ: it {verb} {_few(modules)}, but this run "
+                f"{other}; set adapter.target_modules to match"
             )
     for names, verb in (
-        (taken.keys() - wanted.keys(), "has besides"),
+        (taken.keys() - wanted.keys(), "has unexpected"),
         (wanted.keys() - taken.keys(), "lacks"),
     ):
         if names:
@@ -286,20 +286,20 @@ def _compare_tensors(
     if mismatched:
         name = mismatched[0]
         raise UserError(
-            f"{where}: {name} has shape {taken[name]}, and {wanted[name]} in this run; it was "
-            f"trained on {theirs.base_model_name_or_path or 'a base model that it does not name'}"
+            f"{where}: {name} has shape {taken[name]}, but {wanted[name]} in this run; it was "
+            f"trained on {theirs.base_model_name_or_path or 'an unnamed base model'}"
         )
 
 
 def _compare_settings(where: str, model: nn.Module, ours: PeftModel, theirs: PeftConfig) -> None:
-    """The scaling of each module, then every other setting that changes the function."""
+    """Compare each module's scaling, then every other setting that changes the function."""
     our_config = ours.peft_config["default"]
     scalings, their_scalings = _scalings(ours), _scalings(_on_model(model, theirs, our_config))
     for name, scaling in scalings.items():
         other = their_scalings.get(name, math.nan)
         if not math.isclose(scaling, other, rel_tol=1e-6):
             raise UserError(
-                f"{where}: its update in {name} is scaled by {other:.6g}, and this run's by "
+                f"{where}: its update in {name} is scaled by {other:.6g}, this run's by "
                 f"{scaling:.6g}; set adapter.alpha or adapter.use_rslora so that they agree"
             )
     values, our_values = _flat(theirs.to_dict()), _flat(our_config.to_dict())
@@ -315,18 +315,18 @@ def _compare_settings(where: str, model: nn.Module, ours: PeftModel, theirs: Pef
             continue
         if not _same(value, our_value):
             raise UserError(
-                f"{where}: it was trained with {key}={_plain(value)}, and this run has "
-                f"{key}={_plain(our_value)}; set the same"
+                f"{where}: it was trained with {key}={_plain(value)}, but this run has "
+                f"{key}={_plain(our_value)}; use the same value"
             )
 
 
 def _is_start(key: str, value: object) -> bool:
-    """Whether a setting says how tensors start; MiSS chooses its variant by such a key's text."""
+    """Whether a setting is an initialisation; in MiSS, a string ``init_weights`` is a variant."""
     return key.startswith("init") and not (key == "init_weights" and isinstance(value, str))
 
 
 def _on_model(model: nn.Module, theirs: PeftConfig, our_config: PeftConfig) -> PeftModel:
-    """The file's config on a model without weights: PEFT itself says what it comes to."""
+    """The file's config attached by PEFT to a model without weights, for its scalings."""
     theirs.task_type, theirs.inference_mode = our_config.task_type, False
     if hasattr(theirs, "modules_to_save"):
         theirs.modules_to_save = our_config.modules_to_save
@@ -340,7 +340,7 @@ def _on_model(model: nn.Module, theirs: PeftConfig, our_config: PeftConfig) -> P
 
 
 def _scalings(model: PeftModel) -> dict[str, float]:
-    """The factor of the update in each adapted module, for the methods that have one."""
+    """The scaling in each adapted module, for methods that have one."""
     return {
         name.removeprefix(MODEL): float(layer.scaling["default"])
         for name, layer in model.named_modules()
@@ -349,7 +349,7 @@ def _scalings(model: PeftModel) -> dict[str, float]:
 
 
 def _adapted(name: str, prefixes: tuple[str, ...]) -> str | None:
-    """The module that a tensor of the adapter belongs to; None for tensors of another kind."""
+    """The module that an adapter tensor belongs to; None for other tensors."""
     parts = name.removeprefix(MODEL).split(".")
     for index, part in enumerate(parts):
         if part.startswith(prefixes):
@@ -363,7 +363,7 @@ def _few(names: list[str], limit: int = 3) -> str:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Groups of settings, such as TopLoRA's gate, as dotted keys."""
+    """The settings with nested groups, such as TopLoRA's gate, as dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         inner = value.items() if isinstance(value, Mapping) else ()
@@ -380,7 +380,7 @@ def _plain(value: object) -> object:
 
 
 def _same(first: object, second: object) -> bool:
-    """Whether two settings mean the same: a tuple is the list it is stored as, off is off."""
+    """Whether two settings are equivalent: a tuple and a list, or any two that are off."""
     if _is_off(first) and _is_off(second):
         return True
     first, second = (

@@ -22,7 +22,7 @@ ATTENTION_PROJECTIONS: tuple[tuple[str, ...], ...] = (
     ("Wqkv",),  # MPT, ModernBERT
     ("c_attn",),  # GPT-2
 )
-"""The query, key and value projections under the names that architectures give them."""
+"""The names of the query, key and value projections in different architectures."""
 
 
 NAMED_MODULES = ("target_modules", "exclude_modules", "modules_to_save")
@@ -55,16 +55,16 @@ def attention_projections(model: nn.Module) -> list[str]:
         if set(projections) <= set(names):
             return list(projections)
     raise ValueError(
-        "target_modules must be given for this model, its query, key and value projections are not "
-        f"known by name; its linear layers are {', '.join(names)}"
+        "target_modules must be set for this model, as the names of its query, key and value "
+        f"projections are unknown; its linear layers are {', '.join(names)}"
     )
 
 
 def plain_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with a plain module name, ``q_proj``, as the list of it.
+    """The settings with a plain module name, such as ``q_proj``, as a list of one.
 
-    PEFT takes a text for a regular expression over whole names, which ``q_proj`` then never
-    matches; a text of letters, digits and dots alone can only be meant as a name.
+    PEFT takes a string as a regular expression over full names, which ``q_proj`` never matches; a
+    string of letters, digits and dots can only be meant as a name.
     """
     return {
         key: [value]
@@ -81,10 +81,10 @@ def _matches(pattern: str, module_name: str) -> bool:
 def check_targets_exist(key: str, patterns: str | Sequence[str] | None, model: nn.Module) -> None:
     """Refuse a module name, or a regular expression, that matches no module of the model.
 
-    PEFT is content when one name of a list matches; here each has to.
+    PEFT accepts a list if one name matches; here each must.
 
     Raises:
-        ValueError: Begins with ``key`` and lists the linear layers that the model does have.
+        ValueError: Starts with ``key`` and lists the model's linear layers.
     """
     check_names(key, patterns)
     if patterns is None or patterns == "all-linear":
@@ -105,18 +105,18 @@ def check_targets_exist(key: str, patterns: str | Sequence[str] | None, model: n
 
 
 def _list_remedy(text: str) -> str:
-    """What to say of a text that matches nothing: it has to match a name from end to end."""
+    """The advice for a string that matches nothing."""
     names = [name.strip() for name in text.split(",")]
     if all(_PLAIN_NAME.fullmatch(name) for name in names):
         return f" (several names are a list: [{','.join(names)}])"
-    return " (a text is a regular expression that a module's whole name has to match)"
+    return " (a string is a regular expression that must match a module's full name)"
 
 
 def check_layers_exist(layers: int | Sequence[int] | None, model: nn.Module) -> None:
     """Refuse a layer index that the model does not have.
 
     Raises:
-        ValueError: Begins with ``layers_to_transform`` and says how many layers there are.
+        ValueError: Starts with ``layers_to_transform`` and gives the model's layers.
     """
     wanted = [] if layers is None else [layers] if isinstance(layers, int) else layers
     numbers = (re.search(r"\.(\d+)\.", name) for name, _ in model.named_modules())

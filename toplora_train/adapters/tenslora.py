@@ -4,26 +4,26 @@ Paper: "TensLoRA: Tensor Alternatives for Low-Rank Adaptation" (arXiv 2509.19391
 
     y = W0 x + s M^T drop(x),        M = T[..., p, l] for projection p of layer l
 
-Shapes: W0 (d_out, d_in) frozen; x (..., d_in); T a tensor of three to five modes, of which the
-first is the input (:mod:`~toplora_train.adapters.tenslora_constructions` lists the seven
+Shapes: W0 (d_out, d_in) frozen; x (..., d_in); T a tensor of three to five modes, the first of them
+the input (:mod:`~toplora_train.adapters.tenslora_constructions` lists the seven
 constructions), in Tucker or CP form with a small rank in each mode
 (:mod:`~toplora_train.adapters.tenslora_contraction`); M (d_in, d_out) its slice, outputs unfolded.
-s = ``scaling``, a plain factor: it is not divided by a rank.
+s = ``scaling``, a plain factor, not divided by a rank.
 
 Start: the core (Tucker) or the input factor (CP) zero, so that the update is exactly zero; the
-other factors orthogonal (default), Kaiming-uniform or normal, every tensor drawn for itself.
+other factors orthogonal (default), Kaiming-uniform or normal, drawn independently per tensor.
 
-T is never built: the small modes are contracted into the core first, which leaves two thin
-matrices of rank <= r_0. So the update merges, and is exactly a plain LoRA (``lora_factors``).
+T is never materialised: contracting the small modes into the core leaves two thin matrices of
+rank <= r_0. So the update merges, and is exactly a plain LoRA (``lora_factors``).
 
-Attention heads: head h, coordinate j of D is output h D + j, where the models have it; the
-authors' code has it at j H + h of H (``head_layout: reference``). Where several query heads share
-a key/value head (grouped-query attention), the key's and value's slices have as many heads as the
-query's and the mean over each group is taken (``gqa: group``); the authors' code takes it over
-contiguous parts of the output (``gqa: reference``). Both are means of the thin output factor.
+Attention heads: coordinate j (of D) of head h is output h D + j, as in transformers' models; in the
+authors' code it is j H + h with H heads (``head_layout: reference``). With grouped-query attention
+the slices of key and value have as many heads as the query's and are averaged over each group
+(``gqa: group``); the authors' code averages contiguous parts of the output (``gqa: reference``).
+Both average the thin output factor.
 
 Parameters: with Tucker sum_i r_i dim_i + prod_i r_i per tensor, with CP r sum_i dim_i.
-Cost: LoRA's of rank r_0, and the contraction of the core, which does not depend on the tokens.
+Cost: LoRA's of rank r_0, plus contracting the core, independent of the number of tokens.
 Merges: each module's update is a fixed matrix.
 """
 
@@ -69,15 +69,15 @@ class TensLoraConfig(AdapterConfig):
     """PEFT config of TensLoRA.
 
     Args:
-        construction: Which modes a tensor has; one of
+        construction: The tensors' modes; one of
             :data:`~toplora_train.adapters.tenslora_constructions.CONSTRUCTIONS`.
         factorization: ``tucker`` or ``cp``.
         r: The rank of every mode. It may exceed the size of a small mode, as in the paper.
         ranks: A rank for each mode instead (Tucker only), in the construction's order.
         scaling: Factor of the update.
-        init: The start of the factors that are not zero: ``orthogonal``, ``kaiming``, ``normal``.
+        init: Initialisation of the non-zero factors: ``orthogonal``, ``kaiming``, ``normal``.
         head_layout: ``model`` for the model's own heads, ``reference`` for the authors' unfolding.
-        gqa: ``group`` or ``reference``, see the module's text.
+        gqa: ``group`` or ``reference``, see the module's docstring.
     """
 
     method: ClassVar[str] = "tenslora"
@@ -107,11 +107,11 @@ class TensLoraConfig(AdapterConfig):
         if self.factorization == "cp":
             raise ValueError("ranks must be null with factorization=cp, whose only rank is r")
         if not isinstance(ranks, list | tuple):
-            raise TypeError(f"ranks must be a list of a rank per mode, or null, not {ranks!r}")
+            raise TypeError(f"ranks must be a list with a rank per mode, or null, not {ranks!r}")
         names = modes(self.construction)
         if len(ranks) != len(names):
             raise ValueError(
-                f"ranks must hold {len(names)} ranks, for the modes {', '.join(names)} of "
+                f"ranks must have {len(names)} entries, for the modes {', '.join(names)} of "
                 f"construction={self.construction}, not {len(ranks)}"
             )
         for name, rank in zip(names, ranks, strict=True):
@@ -123,7 +123,7 @@ class TensLoraConfig(AdapterConfig):
         return [self.r] * len(modes(self.construction)) if self.ranks is None else self.ranks
 
     def scaling_for(self, module_name: str) -> float:
-        """The factor of the update, the same in every module."""
+        """The scaling, the same in every module."""
         del module_name
         return self.scaling
 
@@ -139,7 +139,7 @@ class TensLoraLinear(AdapterLinear):
         self.other_param_names = (*self.other_param_names, "tenslora_slots")
 
     def initial_tensors(self, config: TensLoraConfig, module_name: str) -> Mapping[str, Tensor]:
-        """None: the tensors live on the tuner model."""
+        """Empty: the tensors belong to the tuner model."""
         del config, module_name
         return {}
 
@@ -152,7 +152,7 @@ class TensLoraLinear(AdapterLinear):
     def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """``A (r_0, d_in)`` and ``s B (d_out, r_0)`` of the plain LoRA with the same update.
 
-        In float32 or wider, under autocast too: they are small, and B is a product of many factors.
+        In float32 or wider, even under autocast: they are small, and B multiplies many factors.
         """
         slot, config = self.tenslora_slots[adapter_name], self.configs[adapter_name]
         tensors = {
@@ -176,17 +176,17 @@ class TensLoraLinear(AdapterLinear):
 
 
 def tensor_names(slot: Slot, config: TensLoraConfig) -> dict[str, str]:
-    """The names on the tuner model of a tensor's core (with Tucker) and factors, by part."""
+    """The tuner model's attributes for a tensor's core (Tucker) and factors, by part."""
     parts = [*(["core"] if config.factorization == "tucker" else []), *modes(config.construction)]
     end = f"_{slot.tensor}" if slot.tensor else ""
     return {part: f"tenslora_{part}{end}" for part in parts}
 
 
 class TensLoraModel(AdapterModel):
-    """The tuner model of TensLoRA; the tensors are its own, the layers refer to them.
+    """The tuner model of TensLoRA, which owns the tensors that the layers refer to.
 
-    In a file they are ``base_model.tenslora_PART`` with PART ``core`` or a mode, and behind it what
-    the tensor is for where there are several: ``base_model.tenslora_input_q_proj_3``.
+    In a file they are ``base_model.tenslora_PART``, where PART is ``core`` or a mode, followed by
+    the tensor's label if there are several: ``base_model.tenslora_input_q_proj_3``.
     """
 
     prefix = "tenslora_"
@@ -196,7 +196,7 @@ class TensLoraModel(AdapterModel):
     def plan_adapter(
         self, adapter_name: str, config: TensLoraConfig, targets: Mapping[str, tuple[int, int]]
     ) -> None:
-        """Draw the adapter's tensors, in the order of the modules that they are for."""
+        """Draw the adapter's tensors, in the order of their modules."""
         features = {name: Features(*shape) for name, shape in targets.items()}
         self._slots = slots(features, config.construction, attention_heads(self.model))
         for name, slot in self._slots.items():
@@ -216,7 +216,7 @@ class TensLoraModel(AdapterModel):
                 getattr(self, name)[adapter_name] = nn.Parameter(value)
 
     def equip_layer(self, layer: TensLoraLinear, adapter_name: str, module_name: str) -> None:
-        """Tell a layer its slot, and refer it to its tensor."""
+        """Give a layer its slot and a reference to its tensor."""
         slot = self._slots[module_name]
         layer.tenslora_slots[adapter_name] = slot
         names = tensor_names(slot, layer.configs[adapter_name]).values()
@@ -224,9 +224,9 @@ class TensLoraModel(AdapterModel):
 
 
 def attention_heads(model: nn.Module) -> Heads | None:
-    """The query heads that a model's config speaks of; None where it does not."""
+    """The query heads from the model's config; None if it has none."""
     config: Any = getattr(model, "config", None)
-    if hasattr(config, "get_text_config"):  # of several models in one it is the language model
+    if hasattr(config, "get_text_config"):  # a multimodal model's language model
         config = config.get_text_config()
     number = getattr(config, "num_attention_heads", None)
     if not isinstance(number, int) or number < 1:
@@ -235,13 +235,13 @@ def attention_heads(model: nn.Module) -> Heads | None:
 
 
 def check_ranks_fit(slot: Slot, config: TensLoraConfig, module_name: str) -> None:
-    """Refuse ranks that a tensor cannot use.
+    """Refuse ranks that exceed a tensor's modes.
 
-    A rank given for a mode may not exceed its size. One rank for all may, in the small modes (the
-    published counts at r = 8 have it so), but not in the input: the update's rank ends there.
+    A mode's own rank must not exceed its size. The common rank r may exceed that of small modes (as
+    in the published counts at r = 8), but not the input's, which limits the update's rank.
 
     Raises:
-        ValueError: Begins with the key at fault.
+        ValueError: Starts with the key.
     """
     names = modes(config.construction)
     if config.ranks is None:
@@ -259,7 +259,7 @@ def check_ranks_fit(slot: Slot, config: TensLoraConfig, module_name: str) -> Non
 
 
 def tucker_tensors(model: nn.Module) -> list[tuple[int, ...]] | None:
-    """The sizes of the modes of every tensor that the model has; None of a CP factorisation."""
+    """The mode sizes of each of the model's tensors; None for a CP factorisation."""
     layers = [layer for layer in model.modules() if isinstance(layer, TensLoraLinear)]
     if any(config.factorization == "cp" for layer in layers for config in layer.configs.values()):
         return None
@@ -271,7 +271,7 @@ def peft_config(settings: Mapping[str, Any]) -> TensLoraConfig:
     """The PEFT config for the keys of ``conf/adapter/tenslora.yaml``.
 
     Raises:
-        TypeError, ValueError: A bad value; the message begins with its key.
+        TypeError, ValueError: An invalid value; the message starts with its key.
     """
     check_keys(settings, TensLoraConfig.setting_names())
     return TensLoraConfig(**settings)

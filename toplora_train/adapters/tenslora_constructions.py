@@ -1,21 +1,20 @@
-"""The seven constructions of TensLoRA: which tensors there are, and where each module lies in them.
+"""The seven constructions of TensLoRA: the tensors, and each module's position in them.
 
-| construction  | modes of a tensor                                | tensors           |
+| construction  | modes of a tensor                                | one tensor per    |
 | ------------- | ------------------------------------------------ | ----------------- |
 | att           | input x coordinate x head                        | projection, layer |
 | qkv           | input x output x projection                      | layer             |
 | depth         | input x output x layer                           | projection        |
 | att_qkv       | input x coordinate x head x projection           | layer             |
 | att_depth     | input x coordinate x head x layer                | projection        |
-| qkv_depth     | input x output x projection x layer              | one               |
-| att_qkv_depth | input x coordinate x head x projection x layer   | one               |
+| qkv_depth     | input x output x projection x layer              | model             |
+| att_qkv_depth | input x coordinate x head x projection x layer   | model             |
 
-The last column says what there is one tensor for. A module is found in them by its name. Where all
-are query, key and value projections every attention is a layer, and in
-``model.layers.3.self_attn.q_proj`` it is ``model.layers.3.self_attn`` with the projection
-``q_proj``. With others among them a layer is what ends at the last number, ``model.layers.3`` with
-the projection ``self_attn.q_proj``. Layers are counted as they come, so an encoder's and a
-decoder's, or a choice of layers, make one depth.
+Layer and projection follow from a module's name. If all targets are query, key and value
+projections each attention is a layer: ``model.layers.3.self_attn.q_proj`` is projection ``q_proj``
+of layer ``model.layers.3.self_attn``. Otherwise the layer's name ends with the last number:
+projection ``self_attn.q_proj`` of layer ``model.layers.3``. Layers are numbered in order of
+occurrence, so an encoder's and a decoder's, or a subset of layers, share one layer mode.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Features(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """The query heads of an attention: their number, and the coordinates of each."""
+    """The query heads: their number, and the coordinates of each."""
 
     number: int
     size: int
@@ -50,15 +49,14 @@ class Heads(NamedTuple):
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a module's update lies: in which tensor, at which rows of its small modes.
+    """The position of a module's update: its tensor, and the indices into the small modes.
 
     Args:
-        tensor: What the tensor is called among the adapter's, such as ``q_proj`` or ``q_proj_3``;
-            empty where there is one for all.
+        tensor: The tensor's label, such as ``q_proj`` or ``q_proj_3``; empty for a single one.
         sizes: The size of each of the tensor's modes.
         rows: The module's index in each of the last ``len(rows)`` modes.
-        repeats: Query heads that share one of the module's heads (grouped-query attention); else 1.
-        head_size: Coordinates per head, where that matters; else 0.
+        repeats: Query heads per head of the module (grouped-query attention); else 1.
+        head_size: Coordinates per head if ``repeats`` exceeds 1; else 0.
     """
 
     tensor: str
@@ -69,7 +67,7 @@ class Slot:
 
 
 def modes(construction: str) -> tuple[str, ...]:
-    """The names of a tensor's modes, in their order."""
+    """The names of a tensor's modes, in order."""
     parts = construction.split("_")
     return (
         "input",
@@ -82,20 +80,20 @@ def modes(construction: str) -> tuple[str, ...]:
 def slots(
     targets: Mapping[str, Features], construction: str, heads: Heads | None
 ) -> dict[str, Slot]:
-    """Where each target module lies.
+    """The slot of each target module.
 
     Args:
-        targets: Every module that is adapted, by its dotted name, in the model's order.
+        targets: All adapted modules by dotted name, in the model's order.
         construction: One of :data:`CONSTRUCTIONS`.
-        heads: The model's query heads; None where it has none or does not say.
+        heads: The model's query heads; None if unknown.
 
     Raises:
-        ValueError: The construction cannot hold these modules.
+        ValueError: The construction does not fit these modules.
     """
     _validate_unfused(targets, construction)
     attention_only = all(_last(name) in _POSITIONS for name in targets)
-    divide = _attention_and_projection if attention_only else _layer_and_projection
-    places = {name: divide(name) for name in targets}
+    split = _attention_and_projection if attention_only else _layer_and_projection
+    places = {name: split(name) for name in targets}
     layers_of: dict[str, dict[str, int]] = {}
     for layer, projection in places.values():
         indices = layers_of.setdefault(projection, {})
@@ -150,28 +148,28 @@ def _last(name: str) -> str:
 
 
 def _in_order(projections: Iterable[str]) -> list[str]:
-    """Query, key and value first, as far as known by name; the others in the model's order."""
+    """Known query, key and value projections first, then the others in the model's order."""
     return sorted(projections, key=lambda projection: _POSITIONS.get(_last(projection), 3))
 
 
 def _short(projection: str, projections: Sequence[str]) -> str:
-    """``dense`` where no other projection is called that, else ``attention_output_dense``."""
-    alike = [other for other in projections if _last(other) == _last(projection)]
-    return _last(projection) if len(alike) == 1 else projection.replace(".", "_")
+    """``dense`` if no other projection has that name, else ``attention_output_dense``."""
+    same = [other for other in projections if _last(other) == _last(projection)]
+    return _last(projection) if len(same) == 1 else projection.replace(".", "_")
 
 
 # -- shapes ----------------------------------------------------------------------------------------
 
 
 def _width(name: str, outputs: int, heads: Heads | None) -> tuple[int, int]:
-    """The outputs that a module has in its tensor, and how many of them share one of its own."""
+    """A module's outputs in its tensor, and how many of them are averaged into one."""
     if heads is None or _last(name) not in _KEYS_AND_VALUES or outputs >= heads.number * heads.size:
         return outputs, 1
     width = heads.number * heads.size
     if outputs % heads.size or width % outputs:
         raise ValueError(
-            f"target_modules matches {name} with {outputs} outputs, which are not key/value heads "
-            f"of {heads.size} that {heads.number} query heads could share evenly"
+            f"target_modules matches {name}, whose {outputs} outputs are not key/value heads of "
+            f"{heads.size} that {heads.number} query heads could share evenly"
         )
     return width, width // outputs
 
@@ -186,8 +184,8 @@ def _output_sizes(name: str, width: int, construction: str, heads: Heads | None)
         )
     if width % heads.number:
         raise ValueError(
-            f"construction {construction!r} divides outputs among {heads.number} heads, but the "
-            f"{width} of {name} cannot be divided so; leave it out of target_modules"
+            f"construction {construction!r} splits outputs into {heads.number} heads, which does "
+            f"not divide the {width} outputs of {name}; leave it out of target_modules"
         )
     return {"head": heads.number, "coordinate": width // heads.number}
 
@@ -202,7 +200,7 @@ def _validate_unfused(targets: Mapping[str, Features], construction: str) -> Non
     if fused is not None and construction != "depth":
         raise ValueError(
             f"construction {construction!r} needs query, key and value as separate linear layers, "
-            f"but {fused} is all three in one; use construction=depth, or another adapter"
+            f"but {fused} fuses all three; use construction=depth, or another adapter"
         )
 
 
@@ -213,9 +211,9 @@ def _validate_no_gaps(layers_of: Mapping[str, Mapping[str, int]], construction: 
         if missing is not None:
             raise ValueError(
                 f"construction {construction!r} needs the same target modules in every layer, but "
-                f"{missing or 'the model itself'} has no {projection}; leave it out by "
+                f"{missing or 'the model itself'} has no {projection}; exclude it by "
                 f"target_modules or exclude_modules, or use {_instead(construction, 'qkv')}, "
-                "which has a tensor for each projection"
+                "which has a tensor per projection"
             )
 
 
@@ -228,9 +226,9 @@ def _validate_shapes(
         if found[other].sizes != slot.sizes:
             joint = "projection" in modes(construction)
             raise ValueError(
-                f"construction {construction!r} keeps modules of one shape in a tensor, but "
-                f"{name} is {targets[name].inputs} -> {targets[name].outputs} and {other} "
-                f"{targets[other].inputs} -> {targets[other].outputs}; leave one out by "
+                f"construction {construction!r} needs modules of the same shape in a tensor, but "
+                f"{name} is {targets[name].inputs} -> {targets[name].outputs} and {other} is "
+                f"{targets[other].inputs} -> {targets[other].outputs}; exclude one by "
                 "target_modules or exclude_modules"
                 + (f", or use {_instead(construction, 'qkv')}" if joint else "")
             )

@@ -1,19 +1,19 @@
-"""The algebra of TensLoRA: a slice of a factorised tensor as two thin matrices, nothing dense.
+"""The algebra of TensLoRA: a slice of a factorised tensor as two thin matrices.
 
-A tensor T of modes input x output (x projection) (x layer) or, with the output split into heads,
-input x coordinate x head (x projection) (x layer), is kept factorised:
+A tensor T with modes input x output (x projection) (x layer) or, with the output split into heads,
+input x coordinate x head (x projection) (x layer), is stored in factorised form:
 
     Tucker   T = core x_0 U_0 x_1 U_1 ... x_N U_N        core (r_0, ..., r_N), U_i (dim_i, r_i)
     CP       T = sum_k U_0[:, k] o ... o U_N[:, k]       U_i (dim_i, R)
 
-A module needs one slice M (d_in, d_out) of it. Rather than rebuilding T, the rows of the small
-modes (projection, layer) are multiplied into the core, and what is left of the core into the
-output's factors. That gives M = A^T B^T with
+A module needs one slice M (d_in, d_out) of it. Instead of materialising T, the rows of the small
+modes (projection, layer) are multiplied into the core, and the resulting core into the output's
+factors. This gives M = A^T B^T with
 
     A (r_0, d_in) = U_0^T,        B (d_out, r_0),
 
-a plain LoRA of rank r_0 (CP: R), exactly. The largest tensor on the way has d_out r_0 numbers, or
-as many as the core.
+exactly a plain LoRA of rank r_0 (CP: R). The largest intermediate has d_out r_0 entries, or those
+of the core.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def thin_factors(
     """The slice of the tensor at the given rows of its last modes, as ``M = A^T B^T``.
 
     Args:
-        core: ``(r_0, ..., r_N)`` of a Tucker factorisation; None of a CP.
+        core: ``(r_0, ..., r_N)`` for Tucker; None for CP.
         factors: ``(dim_i, r_i)`` of every mode: input, output (or coordinate and head), and the
-            modes that are sliced.
+            sliced modes.
         rows: An index into each of the last ``len(rows)`` modes.
-        head_layout: Where head h, coordinate j of D lies among the outputs: ``model`` at
-            ``h D + j``, as transformers has it, or ``reference`` at ``j H + h``, as the authors'
-            code unfolds. Without a head mode it says nothing.
+        head_layout: The output of head h, coordinate j of D: ``model`` is ``h D + j``, as in
+            transformers, ``reference`` is ``j H + h``, as in the authors' code. Ignored without a
+            head mode.
 
     Returns:
         ``A (r_0, d_in)`` and ``B (d_out, r_0)``.
@@ -80,15 +80,15 @@ def _cp_outputs(inputs: Tensor, outputs: Sequence[Tensor], picked: Sequence[Tens
 
 
 def average_shared_heads(outputs: Tensor, *, repeats: int, head_size: int, gqa: str) -> Tensor:
-    """The output factor of a key or value projection, whose heads are shared by query heads.
+    """Average the output factor of a key or value projection over groups of query heads.
 
     Args:
-        outputs: ``(d_out, r_0)``, for as many heads as there are query heads.
+        outputs: ``(d_out, r_0)``, with as many heads as the query.
         repeats: Query heads per key/value head.
         head_size: Coordinates per head.
-        gqa: ``group``: each key/value head takes the mean over the query heads that share it;
+        gqa: ``group``: each key/value head is the mean over the query heads that share it;
             ``reference``: the mean over ``repeats`` contiguous parts of the outputs, as in the
-            authors' code, which mixes heads that have nothing to do with each other.
+            authors' code, which mixes unrelated heads.
 
     Returns:
         ``(d_out / repeats, r_0)``.
@@ -104,17 +104,17 @@ def average_shared_heads(outputs: Tensor, *, repeats: int, head_size: int, gqa: 
 def initial_factors(
     sizes: Sequence[int], ranks: Sequence[int], *, factorization: str, init: str
 ) -> tuple[Tensor | None, list[Tensor]]:
-    """A new core (None with CP) and new factors, of which one is zero, so that the tensor is zero.
+    """A new core (None with CP) and new factors; one of them is zero, so that the tensor is zero.
 
     With Tucker the core is zero, with CP the input factor. The others are ``orthogonal``
-    (orthonormal columns, or rows where the rank exceeds the size), ``kaiming`` (uniform within
-    1/sqrt(r_i)) or ``normal``, with the deviation at which a product of N factors and a core drawn
-    alike has entries of variance near one: prod(r_i)^(-1 / (2 (N + 1))) for Tucker,
+    (orthonormal columns, or rows if the rank exceeds the size), ``kaiming`` (uniform within
+    1/sqrt(r_i)) or ``normal``, with the standard deviation at which a product of N factors and a
+    core drawn likewise has entries of variance about one: prod(r_i)^(-1 / (2 (N + 1))) for Tucker,
     R^(-1 / (2 N)) for CP.
 
     Args:
         sizes: ``dim_i`` of every mode.
-        ranks: ``r_i`` of every mode; with CP all the same.
+        ranks: ``r_i`` of every mode; all equal with CP.
         factorization: ``tucker`` or ``cp``.
         init: ``orthogonal``, ``kaiming`` or ``normal``.
 

@@ -1,4 +1,4 @@
-"""TopLoRA: LoRA whose rank-one directions are weighted anew for every token.
+"""TopLoRA: LoRA whose rank-one directions are weighted by a gate for each token.
 
 Paper: "Token-wise Projected Low-Rank Adaptation" (arXiv 2510.23123, NeurIPS 2025).
 
@@ -12,9 +12,9 @@ Start: A and Theta uniform in +-1/sqrt(n), gain one, B zero, so the update is ex
 The gate sees x without dropout. It depends on the token, so no fixed matrix holds the update and it
 cannot be merged. Theta = 0 gives gate = 1, which is LoRA; so does ``gate.enabled: false``.
 
-Parameters: r (2 n + m) + r per module, r n + r of them the gate's: half as many again as LoRA where
-n = m. Cost: LoRA's and a third thin product, which without dropout is taken together with A's.
-Merges: not with its gate; it stays an adapter, read by PEFT after ``import toplora_train``.
+Parameters: r (2 n + m) + r per module, r n + r of them the gate's: 1.5 times LoRA's where n = m.
+Cost: LoRA's and a third thin product, which without dropout is computed together with A's.
+Merges: not with its gate; it stays an adapter, loaded by PEFT after ``import toplora_train``.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 NORMS = ("rms", "layer", "none")
 INITS = ("kaiming", "zeros")
 PAPER_BF16_EPS = 2.0**-7
-"""Machine epsilon of bfloat16: what a torch that takes it from the dtype used in bf16 runs."""
+"""Machine epsilon of bfloat16, used in bf16 runs by torch versions that take it from the dtype."""
 
 
 @dataclass
 class GateSettings:
-    """How the token-wise gate is computed from ``x Theta``; the defaults are the paper's.
+    """How the gate is computed from ``x Theta``; the defaults are the paper's.
 
     Args:
         activation: ``exp`` (paper), ``softplus``, ``sigmoid`` or ``identity``.
         norm: ``rms`` (paper) or ``layer``, over the r entries with a learned gain; or ``none``.
-        init: Theta's start: ``kaiming`` (paper: the law of A) or ``zeros`` (gate 1 at the start).
+        init: Theta's initialisation: ``kaiming`` (paper: as A) or ``zeros`` (gate 1 at the start).
         eps: The norm's epsilon: a number, None for float32's machine epsilon whatever the dtype, or
             ``"paper-bf16"`` for 2^-7, bfloat16's.
-        enabled: False leaves the gate and its parameters out: plain LoRA.
+        enabled: False removes the gate and its parameters: plain LoRA.
     """
 
     activation: str = "exp"
@@ -193,11 +193,11 @@ class TopLoraLinear(AdapterLinear):
         return F.linear((hidden * weights * scaling).to(hidden.dtype), B)
 
     def can_merge(self, adapter_name: str) -> bool:
-        """Without its gate it is a LoRA."""
+        """Only without the gate, when it is a LoRA."""
         return not self.configs[adapter_name].gate.enabled
 
     def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """A and ``s B`` where there is no gate."""
+        """A and ``s B``, without the gate."""
         if not self.can_merge(adapter_name):
             return super().lora_factors(adapter_name)
         scaling = self.scaling[adapter_name]

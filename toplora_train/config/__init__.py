@@ -1,1 +1,1 @@
-"""What a run is: schema, strict check, and the resolved file. The only package that knows Hydra."""
+"""The configuration: schema, composition, validation. The only package that imports Hydra."""

@@ -1,9 +1,9 @@
 """The adapter's keys and their types, which ``conf/adapter/NAME.yaml`` defines by its values.
 
-A value must have its default's type: an integer, a number (an integer is accepted), a boolean, a
-string, a list, a group of keys. If the default is null or an empty group, any value is valid; null
-is valid nowhere else. Comments in the file have no effect.
-:class:`~toplora_train.config.schema.SharedAdapterSettings` adds the keys that every adapter has.
+A value must have its default's type; an integer is accepted as a number. If the default is null or
+an empty mapping, any value is valid; null is valid nowhere else. Comments in the
+file have no effect. :class:`~toplora_train.config.schema.SharedAdapterSettings` adds the keys that
+every adapter has.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from pydantic import TypeAdapter, ValidationError
 
-from toplora_train.config.errors import UserError
+from toplora_train.config.errors import UserError, requirement
 from toplora_train.config.locate import options
 from toplora_train.config.schema import SharedAdapterSettings
-from toplora_train.config.suggest import hint, nearest_name
+from toplora_train.config.suggest import not_found
 
 Blame = Callable[[str], str]
 """For a dotted key, the file that set it as ``"FILE: "``, or "" for the command line."""
@@ -28,16 +29,13 @@ def adapter_defaults(name: Any) -> tuple[dict[str, Any], Path]:
     """The adapter's defaults, which are also its schema, and the file that defines them.
 
     Raises:
-        UserError: the package has no such adapter.
+        UserError: the package has no adapter of this name.
     """
     known = options("adapter")
     if name is None:
         raise UserError(f"adapter.name is not set; known: {', '.join(known)}")
     if name not in known:
-        guess = nearest_name(str(name), list(known))
-        raise UserError(
-            f"adapter.name is '{name}', which is no adapter{hint(guess)} known: {', '.join(known)}"
-        )
+        raise UserError(f"adapter.name: {not_found('adapter', str(name), known)}")
     path = known[name].path
     values = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(values, dict)
@@ -66,10 +64,14 @@ def complete_adapter(
             elif default is None or default == {}:
                 completed[key] = value
             else:
-                kind, fits = _fits(value, default)
-                if not fits:
-                    raise UserError(f"{blame(dotted)}{dotted} must be {kind}, not {shown(value)}")
-                completed[key] = float(value) if isinstance(default, float) else value
+                # PEFT reads a string in place of a list as a pattern.
+                kind: Any = list | str if isinstance(default, list) else type(default)
+                try:
+                    completed[key] = TypeAdapter(kind).validate_python(value, strict=True)
+                except ValidationError as error:
+                    must = requirement(error.errors()[0])
+                    where = f"{blame(dotted)}{dotted}"
+                    raise UserError(f"{where} must be {must}, not {shown(value)}") from error
         return completed
 
     start = settings.get("start_from")
@@ -81,24 +83,8 @@ def complete_adapter(
     return complete(settings, defaults, "adapter")
 
 
-def _fits(value: Any, default: Any) -> tuple[str, bool]:
-    """The default's type in words, and whether the value has it."""
-    is_bool = isinstance(value, bool)
-    if isinstance(default, bool):
-        return "true or false", is_bool
-    if isinstance(default, int):
-        return "a whole number", isinstance(value, int) and not is_bool
-    if isinstance(default, float):
-        return "a number", isinstance(value, int | float) and not is_bool
-    if isinstance(default, str):
-        return "a text", isinstance(value, str)
-    if isinstance(default, list):
-        return "a list", isinstance(value, list | str)  # PEFT reads a string as a pattern
-    return "a group of keys", isinstance(value, Mapping)
-
-
 def shown(value: Any) -> str:
-    """A value as written on the command line."""
+    """A value as it would be typed on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""A finished run's configuration with other tasks or another evaluation, from a few plain words."""
+"""A finished run's configuration with other tasks or evaluation settings."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from toplora_train.config.locate import options, readable
 from toplora_train.config.origin import PACKAGE_HEADER
 from toplora_train.config.resolved import plain
 from toplora_train.config.schema import RunConfig, TaskSettings
-from toplora_train.config.suggest import hint, nearest_key, nearest_name
+from toplora_train.config.suggest import hint, nearest_key, not_found
 
 _RUN_CONFIG = TypeAdapter(RunConfig)
 EVALUATION = ("protocol", "multiple_choice", "option_score", "batch_size", "limit", "base")
-"""The keys of the evaluation group that may be given."""
+"""The keys of the evaluation group that can be changed."""
 
 
 def evaluation_config(
@@ -34,18 +34,18 @@ def evaluation_config(
     device: str | None = None,
     own: Sequence[Path] = (),
 ) -> RunConfig:
-    """The run's configuration for one more evaluation.
+    """The run's configuration for another evaluation.
 
     Args:
-        config: The run's own.
-        tasks: The names of the tasks to ask instead of the run's (and of its ``dataset.test``).
-        evaluation: Keys of the evaluation group, each with its value as typed.
-        data_root: Where the rows are looked for now.
-        device: Where to compute now.
-        own: Folders with the user's own options, ``FOLDER/task/NAME.yaml``.
+        config: The finished run's configuration.
+        tasks: Names of the tasks to evaluate instead of the run's own and its ``dataset.test``.
+        evaluation: Keys of the evaluation group with their values as typed.
+        data_root: Replaces the run's ``data_root``.
+        device: Replaces the run's ``launch.device``.
+        own: The user's option folders, ``FOLDER/task/NAME.yaml``.
 
     Raises:
-        UserError: an unknown task, or a value that the key cannot have.
+        UserError: a task is unknown, or a value is invalid.
     """
     changed = plain(config)
     changed["evaluation"] |= {
@@ -68,15 +68,14 @@ def evaluation_config(
 
 
 def read_task(name: str, own: Sequence[Path] = ()) -> dict[str, Any]:
-    """What the file of a task says; a task of the user's may build on none.
+    """The settings in a task's file, without any ``defaults`` list.
 
     Raises:
-        UserError: there is no such task, or its file holds an unknown key.
+        UserError: the task or a key in its file is unknown.
     """
     known = options("task", own)
     if name not in known:
-        guess = nearest_name(name, list(known))
-        raise UserError(f"no task is called '{name}'{hint(guess)} known: {', '.join(known)}")
+        raise UserError(not_found("task", name, known))
     path = known[name].path
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     if first.strip() != f"{PACKAGE_HEADER}task.{name}":

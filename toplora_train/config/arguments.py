@@ -1,7 +1,6 @@
-"""The words of a small command: ``key=value``, each key known, none given twice.
+"""Command-line arguments of the form ``key=value``, for commands that do not use Hydra.
 
-``toplora-train`` composes its words with Hydra; the commands that work on a finished run take a
-handful of keys and need nothing of that.
+The commands that work on a finished run take only a few keys.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ class Key:
     """A key that a command takes.
 
     Args:
-        name: What stands before the ``=``.
+        name: The part before the ``=``.
         meaning: One line for the help.
-        required: Whether the command does nothing without it.
-        choices: The only values it may have; empty where any will do.
+        required: Whether it must be given.
+        choices: The allowed values; empty allows any.
     """
 
     name: str
@@ -31,16 +30,16 @@ class Key:
 
 
 def parse_arguments(words: Sequence[str], keys: Sequence[Key], *, command: str) -> dict[str, str]:
-    """The values given, by key; a key that was not given is absent.
+    """Parse the arguments into values by key; keys that are not given are absent.
 
     Args:
-        words: The command line behind the command's name.
-        keys: The keys that there are.
+        words: The command line after the command's name.
+        keys: The keys that exist.
         command: The command's name, for messages.
 
     Raises:
-        UserError: A word that is not ``key=value``, an unknown, repeated or missing key, an empty
-            value, or one that is no choice.
+        UserError: A word is not ``key=value``, a key is unknown, repeated or missing, or a value is
+            empty or not one of the choices.
     """
     known = {key.name: key for key in keys}
     given: dict[str, str] = {}
@@ -67,13 +66,13 @@ def parse_arguments(words: Sequence[str], keys: Sequence[Key], *, command: str) 
 
 
 def parse_list(value: str) -> list[str]:
-    """``[a,b]``, ``a,b`` or ``a`` as a list of texts."""
+    """``[a,b]``, ``a,b`` or ``a`` as a list of strings."""
     inside = value[1:-1] if value.startswith("[") and value.endswith("]") else value
     return [entry.strip() for entry in inside.split(",") if entry.strip()]
 
 
 def show_usage(command: str, purpose: str, keys: Sequence[Key]) -> str:
-    """The help of a command: what it is for, how it is called, and its keys."""
+    """The help text of a command: purpose, usage and keys."""
     words = " ".join(
         f"{key.name}={_example(key)}" if key.required else f"[{key.name}={_example(key)}]"
         for key in keys

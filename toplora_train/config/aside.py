@@ -1,8 +1,8 @@
-"""What is written aside and renamed when it is whole, and what killed processes left of that.
+"""Atomic writes to a temporary entry that is then renamed, and cleanup after killed processes.
 
-An entry that is being written is locked by its process, and the kernel takes the lock away however
-the process ends. A hidden entry without a lock is therefore a leftover; it is removed by the next
-process that writes in the same folder.
+A process locks the entry that it writes, and the kernel releases the lock however the process ends.
+A temporary entry without a lock is therefore a leftover; the next process that writes in the same
+folder removes it.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 PREFIX = ".writing-"
-UNLOCKABLE_FOR = 24 * 3600  # seconds after which a file system without locks is not waited for
+UNLOCKABLE_FOR = 24 * 3600  # seconds until an entry counts as left over where locks are unsupported
 
 
 @contextmanager
 def folder_aside(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``target``, to be filled and renamed to it; else it is removed.
+    """Yield an empty folder beside ``target`` to fill and rename to it; otherwise it is removed.
 
-    What killed processes left of the same target is removed first.
+    Leftovers of the same target are removed first.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target.parent, f"{PREFIX}{target.name}-*")
-    aside, lock = _made(lambda: _new_folder(target))
+    aside, lock = _locked(lambda: _new_folder(target))
     try:
         yield aside
     finally:
@@ -45,13 +45,13 @@ def folder_aside(target: Path) -> Iterator[Path]:
 
 
 def write_aside(target: Path, content: bytes) -> None:
-    """Write a file whole or not at all; of two processes that do, the last one stays.
+    """Write a file atomically; of two processes, the last one wins.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside, lock = _made(lambda: _new_file(target))
+    aside, lock = _locked(lambda: _new_file(target))
     try:
         aside.write_bytes(content)
         aside.replace(target)
@@ -62,10 +62,10 @@ def write_aside(target: Path, content: bytes) -> None:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Yield a folder below the system's temporary one; those of killed processes are removed."""
+    """Yield a temporary folder, after removing those of killed processes."""
     parent, prefix = Path(tempfile.gettempdir()), f"toplora-{os.getuid()}-"
     remove_leftovers(parent, f"{prefix}*")
-    folder, lock = _made(lambda: Path(tempfile.mkdtemp(prefix=prefix, dir=parent)))
+    folder, lock = _locked(lambda: Path(tempfile.mkdtemp(prefix=prefix, dir=parent)))
     try:
         yield folder
     finally:
@@ -74,25 +74,25 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def leftovers(folder: Path, pattern: str = f"{PREFIX}*") -> list[Path]:
-    """Return the entries of this user's killed processes."""
+    """Return the entries that this user's killed processes left."""
     found = []
     for path in sorted(folder.glob(pattern)):
-        with _abandoned(path) as it_is:
-            found += [path] if it_is else []
+        with _abandoned(path) as abandoned:
+            found += [path] if abandoned else []
     return found
 
 
 def remove_leftovers(folder: Path, pattern: str = f"{PREFIX}*") -> None:
-    """Remove what killed processes left in a folder; what cannot be removed stays."""
+    """Remove leftovers in a folder, as far as permissions allow."""
     for path in sorted(folder.glob(pattern)):
-        with _abandoned(path) as it_is:
-            if it_is:
-                logger.info("removing %s, which a killed process left behind", path)
+        with _abandoned(path) as abandoned:
+            if abandoned:
+                logger.info("removing %s, left by a killed process", path)
                 remove(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, as far as that is allowed."""
+    """Remove a file or a folder, as far as permissions allow."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -102,7 +102,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def _abandoned(path: Path) -> Iterator[bool]:
-    """Whether no live process writes the entry; nobody begins to inside."""
+    """Whether no live process writes the entry; it stays locked inside the context."""
     try:
         found = path.lstat()
         lock = -1
@@ -145,15 +145,15 @@ def _new_name(target: Path) -> Path:
     return target.with_name(f"{PREFIX}{target.name}-{secrets.token_hex(4)}")
 
 
-def _made(make: Callable[[], Path]) -> tuple[Path, int]:
-    """A new entry and the descriptor that locks it; made again if it was taken for a leftover."""
+def _locked(make: Callable[[], Path]) -> tuple[Path, int]:
+    """A new entry and the descriptor that locks it; retried if another process removed it."""
     while True:
         path = make()
         try:
             lock = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
             continue
-        with contextlib.suppress(OSError):  # without locks its age has to do
+        with contextlib.suppress(OSError):  # unsupported: its age decides
             fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return path, lock

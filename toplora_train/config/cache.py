@@ -1,7 +1,7 @@
-"""What the cache folder holds, how much of it may be tokens, and how it is cleared.
+"""The entries of the cache folder, the limit on cached tokens, and clearing.
 
-Three kinds: converted model weights, rows as token ids, and fetched data. An entry's age is counted
-from its last use: whoever takes it from the cache calls :func:`mark_used`.
+There are three kinds: converted model weights, tokenized rows and downloaded data. An entry's age
+is the time since its last use: code that reads it from the cache calls :func:`mark_used`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _TIMES = {"m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY}
 
 @dataclass(frozen=True)
 class Entry:
-    """Something in the cache.
+    """An entry of the cache.
 
     Attributes:
         kind: A key of ``KINDS``.
         path: The file or folder.
-        size: Its bytes.
-        used: When it was last used, in seconds since 1970.
-        left: Whether a killed process left it unfinished.
+        size: Its size in bytes.
+        used: Time of its last use, in seconds since the epoch.
+        left: Whether a killed process left it incomplete.
     """
 
     kind: str
@@ -48,9 +48,9 @@ class Entry:
 
 
 def find_entries() -> list[Entry]:
-    """Return everything in the cache, the most recently used of each kind first, leftovers last.
+    """Return all entries by kind, the most recently used first, leftovers last.
 
-    What a live process is writing just now is not there yet.
+    Entries that a live process is writing are not included.
     """
     found: list[Entry] = []
     for kind, names in KINDS.items():
@@ -62,10 +62,10 @@ def find_entries() -> list[Entry]:
 def clear(kinds: Iterable[str], *, older_than: float = 0.0) -> list[Entry]:
     """Remove the entries of these kinds that were not used for ``older_than`` seconds.
 
-    What killed processes left goes whatever its age.
+    Leftovers of killed processes are removed whatever their age.
 
     Returns:
-        What was removed; an entry that could not be is not among them.
+        The removed entries, without those that could not be removed.
     """
     wanted, now = set(kinds), time.time()
     chosen = [
@@ -82,22 +82,22 @@ def clear(kinds: Iterable[str], *, older_than: float = 0.0) -> list[Entry]:
 
 
 def mark_used(path: Path) -> None:
-    """Note that an entry is used now; in a cache that only can be read, nothing is noted."""
+    """Record that an entry is used now; does nothing if the cache is read-only."""
     with contextlib.suppress(OSError):
         os.utime(path)
 
 
 def keep_within_limit(newest: Path, limit: int) -> list[Path]:
-    """Remove the files beside ``newest`` that were not used for longest until ``limit`` is met.
+    """Remove the least recently used files beside ``newest`` until ``limit`` (bytes) is met.
 
-    ``newest`` stays whatever its size: this run needs it.
+    ``newest`` is kept whatever its size, because this run needs it.
 
     Returns:
-        What was removed.
+        The removed files.
     """
     files = []
     for path in newest.parent.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+        with contextlib.suppress(FileNotFoundError):  # removed by another process
             if path.is_file() and not path.name.startswith("."):
                 found = path.stat()
                 files.append((found.st_mtime, found.st_size, path))
@@ -113,32 +113,34 @@ def keep_within_limit(newest: Path, limit: int) -> list[Path]:
 
 
 def tokens_limit() -> int:
-    """Return the bytes that cached tokens may take: ``$TOPLORA_CACHE_LIMIT``, or 10 GiB.
+    """Return the limit on cached tokens in bytes: ``$TOPLORA_CACHE_LIMIT``, or 10 GiB.
 
     Raises:
-        UserError: the variable is no size.
+        UserError: the variable is not a size.
     """
     text = os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if found is None:
-        raise UserError(f"{LIMIT_VARIABLE}={text} is no size; write it like 500MB or 10GiB")
+        raise UserError(f"{LIMIT_VARIABLE}={text} is not a size; write it like 500MB or 10GiB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 def parse_age(text: str) -> float:
-    """Return the seconds of ``30d``, ``12h``, ``2w`` or ``90m``.
+    """Parse an age such as ``30d``, ``12h``, ``2w`` or ``90m`` into seconds.
 
     Raises:
-        UserError: it is no such time.
+        UserError: it is not an age.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", text.strip())
     if found is None:
-        raise UserError(f"'{text}' is no age; write minutes, hours, days or weeks like 30d or 12h")
+        raise UserError(
+            f"'{text}' is not an age; write minutes, hours, days or weeks like 30d or 12h"
+        )
     return float(found[1]) * _TIMES[found[2]]
 
 
 def _entries(kind: str, folder: Path) -> Iterator[Entry]:
-    """Folders of models, but single files of all else: those are used one by one."""
+    """Whole folders for models, single files for everything else."""
     if not folder.is_dir():
         return
     whole = [

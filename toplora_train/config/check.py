@@ -1,4 +1,4 @@
-"""The strict check: composed values in, a :class:`RunConfig` out, or one line that says why not."""
+"""Validation of composed values: a :class:`RunConfig`, or an error message of one line."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from toplora_train.config.adapter import Blame, adapter_defaults, complete_adapter, shown
-from toplora_train.config.errors import UserError
+from toplora_train.config.errors import UserError, requirement
 from toplora_train.config.kinds import validate_tasks
 from toplora_train.config.schema import RunConfig, TaskSettings, TrackerSettings
 from toplora_train.config.suggest import hint, nearest_key
 
 Tree = Mapping[str, Any]
-"""Known keys: a key's own keys, an empty mapping where anything goes below it, None for a value."""
+"""Known keys: nested keys, an empty mapping if any key is allowed, None for a value."""
 
 _RUN_CONFIG = TypeAdapter(RunConfig)
-_FILLED_IN = ("command", "recipe")  # by the program, never by the user
+_FILLED_IN = ("command", "recipe")  # by the program, not by the user
 
 
 def check(
@@ -29,16 +29,16 @@ def check(
     command: str = "",
     blame: Blame = lambda _: "",
 ) -> RunConfig:
-    """Turn composed values into the frozen configuration.
+    """Validate composed values and return the frozen configuration.
 
     Args:
         values: plain dicts and scalars, interpolations resolved, ``output_dir`` filled in.
         recipe: the recipe's name, for the report.
         command: the command line, for the report.
-        blame: which file set a key.
+        blame: returns the file that set a key.
 
     Raises:
-        UserError: an unknown key, a missing key, a wrong value, or keys that contradict each other.
+        UserError: a key is unknown or missing, a value is invalid, or settings conflict.
     """
     _validate_package_header(values, blame)
     _validate_chosen_tasks(values, blame)
@@ -59,7 +59,7 @@ def check(
 
 
 def known_tree(adapter: Any, tasks: Any) -> Tree:
-    """Every key that exists with this adapter and these tasks."""
+    """All keys that exist for this adapter and these tasks."""
     tree = {key: inner for key, inner in _tree_of(RunConfig).items() if key not in _FILLED_IN}
     tree["adapter"] = _tree_of_values(adapter_defaults(adapter)[0])
     names = tasks if isinstance(tasks, Mapping) else ()
@@ -68,7 +68,7 @@ def known_tree(adapter: Any, tasks: Any) -> Tree:
 
 
 def known_keys(tree: Tree, prefix: str = "") -> list[str]:
-    """The dotted keys of a tree, groups before what is in them."""
+    """The dotted keys of a tree, each group before its keys."""
     found: list[str] = []
     for key, inner in tree.items():
         dotted = f"{prefix}{key}"
@@ -79,10 +79,10 @@ def known_keys(tree: Tree, prefix: str = "") -> list[str]:
 
 
 def validate_known_keys(values: Mapping[str, Any], tree: Tree, blame: Blame) -> None:
-    """Raise for the first key that is not in the tree.
+    """Reject keys that are not in the tree.
 
     Raises:
-        UserError: names the key, its file, and the nearest key that exists.
+        UserError: names the key, its file and the nearest known key.
     """
     everything = known_keys(tree)
 
@@ -114,7 +114,7 @@ def _tree_of_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _validate_package_header(values: Mapping[str, Any], blame: Blame) -> None:
-    """A recipe or a task file without its header lands in the wrong place of the tree."""
+    """Without its header, a recipe or task file ends up in the wrong place of the tree."""
     recipe = values.get("recipe")
     if isinstance(recipe, Mapping):
         key = f"recipe.{next(iter(recipe), '')}"
@@ -140,14 +140,14 @@ def _validate_chosen_tasks(values: Mapping[str, Any], blame: Blame) -> None:
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
-    """The dotted key and what is wrong with it, in the words of a person."""
+    """The dotted key of the first error, and what is wrong with its value."""
     known = set(known_keys(_tree_of(RunConfig)))
     task_fields = {field.name for field in fields(TaskSettings)}
     problems = error.errors()
     first = problems[0]
 
     def key_of(problem: ErrorDetails) -> tuple[str, ...]:
-        # Below a key that holds a value, pydantic goes on with the union's branch or the index.
+        # Below a value's key, pydantic's location continues with a union branch or an index.
         parts = [str(part) for part in problem["loc"]]
         depth = 1
         while depth < len(parts) and (
@@ -159,62 +159,29 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
 
     key = key_of(first)
     if first["type"].startswith("missing"):
-        return ".".join(key), "is not set" if len(first["loc"]) == len(
-            key
-        ) else "has too few values"
-    allowed = dict.fromkeys(_allowed(other) for other in problems if key_of(other) == key)
+        is_key = len(first["loc"]) == len(key)
+        return ".".join(key), "is not set" if is_key else "has too few values"
+    allowed = dict.fromkeys(requirement(other) for other in problems if key_of(other) == key)
     return ".".join(key), f"must be {' or '.join(allowed)}, not {shown(first['input'])}"
-
-
-def _allowed(problem: ErrorDetails) -> str:
-    kind, context = problem["type"], problem.get("ctx", {})
-    bounds = {
-        "greater_than": ("greater than", "gt"),
-        "greater_than_equal": ("at least", "ge"),
-        "less_than": ("less than", "lt"),
-        "less_than_equal": ("at most", "le"),
-    }
-    if kind in bounds:
-        words, bound = bounds[kind]
-        limit = context[bound]
-        return f"{words} {limit if isinstance(limit, int) else format(limit, 'g')}"
-    if kind == "literal_error":
-        return f"one of {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
-    for start, words in {
-        "int": "a whole number",
-        "float": "a number",
-        "finite": "a finite number",
-        "bool": "true or false",
-        "string": "a text",
-        "list": "a list",
-        "tuple": "a list",
-        "too_long": f"a list of at most {context.get('max_length')}",
-        "dict": "a group of keys",
-        "dataclass": "a group of keys",
-        "value_error": str(context.get("error", "")).removeprefix("must be "),
-    }.items():
-        if kind.startswith(start) and words:
-            return words
-    return str(problem["msg"])
 
 
 def _validate_consistency(config: RunConfig) -> None:
     if config.dataset.train is None:
         raise UserError(
-            "dataset.train is not set; give the rows to train on: dataset.train=FILE.jsonl"
+            "dataset.train is not set; give the training rows: dataset.train=FILE.jsonl"
         )
     if config.plan_for is not None and not config.plan:
-        raise UserError(
-            f"plan_for={config.plan_for} is the device of a plan; add plan=true or leave it out"
-        )
+        raise UserError(f"plan_for={config.plan_for} needs plan=true; add it or leave plan_for out")
     validate_tasks(config)
     if (config.optimizer.ratio is None) == (config.optimizer.name == "loraplus"):
         raise UserError(
-            "optimizer.ratio is LoRA+'s, how much faster B learns than A; give it with "
+            "optimizer.ratio is LoRA+'s ratio of the learning rates of B and A; set it with "
             "optimizer=loraplus, and only there"
         )
     if config.dataset.test is not None and "test" in config.task:
-        raise UserError("dataset.test becomes the task 'test', but there is one; rename that one")
+        raise UserError(
+            "dataset.test becomes the task 'test', which exists already; rename that task"
+        )
     for task, settings in config.task.items():
         if settings.name != task:
             raise UserError(f"task.{task}.name is '{settings.name}'; it must be '{task}'")

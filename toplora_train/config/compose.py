@@ -1,4 +1,4 @@
-"""Hydra's side of the door: what it is told beforehand, and its result turned into a RunConfig."""
+"""Composition with Hydra: preparing it, and turning its result into a :class:`RunConfig`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from toplora_train.config.useless import validate_useful
 
 
 def prepare_hydra() -> None:
-    """Register what Hydra cannot find in ``conf/``: resolvers, recipes, the schema's defaults."""
+    """Register what is not in ``conf/``: resolvers, recipes and the schema's defaults."""
     register_resolvers()
     register_by_task()
     store = ConfigStore.instance()
@@ -44,16 +44,16 @@ def prepare_hydra() -> None:
 
 
 def _free_settings() -> DictConfig:
-    """A group ``settings`` whose keys Hydra lets the command line make up, without a plus."""
+    """A group ``settings`` that accepts any key on the command line, without a plus."""
     node = OmegaConf.create({"settings": {}})
     OmegaConf.set_struct(node.settings, False)
     return node
 
 
 def schema_defaults() -> dict[str, Any]:
-    """Every key's default from the schema: an option file needs to name only what differs."""
+    """The schema's defaults, so that an option file contains only what differs."""
     hints = get_type_hints(RunConfig)
-    hints["adapter"] = SharedAdapterSettings  # its other keys are in its own file
+    hints["adapter"] = SharedAdapterSettings  # its other keys are in its option file
     return {
         group: _defaults(hints[group]) if is_dataclass(hints[group]) else {}
         for group in groups()
@@ -65,33 +65,33 @@ def load_yaml(path: Path) -> DictConfig:
     """Read an option file.
 
     Raises:
-        UserError: it is not valid YAML, or not a group of keys.
+        UserError: it is not valid YAML, or not a mapping.
     """
     try:
         content = OmegaConf.load(path)
     except yaml.YAMLError as error:
         raise UserError(yaml_problem(error, path)) from error
     if not isinstance(content, DictConfig):
-        raise UserError(f"{readable(path)}: must hold keys and values")
+        raise UserError(f"{readable(path)}: must be a mapping of keys to values")
     return content
 
 
 def yaml_problem(error: yaml.YAMLError, path: Path | None = None) -> str:
-    """Where and why a file is not YAML, in one line."""
+    """Where and why a file is not valid YAML, in one line."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if path is None and mark is not None:
         path = Path(mark.name)
     place = readable(path) if path is not None else "a configuration file"
     line = f", line {mark.line + 1}" if mark is not None else ""
-    reason = getattr(error, "problem", None) or "cannot be read"
+    reason = getattr(error, "problem", None) or "cannot be parsed"
     return f"{place}{line}: not valid YAML ({reason})"
 
 
 def validate_option_names(own: Sequence[Path]) -> None:
-    """A user's option named like one of the package's would be ignored by Hydra without a word.
+    """Reject a user's option with the name of one of the package's: Hydra would ignore it.
 
     Raises:
-        UserError: names the file and what to do.
+        UserError: names the file and the remedy.
     """
     for folder in own:
         for group in groups():
@@ -105,9 +105,9 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
     """The frozen configuration of one job.
 
     Args:
-        composed: what Hydra composed, without its own node.
-        hydra: Hydra's own node, complete.
-        argv: the command line, kept for the report.
+        composed: the composed configuration, without Hydra's own node.
+        hydra: Hydra's own node.
+        argv: the command line, for the report.
 
     Raises:
         UserError: see :func:`toplora_train.config.check.check`.
@@ -122,11 +122,9 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
     if values.get("output_dir") == "":
         raise UserError("output_dir is empty; give a folder, or leave it out for a new one")
     if values.get("resume") is not None and values.get("output_dir") is None:
-        raise UserError(f"resume={values['resume']} needs output_dir=DIR, the run to go on with")
+        raise UserError(f"resume={values['resume']} needs output_dir=DIR, the run to resume")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and values.get("output_dir") is None:
-        raise UserError(
-            "the processes of a launcher need one directory for their run; give output_dir=DIR"
-        )
+        raise UserError("the launcher's processes need a common run directory; give output_dir=DIR")
     if sweeping:
         values["output_dir"] = str(hydra.runtime.output_dir)
     elif values.get("output_dir") is None:
@@ -146,7 +144,7 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
 
 
 def check_shown(text: str, overrides: Sequence[str], own: Sequence[Path]) -> None:
-    """Check a configuration that Hydra has shown (``--cfg job``) and not run.
+    """Validate a configuration that Hydra has printed (``--cfg job``) and not run.
 
     Raises:
         UserError: see :func:`toplora_train.config.check.check`.
@@ -162,10 +160,10 @@ def check_shown(text: str, overrides: Sequence[str], own: Sequence[Path]) -> Non
 
 
 def plain_values(composed: DictConfig, blame: Blame) -> dict[str, Any]:
-    """Dicts, lists and scalars, every interpolation resolved.
+    """The configuration as dicts, lists and scalars, with interpolations resolved.
 
     Raises:
-        UserError: a value is missing (``???``) or an interpolation leads nowhere.
+        UserError: a value is missing (``???``) or an interpolation cannot be resolved.
     """
     try:
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
@@ -184,10 +182,10 @@ def plain_values(composed: DictConfig, blame: Blame) -> dict[str, Any]:
 def levels_of(
     composed: DictConfig, choices: Mapping[str, Any], own: Sequence[Path], overrides: Sequence[str]
 ) -> list[Level]:
-    """Who set which key of a run.
+    """The levels of a run with the keys they set.
 
     Raises:
-        UserError: The command line or a file contradicts itself, or leaves out what has to be set.
+        UserError: The command line or a file is inconsistent or leaves out a mandatory value.
     """
     tasks = composed.get("task")
     files = [
@@ -203,10 +201,10 @@ def levels_of(
 def consistent(
     values: Mapping[str, Any], found: Sequence[Level], own: Sequence[Path]
 ) -> dict[str, Any]:
-    """The composed values, of which none is overruled without a word.
+    """The composed values, in which no typed key is silently overridden.
 
     Raises:
-        UserError: Two settings of one place say the same thing, or a package carries another model.
+        UserError: Two rivals are set at one level, or a package carries another model.
     """
     settled = settle(values, found)
     validate_package(settled, list(options("model", own).values()))
@@ -214,7 +212,7 @@ def consistent(
 
 
 def blamer(choices: Mapping[str, Any], own: Sequence[Path], overrides: Sequence[str]) -> Blame:
-    """Say which file set a key: ``"FILE: "``, or "" where the command line did."""
+    """Return a function from a key to the file that set it, ``"FILE: "``, or "" if typed."""
     typed = [re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0] for override in overrides]
     files = chosen_files(choices, own)
 
@@ -228,7 +226,7 @@ def blamer(choices: Mapping[str, Any], own: Sequence[Path], overrides: Sequence[
 
 
 def shown_choices(overrides: Sequence[str], own: Sequence[Path]) -> dict[str, Any]:
-    """The option of each group, found without Hydra, which does not tell what it only shows."""
+    """The option of each group; with ``--cfg`` Hydra does not report its choices."""
     typed = {name: value for name, _, value in (word.partition("=") for word in overrides)}
     choices = default_choices(conf_dir() / "config.yaml")
     recipe = options("recipe", own).get(typed.get("recipe", ""))
@@ -236,7 +234,7 @@ def shown_choices(overrides: Sequence[str], own: Sequence[Path]) -> dict[str, An
 
 
 def default_choices(path: Path) -> dict[str, Any]:
-    """The option of each group that a file's defaults list chooses."""
+    """The options that a file's defaults list chooses, by group."""
     entries = load_yaml(path).get("defaults", [])
     return {
         str(key).removeprefix("override ").strip(" /"): option
@@ -247,25 +245,25 @@ def default_choices(path: Path) -> dict[str, Any]:
 
 
 def chosen_files(choices: Mapping[str, Any], own: Sequence[Path]) -> list[OptionFile]:
-    """The files behind the chosen options, the recipe first, as its values win."""
+    """The files of the chosen options, the recipe first because its values win."""
     found: list[OptionFile] = []
     for group in groups():
         known = options(group, own)
-        # Hydra does not tell the choices of a list; a task's file speaks of that task alone anyway.
+        # Hydra does not report the choices of a list; a task's file sets only that task's keys.
         names = list(known) if group == "task" else [choices.get(group)]
         found.extend(known[name] for name in names if name in known)
     return found
 
 
 def typed_overrides(hydra: DictConfig) -> list[str]:
-    """The command line's ``key=value`` words as typed, their interpolations untouched."""
+    """The command line's ``key=value`` words as typed, interpolations unresolved."""
     words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     assert isinstance(words, list)
     return [str(word) for word in words]
 
 
 def own_folders(hydra: DictConfig) -> list[Path]:
-    """The user's folders of options on Hydra's search path."""
+    """The user's option folders on Hydra's search path."""
     return [
         Path(source.path)
         for source in hydra.runtime.config_sources
@@ -274,7 +272,7 @@ def own_folders(hydra: DictConfig) -> list[Path]:
 
 
 def _default_output_dir(values: Mapping[str, Any], recipe: str | None) -> str:
-    """A new folder below ``runs/`` that tells runs apart, also those of the same second."""
+    """A new folder below ``runs/``, unique even among runs of the same second."""
     what = recipe or _name_of(values, "dataset")
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{what}-{_name_of(values, 'adapter')}"
     folder = Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "_", name)
@@ -301,5 +299,5 @@ def _default(field: Field[Any]) -> Any:
     elif field.default_factory is not MISSING:
         value = field.default_factory()
     else:
-        return "???"  # OmegaConf's word for a value that somebody has to give
+        return "???"  # OmegaConf's mark of a mandatory value
     return list(value) if isinstance(value, tuple) else value

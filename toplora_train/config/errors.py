@@ -1,27 +1,42 @@
-"""How a run may end other than well: by the user's mistake, by failure, by interruption."""
+"""How a run may fail: an error in the input, a failure at run time, an interruption."""
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_PHRASES = {
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "a valid boolean": "true or false",
+    "a valid integer": "an integer",
+    "a valid dictionary": "a mapping",
+    "a valid ": "a ",
+}
+
 
 class UserError(Exception):
-    """A mistake in the input, described in one line that names the place and the remedy.
+    """An error in the input, described in one line.
 
     Raised anywhere in the package; only the command line catches it. The message names the file,
-    key or row at fault and says what to do, for example
-    ``train.jsonl, line 7: not valid JSON (Expecting ',' delimiter); mend or remove the line``.
+    key or row and says what to do, for example
+    ``train.jsonl, line 7: not valid JSON (Expecting ',' delimiter); fix or remove the line``.
     """
 
 
-class RunFailure(Exception):  # noqa: N818  (the word of the exit codes' table)
-    """A run that cannot go on through no mistake of its configuration (exit code 1, one line).
+class RunFailure(Exception):  # noqa: N818  (a failure, as in the table of exit codes)
+    """A failure that the configuration did not cause (exit code 1, one line).
 
-    Raised for a full disk while saving and for a loss that is not a number: nothing already
-    written is lost, and the message says from where the run can be resumed.
+    Raised for a full disk while saving and for a NaN loss. Nothing already written is lost, and the
+    message names the checkpoint to resume from.
     """
 
 
-class Interrupted(Exception):  # noqa: N818  (it is no error: the run was asked to stop)
-    """A run that was asked to stop by a signal and has left everything in order."""
+class Interrupted(Exception):  # noqa: N818  (a requested stop, not an error)
+    """A run that a signal stopped and that shut down cleanly."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by signal {signum}")
@@ -29,5 +44,22 @@ class Interrupted(Exception):  # noqa: N818  (it is no error: the run was asked 
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C (SIGINT), 143 after SIGTERM, as shells have it."""
+        """130 after Ctrl-C (SIGINT), 143 after SIGTERM, as in shells."""
         return 128 + self.signum
+
+
+def requirement(problem: ErrorDetails) -> str:
+    """What pydantic requires of a value, to be continued after "must be"."""
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"]).removeprefix("must be ")
+    if kind == "too_long":
+        return f"a list of at most {context['max_length']}"
+    if kind == "literal_error":
+        return f"one of {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
+    if kind.startswith("dataclass"):
+        return "a mapping"
+    words = re.sub(r"^Input should be |, (unable|got) .*", "", problem["msg"])
+    for verbose, plain in _PHRASES.items():
+        words = words.replace(verbose, plain)
+    return words

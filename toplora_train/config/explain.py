@@ -1,4 +1,4 @@
-"""What Hydra refused, in one line of the user's own terms."""
+"""Composition errors of Hydra and OmegaConf as one line in the user's terms."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ from toplora_train.config.compose import chosen_files, load_yaml, yaml_problem
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import conf_dir, groups, options, readable
 from toplora_train.config.origin import find_choice
-from toplora_train.config.suggest import hint, nearest_key, nearest_name
+from toplora_train.config.suggest import hint, nearest_key, not_found
 
-PLURALS = {"evaluation": "evaluations", "launch": "launchers"}
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 
 def explain(error: Exception, overrides: Sequence[str], own: Sequence[Path]) -> str:
-    """One line for a composition error.
+    """Describe a composition error in one line.
 
     Args:
         error: one of :data:`COMPOSITION_ERRORS`.
         overrides: the command line's ``key=value`` words.
-        own: the user's folders of options.
+        own: the user's option folders.
     """
     if isinstance(error, yaml.YAMLError):
         return yaml_problem(error)
@@ -64,11 +63,11 @@ def _unreadable(override: str, reason: str) -> str:
     key, separator, value = override.partition("=")
     if not separator:
         return f"'{override}' is not of the form key=value"
-    return f"{override} cannot be read ({reason}); quote its value: \"{key}='{value}'\""
+    return f"{override} cannot be parsed ({reason}); quote its value: \"{key}='{value}'\""
 
 
 def _place(text: str, own: Sequence[Path]) -> tuple[str, str]:
-    """Hydra names a file by its option (``In 'recipe/mine': ...``): give the path instead."""
+    """Replace Hydra's name of a file (``In 'recipe/mine': ...``) with its path."""
     found = re.match(r"In '([^']+)': (.*)", text, flags=re.DOTALL)
     if not found:
         return "", text
@@ -85,20 +84,17 @@ def _no_such_option(text: str, place: str, overrides: Sequence[str], own: Sequen
         return place + _one_line(text)
     group, _, name = found[1].rpartition("/")
     if group not in groups():
-        return f"{place}there is no file '{found[1]}.yaml' among the options"
-    if not place:  # Hydra blames the root for what a recipe chose
+        return f"{place}no option file '{found[1]}.yaml'"
+    if not place:  # Hydra names the root config for what a recipe chose
         words = (word.partition("=") for word in overrides)
         typed = {chosen_group: option for chosen_group, _, option in words}
         path = find_choice(group, name, chosen_files(typed, own))
         place = f"{readable(path)}: " if path is not None else ""
-    known = list(options(group, own))
-    guess = hint(nearest_name(name, known)) or ";"
-    plural = PLURALS.get(group, f"{group}s")
-    return f"{place}no {group} named '{name}'{guess} {plural}: {', '.join(known)}"
+    return place + not_found(group, name, options(group, own))
 
 
 def _refused_key(key: str, overrides: Sequence[str], own: Sequence[Path]) -> str:
-    """Unknown, or known to the schema but not listed in the chosen option file."""
+    """The key is unknown, or in the schema but not in the chosen option file."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     typed = {override.key_or_group: override for override in parsed}
     adapters = _values(typed["adapter"]) if "adapter" in typed else [_default_adapter()]
@@ -122,7 +118,7 @@ def _values(override: Any) -> list[str]:
 
 
 def _settings_name(option: str, own: Sequence[Path]) -> str:
-    """The adapter that an option file configures: its ``name``, or that of what it builds on."""
+    """The adapter that an option file configures: its own ``name``, or that of its base."""
     known = options("adapter", own)
     if option not in known:
         return option
@@ -138,7 +134,7 @@ def _default_adapter() -> str:
     for entry in load_yaml(conf_dir() / "config.yaml").defaults:
         if isinstance(entry, str) is False and "adapter" in entry:
             return str(entry.adapter)
-    raise UserError("conf/config.yaml names no adapter")
+    raise UserError("conf/config.yaml selects no adapter")
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The page that ``toplora-train --help`` shows: for a person, from the option files themselves."""
+"""The page that ``toplora-train --help`` prints, built from the option files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.table import Table
 from toplora_train.config.locate import description, groups, options
 
 EXAMPLES = (
-    ("toplora-train", "the demo: a real small model on a CPU, in minutes"),
-    ("toplora-train recipe=smoke", "the whole pipeline in seconds, nothing downloaded"),
+    ("toplora-train", "the demo: a small pretrained model on a CPU, in minutes"),
+    ("toplora-train recipe=smoke", "the whole pipeline in seconds, without downloads"),
     ("toplora-train recipe=llama3_commonsense adapter=toplora", "a published experiment"),
     ("toplora-train -m adapter=lora,toplora adapter.r=4,8 seed=1,2", "a sweep: every combination"),
     ("toplora-train dataset=jsonl dataset.train=a.jsonl dataset.test=b.jsonl", "your own rows"),
@@ -21,23 +21,23 @@ EXAMPLES = (
 FLAGS = (
     (
         "plan=true",
-        "everything before the first step: settings, parameters, memory; then stop",
+        "show settings, parameters and memory without training, then stop",
     ),
-    ("plan=true plan_for=a100-80g", "the same for a device that is not at hand"),
-    ("prefetch=true", "fetch the rows and the model, for a machine without a network; then stop"),
-    ("resume=auto output_dir=DIR", "go on from the newest checkpoint in DIR"),
+    ("plan=true plan_for=a100-80g", "the same for another device"),
+    ("prefetch=true", "download the rows and the model for offline use, then stop"),
+    ("resume=auto output_dir=DIR", "resume from the newest checkpoint in DIR"),
     ("resume=extend output_dir=DIR", "train the finished run in DIR for longer: trainer.epochs=N"),
-    ("adapter.start_from=RUN", "begin with the adapter of another run, of a folder or of the hub"),
-    ("--cfg job", "print every setting that would be used, with its value"),
+    ("adapter.start_from=RUN", "initialize from the adapter of a run, a folder or the hub"),
+    ("--cfg job", "print the resolved configuration"),
     ("-m, --multirun", "run every combination of comma-separated values"),
     ("--config-dir DIR", "your own options: DIR/recipe/mine.yaml, DIR/adapter/mine.yaml, ..."),
-    ("--hydra-help", "more flags, those of Hydra"),
-    ("--version", "the version of this program"),
+    ("--hydra-help", "Hydra's own flags"),
+    ("--version", "print the version"),
 )
 EXIT_CODES = (
-    ("0", "done"),
-    ("1", "a crash; its traceback is in train.log"),
-    ("2", "a mistake in the input, named in one line"),
+    ("0", "success"),
+    ("1", "failure; the traceback is in train.log"),
+    ("2", "an error in the input, described in one line"),
     ("130, 143", "interrupted (Ctrl-C, SIGTERM), after a checkpoint"),
 )
 
@@ -45,13 +45,12 @@ EXIT_CODES = (
 def show_help(console: Console) -> None:
     """Print the page."""
     console.print(
-        "[bold]toplora-train[/bold] fine-tunes a language model with a low-rank adapter, scores "
-        "it before and after, and writes the adapter with a report that says what was done and how "
-        "good it is."
+        "[bold]toplora-train[/bold] fine-tunes a model with a low-rank adapter, evaluates it "
+        "before and after, and writes the adapter with a report of the run and its results."
     )
     _heading(console, "Usage")
     console.print(escape("  toplora-train [FLAGS] [GROUP=OPTION ...] [KEY=VALUE ...]"))
-    console.print("  The command line wins over the recipe, the recipe over the options.")
+    console.print("  The command line overrides the recipe, the recipe overrides the options.")
     _heading(console, "Examples")
     for command, meaning in EXAMPLES:
         console.print(f"  [green]{escape(command)}[/green]\n      {meaning}", soft_wrap=True)

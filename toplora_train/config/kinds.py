@@ -1,4 +1,4 @@
-"""Which tasks can be learned in one run: a model writes, or it has one head."""
+"""Which tasks one run can train: any number for a language model, compatible ones for a head."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ WRITERS_ONLY = ("extraction", "response", "max_new_tokens")
 
 
 def chooses(task: TaskSettings) -> bool:
-    """Whether the task's answer can be generated or chosen among its choices, as one likes."""
+    """Whether the answer can be generated as well as chosen from the task's choices."""
     return task.kind not in HEADS and bool(task.choices) and bool(task.response)
 
 
 def head_task(config: RunConfig) -> TaskSettings | None:
-    """The first task that asks a head; None where the run's model writes."""
+    """The first task that needs a head; None for a language model."""
     return next((task for task in config.task.values() if task.kind in HEADS), None)
 
 
 def own_split(config: RunConfig) -> str | None:
-    """The split that is trained on of the chosen tasks' own source (``train: task:SPLIT``)."""
+    """The split of the chosen tasks' own source to train on (``train: task:SPLIT``), if any."""
     train = config.dataset.train
     if not isinstance(train, str) or not train.startswith("task:"):
         return None
@@ -35,7 +35,7 @@ def own_split(config: RunConfig) -> str | None:
 
 
 def validate_tasks(config: RunConfig) -> None:
-    """Refuse tasks that one model cannot learn, and settings that their kind has no use for.
+    """Reject tasks that one model cannot learn, and settings that have no effect on their kind.
 
     Raises:
         UserError: names the task or the two tasks.
@@ -52,48 +52,45 @@ def _validate_one_model(config: RunConfig, head: TaskSettings) -> None:
     for other in config.task.values():
         if (other.kind, other.choices) != (head.kind, head.choices):
             raise UserError(
-                f"task.{head.name} ({_asks(head)}) and task.{other.name} ({_asks(other)}) need "
+                f"task.{head.name} ({head.kind}) and task.{other.name} ({other.kind}) need "
                 "different models; train them in two runs"
             )
     if config.dataset.test is not None:
         raise UserError(
-            f"dataset.test is asked to write, but task.{head.name} {_asks(head)}; give your rows a "
-            "task of their own (kind, source, text, label) instead"
+            f"dataset.test needs a language model, but task.{head.name} has kind {head.kind}; "
+            "define a task for your rows (kind, source, text, label) instead"
         )
     if config.evaluation.protocol != "clean":
         raise UserError(
-            f"evaluation.protocol={config.evaluation.protocol} is one of prompts, but "
-            f"task.{head.name} {_asks(head)}; leave it out"
+            f"evaluation.protocol={config.evaluation.protocol} needs a language model, but "
+            f"task.{head.name} has kind {head.kind}; leave it out"
         )
 
 
 def _validate_task(name: str, task: TaskSettings) -> None:
     for key in WRITERS_ONLY if task.kind in HEADS else HEADS_ONLY:
         if getattr(task, key) != TaskSettings.__dataclass_fields__[key].default:
-            raise UserError(
-                f"task.{name}.{key} says nothing of kind {task.kind}, which {_asks(task)}; leave "
-                "it out"
-            )
+            raise UserError(f"task.{name}.{key} has no effect on kind {task.kind}; leave it out")
     allowed = METRICS_OF.get(task.kind, ("accuracy",))
     for metric in (task.metric, *task.also):
         if metric not in allowed:
             raise UserError(
-                f"task.{name}: {metric} is no metric of kind {task.kind}, only {', '.join(allowed)}"
+                f"task.{name}: kind {task.kind} has no metric {metric}; use {', '.join(allowed)}"
             )
     if task.kind == "classify":
         if len(set(task.choices)) != len(task.choices) or len(task.choices) < 2:
             raise UserError(
                 f"task.{name}: kind classify needs choices, the names of at least two classes in "
-                "the order of their numbers"
+                "the order of their label ids"
             )
         if "f1" in (task.metric, *task.also) and len(task.choices) > 2:
-            raise UserError(f"task.{name}: f1 is of two classes, but there are {len(task.choices)}")
+            raise UserError(f"task.{name}: f1 needs two classes, but there are {len(task.choices)}")
     if task.kind == "regress" and task.choices:
-        raise UserError(f"task.{name}: kind regress learns numbers, so it has no choices")
+        raise UserError(f"task.{name}: kind regress predicts numbers, so it takes no choices")
 
 
 def _validate_task_source(config: RunConfig) -> None:
-    """``task:SPLIT`` is one place, and no test rows, only for tasks of one source with splits."""
+    """``task:SPLIT`` needs tasks that share one source, and a split that is not evaluated."""
     split = own_split(config)
     if split is None:
         return
@@ -105,16 +102,12 @@ def _validate_task_source(config: RunConfig) -> None:
         if split == task.split or PurePath(task.source).suffix:  # a file is read whole
             raise UserError(
                 f"dataset.train={config.dataset.train} would train on the test rows of "
-                f"task.{name} ({task.source}, {task.split}); give dataset.train"
+                f"task.{name} ({task.source}, {task.split}); set dataset.train to other rows"
             )
     for name, place in places.items():
         if place != places[first]:
             raise UserError(
-                f"dataset.train={config.dataset.train} is the chosen task's own train set, but "
-                f"task.{first} and task.{name} have different ones; choose one of them, or give "
-                "dataset.train"
+                f"dataset.train={config.dataset.train} takes the training rows from the task's "
+                f"source, but task.{first} and task.{name} have different ones; choose one of them "
+                "or set dataset.train"
             )
-
-
-def _asks(task: TaskSettings) -> str:
-    return {"classify": "classifies", "regress": "gives a number"}.get(task.kind, "writes")

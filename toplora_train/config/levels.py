@@ -1,4 +1,4 @@
-"""Who set which key: the command line before the recipe, the recipe before the groups' options."""
+"""The levels that set keys: the command line, then the recipe, then the groups' options."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from toplora_train.config.origin import package_of
 
 COMMAND_LINE = "the command line"
 MISSING = "???"
-_LISTS = ("task",)  # the groups of which a run takes several options
+_LISTS = ("task",)  # groups from which a run can take several options
 
 
 @dataclass(frozen=True)
 class Level:
-    """The keys that one place sets.
+    """The keys that one file or the command line sets.
 
     Attributes:
-        name: The file as a person would type it, or "the command line".
-        keys: Dotted keys to values as written; interpolations are not resolved.
+        name: The file's path as the user would type it, or "the command line".
+        keys: Maps dotted keys to values as written; interpolations are not resolved.
     """
 
     name: str
@@ -33,24 +33,24 @@ class Level:
 
 
 def levels(files: Sequence[OptionFile], overrides: Sequence[str]) -> list[Level]:
-    """All places that set keys of a run, the one that counts most first.
+    """All levels of a run, the highest first.
 
     Args:
-        files: The chosen options, the recipe first.
+        files: The chosen option files, the recipe first.
         overrides: The command line's ``key=value`` words.
 
     Raises:
-        UserError: A group of which a run takes one option is given a list, or a word is given twice
-            with different values.
+        UserError: A group that takes one option is given a list, or a key is given twice with
+            different values.
     """
     return [Level(COMMAND_LINE, _typed(overrides)), *(read_level(file) for file in files)]
 
 
 def read_level(file: OptionFile) -> Level:
-    """The keys that an option file sets itself, without those of the options it builds on.
+    """The keys that an option file sets itself, without those of its ``defaults``.
 
     Raises:
-        UserError: Its defaults choose a list of options of a group of which a run takes one.
+        UserError: Its defaults choose several options of a group that takes one.
     """
     content = OmegaConf.to_container(OmegaConf.load(file.path), resolve=False)
     assert isinstance(content, dict)
@@ -60,9 +60,9 @@ def read_level(file: OptionFile) -> Level:
 
 
 def validate_complete(found: Sequence[Level]) -> None:
-    """Refuse a value that a file leaves to the user (``???``) and no higher level gives.
+    """Reject a mandatory value (``???``) that no higher level sets.
 
-    Composition lets the default of a lower level stand in for it.
+    Hydra would use the default of a lower level instead.
 
     Raises:
         UserError: Names the file and the key.
@@ -76,7 +76,7 @@ def validate_complete(found: Sequence[Level]) -> None:
 
 
 def typed_keys(found: Sequence[Level]) -> set[str]:
-    """The keys that the command line sets to something."""
+    """The keys that the command line sets to a value other than null."""
     return {
         key
         for level in found
@@ -116,12 +116,12 @@ def _validate_single_options(defaults: Sequence[Any], place: str) -> None:
 
 
 def _validate_single(group: str, chosen: Sequence[Any], place: str = "") -> None:
-    """Hydra lays the options of a list over each other, so that only the last one would count."""
+    """Hydra merges the options of a list, so that only the last one would take effect."""
     if group not in _LISTS:
         options = ",".join(str(one) for one in chosen)
         raise UserError(
-            f"{place}{group}=[{options}] is a list, and a run has one {group}; "
-            f"give one, or run each of them: -m {group}={options}"
+            f"{place}{group}=[{options}] is a list, but a run has one {group}; "
+            f"choose one, or run each of them with -m {group}={options}"
         )
 
 

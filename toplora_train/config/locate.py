@@ -1,4 +1,4 @@
-"""Where option files and recipes lie: inside a wheel, or beside the package in a checkout."""
+"""Finds option files and recipes: inside a wheel, or beside the package in a checkout."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class OptionFile:
 
 
 def conf_dir() -> Path:
-    """The folder with the root ``config.yaml`` and a folder per group."""
+    """The folder with ``config.yaml`` and one folder per group."""
     return _first_with("config.yaml", PACKAGE / "_conf", PACKAGE.parent / "conf")
 
 
 def recipes_dir() -> Path:
-    """The folder of recipes; Hydra knows them as the group ``recipe``."""
+    """The folder of recipes, Hydra's group ``recipe``."""
     return _first_with("smoke.yaml", PACKAGE / "_recipes", PACKAGE.parent / "recipes")
 
 
@@ -40,7 +40,7 @@ def options(group: str, own: Iterable[Path] = ()) -> dict[str, OptionFile]:
 
 
 def groups() -> list[str]:
-    """The groups, in the order in which a person thinks of them."""
+    """The groups, the most important first."""
     order = ["recipe", "model", "dataset", "task", "adapter"]
     folders = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
     return order + [name for name in folders if name not in order]
@@ -56,7 +56,7 @@ def description(path: Path) -> str:
 
 
 def readable(path: Path) -> str:
-    """The path as a person would type it from here."""
+    """The path as the user would type it, relative to the working folder if inside."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
@@ -65,4 +65,4 @@ def _first_with(name: str, *folders: Path) -> Path:
     for folder in folders:
         if (folder / name).is_file():
             return folder
-    raise FileNotFoundError(f"the installation is broken: none of {folders} holds {name}")
+    raise FileNotFoundError(f"the installation is broken: {name} is in none of {folders}")

@@ -1,6 +1,6 @@
-"""The names of the ways in which a model answers: each is a module of ``evaluation/methods``.
+"""The names of the answering methods: each is a module in ``evaluation/methods``.
 
-The folder is listed, not imported, so that a configuration is checked without torch.
+The folder is listed, not imported, so that a configuration is validated without torch.
 """
 
 from __future__ import annotations
@@ -8,24 +8,24 @@ from __future__ import annotations
 from pathlib import Path
 
 HEADS = ("classify", "regress")
-"""Methods that need a head, which a run trains; all others ask a language model."""
+"""Methods that train and use a head; all others use a language model."""
 
 _FOLDER = Path(__file__).parent.parent / "evaluation" / "methods"
 
 
 def method_names() -> tuple[str, ...]:
-    """Every method, ``generate`` first, as it is the default."""
+    """All methods, the default ``generate`` first."""
     found = {path.stem for path in _FOLDER.glob("[a-z]*.py")} - {"base", "generate"}
     return ("generate", *sorted(found))
 
 
 def language_methods() -> tuple[str, ...]:
-    """The methods for language models, which ``evaluation.multiple_choice`` chooses from."""
+    """The methods for language models, the values of ``evaluation.multiple_choice``."""
     return tuple(name for name in method_names() if name not in HEADS)
 
 
 def method_name(value: str) -> str:
-    """Check a task's ``kind``.
+    """Validate a task's ``kind``.
 
     Raises:
         ValueError: there is no such method.
@@ -34,7 +34,7 @@ def method_name(value: str) -> str:
 
 
 def language_method(value: str) -> str:
-    """Check ``evaluation.multiple_choice``.
+    """Validate ``evaluation.multiple_choice``.
 
     Raises:
         ValueError: there is no such method, or it needs a head.

@@ -1,4 +1,4 @@
-"""Which of the chosen files holds a key, so that an error can name it."""
+"""Finds the file that sets a key or chooses an option, for error messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGE_HEADER = "# @package "
 
 
 def find_origin(key: str, files: Sequence[OptionFile]) -> Path | None:
-    """The first of the files (in order of precedence, highest first) that sets ``key``."""
+    """The first of the files, ordered by decreasing precedence, that sets ``key``."""
     for file in files:
         inner = _inside(key, package_of(file))
         if inner is not None and _holds(OmegaConf.load(file.path), inner):
@@ -36,7 +36,7 @@ def find_choice(group: str, option: str, files: Sequence[OptionFile]) -> Path | 
 
 
 def package_of(file: OptionFile) -> str:
-    """Where Hydra puts the file's content in the tree: its header's word, else its group."""
+    """Where Hydra puts the file's content in the tree: its package header, or its group."""
     for line in file.path.read_text(encoding="utf-8").splitlines():
         if line.startswith(PACKAGE_HEADER):
             package = line.removeprefix(PACKAGE_HEADER).strip()

@@ -1,8 +1,7 @@
-"""The resolved configuration as a file: what the parent decided and the worker reads."""
+"""The resolved configuration as a file, written by the parent and read by the workers."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from toplora_train.config.aside import write_aside
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import RunConfig
 
@@ -17,21 +17,19 @@ _RUN_CONFIG = TypeAdapter(RunConfig)
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    """Write the configuration as plain YAML, whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write the configuration as plain YAML, atomically."""
     text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=1000)
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    write_aside(path, text.encode())
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read what :func:`write_config` wrote.
+    """Read a file that :func:`write_config` wrote.
 
     Raises:
-        UserError: there is no such file, or it is not a configuration of this version.
+        UserError: the file does not exist, or is not a configuration of this version.
     """
     if not path.is_file():
-        raise UserError(f"{path.parent} is not a run directory: it has no {path.name}")
+        raise UserError(f"{path.parent} is not a run directory: it does not contain {path.name}")
     try:
         return _RUN_CONFIG.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
@@ -52,7 +50,7 @@ def plain(config: RunConfig) -> dict[str, Any]:
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """The configuration by dotted key, for comparing two of them."""
+    """The configuration by dotted key, for comparisons."""
     found: dict[str, Any] = {}
 
     def collect(prefix: str, value: Any) -> None:

@@ -1,7 +1,7 @@
-"""Keys that say the same thing: of two, the higher level's counts; at one level both are refused.
+"""Alternative keys for one setting: the higher level wins; two at one level are an error.
 
-A recipe gives ``trainer.max_steps``, the command line ``trainer.epochs``: the command line counts,
-and what it replaces is set back, so that the resolved configuration says what the run does.
+If a recipe sets ``trainer.max_steps`` and the command line ``trainer.epochs``, the command line
+wins and the recipe's key is reset, so that the resolved configuration shows what the run does.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from toplora_train.config.levels import COMMAND_LINE, Level, read_level
 from toplora_train.config.locate import OptionFile, readable
 
 ALWAYS = object()
-"""No value of the key says nothing: where it is given, it is meant."""
+"""The key has no neutral value: setting it always counts."""
 WINNER = object()
-"""Stands for the value of the key that counts."""
+"""Stands for the value of the key that wins."""
 
 
 @dataclass(frozen=True)
 class Rivals:
-    """Keys of which one counts.
+    """Keys of which only one can be in effect.
 
     Attributes:
-        meaning: What each of them says, after "both".
-        keys: The keys, each with the value by which it says nothing.
-        details: Keys that describe what the rivals name, each with the value that it falls back to
-            where it was set at a lower level: it describes what was named there.
+        meaning: What each of them does, to be continued after "both".
+        keys: The keys, each with the value that leaves it unset.
+        details: Keys that depend on the rivals, each with the value it is reset to if it was set at
+            a lower level, where it belonged to another rival.
     """
 
     meaning: str
@@ -40,19 +40,19 @@ class Rivals:
 
 RIVALS = (
     Rivals(
-        "say when the run ends",
+        "set the length of the run",
         {"trainer.max_tokens": None, "trainer.max_steps": None, "trainer.epochs": ALWAYS},
     ),
     Rivals(
-        "say how long the warm-up is",
+        "set the length of the warm-up",
         {"optimizer.warmup_steps": None, "optimizer.warmup_ratio": 0},
     ),
     Rivals(
-        "say how many rows are held out",
+        "set the number of held-out rows",
         {"dataset.validation_rows": 0, "dataset.validation_share": 0},
     ),
     Rivals(
-        "say how large the adapter is",
+        "set the size of the adapter",
         {"adapter.budget": None, "adapter.ranks": None, "adapter.r": ALWAYS},
     ),
     Rivals(
@@ -64,14 +64,14 @@ RIVALS = (
 
 
 def settle(values: Mapping[str, Any], found: Sequence[Level]) -> dict[str, Any]:
-    """The composed values, in which no key is overruled by a lower level's rival.
+    """The composed values, with the keys reset that a higher level's rival replaces.
 
     Args:
         values: Composed values, as nested mappings.
-        found: Who set which key, the highest level first.
+        found: The levels with the keys they set, the highest first.
 
     Raises:
-        UserError: Names two rivals of one level and what they both say.
+        UserError: Names two rivals set at one level.
     """
     settled = deepcopy(dict(values))
     for rivals in RIVALS:
@@ -80,14 +80,14 @@ def settle(values: Mapping[str, Any], found: Sequence[Level]) -> dict[str, Any]:
 
 
 def validate_package(values: Mapping[str, Any], known: Sequence[OptionFile]) -> None:
-    """Refuse ``model.package`` with the path of another model than the one that it carries.
+    """Reject a ``model.package`` that carries another model than ``model.path``.
 
     Args:
         values: Composed values.
-        known: The options of the model group: each says which package carries its model.
+        known: The options of the model group, which pair packages with models.
 
     Raises:
-        UserError: Names the package, the model that it carries and the one that is wanted.
+        UserError: Names the package, the model it carries and the requested one.
     """
     path, package = _get(values, "model.path"), _get(values, "model.package")
     carried: dict[str, tuple[Any, OptionFile]] = {}
@@ -111,7 +111,7 @@ def _settle(values: dict[str, Any], found: Sequence[Level], rivals: Rivals) -> N
         if len(given) > 1:
             where = "" if level.name == COMMAND_LINE else f"{level.name}: "
             words = " and ".join(f"{key}={shown(level.keys[key])}" for key in given[:2])
-            raise UserError(f"{where}{words} both {rivals.meaning}; give one of them")
+            raise UserError(f"{where}{words} both {rivals.meaning}; keep one of them")
         winner = given[0]
         for key, off in rivals.keys.items():
             if key != winner and off is not ALWAYS and _get(values, key) is not None:

@@ -1,4 +1,4 @@
-"""Did you mean: the known key nearest to an unknown one, also by the name other tools give it."""
+"""Suggestions for unknown names: similar spelling, or the name that other tools use."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ SYNONYMS = {
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str | None:
-    """The known dotted key that ``key`` most likely means.
+    """The known dotted key that ``key`` most likely stands for.
 
-    Looked for in this order: the same name (or its synonym) in the same group, one much like it
-    there, the same in any group; a misspelling in the same group, then anywhere.
+    Searched in this order: the same name or its synonym in the same group, a similar name there,
+    the same name in any group; then looser matches in the same group and anywhere.
     """
     keys = list(known)
     parent, leaf = _split(key)
@@ -79,7 +79,7 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
 
 
 def nearest_name(name: str, known: Sequence[str]) -> str | None:
-    """The known name most like ``name``, or beginning most like it, if any does."""
+    """The known name closest to ``name``, as a whole or by its beginning; None if none is close."""
     whole = get_close_matches(name, known, n=1, cutoff=0.6)
     if whole:
         return whole[0]
@@ -89,8 +89,15 @@ def nearest_name(name: str, known: Sequence[str]) -> str | None:
 
 
 def hint(suggestion: str | None) -> str:
-    """The tail of an error line."""
+    """The end of an error message."""
     return f"; did you mean '{suggestion}'?" if suggestion else ""
+
+
+def not_found(what: str, name: str, known: Iterable[str]) -> str:
+    """The error message for an unknown name, with the nearest and all known ones."""
+    names = list(known)
+    guess = hint(nearest_name(name, names)) or ";"
+    return f"no {what} named '{name}'{guess} known: {', '.join(names)}"
 
 
 def _nearest_leaf(leaf: str, siblings: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""What Hydra has to know of a sweep: where it goes, what its jobs are called, and that it began."""
+"""Sweeps: their folder, the names of their jobs, and a callback at their start."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _started: list[Path] = []
 
 
 class SweepStart(Callback):
-    """Remembers the folder of the sweep that this process started, and what it sweeps over."""
+    """Records the folder of the sweep that this process started."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Hydra calls this before the first job; the list of jobs begins anew.
+        """Start a new list of jobs; Hydra calls this before the first one.
 
-        What every job has in common goes out of their names. Hydra composes each job, in whichever
-        process a launcher runs it, with the overrides that are added here.
+        Keys that all jobs share are left out of their names. Hydra composes each job, in whichever
+        process a launcher runs it, with the override appended here.
         """
         sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
         (sweep_dir / JOBS).unlink(missing_ok=True)
@@ -35,7 +35,7 @@ class SweepStart(Callback):
 
 
 def swept_overrides(hydra: DictConfig) -> list[str]:
-    """What tells a job from the others of its sweep, as typed; for people.
+    """The overrides in which a job differs from the others of its sweep, as typed.
 
     Args:
         hydra: Hydra's own node in the job's configuration.
@@ -46,27 +46,27 @@ def swept_overrides(hydra: DictConfig) -> list[str]:
 
 
 def take_started_sweep() -> Path | None:
-    """The folder of the sweep that this process started, if it did; asking again gives None."""
+    """Return and forget the folder of the sweep that this process started, if any."""
     return _started.pop() if _started else None
 
 
 def register_resolvers() -> None:
-    """Let the root configuration say ``${sweep_dir:...}`` and ``${job_dir:...}``."""
+    """Register the resolvers ``${sweep_dir:...}`` and ``${job_dir:...}``."""
     OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_dir", job_dir, replace=True)
 
 
 def job_dir(number: int, overrides: str) -> str:
-    """The folder of a job inside its sweep: its number and what is swept over.
+    """The folder of a job inside its sweep: its number and its overrides.
 
-    Without ``=`` and ``,``, so that it can be typed as a value on a later command line.
+    It contains no ``=`` or ``,``, so that it can be a value on a later command line.
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", overrides.replace("=", "-"))[:MAX_NAME].strip("_")
     return f"{number}-{name}" if name else str(number)
 
 
 def _common_keys(hydra: DictConfig) -> list[str]:
-    """The keys that are typed with one value for all jobs, and those that are never in a name."""
+    """The keys with one value for all jobs, and those that are never in a name."""
     parsed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
     swept = {one.key_or_group for one in parsed if one.is_sweep_override()}
     never = set(hydra.job.config.override_dirname.exclude_keys)

@@ -1,7 +1,7 @@
-"""Settings of the command line that this run has no use for: each is refused by name.
+"""Settings on the command line that have no effect on this run: each is rejected by name.
 
-Only what the user typed is looked at. A recipe's or an option's setting may be for other tasks than
-the ones chosen now.
+Only typed settings are validated: those of a recipe or an option may be meant for other tasks than
+the chosen ones.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from toplora_train.config.schema import RunConfig
 
 @dataclass(frozen=True)
 class Use:
-    """When settings have a use.
+    """When settings have an effect.
 
     Attributes:
         keys: The settings.
-        used: Whether the run has a use for them.
-        otherwise: Why it has none, and the remedy.
+        used: Whether they affect the run.
+        otherwise: The error message after the key: why they do not, and what to do.
     """
 
     keys: tuple[str, ...]
@@ -34,7 +34,7 @@ USES = (
     Use(
         ("evaluation.multiple_choice",),
         lambda config: any(chooses(task) for task in config.task.values()),
-        "is about tasks with choices that a model writes, and none is chosen",
+        "applies to language-model tasks with choices, and none is chosen",
     ),
     Use(
         ("evaluation.option_score",),
@@ -43,58 +43,58 @@ USES = (
             for task in config.task.values()
             if chooses(task)
         ),
-        "is about answers that are chosen by log-likelihood, and no task is asked so; set "
+        "applies to answers chosen by log-likelihood, and no task is evaluated so; set "
         "evaluation.multiple_choice=choose or cloze, or leave it out",
     ),
     Use(
         ("dataset.test_extraction", "dataset.test_max_new_tokens"),
         lambda config: config.dataset.test is not None,
-        "is about the rows of dataset.test, which is not set",
+        "applies to the rows of dataset.test, which is not set",
     ),
     Use(
         ("dataset.fields",),
         lambda config: head_task(config) is None,
-        "renames the keys of rows that a model writes for; the columns of a task for a head are "
-        "its own text, text_pair and label",
+        "maps the keys of rows for a language model; the columns of a task with a head are set by "
+        "task.NAME.text, text_pair and label",
     ),
     Use(
         ("dataset.subset", "dataset.split", "dataset.revision"),
         lambda config: own_split(config) is None,
-        "is about the rows that dataset.train names itself; task:SPLIT takes the task's own, whose "
-        "keys are task.NAME.subset and task.NAME.revision",
+        "applies to a source named in dataset.train; task:SPLIT uses the task's source, so set "
+        "task.NAME.subset and task.NAME.revision",
     ),
     Use(
         ("dataset.split",),
         lambda config: not all(_is_one_file(source) for source in _sources(config)),
-        "is about hub data sets and folders; a single file is read whole",
+        "applies to hub data sets and folders; a single file is read whole",
     ),
     Use(
         ("optimizer.no_decay",),
         lambda config: config.optimizer.weight_decay > 0,
-        "names what is not decayed, but optimizer.weight_decay is 0 and nothing is",
+        "excludes parameters from weight decay, but optimizer.weight_decay is 0",
     ),
     Use(
         ("launch.engine",),
         lambda config: config.launch.processes != 1,
-        "joins several processes, and there is one; set launch.processes",
+        "distributes work over several processes, and there is one; set launch.processes",
     ),
     Use(
         tuple(f"adapter.gate.{key}" for key in ("activation", "norm", "init", "eps")),
         lambda config: bool(config.adapter.get("gate", {}).get("enabled")),
-        "is about the gate, which adapter.gate.enabled=false leaves out",
+        "configures the gate, which adapter.gate.enabled=false removes",
     ),
 )
 
 
 def validate_useful(config: RunConfig, typed: Collection[str]) -> None:
-    """Refuse what the user typed and the run would ignore.
+    """Reject typed settings that the run would ignore.
 
     Args:
         config: The run.
-        typed: The dotted keys that the command line sets to something other than null.
+        typed: The dotted keys that the command line sets to a value other than null.
 
     Raises:
-        UserError: Names the setting and says what it is about.
+        UserError: Names the setting and what it applies to.
     """
     for use in USES:
         for key in use.keys:
@@ -103,8 +103,8 @@ def validate_useful(config: RunConfig, typed: Collection[str]) -> None:
     for name, task in config.task.items():
         if f"task.{name}.split" in typed and _is_one_file(task.source):
             raise UserError(
-                f"task.{name}.split is about hub data sets and folders; {task.source} is a single "
-                "file and read whole"
+                f"task.{name}.split applies to hub data sets and folders; {task.source} is a "
+                "single file and read whole"
             )
 
 

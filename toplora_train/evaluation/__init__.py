@@ -1,1 +1,1 @@
-"""Generating, extracting and scoring answers."""
+"""Generate, extract and score answers."""

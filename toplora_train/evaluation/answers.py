@@ -1,13 +1,13 @@
-"""The answer in a generated text, and whether it is right: the clean protocol.
+"""Extract and score the answer in a generated text: the clean protocol.
 
 ==========  ======================================================================================
 ``number``  the number after the last "answer is"; without such a statement, the last number
-``choice``  the option after the last "answer is"; without one, the only option that is named
+``choice``  the option after the last "answer is"; without one, the only option mentioned
 ``exact``   the whole output, white space normalised
 ==========  ======================================================================================
 
-A model that does not stop writes a new "### Instruction:" after its answer. What follows that
-header answers another question and is not read.
+A model that does not stop writes a new "### Instruction:" after its answer; everything from that
+header on is ignored.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _TOKEN = re.compile(r"\w+")
 
 
 def extract_answer(text: str, extraction: str, choices: Sequence[str] = ()) -> str | None:
-    """Return the answer that ``text`` gives, or ``None`` where it gives none.
+    """Extract the answer from ``text``, or return None if there is none.
 
     Args:
-        text: What the model wrote after the prompt.
+        text: The model's output after the prompt.
         extraction: ``number``, ``choice`` or ``exact``.
-        choices: The options of a ``choice``; single letters are told apart by case ("a total of"
-            is no option A), longer options are not. Empty: any one word is an option.
+        choices: The options of a ``choice``; single letters are case-sensitive ("a total of" is not
+            option A), longer options are not. Empty: any single word is an option.
 
     Raises:
-        ValueError: ``extraction`` is none of the three.
+        ValueError: ``extraction`` is unknown.
     """
     answer_part = _NEXT_QUESTION.split(text, maxsplit=1)[0]
     if extraction == "number":
@@ -45,40 +45,40 @@ def extract_answer(text: str, extraction: str, choices: Sequence[str] = ()) -> s
         return _extract_choice(answer_part, choices)
     if extraction == "exact":
         return normalise_space(answer_part) or None
-    raise ValueError(f"extraction is one of {', '.join(EXTRACTIONS)}, not {extraction!r}")
+    raise ValueError(f"extraction must be one of {', '.join(EXTRACTIONS)}, not {extraction!r}")
 
 
 def is_correct(prediction: str | None, label: str, extraction: str) -> bool:
-    """Whether an extracted ``prediction`` is the ``label``; no prediction is never right."""
+    """Whether an extracted ``prediction`` equals the ``label``; None is never correct."""
     if prediction is None:
         return False
     if extraction == "number":
-        said, gold = parse_number(prediction), parse_number(label)
-        return said is not None and gold is not None and same_number(said, gold)
+        predicted, gold = parse_number(prediction), parse_number(label)
+        return predicted is not None and gold is not None and same_number(predicted, gold)
     if extraction == "choice":
         return same_choice(prediction, label)
     return normalise_space(prediction) == normalise_space(label)
 
 
 def row_label(row: Row, extraction: str) -> str:
-    """Return what the row's answer is held against: ``answer``; for ``exact``, else ``output``."""
+    """The row's gold label: its ``answer`` or, for ``exact`` without one, its ``output``."""
     return row.answer or (row.output if extraction == "exact" else "")
 
 
 def same_choice(left: str, right: str) -> bool:
-    """Whether two options are one: letters by case, words without."""
+    """Whether two options are equal; single letters are compared with case, words without."""
     left, right = left.strip(), right.strip()
     return left == right or (len(left) > 1 and left.casefold() == right.casefold())
 
 
 def normalise_space(text: str) -> str:
-    """Strip ``text`` and make every run of white space one blank."""
+    """Strip ``text`` and collapse every run of white space to one blank."""
     return " ".join(text.split())
 
 
 def _extract_number(text: str) -> str | None:
     for statement in _statements(text):
-        # "the answer is 3 + 4 = 7": what stands after the last equals sign is the result
+        # "the answer is 3 + 4 = 7": the result follows the last equals sign
         found = find_numbers(statement.rpartition("=")[2]) or find_numbers(statement)
         if found:
             return found[0].text
@@ -88,22 +88,22 @@ def _extract_number(text: str) -> str | None:
 
 def _extract_choice(text: str, choices: Sequence[str]) -> str | None:
     for statement in _statements(text):
-        named = _named_choices(statement, choices)
-        if named:
-            return named[0]
-    different = set(_named_choices(text, choices))
-    return different.pop() if len(different) == 1 else None
+        found = _find_choices(statement, choices)
+        if found:
+            return found[0]
+    distinct = set(_find_choices(text, choices))
+    return distinct.pop() if len(distinct) == 1 else None
 
 
-def _named_choices(text: str, choices: Sequence[str]) -> list[str]:
+def _find_choices(text: str, choices: Sequence[str]) -> list[str]:
     if not choices:
         return _TOKEN.findall(text)
     options = "|".join(re.escape(choice) for choice in sorted(choices, key=len, reverse=True))
     found = re.findall(rf"(?<!\w)(?:{options})(?!\w)", text, re.IGNORECASE)
-    return [choice for said in found for choice in choices if same_choice(said, choice)]
+    return [choice for match in found for choice in choices if same_choice(match, choice)]
 
 
 def _statements(text: str) -> list[str]:
-    """What follows each "answer is", up to the end of its sentence; the last statement first."""
+    """The text after each "answer is" up to the end of its sentence, last statement first."""
     starts = [match.end() for match in _STATEMENT.finditer(text)]
     return [_SENTENCE_END.split(text[start:].lstrip(), maxsplit=1)[0] for start in reversed(starts)]

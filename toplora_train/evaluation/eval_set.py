@@ -1,4 +1,4 @@
-"""A task's rows with everything that decides how they are answered and scored."""
+"""A task's rows with all settings that affect how they are answered and scored."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ class EvalSet:
 
     Attributes:
         name: The task's name.
-        kind: The method by which the rows are answered, a module of
-            :mod:`toplora_train.evaluation.methods`.
+        kind: The evaluation method, a module of :mod:`toplora_train.evaluation.methods`.
         rows: The test rows, in the form in which the model sees them.
-        extraction: How an answer is found in a generated text: ``number``, ``choice``, ``exact``.
+        extraction: How answers are extracted from generated text: ``number``, ``choice``,
+            ``exact``.
         choices: The options of a ``choice``, or the classes of a head in the order of its outputs.
-        response: The sentence in which an answer is given, ``{answer}`` standing for the option.
+        response: The answer sentence, with ``{answer}`` in the place of the option.
         max_new_tokens: The most tokens of a generated answer.
         version: The version of the task's definition.
-        protocol: How prompts are worded, decoded and read.
-        option_score: ``sum`` or ``mean`` of an option's log-likelihoods; None: the method's own.
-        metric: What the score is.
-        also: Further metrics that stand beside it.
-        max_length: The longest row that a head sees, in tokens.
-        overflow: What happens to a longer one: ``truncate`` or ``error``.
-        special_tokens: How special tokens in the rows' own text are encoded, where there are any.
+        protocol: How questions are worded, decoded and scored.
+        option_score: ``sum`` or ``mean`` of an option's token log-likelihoods; None: the method's
+            default.
+        metric: The main metric.
+        also: Additional metrics.
+        max_length: The most tokens of a row for a head.
+        overflow: How a head's longer rows are handled: ``truncate`` or ``error``.
+        special_tokens: How special tokens that occur in the rows' text are encoded.
     """
 
     name: str
@@ -49,5 +50,5 @@ class EvalSet:
 
     @property
     def token_limit(self) -> int:
-        """The most tokens of a generated answer; a legacy protocol has its own."""
+        """The most tokens of a generated answer; a legacy protocol may set its own."""
         return self.protocol.max_new_tokens or self.max_new_tokens

@@ -1,4 +1,4 @@
-"""A model asked in batches: evaluation mode, number format, padding, and what its forward takes."""
+"""Batched inference: evaluation mode, autocast, padding, and the arguments of forward."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from transformers import PreTrainedTokenizerBase
 
 
 def end_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the ids that end an answer: the tokenizer's EOS and the model's own."""
+    """The ids that end an answer: the tokenizer's EOS and the generation config's."""
     own: Any = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = own if isinstance(own, (list, tuple)) else [own]
     return {int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None}
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase, ends: set[int]) -> int:
-    """Return what fills the gaps of a batch: the pad token, else an end (it is masked)."""
+    """The id to pad batches with: the pad token, else an EOS (padding is masked anyway)."""
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
-    """Return ``input_ids`` and ``attention_mask``, (rows, longest prompt), prompts to the right.
+    """Return left-padded ``input_ids`` and ``attention_mask``, ``(rows, longest prompt)``.
 
-    transformers counts the positions from the attention mask, so that a row's first real token
-    stands at position 0 however much is padded before it.
+    transformers derives position ids from the attention mask, so a row's first real token is at
+    position 0 whatever the padding.
     """
     width = max(len(prompt) for prompt in prompts)
     ids = [[pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
@@ -38,37 +38,34 @@ def left_padded(prompts: Sequence[Sequence[int]], pad_token_id: int) -> dict[str
 
 
 def longest_first(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
-    """Return batches of indices, rows of about one length together.
-
-    The longest first: memory that does not suffice shows at once.
-    """
+    """Batches of indices by length, longest first, so that running out of memory shows at once."""
     return in_slices(by_length(prompts), batch_size)
 
 
 def by_length(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """Return the indices of the prompts, the longest first; equally long ones stay in order."""
+    """The indices of the prompts, longest first; a stable order."""
     return sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
 
 
 def in_slices(order: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Return ``order`` cut into batches."""
+    """Split ``order`` into batches."""
     return [list(order[at : at + batch_size]) for at in range(0, len(order), batch_size)]
 
 
 def forward_takes(model: nn.Module, argument: str) -> bool:
-    """Whether the model's forward, below any adapter, has an argument of this name."""
+    """Whether the base model's forward has an argument of this name."""
     base: Any = getattr(model, "get_base_model", lambda: model)()
     return argument in inspect.signature(base.forward).parameters
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Compute in this number format where torch deems it safe; ``None``: in the weights' own."""
+    """Autocast to ``dtype``; None disables it."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and logits that are not rounded; afterwards all is as it was."""
+    """Inside, the model is in evaluation mode and computes its logits in fp32."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -81,15 +78,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _exact_logits(model: nn.Module) -> Iterator[None]:
-    """Inside, the head multiplies in fp32, whatever the number format of the rest.
+    """Inside, the LM head computes in fp32, whatever the dtype of the rest.
 
-    A logit of 20 in bf16 is a multiple of 1/8: between two answers that is often a draw, which the
-    order of the vocabulary then decides. The hidden states get to the head in one piece, as torch
-    multiplies a view (the last places of a batch) row by row, with a copy of the head for each.
+    In bf16 a logit near 20 is a multiple of 1/8, so two answers often tie, and the vocabulary order
+    would decide. Hidden states are made contiguous because torch multiplies a view (the last
+    positions of a batch) row by row, copying the head for each.
     """
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
     if type(head) is not nn.Linear or isinstance(head.weight, DTensor):
-        yield  # a head with an adapter of its own, or shared out among processes
+        yield  # a head with an adapter, or sharded
         return
     weight, bias = head.weight.float(), None if head.bias is None else head.bias.float()
 
@@ -97,13 +94,13 @@ def _exact_logits(model: nn.Module) -> Iterator[None]:
         with torch.autocast(hidden.device.type, enabled=False):
             return nn.functional.linear(hidden.float().contiguous(), weight, bias)
 
-    own = vars(head)  # a forward here comes before the class's
-    before = own.get("forward")
-    own["forward"] = exact
+    attributes = vars(head)  # an instance's forward takes precedence over its class's
+    before = attributes.get("forward")
+    attributes["forward"] = exact
     try:
         yield
     finally:
         if before is None:
-            del own["forward"]
+            del attributes["forward"]
         else:
-            own["forward"] = before
+            attributes["forward"] = before

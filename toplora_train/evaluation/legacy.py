@@ -1,4 +1,4 @@
-r"""How the public scripts read an answer: the first word that looks like one, by case.
+r"""Answer extraction of the papers' public scripts: the first matching word, case-sensitive.
 
 ==================  =============================================
 BoolQ               first ``true|false``
@@ -7,7 +7,7 @@ SIQA, ARC, OBQA     first ``answer1|answer2|answer3|answer4|answer5``
 HellaSwag           first ``ending1|ending2|ending3|ending4``
 WinoGrande          first ``option1|option2``
 AQuA                first ``A|B|C|D|E``, inside a word too
-numbers             last ``-?\d+\.?\d*`` without commas; right within 0.001
+numbers             last ``-?\d+\.?\d*`` without commas; correct within 0.001
 ==================  =============================================
 
 For reproduction only; sources as in :mod:`toplora_train.data.legacy`.
@@ -30,14 +30,14 @@ _OPTIONS = (
 )
 _NUMBER = re.compile(r"-?\d+\.?\d*")
 _HEADER = "### Response:"
-MISS = 0.001
+TOLERANCE = 0.001
 
 
 def legacy_pattern(choices: Sequence[str]) -> str:
-    """The expression that the scripts look for in answers to questions with these choices.
+    """The scripts' regular expression for questions with these choices.
 
     Raises:
-        UserError: the scripts know no such question.
+        UserError: the scripts have none.
     """
     for options in _OPTIONS:
         if choices and set(choices) <= set(options):
@@ -49,21 +49,21 @@ def legacy_pattern(choices: Sequence[str]) -> str:
 
 
 def extract_after_last_header(text: str, extraction: str, choices: Sequence[str]) -> str | None:
-    """TopLoRA's: read what follows the last response header that the model wrote, if it did."""
+    """TopLoRA's: read the text after the last response header in the output, if there is one."""
     return _extract(text.split(_HEADER)[-1], extraction, choices)
 
 
 def extract_before_next_header(text: str, extraction: str, choices: Sequence[str]) -> str | None:
-    """LLM-Adapters' and DoRA's: read up to the next response header that the model wrote."""
+    """LLM-Adapters' and DoRA's: read the text before the first response header in the output."""
     return _extract(text.split(_HEADER)[0], extraction, choices)
 
 
 def is_correct_legacy(prediction: str | None, label: str, extraction: str) -> bool:
-    """Equal text, or numbers within 0.001; nothing found is wrong."""
+    """Whether the texts are equal or the numbers within 0.001; None is never correct."""
     if prediction is None:
         return False
     if extraction == "number":
-        return abs(float(label) - float(prediction)) <= MISS
+        return abs(float(label) - float(prediction)) <= TOLERANCE
     return prediction == label
 
 

@@ -1,8 +1,8 @@
-"""Metrics of labels and numbers, in numpy, and how sure they are.
+"""Classification and regression metrics in numpy, with confidence intervals.
 
 They equal scikit-learn's (``accuracy_score``, ``f1_score``, ``matthews_corrcoef``) and scipy's
-(``pearsonr``, ``spearmanr``). Where a metric is not defined, because everything predicted or
-everything right is one and the same, it is 0: such a prediction says nothing.
+(``pearsonr``, ``spearmanr``). A metric that is undefined because all predictions or all labels are
+the same is 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from toplora_train.evaluation.statistics import wilson_interval
 
 Values = NDArray[np.float64]
-"""Class numbers, counted from 0, or the predicted numbers themselves; shape ``(rows,)``."""
+"""Class indices (from 0) or regression values; shape ``(rows,)``."""
 
 RESAMPLES = 2000
 
@@ -30,31 +30,31 @@ class Measured:
 
 
 def as_numbers(answers: Sequence[str], choices: Sequence[str]) -> Values:
-    """Class names as class numbers; numbers, where there are no choices, as what they are."""
+    """Class names as class indices or, without choices, regression answers as floats."""
     if not choices:
         return np.array([float(answer) for answer in answers])
-    numbers = {name: number for number, name in enumerate(choices)}
-    return np.array([numbers[answer] for answer in answers], dtype=np.float64)
+    indices = {name: index for index, name in enumerate(choices)}
+    return np.array([indices[answer] for answer in answers], dtype=np.float64)
 
 
 def accuracy(predicted: Values, right: Values) -> float:
-    """The share of rows whose class is the right one."""
+    """The fraction of rows whose predicted class is correct."""
     return float(np.mean(predicted == right))
 
 
 def f1(predicted: Values, right: Values) -> float:
     r"""The harmonic mean of precision and recall of class 1: :math:`2tp / (2tp + fp + fn)`."""
     hits = np.sum((predicted == 1) & (right == 1))
-    named = np.sum(predicted == 1) + np.sum(right == 1)
-    return float(2 * hits / named) if named else 0.0
+    total = np.sum(predicted == 1) + np.sum(right == 1)
+    return float(2 * hits / total) if total else 0.0
 
 
 def matthews(predicted: Values, right: Values) -> float:
-    r"""Matthews' correlation over any number of classes.
+    r"""Matthews correlation coefficient for any number of classes.
 
     .. math:: \frac{n c - \sum_k p_k t_k}{\sqrt{(n^2 - \sum_k p_k^2)(n^2 - \sum_k t_k^2)}}
 
-    with ``c`` rows right, ``p_k`` predicted and ``t_k`` truly of class ``k``.
+    with ``n`` rows, ``c`` correct, ``p_k`` predicted as class ``k`` and ``t_k`` labelled so.
 
     Source: J. Gorodkin, Comparing two K-category assignments by a K-category correlation
     coefficient (2004).
@@ -68,9 +68,9 @@ def matthews(predicted: Values, right: Values) -> float:
 
 
 def pearson(predicted: Values, right: Values) -> float:
-    """The linear correlation of predicted and right numbers."""
+    """Pearson correlation of predictions and labels."""
     x, y = predicted - predicted.mean(), right - right.mean()
-    # Each is scaled by itself first: the product of two small norms would lose digits.
+    # Normalised separately: the product of two small norms would lose digits.
     scale_x, scale_y = np.linalg.norm(x), np.linalg.norm(y)
     flat = 1e-13 * max(1.0, float(np.abs(predicted).max()), float(np.abs(right).max()))
     if min(scale_x, scale_y) <= flat * np.sqrt(len(right)):
@@ -79,7 +79,7 @@ def pearson(predicted: Values, right: Values) -> float:
 
 
 def spearman(predicted: Values, right: Values) -> float:
-    """The linear correlation of the ranks; equal numbers share the mean of their ranks."""
+    """Spearman correlation; ties share the mean of their ranks."""
     return pearson(_ranks(predicted), _ranks(right))
 
 
@@ -100,16 +100,16 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
 
 
 def measure(metric: str, predicted: Values, right: Values, *, seed: int = 0) -> Measured:
-    """A metric's value and interval: Wilson's for an accuracy, else a bootstrap over the rows.
+    """A metric with its 95 % interval: Wilson's for accuracy, else a bootstrap over rows.
 
     Args:
         metric: A name in ``METRICS``.
-        predicted: Class numbers or numbers, a row each.
-        right: The same of the labels.
-        seed: Of the bootstrap; the same seed gives the same interval.
+        predicted: Predicted class indices or values, one per row.
+        right: The labels, likewise.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: no rows, or not as many predictions as labels.
+        ValueError: no rows, or the numbers of predictions and labels differ.
     """
     if len(predicted) != len(right) or not len(right):
         raise ValueError(f"{len(predicted)} predictions for {len(right)} labels")
@@ -130,7 +130,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """The central 95 % of the metric's values on rows drawn with replacement.
 
-    It knows no rows but these: where all are right, it has no width.
+    If all rows are correct the interval has zero width.
 
     Source: B. Efron, Bootstrap methods: another look at the jackknife (1979); percentile interval.
     """

@@ -1,17 +1,17 @@
-r"""Numbers as people write them in an answer, and when two of them are the same answer.
+r"""Parse the numbers in an answer, and decide when two are the same answer.
 
-One number is read with its sign, currency, thousands commas, decimals, fraction and percent sign::
+A number is read with its sign, currency, thousands commas, decimals, fraction and percent sign::
 
     -3    $1,234.50    .5    2/3    1 1/2    \frac{2}{3}    20%    6.02e23
 
 Two numbers are the same answer when
 
-1. their values differ by float noise only (one part in a million), so ``8 == 8.0``; or
-2. the one with fewer decimals, two at least, is the other one rounded to as many, so
-   ``0.67 == 0.6666666666666666`` but ``0.7`` and ``0.66`` are not; or
-3. only one carries a percent sign, and they agree by 1. or 2. at face value or divided by hundred,
-   so ``20% == 20`` (asked in percent) and ``20% == 0.2`` (asked as a share), while ``20`` and
-   ``0.2`` differ.
+1. their values differ by at most one part in a million (float noise), so ``8 == 8.0``; or
+2. the one with fewer decimals, at least two, is the other rounded to as many, so
+   ``0.67 == 0.6666666666666666`` but not ``0.7`` or ``0.66``; or
+3. only one has a percent sign, and they agree by 1. or 2. as written or after dividing it by 100,
+   so ``20% == 20`` (the question asks for percent) and ``20% == 0.2`` (it asks for a fraction),
+   while ``20`` and ``0.2`` differ.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,3}(?!\w
 _NUMBER = re.compile(
     rf"""
     (?<![^\W_]) (?<!\d\.)                          # not in a name such as x2, nor the tail of 1.2.3
-    (?P<sign>(?<![\w)\]}}%])-)?                 # a minus between two terms is no sign
+    (?P<sign>(?<![\w)\]}}%])-)?                 # a minus between two terms is not a sign
     (?:(?:USD|US\$|Rs\.?|[$€£¥₹])\s?(?P<sign_after>-)?)?
     (?:(?P<whole>\d+)\s+(?=\d+/\d))?               # the 1 of 1 1/2
     (?P<value>{_UNSIGNED})
@@ -35,12 +35,12 @@ _NUMBER = re.compile(
 )
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _NOISE = Fraction(1, 10**6)
-_EXACT = 1000  # the decimals of a fraction: it is never the rounded side of a comparison
+_EXACT = 1000  # decimals of a fraction, so that it is never the rounded side of a comparison
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number found in a text: its exact value, how many decimals it shows, its percent sign."""
+    """A number in a text: exact value, decimals as written, whether it has a percent sign."""
 
     value: Fraction
     decimals: int
@@ -49,24 +49,24 @@ class Number:
 
 
 def find_numbers(text: str) -> list[Number]:
-    """Return every number in ``text``, in order."""
+    """All numbers in ``text``, in order."""
     plain = _LATEX_FRACTION.sub(r" \1/\2", text.replace("\N{MINUS SIGN}", "-"))
     return [_number(match) for match in _NUMBER.finditer(plain)]
 
 
 def parse_number(text: str) -> Number | None:
-    """Read ``text`` as one number; ``None`` when it is none, or more than one."""
+    """Parse ``text`` as one number; None if it contains none or several."""
     found = find_numbers(text)
     return found[0] if len(found) == 1 else None
 
 
 def same_number(left: Number, right: Number) -> bool:
-    """Whether the two are the same answer, by the three rules of this module."""
+    """Whether the two are the same answer, by the module's three rules."""
     if left.percent == right.percent:
         return _agree(left, right)
     with_sign, without = (left, right) if left.percent else (right, left)
-    share = Number(with_sign.value / 100, with_sign.decimals + 2, False, with_sign.text)
-    return _agree(with_sign, without) or _agree(share, without)
+    fraction = Number(with_sign.value / 100, with_sign.decimals + 2, False, with_sign.text)
+    return _agree(with_sign, without) or _agree(fraction, without)
 
 
 def _number(match: re.Match[str]) -> Number:

@@ -1,8 +1,8 @@
-r"""Two methods on the same rows: how large the difference is, how sure, and what could be seen.
+r"""Compare two methods on the same rows: the difference, its interval, p value and power.
 
-**The claim.** "Better" is said of methods: that the mean score of the second, over further seeds
-and on further rows of the same kind, is above that of the first. A run's mean score is one
-observation, whatever the number of its rows: a seed may move all tasks together. With
+**The claim.** "Better" is about methods: over new seeds and new rows of the same kind, the mean
+score of the second is above that of the first. A run's mean score is one observation, whatever its
+number of rows, as a seed may shift all tasks together. With
 :math:`s_m^2` the variance between the :math:`S_m` runs of method m and C the covariance of the
 scores over samples of rows (:mod:`toplora_train.evaluation.row_scores`), the difference D of the
 methods' means has
@@ -10,22 +10,22 @@ methods' means has
 .. math:: V = \sum_m \frac{\max(s_m^2, \nu_m)}{S_m}
     + \max(0, \bar C_{11} + \bar C_{22} - 2 \bar C_{12})
 
-and :math:`D/\sqrt V` is held against Student's t with Satterthwaite's degrees of freedom.
+and :math:`D/\sqrt V` is compared with Student's t with Satterthwaite's degrees of freedom.
 :math:`\bar C_{mm}` is the mean covariance of two runs of one method, :math:`\bar C_{12}` that of
-two runs of different methods: what remains of the rows' luck however many seeds there are.
-:math:`\nu_m` is by how much a run's own variance over rows exceeds :math:`\bar C_{mm}`; runs cannot
-truly vary less than that, and few runs that seem to would be too sure.
+two runs of different methods: the sampling variance of the rows that more seeds do not remove.
+:math:`\nu_m`, the excess of a run's own variance over rows over :math:`\bar C_{mm}`, is a lower
+bound on the variance between runs, so that a few runs that happen to agree do not look certain.
 
-With a single run of a method nothing is known of its seeds. What is said then is said of these
-adapters, for further rows: V is their variance over rows, and of one run each p is McNemar's
-(mid-p) where right answers are counted.
+With a single run of a method its variance between seeds is unknown. The result is then about these
+adapters on new rows: V is their variance over rows, and for one run each of an accuracy p is
+McNemar's mid-p.
 
-The smallest difference that a comparison finds four times in five is
+The smallest difference detected with a power of 0.8 is
 
 .. math:: (t_{1 - \alpha/2} + t_{0.8}) \sqrt V,
 
-at the level :math:`\alpha` that its verdict is held to, and no less than five rows: fewer that
-speak for one side only are no proof by any test at 0.05.
+at the verdict's level :math:`\alpha`, and at least five rows: fewer rows, all for one side, are not
+significant by any test at 0.05.
 
 Sources: F. E. Satterthwaite, An approximate distribution of estimates of variance components
 (1946); B. L. Welch, The generalization of "Student's" problem (1947); N. A. Obuchowski,
@@ -46,7 +46,7 @@ from scipy.special import stdtr, stdtrit
 from toplora_train.evaluation.row_scores import RowScores
 from toplora_train.evaluation.statistics import mcnemar_mid_p
 
-FEWEST = 5  # rows for one side and none for the other: McNemar's mid-p is 0.03
+FEWEST = 5  # with 5 rows for one side and none for the other McNemar's mid-p is 0.03
 LEVEL = 0.05
 CONFIDENCE = 1 - LEVEL
 POWER = 0.8
@@ -60,11 +60,11 @@ class Difference:
     Attributes:
         value: The difference of the mean scores.
         ci95: Its interval.
-        p: How often chance alone makes a difference as large.
-        detectable: The smallest difference that this comparison finds four times in five.
-        seed_variance: The sum of both methods' variances between runs; None where a method has one
-            run, and then all of this is about these adapters, not about methods.
-        row_variance: The variance that no further seed takes away.
+        p: The two-sided p value.
+        detectable: The smallest difference that this comparison detects with a power of 0.8.
+        seed_variance: The sum of both methods' variances between runs; None if a method has one
+            run, and then the result is about these adapters, not about methods.
+        row_variance: The variance that more seeds do not reduce.
     """
 
     value: float
@@ -81,11 +81,11 @@ def compare(
     """Compare two methods.
 
     Args:
-        scores: Of all runs.
-        first: Which of the runs are the first method's.
-        second: Which are the second's.
-        tests: Among how many comparisons this one is. ``detectable`` is at the level that the
-            smallest p of as many must reach.
+        scores: The scores of all runs.
+        first: The indices of the first method's runs.
+        second: The indices of the second method's runs.
+        tests: The number of comparisons that this one belongs to; ``detectable`` is at the level
+            that the smallest of so many p values must reach.
     """
     found = _estimate(scores, second, first)
     single = len(first) == len(second) == 1
@@ -108,29 +108,28 @@ def compare(
 
 
 def interval(scores: RowScores, runs: Sequence[int]) -> tuple[float, float]:
-    """The 95 % interval of one method's mean score, over rows and, of several runs, over seeds."""
+    """The 95 % interval of a method's mean score, over rows and, with several runs, seeds."""
     return _estimate(scores, runs, ()).interval(scores.lowest, 1.0)
 
 
 def seeds_to_see(gain: float, difference: Difference, *, tests: int = 1) -> int | None:
-    """How many seeds each method needs for a true gain to be found four times in five.
+    """The seeds each method needs to detect a true gain with a power of 0.8.
 
-    The variances are taken to be what this comparison found, equal in both methods; from few seeds
-    that is a rough figure.
+    Assumes the variances of this comparison, equal for both methods; from few seeds a rough figure.
 
     Args:
         gain: The true difference.
-        difference: What is known so far, of methods with several seeds.
+        difference: A comparison of methods with several seeds each.
         tests: As in :func:`compare`.
 
     Returns:
-        The number, or None where even ``MANY_SEEDS`` would not do: the rows are too few.
+        The number, or None if not even ``MANY_SEEDS`` suffice: there are too few rows.
 
     Raises:
         ValueError: one of the methods has one seed.
     """
     if difference.seed_variance is None:
-        raise ValueError("the variance between seeds is not known from one seed")
+        raise ValueError("the variance between seeds cannot be estimated from one seed")
     for seeds in range(2, MANY_SEEDS + 1):
         runs = difference.seed_variance / seeds
         variance = runs + difference.row_variance
@@ -141,7 +140,7 @@ def seeds_to_see(gain: float, difference: Difference, *, tests: int = 1) -> int 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p values for being several: the chance that any of them is below by luck is kept."""
+    """Holm-adjusted p values, which control the family-wise error rate."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted = [0.0] * len(p_values)
     highest = 0.0
@@ -152,7 +151,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict(difference: Difference, p: float) -> str:
-    """What may be said at an adjusted ``p``, in words."""
+    """The verdict at an adjusted ``p``, in words."""
     of_adapters = difference.seed_variance is None
     if p >= LEVEL:
         these = " these adapters apart" if of_adapters else ""
@@ -166,7 +165,7 @@ def verdict(difference: Difference, p: float) -> str:
 
 @dataclass(frozen=True)
 class _Estimate:
-    """A difference, or one score: its standard error, and how well that is known."""
+    """A difference or a score, with its standard error and degrees of freedom."""
 
     value: float
     error: float
@@ -180,24 +179,24 @@ class _Estimate:
 
 
 def _estimate(scores: RowScores, plus: Sequence[int], minus: Sequence[int]) -> _Estimate:
-    """The mean of ``plus`` less that of ``minus``, if any."""
+    """The mean of ``plus`` minus that of ``minus``, if any."""
     weights = np.zeros(len(scores.values))
     for sign, runs in ((1.0, plus), (-1.0, minus)):
         weights[list(runs)] += sign / max(len(runs), 1)
     methods = [list(runs) for runs in (plus, minus) if runs]
     value = float(weights @ scores.values)
-    as_they_are = float(weights @ scores.covariance @ weights) + scores.resolution
+    over_rows = float(weights @ scores.covariance @ weights) + scores.resolution
     rows_freedom = float(max(scores.questions - 1, 1))
     if min(map(len, methods)) == 1:
-        return _Estimate(value, sqrt(as_they_are), rows_freedom, None, as_they_are)
+        return _Estimate(value, sqrt(over_rows), rows_freedom, None, over_rows)
     noise = [_noise(scores, runs) for runs in methods]
     between = [
         max(float(scores.values[runs].var(ddof=1)), own)
         for runs, own in zip(methods, noise, strict=True)
     ]
     parts = [variance / len(runs) for runs, variance in zip(methods, between, strict=True)]
-    luck = sum(own / len(runs) for runs, own in zip(methods, noise, strict=True))
-    rows = max(scores.resolution, as_they_are - luck)
+    not_shared = sum(own / len(runs) for runs, own in zip(methods, noise, strict=True))
+    rows = max(scores.resolution, over_rows - not_shared)
     variance = sum(parts) + rows
     freedom = variance**2 / (
         sum(part**2 / (len(runs) - 1) for runs, part in zip(methods, parts, strict=True))
@@ -207,7 +206,7 @@ def _estimate(scores: RowScores, plus: Sequence[int], minus: Sequence[int]) -> _
 
 
 def _noise(scores: RowScores, runs: list[int]) -> float:
-    """How much of a run's variance over rows it does not share with its method's other runs."""
+    """The part of a run's variance over rows not shared with its method's other runs."""
     block = scores.covariance[np.ix_(runs, runs)]
     own = float(np.trace(block)) / len(runs)
     return max(0.0, own - (float(block.sum()) / len(runs) - own) / (len(runs) - 1))

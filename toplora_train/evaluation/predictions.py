@@ -1,10 +1,9 @@
-"""Predictions on disk: ``TASK.jsonl``, a line per example, whole or absent.
+"""Predictions on disk: ``TASK.jsonl``, one line per row, written atomically.
 
-While a task is being evaluated its lines go to ``TASK.jsonl.partial``, and those of further
-processes to ``TASK.jsonl.partial.rank1`` and so on, from which an interrupted evaluation is taken
-up again; the last line written there may be torn. The first line of a partial file says what its
-predictions belong to (which weights, which protocol), so that those of other weights are never
-mixed in.
+During evaluation each process appends to ``TASK.jsonl.partial`` (``.partial.rank1`` and so on for
+the others), from which an interrupted evaluation resumes; the last line may be truncated. The first
+line identifies the weights and protocol that the predictions belong to, so that predictions of
+other weights are never mixed in.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ class Prediction:
     """One answered row.
 
     Attributes:
-        id: The row's name, unique within its task.
-        prompt: The whole text that the model was given.
-        output: The whole text that it generated.
-        prediction: The answer extracted from ``output``; None where it holds none.
-        label: The right answer.
+        id: The row's id, unique within its task.
+        prompt: The full prompt.
+        output: The full generated text.
+        prediction: The answer extracted from ``output``; None if there is none.
+        label: The gold answer.
         correct: Whether the two are the same answer.
-        scores: What the model gave each answer it could choose from, where it chose; else None, and
-            then the line does not speak of it.
+        scores: The score of each option where the model chose among options; None otherwise, and
+            then absent from the line.
     """
 
     id: str
@@ -45,10 +44,10 @@ class Prediction:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Read a finished file of predictions.
+    """Read a finished predictions file.
 
     Raises:
-        UserError: the file is missing, or a line is no prediction.
+        UserError: the file is missing, or a line is not a prediction.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -67,7 +66,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write a finished file of predictions, whole or not at all."""
+    """Write a finished predictions file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".aside")
     with aside.open("w", encoding="utf-8") as file:
@@ -78,21 +77,21 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def finished_predictions(path: Path, *, belongs_to: str) -> list[Prediction]:
-    """Read a finished file if it is known to belong to these weights and this protocol; else none.
+    """Read a finished file if it belongs to these weights and this protocol; else return [].
 
     Args:
         path: ``predictions/TASK.jsonl``.
         belongs_to: See :class:`PredictionFile`.
     """
     try:
-        known = _whose(path).read_text(encoding="utf-8") == belongs_to
+        matches = _owner_file(path).read_text(encoding="utf-8") == belongs_to
     except OSError:
-        known = False
-    return read_predictions(path) if known and path.is_file() else []
+        matches = False
+    return read_predictions(path) if matches and path.is_file() else []
 
 
 def unfinished_predictions(path: Path, *, belongs_to: str = "") -> dict[str, Prediction]:
-    """Read what an interrupted evaluation left, in whichever of its processes, by row id.
+    """Read the predictions that all processes of an interrupted evaluation left, by row id.
 
     Args:
         path: The final file, ``predictions/TASK.jsonl``.
@@ -103,19 +102,19 @@ def unfinished_predictions(path: Path, *, belongs_to: str = "") -> dict[str, Pre
 
 
 class PredictionFile:
-    """Writes one process's predictions of a task as they come, and can go on where it was stopped.
+    """Writes one process's predictions of a task as they are made, and can resume.
 
     Args:
         path: The final file, ``predictions/TASK.jsonl``.
-        belongs_to: What decides the predictions: a digest of weights and protocol, say. A partial
-            file that belongs to something else is begun anew.
-        rank: The process's number among those that share the task's rows.
+        belongs_to: Identifies what the predictions depend on, such as a digest of weights and
+            protocol. A partial file with another value is overwritten.
+        rank: The process's rank.
 
     Attributes:
-        added: How many predictions were added now.
+        added: The number of predictions added by this process.
 
-    Use it as a context manager: ``add`` appends, ``finish`` puts the final file in place. What it
-    goes on from is read with :func:`unfinished_predictions` before any process opens its own.
+    Use it as a context manager: ``add`` appends, ``finish`` writes the final file. To resume, call
+    :func:`unfinished_predictions` before any process opens its own file.
     """
 
     def __init__(self, path: Path, *, belongs_to: str = "", rank: int = 0) -> None:
@@ -124,7 +123,7 @@ class PredictionFile:
         self._belongs_to = belongs_to
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = _read_partial(self.partial, belongs_to)
-        # Written anew rather than appended to: the torn line, if any, is gone.
+        # Rewritten rather than appended to, which drops a truncated last line.
         self._file: TextIO = self.partial.open("w", encoding="utf-8")
         self._write({"belongs_to": belongs_to})
         for prediction in kept:
@@ -143,20 +142,20 @@ class PredictionFile:
         self._file.close()
 
     def add(self, prediction: Prediction) -> None:
-        """Append one prediction to the partial file, at once."""
+        """Append one prediction to the partial file and flush it."""
         self._write(_values(prediction))
         self.added += 1
 
     def finish(self, predictions: Sequence[Prediction]) -> None:
-        """Put all ``predictions``, in this order, in place as the final file.
+        """Write all ``predictions``, in this order, to the final file.
 
-        The first process does it for all; the partial files go, those of the others too.
+        Called by the main process only; it deletes the partial files of all processes.
         """
         self._file.close()
-        _whose(self.path).unlink(missing_ok=True)
+        _owner_file(self.path).unlink(missing_ok=True)
         write_predictions(self.path, predictions)
         if self._belongs_to:
-            _whose(self.path).write_text(self._belongs_to, encoding="utf-8")
+            _owner_file(self.path).write_text(self._belongs_to, encoding="utf-8")
         for part in _partial_files(self.path):
             part.unlink()
 
@@ -165,8 +164,8 @@ class PredictionFile:
         self._file.flush()
 
 
-def _whose(path: Path) -> Path:
-    """What a finished file belongs to stands beside it: its lines are predictions and no more."""
+def _owner_file(path: Path) -> Path:
+    """The file next to a finished one that holds its ``belongs_to``."""
     return path.with_name(f".{path.name}.belongs_to")
 
 
@@ -206,5 +205,5 @@ def _read_partial(path: Path, belongs_to: str) -> list[Prediction]:
             return []
     except ValueError:
         return []
-    # A line without its end was torn by the interruption, even where it happens to be valid JSON.
+    # A last line without a newline was cut off, even if it happens to be valid JSON.
     return [found for line in lines[:-1] if (found := _parse(line)) is not None]

@@ -1,8 +1,8 @@
-"""The named protocols: how a question is worded, decoded, read and judged.
+"""The evaluation protocols: how prompts are worded and answers decoded, extracted and scored.
 
-``clean`` is this project's own and the default. ``legacy.toplora`` and ``legacy.llm_adapters`` do
-what the public scripts do, so that published numbers can be reproduced; theirs and clean numbers
-are never compared.
+``clean`` is this project's own and the default. ``legacy.toplora`` and ``legacy.llm_adapters``
+follow the papers' public scripts, to reproduce published numbers; their scores are never compared
+with clean ones.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from toplora_train.evaluation.legacy import (
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to ask and to judge.
+    """One evaluation protocol.
 
     Attributes:
-        name: What the user calls it.
-        build_prompt: The prompt of an instruction and an input.
-        extract: The answer in a text, given the extraction and the choices; None where there is
-            none.
-        is_correct: Whether an answer is the label, given the extraction.
-        num_beams: The beams of decoding; 1 is greedy.
-        by_length: Whether rows of one length are decoded together, or in the file's order.
-        max_new_tokens: The most tokens of an answer; None: the task says.
-        chooses: Whether answers may be chosen by their probability and proven without decoding.
+        name: Its name in the configuration.
+        build_prompt: Maps an instruction and an input to the prompt.
+        extract: Extracts the answer from ``(text, extraction, choices)``; None if there is none.
+        is_correct: Whether ``(answer, label, extraction)`` is correct.
+        num_beams: Beams of beam search; 1 is greedy.
+        by_length: Whether rows are batched by length, or in the file's order.
+        max_new_tokens: The most tokens of an answer; None: the task's limit.
+        chooses: Whether options may be ranked by likelihood, and answers verified in one pass
+            instead of decoded.
     """
 
     name: str
@@ -79,5 +79,5 @@ def find_protocol(name: str) -> Protocol:
         UserError: there is none.
     """
     if name not in PROTOCOLS:
-        raise UserError(f"no protocol is called '{name}'; known: {', '.join(PROTOCOLS)}")
+        raise UserError(f"there is no protocol '{name}'; known: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]

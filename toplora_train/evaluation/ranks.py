@@ -1,7 +1,7 @@
-"""Several processes answer the rows of a task together.
+"""Distribute a task's rows over processes.
 
-Whole batches are dealt out, the very batches that one process would make, so that a row stands
-beside the same rows however many processes there are and its answer is the same to the last bit.
+Whole batches are distributed, the same ones that a single process would form, so a row's batch, and
+with it its answer down to the last bit, does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that answer together; by default there is no other."""
+    """This process's rank and the number of processes; by default a single one."""
 
     rank: int = 0
     world_size: int = 1
 
     def __str__(self) -> str:
-        """What stands behind a task's name: nothing, or that it is one process's share."""
+        """The suffix of a task's name in the progress: empty for a single process."""
         return f", process {self.rank + 1} of {self.world_size}" if self.world_size > 1 else ""
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes the files and shows the progress."""
+        """Whether this is the main process, which writes files and shows progress."""
         return self.rank == 0
 
     def share(self, order: Sequence[Item], batch_size: int) -> list[Item]:
-        """Return this process's items of ``order``: every ``world_size``-th batch."""
+        """This process's items of ``order``: every ``world_size``-th batch."""
         starts = range(self.rank * batch_size, len(order), self.world_size * batch_size)
         return [item for start in starts for item in order[start : start + batch_size]]
 
-    def gather(self, mine: list[Item]) -> list[Item]:
-        """Return the items of all processes, in all of them; each has to ask."""
+    def gather(self, items: list[Item]) -> list[Item]:
+        """All-gather the items; call it on every process."""
         if self.world_size == 1:
-            return mine
-        from torch import distributed  # here, as stored answers are judged without torch
+            return items
+        from torch import distributed  # imported here, as rescoring does not need torch
 
         parts: list[list[Item]] = [[] for _ in range(self.world_size)]
-        distributed.all_gather_object(parts, mine)
+        distributed.all_gather_object(parts, items)
         return [item for part in parts for item in part]
 
     def broadcast(self, value: Item) -> Item:
-        """Return the first process's value, in all of them; each has to ask."""
+        """The main process's value; call it on every process."""
         if self.world_size == 1:
             return value
         from torch import distributed
 
         box = [value if self.first else None]
         distributed.broadcast_object_list(box, src=0)
-        (agreed,) = box
-        assert agreed is not None
-        return agreed
+        (received,) = box
+        assert received is not None
+        return received
 
 
 ALONE = Ranks()

@@ -1,15 +1,15 @@
-r"""Runs on the same rows: each run's score, and how the scores vary together over the rows.
+r"""Scores of several runs on the same rows, and their covariance over samples of rows.
 
-The rows of a test set are a sample. A hard sample lowers all runs alike, which says nothing of
-their difference; what matters is the covariance :math:`C` of the runs' scores over samples of rows.
-Rows of one question (some public test sets ask it twice) are sampled together. For the share of
-right answers, with :math:`e_{aq}` the sum over the rows of question q of run a's deviations from
-its share, of n rows and Q questions,
+A test set is a sample of rows. A hard sample lowers all runs alike without affecting their
+difference, so what matters is the covariance :math:`C` of the runs' scores over samples of rows.
+Rows with the same question (some public test sets repeat one) are sampled together. For accuracy,
+with n rows, Q questions and :math:`e_{aq}` the sum of run a's deviations from its accuracy over the
+rows of question q,
 
 .. math:: C_{ab} = \frac{Q}{Q-1} \frac{1}{n^2} \sum_q e_{aq} e_{bq},
 
-which is where the bootstrap over questions converges to; for every other metric it is the bootstrap
-itself, whose draws are the same for all runs.
+the limit of the bootstrap over questions; for other metrics C is that bootstrap's, with the same
+draws for all runs.
 
 Sources: B. Efron, R. Tibshirani, An introduction to the bootstrap (1993); K.-Y. Liang, S. Zeger,
 Longitudinal data analysis using generalized linear models (1986), for the sum over clusters.
@@ -37,12 +37,12 @@ class RowScores:
 
     Attributes:
         values: The runs' scores, ``(runs,)``.
-        covariance: Of the scores over samples of rows, ``(runs, runs)``.
-        resolution: The variance of a difference by which a single row would move it: of n rows
-            :math:`1/n^2`. No difference is surer than that.
-        questions: How many independent ones there are, over tasks the fewest.
-        lowest: The lowest score there is (the highest is 1), over tasks their mean.
-        right: Which answers were right, ``(runs, rows)``; None where that is not what is scored.
+        covariance: Covariance of the scores over samples of rows, ``(runs, runs)``.
+        resolution: The squared change of a score by a single row, :math:`1/n^2` for n rows; a lower
+            bound on the variance of a difference.
+        questions: The number of distinct questions; over several tasks, the fewest.
+        lowest: The lowest possible score (the highest is 1); over several tasks, the mean.
+        right: Which answers are correct, ``(runs, rows)``; None for metrics other than accuracy.
     """
 
     values: Floats
@@ -54,10 +54,10 @@ class RowScores:
 
 
 def share_right(right: Bools, questions: Sequence[str]) -> RowScores:
-    """The shares of right answers.
+    """The accuracies.
 
     Args:
-        right: ``(runs, rows)``.
+        right: Which answers are correct, ``(runs, rows)``.
         questions: The question of each row.
     """
     cluster = _numbered(questions)
@@ -79,14 +79,14 @@ def other_metric(
     *,
     seed: int = 0,
 ) -> RowScores:
-    """The scores by a metric that does not count right answers.
+    """The scores by a metric other than accuracy.
 
     Args:
-        metric: Its name, see :data:`toplora_train.evaluation.metrics.METRICS`.
-        predicted: ``(runs, rows)``.
+        metric: A name in :data:`toplora_train.evaluation.metrics.METRICS`.
+        predicted: The predictions, ``(runs, rows)``.
         right: The labels, ``(rows,)``.
         questions: The question of each row.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     cluster = _numbered(questions)
     n, many = len(right), int(cluster.max()) + 1
@@ -105,13 +105,13 @@ def other_metric(
 
 
 def mean_over_tasks(tasks: Sequence[RowScores]) -> RowScores:
-    """The plain mean of the tasks' scores; their rows are samples of their own.
+    """The unweighted mean of the tasks' scores; tasks are sampled independently.
 
     Raises:
-        ValueError: there is no task.
+        ValueError: there are no tasks.
     """
     if not tasks:
-        raise ValueError("no task, so no mean over tasks")
+        raise ValueError("no tasks to average over")
     if len(tasks) == 1:
         return tasks[0]
     return RowScores(
@@ -124,7 +124,7 @@ def mean_over_tasks(tasks: Sequence[RowScores]) -> RowScores:
 
 
 def _numbered(questions: Sequence[str]) -> NDArray[np.int64]:
-    """The questions as numbers from 0, equal ones alike, in the order of their first row."""
+    """An index from 0 for each distinct question, in order of first occurrence."""
     if len(set(questions)) == len(questions):
         return np.arange(len(questions))
     numbers = {question: number for number, question in enumerate(dict.fromkeys(questions))}

@@ -1,4 +1,4 @@
-"""The rows of a task answered one by one, as batches come, and the score of all."""
+"""Answer a task's rows, report progress as batches finish, and score them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from toplora_train.evaluation.metrics import Measured
 
 Scores = Mapping[str, float]
-"""What a model gave each answer that it could choose from."""
+"""The score of each option."""
 Answer = tuple[int, str, Scores | None]
-"""A row's place among those asked, the text of its answer, and the scores behind it, if any."""
+"""A row's place among those to answer, its output text, and the options' scores, if any."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Score:
     """A task's score.
 
     Attributes:
-        metric: What ``value`` is; where answers are written or chosen, ``accuracy``.
-        value: The metric, for accuracy the share of rows answered rightly.
+        metric: The metric's name; ``accuracy`` where answers are generated or chosen.
+        value: The metric's value.
         n: The number of rows.
-        ci95: The 95 % interval of ``value``, for accuracy Wilson's.
-        seconds: Wall-clock time of the rows answered now (rows taken over cost none).
-        more: Further metrics of the same answers, by name.
+        ci95: The 95 % interval of ``value``; for accuracy Wilson's.
+        seconds: Wall-clock time of the rows answered now, not of reused ones.
+        more: Additional metrics of the same answers, by name.
     """
 
     metric: str
@@ -43,15 +43,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a task is, as one process sees it.
+    """A task's progress, as one process sees it.
 
     Attributes:
-        done: Rows answered, those taken over included.
-        total: Rows in all; of several processes each counts its own and those taken over.
-        measure: The mean of what the rows done are measured by, so far: the share answered rightly,
-            or of numbers the mean error.
-        tokens: Prompt tokens of the row answered now; 0 where rows were only taken over.
-        tokens_left: Prompt tokens of the rows that are not answered.
+        done: Rows answered, including reused predictions.
+        total: This process's rows and the reused predictions.
+        measure: The mean over the rows done: accuracy or, for regression, mean absolute error.
+        tokens: Prompt tokens of the row just answered; 0 for reused predictions.
+        tokens_left: Prompt tokens of the rows not yet answered.
     """
 
     done: int
@@ -63,15 +62,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class EvalProgress:
-    """What is known of a task before it is asked, who hears of the answers, and who asks.
+    """Predictions to reuse, progress callbacks, and the process's rank.
 
     Attributes:
-        finished: Predictions of an earlier, interrupted evaluation of the same model, by row id;
-            those with the row's very prompt are taken over, their outputs judged anew. All
-            processes know the same.
-        on_prediction: Is given each new prediction of this process as it comes.
-        on_progress: Is told after each row how far the task is.
-        ranks: This process among those that share the rows.
+        finished: Predictions of an interrupted evaluation of the same model, by row id; those with
+            an identical prompt are reused, their outputs scored again. The same on all processes.
+        on_prediction: Called with each new prediction of this process.
+        on_progress: Called after each row.
+        ranks: This process's rank.
     """
 
     finished: Mapping[str, Prediction] = field(default_factory=dict)
@@ -81,7 +79,7 @@ class EvalProgress:
 
 
 FRESH = EvalProgress()
-"""Nothing is answered yet, nobody else listens or answers."""
+"""Nothing to reuse, no callbacks, a single process."""
 
 
 def run_evaluation(
@@ -92,55 +90,55 @@ def run_evaluation(
     order: Sequence[int],
     lengths: Sequence[int],
     batch_size: int,
-    ask: Callable[[list[int]], Iterable[Answer]],
-    judge: Callable[[int, str, Scores | None], Prediction],
+    answer: Callable[[list[int]], Iterable[Answer]],
+    score: Callable[[int, str, Scores | None], Prediction],
     measure: Callable[[Prediction], float] = lambda prediction: float(prediction.correct),
 ) -> tuple[Score, list[Prediction]]:
-    """Ask every row that is not finished, judge every answer, and count.
+    """Answer every row without a reusable prediction, and score all answers.
 
     Args:
-        names: The rows' ids, each its own.
+        names: The rows' ids, all different.
         texts: The rows' prompts.
-        progress: What is finished already, and who hears of the rest.
-        order: All rows, by index, in the order in which they are asked.
-        lengths: The rows' prompts in tokens.
-        batch_size: Rows asked at once; several processes are dealt whole batches.
-        ask: Given the rows to ask, by index and in their order, gives their answers in any order;
-            an answer's place counts within the rows asked.
-        judge: Makes a row's prediction from its answer.
-        measure: What a prediction adds to the mean that is shown meanwhile.
+        progress: Predictions to reuse, and callbacks.
+        order: The indices of all rows, in the order to answer them.
+        lengths: Tokens of the rows' prompts.
+        batch_size: Rows per batch; processes are assigned whole batches.
+        answer: Answers the rows of the given indices, in any order; an answer's place is its
+            position in that list.
+        score: Makes a row's prediction from ``(index, output, scores)``.
+        measure: A prediction's contribution to the running mean that is shown.
 
     Returns:
-        The score, and the predictions in the order of the rows, those of all processes.
+        The score and the predictions of all processes, in the order of the rows.
     """
     started = time.perf_counter()
-    taken = progress.finished
+    reused = progress.finished
     done = {
-        index: judge(index, taken[name].output, taken[name].scores)
+        index: score(index, reused[name].output, reused[name].scores)
         for index, name in enumerate(names)
-        if name in taken and taken[name].prompt == texts[index]
+        if name in reused and reused[name].prompt == texts[index]
     }
-    asked = progress.ranks.share([index for index in order if index not in done], batch_size)
-    total, measured = len(done) + len(asked), sum(map(measure, done.values()))
-    tokens_left = sum(lengths[index] for index in asked)
+    pending = progress.ranks.share([index for index in order if index not in done], batch_size)
+    total, measured = len(done) + len(pending), sum(map(measure, done.values()))
+    tokens_left = sum(lengths[index] for index in pending)
     if done:
         progress.on_progress(Progress(len(done), total, measured / len(done), 0, tokens_left))
-    mine: list[tuple[int, Prediction]] = []
-    for place, output, scores in ask(asked) if asked else ():
-        prediction = judge(asked[place], output, scores)
-        mine.append((asked[place], prediction))
+    new: list[tuple[int, Prediction]] = []
+    for place, output, scores in answer(pending) if pending else ():
+        prediction = score(pending[place], output, scores)
+        new.append((pending[place], prediction))
         measured += measure(prediction)
-        tokens = lengths[asked[place]]
+        tokens = lengths[pending[place]]
         tokens_left -= tokens
         progress.on_prediction(prediction)
-        answered = len(done) + len(mine)
+        answered = len(done) + len(new)
         progress.on_progress(Progress(answered, total, measured / answered, tokens, tokens_left))
-    done.update(progress.ranks.gather(mine))
+    done.update(progress.ranks.gather(new))
     predictions = [done[index] for index in range(len(names))]
     return count(predictions, seconds=time.perf_counter() - started), predictions
 
 
 def count(predictions: Sequence[Prediction], *, seconds: float = 0.0) -> Score:
-    """The accuracy of predictions, of which there is at least one."""
+    """The accuracy of one or more predictions."""
     right, n = sum(prediction.correct for prediction in predictions), len(predictions)
     return Score("accuracy", right / n, n, wilson_interval(right, n), seconds)

@@ -1,4 +1,4 @@
-"""How sure a score is, and whether two scores on the same rows differ."""
+"""Confidence intervals of scores, and a test whether two scores on the same rows differ."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from statistics import NormalDist
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    r"""Return the score interval of a share: the shares that ``correct`` of ``n`` does not reject.
+    r"""Return Wilson's score interval of a proportion.
 
     .. math:: \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n}
 
-    Unlike the textbook interval it stays inside 0 and 1 and is wide where few rows were seen.
+    Unlike the normal approximation it stays within 0 and 1 and is not too narrow for few rows.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference
     (1927).
@@ -22,9 +22,9 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
         ValueError: no rows, a count outside 0..n, or a confidence outside (0, 1).
     """
     if n < 1 or not 0 <= correct <= n:
-        raise ValueError(f"{correct} correct of {n} is no share")
+        raise ValueError(f"{correct} correct of {n} is not a proportion")
     if not 0 < confidence < 1:
-        raise ValueError(f"a confidence lies between 0 and 1, not at {confidence}")
+        raise ValueError(f"confidence must be between 0 and 1, not {confidence}")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share = correct / n
     centre = share + z * z / (2 * n)
@@ -36,17 +36,17 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
 
 
 def majority_share(labels: Sequence[str]) -> float:
-    """Return the accuracy of always giving the most frequent label."""
+    """Return the accuracy of always predicting the most frequent label."""
     if not labels:
-        raise ValueError("no labels, so no majority")
+        raise ValueError("no labels, so there is no majority")
     return Counter(labels).most_common(1)[0][1] / len(labels)
 
 
 def mcnemar_mid_p(only_first: int, only_second: int) -> float:
-    """Return the exact two-sided mid-p value of McNemar's test on paired right and wrong answers.
+    """Return the exact two-sided mid-p value of McNemar's test on paired correctness.
 
-    Under the hypothesis that the two are equally good, each row that only one of them got right is
-    a fair coin; the mid-p counts the observed split half, which makes the exact test less timid.
+    Under the null hypothesis each row that only one of the two got right is a fair coin flip; the
+    mid-p gives the observed split half weight, which makes the exact test less conservative.
 
     Args:
         only_first: Rows that only the first got right.
@@ -56,11 +56,11 @@ def mcnemar_mid_p(only_first: int, only_second: int) -> float:
     mid-p and asymptotic are better than exact conditional (2013).
     """
     if only_first < 0 or only_second < 0:
-        raise ValueError(f"counts of rows are not negative: {only_first}, {only_second}")
+        raise ValueError(f"counts must not be negative: {only_first}, {only_second}")
     coins, fewer = only_first + only_second, min(only_first, only_second)
     if coins == 0:
         return 1.0
-    ways, below = 1, 0  # ways to see `heads` heads, and to see fewer; exact integers
+    ways, below = 1, 0  # outcomes with `heads` heads, and with fewer; exact integers
     for heads in range(fewer):
         below += ways
         ways = ways * (coins - heads) // (heads + 1)
@@ -70,12 +70,12 @@ def mcnemar_mid_p(only_first: int, only_second: int) -> float:
 def mean_interval(
     values: Sequence[float], intervals: Sequence[tuple[float, float]]
 ) -> tuple[float, float]:
-    r"""Return an interval for the plain mean of scores that have intervals of their own.
+    r"""Return an interval for the unweighted mean of scores with given intervals.
 
     .. math:: \bar p - \tfrac1k\sqrt{\textstyle\sum_i (p_i - l_i)^2},\quad
               \bar p + \tfrac1k\sqrt{\textstyle\sum_i (u_i - p_i)^2}
 
-    With one score it is that score's own interval.
+    For a single score it is that score's interval.
 
     Source: G. Y. Zou, A. Donner, Construction of confidence limits about effect measures: a general
     approach (2008), for independent scores.

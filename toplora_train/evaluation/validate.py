@@ -1,4 +1,4 @@
-"""Rows that could not be evaluated are refused before any answer, and their prompts encoded."""
+"""Validate a task's rows before evaluating any, and encode their prompts."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def validate_prompts(
         tokenizer: Its tokenizer.
         rows: The test rows.
         texts: Their prompts.
-        extraction: How an answer is read: ``number``, ``choice`` or ``exact``.
+        extraction: How answers are extracted: ``number``, ``choice`` or ``exact``.
         max_new_tokens: The most tokens of an answer.
         choices: The options of a ``choice``.
 
     Raises:
-        UserError: there are no rows, two share an id, one has no answer or one that the extraction
-            can never find, or a prompt and its answer exceed the model's positions.
+        UserError: there are no rows, two have the same id, one has no answer or one that can never
+            be extracted, or a prompt and its answer exceed the model's positions.
     """
     if not rows:
         raise UserError("a task without rows has no score; check its source and evaluation.limit")
@@ -45,7 +45,7 @@ def validate_prompts(
     for row in rows:
         if row.id in seen:
             raise UserError(
-                f"{row.where}: another row has the id '{row.id}' too; give each row its own"
+                f"{row.where}: another row has the same id '{row.id}'; ids must be unique"
             )
         seen.add(row.id)
         _validate_label(row.where, row_label(row, extraction), extraction, choices)

@@ -1,1 +1,1 @@
-"""Base models and tokenizers: hub, local folder, installed package, or made in code."""
+"""Base models and tokenizers: from the hub, a local folder, a package, or built in."""

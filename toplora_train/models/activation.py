@@ -8,7 +8,7 @@ from toplora_train.config.errors import UserError
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Switch it on, non-reentrant: a frozen embedding needs no trick, and DDP stays right.
+    """Enable it, non-reentrant, which works with frozen embeddings and with DDP.
 
     Raises:
         UserError: the model does not support it.

@@ -1,4 +1,4 @@
-"""Whether a base model is at hand, without a look at the network: what a plan says of it."""
+"""Whether a base model is available locally, without network access; for plans."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spm.model", "vocab.json
 
 @dataclass(frozen=True)
 class ModelState:
-    """Where a base model is, or where it would come from.
+    """Where a base model is, or would be downloaded from.
 
     Attributes:
-        model: The hub id, the folder, or the name of a model made in code.
-        state: ``local`` (a folder, a package, or code), ``cached``, or ``to_fetch``.
-        place: Where it lies; None where it has to be fetched.
-        url: Its page on the hub; None for what is not from there.
+        model: The hub id, the folder, or the name of the built-in model.
+        state: ``local`` (a folder, a package, or built in), ``cached``, or ``to_fetch``.
+        place: Its folder; None if it has to be downloaded.
+        url: Its page on the hub; None if it is not from the hub.
         size: Bytes of its weights, if known.
-        licence: In the hub's word, if known.
-        gated: Whether the hub wants the licence accepted first; None if that is not known.
-        location: What can be planned with: its own ``config.json`` at least; None where not even
-            that is at hand.
-        tokenizer: Whether the tokenizer is at hand.
+        licence: The hub's licence tag, if known.
+        gated: Whether the hub requires accepting the licence; None if unknown.
+        location: The model to plan with, with at least a ``config.json``; None if not even that is
+            available.
+        tokenizer: Whether the tokenizer is available.
     """
 
     model: str
@@ -51,9 +51,9 @@ def model_state(
 
     Args:
         path: A hub id or a folder.
-        revision: A branch, tag or commit of the hub.
-        package: An installed package that carries the same weights.
-        builtin: A model made in code.
+        revision: A branch, tag or commit on the hub.
+        package: A Python package that contains the same weights.
+        builtin: The name of a built-in model.
 
     Raises:
         UserError: ``path`` is neither a folder with a model nor a well-formed hub id.
@@ -87,16 +87,16 @@ def model_state(
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether a folder holds all weights of a checkpoint: of one in parts, each part."""
+    """Whether a folder holds all weights of a checkpoint, every shard if it is sharded."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return all((folder / part).is_file() for part in parts)
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return all((folder / shard).is_file() for shard in shards)
     return any(folder.glob("*.safetensors"))
 
 
 def _is_hub_id(path: str) -> bool:
-    """Whether :func:`locate_model` would look for it beyond this machine's folders."""
+    """Whether :func:`locate_model` would treat it as a hub id."""
     return (
         not Path(path).expanduser().is_dir()
         and not path.startswith((".", "/", "~"))

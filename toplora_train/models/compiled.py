@@ -1,4 +1,4 @@
-"""Decoder layers compiled by ``torch.compile``, one by one and for a while."""
+"""Compile the repeated layers with ``torch.compile``, temporarily."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers that a model is a stack of, as transformers names them."""
+    """The model's repeated layers, by the class names in transformers' ``_no_split_modules``."""
     base: Any = getattr(model, "get_base_model", lambda: model)()
     names = set(getattr(base, "_no_split_modules", None) or ())
     return [module for module in model.modules() if type(module).__name__ in names]
@@ -19,12 +19,11 @@ def repeated_layers(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def compiled_layers(model: nn.Module, backend: str | None) -> Iterator[None]:
-    """Inside, each layer of the stack is compiled; nothing is, where there is no backend.
+    """Inside, each repeated layer is compiled; without a backend nothing is.
 
-    A layer and not the model: they are alike, so that one is compiled for all, and what is hooked
-    in between (recomputation, shared-out tensors, the choice of positions before the head) stays as
-    it is. No module is wrapped, so names stay as well. Lengths are symbols: a batch of another
-    length is not compiled anew.
+    Layers rather than the model: they are alike, so one compilation serves all, and hooks between
+    them (activation checkpointing, FSDP, selecting positions before the head) keep working. Modules
+    are not wrapped, so parameter names stay. Shapes are dynamic: new lengths need no recompilation.
     """
     if backend is None:
         yield

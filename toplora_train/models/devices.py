@@ -1,4 +1,4 @@
-"""Devices that a run can be planned for, with what their makers publish about them."""
+"""Devices that a run can be planned for, with their published specifications."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from toplora_train.config.errors import UserError
 
 UTILISATION = 0.4
-"""The assumed share of the published peak that a good run gets out of a device; PaLM's training got
-46 % (arXiv 2204.02311, table 3)."""
+"""The assumed fraction of a device's peak FLOP/s that a run reaches; PaLM's training reached 46 %
+(arXiv 2204.02311, table 3)."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """A kind of device, by its data sheet.
+    """A device type, from its data sheet.
 
-    ``fp16``, ``bf16`` and ``fp32`` are peaks in TFLOP/s of dense matrix products (without
-    sparsity, accumulated in fp32; fp32 without TF32, which torch does not use by default); None
-    where the device has no units for the format. ``memory`` is in GB.
+    ``fp16``, ``bf16`` and ``fp32`` are peak TFLOP/s of dense matrix products (without sparsity,
+    accumulated in fp32; fp32 without TF32, which torch does not use by default); None if the device
+    does not support the format. ``memory`` is in GB.
     """
 
     name: str
@@ -28,19 +28,19 @@ class Device:
 
     @property
     def memory_bytes(self) -> float:
-        """Its memory, a GB counted as 10^9 bytes: on the safe side."""
+        """Its memory in bytes, with 1 GB = 10^9 bytes to be conservative."""
         return self.memory * 1e9
 
     def speed(self, dtype: str) -> float:
-        """The published peak in FLOP/s of matrix products in ``dtype``, a name of torch's.
+        """The peak FLOP/s of matrix products in ``dtype``, a torch dtype's name.
 
         Raises:
-            UserError: The device has no units for it.
+            UserError: The device does not support it.
         """
         peak = {"float16": self.fp16, "bfloat16": self.bf16, "float32": self.fp32}[dtype]
         if peak is None:
             raise UserError(
-                f"plan_for={self.name}: the device does not compute in {dtype}; use "
+                f"plan_for={self.name}: the device does not support {dtype}; use "
                 "trainer.mixed_precision=fp16 and model.dtype=float16"
             )
         return peak * 1e12
@@ -73,7 +73,7 @@ def find_device(name: str) -> Device:
     """The device of that name.
 
     Raises:
-        UserError: It is not in the table.
+        UserError: It is unknown.
     """
     if name not in DEVICES:
         raise UserError(f"plan_for={name}: no such device; known: {', '.join(DEVICES)}")

@@ -1,8 +1,8 @@
-"""The head of a model that classifies a text or gives it a number.
+"""The classification or regression head of a model.
 
-A checkpoint of a language model has none: it starts at random, and is trained and saved whole with
-the adapter. One that was trained to classify has its own, which is taken over where it is for the
-same classes, whose names decide, not their numbers.
+A language model's checkpoint has none: the head is initialised at random, fully trained, and saved
+with the adapter. A classifier's checkpoint has one, which is kept if it has the same classes,
+compared by name, not by index.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from torch import nn
 from toplora_train.config.errors import UserError
 
 HEAD_ARCHITECTURE = "ForSequenceClassification"
-_GENERIC = re.compile(r"(label[\s_-]?)?\d+", re.IGNORECASE)  # LABEL_0: what nobody named
+_GENERIC = re.compile(r"(label[\s_-]?)?\d+", re.IGNORECASE)  # such as LABEL_0: unnamed
 
 
 @dataclass(frozen=True)
 class Head:
-    """What the model answers with.
+    """The head that a task needs.
 
     Attributes:
-        labels: The classes' names in the order of their numbers; none for a head that gives a
-            number.
-        pad_token_id: Padding, which a decoder must not take for the end of the text.
+        labels: The class names in order of their indices; empty for regression.
+        pad_token_id: The padding id, by which a decoder finds a text's last token.
     """
 
     labels: tuple[str, ...]
@@ -36,19 +35,19 @@ class Head:
 
     @property
     def problem(self) -> str:
-        """What transformers calls it."""
+        """Transformers' ``problem_type``."""
         return "single_label_classification" if self.labels else "regression"
 
 
 @dataclass(frozen=True)
 class HeadStart:
-    """What a head starts as.
+    """A head's initialisation.
 
     Attributes:
         kept: Whether it is the checkpoint's own.
-        said: That in words.
-        order: For each class of the task, the checkpoint's number of it; None where they agree.
-        redrawn: Whether a new one takes the place of the checkpoint's own.
+        said: A description for the log and the report.
+        order: For each class of the task, the checkpoint's index of it; None if they agree.
+        redrawn: Whether a new head replaces the checkpoint's.
     """
 
     kept: bool
@@ -58,16 +57,16 @@ class HeadStart:
 
 
 def head_start(config: Any, head: Head, *, new: bool, name: str) -> HeadStart:
-    """What the head starts as, by what the checkpoint's own config says of its head.
+    """Decide a head's initialisation from the checkpoint's config.
 
     Args:
-        config: The checkpoint's, as it was stored.
+        config: The checkpoint's config as stored.
         head: The head that the task needs.
-        new: Whether a new one is wanted in any case.
-        name: The model's, for the message.
+        new: Whether to draw a new head in any case.
+        name: The model's name, for messages.
 
     Raises:
-        UserError: The checkpoint's head is for as many classes, but they are called otherwise.
+        UserError: The checkpoint's head has as many classes, but with other names.
     """
     architectures = getattr(config, "architectures", None) or ()
     if not any(one.endswith(HEAD_ARCHITECTURE) for one in architectures):
@@ -88,29 +87,29 @@ def head_start(config: Any, head: Head, *, new: bool, name: str) -> HeadStart:
     if not head.labels or all(_GENERIC.fullmatch(one) for one in names):
         return HeadStart(True, "the checkpoint's own")
     found = [_plain(one) for one in names]
-    asked = [_plain(one) for one in head.labels]
-    if sorted(found) != sorted(asked):
+    expected = [_plain(one) for one in head.labels]
+    if sorted(found) != sorted(expected):
         raise UserError(
-            f"{name}: its head knows the classes {', '.join(names)}, the task's are "
+            f"{name}: its head has the classes {', '.join(names)}, the task's are "
             f"{', '.join(head.labels)}; draw a new head with model.new_head=true, or correct the "
             "task's choices"
         )
-    if found == asked:
+    if found == expected:
         return HeadStart(True, f"the checkpoint's own ({', '.join(names)})")
     return HeadStart(
         True,
         f"the checkpoint's own, its classes ({', '.join(names)}) put in the task's order "
         f"({', '.join(head.labels)})",
-        tuple(found.index(one) for one in asked),
+        tuple(found.index(one) for one in expected),
     )
 
 
 @torch.no_grad()
 def reorder_classes(model: nn.Module, order: Sequence[int]) -> None:
-    """Put the rows of the head's last layer into another order.
+    """Permute the outputs of the head's last layer.
 
     Raises:
-        ValueError: The head has no linear layer with so many outputs.
+        ValueError: The head has no linear layer with that many outputs.
     """
     last = [
         layer
@@ -125,11 +124,11 @@ def reorder_classes(model: nn.Module, order: Sequence[int]) -> None:
 
 
 def draw_head(model: Any, empty: Any) -> None:
-    """Put a new head on the model, drawn as the architecture draws one.
+    """Replace the model's head by a new one with the architecture's initialisation.
 
     Args:
-        model: A model of transformers.
-        empty: The same without weights, with a head of the right size, which is taken from it.
+        model: A transformers model.
+        empty: The same model without weights, whose head has the right size and is taken.
     """
     dtype = next(model.parameters()).dtype
     for name in head_modules(empty):
@@ -147,10 +146,10 @@ def _plain(name: str) -> str:
 
 
 def head_modules(model: nn.Module) -> list[str]:
-    """The names of the modules with weights that stand on the encoder: ``classifier``, ``score``.
+    """The names of the modules with weights on top of the base model: ``classifier``, ``score``.
 
-    With some architectures a pooling layer is among them (DeBERTa): it is as random as the rest,
-    and frozen and left out of the file it would be another one whenever the adapter is loaded.
+    In some architectures (DeBERTa) this includes a pooler: it is random too, and if it were frozen
+    and not saved it would differ each time the adapter is loaded.
     """
     prefix = getattr(model, "base_model_prefix", "")
     return [
@@ -168,29 +167,29 @@ def validate_loaded_weights(
     trained_whole: Sequence[str],
     name: str,
 ) -> None:
-    """Refuse a checkpoint that lacks weights besides a new head's: they would be random and frozen.
+    """Refuse a checkpoint with missing weights other than the head's: they would stay random.
 
     Args:
-        model: As it was built.
-        missing: The weights that the checkpoint did not hold.
-        head: Whether a head was put on it; without one nothing may lack.
-        trained_whole: Modules that are trained and saved with the adapter.
-        name: The model's, for the message.
+        model: The model as built.
+        missing: The weights missing from the checkpoint.
+        head: Whether the model has a head; without one nothing may be missing.
+        trained_whole: Modules that are fully trained and saved with the adapter.
+        name: The model's name, for messages.
 
     Raises:
-        UserError: names the part.
+        UserError: names the module.
     """
-    fine = {*(head_modules(model) if head else ()), *trained_whole}
-    lost = sorted(key for key in missing if not fine & set(key.split(".")))
+    allowed = {*(head_modules(model) if head else ()), *trained_whole}
+    lost = sorted(key for key in missing if not allowed & set(key.split(".")))
     if lost:
         part = lost[0].rpartition(".")[0]
         raise UserError(
             f"{name}: its checkpoint has no weights for {part}, which would stay random; train "
-            f"that part whole: adapter.modules_to_save=[{_nearest(part)}]"
+            f"the whole module: adapter.modules_to_save=[{_nearest(part)}]"
         )
 
 
 def _nearest(part: str) -> str:
-    """The outermost named module of a part, below the model's own name: ``pooler``."""
+    """The outermost module of a dotted name, below the model itself: ``pooler``."""
     pieces = part.split(".")
     return pieces[1] if len(pieces) > 1 else pieces[0]

@@ -1,4 +1,4 @@
-"""What a base model is, read from the files that it is loaded from and not from the settings."""
+"""A base model's digest, computed from its files rather than its settings."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from toplora_train.models.locate import ModelLocation
 from toplora_train.models.tiny import tiny_config, tiny_model
 
 INDEX = "model.safetensors.index.json"
-LENGTH = 8  # bytes of a safetensors file that say how long its header is
+LENGTH = 8  # bytes of a safetensors file that hold its header's length
 
 
 def model_digest(location: ModelLocation) -> str:
-    """A SHA-256 that tells the model from others, in hexadecimal.
+    """A SHA-256 that identifies the model, in hexadecimal.
 
-    It is of ``config.json``, of the index of the weights and of every safetensors file's header,
-    which names each tensor with its type, shape and place; the weights themselves are not read. A
-    model made in code has its configuration and its tensors digested.
+    Covers ``config.json``, the weights index and every safetensors header (names, dtypes, shapes
+    and offsets of the tensors), but not the weights themselves; for the built-in model, its config
+    and tensors.
     """
     digest = hashlib.sha256()
     if location.folder is None:

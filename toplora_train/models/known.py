@@ -1,4 +1,4 @@
-"""What is public about well-known base models: licence, size and shape, without a download."""
+"""Facts about well-known base models, without a download: licence, size and shape."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SHIPPED = "shape shipped with toplora-train"
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model of the hub, by what its page and ``config.json`` say.
+    """A model on the hub, from its page and ``config.json``.
 
     Attributes:
-        licence: In the hub's word.
-        gated: Whether the hub wants the licence accepted first.
-        parameters: Of the language model, or of the encoder without any head.
-        stored: The number format of the stored weights.
-        shape: The part of ``config.json`` that decides the number and form of the weights.
+        licence: The hub's licence tag.
+        gated: Whether the hub requires accepting the licence.
+        parameters: Parameters of the language model, or of the encoder without a head.
+        stored: The dtype of the stored weights.
+        shape: The part of ``config.json`` that determines the shapes of the weights.
     """
 
     licence: str
@@ -38,18 +38,18 @@ class KnownModel:
 
     @property
     def size(self) -> int:
-        """Bytes of the stored weights, a file's header and an encoder's own head left out."""
+        """Bytes of the stored weights, without file headers and an encoder's own head."""
         return self.parameters * BYTES[self.stored]
 
 
 def known_model(path: str | None) -> KnownModel | None:
-    """The facts about the hub id ``path``, if they are shipped."""
+    """The facts about the hub id ``path``, if it is in the table."""
     facts = _table().get(path)
     return None if facts is None else KnownModel(**facts)
 
 
 def shape_as_model(path: str, shape: Mapping[str, Any], folder: Path) -> ModelLocation:
-    """A model without weights or tokenizer, written into ``folder``: enough to count on."""
+    """Write a ``config.json`` to ``folder``: enough to count parameters with."""
     (folder / "config.json").write_text(json.dumps(dict(shape)), encoding="utf-8")
     return ModelLocation(path, folder, SHIPPED)
 

@@ -35,7 +35,7 @@ from toplora_train.models.locate import ModelLocation
 from toplora_train.models.quantized import keep_trainable, quantization_config
 from toplora_train.models.tiny import tiny_config, tiny_model, tiny_tokenizer
 
-# Tokens that vocabularies reserve and no text contains, in order of preference.
+# Reserved tokens that do not occur in text, in order of preference.
 SPARE_TOKENS = (
     "<|finetune_right_pad_id|>",
     "<|reserved_special_token_0|>",
@@ -46,13 +46,13 @@ SPARE_TOKENS = (
 
 
 def load_tokenizer(location: ModelLocation) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a pad token that is not its EOS where the vocabulary has a spare.
+    """The model's tokenizer, with a pad token other than EOS if the vocabulary has a spare one.
 
-    A pad equal to EOS makes other tools mask the EOS that was learned, so that the model never
-    stops; here labels are masked by position, but the saved tokenizer is used by others as well.
+    If pad equals EOS, other tools mask the EOS labels and the model never learns to stop; here
+    labels are masked by position, but the saved tokenizer is used elsewhere too.
 
     Raises:
-        UserError: the folder holds no tokenizer, or one without an EOS token.
+        UserError: the folder has no tokenizer, or one without an EOS token.
     """
     if location.folder is None:
         return tiny_tokenizer()
@@ -64,7 +64,7 @@ def load_tokenizer(location: ModelLocation) -> PreTrainedTokenizerBase:
         ) from error
     if tokenizer.eos_token is None and tokenizer.sep_token is None:
         raise UserError(
-            f"{location.name}: the tokenizer has no EOS token, so no answer could ever end"
+            f"{location.name}: the tokenizer has no EOS token, so answers could not end"
         )
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
         vocabulary = tokenizer.get_vocab()
@@ -85,23 +85,23 @@ def load_model(
     new_head: bool = False,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """The base model in evaluation mode on the CPU, frozen.
+    """Load the base model on the CPU, frozen and in evaluation mode.
 
     Args:
         location: where it is.
-        dtype: the number format of its weights, a name of torch's.
-        attention: the attention implementation, in transformers' words.
-        quantization: ``4bit`` or ``8bit``, or None for weights as they are.
-        meta: build it without weights, for counting (nothing is read but ``config.json``); never
+        dtype: the dtype of its weights, a torch dtype's name.
+        attention: transformers' ``attn_implementation``.
+        quantization: ``4bit`` or ``8bit``, or None.
+        meta: build it on the meta device, for counting (only ``config.json`` is read); never
             quantised.
-        head: the head to put on it; without one it is a causal language model.
-        trained_whole: modules that will be trained and saved whole, and so may lack weights.
-        new_head: draw a new head though the checkpoint has one that fits.
-        seed: of the head's random start; the global random state is left as it was.
+        head: the head to add; without one it is a causal language model.
+        trained_whole: modules that are fully trained and saved, whose weights may be missing.
+        new_head: draw a new head even if the checkpoint has one that fits.
+        seed: seed of the head's initialisation; the global RNG state is preserved.
 
     Raises:
-        UserError: the folder cannot be loaded as such a model, lacks weights besides the head's, or
-            has a head for other classes.
+        UserError: the folder cannot be loaded as such a model, weights other than the head's are
+            missing, or its head has other classes.
     """
     start = start_of_head(location, head, new=new_head) if head is not None else None
     kind = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
@@ -118,7 +118,7 @@ def load_model(
             if quantization is not None:
                 kept = head_modules(empty()) if head is not None else None
                 how["quantization_config"] = quantization_config(quantization, torch_dtype, kept)
-                how["device_map"] = {"": "cpu"}  # moved like any other model
+                how["device_map"] = {"": "cpu"}  # moved to the device later, like any model
             with _folder_of(location, kind, head) as folder:
                 model = _from_folder(
                     folder,
@@ -134,17 +134,17 @@ def load_model(
                 reorder_classes(model, start.order)
             if start is not None and start.redrawn:
                 draw_head(model, empty())
-    model.name_or_path = location.name  # what the adapter's config will call its base
+    model.name_or_path = location.name  # base_model_name_or_path in the adapter's config
     model.requires_grad_(False)
     frozen: PreTrainedModel = model.eval()
     return frozen
 
 
 def start_of_head(location: ModelLocation, head: Head, *, new: bool = False) -> HeadStart:
-    """What the head starts as; only ``config.json`` is read.
+    """The head's initialisation; reads only ``config.json``.
 
     Raises:
-        UserError: the checkpoint's head is for other classes.
+        UserError: the checkpoint's head has other classes.
     """
     folder = location.folder
     config = tiny_config() if folder is None else AutoConfig.from_pretrained(folder)
@@ -181,14 +181,14 @@ def _from_folder(
     lost = sorted(set(head_modules(model)) & {key.split(".")[0] for key in info["missing_keys"]})
     if lost and start is not None and start.kept:
         raise UserError(
-            f"{name}: its config speaks of a head, but its checkpoint has no weights for "
+            f"{name}: its config has a head, but its checkpoint has no weights for "
             f"{', '.join(lost)}; set model.new_head=true"
         )
     other = [
         key for key, *_ in info["mismatched_keys"] if key.split(".")[0] not in head_modules(model)
     ]
     if other:
-        raise UserError(f"{name}: the shape of {other[0]} is another than its config says")
+        raise UserError(f"{name}: the shape of {other[0]} does not match its config.json")
     validate_loaded_weights(
         model, info["missing_keys"], head=head is not None, trained_whole=trained_whole, name=name
     )
@@ -197,32 +197,32 @@ def _from_folder(
 
 @contextmanager
 def _folder_of(location: ModelLocation, kind: Any, head: Head | None) -> Iterator[Path]:
-    """Where the model's files are; the built-in model is written aside, as it has none."""
+    """The folder with the model's files; the built-in model is saved to a temporary one."""
     if location.folder is not None:
         yield location.folder
         return
     with temporary_folder() as folder:
         model = _builtin(kind, head)
-        # Not save_pretrained: of several processes only the first writes, and each has its folder.
+        # Not save_pretrained, which writes on the main process only: each has its own folder.
         model.config.save_pretrained(folder)
         save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
         yield folder
 
 
 def _with_head(config: Any, head: Head | None) -> Any:
-    """A configuration that speaks of a head in transformers' words."""
+    """The config with transformers' settings for the head."""
     if head is not None:
         config.id2label = dict(enumerate(head.labels)) or {0: "value"}
         config.label2id = {name: number for number, name in config.id2label.items()}
         config.problem_type = head.problem
         config.pad_token_id = head.pad_token_id
         if hasattr(config, "use_cache"):
-            config.use_cache = False  # every text is read once
+            config.use_cache = False  # one forward pass per text
     return config
 
 
 def _builtin(kind: Any, head: Head | None) -> Any:
-    """The model made in code, with a head on it where one is asked for."""
+    """The built-in model, with the head if one is given."""
     bare = tiny_model()
     if head is None:
         return bare
@@ -244,7 +244,7 @@ def _without_weights(
 
 @contextmanager
 def _no_report_of_missing_weights() -> Iterator[None]:
-    """Keep transformers from printing the table of what a checkpoint lacks: it is checked here."""
+    """Silence transformers' table of missing weights: :func:`_from_folder` checks them."""
     logger = logging.getLogger("transformers.modeling_utils")
 
     def only_errors(record: logging.LogRecord) -> bool:

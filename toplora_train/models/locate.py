@@ -1,4 +1,4 @@
-"""Where a base model is: made in code, a local folder, the hub's cache, a package, or the hub."""
+"""Find a base model: built in, a local folder, the hub's cache, a package, or the hub."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PLAN_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """A base model that is at hand.
+    """A base model that is available locally.
 
     Attributes:
-        name: what the adapter's config calls its base: the hub id, or the local folder.
-        folder: the folder with ``config.json``; None for a model made in code.
+        name: ``base_model_name_or_path`` of the adapter: the hub id, or the local folder.
+        folder: the folder with ``config.json``; None for the built-in model.
         revision: the commit, the package version, or "built in".
     """
 
@@ -43,13 +43,13 @@ def locate_model(
     builtin: str | None,
     weights: bool = True,
 ) -> ModelLocation:
-    """Find the base model, downloading it where that is possible.
+    """Find the base model, downloading it if necessary.
 
-    ``weights=False`` is for planning: configuration and tokenizer are enough. A package is taken in
-    the place of the hub, so not where a revision is given: it is not known to have that one.
+    ``weights=False`` is for planning, which needs only configuration and tokenizer. A package is
+    ignored if a revision is given, as its revision is unknown.
 
     Raises:
-        UserError: it is nowhere to be found; the message says what to do.
+        UserError: it cannot be found; the message says what to do.
     """
     if builtin is not None:
         _validate_useful(builtin, path=path, revision=revision, package=package)
@@ -62,8 +62,8 @@ def locate_model(
             raise UserError(f"{folder} is not a model: it has no config.json")
         if revision is not None:
             raise UserError(
-                f"model.revision={revision} is of a model on the hub, but model.path={path} is a "
-                "folder; leave model.revision out"
+                f"model.revision={revision} applies to models on the hub, but model.path={path} is "
+                "a folder; leave model.revision out"
             )
         return ModelLocation(str(folder.resolve()), folder.resolve(), "local folder")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
@@ -81,7 +81,7 @@ def _validate_useful(builtin: str, **settings: str | None) -> None:
     for name, value in settings.items():
         if value is not None:
             raise UserError(
-                f"model.{name}={value} says nothing of the built-in model; leave it out, or set "
+                f"model.{name}={value} does not apply to the built-in model; leave it out, or set "
                 f"model.builtin=null (now {builtin})"
             )
 
@@ -91,7 +91,7 @@ def _in_hub_cache(path: str, revision: str | None, weights: bool) -> ModelLocati
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
-    if weights and not any(folder.glob("*.safetensors")):  # only planned with, so far
+    if weights and not any(folder.glob("*.safetensors")):  # from planning only
         return None
     return ModelLocation(path, folder, folder.name)
 
@@ -116,10 +116,10 @@ def _from_hub(path: str, revision: str | None, package: str | None, weights: boo
             )
         )
     except (HfHubHTTPError, OSError) as error:
-        # The hub tells "no such repository" from "you may not see it" only in its long message.
+        # Only the hub's long message distinguishes "not found" from "no access".
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"the hub has no model {path} for you ({reason}); check the id, accept its licence and "
-            f"log in with `hf auth login` if it is gated, or {remedies}"
+            f"{path} cannot be downloaded from the hub ({reason}); check the id, accept its "
+            f"licence and log in with `hf auth login` if it is gated, or {remedies}"
         ) from error
     return ModelLocation(path, folder, folder.name)

@@ -1,4 +1,4 @@
-"""An estimate of the memory that training takes, from shapes alone."""
+"""Estimate the memory needed for training, from shapes alone."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# NF4 keeps a scale of a byte for 64 weights, and one in fp32 for 256 of those.
-TRAINED_BYTES = 4 + 4 + 8  # of a trained parameter: weight, gradient, AdamW's two moments; all fp32
+TRAINED_BYTES = 4 + 4 + 8  # per trained parameter: weight, gradient, AdamW's two moments, in fp32
+# NF4 has a one-byte scale per 64 weights, and an fp32 scale per 256 of those.
 QUANTIZED_BYTES = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes, by what they hold.
+    """Bytes by kind.
 
-    ``adapter`` counts weights, gradients and AdamW's two moments of the trainable parameters.
-    ``activations`` is what one micro-batch of the longest rows keeps for the backward pass.
+    ``adapter``: weights, gradients and AdamW's two moments of the trainable parameters.
+    ``activations``: those kept for the backward pass of one micro-batch of the longest rows.
     """
 
     weights: int
@@ -26,7 +26,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all kinds."""
         return self.weights + self.adapter + self.activations + self.logits
 
 
@@ -43,24 +43,24 @@ def estimate_memory(
     activation_checkpointing: bool,
     quantization: str | None = None,
 ) -> MemoryEstimate:
-    """Estimate for a decoder with a gated feed-forward part, the base frozen.
+    """Estimate for a frozen decoder with a gated feed-forward block.
 
-    A frozen linear layer keeps nothing but what its adapter needs; the norms, rotary embeddings,
-    attention and the gated product keep about ``12 d + 3 f`` numbers per token and layer (d hidden,
-    f feed-forward width). With activation checkpointing one layer's worth and ``d`` for each layer.
-    The supervised logits exist about three times: as computed, in fp32, and as their gradient.
+    A frozen linear layer keeps only what its adapter needs; norms, rotary embeddings, attention and
+    the gated product keep about ``12 d + 3 f`` values per token and layer (d hidden size, f
+    feed-forward width); with activation checkpointing that of one layer, plus ``d`` per layer.
+    Supervised logits exist about three times: as computed, in fp32, and as their gradient.
 
     Args:
-        config: the model's own configuration (transformers).
-        parameters: of the base model.
-        trainable: of the adapter.
-        dtype: of the base's weights.
-        compute_dtype: of the activations.
-        rows: of a micro-batch.
-        tokens: of its longest row.
-        supervised: positions whose logits are computed.
+        config: the model's transformers config.
+        parameters: parameters of the base model.
+        trainable: trainable parameters.
+        dtype: dtype of the base model's weights.
+        compute_dtype: dtype of the activations.
+        rows: rows per micro-batch.
+        tokens: tokens of the longest row.
+        supervised: positions whose logits are computed, per row.
         activation_checkpointing: whether layers are recomputed.
-        quantization: ``4bit`` or ``8bit``, of all weights but the embeddings'.
+        quantization: ``4bit`` or ``8bit``, of all weights except embeddings.
     """
     width = BYTES[compute_dtype]
     hidden = int(config.hidden_size)
@@ -86,19 +86,19 @@ def estimate_memory(
 def memory_of_each(
     whole: MemoryEstimate, *, engine: str, devices: int, embeddings: int, layers: int
 ) -> MemoryEstimate:
-    """What each of several devices needs, of which ``whole`` is what one alone would.
+    """The memory per device, given the estimate ``whole`` for a single one.
 
-    DDP keeps everything on each, and buckets of the gradients' size beside them. ZeRO stage 2
-    shards gradients and moments; an adapter is gathered whole for a pass, with its gradients, and
-    the base model is whole. FSDP2 (ZeRO stage 3) shards the base model as well: two layers are
-    gathered at a time, the one that computes and the next, and the embeddings for a whole pass.
+    DDP replicates everything and adds buckets of the gradients' size. ZeRO stage 2 shards gradients
+    and moments; the adapter is gathered whole for a pass, with its gradients, and the base model is
+    replicated. FSDP2 (ZeRO stage 3) shards the base model too: two layers are gathered at a time,
+    the current one and the next, and the embeddings for a whole pass.
 
     Args:
-        whole: Of one device with the rows that each of them has in a micro-batch.
+        whole: The estimate for a single device with the same micro-batch.
         engine: ``ddp``, ``zero2``, ``zero3`` or ``fsdp2``.
-        devices: How many share the run.
-        embeddings: Bytes of the weights that belong to no layer.
-        layers: Of the model.
+        devices: The number of devices.
+        embeddings: Bytes of the weights outside the layers.
+        layers: The model's number of layers.
     """
     if devices == 1:
         return whole

@@ -1,7 +1,7 @@
-"""Model weights that an installed Python package carries, for machines that reach no hub.
+"""Model weights in an installed Python package, for machines without access to the hub.
 
-Two layouts are known: a folder with ``model.safetensors`` (used as it lies) and a GGUF file, which
-is read once and stored as an ordinary checkpoint in the cache folder: reading it takes longer.
+Two layouts are supported: a folder with ``model.safetensors``, used in place, and a GGUF file,
+converted once to an ordinary checkpoint in the cache folder, which loads faster.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def package_folder(package: str) -> Path | None:
-    """The folder of an installed package, found without importing it; None if there is none."""
+    """The folder of an installed package, without importing it; None if it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -30,9 +30,9 @@ def package_folder(package: str) -> Path | None:
 
 
 def packaged_checkpoint(package: str) -> tuple[Path, str] | None:
-    """The checkpoint folder that ``package`` provides and a word on where it came from.
+    """The checkpoint folder in ``package`` and a description of its origin.
 
-    Returns None where the package is not installed or carries no weights.
+    Returns None if the package is not installed or contains no weights.
     """
     folder = package_folder(package)
     if folder is None:
@@ -51,16 +51,16 @@ def packaged_checkpoint(package: str) -> tuple[Path, str] | None:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    """Read a GGUF file into fp32 and store it, whole or not at all."""
-    logger.info("reading %s once and keeping it as a plain checkpoint in %s", gguf.name, target)
+    """Convert a GGUF file to an fp32 checkpoint, written atomically."""
+    logger.info("converting %s to a plain checkpoint in %s", gguf.name, target)
     with folder_aside(target) as aside:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
-        # What is stored is no longer quantised; left in place, these would claim that it is.
+        # The stored weights are not quantised, so the config must not say so.
         del model.hf_quantizer, model.config.quantization_config
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
-        if not target.exists():  # else another process was quicker
+        if not target.exists():  # else another process was faster
             aside.rename(target)

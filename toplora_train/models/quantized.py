@@ -1,11 +1,11 @@
-"""Base models whose linear layers are kept in 4 or 8 bits by bitsandbytes.
+"""Base models quantised to 4 or 8 bits by bitsandbytes.
 
-4 bits are QLoRA's: NF4 with quantised scales (arXiv 2305.14314, section 3).
+4 bits is QLoRA's format: NF4 with double quantisation (arXiv 2305.14314, section 3).
 
-On a CPU with AVX-512 BF16 a 4-bit layer repacks its weight at the first forward in evaluation mode,
-for a kernel that has no backward and that rounds the scales. A model that was evaluated before it
-is trained would get wrong gradients in every layer but the last, with no more than a warning: the
-layers are kept in the layout that can be trained through.
+On a CPU with AVX-512 BF16 a 4-bit layer repacks its weight at its first forward in evaluation mode,
+for a kernel that has no backward pass and rounds the scales. A model evaluated before training
+would get wrong gradients in every layer but the last, with only a warning; so the layers are kept
+in the trainable layout.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from toplora_train.config.errors import UserError
 def quantization_config(
     quantization: str, dtype: torch.dtype, kept: Sequence[str] | None
 ) -> BitsAndBytesConfig:
-    """How transformers is told.
+    """The quantisation settings for transformers.
 
     Args:
         quantization: ``4bit`` or ``8bit``.
-        dtype: What the layers are computed in.
-        kept: Modules to be left as they are; None for a language model, whose head is.
+        dtype: The compute dtype.
+        kept: Modules not to quantise; None for a language model, whose head never is.
 
     Raises:
         UserError: bitsandbytes is not installed.
@@ -50,10 +50,10 @@ def quantization_config(
 
 
 def keep_trainable(model: nn.Module) -> None:
-    """Have no layer repack its weight; to be called before the model's first forward.
+    """Prevent layers from repacking their weights; call it before the model's first forward.
 
     Raises:
-        UserError: A layer has done so already, which cannot be undone exactly.
+        UserError: A layer has repacked its weight, which cannot be undone exactly.
     """
     for name, module in model.named_modules():
         if not hasattr(module, "support_avx512bf16_for_cpu"):
@@ -61,8 +61,8 @@ def keep_trainable(model: nn.Module) -> None:
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         if getattr(state, "packing_format_for_cpu", False):
             raise UserError(
-                f"{name} is a 4-bit layer that was evaluated on the CPU already, which leaves it "
-                "without gradients; load the model anew and call "
-                "toplora_train.models.quantized.keep_trainable(model) before it is used"
+                f"{name} is a 4-bit layer that was already evaluated on the CPU and so cannot pass "
+                "gradients; reload the model and call "
+                "toplora_train.models.quantized.keep_trainable(model) before using it"
             )
         module.support_avx512bf16_for_cpu = False

@@ -1,7 +1,7 @@
-"""A model and tokenizer made in code: no file, no network, the same weights every time.
+"""The built-in model and tokenizer: no files, no network, the same weights every time.
 
-For continuous integration and tests. It has what trips adapters up in real models: grouped-query
-attention (4 query heads share 2 key/value heads), so that q and k/v projections differ in width.
+For tests and continuous integration. It has grouped-query attention (4 query heads share 2
+key/value heads), so q and k/v projections differ in width, as in real models.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_POSITIONS = 2048
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the 256 bytes, after ``<pad>`` and ``<eos>``; it adds no BOS."""
+    """A byte tokenizer: ``<pad>``, ``<eos>`` and the 256 bytes; it adds no BOS."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -49,7 +49,7 @@ def tiny_config() -> LlamaConfig:
 
 
 def tiny_model(seed: int = 0) -> LlamaForCausalLM:
-    """The random model of :func:`tiny_config`; the global random state is left as it was."""
+    """A randomly initialised model of :func:`tiny_config`; preserves the global RNG state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(tiny_config())

@@ -1,4 +1,4 @@
-"""How much there is to compute in a run, from shapes alone, and how fast a device could do it."""
+"""The FLOPs of a run, from shapes alone, and a device's measured speed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-LOOK = 0.2  # seconds that the speed is looked at; a plan should cost nothing
+MEASURE_SECONDS = 0.2  # short, as a plan should be fast
 
 
 def training_flops(
@@ -22,22 +22,22 @@ def training_flops(
 ) -> float:
     r"""Floating-point operations of the matrix products of training an adapter.
 
-    A frozen weight takes two operations per token forward, and two backward for the gradient of its
-    input; it has none of its own. So with ``N`` weights in the body, ``L`` layers of width ``d``,
-    a vocabulary ``V``, rows of ``t`` tokens and ``s`` supervised positions in all,
+    A frozen weight takes two operations per token in the forward pass and two in the backward pass,
+    for its input's gradient only. With ``N`` weights in the layers, ``L`` layers of width ``d``, a
+    vocabulary of ``V``, rows of ``t`` tokens and ``s`` supervised positions in total,
 
     .. math:: \sum_t (4 N t + 6 L d t^2) + 4 V d s
 
-    where the causal mask halves attention. Recomputed activations add another forward pass of the
-    layers. What the adapter itself takes, a few per cent, is left out, and padding.
+    where the causal mask halves attention. Activation checkpointing adds a forward pass of the
+    layers. The adapter itself (a few per cent) and padding are not counted.
 
     Args:
-        lengths: Tokens of every row, each as often as it is trained on.
+        lengths: Tokens of every row, repeated as often as it is trained on.
         supervised: Positions whose logits are computed, over all rows.
-        body: Weights of the base model without its embeddings.
-        hidden: Its width.
-        layers: Its layers.
-        vocabulary: Its vocabulary.
+        body: Weights of the base model without embeddings.
+        hidden: Its hidden size.
+        layers: Its number of layers.
+        vocabulary: Its vocabulary size.
         activation_checkpointing: Whether layers are recomputed.
     """
     passes = 3 if activation_checkpointing else 2
@@ -47,19 +47,19 @@ def training_flops(
 
 
 def product_speed(device: torch.device, dtype: torch.dtype, *, tokens: int, hidden: int) -> float:
-    """Operations per second of ``(tokens, hidden) @ (hidden, 4 hidden)`` on a device, at its best.
+    """Peak FLOP/s of ``(tokens, hidden) @ (hidden, 4 hidden)``, measured on a device.
 
-    No training is faster: it does other things between its products. The tokens grow from one, as
-    a processor without units for ``dtype`` would take an hour for them all.
+    An upper bound for training. The number of tokens grows from one, as a processor without native
+    support for ``dtype`` would take an hour for all of them.
     """
     right = torch.ones(hidden, 4 * hidden, device=device, dtype=dtype)
     best, rows = 0.0, 1
-    until = time.perf_counter() + LOOK
+    until = time.perf_counter() + MEASURE_SECONDS
     while best == 0.0 or time.perf_counter() < until:
         left = torch.ones(rows, hidden, device=device, dtype=dtype)
         began = time.perf_counter()
         product = left @ right
-        float(product[0, 0])  # a GPU answers when it is done
+        float(product[0, 0])  # waits for the GPU
         best = max(best, 2.0 * rows * hidden * 4 * hidden / (time.perf_counter() - began))
         rows = min(tokens, 4 * rows)
     return best

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from toplora_train.run.assemble.evaluation_folder import (
     write_evaluation,
 )
 from toplora_train.run.assemble.run_report import identity, task_score
-from toplora_train.run.assemble.scores import score_eval_sets
+from toplora_train.run.assemble.scores import Scorer
 from toplora_train.run.finetune import sha256_of
 from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import AUTOCAST, leave_process_group, open_accelerator
@@ -88,26 +87,24 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     load_adapter(load_base(config, location, objective.head, meta=True), run_dir / "adapter")
     model = load_base(config, location, objective.head)
     model.to(accelerator.device)
-    score = partial(
-        score_eval_sets,
+    scorer = Scorer(
         tokenizer=tokenizer,
         eval_sets=eval_sets,
         folder=folder / "predictions",
         batch_size=config.evaluation.batch_size,
         autocast_dtype=AUTOCAST[config.trainer.mixed_precision],
-        reuse=False,
         console=console,
         ranks=Ranks(accelerator.process_index, accelerator.num_processes),
     )
     base_scores = (
-        score(model, who="base", weights=base_weights(config, location), suffix=".base")
+        scorer.score(model, "base", weights=base_weights(config, location), suffix=".base")
         if config.evaluation.base and objective.head is None
         else {}
     )
     adapter = run_dir / "adapter"
     adapted = load_adapter(model, adapter).to(accelerator.device)
     weights = sha256_of(adapter / "adapter_model.safetensors")
-    scores = score(adapted, who="tuned", weights=weights, suffix="")
+    scores = scorer.score(adapted, "tuned", weights=weights)
     leave_process_group(accelerator)
     if not first:
         return folder, None

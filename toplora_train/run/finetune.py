@@ -35,8 +35,8 @@ from toplora_train.report.pages import write_pages
 from toplora_train.report.record import Report, write_report
 from toplora_train.report.tracker import Tracker, open_tracker
 from toplora_train.run.assemble.reload import probe_logits, prove_reload
-from toplora_train.run.assemble.run_report import build_report, conclusion, introduction
-from toplora_train.run.assemble.scores import score_eval_sets
+from toplora_train.run.assemble.run_report import Outcome, build_report, conclusion, introduction
+from toplora_train.run.assemble.scores import Scorer
 from toplora_train.run.fit.best_checkpoint import BestCheckpoint, fingerprint, select
 from toplora_train.run.fit.distribute import prepare_model, unwrap_model
 from toplora_train.run.fit.metric_logging import metric_logging
@@ -70,6 +70,7 @@ from toplora_train.train.checkpoint import (
 )
 from toplora_train.train.loop import train
 from toplora_train.train.sanity_checks import Beginning
+from toplora_train.train.settings import LoopSettings, TrainingData
 from toplora_train.train.signals import interrupt_at_once, interrupt_later
 
 PROBE_ROWS = 4
@@ -118,8 +119,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     model = load_base(config, run_data.location, run_data.objective.head)
     base_parameters = model.num_parameters()
     model.to(accelerator.device)
-    score = partial(
-        score_eval_sets,
+    scorer = Scorer(
         tokenizer=run_data.tokenizer,
         eval_sets=run_data.eval_sets,
         folder=run_dir / "predictions",
@@ -129,9 +129,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
         ranks=Ranks(accelerator.process_index, accelerator.num_processes),
     )
     base_scores = (
-        score(
+        scorer.score(
             model,
-            who="base",
+            "base",
             weights=base_weights(config, run_data.location),
             suffix=".base",
             reuse=checkpoint is not None,
@@ -181,18 +181,14 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
     last_scores: dict[str, Score] = {}
     if selection is not None and not selection.best_is_last:
-        last_scores = score(
-            adapted,
-            who="last step",
-            weights=fingerprint(adapted),
-            suffix=".last",
-            reuse=False,
+        last_scores = scorer.score(
+            adapted, "last step", weights=fingerprint(adapted), suffix=".last"
         )
         selection.restore(adapted)
     adapter_dir = run_dir / "adapter"
     if first:
         save_adapter_folder(adapted, run_data.tokenizer, adapter_dir)
-    scores = score(adapted, who="tuned", weights=fingerprint(adapted), suffix="", reuse=False)
+    scores = scorer.score(adapted, "tuned", weights=fingerprint(adapted))
     leave_process_group(accelerator)
     if not first:
         return
@@ -214,18 +210,20 @@ def run(config: RunConfig, run_dir: Path) -> None:
         config,
         run_data,
         run_dir,
+        Outcome(
+            base_parameters=base_parameters,
+            shape=fresh.config,
+            described=described,
+            base_scores=base_scores,
+            last_scores=last_scores,
+            scores=scores,
+            selection=selection,
+            proof=proof,
+            fitted=fitted,
+            start=origin,
+            extension=extension,
+        ),
         accelerator=accelerator,
-        fitted=fitted,
-        origin=origin,
-        extension=extension,
-        base_parameters=base_parameters,
-        shape=fresh.config,
-        described=described,
-        base_scores=base_scores,
-        last_scores=last_scores,
-        scores=scores,
-        selection=selection,
-        proof=proof,
     )
     write_everything(report, run_data, run_dir)
     tracker.finish({f"{name}/{s.metric}": s.value for name, s in scores.items()})
@@ -317,6 +315,22 @@ def fine_tune(
     torch.manual_seed(config.seed * accelerator.num_processes + accelerator.process_index)
     if checkpoint is not None:
         load_checkpoint(checkpoint, model=adapted, optimizer=optimizer, accelerator=accelerator)
+    settings = LoopSettings(
+        total_steps=total,
+        learning_rate=learning_rate(
+            config.optimizer, total_steps=total, protocol=config.evaluation.protocol
+        ),
+        batch_size=trainer.batch_size,
+        micro_batch_size=micro_batch_size,
+        group_by_length=trainer.group_by_length,
+        max_grad_norm=trainer.max_grad_norm,
+        seed=config.seed,
+        log_every=trainer.log_every,
+        eval_every=trainer.eval_every,
+        save_every=trainer.save_every,
+        keep=trainer.keep,
+        checkpoints=run_dir / "checkpoints",
+    )
     with (
         training_layers(adapted, trainer, run_data, accelerator=accelerator),
         interrupt_later() as interruption,
@@ -333,26 +347,15 @@ def fine_tune(
         for record in train(
             model,
             optimizer,
-            run_data.train,
-            run_data.validation,
-            accelerator=accelerator,
-            learning_rate=learning_rate(
-                config.optimizer, total_steps=total, protocol=config.evaluation.protocol
+            TrainingData(
+                run_data.train,
+                run_data.validation,
+                run_data.objective.training_collate,
+                run_data.objective.loss,
             ),
+            settings,
             start=start,
-            total_steps=total,
-            batch_size=trainer.batch_size,
-            micro_batch_size=micro_batch_size,
-            group_by_length=trainer.group_by_length,
-            max_grad_norm=trainer.max_grad_norm,
-            collate=run_data.objective.training_collate,
-            loss=run_data.objective.loss,
-            seed=config.seed,
-            log_every=trainer.log_every,
-            eval_every=trainer.eval_every,
-            save_every=trainer.save_every,
-            keep=trainer.keep,
-            checkpoints=run_dir / "checkpoints",
+            accelerator=accelerator,
             interruption=interruption,
             should_stop=lambda: selection is not None and selection.exhausted,
         ):
@@ -361,7 +364,7 @@ def fine_tune(
             if judged is not None:
                 log.info(judged)
                 say(console, judged)
-        interruption.raise_if_asked()
+        interruption.raise_if_interrupted()
     trained = unwrap_model(model, config, run_data, accelerator=accelerator)
     beginning.validate_moved(trained, dtype=config.adapter["dtype"])
     return trained

@@ -1,1 +1,1 @@
-"""One loop, one step."""
+"""The training loop and its parts."""

@@ -1,7 +1,7 @@
-"""The gradients of several processes that each hold the whole model, averaged once per step.
+"""Average the gradients of data-parallel processes once per step.
 
-DDP would do it during the last backward pass, where one process that runs out of memory leaves the
-others waiting for ever. An adapter's gradients are small: nothing is won by sending them earlier.
+DDP would do so during the last backward pass, where one process that runs out of memory leaves the
+others hanging. An adapter's gradients are small, so overlapping the all-reduce gains nothing.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def holds_whole_model(model: nn.Module, accelerator: Accelerator) -> bool:
-    """Whether a process computes on its own: alone, or with a copy of the model (DDP).
+    """Whether this process holds an unsharded model: a single process, or DDP.
 
-    Where the tensors are shared out every pass is an exchange, and gradients come averaged.
+    With a sharded model every pass communicates, and gradients arrive already averaged.
     """
     return accelerator.num_processes == 1 or isinstance(model, DistributedDataParallel)
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
-    """Give every process the mean of all processes' gradients.
+    """All-reduce the gradients to their mean over all processes, in place.
 
-    One that a process alone lacks counts as zero there; one that all lack stays missing.
+    A gradient that is None on some processes counts as zero there; None on all stays None.
     """
     if accelerator.num_processes == 1:
         return
-    here = torch.tensor([p.grad is not None for p in parameters], device=accelerator.device)
-    somewhere = accelerator.reduce(here.float(), reduction="sum").tolist()
-    held = [p for p, processes in zip(parameters, somewhere, strict=True) if processes]
-    for dtype in sorted({p.dtype for p in held}, key=str):
-        _average([_gradient(p) for p in held if p.dtype == dtype], accelerator)
+    has_grad = torch.tensor([p.grad is not None for p in parameters], device=accelerator.device)
+    counts = accelerator.reduce(has_grad.float(), reduction="sum").tolist()
+    reduced = [p for p, count in zip(parameters, counts, strict=True) if count]
+    for dtype in sorted({p.dtype for p in reduced}, key=str):
+        _average([_gradient(p) for p in reduced if p.dtype == dtype], accelerator)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -1,14 +1,14 @@
-"""Checkpoints: whole or absent, holding all that a run needs to go on bit for bit.
+"""Atomic checkpoints from which a run resumes bit for bit.
 
     checkpoints/step-00000200/
-        adapter.safetensors     the adapter's tensors, in PEFT's names
-        optimizer.safetensors   moments and counts, named <parameter index>.<what>
-        random.safetensors      the state of torch's generators in each process
-        state.json              position, totals, settings, the optimizer's groups
+        adapter.safetensors     the adapter's tensors, under PEFT's names
+        optimizer.safetensors   moments and step counts, named <parameter index>.<key>
+        random.safetensors      the state of torch's RNGs on each process
+        state.json              step, totals, settings, the optimizer's parameter groups
         manifest.json           SHA-256 of each file above
 
-Never the base model; nothing is unpickled. Everything is written to a folder aside, flushed to the
-disk, then renamed. There is no schedule in it: the schedule is a function of the step.
+The base model is never saved, and nothing is unpickled. Files are written to a temporary folder,
+fsynced, then renamed. No scheduler state: the learning rate is a function of the step.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run is: the last finished step and the totals up to it.
+    """A run's progress: the last completed step and the totals up to it.
 
     ``window_loss`` and ``window_tokens`` sum the loss and the supervised tokens since the last
     logged step, so that a resumed run logs the same means.
@@ -58,8 +58,23 @@ class TrainState:
     trend: LossTrend = field(default_factory=LossTrend)
     settings: dict[str, Any] = field(default_factory=dict)
 
+    def after(
+        self, step: int, loss: float, *, seconds: float, tokens: int, supervised_tokens: int
+    ) -> TrainState:
+        """The state after one more step, whose ``loss`` is per supervised token."""
+        return replace(
+            self,
+            step=step,
+            seconds=self.seconds + seconds,
+            tokens=self.tokens + tokens,
+            supervised_tokens=self.supervised_tokens + supervised_tokens,
+            window_loss=self.window_loss + loss * supervised_tokens,
+            window_tokens=self.window_tokens + supervised_tokens,
+            trend=self.trend.after(loss, step),
+        )
+
     def reset_logging_window(self) -> TrainState:
-        """The state after a logged step: what is told since then begins anew."""
+        """The state after a logged step, with the sums since the last log line at zero."""
         trend = replace(self.trend, spikes=0)
         return replace(self, window_loss=0.0, window_tokens=0, trend=trend)
 
@@ -73,16 +88,16 @@ def save_checkpoint(
     state: TrainState,
     keep: int,
 ) -> Path:
-    """Write ``folder/step-NNNNNNNN`` and remove all but the ``keep`` newest.
+    """Write ``folder/step-NNNNNNNN`` and delete all but the ``keep`` newest checkpoints.
 
-    All processes take part, as each has a random state of its own; the first one writes.
+    Call it on every process, as each has its own RNG state; the main process writes.
 
     Raises:
-        RunFailure: it could not be written (a full disk); earlier checkpoints are untouched.
+        RunFailure: writing failed (disk full); earlier checkpoints are untouched.
     """
     target = folder / f"step-{state.step:08d}"
     aside = folder / f".writing-{target.name}"
-    tensors, numbers = _split_optimizer_state(optimizer)
+    tensors, scalars = _split_optimizer_state(optimizer)
     adapter, random = adapter_tensors(model), random_states(accelerator)
     if not accelerator.is_main_process:
         return target
@@ -90,12 +105,12 @@ def save_checkpoint(
     document = {
         "schema_version": SCHEMA_VERSION,
         "train": asdict(state),
-        "optimizer": numbers,
+        "optimizer": scalars,
         "scaler": scaler.state_dict() if scaler is not None else None,
     }
     try:
-        for left in folder.glob(".writing-*"):  # of a killed attempt: a run has its folder alone
-            shutil.rmtree(left, ignore_errors=True)
+        for stale in folder.glob(".writing-*"):  # of a killed attempt: the run locks its folder
+            shutil.rmtree(stale, ignore_errors=True)
         aside.mkdir(parents=True)
         save_file(adapter, aside / "adapter.safetensors")
         save_file(tensors, aside / "optimizer.safetensors")
@@ -111,7 +126,7 @@ def save_checkpoint(
         shutil.rmtree(aside, ignore_errors=True)
         raise RunFailure(
             f"the checkpoint of step {state.step} could not be written to {folder} ({error}); "
-            f"earlier ones are whole: make room, then go on with resume=auto"
+            f"earlier ones are intact: free disk space, then continue with resume=auto"
         ) from error
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
@@ -119,7 +134,7 @@ def save_checkpoint(
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files match their checksums; the log names damaged ones."""
+    """The newest checkpoint whose files match their checksums; damaged ones are logged."""
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         if damage := _damage(candidate):
             logger.warning("%s is damaged (%s); using the one before it", candidate, damage)
@@ -129,7 +144,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def read_state(checkpoint: Path) -> TrainState:
-    """The position and totals stored in a checkpoint.
+    """The training state stored in a checkpoint.
 
     Raises:
         UserError: it was written by a newer version of this package.
@@ -137,7 +152,7 @@ def read_state(checkpoint: Path) -> TrainState:
     document = json.loads((checkpoint / "state.json").read_text())
     if document["schema_version"] > SCHEMA_VERSION:
         raise UserError(
-            f"{checkpoint} was written by a newer toplora-train; upgrade, or start anew"
+            f"{checkpoint} was written by a newer toplora-train; upgrade, or start a new run"
         )
     stored = document["train"]
     return TrainState(**stored | {"trend": LossTrend(**stored.get("trend", {}))})
@@ -150,10 +165,10 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
 ) -> None:
-    """Put adapter, optimizer, scaler and random generators back as they were.
+    """Restore the adapter, optimizer, gradient scaler and RNG states.
 
     Raises:
-        UserError: the checkpoint's tensors are not those of this adapter.
+        UserError: the names or shapes of the checkpoint's tensors are not this adapter's.
     """
     tensors = load_file(checkpoint / "adapter.safetensors")
     expected = adapter_tensors(model)
@@ -165,8 +180,8 @@ def load_checkpoint(
         or tensors[name].shape != expected[name].shape
     }:
         raise UserError(
-            f"{checkpoint} holds another adapter: {min(differing)} and {len(differing) - 1} more "
-            "tensors differ; use the settings it was made with, or another output_dir"
+            f"{checkpoint} holds a different adapter: {min(differing)} and {len(differing) - 1} "
+            "more tensors differ; use the settings it was saved with, or another output_dir"
         )
     set_adapter_tensors(model, tensors)
     document = json.loads((checkpoint / "state.json").read_text())
@@ -181,34 +196,35 @@ def load_checkpoint(
 def validate_same_settings(
     checkpoint: Path, stored: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
-    """Refuse to go on with settings that differ from those the checkpoint was made with.
+    """Refuse to resume with settings that differ from the checkpoint's.
 
-    Both are flat: dotted keys to values.
+    Both mappings are flat: dotted key to value.
 
     Raises:
-        UserError: names the keys that differ, with both values.
+        UserError: some differ; names the keys, with both values.
     """
-    # Through JSON, so that a tuple equals the list it was stored as.
+    # Through JSON, as a tuple was stored as a list.
     now = json.loads(json.dumps(now))
     differing = [
         key for key in sorted(stored.keys() | now.keys()) if stored.get(key) != now.get(key)
     ]
     if differing:
-        words = ", ".join(
+        changes = ", ".join(
             f"{key} was {stored.get(key)!r}, now {now.get(key)!r}" for key in differing
         )
         raise UserError(
-            f"{checkpoint} was made with other settings: {words}; use those, or another output_dir"
+            f"{checkpoint} was saved with other settings: {changes}; use those, or another "
+            "output_dir"
         )
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
-    """Copies of the adapter's tensors on the CPU, in the names PEFT saves them under.
+    """CPU copies of the adapter's tensors, under the names PEFT saves them with.
 
-    Copies, because a file holds no tensor that is another's too (PEFT's Lily shares some by layer).
+    Copies, because safetensors rejects tensors that share memory (PEFT's Lily ties some layers).
     """
-    # Embeddings are only ever trained through modules_to_save, which PEFT includes anyway; its
-    # "auto" would ask the hub.
+    # Embeddings are trained through modules_to_save only, which PEFT saves anyway; its "auto"
+    # would query the hub.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {
         name: full_tensor(tensor.detach()).to("cpu", copy=True).contiguous()
@@ -217,46 +233,46 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
 
 
 def set_adapter_tensors(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors that :func:`adapter_tensors` gave into the adapter."""
-    now = get_peft_model_state_dict(model, save_embedding_layers=False)
-    set_peft_model_state_dict(model, shard_like(tensors, now))
+    """Load tensors that :func:`adapter_tensors` returned into the adapter."""
+    current = get_peft_model_state_dict(model, save_embedding_layers=False)
+    set_peft_model_state_dict(model, shard_like(tensors, current))
 
 
 def _split_optimizer_state(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors by dotted key, ``<parameter index>.<what>``, and all that is not a tensor."""
-    held = optimizer.state_dict()
+    """The state's tensors by dotted key, ``<parameter index>.<key>``, and everything else."""
+    state_dict = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
-    numbers: dict[str, Any] = {}
+    scalars: dict[str, Any] = {}
 
     def split(prefix: str, entries: Mapping[Any, Any]) -> None:
         for name, value in entries.items():
             if isinstance(value, Mapping):
                 split(f"{prefix}{name}.", value)
             elif isinstance(value, Tensor):
-                # A clone each: 8-bit optimizers share one table among all parameters.
+                # Cloned: 8-bit optimizers share one quantization map among all parameters.
                 tensors[f"{prefix}{name}"] = full_tensor(value.detach()).cpu().clone()
             else:
-                numbers[f"{prefix}{name}"] = value
+                scalars[f"{prefix}{name}"] = value
 
-    split("", held["state"])
-    return tensors, {"param_groups": held["param_groups"], "state": numbers}
+    split("", state_dict["state"])
+    return tensors, {"param_groups": state_dict["param_groups"], "state": scalars}
 
 
 def _restore_optimizer_state(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]
 ) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     like = {key: parameters[int(key.split(".", 1)[0])] for key in tensors}
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**shard_like(tensors, like), **numbers["state"]}.items():
+    for key, value in {**shard_like(tensors, like), **scalars["state"]}.items():
         index, *path, name = key.split(".")
         entries = state.setdefault(int(index), {})
         for part in path:
             entries = entries.setdefault(part, {})
         entries[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": numbers["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": scalars["param_groups"]})
 
 
 def _damage(checkpoint: Path) -> str | None:

@@ -1,7 +1,7 @@
-"""Micro-batches that fit the memory: the largest before the first step, half of it when in need.
+"""Find the largest micro-batch that fits in memory, and halve it when memory runs out later.
 
-The loss is normalised by the tokens of the whole step, so their size changes nothing else. Of
-several processes all halve when one has to.
+The loss is normalised by the whole step's tokens, so the micro-batch size changes nothing else. If
+one process runs out of memory, all of them halve.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def find_micro_batch_size(
     loss: Loss,
     accelerator: Accelerator,
 ) -> int:
-    """The most rows whose forward and backward pass fit, tried on the longest rows.
+    """The most rows whose forward and backward pass fit in memory, tried on the longest rows.
 
-    It is ``most``, or a half, a quarter... of it; with several processes what fits all of them.
-    The model is left without gradients, and the random generators as they were.
+    It is ``most``, or a half, a quarter... of it; with several processes, what fits on all of them.
+    Gradients are cleared afterwards and the RNG states restored.
     """
     longest = longest_first(examples)
     model.train()
@@ -62,23 +62,23 @@ def find_micro_batch_size(
 
 
 def longest_first(examples: Sequence[TrainingExample]) -> list[TrainingExample]:
-    """Examples by their length."""
+    """Examples by decreasing length."""
     return sorted(examples, key=lambda example: -len(example.input_ids))
 
 
 def pass_within_memory(
     attempt: Callable[[int], Result], size: int, accelerator: Accelerator
 ) -> tuple[Result, int]:
-    """Compute with a micro-batch of ``size``, or half of it, as often as some process cannot.
+    """Run ``attempt(size)``, halving ``size`` for as long as any process runs out of memory.
 
-    ``attempt`` must exchange nothing with other processes: where one of them runs out of memory,
-    all take the pass again, with the random numbers that they had.
+    ``attempt`` must not communicate with other processes: if one of them runs out of memory, all
+    repeat it from the same RNG state.
 
     Returns:
-        What ``attempt`` gave, and the size that it fitted with.
+        The result of ``attempt``, and the size that fits.
 
     Raises:
-        RuntimeError: a single row does not fit.
+        RuntimeError: not even one row fits.
     """
     before = own_random_state(accelerator.device)
     while True:
@@ -87,13 +87,13 @@ def pass_within_memory(
         if result is not None and not failed:
             return result, size
         result = None
-        # Outside of the handler, which holds the frames of the failed pass and their tensors.
+        # Outside the except block, whose traceback keeps the failed pass's tensors alive.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         set_own_random_state(before, accelerator.device)
         size = max(1, size // 2)
-        logger.warning("out of memory; going on with trainer.micro_batch_size=%d", size)
+        logger.warning("out of memory; retrying with trainer.micro_batch_size=%d", size)
 
 
 def _unless_out_of_memory(attempt: Callable[[int], Result], size: int) -> Result | None:

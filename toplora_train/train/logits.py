@@ -1,4 +1,4 @@
-"""Logits of some positions only, whatever the model does to them after its head."""
+"""Compute logits at selected positions only, keeping what the model does after its head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def logits_only_at(model: nn.Module, rows: Tensor, positions: Tensor) -> Iterator[None]:
-    """Inside, the model's logits are of these N positions only: ``(1, N, vocabulary)``."""
+    """Inside, the model returns logits for these N positions only: ``(1, N, vocabulary)``."""
     inner: Any = getattr(model, "module", model)  # DDP's wrapper hides it
     base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 

@@ -1,4 +1,4 @@
-"""Losses of a head: one label or one number for each row."""
+"""Losses of a classification or regression head: one label or number per row."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from toplora_train.train.step import Batch
 
 
 def label_loss(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-    """The sum of -log p(label) over the rows of a batch; ``labels`` are class numbers."""
+    """The sum of -log p(label) over a batch's rows; ``labels`` are class indices."""
     return functional.cross_entropy(
         head_outputs(model, batch, device), batch["labels"].to(device), reduction="sum"
     )
 
 
 def value_loss(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-    """The sum of squared errors over the rows of a batch; ``labels`` are numbers."""
+    """The sum of squared errors over a batch's rows; ``labels`` are floats."""
     predicted = head_outputs(model, batch, device).squeeze(-1)
     return functional.mse_loss(predicted, batch["labels"].to(device), reduction="sum")
 
 
 def head_outputs(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-    """What the head says, in fp32: ``(rows, classes)``; where numbers are learned ``(rows, 1)``."""
+    """The head's outputs in fp32: ``(rows, classes)``, or ``(rows, 1)`` for regression."""
     inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
     outputs: Tensor = model(**inputs).logits
     return outputs.float()

@@ -11,18 +11,18 @@ from toplora_train.config.errors import UserError
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
-    """Torch's Muon (Jordan et al., 2024) over all tensors of two dimensions, AdamW over the others.
+    """Torch's Muon (Jordan et al., 2024) for 2-D tensors, AdamW for all others.
 
-    Muon's steps are scaled to the size of AdamW's (Liu et al., 2025, arXiv 2502.16982, section
-    2.2), so both take the same learning rate and weight decay. Its momentum is 0.95 with Nesterov's
-    correction, its Newton-Schulz iterations are five.
+    Muon's updates are scaled to the RMS of AdamW's (Liu et al., 2025, arXiv 2502.16982, section
+    2.2), so both take the same learning rate and weight decay. Nesterov momentum of 0.95, five
+    Newton-Schulz iterations.
 
     Args:
-        groups: Parameter groups, as of :func:`toplora_train.train.optimizer.parameter_groups`.
+        groups: Parameter groups, as from :func:`toplora_train.train.optimizer.parameter_groups`.
         lr: The learning rate.
-        betas: Decay of AdamW's moments.
-        eps: Added to the root of AdamW's second moment.
-        fused: Whether AdamW runs as one kernel.
+        betas: AdamW's betas.
+        eps: AdamW's epsilon.
+        fused: Whether to use the fused AdamW kernel.
 
     Raises:
         UserError: No tensor has two dimensions.
@@ -40,8 +40,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         matrices, others = (_of_dimension(groups, matrices=two) for two in (True, False))
         if not matrices:
             raise UserError(
-                "optimizer=muon steps matrices, and this adapter's tensors are none; use "
-                "optimizer=adamw"
+                "optimizer=muon needs 2-D tensors, and this adapter has none; use optimizer=adamw"
             )
         self._parts: list[torch.optim.Optimizer] = [
             torch.optim.Muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw")
@@ -52,18 +51,18 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closure is given here
-        """Take a step with both."""
+        """Step both optimizers."""
         assert closure is None
         for part in self._parts:
             part.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the state of both."""
+        """Load the state of both."""
         super().load_state_dict(state_dict)
         self._share()
 
     def _share(self) -> None:
-        """Let the parts work on this optimizer's own state and groups."""
+        """Make both use this optimizer's own state and parameter groups."""
         first = 0
         for part in self._parts:
             count = len(part.param_groups)
@@ -73,7 +72,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
 
 def _of_dimension(groups: Sequence[Mapping[str, Any]], *, matrices: bool) -> list[dict[str, Any]]:
-    """The groups with those of their tensors that are matrices, or are none."""
+    """The groups, restricted to their 2-D tensors, or to all others."""
     chosen = [
         {**group, "params": [p for p in group["params"] if (p.ndim == 2) == matrices]}
         for group in groups

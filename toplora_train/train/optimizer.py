@@ -1,7 +1,7 @@
-"""The optimizer, and which adapter tensors it treats otherwise than the rest.
+"""The optimizer, with learning rates and weight decay by parameter name.
 
-LoRA+ (Hayou, Ghosh and Yu, 2024, arXiv 2402.12354) is one such treatment: B learns ``ratio`` times
-as fast as A. TensLoRA's core, a single small tensor behind everything, is another.
+LoRA+ (Hayou, Ghosh and Yu, 2024, arXiv 2402.12354) is one use: B's learning rate is ``ratio`` times
+A's. TensLoRA's core, one small tensor that every layer shares, is another.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.train.muon import MuonAndAdamW
 
 LORA_PLUS = r"lora_B\."
-"""The tensors that LoRA+ speaks of, in the names that PEFT gives them."""
+"""LoRA+'s B, by PEFT's parameter names."""
 
 
 def build_optimizer(
@@ -37,20 +37,20 @@ def build_optimizer(
     Args:
         model: the model.
         name: ``adamw8bit`` keeps the moments of large tensors in 8 bits (bitsandbytes; Dettmers et
-            al., 2022); ``muon`` steps matrices by Muon; any other name is torch's AdamW, fused on a
+            al., 2022); ``muon`` uses Muon for matrices; any other name is torch's AdamW, fused on a
             GPU.
         lr: the learning rate.
-        betas: decay of the moments.
+        betas: decay rates of the moments.
         eps: added to the root of the second moment.
-        weight_decay: of matrices only: pulling gains, magnitudes and biases (one dimension) to zero
-            is not the regularisation that decay is meant for.
+        weight_decay: for tensors of two or more dimensions; gains, magnitudes and biases (1-D) are
+            never decayed.
         device_type: where the parameters are.
-        lr_multipliers: patterns of parameter names to factors of the learning rate; factors of
-            several patterns that match are multiplied.
-        no_decay: patterns of the names of parameters that are not decayed either.
+        lr_multipliers: regular expression over parameter names to learning-rate factor; where
+            several match, their factors multiply.
+        no_decay: regular expressions over parameter names to exempt from weight decay.
 
     Raises:
-        UserError: a pattern matches nothing or is none, or bitsandbytes is not installed.
+        UserError: a pattern is invalid or matches nothing, or bitsandbytes is not installed.
     """
     groups = parameter_groups(
         model, weight_decay=weight_decay, lr_multipliers=lr_multipliers or {}, no_decay=no_decay
@@ -72,10 +72,10 @@ def parameter_groups(
     lr_multipliers: Mapping[str, float],
     no_decay: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """The trainable parameters by their decay and their factor of the learning rate.
+    """The trainable parameters, grouped by weight decay and learning-rate factor.
 
     Raises:
-        UserError: a pattern matches no trainable parameter, or is no regular expression.
+        UserError: a pattern matches no trainable parameter, or is not a regular expression.
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for key, patterns in {"lr_multipliers": lr_multipliers, "no_decay": no_decay}.items():
@@ -86,8 +86,8 @@ def parameter_groups(
         factor = 1.0
         for pattern, multiplier in lr_multipliers.items():
             factor *= multiplier if re.search(pattern, name) else 1.0
-        spared = parameter.ndim < 2 or any(re.search(pattern, name) for pattern in no_decay)
-        groups.setdefault((0.0 if spared else weight_decay, factor), []).append(parameter)
+        exempt = parameter.ndim < 2 or any(re.search(pattern, name) for pattern in no_decay)
+        groups.setdefault((0.0 if exempt else weight_decay, factor), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "lr_scale": factor}
         for (decay, factor), parameters in groups.items()
@@ -95,7 +95,7 @@ def parameter_groups(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the learning rate ``lr`` times its own factor."""
+    """Set each parameter group's learning rate to ``lr`` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
@@ -105,15 +105,15 @@ def _validate_patterns(key: str, pattern: str, names: Sequence[str]) -> None:
         if any(re.search(pattern, name) for name in names):
             return
     except re.error as error:
-        raise UserError(f"{key}: '{pattern}' is no regular expression ({error})") from error
+        raise UserError(f"{key}: '{pattern}' is not a regular expression ({error})") from error
     kinds = sorted({part for name in names for part in name.split(".") if "_" in part})
     if pattern == LORA_PLUS:
         raise UserError(
             "optimizer=loraplus needs an adapter with matrices A and B; this one has "
-            f"{', '.join(kinds[:8])}: give optimizer.lr_multipliers for these instead"
+            f"{', '.join(kinds[:8])}: set optimizer.lr_multipliers for these instead"
         )
     raise UserError(
-        f"{key}: '{pattern}' matches no trainable parameter; their names hold, for example, "
+        f"{key}: '{pattern}' matches no trainable parameter; their names contain, for example, "
         f"{', '.join(kinds[:12])}"
     )
 

@@ -1,4 +1,4 @@
-"""What has to be the same, held against each other on the first rows before the first step."""
+"""Checks before the first step that compiling and packing leave the loss unchanged."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from toplora_train.train.processes import Collate
 from toplora_train.train.step import IGNORED, Batch, Loss, TrainingExample
 
 EXACT = 1e-5
-ROUNDED = 1e-2  # in 16 bits, where another shape or kernel rounds otherwise
+ROUNDED = 1e-2  # in 16 bits, where other shapes or kernels round differently
 
 
 @torch.no_grad()
 def measured_loss(model: nn.Module, batch: Batch, *, loss: Loss, accelerator: Accelerator) -> float:
-    """The summed loss of a batch without dropout, in the precision of the training."""
+    """The summed loss of a batch without dropout, in the training precision."""
     model.eval()
     with accelerator.autocast():
         return float(loss(model, batch, accelerator.device))
 
 
 def tolerance(model: nn.Module, accelerator: Accelerator) -> float:
-    """By how much, relatively, two ways of computing the same loss may differ."""
-    whole = all(p.dtype == torch.float32 for p in model.parameters() if p.is_floating_point())
-    return EXACT if whole and accelerator.mixed_precision == "no" else ROUNDED
+    """The relative difference allowed between two ways of computing the same loss."""
+    fp32 = all(p.dtype == torch.float32 for p in model.parameters() if p.is_floating_point())
+    return EXACT if fp32 and accelerator.mixed_precision == "no" else ROUNDED
 
 
 def prove_compiled(
@@ -41,10 +41,10 @@ def prove_compiled(
     loss: Loss,
     accelerator: Accelerator,
 ) -> None:
-    """Show that the model inside of ``compiled`` has the loss and the gradients it has outside.
+    """Check that compiling the model leaves its loss and gradient norm unchanged.
 
     Raises:
-        UserError: it has not, or cannot be compiled.
+        UserError: they change, or the model cannot be compiled.
     """
     expected, norm = _loss_and_gradient(model, batch, loss=loss, accelerator=accelerator)
     try:
@@ -61,9 +61,9 @@ def prove_compiled(
     bound = tolerance(model, accelerator)
     if not (_equal(found, expected, bound) and _equal(size, norm, 10 * bound)):
         raise UserError(
-            f"trainer.compile={backend} changes this model: the loss of the first rows is "
-            f"{found:.7g}, not {expected:.7g}, its gradient's norm {size:.7g}, not {norm:.7g}; use "
-            "trainer.compile=null"
+            f"trainer.compile={backend} changes this model's results: the loss of the first rows "
+            f"is {found:.7g}, not {expected:.7g}, the gradient norm {size:.7g}, not {norm:.7g}; "
+            "use trainer.compile=null"
         )
 
 
@@ -76,13 +76,13 @@ def prove_packing(
     loss: Loss,
     accelerator: Accelerator,
 ) -> None:
-    """Show that the model keeps apart what is laid end to end.
+    """Check that packed rows do not attend to each other.
 
-    The loss must be that of the padded rows; and, what rounding cannot hide, the loss of the later
-    rows must not move when the first one is another text.
+    The packed loss must equal the padded one. As rounding could hide a leak, the loss of the later
+    rows must also stay the same when the first row's tokens change.
 
     Raises:
-        UserError: it does not.
+        UserError: they do.
     """
     if len(examples) < 2:
         return
@@ -92,30 +92,30 @@ def prove_packing(
     first = slice(0, len(examples[0].input_ids))
     later = batch | {"labels": batch["labels"].clone()}
     later["labels"][:, first] = IGNORED
-    other = later | {"input_ids": batch["input_ids"].clone()}
-    other["input_ids"][:, first] = batch["input_ids"][:, first].roll(1, dims=1)
+    altered = later | {"input_ids": batch["input_ids"].clone()}
+    altered["input_ids"][:, first] = batch["input_ids"][:, first].roll(1, dims=1)
     kept, moved = (
-        measured_loss(model, one, loss=loss, accelerator=accelerator) for one in (later, other)
+        measured_loss(model, one, loss=loss, accelerator=accelerator) for one in (later, altered)
     )
     if not (_equal(found, expected, tolerance(model, accelerator)) and _equal(moved, kept, EXACT)):
         raise UserError(
-            "trainer.batching=packed: this model does not keep rows apart that are laid end to end "
-            f"(their loss is {found:.6g}, padded {expected:.6g}; that of the later rows is "
-            f"{kept:.6g}, after another first row {moved:.6g}); use trainer.batching=padded"
+            "trainer.batching=packed: in this model packed rows attend to each other (loss "
+            f"{found:.6g} packed, {expected:.6g} padded; of the later rows {kept:.6g}, "
+            f"{moved:.6g} after a different first row); use trainer.batching=padded"
         )
 
 
 def _loss_and_gradient(
     model: nn.Module, batch: Batch, *, loss: Loss, accelerator: Accelerator
 ) -> tuple[float, float]:
-    """The summed loss without dropout, and its gradient's norm, which is not left behind."""
+    """The summed loss without dropout and its gradient norm; no ``.grad`` is written."""
     model.eval()
     with accelerator.autocast():
         summed = loss(model, batch, accelerator.device)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(summed, trainable, allow_unused=True)
-    held = [gradient for gradient in gradients if gradient is not None]
-    return float(summed.detach()), float(nn.utils.get_total_norm(held))
+    present = [gradient for gradient in gradients if gradient is not None]
+    return float(summed.detach()), float(nn.utils.get_total_norm(present))
 
 
 def _equal(one: float, other: float, tolerance: float) -> bool:

@@ -1,4 +1,4 @@
-"""What one optimizer step measured."""
+"""The measurements of one optimizer step."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A step in numbers; a logged one is a line of ``metrics.jsonl``.
+    """One optimizer step; a logged one is a line of ``metrics.jsonl``.
 
     ``loss`` is per supervised token, of this step or, in a logged record, of all steps since the
-    last logged one. ``tokens``, ``supervised_tokens`` and ``seconds`` count from the run's start.
-    ``training_stats`` is measured at logged steps only, see
+    last logged one. ``tokens``, ``supervised_tokens`` and ``seconds`` are totals since the run's
+    start. ``training_stats`` is measured at logged steps only, see
     :mod:`toplora_train.train.training_stats` and :mod:`toplora_train.train.spikes`.
     """
 

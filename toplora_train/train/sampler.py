@@ -1,4 +1,4 @@
-"""Which rows are stepped on when: a function of the seed, so that the position is the step."""
+"""The order of the training rows: a function of the seed, so the step gives the position."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from toplora_train.data.batches import epoch_batches
 
 
 def steps_in_epoch(rows: int, batch_size: int) -> int:
-    """Optimizer steps per epoch; a short last batch is a step."""
+    """Optimizer steps per epoch; a short last batch counts as one."""
     return math.ceil(rows / batch_size)
 
 
 def steps_for_tokens(
     tokens: int, lengths: Sequence[int], *, batch_size: int, group_by_length: bool, seed: int
 ) -> int:
-    """The first step after which at least ``tokens`` tokens of rows have been trained on.
+    """The number of steps needed to train on at least ``tokens`` tokens.
 
     Args:
-        tokens: What is to be gone through; padding does not count.
+        tokens: The token budget; padding does not count.
         lengths: Tokens of each row.
-        batch_size: Rows of a step.
-        group_by_length: As in the run: it decides which rows a step holds.
-        seed: The run's.
+        batch_size: Rows per step.
+        group_by_length: As in the run; it decides which rows share a step.
+        seed: The run's seed.
     """
     epochs, left = divmod(tokens, sum(lengths))
     steps = epochs * steps_in_epoch(len(lengths), batch_size)
@@ -47,9 +47,9 @@ def remaining_batches(
     group_by_length: bool,
     seed: int,
 ) -> Iterator[tuple[int, float, list[int]]]:
-    """Steps ``after + 1`` to ``until`` as (step, epochs done after it, row indices).
+    """Yield ``(step, epochs completed after it, row indices)`` for ``after + 1`` to ``until``.
 
-    The order is a function of the seed and the epoch, so the position in the data is the step.
+    The order depends on the seed and epoch only, so resuming needs no sampler state.
     """
     per_epoch = steps_in_epoch(len(lengths), batch_size)
     for epoch in range(after // per_epoch, math.ceil(until / per_epoch)):

@@ -1,4 +1,4 @@
-"""What a run is stopped for, and what it takes."""
+"""Checks that stop a run that cannot be learning, and its peak memory."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def validate_loss(
     """Stop a run whose loss is NaN or infinite.
 
     Args:
-        loss: A step's loss, which the weights have not taken; or, if ``taken``, one after the step.
+        loss: A step's training loss or, if ``taken``, a loss measured after the step.
         step: The step.
         saved: The step of the last checkpoint, 0 for none.
         remedy: What to do, see :func:`precision_remedy`.
-        taken: Whether the weights have taken the step.
+        taken: Whether the weights were already updated.
 
     Raises:
-        RunFailure: It is.
+        RunFailure: The loss is NaN or infinite.
     """
     if math.isfinite(loss):
         return
     kept = (
         f"the checkpoint of step {saved} is the last good one"
         if saved
-        else "no checkpoint was due yet"
+        else "no checkpoint was saved yet"
     )
     raise RunFailure(
         f"the loss is {loss} {'after' if taken else 'at'} step {step}; {kept}. {remedy}"
@@ -45,17 +45,17 @@ def validate_loss(
 
 
 def precision_remedy(model: torch.nn.Module, mixed_precision: str) -> str:
-    """What to do against a loss that is NaN: the key of a number format that overflows, if any.
+    """The advice for a NaN loss: the setting that makes a format overflow, or a lower rate.
 
     Args:
         model: The model in training.
-        mixed_precision: What it is computed in, in Accelerate's words.
+        mixed_precision: Accelerate's ``mixed_precision``.
     """
-    of_adapter = {p.dtype for p in model.parameters() if p.requires_grad}
-    if torch.float16 in of_adapter:
+    adapter_dtypes = {p.dtype for p in model.parameters() if p.requires_grad}
+    if torch.float16 in adapter_dtypes:
         return (
-            "The adapter's weights are float16, in which small gradients and large weights are "
-            "lost: set adapter.dtype=float32"
+            "The adapter's weights are float16, in which small gradients underflow and large "
+            "weights overflow: set adapter.dtype=float32"
         )
     if mixed_precision == "fp16":
         return f"{LOWER}, or train in trainer.mixed_precision=bf16 instead of fp16"
@@ -65,12 +65,16 @@ def precision_remedy(model: torch.nn.Module, mixed_precision: str) -> str:
 
 
 def validate_gradients_exist(model: torch.nn.Module) -> None:
-    """Stop a run in which part of the adapter is not trained."""
+    """Stop a run in which some adapter tensor receives no gradient.
+
+    Raises:
+        RunFailure: Names the first such tensor.
+    """
     missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if missing:
         raise RunFailure(
-            f"{len(missing)} adapter tensors got no gradient in the first step, {missing[0]} among "
-            "them: the model's forward pass does not reach them. Leave these modules out of "
+            f"{len(missing)} adapter tensors got no gradient in the first step, for example "
+            f"{missing[0]}: the model's forward pass does not use them. Leave these modules out of "
             "adapter.target_modules"
         )
 
@@ -78,7 +82,11 @@ def validate_gradients_exist(model: torch.nn.Module) -> None:
 def validate_gradients(
     model: torch.nn.Module, norm: float, step: int, *, remedy: str = LOWER
 ) -> None:
-    """Stop a run in which some gradient is not a number; its weights have not taken the step."""
+    """Stop a run with a NaN or infinite gradient; the weights were not updated.
+
+    Raises:
+        RunFailure: Names the first such tensor.
+    """
     if math.isfinite(norm):
         return
     bad = [
@@ -87,55 +95,56 @@ def validate_gradients(
         if p.grad is not None and not math.isfinite(float(full_tensor(p.grad.sum())))
     ]
     raise RunFailure(
-        f"the gradient's norm is {norm} at step {step}: {len(bad)} adapter tensors have gradients "
-        f"that are no numbers, {bad[0] if bad else 'none alone'} first. {remedy}, or set "
+        f"the gradient norm is {norm} at step {step}: {len(bad)} adapter tensors have NaN or "
+        f"infinite gradients (first: {bad[0] if bad else 'none alone'}). {remedy}, or set "
         "trainer.max_grad_norm"
     )
 
 
 class DeadTensors:
-    """Looks for adapter tensors that are never moved.
+    """Finds adapter tensors whose gradient stays zero.
 
-    A gradient may well be zero at first (LoRA's A has one as long as B is zero), so a tensor counts
-    as dead only when ``patience`` steps with a learning rate have left its gradient at zero.
+    A gradient may be zero at first (LoRA's A while B is zero), so a tensor counts as dead only when
+    its gradient was zero in ``patience`` steps with a positive learning rate.
     """
 
     def __init__(self, model: torch.nn.Module, *, patience: int = 10) -> None:
-        self._silent = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._zero = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._left = patience
 
     def look(self, lr: float) -> None:
-        """Look at the gradients of a step.
+        """Check a step's gradients.
 
         Raises:
-            RunFailure: names the tensors that none of the steps has moved.
+            RunFailure: a tensor's gradient was zero in all ``patience`` steps.
         """
         if self._left == 0 or lr == 0.0:
             return
         self._left -= 1
-        self._silent = {
+        self._zero = {
             name: p
-            for name, p in self._silent.items()
+            for name, p in self._zero.items()
             if p.grad is None or float(full_tensor(p.grad.abs().sum())) == 0.0
         }
-        if self._left == 0 and self._silent:
-            names = sorted(self._silent)
+        if self._left == 0 and self._zero:
+            names = sorted(self._zero)
             raise RunFailure(
-                f"{len(names)} adapter tensors have had a gradient of zero since the start, "
-                f"{names[0]} among them: nothing is learned there. Leave these modules out of "
+                f"{len(names)} adapter tensors have had a zero gradient since the start, for "
+                f"example {names[0]}: they do not learn. Leave these modules out of "
                 "adapter.target_modules, or change the adapter's settings"
             )
 
 
 class Beginning:
-    """What an adapter is before its first step, to see at the end whether anything was learned.
+    """The adapter's initial state, to check after training whether anything was learned.
 
-    Where tensors are zero, as B is in LoRA, they make the update zero, and weight decay leaves them
-    so: then those decide. Of an adapter without zeros a digest of each tensor is kept. A head that
-    is trained beside the adapter does not count.
+    Tensors that start at zero, such as LoRA's B, make the update zero and weight decay keeps them
+    there, so they alone are compared if there are any; else all tensors are. A head that is trained
+    with the adapter does not count.
 
     Args:
-        model: A model whose adapter is at its start; a resumed one before the checkpoint is read.
+        model: A model with a freshly initialised adapter; when resuming, before loading the
+            checkpoint.
     """
 
     def __init__(self, model: PeftModel) -> None:
@@ -144,29 +153,29 @@ class Beginning:
         self._digests = {name: _digest(tensors[name]) for name in zero or tensors}
 
     def validate_moved(self, model: PeftModel, *, dtype: str) -> None:
-        """Refuse to save an adapter that is still its own start.
+        """Refuse to save an adapter that is unchanged since its initialisation.
 
         Raises:
-            RunFailure: It is; the message says what that may come from.
+            RunFailure: It is unchanged; the message names the likely cause.
         """
         tensors = _own_tensors(model)
         if any(_digest(tensors[name]) != digest for name, digest in self._digests.items()):
             return
         config = model.active_peft_config
         reason = (
-            "its invocation tokens (adapter.settings.alora_invocation_tokens) may be in no row"
+            "no row contains its invocation tokens (adapter.settings.alora_invocation_tokens)"
             if getattr(config, "alora_invocation_tokens", None)
             else "its gradients were zero, or the optimizer's steps too small for "
             f"adapter.dtype={dtype}; see grad_norm and lr in metrics.jsonl"
         )
         raise RunFailure(
-            "the adapter is still its own start after the last step: nothing was learned, and no "
+            "the adapter is unchanged since its initialisation: nothing was learned, and no "
             f"adapter is saved. Most likely {reason}"
         )
 
 
 def _own_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The adapter's trained tensors; all that is trained where PEFT names none as the adapter's."""
+    """The adapter's trainable tensors; all trainable ones where none has the adapter's prefix."""
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     prefixes = adapter_prefixes(model)
     own = {
@@ -183,7 +192,7 @@ def _digest(tensor: torch.Tensor) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes used so far: allocated on a GPU, resident of the process on a CPU."""
+    """Peak bytes so far: allocated on a GPU, the process's resident set on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, so that there is no schedule state to lose."""
+"""The learning rate as a pure function of the step, so there is no scheduler state to save."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import math
 
 
 def warmup_length(total_steps: int, warmup_steps: int | None, warmup_ratio: float) -> int:
-    """The number of warm-up steps; ``warmup_steps`` wins over ``warmup_ratio`` of the total."""
+    """The number of warm-up steps; ``warmup_steps`` takes precedence over ``warmup_ratio``."""
     return warmup_steps if warmup_steps is not None else math.ceil(total_steps * warmup_ratio)
 
 
 def learning_rate_factor(
     step: int, *, total_steps: int, warmup: int, schedule: str, from_zero: bool = False
 ) -> float:
-    """What the peak learning rate is multiplied with at ``step`` (1 is the first).
+    """The factor of the peak learning rate at ``step`` (counted from 1).
 
-    During warm-up the factor is ``step / (warmup + 1)``, so that every step trains; then it is 1
-    (constant), falls to 0 in a straight line (linear) or as half a cosine (cosine), over the
-    remaining steps. ``from_zero`` is the warm-up of transformers' schedules, ``(step - 1) /
-    warmup``, whose first step trains nothing: published settings were run with it.
+    During warm-up it is ``step / (warmup + 1)``, so that every step trains; then it stays at 1
+    (constant) or decays to 0 over the remaining steps, linearly (linear) or as half a cosine
+    (cosine). ``from_zero`` is transformers' warm-up, ``(step - 1) / warmup``, whose first step has
+    a rate of 0; published settings were run with it.
     """
     done = step - 1
     if done < warmup:

@@ -1,9 +1,9 @@
-"""Each process keeps a part of the tensors, of their gradients and of the optimizer's state.
+"""Shard parameters, gradients and optimizer state over processes.
 
-ZeRO (arXiv:1910.02054) names the stages: the second shares out gradients and optimizer state, which
-only what is trained has, and leaves the base model whole; the third shares out the base model too,
-a layer of which is gathered while it computes. Both are torch's own ``fully_shard`` (FSDP2), with
-which gradients stay tensors that can be looked at and the step stays that of the other engines.
+The stages are ZeRO's (arXiv:1910.02054): stage 2 shards gradients and optimizer state, here those
+of the adapter, and replicates the base model; stage 3 shards the base model too and gathers each
+layer while it computes. Both use torch's ``fully_shard`` (FSDP2), which leaves gradients
+accessible, so that the training step is the same as with the other engines.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def shard_adapter(model: PeftModel, device: torch.device) -> PeftModel:
-    """Share out what is trained, in place (ZeRO stage 2); the optimizer is made after.
+    """Shard the trainable parameters in place (ZeRO stage 2), before building the optimizer.
 
-    An adapter is small: all of it is gathered for a forward pass and kept until its gradients are
-    there. The base model moves to ``device`` as it is, quantised or not.
+    An adapter is small, so it is gathered whole for the forward pass and kept until the backward
+    pass is done. The base model, quantised or not, moves to ``device`` unsharded.
     """
     frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
     fully_shard(model.to(device), ignored_params=frozen, reshard_after_forward=False)
@@ -32,10 +32,10 @@ def shard_adapter(model: PeftModel, device: torch.device) -> PeftModel:
 
 
 def shard_model(model: PeftModel) -> PeftModel:
-    """Share out every tensor, in place (ZeRO stage 3); the optimizer is made after.
+    """Shard every parameter in place (ZeRO stage 3), before building the optimizer.
 
-    A group per layer of the model; what belongs to no layer, the shared tensors of TensLoRA among
-    it, is in the group of the whole model.
+    Each layer is one FSDP unit; parameters outside the layers, such as TensLoRA's shared tensors,
+    belong to the root unit.
     """
     layers = set(getattr(model.get_base_model(), "_no_split_modules", None) or ())
     for module in model.modules():
@@ -46,23 +46,23 @@ def shard_model(model: PeftModel) -> PeftModel:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor, gathered if it is shared out; then all processes have to ask for it."""
+    """The unsharded tensor; a collective if it is sharded, so call it on every process."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors, shared out as those of the same names and shapes are."""
-    shared: dict[str, Tensor] = {}
+    """Shard full tensors the way the tensors of the same names and shapes in ``like`` are."""
+    sharded: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        pattern = like.get(name)
-        if isinstance(pattern, DTensor) and pattern.shape == tensor.shape:
-            moved = tensor.to(pattern.device_mesh.device_type)
-            shared[name] = distribute_tensor(moved, pattern.device_mesh, pattern.placements)
+        model = like.get(name)
+        if isinstance(model, DTensor) and model.shape == tensor.shape:
+            moved = tensor.to(model.device_mesh.device_type)
+            sharded[name] = distribute_tensor(moved, model.device_mesh, model.placements)
         else:
-            shared[name] = tensor
-    return shared
+            sharded[name] = tensor
+    return sharded
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether a process holds only a part of the model."""
+    """Whether any parameter is sharded."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())

@@ -1,6 +1,6 @@
-"""Signals that end a run: at once where nothing can be lost, after a checkpoint while training.
+"""Signals that end a run: immediately outside training, after a checkpoint during it.
 
-Ctrl-C, SIGTERM, and SIGUSR1, which SLURM sends before the time is over and which counts as SIGTERM.
+SIGINT, SIGTERM, and SIGUSR1, which SLURM sends before the time limit and which counts as SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interruption:
-    """Remembers the first signal; a second one leaves at once."""
+    """Records the first signal; a second one exits immediately."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -26,10 +26,10 @@ class Interruption:
         """Handle a signal."""
         if self.signum is None:
             self.signum = _meant(signum)
-        elif signum != signal.SIGUSR1:  # a warning may come by more than one way
+        elif signum != signal.SIGUSR1:  # SLURM may send its warning more than once
             os._exit(128 + signum)
 
-    def raise_if_asked(self) -> None:
+    def raise_if_interrupted(self) -> None:
         """Raise :class:`Interrupted` if a signal has come."""
         if self.signum is not None:
             raise Interrupted(self.signum)
@@ -44,14 +44,14 @@ def _leave(signum: int, _frame: FrameType | None) -> None:
 
 
 def interrupt_at_once() -> None:
-    """From here on a signal raises :class:`Interrupted` wherever the program is."""
+    """From now on, raise :class:`Interrupted` as soon as a signal arrives."""
     for number in SIGNALS:
         signal.signal(number, _leave)
 
 
 @contextmanager
 def interrupt_later() -> Iterator[Interruption]:
-    """Inside, the first signal is only remembered: the current step can end in a checkpoint."""
+    """Inside, the first signal is only recorded, so that the step can finish with a checkpoint."""
     interruption = Interruption()
     before = {number: signal.signal(number, interruption.receive) for number in SIGNALS}
     try:

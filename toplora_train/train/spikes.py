@@ -1,4 +1,4 @@
-"""Losses that leap out of their trend."""
+"""Loss spikes: losses far above their running mean."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 50  # steps that the trend reaches back, as an exponential mean does
-SETTLED = 20  # steps before anything is called a leap
-LEAP = 5.0  # standard deviations
+WINDOW = 50  # steps, of the exponential moving average
+SETTLED = 20  # steps before a loss can count as a spike
+SPIKE = 5.0  # standard deviations above the mean
 
 
 @dataclass(frozen=True)
 class LossTrend:
-    """Mean and variance of the losses of late, and how many were leaps since last told."""
+    """Running mean and variance of recent losses, and spikes since the last log line."""
 
     steps: int = 0
     mean: float = 0.0
@@ -23,26 +23,23 @@ class LossTrend:
     spikes: int = 0
 
     def after(self, loss: float, step: int) -> LossTrend:
-        """The trend with one more loss; the log names a leap.
-
-        A leap moves the trend no further than the largest loss that is none would.
-        """
-        limit = self.mean + LEAP * math.sqrt(self.variance)
-        leaps = self.steps >= SETTLED and loss > limit
-        if leaps:
+        """The trend updated with one more loss; a spike is logged and clamped to the limit."""
+        limit = self.mean + SPIKE * math.sqrt(self.variance)
+        spike = self.steps >= SETTLED and loss > limit
+        if spike:
             logger.warning(
-                "the loss leapt to %.4g at step %d, where %.4g +- %.2g is usual",
+                "loss spike: %.4g at step %d (recent losses: %.4g +- %.2g)",
                 loss,
                 step,
                 self.mean,
                 math.sqrt(self.variance),
             )
         steps = self.steps + 1
-        share = max(1 / steps, 1 / WINDOW)
-        delta = (limit if leaps else loss) - self.mean
+        rate = max(1 / steps, 1 / WINDOW)
+        delta = (limit if spike else loss) - self.mean
         return LossTrend(
             steps,
-            self.mean + share * delta,
-            (1 - share) * (self.variance + share * delta**2),
-            self.spikes + leaps,
+            self.mean + rate * delta,
+            (1 - rate) * (self.variance + rate * delta**2),
+            self.spikes + spike,
         )

@@ -1,4 +1,4 @@
-"""One optimizer step in two halves: forward, loss on the answers, backward; then clip, update."""
+"""One optimizer step in two halves: forward and backward, then clip and update."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ IGNORED = -100
 
 Batch = dict[str, Tensor]
 Loss = Callable[[nn.Module, Batch, torch.device], Tensor]
-"""The sum of a batch's loss over what it supervises: tokens or, with a head, labels."""
+"""The summed loss over a batch's supervised tokens or, with a head, labels."""
 
 
 class TrainingExample(Protocol):
-    """What training knows of an example; ``supervised`` is the number of terms of its loss."""
+    """What training needs of an example; ``supervised`` is the number of terms of its loss."""
 
     @property
     def input_ids(self) -> tuple[int, ...]: ...  # noqa: D102
@@ -35,7 +35,7 @@ class TrainingExample(Protocol):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of one forward pass; ``weight`` 0 where a process computes only to keep in step."""
+    """The rows of one forward pass; ``weight`` is 0 on a process that has no rows of its own."""
 
     batch: Batch
     weight: float = 1.0
@@ -58,11 +58,11 @@ def forward_backward(
     supervised_tokens: int,
     accelerator: Accelerator,
 ) -> Tensor:
-    """The share of this process in the step's loss, whose gradients are left on the parameters.
+    """Accumulate this process's gradients; return its share of the step's loss.
 
-    The loss is the sum over every supervised token of the step divided by ``supervised_tokens``,
-    the number of them in the whole step over all processes. So neither the number of micro-batches
-    nor of processes changes it. Nothing is exchanged: it can be taken again with smaller ones.
+    The loss is summed over the step's supervised tokens and divided by ``supervised_tokens``, their
+    number over all processes, so neither the number of micro-batches nor of processes changes it.
+    DDP does not communicate here, so the call can be repeated with smaller micro-batches.
     """
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=accelerator.device)
@@ -71,7 +71,7 @@ def forward_backward(
             with accelerator.autocast():
                 summed = micro.weight * loss(model, micro.batch, accelerator.device)
             share = summed / supervised_tokens
-            # Processes average their gradients; this is already the share of the whole.
+            # Gradients are averaged over processes later, but their shares must be summed.
             accelerator.backward(share * accelerator.num_processes)
         total += share.detach()
     return total
@@ -85,28 +85,27 @@ def update(
     max_grad_norm: float,
     accelerator: Accelerator,
 ) -> StepResult:
-    """Update the adapter once, by the mean of all processes' gradients.
+    """Average the gradients over processes, clip them, and take one optimizer step.
 
-    ``max_grad_norm`` 0 means that gradients are measured, not clipped. A loss or a gradient that is
-    no number leaves the weights as they were.
+    With ``max_grad_norm`` 0 gradients are not clipped. If the loss or a gradient is NaN or
+    infinite, the step is skipped.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if holds_whole_model(model, accelerator):
         average_gradients(trainable, accelerator)
     norm = float(full_tensor(accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf"))))
     mean = float(accelerator.reduce(share))
-    # What is no number must not reach the weights; fp16's scaler skips such a step itself.
+    # NaN must not reach the weights; with fp16 the gradient scaler skips such a step itself.
     if math.isfinite(mean) and (math.isfinite(norm) or accelerator.scaler is not None):
         optimizer.step()
     return StepResult(loss=mean, grad_norm=norm)
 
 
 def supervised_loss(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-    """The sum of -log p(token) over the supervised tokens of a batch.
+    """The sum of -log p(token) over a batch's supervised tokens.
 
-    Only supervised positions go through the vocabulary projection, whatever the model does to its
-    logits afterwards: with few answer tokens and a large vocabulary that is most of the memory and
-    a good part of the time.
+    Logits are computed at supervised positions only: with few answer tokens and a large vocabulary
+    that saves most of the memory and much of the time.
     """
     targets = batch["labels"][:, 1:]
     rows, positions = (targets != IGNORED).nonzero(as_tuple=True)

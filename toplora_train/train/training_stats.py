@@ -1,6 +1,6 @@
-"""What an adapter does while it learns: how large it is, how it moves, how many ranks it uses.
+"""Training statistics of an adapter: norms, update sizes, effective ranks.
 
-All of it is of the adapter's size; nothing of a weight's size is made.
+Computed from the adapter's tensors alone; no matrix of a base weight's size is materialised.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ TrainingStats = dict[str, float | str]
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the trainable tensors, to tell later how far they have moved."""
+    """A copy of the trainable tensors, to measure a step's update against."""
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def training_stats(
     model: nn.Module, before: dict[str, Tensor], trend: LossTrend, device: torch.device
 ) -> TrainingStats:
-    """What is to be told at a logged step; of a model that is shared out all processes must ask.
+    """The statistics of a logged step; with a sharded model, call it on every process.
 
     Args:
         model: the model after the step.
-        before: its tensors before the step, of :func:`trainable_tensors`.
-        trend: that of the loss, the step's own included.
-        device: where it is trained.
+        before: its tensors before the step, from :func:`trainable_tensors`.
+        trend: the loss trend, including this step.
+        device: the training device.
     """
     return {
         "loss_spikes": trend.spikes,
@@ -44,15 +44,15 @@ def training_stats(
 
 @torch.no_grad()
 def _sizes(model: nn.Module, before: dict[str, Tensor]) -> TrainingStats:
-    """The Frobenius norms of the adapter and of a step's change, the latter by module."""
+    """The Frobenius norms of the adapter and, by module, of the step's update."""
     squares = torch.zeros((), dtype=torch.float64)
     moved: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         if name in before:
-            now, then = full_tensor(parameter.detach()).double(), full_tensor(before[name]).double()
-            squares = squares.to(now.device) + now.square().sum()
+            new, old = full_tensor(parameter.detach()).double(), full_tensor(before[name]).double()
+            squares = squares.to(new.device) + new.square().sum()
             module = module_of(name)
-            change = (now - then).square().sum()
+            change = (new - old).square().sum()
             moved[module] = moved[module] + change if module in moved else change
     norms = dict(zip(moved, torch.stack(list(moved.values())).sqrt().tolist(), strict=True))
     largest, smallest = max(norms, key=norms.__getitem__), min(norms, key=norms.__getitem__)
@@ -66,11 +66,11 @@ def _sizes(model: nn.Module, before: dict[str, Tensor]) -> TrainingStats:
 
 
 def module_of(name: str) -> str:
-    """The module that an adapter's tensor belongs to; a tensor that all share is named itself."""
+    """The module an adapter tensor belongs to; for a shared tensor, its own name."""
     parts = name.removeprefix("module.").removeprefix("base_model.").split(".")
     if "default" in parts:
         parts = parts[: parts.index("default")]
-    # ``model.`` is the base model's own place in a PeftModel; the last part is the adapter's.
+    # The first part is PeftModel's ``model.``, the last one the tensor's own name.
     return ".".join(parts[1:-1]) or parts[-1]
 
 
@@ -78,8 +78,8 @@ def module_of(name: str) -> str:
 def _ranks(model: nn.Module) -> TrainingStats:
     """The effective rank of the updates ``B A`` (Roy and Vetterli, 2007), mean and smallest.
 
-    It is the exponential of the entropy of the singular values, which are made to sum to one.
-    Adapters whose update is no fixed product (TopLoRA's hangs on the token) have none.
+    It is the exponential of the entropy of the singular values, normalised to sum to 1. Empty for
+    adapters whose update is not a fixed product (TopLoRA's depends on the token).
     """
     factors = {} if is_sharded(model) else fixed_factors(model)
     if not factors:
@@ -94,10 +94,9 @@ def _ranks(model: nn.Module) -> TrainingStats:
 
 
 def effective_rank(A: Tensor, B: Tensor) -> float:
-    """The effective rank of ``B A``, from ``(r, in)`` and ``(out, r)``; 0 where that is zero.
+    """The effective rank of ``B A``, from ``(r, in)`` and ``(out, r)``; 0 if ``B A`` is zero.
 
-    The singular values are those of the r x r product of the triangles of two QR decompositions,
-    taken through Gram matrices in double precision.
+    The singular values come from the r x r Gram matrices of A and B, in double precision.
     """
     inner = (A.double() @ A.double().T).cpu()
     outer = (B.double().T @ B.double()).cpu()
@@ -111,10 +110,10 @@ def effective_rank(A: Tensor, B: Tensor) -> float:
 
 
 def _device_use(device: torch.device) -> TrainingStats:
-    """A GPU's memory in use and how busy it is; nothing elsewhere."""
+    """A GPU's reserved memory and utilisation (0 to 1); empty on other devices."""
     if device.type != "cuda":
         return {}
     used: TrainingStats = {"gpu_memory_bytes": torch.cuda.memory_reserved(device)}
-    with suppress(Exception):  # by a package that may lack; no measure is worth a run
+    with suppress(Exception):  # needs an optional package; a statistic must not stop a run
         used["gpu_utilization"] = torch.cuda.utilization(device) / 100
     return used

@@ -1,4 +1,4 @@
-"""The loss on rows that were held out."""
+"""The loss on held-out rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def validation_loss(
     collate: Collate,
     loss: Loss,
 ) -> float:
-    """Loss per supervised token over ``examples``, without dropout; back to training mode after."""
+    """Loss per supervised token over ``examples``, without dropout; restores training mode."""
     model.eval()
     ordered = sorted(examples, key=lambda example: len(example.input_ids))
     total = torch.zeros((), device=accelerator.device)

@@ -1,4 +1,4 @@
-"""PEFT's DoRA replaced layer by layer, and the weight under it."""
+"""Replacing PEFT's DoRA layer by layer, and the frozen weight."""
 
 import peft
 import pytest

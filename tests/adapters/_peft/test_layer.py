@@ -15,7 +15,7 @@ def test_a_refusal_is_a_users_error_and_a_not_implemented_error():
 
 
 class Int8Linear(nn.Module):
-    """What a quantised layer looks like from outside: an integer weight and a forward."""
+    """A minimal quantised layer: an integer weight and a forward."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
@@ -69,7 +69,7 @@ def plain_layer(base: nn.Module | None = None) -> PlainLinear:
     return layer
 
 
-def test_a_method_is_its_tensors_and_its_update_and_merges_by_its_delta_weight():
+def test_a_method_needs_only_tensors_and_an_update_and_merges_by_its_delta_weight():
     layer = plain_layer()
     x = torch.randn(3, 6)
     expected = layer(x)
@@ -89,7 +89,7 @@ def test_a_method_is_its_tensors_and_its_update_and_merges_by_its_delta_weight()
     assert not layer.merged
 
 
-def test_a_merge_that_would_not_be_finite_leaves_the_weight_alone():
+def test_a_merge_with_nan_or_inf_does_not_change_the_weight():
     layer = plain_layer()
     weight = layer.base_layer.weight.clone()
     with torch.no_grad():
@@ -117,14 +117,14 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(layer.eval()(x), layer(x))
 
 
-def test_the_base_weights_of_a_model_on_the_meta_device_stay_there():
+def test_base_weights_on_the_meta_device_stay_there():
     with torch.device("meta"):
         base = nn.Linear(6, 5)
     layer = TopLoraLinear(base, "default", TopLoraConfig(r=2), "q")
     assert all(parameter.is_meta for parameter in layer.parameters())
 
 
-def test_an_input_of_another_dtype_is_cast_unless_that_is_switched_off():
+def test_an_input_of_another_dtype_is_cast_unless_disabled():
     layer = plain_layer(nn.Linear(6, 5).bfloat16())
     layer.plain_delta["default"].data = layer.plain_delta["default"].data.float()
     x = torch.randn(3, 6).bfloat16()
@@ -159,7 +159,7 @@ def two_adapters(kind: type[PlainLinear], dtype: torch.dtype) -> PlainLinear:
 
 @pytest.mark.parametrize("kind", [PlainLinear, RelativeLinear])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_unmerging_restores_the_weight_exactly_also_if_the_update_depends_on_it(kind, dtype):
+def test_unmerging_restores_the_weight_exactly_even_if_the_update_depends_on_it(kind, dtype):
     layer = two_adapters(kind, dtype)
     weight = layer.base_layer.weight.clone()
     for _ in range(3):

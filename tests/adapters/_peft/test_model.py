@@ -1,4 +1,4 @@
-"""The tuner model: targets, several adapters at once, what is unsupported."""
+"""The tuner model: targets, several adapters at once, unsupported operations."""
 
 import peft
 import pytest

@@ -1,4 +1,4 @@
-"""Registration: the enumeration's new members, and names that are taken."""
+"""Registration: new members of the enumeration, and names already taken."""
 
 import copy
 import pickle
@@ -14,7 +14,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_model
 
 
-def test_the_new_member_behaves_as_the_built_in_ones_do():
+def test_a_new_member_behaves_like_the_built_in_ones():
     member = PeftType.TOPLORA
     assert member is PeftType("TOPLORA") is PeftType["TOPLORA"]
     assert member == "TOPLORA"

@@ -18,7 +18,7 @@ TAILS = [(2, [20]), (0, [21, 22, 23]), (2, [24, 25]), (0, [20]), (1, [30])]
 
 
 def small(kind, **changes):
-    """A model of this kind with random weights, in double precision."""
+    """A randomly initialised model of this architecture, in double precision."""
     settings = {
         "vocab_size": 100,
         "hidden_size": 32,
@@ -49,23 +49,23 @@ def by_itself(model, ids, last):
     return model(input_ids=torch.tensor([ids])).logits[0, -last:].float()
 
 
-def assert_said_as_of_whole_sequences(model, *, start, atol=1e-6):
+def assert_logits_of_full_sequences(model, *, start, atol=1e-6):
     with torch.inference_mode():
-        begun = compute_prefix(model, COMMON) if start else NO_PREFIX
-        assert begun.length == (len(COMMON) if start else 0)
-        for _ in range(2):  # a beginning serves more than one batch
-            said = answer_logits(model, PROMPTS, SHARED, TAILS, pad=0, prefix=begun)
+        prefix = compute_prefix(model, COMMON) if start else NO_PREFIX
+        assert prefix.length == (len(COMMON) if start else 0)
+        for _ in range(2):  # the prefix is reused for a second batch
+            answers = answer_logits(model, PROMPTS, SHARED, TAILS, pad=0, prefix=prefix)
             for row, prompt in enumerate(PROMPTS):
-                whole = by_itself(model, [*prompt, *SHARED], len(SHARED) + 1)
-                torch.testing.assert_close(said.shared[row], whole, rtol=0, atol=atol)
-            for (row, tail), after in zip(TAILS, said.tails, strict=True):
-                whole = by_itself(model, [*PROMPTS[row], *SHARED, *tail], len(tail))
-                torch.testing.assert_close(after, whole, rtol=0, atol=atol)
+                expected = by_itself(model, [*prompt, *SHARED], len(SHARED) + 1)
+                torch.testing.assert_close(answers.shared[row], expected, rtol=0, atol=atol)
+            for (row, tail), after in zip(TAILS, answers.tails, strict=True):
+                expected = by_itself(model, [*PROMPTS[row], *SHARED, *tail], len(tail))
+                torch.testing.assert_close(after, expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("start", [False, True])
 @pytest.mark.parametrize("kind", IN_ONE_PASS)
-def test_answers_side_by_side_say_what_whole_sequences_say(kind, start):
+def test_answers_side_by_side_have_the_logits_of_full_sequences(kind, start):
     model = small(kind)
     assert takes_any_mask(model)
     shapes = []
@@ -75,17 +75,17 @@ def test_answers_side_by_side_say_what_whole_sequences_say(kind, start):
     )
     with torch.inference_mode():
         answer_logits(model, PROMPTS, SHARED, TAILS, pad=0)
-    assert shapes == [(3, 6 + 2 + 4)]  # the longest prompt, what answers share, a row's most tails
-    assert_said_as_of_whole_sequences(model, start=start)
+    assert shapes == [(3, 6 + 2 + 4)]  # longest prompt, shared tokens, most tail tokens of a row
+    assert_logits_of_full_sequences(model, start=start)
 
 
-def test_an_adapter_on_the_model_changes_nothing_of_that():
+def test_the_same_holds_with_an_adapter():
     model = get_peft_model(small("llama"), LoraConfig(target_modules=["q_proj", "v_proj"]))
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     assert takes_any_mask(model)
-    assert_said_as_of_whole_sequences(model.double().eval(), start=True)
+    assert_logits_of_full_sequences(model.double().eval(), start=True)
 
 
 @pytest.mark.parametrize(
@@ -98,14 +98,14 @@ def test_an_adapter_on_the_model_changes_nothing_of_that():
         ("olmo2", {}),
     ],
 )
-def test_a_model_that_may_not_take_the_mask_goes_two_ways(kind, changes):
+def test_a_model_that_cannot_take_the_mask_uses_two_passes(kind, changes):
     model = small(kind, **changes)
     assert not takes_any_mask(model)
-    if kind in ("llama", "olmo2"):  # eager attention's own softmax is in single precision
-        assert_said_as_of_whole_sequences(model.float(), start=True, atol=1e-4)
+    if kind in ("llama", "olmo2"):  # eager attention computes its softmax in fp32
+        assert_logits_of_full_sequences(model.float(), start=True, atol=1e-4)
 
 
-def test_a_recurrent_model_goes_on_from_no_prompt():
+def test_a_recurrent_model_is_refused():
     model = small("mamba", attn_implementation=None)
     with torch.inference_mode():
         assert answer_logits(model, PROMPTS, SHARED, [], pad=0).tails == []

@@ -36,7 +36,7 @@ def answers(model, tokenizer, prompts, batch_size=32, **settings):
 
 @torch.no_grad()
 def by_hand(model, prompt, ends, new_tokens=NEW):
-    """The oracle: one row, no cache, no padding; append the most probable token until an end."""
+    """The oracle: one row, no cache, no padding; append the most probable token until EOS."""
     ids = list(prompt)
     for _ in range(new_tokens):
         best = int(model(torch.tensor([ids])).logits[0, -1].argmax())
@@ -63,7 +63,7 @@ def test_answers_are_those_of_decoding_by_hand_at_any_batch_size(
 def test_each_row_ends_at_its_own_eos(model, tokenizer, prompts):
     ids = by_hand(model, prompts[0], set())
     others = [by_hand(model, prompt, set()) for prompt in prompts[1:4]]
-    end = ids[3]  # declare the row's fourth token an end of the model
+    end = ids[3]  # make the row's fourth token an EOS of the model
     model.generation_config.eos_token_id = [end]
     found = answers(model, tokenizer, prompts[:4], max_new_tokens=NEW)
     cut = [row[: row.index(end)] if end in row else row for row in [ids, *others]]
@@ -77,12 +77,12 @@ def test_the_longest_prompts_come_first(model, tokenizer, prompts):
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_in_the_files_order_no_prompt_is_moved(model, tokenizer, prompts):
+def test_by_length_false_keeps_the_order(model, tokenizer, prompts):
     found = generate(model, tokenizer, prompts, max_new_tokens=1, batch_size=8, by_length=False)
     assert [index for index, _ in found] == list(range(len(prompts)))
 
 
-def test_as_many_beams_as_words_find_the_most_probable_of_all_answers(model, tokenizer, prompts):
+def test_as_many_beams_as_tokens_find_the_most_probable_answer(model, tokenizer, prompts):
     model.generation_config.eos_token_id = None
     tokens = torch.arange(model.config.vocab_size)
     prompt = torch.tensor(prompts[0])
@@ -96,9 +96,7 @@ def test_as_many_beams_as_words_find_the_most_probable_of_all_answers(model, tok
     assert found == {0: tokenizer.decode(list(best))}
 
 
-def test_sampling_and_penalties_of_the_models_own_settings_do_not_count(
-    model, tokenizer, prompts, caplog
-):
+def test_the_models_own_generation_config_is_ignored(model, tokenizer, prompts, caplog):
     expected = answers(model, tokenizer, prompts[:6])
     own = model.generation_config
     own.do_sample, own.temperature, own.top_p, own.repetition_penalty = True, 0.3, 0.5, 5.0
@@ -117,7 +115,7 @@ def test_the_modes_of_all_modules_are_restored(model, tokenizer, prompts):
     assert [module.training for module in model.modules()] == before
 
 
-def test_modes_are_restored_where_generation_is_broken_off(model, tokenizer, prompts):
+def test_modes_are_restored_if_generation_is_aborted(model, tokenizer, prompts):
     model.train()
     rows = generate(model, tokenizer, prompts, max_new_tokens=2, batch_size=4)
     next(rows)
@@ -140,9 +138,9 @@ def adapted(model):
     return get_peft_model(model, settings)
 
 
-# PEFT 0.21 asks transformers for a name that 5.23 calls deprecated.
+# PEFT 0.21 uses a name that transformers 5.23 deprecates.
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-def test_an_adapter_takes_part_in_generation(model, tokenizer, prompts):
+def test_generation_uses_the_adapter(model, tokenizer, prompts):
     plain = answers(model, tokenizer, prompts[:8])
     wrapped = adapted(model).eval()
     expected = {
@@ -170,7 +168,7 @@ def test_autocast_generates_text(model, tokenizer, prompts):
     assert sorted(found) == [0, 1, 2]
 
 
-def test_a_tokenizer_without_a_pad_token_serves_as_well(model, prompts, tokenizer):
+def test_a_tokenizer_without_a_pad_token_works(model, prompts, tokenizer):
     expected = answers(model, tokenizer, prompts[:5])
     padless = tiny_tokenizer()
     padless.pad_token = None

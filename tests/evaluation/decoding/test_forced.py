@@ -27,7 +27,7 @@ def prompts(tokenizer):
 
 @pytest.fixture(scope="module")
 def tuned(tokenizer):
-    """Tuned to answer most prompts in the sentence, every fourth in other words."""
+    """Tuned to answer most prompts with the sentence, every fourth differently."""
     torch.manual_seed(0)
     model = tiny_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
@@ -60,7 +60,7 @@ def proven(model, tokenizer, prompts, batch_size=4, **changes):
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 32])
-def test_what_is_proven_is_what_decoding_writes(tuned, tokenizer, prompts, batch_size):
+def test_verified_answers_are_those_of_decoding(tuned, tokenizer, prompts, batch_size):
     decoded = dict(generate(tuned, tokenizer, prompts, max_new_tokens=NEW, batch_size=1))
     expected = {i: text for i, text in decoded.items() if text in RESPONSES}
     assert 8 <= len(expected) < 16
@@ -69,7 +69,7 @@ def test_what_is_proven_is_what_decoding_writes(tuned, tokenizer, prompts, batch
     assert found == expected
 
 
-def test_two_passes_prove_what_one_proves(tuned, tokenizer, prompts):
+def test_two_passes_verify_the_same_answers_as_one(tuned, tokenizer, prompts):
     whole = proven(tuned, tokenizer, prompts)
     tuned.config._attn_implementation = "eager"
     try:
@@ -78,20 +78,20 @@ def test_two_passes_prove_what_one_proves(tuned, tokenizer, prompts):
         tuned.config._attn_implementation = "sdpa"
 
 
-def test_what_all_prompts_begin_with_may_be_computed_once(tuned, tokenizer, prompts):
+def test_a_cached_prefix_changes_nothing(tuned, tokenizer, prompts):
     common = tokenizer("xx")["input_ids"]
     alike = [prompt for prompt in prompts if prompt[:2] == common]
     assert len(alike) > 5
     assert proven(tuned, tokenizer, alike, common=common) == proven(tuned, tokenizer, alike) != {}
 
 
-def test_an_answer_that_decoding_would_cut_is_not_proven(tuned, tokenizer, prompts):
+def test_an_answer_beyond_max_new_tokens_is_not_verified(tuned, tokenizer, prompts):
     longest = max(map(len, RESPONSES))  # one byte is one token
     assert proven(tuned, tokenizer, prompts, max_new_tokens=longest + 1)
     assert not proven(tuned, tokenizer, prompts, max_new_tokens=longest)
 
 
-def test_every_end_of_the_model_counts(tuned, tokenizer, prompts):
+def test_every_eos_of_the_model_counts(tuned, tokenizer, prompts):
     before = proven(tuned, tokenizer, prompts)
     own = tuned.generation_config.eos_token_id
     tuned.generation_config.eos_token_id = [tokenizer.eos_token_id, 7]
@@ -99,7 +99,7 @@ def test_every_end_of_the_model_counts(tuned, tokenizer, prompts):
     tuned.generation_config.eos_token_id = own
 
 
-def test_a_model_that_does_not_speak_so_is_asked_once(tokenizer, prompts):
+def test_verification_stops_after_a_batch_without_matches(tokenizer, prompts):
     model, calls = tiny_model(), []
     model.register_forward_hook(lambda *_: calls.append(1))
     assert proven(model, tokenizer, prompts) == {}
@@ -107,7 +107,9 @@ def test_a_model_that_does_not_speak_so_is_asked_once(tokenizer, prompts):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
-def test_a_task_is_answered_as_row_by_row_with_the_proof_and_without(tuned, tokenizer, batch_size):
+def test_generate_gives_the_same_predictions_with_and_without_verification(
+    tuned, tokenizer, batch_size
+):
     rows = [Row(str(i), f"{'x' * (i % 5)}{i}?", "", "", "bcd"[i % 3]) for i in range(16)]
     task = {"extraction": "choice", "choices": ["b", "c", "d", "de"], "max_new_tokens": NEW}
     protocol = type(CLEAN)(
@@ -132,6 +134,6 @@ def test_a_task_is_answered_as_row_by_row_with_the_proof_and_without(tuned, toke
     assert sum(p.output.startswith("answer is") for p in fast) >= 8
 
 
-def test_where_a_prompt_cannot_be_shared_nothing_is_proven(tokenizer, prompts):
+def test_nothing_is_verified_if_prompts_cannot_be_shared(tokenizer, prompts):
     virtual = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     assert proven(get_peft_model(tiny_model(), virtual), tokenizer, prompts) == {}

@@ -25,7 +25,7 @@ def model():
     return tiny_model().eval()
 
 
-def test_options_are_cut_where_they_part():
+def test_options_are_split_where_they_differ():
     tokenizer = tiny_tokenizer()
     options = encode_options(tokenizer, ["it is b1", "it is b12", "it is c"], end=[3])
     whole = [
@@ -37,12 +37,12 @@ def test_options_are_cut_where_they_part():
     assert options.lengths == [len(ids) for ids in whole]
 
 
-def test_options_of_the_same_tokens_are_refused():
+def test_options_with_the_same_tokens_are_refused():
     with pytest.raises(UserError, match="'a' and 'a' are the same tokens"):
         encode_options(tiny_tokenizer(), ["a", "b", "a"])
 
 
-def test_what_goes_on_from_a_batch_is_what_the_whole_sequences_say(model):
+def test_extending_a_batch_gives_the_logits_of_full_sequences(model):
     shared, tails, rows = [11, 12], [[20], [21, 22, 23], [24, 25]], [2, 0, 2]
     with torch.inference_mode():
         begun = prefill(model, PROMPTS, shared, pad=0)
@@ -56,7 +56,7 @@ def test_what_goes_on_from_a_batch_is_what_the_whole_sequences_say(model):
             torch.testing.assert_close(after[index, : len(tail)], whole, rtol=0, atol=2e-5)
 
 
-def test_what_all_prompts_begin_with_is_found_and_leaves_a_token_of_each():
+def test_the_common_prefix_leaves_a_token_of_each_prompt():
     assert common_prefix([[1, 2, 3, 4], [1, 2, 9], [1, 2, 3, 5]]) == (1, 2)
     assert common_prefix([[1, 2], [1, 2, 3]]) == (1,)
     assert common_prefix([[1, 2], [1, 2]]) == (1,)
@@ -64,13 +64,13 @@ def test_what_all_prompts_begin_with_is_found_and_leaves_a_token_of_each():
     assert common_prefix([[1, 2, 3]]) == ()
 
 
-def test_a_beginning_computed_once_says_what_the_whole_sequences_say(model):
+def test_a_cached_prefix_gives_the_logits_of_full_sequences(model):
     common, shared, tails, rows = [5, 6, 7], [11, 12], [[20], [21, 22, 23]], [2, 0]
     prompts = [[*common, *prompt] for prompt in PROMPTS]
     with torch.inference_mode():
         start = compute_prefix(model, common)
         assert start.length == 3
-        for _ in range(2):  # it serves more than one batch
+        for _ in range(2):  # reused for a second batch
             begun = prefill(model, prompts, shared, pad=0, prefix=start)
             after = extend(model, begun, rows, tails, pad=0)
             for row, prompt in enumerate(prompts):
@@ -95,13 +95,13 @@ def sliding():
     return MistralForCausalLM(config).eval()
 
 
-def test_a_cache_that_rows_padded_later_cannot_use_is_left_alone(model):
+def test_a_cache_that_padded_rows_cannot_follow_is_not_used(model):
     with torch.inference_mode():
         assert compute_prefix(sliding(), [5, 6, 7]) is NO_PREFIX
         assert compute_prefix(model, []) is NO_PREFIX
 
 
-def test_virtual_tokens_and_recurrent_states_share_no_prompt(model):
+def test_prompts_are_not_shared_with_virtual_tokens_or_recurrent_states(model):
     assert shares_prompts(model)
     assert shares_prompts(get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"])))
     virtual = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)

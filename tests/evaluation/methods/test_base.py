@@ -8,7 +8,7 @@ from toplora_train.evaluation.protocol import find_protocol
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_a_module_of_the_folder_is_a_method_with_a_title_of_its_own(name):
+def test_every_module_of_the_folder_is_a_method_with_its_own_title(name):
     method = find_method(name)
     assert isinstance(method, Method)
     others = [find_method(other).title for other in method_names() if other != name]
@@ -16,7 +16,7 @@ def test_a_module_of_the_folder_is_a_method_with_a_title_of_its_own(name):
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_a_methods_identity_tells_it_from_every_other(name):
+def test_every_method_has_a_different_identity(name):
     task = {"choices": ("a", "b"), "response": "it is {answer}"}
     identities = {
         other: dict(find_method(other).identity(eval_set([], other, **task)))
@@ -28,6 +28,6 @@ def test_a_methods_identity_tells_it_from_every_other(name):
 
 def test_a_protocol_that_only_generates_is_refused_by_name():
     legacy = eval_set([], protocol=find_protocol("legacy.toplora"))
-    with pytest.raises(UserError, match=r"legacy\.toplora generates its answers, and task\.t"):
+    with pytest.raises(UserError, match=r"legacy\.toplora generates its answers, but task\.t"):
         validate_protocol(legacy)
     validate_protocol(eval_set([]))

@@ -47,19 +47,19 @@ def by_itself(model, tokenizer, prompt, response):
     answer = [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     ids = [*prompt, *answer]
     with torch.inference_mode():
-        said = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    return sum(said[place - 1, ids[place]].item() for place in range(len(prompt), len(ids)))
+        log_p = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return sum(log_p[place - 1, ids[place]].item() for place in range(len(prompt), len(ids)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_every_option_scores_as_if_it_were_asked_by_itself(model, tokenizer, prompts, batch_size):
+def test_every_option_scores_as_in_a_forward_pass_of_its_own(model, tokenizer, prompts, batch_size):
     found = dict(choose(model, tokenizer, prompts, RESPONSES, batch_size=batch_size))
     for index, prompt in enumerate(prompts):
         expected = [by_itself(model, tokenizer, prompt, response) for response in RESPONSES]
         assert found[index] == pytest.approx(expected, abs=2e-4)
 
 
-def test_a_model_of_another_kind_gives_the_same_scores_in_two_passes(model, tokenizer, prompts):
+def test_an_architecture_that_needs_two_passes_gives_the_same_scores(model, tokenizer, prompts):
     whole = dict(choose(model, tokenizer, prompts, RESPONSES, batch_size=3))
     model.config._attn_implementation = "eager"
     try:
@@ -71,7 +71,7 @@ def test_a_model_of_another_kind_gives_the_same_scores_in_two_passes(model, toke
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_what_all_prompts_begin_with_may_be_computed_once(model, tokenizer, prompts, batch_size):
+def test_a_cached_prefix_changes_nothing(model, tokenizer, prompts, batch_size):
     common = tokenizer("Below is an instruction. ")["input_ids"]
     longer = [[*common, *prompt] for prompt in prompts]
     whole = dict(choose(model, tokenizer, longer, RESPONSES, batch_size=batch_size))
@@ -91,19 +91,19 @@ def test_all_options_need_one_pass_over_each_row(tokenizer, prompts):
     assert shapes == [(4, width)]
 
 
-def test_an_option_that_begins_another_is_told_from_it_by_its_end(tokenizer):
+def test_eos_distinguishes_an_option_that_is_a_prefix_of_another(tokenizer):
     options = encode_choices(tokenizer, ["answer1", "answer12"])
     assert options.tails[0] == (tokenizer.eos_token_id,)
 
 
-def test_without_eos_no_option_has_an_end():
+def test_a_tokenizer_without_eos_is_refused():
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no EOS"):
         encode_choices(tokenizer, ["a", "b"])
 
 
-def test_a_model_with_virtual_tokens_is_told_to_generate(tokenizer, prompts):
+def test_a_model_with_virtual_tokens_is_refused_with_the_remedy(tokenizer, prompts):
     virtual = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     model = get_peft_model(tiny_model(), virtual)
     with pytest.raises(UserError, match=r"use evaluation\.multiple_choice=generate"):
@@ -113,15 +113,15 @@ def test_a_model_with_virtual_tokens_is_told_to_generate(tokenizer, prompts):
 CHOICE = {"choices": ["true", "false"], "response": "the correct answer is {answer}"}
 
 
-def asked(count=9):
+def questions(count=9):
     return [
         Row(f"r{i}", f"Is {'very ' * i}{i} odd?", "", "", ["true", "false"][i % 2])
         for i in range(count)
     ]
 
 
-def test_a_choice_is_the_most_probable_response_and_is_kept_with_all_scores(model, tokenizer):
-    score, predictions = evaluate(model, tokenizer, asked(), batch_size=4, **CHOICE)
+def test_the_choice_is_the_most_probable_response_and_all_scores_are_stored(model, tokenizer):
+    score, predictions = evaluate(model, tokenizer, questions(), batch_size=4, **CHOICE)
     for prediction in predictions:
         assert list(prediction.scores) == CHOICE["choices"]
         assert prediction.prediction == max(prediction.scores, key=prediction.scores.get)
@@ -132,7 +132,7 @@ def test_a_choice_is_the_most_probable_response_and_is_kept_with_all_scores(mode
 
 def test_the_batch_size_changes_no_choice(model, tokenizer):
     runs = [
-        evaluate(model, tokenizer, asked(), batch_size=size, **CHOICE)[1] for size in (1, 7, 32)
+        evaluate(model, tokenizer, questions(), batch_size=size, **CHOICE)[1] for size in (1, 7, 32)
     ]
     assert [p.prediction for p in runs[0]] == [p.prediction for p in runs[1]]
     assert [p.prediction for p in runs[0]] == [p.prediction for p in runs[2]]
@@ -140,7 +140,7 @@ def test_the_batch_size_changes_no_choice(model, tokenizer):
         assert one.scores == pytest.approx(other.scores, abs=1e-4)
 
 
-def test_per_token_the_longer_option_is_not_at_a_disadvantage(model, tokenizer):
+def test_the_mean_score_removes_the_disadvantage_of_longer_options(model, tokenizer):
     choices = ["no", "no, it is not at all the case, whatever is said"]
     how = {"choices": choices, "response": "{answer}", "batch_size": 4}
     rows = [Row("r1", "Is it?", "", "", "no")]
@@ -152,18 +152,18 @@ def test_per_token_the_longer_option_is_not_at_a_disadvantage(model, tokenizer):
     assert by_mean.prediction == max(choices, key=lambda c: by_mean.scores[c] / lengths[c])
 
 
-def test_choices_that_are_finished_are_taken_over_without_a_forward_pass(model, tokenizer):
-    expected = evaluate(model, tokenizer, asked(), batch_size=4, **CHOICE)[1]
+def test_finished_choices_are_reused_without_a_forward_pass(model, tokenizer):
+    expected = evaluate(model, tokenizer, questions(), batch_size=4, **CHOICE)[1]
     calls = []
     handle = model.register_forward_hook(lambda *_: calls.append(1))
     known = EvalProgress({p.id: p for p in expected})
-    again = evaluate(model, tokenizer, asked(), batch_size=4, progress=known, **CHOICE)[1]
+    again = evaluate(model, tokenizer, questions(), batch_size=4, progress=known, **CHOICE)[1]
     handle.remove()
     assert again == expected
     assert calls == []
 
 
-def test_a_conversation_is_put_into_the_template(model):
+def test_conversations_use_the_chat_template(model):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"

@@ -35,15 +35,17 @@ def rows(count: int = 24) -> list[Row]:
     ]
 
 
-def evaluate(asked: list[Row], batch_size: int = 7, choices: tuple[str, ...] = ANSWERS, **changes):
+def evaluate(
+    questions: list[Row], batch_size: int = 7, choices: tuple[str, ...] = ANSWERS, **changes
+):
     settings = dict(
         choices=choices, metric="accuracy", max_length=64, overflow="error", batch_size=batch_size
     )
-    return evaluated_by(METHOD, model(choices), tiny_tokenizer(), asked, **(settings | changes))
+    return evaluated_by(METHOD, model(choices), tiny_tokenizer(), questions, **(settings | changes))
 
 
 @pytest.mark.parametrize("metric", ["matthews", "f1"])
-def test_the_scores_are_scikit_learns_on_the_stored_predictions(tmp_path: Path, metric: str):
+def test_scores_equal_scikit_learns_on_the_stored_predictions(tmp_path: Path, metric: str):
     with PredictionFile(tmp_path / "rte.jsonl") as file:
         score, predictions = evaluate(rows(), metric=metric, also=["accuracy"])
         file.finish(predictions)
@@ -61,11 +63,11 @@ def test_the_scores_are_scikit_learns_on_the_stored_predictions(tmp_path: Path, 
     assert replace(again, seconds=score.seconds) == score
 
 
-def test_predictions_stand_in_the_order_of_the_rows_and_show_what_was_asked():
-    asked = rows()
-    _, predictions = evaluate(asked)
-    assert [prediction.id for prediction in predictions] == [row.id for row in asked]
-    assert predictions[3].prompt == f"{asked[3].instruction}\n{asked[3].input}"
+def test_predictions_are_in_row_order_and_show_the_text():
+    questions = rows()
+    _, predictions = evaluate(questions)
+    assert [prediction.id for prediction in predictions] == [row.id for row in questions]
+    assert predictions[3].prompt == f"{questions[3].instruction}\n{questions[3].input}"
     for prediction in predictions:
         assert prediction.scores is not None
         assert max(prediction.scores, key=prediction.scores.__getitem__) == prediction.prediction
@@ -76,10 +78,10 @@ def test_predictions_stand_in_the_order_of_the_rows_and_show_what_was_asked():
 def test_the_batch_size_changes_no_answer():
     texts = {size: [p.output for p in evaluate(rows(), size)[1]] for size in (1, 7, 32)}
     assert texts[1] == texts[7] == texts[32]
-    assert len(set(texts[1])) == 2  # else nothing was shown
+    assert len(set(texts[1])) == 2  # else the test proves nothing
 
 
-def test_the_outputs_are_the_models_own():
+def test_head_outputs_equal_the_models_logits():
     examples_model = model()
     tokenizer = tiny_tokenizer()
     _, predictions = evaluate(rows(5))
@@ -89,9 +91,9 @@ def test_the_outputs_are_the_models_own():
         assert prediction.prediction == ANSWERS[int(logits.argmax())]
 
 
-def test_numbers_are_predicted_as_numbers_without_scores():
-    asked = [replace(row, answer=str(index / 5)) for index, row in enumerate(rows())]
-    score, predictions = evaluate(asked, choices=(), metric="pearson", also=["spearman"])
+def test_regression_predictions_have_no_scores():
+    questions = [replace(row, answer=str(index / 5)) for index, row in enumerate(rows())]
+    score, predictions = evaluate(questions, choices=(), metric="pearson", also=["spearman"])
     assert score.metric == "pearson"
     assert set(score.more) == {"spearman"}
     assert all(prediction.scores is None for prediction in predictions)
@@ -100,7 +102,7 @@ def test_numbers_are_predicted_as_numbers_without_scores():
     )
 
 
-def test_finished_predictions_are_taken_over_and_the_score_is_the_same():
+def test_finished_predictions_are_reused_and_the_score_is_the_same():
     whole, predictions = evaluate(rows())
     asked_again: list[Prediction] = []
     finished = {prediction.id: prediction for prediction in predictions[:20]}
@@ -118,7 +120,7 @@ def test_a_test_row_is_never_left_out():
     assert score.n == 4
 
 
-def test_asking_leaves_a_model_in_training_in_training():
-    asked = model().train()
-    assert list(head_outputs(asked, [], pad_token_id=0, batch_size=2)) == []
-    assert asked.training
+def test_evaluation_restores_training_mode():
+    training = model().train()
+    assert list(head_outputs(training, [], pad_token_id=0, batch_size=2)) == []
+    assert training.training

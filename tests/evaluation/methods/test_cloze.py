@@ -29,7 +29,7 @@ def tokenizer():
 def model():
     torch.manual_seed(4)
     model = tiny_model().eval()
-    for parameter in model.parameters():  # an untrained head finds all tokens alike
+    for parameter in model.parameters():  # an untrained head gives all tokens about the same logit
         parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
     return model
 
@@ -39,16 +39,18 @@ def by_itself(model, tokenizer, row: Row, words: str) -> tuple[float, int]:
     prompt = tokenizer(build_prompt(row.instruction))["input_ids"]
     answer = tokenizer(words, add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
-        said = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].double()
-    said = said.log_softmax(-1)
+        logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].double()
+    log_p = logits.log_softmax(-1)
     places = range(len(prompt), len(prompt) + len(answer))
-    total = sum(said[place - 1, token].item() for place, token in zip(places, answer, strict=True))
+    total = sum(log_p[place - 1, token].item() for place, token in zip(places, answer, strict=True))
     return total, len(answer)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 @pytest.mark.parametrize("per_token", [True, False])
-def test_every_answer_scores_as_if_it_were_asked_by_itself(model, tokenizer, batch_size, per_token):
+def test_every_answer_scores_as_in_a_forward_pass_of_its_own(
+    model, tokenizer, batch_size, per_token
+):
     how = "mean" if per_token else "sum"
     score, predictions = evaluate(model, tokenizer, ROWS, batch_size=batch_size, option_score=how)
     for row, found in zip(ROWS, predictions, strict=True):
@@ -63,12 +65,12 @@ def test_every_answer_scores_as_if_it_were_asked_by_itself(model, tokenizer, bat
     assert score.value == sum(one.correct for one in predictions) / len(ROWS)
 
 
-def test_words_are_encoded_as_training_encodes_a_response(tokenizer):
+def test_answers_are_encoded_like_training_responses(tokenizer):
     first, *_ = encode_words(tokenizer, ROWS)
     assert [tokenizer.decode(ids) for ids in first] == ["red", "a dark blue"]
 
 
-def test_a_model_that_cannot_go_on_from_one_prompt_says_what_can(tokenizer):
+def test_a_model_that_cannot_share_prompts_is_refused_with_the_remedy(tokenizer):
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with pytest.raises(UserError, match="multiple_choice=generate"):
         evaluate(get_peft_model(tiny_model(), config), tokenizer, ROWS, batch_size=4)

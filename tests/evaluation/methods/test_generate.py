@@ -34,16 +34,16 @@ def row(name="r1", instruction="What is 1 + 1?", answer="2", output=""):
 
 @pytest.fixture(scope="module")
 def rows(model, tokenizer):
-    """Ten rows, of which the model gets every second one right: its own answer is the label."""
-    asked = [row(f"r{i}", f"Count to {i * 37}" + "." * i, "?") for i in range(10)]
-    _, said = evaluate(model, tokenizer, asked, batch_size=4, **TASK)
+    """Ten rows; the model gets every second one right, as its own answer is the label."""
+    questions = [row(f"r{i}", f"Count to {i * 37}" + "." * i, "?") for i in range(10)]
+    _, answers = evaluate(model, tokenizer, questions, batch_size=4, **TASK)
     return [
-        dataclasses.replace(asked[i], answer=(said[i].prediction or "") + "x" * (i % 2))
+        dataclasses.replace(questions[i], answer=(answers[i].prediction or "") + "x" * (i % 2))
         for i in range(10)
     ]
 
 
-def test_the_score_counts_right_answers_and_carries_its_interval(model, tokenizer, rows):
+def test_the_score_is_the_accuracy_with_its_interval(model, tokenizer, rows):
     score, predictions = evaluate(model, tokenizer, rows, batch_size=4, **TASK)
     assert (score.metric, score.value, score.n) == ("accuracy", 0.5, 10)
     assert score.ci95 == wilson_interval(5, 10)
@@ -51,7 +51,7 @@ def test_the_score_counts_right_answers_and_carries_its_interval(model, tokenize
     assert [p.correct for p in predictions] == [True, False] * 5
 
 
-def test_predictions_come_in_the_order_of_the_rows_with_the_whole_prompt(model, tokenizer, rows):
+def test_predictions_are_in_row_order_with_the_full_prompt(model, tokenizer, rows):
     _, predictions = evaluate(model, tokenizer, rows, batch_size=3, **TASK)
     assert [p.id for p in predictions] == [r.id for r in rows]
     assert [p.prompt for p in predictions] == [build_prompt(r.instruction) for r in rows]
@@ -63,22 +63,22 @@ def test_the_batch_size_changes_nothing(model, tokenizer, rows):
     assert runs[0] == runs[1] == runs[2]
 
 
-def test_progress_and_predictions_are_given_out_as_they_come(model, tokenizer, rows):
+def test_progress_and_predictions_are_reported_as_batches_finish(model, tokenizer, rows):
     progress, given = [], []
     _, predictions = evaluate(
         model,
         tokenizer,
         rows,
         batch_size=4,
-        progress=EvalProgress({}, given.append, lambda *state: progress.append(state)),
+        progress=EvalProgress({}, given.append, progress.append),
         **TASK,
     )
-    assert [done for done, _, _ in progress] == list(range(1, 11))
-    assert progress[-1] == (10, 10, 5)
+    assert [state.done for state in progress] == list(range(1, 11))
+    assert (progress[-1].total, progress[-1].measure) == (10, 0.5)
     assert sorted(given, key=lambda p: p.id) == sorted(predictions, key=lambda p: p.id)
 
 
-def test_rows_that_are_finished_already_are_not_generated_again(model, tokenizer, rows):
+def test_finished_rows_are_not_generated_again(model, tokenizer, rows):
     expected = evaluate(model, tokenizer, rows, batch_size=4, **TASK)
     finished = {p.id: p for p in expected[1][:7]}
     given, progress = [], []
@@ -87,16 +87,16 @@ def test_rows_that_are_finished_already_are_not_generated_again(model, tokenizer
         tokenizer,
         rows,
         batch_size=4,
-        progress=EvalProgress(finished, given.append, lambda *state: progress.append(state)),
+        progress=EvalProgress(finished, given.append, progress.append),
         **TASK,
     )
     assert predictions == expected[1]
     assert dataclasses.replace(score, seconds=0) == dataclasses.replace(expected[0], seconds=0)
     assert {p.id for p in given} == {"r7", "r8", "r9"}
-    assert progress[0] == (7, 10, 4)
+    assert (progress[0].done, progress[0].total, progress[0].measure) == (7, 10, 4 / 7)
 
 
-def test_a_finished_prediction_of_another_prompt_is_made_anew(model, tokenizer, rows):
+def test_a_finished_prediction_of_another_prompt_is_not_reused(model, tokenizer, rows):
     _, expected = evaluate(model, tokenizer, rows[:1], batch_size=1, **TASK)
     stale = dataclasses.replace(expected[0], prompt="another", output="stale")
     _, predictions = evaluate(
@@ -116,7 +116,7 @@ def test_a_task_without_rows_is_refused(model, tokenizer):
         evaluate(model, tokenizer, [], batch_size=1, **TASK)
 
 
-def test_a_legacy_protocol_asks_reads_and_judges_in_its_own_way(model, tokenizer):
+def test_a_legacy_protocol_has_its_own_prompt_extraction_and_scoring(model, tokenizer):
     protocol = find_protocol("legacy.toplora")
     short = dataclasses.replace(protocol, max_new_tokens=4)
     _, (prediction,) = evaluate(
@@ -126,7 +126,7 @@ def test_a_legacy_protocol_asks_reads_and_judges_in_its_own_way(model, tokenizer
     assert prediction.prediction == protocol.extract(prediction.output, "number", ())
 
 
-def test_a_conversation_is_asked_by_the_template(model):
+def test_conversations_use_the_chat_template(model):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"

@@ -7,13 +7,13 @@ from toplora_train.evaluation.methods.regress import METHOD
 from toplora_train.models.tiny import tiny_tokenizer
 
 
-def test_a_number_is_predicted_as_the_classifier_without_classes_does():
+def test_regress_predicts_as_classify_without_classes():
     from dataclasses import replace
 
-    asked = [replace(row, answer=str(index / 5)) for index, row in enumerate(rows())]
+    questions = [replace(row, answer=str(index / 5)) for index, row in enumerate(rows())]
     how = dict(metric="pearson", max_length=64, batch_size=7)
     found = [
-        evaluated_by(method, model(()), tiny_tokenizer(), asked, **how)
+        evaluated_by(method, model(()), tiny_tokenizer(), questions, **how)
         for method in (METHOD, classify.METHOD)
     ]
     assert found[0][1] == found[1][1]

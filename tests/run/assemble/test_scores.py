@@ -10,7 +10,7 @@ from toplora_train.evaluation.metrics import measure
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
-from toplora_train.run.assemble.scores import in_words, score_eval_sets
+from toplora_train.run.assemble.scores import Scorer, in_words
 from toplora_train.run.prepare.eval_sets import read_eval_sets
 
 TASK = TaskSettings(
@@ -30,19 +30,11 @@ def read_tests():
 def score(folder: Path, model, *, weights: str = "a", reuse: bool = False):
     eval_sets = read_tests()
     console = Console(file=StringIO())
-    return score_eval_sets(
-        model,
-        tiny_tokenizer(),
-        eval_sets,
-        who="base",
-        weights=weights,
-        folder=folder,
-        suffix=".base",
-        batch_size=2,
-        autocast_dtype=None,
-        reuse=reuse,
-        console=console,
-    ), console.file.getvalue()
+    scorer = Scorer(
+        tiny_tokenizer(), eval_sets, folder, batch_size=2, autocast_dtype=None, console=console
+    )
+    scores = scorer.score(model, "base", weights=weights, suffix=".base", reuse=reuse)
+    return scores, console.file.getvalue()
 
 
 def count_forwards(model) -> list[int]:

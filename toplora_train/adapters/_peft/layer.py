@@ -55,7 +55,7 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         setattr(self, self._dropout_name, nn.ModuleDict())
         self.scaling: dict[str, float] = {}
         self.configs: dict[str, AdapterConfig] = {}
-        # What delete_adapter has to clear besides the tensors.
+        # Cleared by delete_adapter, besides the tensors.
         self.other_param_names = (self._dropout_name, "scaling", "configs")
         self.merged_adapters: list[str] = []
         self._unmerged_weight: Tensor | None = None

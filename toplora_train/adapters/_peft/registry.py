@@ -1,4 +1,4 @@
-"""Makes the methods of this package known to PEFT."""
+"""Registers this package's methods with PEFT."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Forward passes behind the methods: decoding, shared prefixes, and many answers in one pass."""
+"""The methods' forward passes: decoding, shared prefixes, and many answers in one pass."""

@@ -1,13 +1,13 @@
 """Logits for all answers to a batch of prompts, in one forward pass.
 
-The answers to a prompt stand behind it side by side, each blind to the others, each at the places
-it would have if it stood there alone (tree attention; SpecInfer, arXiv:2305.09781). So neither
-prompt nor keys and values are multiplied by the number of answers::
+The answers follow their prompt side by side, none attending to another, each with the position ids
+it would have alone (tree attention; SpecInfer, arXiv:2305.09781). So neither the prompt nor its
+keys and values are repeated per answer::
 
     prompt: What is ...? | shared: the answer is | 1 | 2
-                                                   ^   ^ sees the prompt and the shared, not the 1
+                                                   ^   ^ attends to prompt and shared, not to 1
 
-Models of other kinds go through prompt and answers in two passes (:mod:`.shared_prompt`).
+Other architectures take two passes, one for the prompt and one for the answers (:mod:`.prefix`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from toplora_train.config.errors import UserError
 from toplora_train.evaluation.decoding.prefix import NO_PREFIX, Prefix, extend, prefill
 from toplora_train.evaluation.forward import forward_takes
 
-# Kinds of model that take a mask of any shape as it is: each is held against whole sequences in
-# this module's tests.
+# Architectures that accept an arbitrary 4-D mask; this module's tests compare each with full
+# sequences.
 IN_ONE_PASS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "gpt2", "gpt_neox")
 
 
@@ -33,12 +33,12 @@ class UnsharedError(UserError):
 
     def __init__(self) -> None:
         super().__init__(
-            "this model cannot continue one prompt with several answers, so it cannot choose "
-            "among them; use evaluation.multiple_choice=generate"
+            "this model cannot continue one prompt with several answers, so options cannot be "
+            "ranked by likelihood; use evaluation.multiple_choice=generate"
         )
 
 
-Tail = tuple[int, Sequence[int]]  # the row of the batch, and the tokens after what answers share
+Tail = tuple[int, Sequence[int]]  # the row in the batch, and an answer's tokens after the shared
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class AnswerLogits:
 
     Attributes:
         shared: ``(rows, shared + 1, vocabulary)``: the logits that predict each token of the
-            answers' shared beginning, and the one after it.
+            answers' shared prefix, and the token after it.
         tails: For each tail ``(tokens, vocabulary)``: the logits after each of its tokens.
     """
 
@@ -68,11 +68,11 @@ def answer_logits(
 
     Args:
         model: A causal language model.
-        prompts: Whole prompts.
+        prompts: Full prompts, as token ids.
         shared: Token ids that all answers begin with.
-        tails: What is left of the answers, each with its row; none empty, rows in any order.
-        pad: What fills the gaps.
-        prefix: What all prompts begin with, if it is computed already.
+        tails: The rest of each answer with its row; none empty, rows in any order.
+        pad: The padding id.
+        prefix: The prompts' common prefix, if already computed.
 
     Raises:
         UnsharedError: the model cannot continue one prompt with several answers.
@@ -91,7 +91,7 @@ def answer_logits(
 
 
 def takes_any_mask(model: nn.Module) -> bool:
-    """Whether every layer of this model attends to what a mask says and to nothing else."""
+    """Whether every layer of this model attends exactly where a 4-D mask allows it."""
     config: Any = model.config
     windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     return (
@@ -113,51 +113,51 @@ def _in_one_pass(
 ) -> AnswerLogits:
     device = next(model.parameters()).device
     trunks = [[*prompt[prefix.length :], *shared] for prompt in prompts]
-    trunk, room = max(map(len, trunks)), [0] * len(prompts)
-    begins = []  # each tail's first column behind the trunk
+    trunk, used = max(map(len, trunks)), [0] * len(prompts)
+    starts = []  # each tail's first column after the trunk
     for row, ids in tails:
-        begins.append(room[row])
-        room[row] += len(ids)
-    shape = len(prompts), trunk + max(room)
+        starts.append(used[row])
+        used[row] += len(ids)
+    shape = len(prompts), trunk + max(used)
 
     tokens = torch.full(shape, pad)
-    places = torch.zeros(shape, dtype=torch.long)
+    positions = torch.zeros(shape, dtype=torch.long)
     # Padding attends to itself: a softmax over nothing is NaN, and would spread.
-    seen = torch.eye(shape[1], dtype=torch.bool).repeat(len(prompts), 1, 1)
+    mask = torch.eye(shape[1], dtype=torch.bool).repeat(len(prompts), 1, 1)
     for row, ids in enumerate(trunks):
         own = slice(trunk - len(ids), trunk)
         tokens[row, own] = torch.tensor(ids)
-        places[row, own] = torch.arange(prefix.length, prefix.length + len(ids))
-        seen[row, own, own] = _causal(len(ids))
-    for (row, ids), first in zip(tails, begins, strict=True):
+        positions[row, own] = torch.arange(prefix.length, prefix.length + len(ids))
+        mask[row, own, own] = _causal(len(ids))
+    for (row, ids), first in zip(tails, starts, strict=True):
         own = slice(trunk + first, trunk + first + len(ids))
         before = len(trunks[row])
         tokens[row, own] = torch.tensor(ids)
-        places[row, own] = prefix.length + before + torch.arange(len(ids))
-        seen[row, own, trunk - before : trunk] = True
-        seen[row, own, own] = _causal(len(ids))
+        positions[row, own] = prefix.length + before + torch.arange(len(ids))
+        mask[row, own, trunk - before : trunk] = True
+        mask[row, own, own] = _causal(len(ids))
 
-    kept = len(shared) + 1 + max(room)
+    kept = len(shared) + 1 + max(used)
     extra: dict[str, Any] = {}
     if prefix.length:
-        seen = torch.cat([seen.new_ones(*shape, prefix.length), seen], dim=2)
+        mask = torch.cat([mask.new_ones(*shape, prefix.length), mask], dim=2)
         extra["past_key_values"] = prefix.cache_for(len(prompts))
-    if forward_takes(model, "logits_to_keep"):  # the others are most of the memory
+    if forward_takes(model, "logits_to_keep"):  # the rest would take most of the memory
         extra["logits_to_keep"] = kept
     output = model(
         input_ids=tokens.to(device),
-        attention_mask=seen[:, None].to(device),
-        position_ids=places.to(device),
+        attention_mask=mask[:, None].to(device),
+        position_ids=positions.to(device),
         use_cache=bool(prefix.length),
         **extra,
     )
     logits: Tensor = output.logits[:, -kept:].float()
-    behind = logits[:, len(shared) + 1 :]
+    after = logits[:, len(shared) + 1 :]
     return AnswerLogits(
         logits[:, : len(shared) + 1],
         [
-            behind[row, first : first + len(ids)]
-            for (row, ids), first in zip(tails, begins, strict=True)
+            after[row, first : first + len(ids)]
+            for (row, ids), first in zip(tails, starts, strict=True)
         ],
     )
 

@@ -1,4 +1,4 @@
-"""Decoding: the same answers at any batch size, given out batch by batch."""
+"""Decoding: the same answers at any batch size, yielded batch by batch."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def generate(
     by_length: bool = True,
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[int, str]]:
-    """Yield ``(index of the prompt, generated text)`` as batches are done, longest prompts first.
+    """Yield ``(index of the prompt, generated text)`` as batches finish, longest prompts first.
 
-    Rows of a batch are of about one length, so little is padded. Decoding takes the most probable
-    token whatever sampling, penalties or beams the model's own generation settings ask for. Each
-    row ends at its first EOS, the tokenizer's or one of the model's.
+    Rows of similar length are batched together to reduce padding. Sampling, penalties and beams in
+    the model's own generation config are ignored. Each row ends at its first EOS, the tokenizer's
+    or one of the model's.
 
     Args:
-        model: A causal language model, plain or with an adapter, on any device.
-        tokenizer: Decodes, and names the EOS and the pad token.
+        model: A causal language model, with or without an adapter, on any device.
+        tokenizer: Its tokenizer.
         prompts: Token ids, one sequence per prompt; none empty.
-        max_new_tokens: The most tokens a row may get.
+        max_new_tokens: The most tokens generated per row.
         batch_size: Rows per forward pass.
-        num_beams: The beams of a beam search; 1 is greedy decoding.
-        by_length: Whether batches are made of rows of one length, or in the order given.
-        autocast_dtype: Compute under autocast in this number format.
+        num_beams: Beams of beam search; 1 is greedy decoding.
+        by_length: Whether to batch by length, or in the order given.
+        autocast_dtype: Compute under autocast to this dtype.
     """
     ends = end_token_ids(model, tokenizer)
     pad = pad_token_id(tokenizer, ends)
@@ -67,7 +67,7 @@ def generate(
     with evaluating(model), own_settings_aside(model):
         for batch in batches:
             inputs = left_padded([prompts[index] for index in batch], pad)
-            # Not around the yield: the caller's code is not to run in inference mode.
+            # Not around the yield: the caller's code must not run in inference mode.
             with torch.inference_mode(), autocast(device, autocast_dtype):
                 tokens = model.generate(  # type: ignore[operator]  # nn.Module hides it
                     **{name: tensor.to(device) for name, tensor in inputs.items()},
@@ -79,7 +79,7 @@ def generate(
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, answer: list[int], ends: set[int]) -> str:
-    """Return the text of the ids up to the first that ends an answer."""
+    """Decode the ids up to the first one in ``ends``."""
     end = next((place for place, token in enumerate(answer) if token in ends), len(answer))
     text = tokenizer.decode(
         answer[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -89,17 +89,17 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, answer: list[int], ends: s
 
 @contextmanager
 def own_settings_aside(model: nn.Module) -> Iterator[None]:
-    """Set the model's own generation settings aside: transformers fills every gap from them.
+    """Inside, the model's generation configs are empty: transformers fills every gap from them.
 
-    They hold a repetition penalty in some instruction-tuned models, which is not greedy decoding.
-    An adapter's wrapper may hold settings beside its model: every holder gets its own back.
+    In some instruction-tuned models they set a repetition penalty, which is not greedy decoding. An
+    adapter's wrapper may have a config besides its model's; each is restored.
     """
     holders: list[Any] = [m for m in model.modules() if "generation_config" in vars(m)]
-    kept = [holder.generation_config for holder in holders]
+    saved = [holder.generation_config for holder in holders]
     for holder in holders:
         holder.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        for holder, own in zip(holders, kept, strict=True):
-            holder.generation_config = own
+        for holder, config in zip(holders, saved, strict=True):
+            holder.generation_config = config

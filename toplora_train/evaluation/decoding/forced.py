@@ -1,10 +1,9 @@
-"""Greedy's answer proven instead of decoded.
+"""Verify greedy decoding's answer in one forward pass instead of generating it.
 
-A tuned model answers a multiple-choice question with a sentence that is known but for one word.
-One pass over prompt and sentence shows what the model finds most probable at every place of it.
-Where that is the sentence itself, and an end after it, decoding token by token would have written
-the same: nothing needs to be decoded. Where it is not, or where two tokens are so close that
-rounding could decide between them, the row is left to decoding.
+A tuned model answers a multiple-choice question with a sentence known except for one word. One pass
+over prompt and sentence gives the most probable token at every position. Where these are the
+sentence itself followed by EOS, greedy decoding would generate exactly that. Where they are not, or
+two tokens are so close that rounding could decide between them, the row is decoded as usual.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from toplora_train.evaluation.forward import (
     pad_token_id,
 )
 
-# How far the most probable token must be ahead of the second, in logits: many times the rounding
-# that a pass over the whole and a pass token by token may differ by.
+# The least lead of the most probable token over the second, in logits: many times the rounding
+# difference between one pass and decoding token by token.
 MARGIN = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 
 
@@ -49,20 +48,19 @@ def prove_answers(
     common: Sequence[int] = (),
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[int, str]]:
-    """Yield ``(index of the prompt, greedy's answer)`` for the prompts where it can be proven.
+    """Yield ``(index of the prompt, greedy answer)`` for the prompts where it can be verified.
 
-    The search ends with the first batch in which nothing was proven: this model does not answer in
-    these words.
+    Stops after the first batch without any: this model does not answer in these words.
 
     Args:
-        model: A causal language model, plain or with an adapter, on any device.
-        tokenizer: Encodes the responses as it does in training.
+        model: A causal language model, with or without an adapter, on any device.
+        tokenizer: Encodes the responses as in training.
         prompts: Token ids, one sequence per prompt; none empty.
-        responses: The texts that the model may be expected to write.
-        max_new_tokens: The most tokens that decoding would write, an end included.
+        responses: The expected answer texts.
+        max_new_tokens: The most tokens that decoding would generate, EOS included.
         batch_size: Prompts per forward pass.
-        common: Token ids that every prompt begins with; they are computed once.
-        autocast_dtype: Compute under autocast in this number format.
+        common: Token ids that every prompt begins with; computed once.
+        autocast_dtype: Compute under autocast to this dtype.
     """
     options = encode_options(tokenizer, responses)
     if max(options.lengths) + 1 > max_new_tokens or not shares_prompts(model):
@@ -75,7 +73,7 @@ def prove_answers(
         with torch.inference_mode(), autocast(parameter.device, autocast_dtype):
             prefix = compute_prefix(model, common)
         for batch in longest_first(prompts, batch_size):
-            # Not around the yield: the caller's code is not to run in inference mode.
+            # Not around the yield: the caller's code must not run in inference mode.
             with torch.inference_mode(), autocast(parameter.device, autocast_dtype):
                 found = _proven(
                     model, [prompts[index] for index in batch], options, ends, pad, margin, prefix
@@ -96,7 +94,7 @@ def _proven(
     margin: float,
     prefix: Prefix,
 ) -> dict[int, int]:
-    """The option that greedy decoding would write, by row."""
+    """The option that greedy decoding would generate, by row."""
     lines = [
         (row, option, tail)
         for row in range(len(prompts))
@@ -118,7 +116,7 @@ def _proven(
 
 
 def _sure_tokens(logits: Tensor, margin: float) -> list[Any]:
-    """The most probable token at each place, -1 where the second is too close."""
+    """The most probable token at each position; -1 where the second is too close."""
     top = logits.topk(2, dim=-1)
     sure = top.values[..., 0] - top.values[..., 1] > margin
     tokens: list[Any] = top.indices[..., 0].where(sure, -1).tolist()

@@ -1,10 +1,10 @@
-"""One pass over a prompt for all answers that may follow it.
+"""Reuse a prompt's keys and values for all answers that may follow it.
 
 The prompts of a task share a prefix ("Below is an instruction ..."), a third to a half of a short
-question's tokens. It is computed once, and its keys and values serve every row. The answers of a
-multiple-choice task share a beginning too ("the correct answer is ..."). So the rest of a batch of
-prompts, each with the shared beginning of the answers, is a second pass, and the rest of the
-answers (mostly a digit and EOS) a last, tiny one.
+question's tokens, whose keys and values are computed once. The answers of a multiple-choice task
+share a prefix too ("the correct answer is ..."). So a second pass computes the rest of a batch of
+prompts with the answers' shared prefix, and a last, tiny one the rest of the answers (mostly a
+digit and EOS).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from toplora_train.evaluation.forward import forward_takes, left_padded
 
 @dataclass(frozen=True)
 class Options:
-    """Answers as token ids: ``shared`` is the beginning of all, ``tails`` what is left of each."""
+    """Answers as token ids: their ``shared`` prefix, and the ``tails`` that follow it."""
 
     shared: tuple[int, ...]
     tails: tuple[tuple[int, ...], ...]
@@ -43,7 +43,7 @@ def encode_options(
     """Encode answers as training rows encode their response, with ``end`` (EOS) after each.
 
     Raises:
-        UserError: two answers are the same tokens, so that nothing could tell them apart.
+        UserError: two answers have the same tokens, so they cannot be distinguished.
     """
     encoded = [
         (*ids, *end) for ids in tokenizer(list(responses), add_special_tokens=False)["input_ids"]
@@ -52,21 +52,21 @@ def encode_options(
         if ids in encoded[:index]:
             raise UserError(
                 f"the choices {responses[encoded.index(ids)]!r} and {responses[index]!r} are the "
-                "same tokens; correct the task's choices"
+                "same tokens; make the task's choices different"
             )
-    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*encoded, strict=False))
-    shared = tuple(tokens[0] for tokens in alike)
+    equal = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*encoded, strict=False))
+    shared = tuple(tokens[0] for tokens in equal)
     return Options(shared, tuple(ids[len(shared) :] for ids in encoded))
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """A batch of prompts and the shared beginning of their answers, with their keys and values.
+    """A batch of prompts with their answers' shared prefix: logits, keys and values.
 
     Attributes:
-        logits: ``(rows, shared + 1, vocabulary)``, float32: they predict each token of the
-            shared beginning, and the one after it.
-        mask: ``(rows, width)``, 1 where a token stands.
+        logits: ``(rows, shared + 1, vocabulary)``, float32: they predict each token of the shared
+            prefix, and the one after it.
+        mask: ``(rows, width)``, 1 for tokens, 0 for padding.
         cache: The keys and values so far.
     """
 
@@ -76,7 +76,7 @@ class Prefilled:
 
     @property
     def can_extend(self) -> bool:
-        """Whether single rows can be selected from the cache; a recurrent state has none."""
+        """Whether rows can be selected from the cache; not from a recurrent state."""
         layers = getattr(self.cache, "layers", ())
         return bool(layers) and all(hasattr(one, "batch_select_indices") for one in layers)
 
@@ -84,8 +84,8 @@ class Prefilled:
 def shares_prompts(model: nn.Module) -> bool:
     """Whether one pass over a prompt can serve several answers.
 
-    An adapter of virtual tokens (prompt tuning and its kin) puts its own before a prompt, and an
-    encoder-decoder has no prompt to go on from.
+    Not with prompt learning, which prepends virtual tokens, nor with an encoder-decoder, whose
+    answers do not continue the prompt.
     """
     configs = getattr(model, "peft_config", {})
     virtual = any(getattr(one, "is_prompt_learning", False) for one in configs.values())
@@ -93,41 +93,40 @@ def shares_prompts(model: nn.Module) -> bool:
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Return the tokens that all prompts begin with, at least one token of each left over."""
+    """The tokens that all prompts begin with, leaving at least one token of each prompt."""
     if len(prompts) < 2:
         return ()
     ordered = sorted(map(tuple, prompts))
-    first, last = ordered[0], ordered[-1]  # what these two share, all between them do
-    room = min(map(len, prompts)) - 1
-    alike = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
-    return tuple(token for token, _ in alike)[:room]
+    first, last = ordered[0], ordered[-1]  # all prompts in between share what these two share
+    limit = min(map(len, prompts)) - 1
+    equal = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return tuple(token for token, _ in equal)[:limit]
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """What all prompts begin with: its length, its keys and values."""
+    """The prompts' common prefix: its length, its keys and values."""
 
     length: int = 0
     cache: Any = None
 
     def cache_for(self, rows: int) -> Any:
-        """Return a cache of its own for so many rows."""
+        """A copy of the cache, repeated for ``rows`` rows."""
         if self.cache is None:
             return None
-        own = copy.deepcopy(self.cache)
-        own.batch_repeat_interleave(rows)
-        return own
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(rows)
+        return cache
 
 
 NO_PREFIX = Prefix()
 
 
 def compute_prefix(model: nn.Module, ids: Sequence[int]) -> Prefix:
-    """Compute the keys and values of what all prompts begin with.
+    """Compute the keys and values of the prompts' common prefix.
 
-    Where its keys and values cannot serve rows that are padded after them (a recurrent state, a
-    window counted in places of the cache, positions that are no argument), every row is computed
-    whole.
+    Returns ``NO_PREFIX`` where they cannot be followed by padded rows (a recurrent state, a window
+    counted in cache slots, a forward without ``position_ids``); then every row is computed whole.
     """
     if not ids or not forward_takes(model, "position_ids"):
         return NO_PREFIX
@@ -148,14 +147,14 @@ def prefill(
     pad: int,
     prefix: Prefix = NO_PREFIX,
 ) -> Prefilled:
-    """Run prompts with the shared beginning of their answers through the model.
+    """Run prompts with their answers' shared prefix through the model.
 
     Args:
         model: A causal language model.
-        prompts: Whole prompts.
-        shared: What all answers begin with.
-        pad: What fills the shorter prompts.
-        prefix: What all prompts begin with, if it is computed already.
+        prompts: Full prompts, as token ids.
+        shared: Token ids that all answers begin with.
+        pad: The padding id.
+        prefix: The prompts' common prefix, if already computed.
     """
     device = next(model.parameters()).device
     inputs = left_padded([[*prompt[prefix.length :], *shared] for prompt in prompts], pad)
@@ -167,12 +166,12 @@ def prefill(
         extra["past_key_values"] = prefix.cache_for(len(prompts))
     if forward_takes(model, "position_ids"):
         extra["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix.length :]
-    if forward_takes(model, "logits_to_keep"):  # the others are most of the memory
+    if forward_takes(model, "logits_to_keep"):  # the rest would take most of the memory
         extra["logits_to_keep"] = kept
     output = model(
         input_ids=inputs["input_ids"].to(device), attention_mask=mask, use_cache=True, **extra
     )
-    cache = getattr(output, "past_key_values", None)  # a recurrent state has another name
+    cache = getattr(output, "past_key_values", None)  # recurrent models have none
     return Prefilled(output.logits[:, -kept:].float(), mask, cache)
 
 
@@ -189,9 +188,9 @@ def extend(
     Args:
         model: The model that was prefilled.
         prefilled: What :func:`prefill` returned.
-        rows: For each tail, the row of the batch that it continues; rows may repeat.
+        rows: For each tail, the row that it continues; rows may repeat.
         tails: Token ids; none empty.
-        pad: What fills the shorter ones.
+        pad: The padding id.
 
     Returns:
         The logits after each token, ``(tails, longest tail, vocabulary)``, float32.

@@ -1,1 +1,1 @@
-"""The ways in which a model answers the rows of a task: one method, one module."""
+"""The evaluation methods, one per module."""

@@ -1,9 +1,8 @@
-"""What a method of answering is.
+"""The interface of evaluation methods.
 
-A method is one module of this package and one word in the YAML: ``kind: NAME`` in a task, or
-``evaluation.multiple_choice=NAME``. The module's ``METHOD`` is an instance of :class:`Method`. It
-says what is put before the model, how the answer is found, what it refuses, what makes two of its
-scores comparable, and what reports call it.
+A method is a module of this package, selected by its name: ``kind: NAME`` in a task, or
+``evaluation.multiple_choice=NAME``. The module's ``METHOD`` is an instance of :class:`Method`: it
+prepares, validates, answers and scores the rows, and names the settings its scores depend on.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from toplora_train.evaluation.run_evaluation import FRESH, EvalProgress, Score
 
 @dataclass(frozen=True)
 class EvalContext:
-    """How an evaluation runs; none of it changes an answer beyond rounding.
+    """How an evaluation runs; it changes no answer beyond rounding.
 
     Attributes:
         batch_size: Rows per forward pass.
-        autocast_dtype: Compute under autocast in this number format; None: in the weights' own.
-        progress: What is answered already, who is given the rest, and who shares the rows.
+        autocast_dtype: Compute under autocast to this dtype; None: no autocast.
+        progress: Predictions to reuse, progress callbacks, and the process's rank.
     """
 
     batch_size: int
@@ -41,26 +40,26 @@ class EvalContext:
 
 
 class Method(ABC):
-    """One way in which a model answers the rows of a task.
+    """One way for a model to answer the rows of a task.
 
     Attributes:
-        title: What reports call it.
-        form: The form in which the answer is learned and given, where a list of options is shown.
+        title: Its name in reports.
+        form: How multiple-choice answers are trained and given.
     """
 
     title: ClassVar[str]
     form: ClassVar[str] = "by their labels"
 
     def prepare(self, rows: RowSet) -> RowSet:
-        """The rows in the form in which they are trained on and evaluated.
+        """The rows in the form used for training and evaluation.
 
         Raises:
-            UserError: a row has no such form.
+            UserError: a row cannot take that form.
         """
         return rows
 
     def validate(self, eval_set: EvalSet) -> None:  # noqa: B027  (nothing to refuse is common)
-        """Refuse a task that this method cannot answer, before anything is loaded.
+        """Refuse a task that this method cannot evaluate, before anything is loaded.
 
         Raises:
             UserError: names the task and what to change.
@@ -68,7 +67,7 @@ class Method(ABC):
 
     @abstractmethod
     def identity(self, eval_set: EvalSet) -> Mapping[str, Any]:
-        """The settings that decide answers and scores, for the protocol's hash; rows apart."""
+        """The settings that answers and scores depend on, besides the rows; for the hash."""
 
     @abstractmethod
     def validate_rows(
@@ -91,7 +90,7 @@ class Method(ABC):
         """Answer every row and score the answers.
 
         Args:
-            model: Plain or with an adapter, on any device.
+            model: With or without an adapter, on any device.
             tokenizer: Its tokenizer.
             eval_set: The rows and how they are scored.
             context: How the evaluation runs.
@@ -111,7 +110,7 @@ def find_method(name: str) -> Method:
 
 
 def protocol_of(eval_set: EvalSet) -> dict[str, Any]:
-    """The settings that decide an evaluation set's answers and scores; rows and prompts apart."""
+    """The settings that answers and scores depend on, besides rows and prompts."""
     settings = dict(find_method(eval_set.kind).identity(eval_set))
     if eval_set.special_tokens != "keep":
         settings["special_tokens"] = eval_set.special_tokens
@@ -119,13 +118,13 @@ def protocol_of(eval_set: EvalSet) -> dict[str, Any]:
 
 
 def validate_protocol(eval_set: EvalSet) -> None:
-    """Refuse a protocol that only generates its answers, for a method that compares options.
+    """Refuse a protocol that only generates answers, for a method that ranks options.
 
     Raises:
         UserError: names the protocol and the task.
     """
     if not eval_set.protocol.chooses:
         raise UserError(
-            f"evaluation.protocol={eval_set.protocol.name} generates its answers, and task."
-            f"{eval_set.name} is to choose; use protocol=clean, or leave multiple_choice out"
+            f"evaluation.protocol={eval_set.protocol.name} generates its answers, but task."
+            f"{eval_set.name} ranks options; use protocol=clean, or leave multiple_choice out"
         )

@@ -1,10 +1,10 @@
-r"""The model chooses the most probable of a task's choices, given the prompt.
+r"""Multiple choice by the likelihood of each option's response, given the prompt.
 
 .. math:: \log p(\text{answer} \mid \text{prompt}) = \sum_i \log p(t_i \mid \text{prompt}, t_{<i})
 
-The answer is the whole response of a training row, EOS included, so that no answer is favoured for
-being the beginning of another. The sum is not divided by the number of tokens: the answers of the
-tasks here differ in one token. Where they differ in length, ``option_score: mean`` divides.
+The answer is the whole response of a training row including EOS, so that an answer that is a prefix
+of another has no advantage. The sum is not normalised by length, as the answers of the tasks here
+differ in one token; ``option_score: mean`` divides by the number of tokens.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class Choose(Method):
     title = "chosen by likelihood"
 
     def validate(self, eval_set: EvalSet) -> None:
-        """Refuse a task without choices, or without the sentence that they stand in."""
+        """Refuse a task without choices or without a response that contains ``{answer}``."""
         if not eval_set.choices or "{answer}" not in (eval_set.response or ""):
             raise UserError(
-                f"task.{eval_set.name}: kind choose needs choices and a response that holds "
+                f"task.{eval_set.name}: kind choose needs choices and a response that contains "
                 "{answer}, such as 'the correct answer is {answer}'"
             )
         validate_protocol(eval_set)
 
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
-        """Choices, response and the score by which they are compared."""
+        """The choices, the response, and how the options are scored."""
         return {
             "kind": eval_set.kind,
             "extraction": eval_set.extraction,
@@ -71,7 +71,7 @@ class Choose(Method):
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
     ) -> None:
-        """Refuse rows whose answer is no choice, and prompts beyond the model's positions."""
+        """Refuse rows whose answer is not a choice, and prompts longer than the model allows."""
         _prompts(model, tokenizer, eval_set, encode_choices(tokenizer, responses(eval_set)))
 
     def evaluate(
@@ -81,7 +81,7 @@ class Choose(Method):
         eval_set: EvalSet,
         context: EvalContext,
     ) -> tuple[Score, list[Prediction]]:
-        """Score every choice after every prompt; the best one is the answer."""
+        """Score every choice after every prompt; the highest score is the answer."""
         rows, choices = eval_set.rows.rows, eval_set.choices
         sentences = dict(zip(choices, responses(eval_set), strict=True))
         options = encode_choices(tokenizer, list(sentences.values()))
@@ -93,11 +93,11 @@ class Choose(Method):
         def best(scores: Scores) -> str:
             return max(choices, key=lambda c: scores[c] / (lengths[c] if per_token else 1))
 
-        def answer(asked: list[int]) -> Iterator[Answer]:
+        def answer(pending: list[int]) -> Iterator[Answer]:
             for place, likelihoods in choose(
                 model,
                 tokenizer,
-                [prompts[index] for index in asked],
+                [prompts[index] for index in pending],
                 list(sentences.values()),
                 batch_size=context.batch_size,
                 common=common,
@@ -106,8 +106,8 @@ class Choose(Method):
                 scores = {c: round(value, 6) for c, value in zip(choices, likelihoods, strict=True)}
                 yield place, sentences[best(scores)], scores
 
-        def judge(index: int, _output: str, scores: Scores | None) -> Prediction:
-            assert scores is not None  # answers that are reused were chosen too: see the identity
+        def score_row(index: int, _output: str, scores: Scores | None) -> Prediction:
+            assert scores is not None  # reused predictions have the same identity, so scores too
             row, chosen = rows[index], best(scores)
             correct = same_choice(chosen, row.answer)
             return Prediction(
@@ -121,13 +121,13 @@ class Choose(Method):
             order=by_length(prompts),
             lengths=[len(prompt) for prompt in prompts],
             batch_size=context.batch_size,
-            ask=answer,
-            judge=judge,
+            answer=answer,
+            score=score_row,
         )
 
 
 def responses(eval_set: EvalSet) -> list[str]:
-    """The task's response with each choice in the place of ``{answer}``."""
+    """The task's response for each choice."""
     return [(eval_set.response or "").replace("{answer}", one) for one in eval_set.choices]
 
 
@@ -152,10 +152,10 @@ def encode_choices(tokenizer: PreTrainedTokenizerBase, responses: Sequence[str])
     """Encode whole responses, EOS included.
 
     Raises:
-        UserError: the tokenizer has no EOS, or two responses are the same tokens.
+        UserError: the tokenizer has no EOS, or two responses have the same tokens.
     """
     if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer has no EOS token, so no answer ends; set one")
+        raise UserError("the tokenizer has no EOS token, so answers cannot end; set one")
     return encode_options(tokenizer, responses, end=[tokenizer.eos_token_id])
 
 
@@ -172,13 +172,13 @@ def choose(
     """Yield ``(index of the prompt, log-likelihood of each response)``, longest prompts first.
 
     Args:
-        model: A causal language model, plain or with an adapter, on any device.
-        tokenizer: Encodes the responses as it does in training.
+        model: A causal language model, with or without an adapter, on any device.
+        tokenizer: Encodes the responses as in training.
         prompts: Token ids, one sequence per prompt; none empty.
         responses: The texts to choose from, the same for every prompt.
-        batch_size: Prompts per forward pass; it changes the speed, not the choice.
-        common: Token ids that every prompt begins with; they are computed once.
-        autocast_dtype: Compute under autocast in this number format.
+        batch_size: Prompts per forward pass; it affects the speed only.
+        common: Token ids that every prompt begins with; computed once.
+        autocast_dtype: Compute under autocast to this dtype.
 
     Raises:
         UserError: two responses cannot be distinguished, or the model cannot continue one prompt
@@ -193,7 +193,7 @@ def choose(
         with torch.inference_mode(), autocast(device, autocast_dtype):
             prefix = compute_prefix(model, common)
         for batch in longest_first(prompts, batch_size):
-            # Not around the yield: the caller's code is not to run in inference mode.
+            # Not around the yield: the caller's code must not run in inference mode.
             with torch.inference_mode(), autocast(device, autocast_dtype):
                 likelihoods = _log_likelihoods(
                     model, [prompts[index] for index in batch], options, pad, prefix
@@ -204,23 +204,23 @@ def choose(
 def _log_likelihoods(
     model: nn.Module, prompts: Sequence[Sequence[int]], options: Options, pad: int, prefix: Prefix
 ) -> Tensor:
-    """``(prompts, options)``."""
+    """The log-likelihoods, ``(prompts, options)``."""
     longer = [index for index, tail in enumerate(options.tails) if len(tail) > 1]
     tails = [(row, options.tails[option][:-1]) for row in range(len(prompts)) for option in longer]
     logits = answer_logits(model, prompts, options.shared, tails, pad=pad, prefix=prefix)
     beginning = logits.shared.log_softmax(-1)
     device = beginning.device
     shared = torch.tensor(options.shared, dtype=torch.long, device=device)
-    places = torch.arange(len(shared), device=device)
+    positions = torch.arange(len(shared), device=device)
     heads = torch.tensor([tail[0] for tail in options.tails], device=device)
-    scores: Tensor = beginning[:, places, shared].sum(1, keepdim=True) + beginning[:, -1, heads]
+    scores: Tensor = beginning[:, positions, shared].sum(1, keepdim=True) + beginning[:, -1, heads]
     if longer:
         rests = [options.tails[option][1:] for option in longer] * len(prompts)
-        wanted = torch.tensor([token for rest in rests for token in rest], device=device)
-        tails_logits = torch.cat(logits.tails).log_softmax(-1)
-        found = tails_logits.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
-        whose = [place for place, rest in enumerate(rests) for _ in rest]
-        summed = found.new_zeros(len(rests)).index_add(0, torch.tensor(whose, device=device), found)
+        targets = torch.tensor([token for rest in rests for token in rest], device=device)
+        log_p = torch.cat(logits.tails).log_softmax(-1)
+        found = log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        owner = [place for place, rest in enumerate(rests) for _ in rest]
+        summed = found.new_zeros(len(rests)).index_add(0, torch.tensor(owner, device=device), found)
         scores[:, longer] += summed.view(len(prompts), len(longer))
     return scores
 

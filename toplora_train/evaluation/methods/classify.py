@@ -1,4 +1,4 @@
-"""A classification head gives every text, or pair of texts, one of the task's classes."""
+"""Classification of a text, or pair of texts, by a head."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.run_evaluation import Answer, Score, Scores, run_evaluation
 
 NEAR = 0.5
-"""How far off a predicted number may be to be shown among the right examples; no metric uses it."""
+"""The largest error at which reports show a regression as correct; no metric uses it."""
 
 
 class Classify(Method):
-    """The texts without a prompt; a prediction's ``scores`` are the classes' probabilities.
+    """Feeds the texts without a prompt; a prediction's ``scores`` are class probabilities.
 
-    With no ``choices`` the head's one output is a number: see :mod:`.regress`.
+    Without ``choices`` the head has one output, a number: see :mod:`.regress`.
     """
 
     title = "classified"
 
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
-        """Classes, metric, and what becomes of long rows."""
+        """The classes, the metric, and how long rows are handled."""
         return {
             "kind": eval_set.kind,
             "choices": list(eval_set.choices),
@@ -44,7 +44,7 @@ class Classify(Method):
 
     def validate_rows(
         self,
-        model: nn.Module,  # noqa: ARG002  (the tokenizer knows what an encoder reads)
+        model: nn.Module,  # noqa: ARG002  (the tokenizer suffices)
         tokenizer: PreTrainedTokenizerBase,
         eval_set: EvalSet,
     ) -> None:
@@ -58,14 +58,14 @@ class Classify(Method):
         eval_set: EvalSet,
         context: EvalContext,
     ) -> tuple[Score, list[Prediction]]:
-        """Read the head's outputs for every row and measure them; no row is left out."""
+        """Compute the head's outputs for every row, and the metrics."""
         rows, choices = eval_set.rows.rows, eval_set.choices
         examples = _encode(tokenizer, eval_set).examples
 
-        def answer(asked: list[int]) -> Iterator[Answer]:
+        def answer(pending: list[int]) -> Iterator[Answer]:
             outputs = head_outputs(
                 model,
-                [examples[index] for index in asked],
+                [examples[index] for index in pending],
                 pad_token_id=tokenizer.pad_token_id,
                 batch_size=context.batch_size,
                 autocast_dtype=context.autocast_dtype,
@@ -73,7 +73,7 @@ class Classify(Method):
             for place, output in outputs:
                 yield place, *read_output(output, choices)
 
-        def judge(index: int, output: str, scores: Scores | None) -> Prediction:
+        def score_row(index: int, output: str, scores: Scores | None) -> Prediction:
             row = rows[index]
             right = (
                 output == row.answer if choices else abs(float(output) - float(row.answer)) <= NEAR
@@ -92,8 +92,8 @@ class Classify(Method):
             order=by_length([example.input_ids for example in examples]),
             lengths=[len(example.input_ids) for example in examples],
             batch_size=context.batch_size,
-            ask=answer,
-            judge=judge,
+            answer=answer,
+            score=score_row,
             measure=measure,
         )
         score = score_labels(
@@ -117,11 +117,11 @@ def _encode(tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet) -> Encoded[La
 
 
 def read_output(output: Tensor, choices: Sequence[str]) -> tuple[str, Scores | None]:
-    """What the head's outputs for a row say, and the classes' probabilities behind it."""
+    """The predicted class with the class probabilities, or the predicted number."""
     if not choices:
         return f"{float(output[0]):.7g}", None
-    shares = output.double().softmax(0).tolist()
-    scores = {name: round(share, 6) for name, share in zip(choices, shares, strict=True)}
+    probabilities = output.double().softmax(0).tolist()
+    scores = {name: round(p, 6) for name, p in zip(choices, probabilities, strict=True)}
     return choices[int(output.argmax())], scores
 
 
@@ -133,14 +133,14 @@ def score_labels(
     also: Sequence[str] = (),
     seconds: float = 0.0,
 ) -> Score:
-    """Score predictions as they are stored, without a model.
+    """Score stored predictions, without a model.
 
     Args:
         predictions: A head's predictions.
-        choices: The classes' names in the order of their numbers; none for numbers.
-        metric: The metric that the score is of.
-        also: Further metrics, for ``Score.more``.
-        seconds: What ``Score.seconds`` shall say.
+        choices: The class names in order of their indices; empty for regression.
+        metric: The main metric.
+        also: Additional metrics, for ``Score.more``.
+        seconds: The value of ``Score.seconds``.
     """
     predicted = as_numbers([prediction.prediction or "" for prediction in predictions], choices)
     labels = as_numbers([prediction.label for prediction in predictions], choices)
@@ -156,7 +156,7 @@ def score_labels(
 
 
 def shown(row: Row) -> str:
-    """A row's text, or its two texts on two lines."""
+    """A row's text, or its two texts on separate lines."""
     return f"{row.instruction}\n{row.input}" if row.input else row.instruction
 
 
@@ -169,7 +169,7 @@ def head_outputs(
     batch_size: int,
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Each example's index and the head's outputs for it, in fp32 on the CPU; longest first."""
+    """Yield each example's index and head outputs, fp32 on the CPU, longest examples first."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()

@@ -1,9 +1,9 @@
-r"""Multiple choice by each answer's own words, the mean log-likelihood of their tokens.
+r"""Multiple choice by the mean token log-likelihood of each answer's text.
 
 .. math:: \frac{1}{n} \sum_{i=1}^{n} \log p(t_i \mid \text{question}, t_{<i})
 
 The answers are not listed in the question (see :mod:`toplora_train.data.cloze`). Without the mean
-the shortest answer would mostly win. EOS does not count: what is compared are words.
+the shortest answer would usually win. EOS is not scored.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ from toplora_train.evaluation.validate import validate_prompts
 
 
 class Cloze(Method):
-    """The question without its list; a prediction's ``output`` is the chosen answer's words."""
+    """Asks without listing the options; a prediction's ``output`` is the chosen answer's text."""
 
     title = "cloze, by the likelihood of the words"
     form = "as a cloze"
 
     def prepare(self, rows: RowSet) -> RowSet:
-        """The question alone, with the words of each answer in a row's ``options``."""
+        """The question alone, with each answer's text in a row's ``options``."""
         return as_cloze(rows)
 
     def validate(self, eval_set: EvalSet) -> None:
-        """Refuse a protocol that only generates."""
+        """Refuse a protocol that only generates answers."""
         validate_protocol(eval_set)
 
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
-        """The choices and the score by which their words are compared."""
+        """The choices, and how their texts are scored."""
         return {
             "kind": eval_set.kind,
             "extraction": eval_set.extraction,
@@ -67,7 +67,7 @@ class Cloze(Method):
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
     ) -> None:
-        """Refuse rows whose answer is no option, and prompts beyond the model's positions."""
+        """Refuse rows whose answer is not an option, and prompts longer than the model allows."""
         _prompts(model, tokenizer, eval_set)
 
     def evaluate(
@@ -77,7 +77,7 @@ class Cloze(Method):
         eval_set: EvalSet,
         context: EvalContext,
     ) -> tuple[Score, list[Prediction]]:
-        """Score the words of every answer; the label of the best ones is the answer."""
+        """Score the text of every option; the label of the best one is the answer."""
         rows = eval_set.rows.rows
         texts, prompts, answers = _prompts(model, tokenizer, eval_set)
         per_token = eval_set.option_score != "sum"
@@ -86,18 +86,18 @@ class Cloze(Method):
         def best(row: Row, scores: Scores) -> tuple[str, str]:
             return max(row.options, key=lambda option: scores[option[0]])
 
-        def answer(asked: list[int]) -> Iterator[Answer]:
+        def answer(pending: list[int]) -> Iterator[Answer]:
             for place, likelihoods in log_likelihoods(
                 model,
                 tokenizer,
-                [prompts[index] for index in asked],
-                [answers[index] for index in asked],
+                [prompts[index] for index in pending],
+                [answers[index] for index in pending],
                 batch_size=context.batch_size,
                 common=common,
                 autocast_dtype=context.autocast_dtype,
             ):
-                row = rows[asked[place]]
-                lengths = [len(ids) if per_token else 1 for ids in answers[asked[place]]]
+                row = rows[pending[place]]
+                lengths = [len(ids) if per_token else 1 for ids in answers[pending[place]]]
                 scores = {
                     label: round(value / length, 6)
                     for (label, _), value, length in zip(
@@ -106,8 +106,8 @@ class Cloze(Method):
                 }
                 yield place, best(row, scores)[1], scores
 
-        def judge(index: int, _output: str, scores: Scores | None) -> Prediction:
-            assert scores is not None  # answers that are reused were chosen too: see the identity
+        def score_row(index: int, _output: str, scores: Scores | None) -> Prediction:
+            assert scores is not None  # reused predictions have the same identity, so scores too
             row = rows[index]
             label, words = best(row, scores)
             right = label == row.answer
@@ -120,15 +120,15 @@ class Cloze(Method):
             order=by_length(prompts),
             lengths=[len(prompt) for prompt in prompts],
             batch_size=context.batch_size,
-            ask=answer,
-            judge=judge,
+            answer=answer,
+            score=score_row,
         )
 
 
 def _prompts(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
 ) -> tuple[list[str], list[list[int]], list[list[list[int]]]]:
-    """The prompts as text and ids, and the ids of each row's answers."""
+    """The prompts as text and token ids, and the token ids of each row's answers."""
     rows = eval_set.rows.rows
     texts = [question_text(tokenizer, row, eval_set.protocol.build_prompt) for row in rows]
     answers = encode_words(tokenizer, rows)
@@ -159,17 +159,17 @@ def log_likelihoods(
 ) -> Iterator[tuple[int, list[float]]]:
     """Yield ``(index of the prompt, log-likelihood of each of its answers)``, long answers first.
 
-    Rows whose longest answers are about as long go together: there are several answers to a prompt,
-    so it is they that are mostly padded.
+    Rows are batched by their longest answer: with several answers per prompt, these cause most of
+    the padding.
 
     Args:
-        model: A causal language model, plain or with an adapter, on any device.
-        tokenizer: Says what fills the shorter rows.
+        model: A causal language model, with or without an adapter, on any device.
+        tokenizer: Its tokenizer, for the padding id.
         prompts: Token ids, one sequence per prompt; none empty.
         answers: Token ids of the answers to each prompt; none empty.
         batch_size: Answers per forward pass.
-        common: Token ids that every prompt begins with; they are computed once.
-        autocast_dtype: Compute under autocast in this number format.
+        common: Token ids that every prompt begins with; computed once.
+        autocast_dtype: Compute under autocast to this dtype.
 
     Raises:
         UserError: the model cannot continue one prompt with several answers.
@@ -184,7 +184,7 @@ def log_likelihoods(
             prefix = compute_prefix(model, common)
         longest = [max(of_row, key=len) for of_row in answers]
         for batch in longest_first(longest, max(1, batch_size // most)):
-            # Not around the yield: the caller's code is not to run in inference mode.
+            # Not around the yield: the caller's code must not run in inference mode.
             with torch.inference_mode(), autocast(device, autocast_dtype):
                 found = _of_batch(
                     model, [prompts[i] for i in batch], [answers[i] for i in batch], pad, prefix
@@ -211,8 +211,8 @@ def _of_batch(
     found = [[float(first[row, ids[0]]) for ids in of_row] for row, of_row in enumerate(answers)]
     for (row, place, ids), logits in zip(longer, found_logits.tails, strict=True):
         rest = torch.tensor(ids[1:], device=logits.device)
-        words = logits.log_softmax(-1)  # of all answers at once it would be most of the memory
-        found[row][place] += float(words.gather(-1, rest.unsqueeze(-1)).sum())
+        log_p = logits.log_softmax(-1)  # one answer at a time, to save memory
+        found[row][place] += float(log_p.gather(-1, rest.unsqueeze(-1)).sum())
     return found
 
 

@@ -1,6 +1,6 @@
-"""The model writes its answer, which is then read out of the text.
+"""Generate the answer and extract it from the text.
 
-An answer in the task's own words is proven in one pass instead of being decoded; see
+An answer in the task's own words is verified in one pass instead of generated; see
 :mod:`toplora_train.evaluation.decoding.forced`.
 """
 
@@ -26,16 +26,16 @@ from toplora_train.evaluation.validate import validate_prompts
 
 
 class Generate(Method):
-    """The prompt alone; the answer is extracted from what the model writes after it."""
+    """Extracts the answer from the text that the model generates after the prompt."""
 
     title = "generated"
 
     def validate(self, eval_set: EvalSet) -> None:
-        """Refuse an extraction that the protocol has no rule for."""
+        """Refuse an extraction that the protocol does not support."""
         eval_set.protocol.extract("", eval_set.extraction, eval_set.choices)
 
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
-        """Extraction, choices, length; how an answer is found (or proven) does not decide it."""
+        """Extraction, choices and length; verifying instead of decoding changes no answer."""
         return {
             "kind": eval_set.kind,
             "extraction": eval_set.extraction,
@@ -47,7 +47,7 @@ class Generate(Method):
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
     ) -> None:
-        """Refuse rows without a readable answer, and prompts beyond the model's positions."""
+        """Refuse rows without an extractable answer, and prompts longer than the model allows."""
         prompts(model, tokenizer, eval_set)
 
     def evaluate(
@@ -57,18 +57,18 @@ class Generate(Method):
         eval_set: EvalSet,
         context: EvalContext,
     ) -> tuple[Score, list[Prediction]]:
-        """Prove the answers that can be proven, decode the others, extract and score."""
+        """Verify the answers that can be, decode the others, extract and score."""
         rows, protocol = eval_set.rows.rows, eval_set.protocol
         texts, ids = prompts(model, tokenizer, eval_set)
         common = common_prefix(ids)
 
-        def answer(asked: list[int]) -> Iterator[Answer]:
-            left = dict.fromkeys(range(len(asked)))
+        def answer(pending: list[int]) -> Iterator[Answer]:
+            left = dict.fromkeys(range(len(pending)))
             if eval_set.response is not None and eval_set.choices and protocol.chooses:
                 for place, text in prove_answers(
                     model,
                     tokenizer,
-                    [ids[index] for index in asked],
+                    [ids[index] for index in pending],
                     [eval_set.response.replace("{answer}", one) for one in eval_set.choices],
                     max_new_tokens=eval_set.token_limit,
                     batch_size=context.batch_size,
@@ -81,7 +81,7 @@ class Generate(Method):
             for place, text in generate(
                 model,
                 tokenizer,
-                [ids[asked[place]] for place in places],
+                [ids[pending[place]] for place in places],
                 max_new_tokens=eval_set.token_limit,
                 batch_size=context.batch_size,
                 num_beams=protocol.num_beams,
@@ -90,7 +90,7 @@ class Generate(Method):
             ):
                 yield places[place], text, None
 
-        def judge(index: int, output: str, _scores: Scores | None) -> Prediction:
+        def score_row(index: int, output: str, _scores: Scores | None) -> Prediction:
             label = row_label(rows[index], eval_set.extraction)
             found = protocol.extract(output, eval_set.extraction, eval_set.choices)
             correct = protocol.is_correct(found, label, eval_set.extraction)
@@ -103,8 +103,8 @@ class Generate(Method):
             order=by_length(ids) if protocol.by_length else range(len(ids)),
             lengths=[len(one) for one in ids],
             batch_size=context.batch_size,
-            ask=answer,
-            judge=judge,
+            answer=answer,
+            score=score_row,
         )
 
 

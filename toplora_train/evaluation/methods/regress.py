@@ -1,4 +1,4 @@
-"""A head gives every text, or pair of texts, a number; all but the words is :mod:`.classify`."""
+"""Regression of a number from a text, or pair of texts, by a head; see :mod:`.classify`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from toplora_train.evaluation.methods.classify import Classify
 
 
 class Regress(Classify):
-    """The head's one output is the prediction, scored by a correlation."""
+    """The head's single output is the prediction, scored by a correlation."""
 
     title = "predicted"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -81,29 +81,47 @@ def overlap(run_data: RunData) -> str:
     return ", ".join(told) or "none found"
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run came to.
+
+    Attributes:
+        base_parameters: Parameters of the base model.
+        shape: The base model's own config.
+        described: What describes the adapter, see :mod:`toplora_train.adapters.describe`.
+        base_scores: The base model's scores; empty where it was not evaluated.
+        last_scores: Those of the last step, where another one was selected.
+        scores: The tuned model's.
+        selection: The selected checkpoint, where one is.
+        proof: The proof of the reload.
+        fitted: The rank that a budget led to, in words.
+        start: The adapter that the run started from.
+        extension: Where the run had ended before it was extended.
+    """
+
+    base_parameters: int
+    shape: Any
+    described: dict[str, Any]
+    base_scores: dict[str, Score]
+    last_scores: dict[str, Score]
+    scores: dict[str, Score]
+    selection: BestCheckpoint | None
+    proof: ReloadProof
+    fitted: str | None = None
+    start: StartFrom | None = None
+    extension: Extension | None = None
+
+
 def build_report(
     config: RunConfig,
     run_data: RunData,
     run_dir: Path,
+    outcome: Outcome,
     *,
     accelerator: Accelerator,
-    fitted: str | None,
-    origin: StartFrom | None,
-    extension: Extension | None,
-    base_parameters: int,
-    shape: Any,
-    described: dict[str, Any],
-    base_scores: dict[str, Score],
-    last_scores: dict[str, Score],
-    scores: dict[str, Score],
-    selection: BestCheckpoint | None,
-    proof: ReloadProof,
 ) -> Report:
-    """Gather what was done, at what cost, with what result.
-
-    ``fitted`` says what a budget came to, ``origin`` what the adapter started from, ``extension``
-    where the run had ended before; ``shape`` is the model's own config.
-    """
+    """Gather what was done, at what cost, with what result."""
+    selection, described = outcome.selection, outcome.described
     metrics = read_metrics(run_dir / "metrics.jsonl")
     lengths = run_data.lengths
     supervised = sum(example.supervised for example in run_data.train)
@@ -134,7 +152,7 @@ def build_report(
         model=ReportModel(
             path=run_data.location.name,
             revision=run_data.location.revision,
-            parameters=base_parameters,
+            parameters=outcome.base_parameters,
             dtype=number_format(config.model),
             read_from=run_data.location.read_from,
             sha256=model_digest(run_data.location),
@@ -145,7 +163,7 @@ def build_report(
             trainable_parameters=described["trainable_parameters"],
             mergeable=described["mergeable"],
             settings={key: value for key, value in config.adapter.items() if key != "name"},
-            start=origin.to_dict() if origin is not None else None,
+            start=outcome.start.to_dict() if outcome.start is not None else None,
         ),
         data=ReportData(
             source=run_data.rows.source,
@@ -181,25 +199,40 @@ def build_report(
             mixed_precision=config.trainer.mixed_precision,
             validation_loss=last.get("validation_loss"),
             selection=selection.to_dict() if selection is not None else None,
-            extension=extension.to_dict() if extension is not None else None,
+            extension=outcome.extension.to_dict() if outcome.extension is not None else None,
             planned_memory_bytes=planned_memory(
                 config,
                 run_data,
-                shape,
-                parameters=base_parameters,
+                outcome.shape,
+                parameters=outcome.base_parameters,
                 trainable=described["trainable_parameters"],
             ).total,
         ),
         tasks={
-            eval_set.name: task_score(eval_set, scores[eval_set.name], base_scores, last_scores)
+            eval_set.name: task_score(
+                eval_set,
+                outcome.scores[eval_set.name],
+                outcome.base_scores,
+                outcome.last_scores,
+            )
             for eval_set in run_data.eval_sets
         },
-        reload=Reload(proof.max_abs_logit_difference, list(proof.missing), list(proof.unexpected)),
+        reload=Reload(
+            outcome.proof.max_abs_logit_difference,
+            list(outcome.proof.missing),
+            list(outcome.proof.unexpected),
+        ),
         environment=environment(str(accelerator.device)),
-        gain=read_gain(run_dir / "predictions", list(scores)) if base_scores else None,
+        gain=read_gain(run_dir / "predictions", list(outcome.scores))
+        if outcome.base_scores
+        else None,
         expected=matching([asdict(one) for one in config.expected], config.adapter),
         notes=[
-            *(str(said) for said in (fitted, origin, extension) if said is not None),
+            *(
+                str(line)
+                for line in (outcome.fitted, outcome.start, outcome.extension)
+                if line is not None
+            ),
             *adjustments(config, total_steps=total_steps(config, lengths)),
             *notes(run_data, selection),
         ],

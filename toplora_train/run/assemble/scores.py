@@ -1,4 +1,4 @@
-"""Ask a model the test sets, keeping every prediction on disk as it comes."""
+"""Evaluate a model on the evaluation sets; every prediction is written as it is made."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,79 +37,82 @@ from toplora_train.report.numbers import (
 log = logging.getLogger(__name__)
 
 
-def score_eval_sets(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    eval_sets: Sequence[EvalSet],
-    *,
-    who: str,
-    weights: str,
-    folder: Path,
-    suffix: str,
-    batch_size: int,
-    autocast_dtype: torch.dtype | None,
-    reuse: bool,
-    console: Console,
-    ranks: Ranks = ALONE,
-) -> dict[str, Score]:
-    """Score every test set; predictions go to ``folder/NAME{suffix}.jsonl``.
+@dataclass(frozen=True)
+class Scorer:
+    """Scores models on the same evaluation sets, in the same way.
 
-    An interrupted evaluation goes on from the predictions it left, of this task or of those before.
-
-    Args:
-        model: the model to ask.
-        tokenizer: its tokenizer.
-        eval_sets: what to ask.
-        who: whose answers they are, for people ("base", "tuned").
-        weights: what tells these weights from others, so that no other model's answers are reused.
-        folder: where predictions are kept.
-        suffix: what the files' names end with before ``.jsonl``.
-        batch_size: rows per forward pass.
-        autocast_dtype: compute under autocast in this number format.
-        reuse: whether a finished file, known to be of these weights, is taken as it is.
-        console: where progress is shown.
-        ranks: this process among those that share the rows and all get the scores.
+    Attributes:
+        tokenizer: The models' tokenizer.
+        eval_sets: What they are scored on.
+        folder: Where predictions are kept.
+        batch_size: Rows per forward pass.
+        autocast_dtype: Compute under autocast in this number format; None: in the weights' own.
+        console: Where progress is shown.
+        ranks: This process among those that share the rows; all of them get the scores.
     """
-    scores = {}
-    for eval_set in eval_sets:
-        path = folder / f"{eval_set.name}{suffix}.jsonl"
-        belongs_to = _fingerprint(weights, eval_set)
-        whole = (
-            read_predictions(path)
-            if reuse and path.is_file()
-            else finished_predictions(path, belongs_to=belongs_to)
-        )
-        left = {prediction.id: prediction for prediction in whole}
-        left |= unfinished_predictions(path, belongs_to=belongs_to)
-        # The first process's view counts in all, and nobody writes before it has looked.
-        finished = ranks.broadcast(left)
-        with (
-            PredictionFile(path, belongs_to=belongs_to, rank=ranks.rank) as file,
-            EvaluationDisplay(
-                f"{who} {eval_set.name}{ranks}",
-                len(eval_set.rows.rows),
-                console=console,
-                numbers=eval_set.kind == "regress",
-            ) as display,
-        ):
-            score, predictions = find_method(eval_set.kind).evaluate(
-                model,
-                tokenizer,
-                eval_set,
-                EvalContext(
-                    batch_size,
-                    autocast_dtype,
-                    EvalProgress(finished, file.add, display.update, ranks),
-                ),
+
+    tokenizer: PreTrainedTokenizerBase
+    eval_sets: Sequence[EvalSet]
+    folder: Path
+    batch_size: int
+    autocast_dtype: torch.dtype | None
+    console: Console
+    ranks: Ranks = ALONE
+
+    def score(
+        self, model: nn.Module, who: str, *, weights: str, suffix: str = "", reuse: bool = False
+    ) -> dict[str, Score]:
+        """Score every evaluation set; predictions go to ``folder/NAME{suffix}.jsonl``.
+
+        An interrupted evaluation resumes from the predictions it left.
+
+        Args:
+            model: The model to evaluate.
+            who: Whose answers they are, for the terminal ("base", "tuned").
+            weights: Identifies the weights, so that no other model's answers are reused.
+            suffix: What the files' names end with before ``.jsonl``.
+            reuse: Whether a finished file, known to be of these weights, is taken as it is.
+        """
+        scores = {}
+        for eval_set in self.eval_sets:
+            path = self.folder / f"{eval_set.name}{suffix}.jsonl"
+            belongs_to = _fingerprint(weights, eval_set)
+            whole = (
+                read_predictions(path)
+                if reuse and path.is_file()
+                else finished_predictions(path, belongs_to=belongs_to)
             )
-            log.info(
-                "%s: answered %d of the %d rows here", eval_set.name, file.added, len(predictions)
-            )
-            if ranks.first:
-                file.finish(predictions)
-            display.message(f"{who} on {eval_set.name}: {in_words(score)}")
-        scores[eval_set.name] = score
-    return scores
+            left = {prediction.id: prediction for prediction in whole}
+            left |= unfinished_predictions(path, belongs_to=belongs_to)
+            # Rank 0's view counts in all processes, and nobody writes before it has looked.
+            finished = self.ranks.broadcast(left)
+            with (
+                PredictionFile(path, belongs_to=belongs_to, rank=self.ranks.rank) as file,
+                EvaluationDisplay(
+                    f"{who} {eval_set.name}{self.ranks}",
+                    len(eval_set.rows.rows),
+                    console=self.console,
+                    numbers=eval_set.kind == "regress",
+                ) as display,
+            ):
+                progress = EvalProgress(finished, file.add, display.update, self.ranks)
+                score, predictions = find_method(eval_set.kind).evaluate(
+                    model,
+                    self.tokenizer,
+                    eval_set,
+                    EvalContext(self.batch_size, self.autocast_dtype, progress),
+                )
+                log.info(
+                    "%s: %d of the %d rows answered here",
+                    eval_set.name,
+                    file.added,
+                    len(predictions),
+                )
+                if self.ranks.first:
+                    file.finish(predictions)
+                display.message(f"{who} on {eval_set.name}: {in_words(score)}")
+            scores[eval_set.name] = score
+        return scores
 
 
 def in_words(score: Score) -> str:

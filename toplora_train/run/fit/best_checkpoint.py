@@ -1,8 +1,8 @@
 """Model selection: keep the adapter that scores best on held-out rows of the train set.
 
-The metric is :mod:`toplora_train.run.fit.selection_metric`'s. Selecting on the dev set itself, as is
-often done, makes its score too good; so the test sets are evaluated afterwards only, once with the
-last and once with the selected adapter.
+The metric is of :mod:`toplora_train.run.fit.selection_metric`. Selecting on the dev set itself, as
+is often done, makes its score too good; so the test sets are evaluated afterwards only, once with
+the last and once with the selected adapter.
 
     checkpoints/selected/
         adapter.safetensors     the tensors of the best so far
