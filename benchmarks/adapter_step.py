@@ -1,11 +1,11 @@
-"""What an adapter adds to a training step: time and kept memory beside the frozen base.
+"""Measure the cost of an adapter in a training step: time and activation memory.
 
     python benchmarks/adapter_step.py [--hidden 576] [--layers 4] [--tokens 1024] [--repeats 7]
 
-A random Llama of the given size, non-zero adapters, every method forward and backward on the same
-tokens. The methods take turns within each repeat, so that a noisy machine disturbs all alike; the
-minimum over the repeats is given as a ratio to PEFT's LoRA, with the base's own A/A spread beside
-it. Parity: TopLoRA without its gate, given LoRA's tensors, must have LoRA's loss. Writes JSON.
+Every method, with non-zero weights, does forward and backward passes on the same tokens in a random
+Llama. Methods are interleaved within each repeat, so that machine noise affects all equally; the
+minimum over repeats is reported relative to PEFT's LoRA, with the A/A spread of the base model.
+Parity: TopLoRA without its gate and with LoRA's weights must have LoRA's loss. Prints JSON.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def step(model: nn.Module, inputs: torch.Tensor) -> float:
 
 
 def kept_bytes(model: nn.Module, inputs: torch.Tensor) -> int:
-    """Bytes of the distinct tensors that autograd keeps, weights left out."""
+    """Bytes of the distinct tensors that autograd saves, excluding weights."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
-    held = []
+    alive = []  # so that no storage address is reused
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        held.append(tensor)
+        alive.append(tensor)
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
@@ -89,9 +89,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=7)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
 
-    size = (given.hidden, given.layers)
+    size = (arguments.hidden, arguments.layers)
     models: dict[str, nn.Module] = {"base": base_model(*size), "base again": base_model(*size)}
     models |= {name: adapted(name, *size) for name in adapter_names() if name != "peft"}
     plain = adapter_defaults("toplora")[0]["gate"] | {"enabled": False}
@@ -102,11 +102,11 @@ def main() -> None:
         ):
             mine.copy_(lora)
     torch.manual_seed(2)
-    inputs = torch.randn(4, given.tokens // 4, given.hidden).requires_grad_()
+    inputs = torch.randn(4, arguments.tokens // 4, arguments.hidden).requires_grad_()
 
     best = dict.fromkeys(models, float("inf"))
     losses: dict[str, float] = {}
-    for _ in range(given.repeats):
+    for _ in range(arguments.repeats):
         for name, model in models.items():
             seconds, losses[name] = timed(lambda model=model: step(model, inputs))
             best[name] = min(best[name], seconds)
@@ -114,7 +114,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "settings": vars(given) | {"threads": torch.get_num_threads()},
+                "settings": vars(arguments) | {"threads": torch.get_num_threads()},
                 "aa_spread": abs(best["base"] / best["base again"] - 1),
                 "parity": abs(losses["toplora without gate"] - losses["lora"]),
                 "step_over_lora": {name: t / best["lora"] for name, t in best.items()},

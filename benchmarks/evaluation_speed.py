@@ -1,19 +1,19 @@
-"""How fast a task is evaluated, beside decoding 32 tokens for every row as the public scripts do.
+"""Measure evaluation speed against decoding 32 tokens per row, as the public scripts do.
 
     python benchmarks/evaluation_speed.py --run DIR --task winogrande --rows 200 --data-root MIRROR
 
-On one finished run, several ways to ask it the same rows:
+On a finished run, several methods answer the same rows:
 
-    written   greedy's answers, proven in one pass where the model answers in the task's words
+    written   greedy decoding, with expected answers verified in one forward pass
     chosen    the most probable of the task's choices
-    decoded   32 tokens per row, no early stop, file order, batches of 32, padded on the left
-    script    the same as torch comes, where it is told to multiply by another library here
-              (`toplora_train/run/platform/cpu_matmul.py`), as a public script would run
+    decoded   32 tokens per row, no early stop, file order, batches of 32, left-padded
+    script    the same with torch's default matrix products, as a public script would run, if
+              this package selects another library (`toplora_train/run/platform/cpu_matmul.py`)
 
-They take turns, round by round, so that a noisy machine disturbs all alike; each way's best round
-counts, by the clock and in seconds of the processor, which other work on the machine disturbs less
-(on a GPU only the clock counts); `times_faster` is against the quicker of the last two. `equal`
-counts the rows to which a way gives decoding's answer. Writes JSON.
+Methods are interleaved by round, so that machine noise affects all equally; the best round of each
+is reported, in wall-clock and CPU seconds (the latter is less noisy; on a GPU only the wall clock
+is meaningful). `times_faster` is relative to the faster of the last two. `equal` counts the rows
+answered as by `decoded`. Prints JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from toplora_train.data.encode import encode_prompt
 from toplora_train.evaluation.decoding.decode import decode_answer, own_settings_aside
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.forward import autocast, in_slices, left_padded
-from toplora_train.run.assemble.scores import ASK
+from toplora_train.evaluation.methods.base import EvalContext, find_method
 from toplora_train.run.platform.cpu_matmul import PRODUCTS
 from toplora_train.run.platform.device import AUTOCAST, open_accelerator
 from toplora_train.run.prepare.adapted_model import load_adapted
@@ -52,14 +52,14 @@ def decoded(
     eval_set: EvalSet,
     dtype: torch.dtype | None,
 ) -> Answers:
-    """What most public scripts do, but for their prompt and their reading of the answer."""
+    """Decode as most public scripts do, with this package's prompt and answer extraction."""
     rows = eval_set.rows.rows
     device = next(model.parameters()).device
     ends, found = {tokenizer.eos_token_id}, {}
     settings = GenerationConfig(max_new_tokens=TOKENS, do_sample=False, pad_token_id=min(ends))
     for batch in in_slices(range(len(rows)), BATCH):
-        asked = [eval_set.protocol.build_prompt(rows[i].instruction, rows[i].input) for i in batch]
-        inputs = left_padded([encode_prompt(tokenizer, text) for text in asked], min(ends))
+        texts = [eval_set.protocol.build_prompt(rows[i].instruction, rows[i].input) for i in batch]
+        inputs = left_padded([encode_prompt(tokenizer, text) for text in texts], min(ends))
         with torch.inference_mode(), autocast(device, dtype), own_settings_aside(model):
             tokens = model.generate(
                 **{name: value.to(device) for name, value in inputs.items()},
@@ -80,29 +80,28 @@ def ours(
     batch_size: int,
     dtype: torch.dtype | None,
 ) -> Answers:
-    """What an evaluation does."""
-    _, predictions = ASK[eval_set.kind](
-        model, tokenizer, eval_set, batch_size=batch_size, autocast_dtype=dtype
-    )
+    """Evaluate as this package does."""
+    context = EvalContext(batch_size=batch_size, autocast_dtype=dtype)
+    _, predictions = find_method(eval_set.kind).evaluate(model, tokenizer, eval_set, context)
     return {prediction.id: prediction.prediction for prediction in predictions}
 
 
 @contextmanager
-def as_torch_comes() -> Iterator[None]:
-    """fp32 products by the library that torch takes unless told otherwise."""
-    here, PRODUCTS.fp32_precision = PRODUCTS.fp32_precision, "ieee"
+def torch_default_products() -> Iterator[None]:
+    """Use torch's default library for fp32 products."""
+    previous, PRODUCTS.fp32_precision = PRODUCTS.fp32_precision, "ieee"
     try:
         yield
     finally:
-        PRODUCTS.fp32_precision = here
+        PRODUCTS.fp32_precision = previous
 
 
 def timed(run: Callable[[], Answers]) -> tuple[dict[str, float], Answers]:
-    began, computed = time.perf_counter(), time.process_time()
+    wall, processor = time.perf_counter(), time.process_time()
     answers = run()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    taken = {"wall": time.perf_counter() - began, "processor": time.process_time() - computed}
+    taken = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
     return taken, answers
 
 
@@ -115,35 +114,38 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--data-root", default=None)
-    parser.add_argument("--precision", choices=tuple(AUTOCAST), help="the run's own if not given")
-    given = parser.parse_args()
+    parser.add_argument("--precision", choices=tuple(AUTOCAST), help="default: the run's")
+    arguments = parser.parse_args()
 
     config = evaluation_config(
-        read_config(given.run / "config.yaml"),
-        tasks=[given.task],
-        evaluation={"limit": str(given.rows)},
-        data_root=given.data_root,
+        read_config(arguments.run / "config.yaml"),
+        tasks=[arguments.task],
+        evaluation={"limit": str(arguments.rows)},
+        data_root=arguments.data_root,
     )
-    precision = given.precision or config.trainer.mixed_precision
+    precision = arguments.precision or config.trainer.mixed_precision
     device = open_accelerator(device=config.launch.device, mixed_precision=precision).device
     dtype, size = AUTOCAST[precision], config.evaluation.batch_size
     data_root = Path(config.data_root) if config.data_root else None
-    (asked,) = read_eval_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
-    model, tokenizer = load_adapted(config, given.run, device=device)
+    (eval_set,) = read_eval_sets(
+        config.task, config.dataset, config.evaluation, data_root=data_root
+    )
+    model, tokenizer = load_adapted(config, arguments.run, device=device)
 
-    def ways() -> Iterator[tuple[str, Callable[[], Answers]]]:
+    def methods() -> Iterator[tuple[str, Callable[[], Answers]]]:
         for name, kind in (("written", "generate"), ("chosen", "choose")):
-            eval_set = replace(asked, kind=kind)
-            yield name, lambda eval_set=eval_set: ours(model, tokenizer, eval_set, size, dtype)
-        yield "decoded", lambda: decoded(model, tokenizer, asked, dtype)
+            one = replace(eval_set, kind=kind)
+            yield name, lambda one=one: ours(model, tokenizer, one, size, dtype)
+        yield "decoded", lambda: decoded(model, tokenizer, eval_set, dtype)
         if device.type == "cpu" and PRODUCTS.fp32_precision == "bf16":
-            yield "script", as_torch_comes()(lambda: decoded(model, tokenizer, asked, dtype))
+            script = torch_default_products()(lambda: decoded(model, tokenizer, eval_set, dtype))
+            yield "script", script
 
     best: dict[str, dict[str, float]] = {}
     answers: dict[str, Answers] = {}
-    for _ in range(given.rounds):
-        for name, way in ways():
-            taken, answers[name] = timed(way)
+    for _ in range(arguments.rounds):
+        for name, method in methods():
+            taken, answers[name] = timed(method)
             so_far = best.setdefault(name, taken)
             best[name] = {clock: min(seconds, so_far[clock]) for clock, seconds in taken.items()}
     plain = answers["decoded"]
@@ -154,8 +156,8 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "run": str(given.run),
-                "task": given.task,
+                "run": str(arguments.run),
+                "task": arguments.task,
                 "rows": len(plain),
                 "batch_size": size,
                 "mixed_precision": precision,

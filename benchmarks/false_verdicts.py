@@ -1,21 +1,21 @@
-"""How often `toplora-report` is wrong about equal methods, and how often it finds a true gain.
+"""Measure the false-positive rate and the power of `toplora-report` on simulated runs.
 
     python benchmarks/false_verdicts.py                      # equal methods: 1, 3 and 5 seeds
     python benchmarks/false_verdicts.py --gain 1.5 --seeds 3 5
-    python benchmarks/false_verdicts.py --folders 20 --seeds 3    # through the command, on folders
+    python benchmarks/false_verdicts.py --folders 20 --seeds 3    # with the command, on run folders
 
-Pairs of methods are made up on eight test sets of the commonsense tasks' sizes. Every row has a
-difficulty that all runs share, a part of it that only the runs of one method share, and a part of
-each run's own (so that two runs disagree about as often as real ones do: the share is printed).
-Rows are drawn anew for each pair. A run's accuracy moves with its seed (normal, 0.77 points) on all
-tasks together ("common"), on each task by itself ("own"), or not at all ("none").
+Pairs of methods are simulated on eight test sets with the sizes of the commonsense tasks. The
+difficulty of a row has a component shared by all runs, one shared by the runs of a method, and one
+specific to the run (so that runs disagree about as often as real ones: the rate is printed). New
+rows are drawn for each pair. A run's accuracy varies with its seed (normal, 0.77 points), equally
+on all tasks ("common"), independently on each task ("own"), or not at all ("none").
 
-Counted are the verdicts "better" and "worse" of methods, on the average and on any task (after
-Holm), and what is said of adapters where there is one seed. Writes JSON; shares are in percent with
-the standard error that so many pairs leave.
+It counts the verdicts "better" and "worse" on methods, on the average and on any task (after Holm),
+and, with one seed, the verdicts on adapters. Prints JSON with rates in percent and their standard
+error.
 
-With `--folders` each pair's answers are also written as finished runs, compared by the command
-`toplora-report`, and what it says is held against what was counted: any disagreement is an error.
+With `--folders` each pair is also written as run folders and compared by the command
+`toplora-report`; any difference from the verdicts computed here is an error.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from toplora_train.evaluation.paired import compare, holm, verdict
 from toplora_train.evaluation.predictions import Prediction, write_predictions
 from toplora_train.evaluation.row_scores import mean_over_tasks, share_right
 
-TASKS = {  # rows of the test set, accuracy of both methods where no gain is given
+TASKS = {  # rows of the test set, accuracy of both methods without gain
     "boolq": (3270, 0.70),
     "piqa": (1838, 0.82),
     "social_i_qa": (1954, 0.78),
@@ -52,66 +52,69 @@ TASKS = {  # rows of the test set, accuracy of both methods where no gain is giv
 QUESTIONS = {task: [f"{task} {row}?" for row in range(rows)] for task, (rows, _) in TASKS.items()}
 SEED_DEVIATION = 0.0077
 EFFECTS = ("common", "own", "none")
-SHARED, OF_METHOD = 0.91, 0.02  # of the variance of a row's difficulty; the rest is of the run
+SHARED, OF_METHOD = 0.91, 0.02  # fractions of the variance of difficulty; the rest is per run
 
 Answers = dict[str, np.ndarray]
 
 
 def draw(rng: np.random.Generator, seeds: int, effect: str, gain: float) -> Answers:
-    """Which rows were right, by task `(2 * seeds, rows)`: the first method's runs come first."""
+    """Which rows are correct, by task `(2 * seeds, rows)`; the first method's runs come first."""
     method = np.repeat([0, 1], seeds)
-    moved = rng.standard_normal((2 * seeds, len(TASKS))) * SEED_DEVIATION
+    seed_effect = rng.standard_normal((2 * seeds, len(TASKS))) * SEED_DEVIATION
     if effect == "common":
-        moved = np.repeat(moved[:, :1], len(TASKS), axis=1)
+        seed_effect = np.repeat(seed_effect[:, :1], len(TASKS), axis=1)
     elif effect == "none":
-        moved = np.zeros_like(moved)
+        seed_effect = np.zeros_like(seed_effect)
     found = {}
     for index, (task, (rows, accuracy)) in enumerate(TASKS.items()):
         normal = lambda *shape: rng.standard_normal(shape, dtype=np.float32)  # noqa: E731
-        hardness = sqrt(SHARED) * normal(rows) + sqrt(OF_METHOD) * normal(2, rows)
-        hardness = hardness[method] + sqrt(1 - SHARED - OF_METHOD) * normal(2 * seeds, rows)
-        limit = ndtri(np.clip(accuracy + moved[:, index] + gain * method, 0.01, 0.99))
-        found[task] = hardness < limit[:, None].astype(np.float32)
+        difficulty = sqrt(SHARED) * normal(rows) + sqrt(OF_METHOD) * normal(2, rows)
+        difficulty = difficulty[method] + sqrt(1 - SHARED - OF_METHOD) * normal(2 * seeds, rows)
+        limit = ndtri(np.clip(accuracy + seed_effect[:, index] + gain * method, 0.01, 0.99))
+        found[task] = difficulty < limit[:, None].astype(np.float32)
     return found
 
 
-def judge(answers: Answers, seeds: int) -> dict[str, tuple[float, str]]:
-    """The adjusted p and the verdict by task, and on average, as the report comes to them."""
+def compute_verdicts(answers: Answers, seeds: int) -> dict[str, tuple[float, str]]:
+    """The adjusted p and the verdict by task and on average, computed as in the report."""
     first, second = list(range(seeds)), list(range(seeds, 2 * seeds))
     scores = [share_right(right, QUESTIONS[task]) for task, right in answers.items()]
     found = [compare(one, first, second, tests=len(scores)) for one in scores]
     adjusted = holm([difference.p for difference in found])
-    told = {
+    verdicts = {
         task: (p, verdict(difference, p))
         for task, difference, p in zip(answers, found, adjusted, strict=True)
     }
     mean = compare(mean_over_tasks(scores), first, second)
-    return told | {"average": (mean.p, verdict(mean, mean.p))}
+    return verdicts | {"average": (mean.p, verdict(mean, mean.p))}
 
 
 def disagreement(answers: Answers, seeds: int) -> tuple[float, float]:
-    """The shares of rows that only one of two runs has right: of one method, of different ones."""
+    """The fraction of rows on which two runs disagree: of the same method, of different ones."""
     right = np.concatenate(list(answers.values()), axis=1)
     other = float((right[0] != right[-1]).mean())
     return (float((right[0] != right[1]).mean()) if seeds > 1 else other), other
 
 
 def measure(pairs: int, seeds: int, effect: str, gain: float) -> dict[str, Any]:
-    """The verdicts over so many pairs, in percent."""
+    """The rates of verdicts over the pairs, in percent."""
     rng = np.random.default_rng(0)
     counted: Counter[str] = Counter()
     for _ in range(pairs):
-        told = {
-            name: words for name, (_, words) in judge(draw(rng, seeds, effect, gain), seeds).items()
+        verdicts = {
+            name: words
+            for name, (_, words) in compute_verdicts(draw(rng, seeds, effect, gain), seeds).items()
         }
-        average = told.pop("average")
+        average = verdicts.pop("average")
         counted["average: better"] += average == "better"
         counted["average: worse"] += average == "worse"
-        counted["any task: better"] += "better" in told.values()
-        counted["any task: worse"] += "worse" in told.values()
-        counted["any task: either"] += bool({"better", "worse"} & set(told.values()))
+        counted["any task: better"] += "better" in verdicts.values()
+        counted["any task: worse"] += "worse" in verdicts.values()
+        counted["any task: either"] += bool({"better", "worse"} & set(verdicts.values()))
         counted["average: of adapters"] += average.startswith("this adapter")
-        counted["any task: of adapters"] += any(w.startswith("this adapter") for w in told.values())
+        counted["any task: of adapters"] += any(
+            w.startswith("this adapter") for w in verdicts.values()
+        )
     either = (counted["average: better"] + counted["average: worse"]) / pairs
     same, other = disagreement(draw(rng, seeds, effect, gain), seeds)
     return {
@@ -126,33 +129,35 @@ def measure(pairs: int, seeds: int, effect: str, gain: float) -> dict[str, Any]:
 
 
 def through_the_command(pairs: int, seeds: int, effect: str, gain: float) -> dict[str, Any]:
-    """Write pairs as run folders, compare them by the command, hold that against `judge`."""
+    """Write pairs as run folders, run the command, and check it against `compute_verdicts`."""
     rng = np.random.default_rng(0)
     commands = Path(sys.executable).parent
     counted: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
-        likes = [
-            _finished_run(commands, home / adapter, adapter) for adapter in ("lora", "toplora")
+        templates = [
+            _template_run(commands, home / adapter, adapter) for adapter in ("lora", "toplora")
         ]
         for pair in range(pairs):
             answers = draw(rng, seeds, effect, gain)
             folders = []
             for run in range(2 * seeds):
                 folders.append(home / f"pair{pair}" / str(run))
-                _write_run(folders[-1], likes[run // seeds], answers, run, seed=run % seeds + 1)
+                _write_run(folders[-1], templates[run // seeds], answers, run, seed=run % seeds + 1)
             output = home / f"pair{pair}" / "out"
             subprocess.run(
                 [commands / "toplora-report", *folders, f"output={output}"],
                 check=True,
                 capture_output=True,
             )
-            (said,) = json.loads((output / "comparison.json").read_text())["comparisons"]
-            said = said["tasks"] | {"average": said["average"]}
-            for name, (p, words) in judge(answers, seeds).items():
-                if said[name]["verdict"] != words or abs(said[name]["p_adjusted"] - p) > 1e-9:
-                    raise SystemExit(f"pair {pair}, {name}: counted {p} {words}, said {said[name]}")
-            counted[said["average"]["verdict"].partition(";")[0]] += 1
+            (shown,) = json.loads((output / "comparison.json").read_text())["comparisons"]
+            shown = shown["tasks"] | {"average": shown["average"]}
+            for name, (p, words) in compute_verdicts(answers, seeds).items():
+                if shown[name]["verdict"] != words or abs(shown[name]["p_adjusted"] - p) > 1e-9:
+                    raise SystemExit(
+                        f"pair {pair}, {name}: computed {p} {words}, shown {shown[name]}"
+                    )
+            counted[shown["average"]["verdict"].partition(";")[0]] += 1
     return {
         "through the command": dict(counted),
         "seeds": seeds,
@@ -163,8 +168,8 @@ def through_the_command(pairs: int, seeds: int, effect: str, gain: float) -> dic
     }
 
 
-def _finished_run(commands: Path, folder: Path, adapter: str) -> Path:
-    """A real run, whose settings and report the made-up ones take over."""
+def _template_run(commands: Path, folder: Path, adapter: str) -> Path:
+    """A real run whose settings and report are used by the simulated ones."""
     subprocess.run(
         [commands / "toplora-train", "recipe=smoke", f"adapter={adapter}", f"output_dir={folder}"],
         check=True,
@@ -199,16 +204,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 3, 5])
     parser.add_argument("--effects", nargs="+", choices=EFFECTS, default=EFFECTS)
-    parser.add_argument("--gain", type=float, default=0.0, help="in points; 0 is of equal methods")
-    parser.add_argument("--folders", type=int, default=0, help="pairs through the command instead")
-    given = parser.parse_args()
-    for seeds in given.seeds:
-        for effect in given.effects:
+    parser.add_argument("--gain", type=float, default=0.0, help="in points; 0 for equal methods")
+    parser.add_argument("--folders", type=int, default=0, help="run the command on so many pairs")
+    arguments = parser.parse_args()
+    for seeds in arguments.seeds:
+        for effect in arguments.effects:
             began = time.perf_counter()
             found = (
-                through_the_command(given.folders, seeds, effect, given.gain / 100)
-                if given.folders
-                else measure(given.pairs, seeds, effect, given.gain / 100)
+                through_the_command(arguments.folders, seeds, effect, arguments.gain / 100)
+                if arguments.folders
+                else measure(arguments.pairs, seeds, effect, arguments.gain / 100)
             )
             print(
                 json.dumps(found | {"seconds": round(time.perf_counter() - began, 1)}), flush=True

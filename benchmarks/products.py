@@ -1,10 +1,11 @@
-"""How fast this CPU multiplies fp32 matrices, by either library that torch contains.
+"""Measure fp32 matrix products on this CPU with both libraries included in torch.
 
     python benchmarks/products.py
 
-GFLOP/s of MKL and of oneDNN at the shapes of a small model (rows, inner, columns), in turns, the
-best of several; the largest error of each against float64, in units of the square root of the inner
-dimension (`toplora_train/run/platform/cpu_matmul.py` says when oneDNN is taken). Writes JSON.
+GFLOP/s of MKL and oneDNN for the shapes of a small model (rows, inner, columns), interleaved, best
+of several rounds; the largest error of each relative to float64, in units of the square root of the
+inner dimension (`toplora_train/run/platform/cpu_matmul.py` explains when oneDNN is used). Prints
+JSON.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ SHAPES = {
     "up projection, a decoding step": (32, 576, 1536),
     "head, a decoding step": (32, 576, 49152),
 }
-LIBRARIES = {"MKL": "ieee", "oneDNN": "bf16"}  # torch's names for leave withheld and given
+LIBRARIES = {"MKL": "ieee", "oneDNN": "bf16"}  # the precision setting that selects each
 
 
 def speed(left: torch.Tensor, right: torch.Tensor) -> float:
-    """FLOP/s of one product, over at least a fifth of a second."""
+    """FLOP/s of a product, measured for at least 0.2 s."""
     flops = 2 * left.shape[0] * left.shape[1] * right.shape[0]
     torch.nn.functional.linear(left, right)
     began, times = time.perf_counter(), 0
@@ -43,15 +44,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     found: dict[str, dict[str, float]] = {name: {} for name in SHAPES}
     errors = {}
     with torch.inference_mode():
-        for _ in range(given.rounds):
+        for _ in range(arguments.rounds):
             for name, (rows, inner, columns) in SHAPES.items():
                 left, right = torch.randn(rows, inner), torch.randn(columns, inner)
-                for library, leave in LIBRARIES.items():
-                    PRODUCTS.fp32_precision = leave
+                for library, precision in LIBRARIES.items():
+                    PRODUCTS.fp32_precision = precision
                     best = max(found[name].get(library, 0.0), speed(left, right) / 1e9)
                     found[name][library] = round(best, 1)
                     errors[library] = largest_error()

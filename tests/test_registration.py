@@ -1,4 +1,4 @@
-"""The package on import: light, and its methods known to PEFT in whichever order the two come."""
+"""Importing the package is light, and registers its methods with PEFT in any import order."""
 
 import ast
 import importlib
@@ -37,7 +37,7 @@ ORDERS = (
     "import toplora_train, peft, inspect; assert 'PeftModel' in inspect.getsource(peft)",
 )
 
-# One process pays for importing all that PEFT imports; a fork of it tries each order.
+# One process imports PEFT's dependencies; forks of it then try each import order.
 IN_FORKS = """
 import os, sys, warnings
 import peft
@@ -75,7 +75,7 @@ def test_the_methods_are_registered_in_any_order_of_imports(outcome):
     assert outcome.stdout.count("done") == len(ORDERS)
 
 
-def test_a_process_without_the_package_does_not_know_the_method(outcome):
+def test_without_the_package_the_method_is_not_registered(outcome):
     assert "without the package: KeyError 'TOPLORA'" in outcome.stdout
 
 
@@ -89,7 +89,7 @@ def test_importing_the_package_alone_imports_no_torch(checkout: Path):
 
 
 def declared_exports() -> dict[str, str]:
-    """What a type checker and an editor see: each class and the module it comes from."""
+    """What type checkers and editors see: each class and its module."""
     tree = ast.parse(Path(toplora_train.__file__).read_text(encoding="utf-8"))
     return {
         alias.name: str(node.module)
@@ -116,7 +116,7 @@ def test_a_name_that_is_not_exported_is_an_attribute_error(name: str):
         getattr(toplora_train, name)
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_is_marked_as_typed():
     assert (Path(toplora_train.__file__).parent / "py.typed").is_file()
 
 

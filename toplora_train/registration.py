@@ -1,9 +1,9 @@
-"""Registers the package's methods with PEFT: now if PEFT has been imported, otherwise when it is.
+"""Register the package's methods with PEFT: now if PEFT has been imported, otherwise on its import.
 
 Importing PEFT here would be simpler, but it imports torch: on two cores ``import peft`` takes 9 s
-and ``import toplora_train`` 0.1 s, and the command line, which needs neither to show its help,
-imports the package. PEFT has no entry points for methods of others. So a finder in front of
-``sys.meta_path`` finds ``peft`` as the other finders do and registers after it has been executed.
+and ``import toplora_train`` 0.1 s, and the command line must show its help quickly. PEFT has no
+entry points for third-party methods. So a finder at the front of ``sys.meta_path`` locates ``peft``
+with the other finders and registers the methods after the module has been executed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def register_methods() -> None:
 
 
 def register_with_peft() -> None:
-    """Register now or on the import of PEFT; further calls do nothing."""
+    """Register now or when PEFT is imported; repeated calls do nothing."""
     if sys.modules.get("peft") is not None:
         register_methods()
     elif not any(isinstance(finder, _PeftFinder) for finder in sys.meta_path):
@@ -33,12 +33,12 @@ def register_with_peft() -> None:
 
 
 class _PeftFinder(importlib.abc.MetaPathFinder):
-    """Finds ``peft`` and registers after its import; ``find_spec`` alone has no effect."""
+    """Finds ``peft`` and registers the methods after its import, not on ``find_spec`` alone."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """The spec of ``peft`` from the other finders; None for every other module."""
+        """Return the other finders' spec for ``peft``; None for any other module."""
         if fullname != "peft":
             return None
         others = [finder for finder in sys.meta_path if finder is not self]
@@ -57,6 +57,6 @@ class _PeftFinder(importlib.abc.MetaPathFinder):
                     sys.meta_path.remove(self)
                     register_methods()
 
-            # Replaced on the instance, so that the loader still serves sources and data files.
+            # Patched on the instance, so that the loader still serves sources and data files.
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

@@ -1,4 +1,4 @@
-"""A server on this machine that serves files as told, badly if need be, and keeps count."""
+"""A local HTTP server with scripted failures that counts requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Loopback(ThreadingHTTPServer):
-    """``answers`` are what the next requests get; after them every file is served whole."""
+    """``answers`` are used for the next requests; after that, files are served normally."""
 
     daemon_threads = True
 
@@ -48,7 +48,7 @@ class Loopback(ThreadingHTTPServer):
 
 
 def whole(handler, content):
-    """The file, or the part of it that is wanted."""
+    """The file or the requested range."""
     if content is None:
         return handler.head(404, 0)
     wanted = handler.headers.get("Range")
@@ -69,7 +69,7 @@ def without_ranges(handler, content):
 
 
 def half(handler, content):
-    """Claims the whole, sends half, hangs up."""
+    """Announces the full length, sends half, closes the connection."""
     handler.head(200, len(content))
     handler.wfile.write(content[: len(content) // 2])
 
@@ -85,7 +85,7 @@ def wrong_byte(handler, content):
 
 
 def stalled(handler, content):
-    """Sends half and then nothing, with the connection open."""
+    """Sends half, then stalls with the connection open."""
     half(handler, content)
     handler.wfile.flush()
     handler.server.closing.wait(30)

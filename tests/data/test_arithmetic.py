@@ -1,4 +1,4 @@
-"""The demo's rows: right answers, a test set that training has not seen, the same everywhere."""
+"""The demo's data: correct answers, disjoint splits, reproducible everywhere."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def problems():
 
 
 def template_and_numbers(question):
-    """Which template a question has, found by its words alone, and its numbers without order."""
+    """The template of a question, identified by its words, and its numbers, sorted."""
     for index, template in enumerate(TEMPLATES):
         pattern = re.escape(template.question)
         pattern = re.sub(r"\\{\d\\}", r"(\\d+)", pattern)
@@ -32,7 +32,7 @@ def template_and_numbers(question):
     raise AssertionError(f"no template fits {question!r}")
 
 
-def test_the_bundled_files_are_what_the_command_writes(tmp_path, monkeypatch):
+def test_the_bundled_files_match_the_commands_output(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["arithmetic", str(tmp_path / "new")])
     main()
     for name in ("train.jsonl", "test.jsonl"):
@@ -40,7 +40,7 @@ def test_the_bundled_files_are_what_the_command_writes(tmp_path, monkeypatch):
         assert written == (BUNDLED / "arithmetic" / name).read_bytes()
 
 
-def test_the_bundled_sources_hold_the_rows_promised():
+def test_the_bundled_sources_have_the_documented_sizes():
     for split, count in (("train", 3000), ("test", 400)):
         found = read_rows(f"bundled:arithmetic/{split}.jsonl", needs_answer=True)
         assert len(found.rows) == count
@@ -60,14 +60,14 @@ def test_every_equation_holds_and_the_last_result_is_the_answer(problems):
         assert problem["output"] == f"{worked} The answer is {problem['answer']}."
 
 
-def test_the_worked_numbers_are_those_of_the_question(problems):
+def test_the_equations_use_the_questions_numbers(problems):
     for problem in [*problems[0], *problems[1]]:
         equations = EQUATION.findall(problem["output"])
         used = [equations[0][0], *(right for _, _, right, _ in equations)]
         assert sorted(used) == sorted(re.findall(r"\d+", problem["instruction"]))
 
 
-def test_no_question_comes_twice_within_or_across_the_sets(problems):
+def test_questions_are_unique_within_and_across_splits(problems):
     questions = [problem["instruction"] for part in problems for problem in part]
     assert len(set(questions)) == len(questions) == TRAIN_ROWS + TEST_ROWS
 
@@ -77,27 +77,27 @@ def test_no_test_numbers_occur_in_training_with_the_same_template(problems):
     assert not train & test
 
 
-def test_every_template_has_its_equal_share(problems):
+def test_templates_are_equally_frequent(problems):
     assert len(TEMPLATES) >= 12
     counts = Counter(template_and_numbers(p["instruction"])[0] for p in problems[1])
     assert set(counts.values()) == {TEST_ROWS // len(TEMPLATES)}
 
 
-def test_results_are_small_whole_numbers_and_seldom_the_same(problems):
+def test_results_are_small_varied_integers(problems):
     answers = [int(problem["answer"]) for problem in problems[0]]
     assert min(answers) >= 1
     assert sum(answer < 100 for answer in answers) > 0.95 * len(answers)
     assert max(Counter(problem["answer"] for problem in problems[1]).values()) < 0.1 * TEST_ROWS
 
 
-def test_nobody_gives_anything_to_himself(problems):
+def test_names_in_a_question_differ(problems):
     for problem in problems[0]:
         names = re.findall(r"[A-Z][a-z]+ (?:has|had) \d+|to [A-Z][a-z]+", problem["instruction"])
         people = [re.search("[A-Z][a-z]+", name).group() for name in names]
         assert len(set(people)) == len(people)
 
 
-def test_another_seed_gives_other_rows_and_sizes_are_free():
+def test_seed_and_sizes_can_be_changed():
     train, test = generate(train_rows=20, test_rows=5, seed=1)
     assert (len(train), len(test)) == (20, 5)
     assert train != generate(train_rows=20, test_rows=5, seed=2)[0]

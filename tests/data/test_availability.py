@@ -1,4 +1,4 @@
-"""Where a source is, is said without the network and without a traceback."""
+"""Sources are located without network access, and errors have no traceback."""
 
 import json
 
@@ -21,7 +21,7 @@ def _empty_caches(tmp_path, monkeypatch):
 
 
 def in_hub_cache(folder, *, subset="main", commit=COMMIT, rows=7473):
-    """What the library leaves of a data set, as far as it is looked at."""
+    """A dataset in the library's cache, as far as it is inspected."""
     place = folder / "datasets" / "openai___gsm8k" / subset / "0.0.0" / commit
     place.mkdir(parents=True)
     info = {"config_name": subset, "splits": {"train": {"num_examples": rows}}}
@@ -35,7 +35,7 @@ def test_a_bundled_file_is_local():
     assert state.place.is_file() and state.size == state.place.stat().st_size
 
 
-def test_a_known_file_that_is_nowhere_is_to_be_fetched_and_what_is_known_is_said(tmp_path):
+def test_a_missing_known_file_is_to_fetch_with_its_metadata(tmp_path):
     state = source_state(BOOLQ, data_root=None)
     assert state.state == "to_fetch"
     assert state.place == tmp_path / "cache" / "llm-adapters" / "dataset" / "boolq" / "test.json"
@@ -43,15 +43,15 @@ def test_a_known_file_that_is_nowhere_is_to_be_fetched_and_what_is_known_is_said
     assert (state.size, state.rows, state.licence) == (899_151, 3270, "CC-BY-SA-3.0")
 
 
-def test_offline_what_is_nowhere_is_unavailable(monkeypatch):
+def test_missing_sources_are_unavailable_offline(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert source_state(BOOLQ, data_root=None).state == "unavailable"
     assert source_state("openai/gsm8k", data_root=None).state == "unavailable"
-    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set; unset it, or put a copy under"):
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set; unset it, or put a copy in"):
         fetch("openai/gsm8k", data_root=None)
 
 
-def test_data_root_goes_before_the_cache(tmp_path):
+def test_data_root_takes_precedence_over_the_cache(tmp_path):
     for root in (tmp_path / "cache", tmp_path / "own"):
         path = root / "llm-adapters" / "dataset" / "boolq" / "test.json"
         path.parent.mkdir(parents=True)
@@ -61,10 +61,10 @@ def test_data_root_goes_before_the_cache(tmp_path):
     assert (own.state, own.place) == ("local", path)
 
 
-def test_a_file_of_another_name_is_unavailable_unless_data_root_has_it(tmp_path):
+def test_an_unknown_file_is_unavailable_unless_data_root_has_it(tmp_path):
     source = "llm-adapters:ft-training_set/my_own.json"
     assert source_state(source, data_root=tmp_path).state == "unavailable"
-    with pytest.raises(UserError, match="no known file of AGI-Edgerunners/LLM-Adapters; correct"):
+    with pytest.raises(UserError, match="not a known file of AGI-Edgerunners/LLM-Adapters"):
         fetch(source, data_root=tmp_path)
     path = tmp_path / "llm-adapters" / "ft-training_set" / "my_own.json"
     path.parent.mkdir(parents=True)
@@ -72,7 +72,7 @@ def test_a_file_of_another_name_is_unavailable_unless_data_root_has_it(tmp_path)
     assert fetch(source, data_root=tmp_path).place == path
 
 
-def test_a_local_file_that_is_not_there_is_unavailable(tmp_path):
+def test_a_missing_local_file_is_unavailable(tmp_path):
     state = source_state(str(tmp_path / "rows.jsonl"), data_root=None)
     assert (state.state, state.place) == ("unavailable", tmp_path / "rows.jsonl")
     with pytest.raises(UserError, match=r"rows\.jsonl: no such file or folder"):
@@ -80,12 +80,12 @@ def test_a_local_file_that_is_not_there_is_unavailable(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["squad", "hf:squad", "a b/c"])
-def test_what_is_no_source_at_all_is_an_error(source):
+def test_an_invalid_source_is_an_error(source):
     with pytest.raises(UserError, match="a source is bundled:FILE, llm-adapters:FILE"):
         source_state(source, data_root=None)
 
 
-def test_a_hub_set_is_looked_for_in_data_root_then_in_the_hubs_cache(tmp_path):
+def test_a_hub_dataset_is_looked_up_in_data_root_then_in_the_cache(tmp_path):
     where = {"data_root": tmp_path, "subset": "main", "revision": COMMIT}
     nowhere = source_state("openai/gsm8k", **where)
     assert (nowhere.state, nowhere.place) == ("to_fetch", None)
@@ -97,7 +97,7 @@ def test_a_hub_set_is_looked_for_in_data_root_then_in_the_hubs_cache(tmp_path):
     assert source_state("openai/gsm8k", **where).state == "local"
 
 
-def test_another_commit_subset_or_split_in_the_hubs_cache_is_not_the_one_wanted(tmp_path):
+def test_a_cached_dataset_must_match_commit_subset_and_split(tmp_path):
     in_hub_cache(tmp_path)
     for other in ({"revision": "0" * 40}, {"subset": "socratic"}, {"split": "test"}):
         where = {"data_root": None, "subset": "main", "revision": COMMIT} | other

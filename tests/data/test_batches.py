@@ -1,4 +1,4 @@
-"""Batches: every row once, the same on every machine, little padding, masks by position."""
+"""Batches: every row once, reproducible, little padding, masks by position."""
 
 import random
 import subprocess
@@ -26,7 +26,7 @@ def lengths():
 
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 9, 1000])
-def test_every_row_comes_once_and_only_the_last_batch_is_short(count, grouped):
+def test_every_row_occurs_once_and_only_the_last_batch_is_smaller(count, grouped):
     batches = batches_of([7 + i % 5 for i in range(count)], group_by_length=grouped)
     assert sorted(row for batch in batches for row in batch) == list(range(count))
     assert all(len(batch) == 4 for batch in batches[:-1])
@@ -34,7 +34,7 @@ def test_every_row_comes_once_and_only_the_last_batch_is_short(count, grouped):
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_the_order_hangs_on_seed_and_epoch_alone(lengths, grouped):
+def test_the_order_depends_only_on_seed_and_epoch(lengths, grouped):
     first = batches_of(lengths, group_by_length=grouped)
     random.seed(5)
     torch.manual_seed(5)
@@ -43,7 +43,7 @@ def test_the_order_hangs_on_seed_and_epoch_alone(lengths, grouped):
     assert batches_of(lengths, seed=2, group_by_length=grouped) != first
 
 
-def test_seed_and_epoch_do_not_run_into_each_other(lengths):
+def test_swapping_seed_and_epoch_changes_the_order(lengths):
     assert batches_of(lengths, seed=1, epoch=2) != batches_of(lengths, seed=2, epoch=1)
     assert batches_of(lengths, seed=1, epoch=11) != batches_of(lengths, seed=11, epoch=1)
 
@@ -63,7 +63,7 @@ def test_the_order_is_the_same_in_a_process_with_another_hash_seed():
     assert other.stdout == f"{batches_of(range(9), batch_size=2)}\n"
 
 
-def test_grouping_takes_most_of_the_padding_away(lengths):
+def test_grouping_removes_most_of_the_padding(lengths):
     loose = batches_of(lengths, batch_size=16, group_by_length=False)
     tight = batches_of(lengths, batch_size=16)
     assert padding_fraction(lengths, loose, micro_batch_size=16) > 0.3
@@ -71,7 +71,7 @@ def test_grouping_takes_most_of_the_padding_away(lengths):
     assert padding_fraction(lengths, tight, micro_batch_size=4) < 0.05
 
 
-def test_grouped_batches_come_in_no_order_of_length(lengths):
+def test_grouped_batches_are_not_sorted_by_length(lengths):
     tight = batches_of(lengths, batch_size=16)
     means = [sum(lengths[row] for row in batch) / len(batch) for batch in tight[1:-1]]
     rises = sum(later > earlier for earlier, later in pairwise(means))
@@ -84,14 +84,14 @@ def test_the_batch_with_the_longest_row_is_the_first(lengths):
     assert max(lengths[row] for row in full[0]) == longest
 
 
-def test_rows_meet_other_rows_in_the_next_epoch(lengths):
+def test_batches_change_from_epoch_to_epoch(lengths):
     first, second = (
         {frozenset(batch) for batch in batches_of(lengths, epoch=epoch)} for epoch in (0, 1)
     )
     assert len(first & second) < 5
 
 
-def test_the_short_batch_is_not_chosen_by_length():
+def test_the_smaller_last_batch_is_not_selected_by_length():
     lengths = list(range(1, 10))
     rests = {batches_of(lengths, batch_size=8, epoch=epoch)[-1][0] for epoch in range(60)}
     assert rests == set(range(9))
@@ -110,7 +110,7 @@ def test_padding_is_counted_within_micro_batches():
     assert padding_fraction(lengths, [], micro_batch_size=2) == 0
 
 
-def test_padding_fraction_is_what_collate_pads(lengths):
+def test_padding_fraction_matches_collate(lengths):
     lengths = [min(length, 50) for length in lengths[:30]]
     examples = [Example(tuple(range(1, length + 1)), 1) for length in lengths]
     batches = batches_of(lengths)
@@ -127,14 +127,14 @@ def test_collate_pads_on_the_right_and_masks_prompt_and_padding():
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
 
 
-def test_where_padding_is_the_eos_it_is_still_learned_and_attended_to_once():
+def test_eos_is_supervised_even_if_it_is_the_padding_token():
     eos = 1
     batch = collate([Example((5, 6, eos), 1), Example((5, eos), 1)], pad_token_id=eos)
     assert batch["labels"].tolist() == [[IGNORE, 6, eos], [IGNORE, eos, IGNORE]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
 
 
-def test_the_masked_labels_are_those_that_cross_entropy_leaves_out():
+def test_masked_labels_are_ignored_by_cross_entropy():
     assert torch.nn.CrossEntropyLoss().ignore_index == IGNORE
 
 

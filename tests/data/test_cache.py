@@ -38,7 +38,7 @@ def never():
 
 
 @pytest.mark.parametrize("encoded", [WRITTEN, CLASSES, NUMBERS], ids=["tokens", "classes", "value"])
-def test_what_is_read_is_what_was_written(tmp_path: Path, encoded: Encoded):
+def test_reading_returns_what_was_written(tmp_path: Path, encoded: Encoded):
     kind = type(encoded.examples[0])
     path = tmp_path / "new folder" / "key"
     assert load_or_encode(path, kind, lambda: encoded) == (encoded, FRESH)
@@ -51,7 +51,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, encoded: Encoded):
 
 
 @pytest.mark.parametrize("place", [0, 40, -1])
-def test_one_changed_byte_is_noticed_and_the_file_is_written_anew(
+def test_a_changed_byte_is_detected_and_the_file_rewritten(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int
 ):
     path = tmp_path / "key"
@@ -66,30 +66,28 @@ def test_one_changed_byte_is_noticed_and_the_file_is_written_anew(
 
 
 @pytest.mark.parametrize("left", [0, 20, 60])
-def test_a_torn_file_is_noticed(tmp_path: Path, left: int):
+def test_a_truncated_file_is_detected(tmp_path: Path, left: int):
     path = tmp_path / "key"
     load_or_encode(path, Example, lambda: WRITTEN)
     path.write_bytes(path.read_bytes()[:left])
     assert load_or_encode(path, Example, lambda: WRITTEN) == (WRITTEN, REBUILT)
 
 
-def test_rows_that_cannot_be_encoded_leave_nothing_behind(tmp_path: Path):
+def test_failed_encoding_leaves_no_file(tmp_path: Path):
     with pytest.raises(AssertionError):
         load_or_encode(tmp_path / "key", Example, never)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_write_that_fails_costs_the_cache_and_not_the_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_a_failed_write_does_not_stop_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "file").write_text("in the way")
     with caplog.at_level(logging.WARNING):
         encoded, origin = load_or_encode(tmp_path / "file" / "key", Example, lambda: WRITTEN)
     assert (encoded, origin) == (WRITTEN, FRESH)
-    assert "cannot be kept" in caplog.text
+    assert "cannot cache tokens" in caplog.text
 
 
-def test_a_write_that_is_interrupted_leaves_no_part_of_a_file(
+def test_an_interrupted_write_leaves_no_partial_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def interrupted(*_arguments: object) -> None:
@@ -101,7 +99,7 @@ def test_a_write_that_is_interrupted_leaves_no_part_of_a_file(
     assert not list(tmp_path.iterdir())
 
 
-def test_cached_tokens_keep_within_their_limit_by_what_was_not_read_for_longest(
+def test_the_least_recently_used_tokens_are_evicted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for days_ago, name in enumerate(["new", "read again", "old"]):
@@ -115,7 +113,7 @@ def test_cached_tokens_keep_within_their_limit_by_what_was_not_read_for_longest(
     assert {path.name for path in tmp_path.iterdir()} == {"newest", "read again"}
 
 
-def test_a_limit_that_is_no_size_is_refused_before_rows_are_encoded(
+def test_an_invalid_limit_is_refused_before_encoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("TOPLORA_CACHE_LIMIT", "much")
@@ -123,7 +121,7 @@ def test_a_limit_that_is_no_size_is_refused_before_rows_are_encoded(
         load_or_encode(tmp_path / "key", Example, never)
 
 
-def test_what_a_killed_process_left_of_tokens_is_removed(tmp_path: Path):
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path):
     (tmp_path / ".writing-key-0a1b").write_bytes(b"half")
     load_or_encode(tmp_path / "key", Example, lambda: WRITTEN)
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
@@ -133,7 +131,7 @@ def key(rows: str = "rows", tokenizer: str = "tokenizer", **settings: object) ->
     return tokens_key(rows, tokenizer, {"max_length": 8, "overflow": "drop"} | settings)
 
 
-def test_the_key_is_of_everything_that_decides_the_tokens(monkeypatch: pytest.MonkeyPatch):
+def test_the_key_covers_everything_the_tokens_depend_on(monkeypatch: pytest.MonkeyPatch):
     keys = [key(), key(rows="r"), key(tokenizer="t"), key(max_length=9), key(overflow="error")]
     monkeypatch.setattr(cache.transformers, "__version__", "another")
     keys.append(key())
@@ -145,7 +143,7 @@ def test_the_key_is_of_everything_that_decides_the_tokens(monkeypatch: pytest.Mo
     assert key() == keys[0]
 
 
-def test_a_tokenizer_is_its_files():
+def test_the_tokenizer_digest_depends_only_on_its_files():
     tokenizer = tiny_tokenizer()
     digest = tokenizer_digest(tokenizer)
     assert tokenizer_digest(tiny_tokenizer()) == digest
@@ -155,7 +153,7 @@ def test_a_tokenizer_is_its_files():
     assert len({digest, templated, tokenizer_digest(tokenizer)}) == 3
 
 
-def test_a_template_that_writes_the_date_makes_another_tokenizer_every_day(
+def test_a_template_with_the_date_changes_the_digest_daily(
     monkeypatch: pytest.MonkeyPatch,
 ):
     class Tomorrow(cache.date):

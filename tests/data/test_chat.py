@@ -1,4 +1,4 @@
-"""Conversations: asked as the template asks, learned as the template words them."""
+"""Conversations: prompts and training text follow the chat template."""
 
 import pytest
 from tokenizers import processors
@@ -24,7 +24,7 @@ CHATML = (
     EACH + "<|{{ m.role }}|>\n{{ m.content }}<eos>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-BRACKETS = (  # BOS, no opening of an answer, EOS without a line end
+BRACKETS = (  # BOS, no generation prompt, EOS without a newline
     "<pad>" + EACH + "{% if m.role == 'assistant' %} {{ m.content | trim }}<eos>"
     "{% else %}[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
 )
@@ -46,7 +46,7 @@ ROW = Row("a", "Who?\nYou, <b>é</b>?", "", "Me.", "", BEFORE)
 
 
 def chat_tokenizer(template: str | None = CHATML):
-    """The byte tokenizer with a template; by itself it puts ``<pad>``, its BOS, before a text."""
+    """The byte tokenizer with a template; it prepends ``<pad>`` as its BOS."""
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<pad> $A", special_tokens=[("<pad>", 0)]
@@ -65,7 +65,7 @@ def template(request) -> str:
     return request.param
 
 
-def test_the_last_answer_and_the_end_of_its_turn_are_learned_and_nothing_else(template: str):
+def test_only_the_last_answer_and_its_end_of_turn_are_supervised(template: str):
     tokenizer = chat_tokenizer(template)
     (example,) = encode(tokenizer, ROW).examples
     prompt, learned = (
@@ -81,27 +81,27 @@ def test_the_last_answer_and_the_end_of_its_turn_are_learned_and_nothing_else(te
     assert example.input_ids[-1] == tokenizer.eos_token_id
 
 
-def test_evaluation_asks_with_the_very_ids_that_are_learned(template: str):
+def test_training_and_evaluation_prompts_have_the_same_ids(template: str):
     tokenizer = chat_tokenizer(template)
     encoded = encode(tokenizer, ROW)
     (example,) = encoded.examples
     asked = question_ids(tokenizer, ROW, question_text(tokenizer, ROW, build_prompt))
     assert list(example.input_ids[: example.prompt_length]) == asked
-    assert asked.count(0) == template.count("<pad>")  # BOS is the template's alone
+    assert asked.count(0) == template.count("<pad>")  # BOS comes only from the template
     prove_chat_prefix(tokenizer, [ROW], encoded)
 
 
-def test_a_row_that_is_no_conversation_is_asked_as_ever():
+def test_other_rows_use_the_ordinary_prompt():
     tokenizer, row = chat_tokenizer(), Row("a", "Who?", "", "", "")
     text = question_text(tokenizer, row, build_prompt)
     assert text == build_prompt("Who?")
     assert question_ids(tokenizer, row, text) == encode_prompt(tokenizer, text)
 
 
-def test_a_tokenizer_that_joins_prompt_and_answer_is_asked_with_what_it_learned():
+def test_tokens_are_not_merged_across_prompt_and_answer():
     tokenizer = tiny_tokenizer()
     model = tokenizer.backend_tokenizer.model
-    vocabulary = {**tokenizer.get_vocab(), "ĊM": 258}  # a line end and M, as byte tokenizers write
+    vocabulary = {**tokenizer.get_vocab(), "ĊM": 258}  # a newline and M, as byte tokenizers write
     tokenizer.backend_tokenizer.model = type(model)(vocab=vocabulary, merges=[("Ċ", "M")])
     tokenizer.chat_template = CHATML
     encoded = encode(tokenizer, ROW)
@@ -110,7 +110,7 @@ def test_a_tokenizer_that_joins_prompt_and_answer_is_asked_with_what_it_learned(
     prove_chat_prefix(tokenizer, [ROW], encoded)
 
 
-def test_rows_together_and_rows_alone_are_encoded_alike():
+def test_batched_and_single_encoding_agree():
     tokenizer = chat_tokenizer()
     rows = [
         Row(str(i), "", "", f"It is {i}.", "", BEFORE[: 1 + 2 * (i % 2)]) for i in range(CHUNK + 2)
@@ -124,7 +124,7 @@ def test_rows_together_and_rows_alone_are_encoded_alike():
         assert encoded.examples[index] == encode(tokenizer, rows[index]).examples[0]
 
 
-def test_a_long_row_is_treated_as_any_other():
+def test_overflow_applies_to_conversations():
     tokenizer = chat_tokenizer()
     (whole,) = encode(tokenizer, ROW).examples
     length = len(whole.input_ids)
@@ -145,19 +145,19 @@ def test_a_long_row_is_treated_as_any_other():
         lambda one: Example(one.input_ids, one.prompt_length + 1),
     ],
 )
-def test_an_example_that_would_be_asked_otherwise_fails_the_proof(example):
+def test_a_prompt_mismatch_fails_the_check(example):
     tokenizer = chat_tokenizer()
     (whole,) = encode(tokenizer, ROW).examples
-    with pytest.raises(UserError, match="row 'a': the tokens it is trained on do not begin with"):
+    with pytest.raises(UserError, match="row 'a': its training tokens do not start with"):
         prove_chat_prefix(tokenizer, [ROW], Encoded((example(whole),), (0,)))
 
 
-def test_a_conversation_without_an_answer_cannot_be_learned():
-    with pytest.raises(UserError, match="row 'b' does not end in an assistant's message"):
+def test_a_conversation_without_an_answer_cannot_be_trained_on():
+    with pytest.raises(UserError, match="row 'b' does not end with an assistant message"):
         encode(chat_tokenizer(), ROW, Row("b", "Who?", "", "", "", BEFORE))
 
 
-def test_a_tokenizer_without_a_template_is_one_clear_error():
+def test_a_tokenizer_without_a_template_is_an_error():
     with pytest.raises(UserError, match=r"row 'a' is a conversation, but .* has no chat template"):
         encode(chat_tokenizer(None), ROW)
 
@@ -165,16 +165,19 @@ def test_a_tokenizer_without_a_template_is_one_clear_error():
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{{ raise_exception('no talk') }}", r"refuses the conversation \(no talk\)"),
+        ("{{ raise_exception('no talk') }}", r"rejects the conversation \(no talk\)"),
         (
             CHATML.replace("<|{{", "<|{{ messages | length }}{{"),
-            "words a conversation otherwise",
+            "changes the prompt",
         ),
-        (CHATML.replace("{{ m.content }}", "{{ m.content[:2] }}"), "leaves out or rewrites a part"),
-        (CHATML.replace("<|assistant|>\n{", "<|assistant|>\n<think>{"), r"\(asked '<think>', lear"),
+        (CHATML.replace("{{ m.content }}", "{{ m.content[:2] }}"), "drops or rewrites part"),
+        (
+            CHATML.replace("<|assistant|>\n{", "<|assistant|>\n<think>{"),
+            r"\(prompt '<think>', ",
+        ),
     ],
 )
-def test_a_template_that_does_not_fit_is_one_line_that_names_the_row(template: str, message: str):
+def test_an_unsuitable_template_is_an_error_that_names_the_row(template: str, message: str):
     with pytest.raises(UserError, match=r"^row 'a': the model's chat template .*" + message):
         encode(chat_tokenizer(template), ROW)
 
@@ -186,7 +189,7 @@ def test_a_tokenizer_without_eos_is_an_error():
         encode(tokenizer, ROW)
 
 
-def test_questions_become_a_users_message_and_conversations_stay():
+def test_questions_become_user_messages_and_conversations_are_unchanged():
     plain = Row("q", "Add.", "1 and 2", "3", "3")
     rows = (ROW, plain, Row("r", "Go.", " ", "", ""))
     told = as_conversations(RowSet(rows, "here", content_hash(rows)))

@@ -1,4 +1,4 @@
-"""LLM-Adapters' listed answers as the options of a question asked alone."""
+"""LLM-Adapters' multiple-choice rows in cloze form."""
 
 import re
 
@@ -49,32 +49,32 @@ def cloze(instruction: str, answer: str, **more) -> Row:
     ],
     ids=["social_i_qa", "piqa", "winogrande", "boolq"],
 )
-def test_the_list_becomes_options_and_the_gold_ones_words_the_output(
+def test_listed_options_are_parsed_and_the_gold_option_is_the_output(
     instruction, answer, question, words
 ):
     row = cloze(instruction, answer)
     assert row.instruction.endswith(f": {question}")
     assert [text for _, text in row.options] == words
     assert row.output == dict(row.options)[answer]
-    assert row.answer == answer  # by its label, so that the majority class stays what it was
+    assert row.answer == answer  # the label, so that the majority class is unchanged
 
 
-def test_rows_that_differ_in_an_option_alone_have_another_hash():
+def test_the_hash_depends_on_the_options():
     one, other = (cloze(WINOGRANDE.replace("Bea ", name), "option1") for name in ("Bea ", "Cy "))
     assert content_hash([one]) != content_hash([other])
 
 
 @pytest.mark.parametrize(
-    ("instruction", "answer", "more", "said"),
+    ("instruction", "answer", "more", "message"),
     [
-        ("What is 1 + 1?", "2", {}, "row '7': no answers are listed in it"),
-        (BOOLQ, "true", {"messages": (Message("user", BOOLQ),)}, "no answers are listed"),
-        (SIQA.replace("Answer2:", "Answer 2"), "answer1", {}, "does not list one answer for each"),
-        (SIQA.replace("hungry", ""), "answer1", {}, "does not list one answer for each"),
-        (BOOLQ, "yes", {}, "row '7': its answer 'yes' is none of true, false"),
+        ("What is 1 + 1?", "2", {}, "row '7': it does not list its options"),
+        (BOOLQ, "true", {"messages": (Message("user", BOOLQ),)}, "it does not list its options"),
+        (SIQA.replace("Answer2:", "Answer 2"), "answer1", {}, "does not list one option for each"),
+        (SIQA.replace("hungry", ""), "answer1", {}, "does not list one option for each"),
+        (BOOLQ, "yes", {}, "row '7': its answer 'yes' is not one of true, false"),
     ],
     ids=["no format", "conversation", "a label is missing", "an empty option", "another label"],
 )
-def test_a_row_that_has_no_cloze_form_is_named(instruction, answer, more, said):
-    with pytest.raises(UserError, match=re.escape(said)):
+def test_a_row_without_a_cloze_form_is_named(instruction, answer, more, message):
+    with pytest.raises(UserError, match=re.escape(message)):
         cloze(instruction, answer, **more)

@@ -1,4 +1,4 @@
-"""Test questions that stand in the training set are found, whatever their punctuation."""
+"""Test questions that are in the training set are found, regardless of punctuation."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def row(id, instruction, input=""):
     return Row(id, instruction, input, "", "")
 
 
-def test_a_question_asked_in_training_is_found_in_each_test_set():
+def test_a_training_question_is_found_in_each_test_set():
     train = [row("t1", "How many?"), row("t2", "How much?")]
     tests = {"a": [row("a1", "How many?"), row("a2", "Why?")], "b": [row("b1", "How much?")]}
     assert contaminated_ids(train, tests) == {"a": ("a1",), "b": ("b1",)}
@@ -21,13 +21,13 @@ def test_a_question_asked_in_training_is_found_in_each_test_set():
     "same",
     ["there are 7 Crayons in the drawer", " There are  7 crayons, in the drawer . \n"],
 )
-def test_case_punctuation_and_white_space_do_not_count(same):
-    asked = "There are 7 crayons in the drawer."
-    assert contaminated_ids([row("t", asked)], {"a": [row("a1", same)]}) == {"a": ("a1",)}
+def test_case_punctuation_and_whitespace_are_ignored(same):
+    train = "There are 7 crayons in the drawer."
+    assert contaminated_ids([row("t", train)], {"a": [row("a1", same)]}) == {"a": ("a1",)}
 
 
 @pytest.mark.parametrize(
-    ("learned", "asked"),
+    ("train", "test"),
     [
         ("He has 3.5 litres.", "He has 35 litres."),
         ("He has 3 pens.", "He has 4 pens."),
@@ -35,17 +35,17 @@ def test_case_punctuation_and_white_space_do_not_count(same):
         ("Nach Köln?", "Nach Kln?"),
     ],
 )
-def test_other_numbers_words_and_orders_are_other_questions(learned, asked):
-    assert contaminated_ids([row("t", learned)], {"a": [row("a1", asked)]}) == {"a": ()}
+def test_numbers_words_and_their_order_matter(train, test):
+    assert contaminated_ids([row("t", train)], {"a": [row("a1", test)]}) == {"a": ()}
 
 
-def test_the_input_belongs_to_the_question():
+def test_the_input_is_part_of_the_question():
     train = [row("t", "Translate.", "one")]
     tests = {"a": [row("a1", "Translate.", "one"), row("a2", "Translate.", "two")]}
     assert contaminated_ids(train, tests) == {"a": ("a1",)}
 
 
-def test_the_demo_tests_what_it_has_not_taught():
+def test_the_demo_is_not_contaminated():
     train = read_rows("bundled:arithmetic/train.jsonl").rows
     test = read_rows("bundled:arithmetic/test.jsonl").rows
     assert contaminated_ids(train, {"demo": test}) == {"demo": ()}

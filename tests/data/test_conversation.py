@@ -9,7 +9,7 @@ ANSWER = {"role": "assistant", "content": "I."}
 TALK = [SYSTEM, ASK, ANSWER, {"role": "user", "content": "You?"}]
 
 
-def test_the_last_message_is_the_answer_where_it_is_the_assistants():
+def test_a_last_assistant_message_is_the_answer():
     before = tuple(Message(**one) for one in TALK)
     assert parse_messages([*TALK, {"role": "assistant", "content": " Me. "}], "") == (
         before,
@@ -21,23 +21,23 @@ def test_the_last_message_is_the_answer_where_it_is_the_assistants():
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        ("Who?", "'messages' must be a list of role and content, not a text"),
-        ([], "'messages' must be a list of role and content, not an empty one"),
+        ("Who?", "'messages' must be a list of objects with role and content, not a text"),
+        ([], "'messages' must be a list of objects with role and content, not an empty list"),
         (["Who?"], "message 1 must be an object with role and content, not a text"),
         ([{"from": "human", "value": "Who?"}], "message 1: no 'role' (found: from, value)"),
         ([ASK, ANSWER | {"content": None}], "message 2: 'content' is null; a message needs role"),
         ([{"role": "user", "content": ["Who?"]}], "message 1: 'content' must be text, not a list"),
-        ([{"role": "human", "content": "Who?"}, ANSWER], "message 1 has the role 'human'; known: "),
+        ([{"role": "human", "content": "Who?"}, ANSWER], "message 1 has the unknown role 'human'"),
         ([ASK, {"role": "assistant", "content": " \n"}], "message 2 (assistant) is empty"),
-        ([ASK, ANSWER | {"tool_calls": [1]}], "message 2 has 'tool_calls', which would be left"),
-        ([ASK, SYSTEM, ANSWER], "message 2 is the system's, which can only be the first"),
-        ([ANSWER], "the answer must follow a user's message, not nothing"),
-        ([SYSTEM, ANSWER], "the answer must follow a user's message, not the system's"),
-        ([SYSTEM], "the answer must follow a user's message, not the system's"),
-        ([ASK, ANSWER, ANSWER], "must follow a user's message, not another one of the assistant's"),
+        ([ASK, ANSWER | {"tool_calls": [1]}], "message 2 has 'tool_calls', which would be ignored"),
+        ([ASK, SYSTEM, ANSWER], "message 2 is a system message, which must come first"),
+        ([ANSWER], "the answer must follow a user message, not nothing"),
+        ([SYSTEM, ANSWER], "the answer must follow a user message, not a system message"),
+        ([SYSTEM], "the answer must follow a user message, not a system message"),
+        ([ASK, ANSWER, ANSWER], "must follow a user message, not another assistant message"),
     ],
 )
-def test_what_is_no_conversation_is_one_line_that_names_row_and_message(messages, message: str):
+def test_an_invalid_conversation_is_an_error_that_names_row_and_message(messages, message: str):
     with pytest.raises(UserError) as error:
         parse_messages(messages, "a.jsonl, line 3")
     assert str(error.value).startswith("a.jsonl, line 3: ")

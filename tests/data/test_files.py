@@ -1,4 +1,4 @@
-"""Files become records whose places a person can find; broken files say where."""
+"""Records have precise locations; errors in invalid files say where."""
 
 import json
 
@@ -21,7 +21,7 @@ def lines(rows):
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def test_json_lines_keep_their_order_and_line_numbers_over_blank_lines(tmp_path):
+def test_json_lines_keep_order_and_line_numbers_despite_blank_lines(tmp_path):
     path = write(tmp_path / "a.jsonl", lines(ROWS[:1]) + "\n" + lines(ROWS[1:]))
     records = read_file(path)
     assert [record.fields for record in records] == ROWS
@@ -29,7 +29,7 @@ def test_json_lines_keep_their_order_and_line_numbers_over_blank_lines(tmp_path)
     assert [record.default_id for record in records] == ["a-1", "a-2"]
 
 
-def test_a_json_list_counts_its_rows_from_one(tmp_path):
+def test_rows_of_a_json_list_are_counted_from_one(tmp_path):
     path = write(tmp_path / "b.json", json.dumps(ROWS))
     records = read_file(path)
     assert [record.fields for record in records] == ROWS
@@ -48,7 +48,7 @@ def test_parquet_gives_the_rows_that_were_written(tmp_path):
     assert [record.default_id for record in records] == ["c-1", "c-2"]
 
 
-def test_windows_line_ends_and_a_byte_order_mark_are_no_content(tmp_path):
+def test_crlf_and_a_byte_order_mark_are_not_content(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b'{"instruction": "one"}\r\n{"instruction": "two"}\r\n')
     assert [record.fields for record in read_file(path)] == [
@@ -68,24 +68,24 @@ def test_a_missing_file_is_named(tmp_path, name):
     [
         ("a.jsonl", "", r"a\.jsonl: the file is empty"),
         ("a.jsonl", " \n\n", r"a\.jsonl: the file is empty"),
-        ("a.json", "[]", r"a\.json: holds no rows"),
-        ("a.json", '{"instruction": "x"}', r"a\.json: a \.json file holds one list of rows"),
-        ("a.jsonl", '{"a": 1}\n\n{"a" 1}\n', r"a\.jsonl, line 3: not valid JSON \(Expecting ':'"),
-        ("a.json", '[{"a": 1},\n {"a" 1}]', r"a\.json, line 2 column 7: not valid JSON"),
+        ("a.json", "[]", r"a\.json: contains no rows"),
+        ("a.json", '{"instruction": "x"}', r"a\.json: a \.json file must be a list of rows"),
+        ("a.jsonl", '{"a": 1}\n\n{"a" 1}\n', r"a\.jsonl, line 3: invalid JSON \(Expecting ':'"),
+        ("a.json", '[{"a": 1},\n {"a" 1}]', r"a\.json, line 2 column 7: invalid JSON"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', r"a\.json, line 2 column 1: .*rename it to \.jsonl"),
         ("a.jsonl", '[\n{"a": 1}\n]', r"a\.jsonl, line 1: .*belongs in a \.json file"),
-        ("a.csv", "a,b\n", r"a\.csv: unknown kind of file '\.csv'; rows are read from \.json"),
+        ("a.csv", "a,b\n", r"a\.csv: unknown file format '\.csv'; supported are \.json"),
     ],
 )
-def test_a_broken_file_is_an_error_that_names_the_place(tmp_path, name, text, message):
+def test_an_invalid_file_is_an_error_that_names_the_location(tmp_path, name, text, message):
     with pytest.raises(UserError, match=message):
         read_file(write(tmp_path / name, text))
 
 
 @pytest.mark.parametrize("text", ['[{"instruction": "x"}]\n', '[\n{"instruction": "x"}\n]\n'])
-def test_a_list_in_json_lines_is_sent_to_a_json_file_on_one_line_or_many(tmp_path, text):
+def test_a_list_in_a_jsonl_file_is_an_error_with_a_remedy(tmp_path, text):
     (tmp_path / "a.jsonl").write_text(text)
-    with pytest.raises(UserError, match=r"a\.jsonl, line 1: .*; a whole list belongs in a \.json"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1: .*; a list belongs in a \.json"):
         read_file(tmp_path / "a.jsonl")
 
 
@@ -96,19 +96,19 @@ def test_a_file_in_another_encoding_is_an_error_that_names_the_line(tmp_path):
         read_file(path)
 
 
-def test_a_broken_parquet_file_is_an_error_that_names_it(tmp_path):
+def test_an_invalid_parquet_file_is_an_error_that_names_it(tmp_path):
     path = write(tmp_path / "a.parquet", "no parquet")
     with pytest.raises(UserError, match=r"a\.parquet: cannot be read as Parquet"):
         read_file(path)
 
 
-def test_what_cannot_be_opened_is_an_error_that_says_why(tmp_path):
+def test_an_unreadable_file_is_an_error_that_says_why(tmp_path):
     (tmp_path / "a.json").mkdir()
     with pytest.raises(UserError, match=r"a\.json: cannot be read \(Is a directory\)"):
         read_file(tmp_path / "a.json")
 
 
-def test_a_folder_is_read_in_the_order_of_names_and_other_files_are_let_be(tmp_path):
+def test_a_folder_is_read_sorted_by_name_and_other_files_are_ignored(tmp_path):
     write(tmp_path / "b.jsonl", lines(ROWS[1:]))
     write(tmp_path / "a.json", json.dumps(ROWS[:1]))
     write(tmp_path / "README.md", "rows")
@@ -117,7 +117,7 @@ def test_a_folder_is_read_in_the_order_of_names_and_other_files_are_let_be(tmp_p
     assert [record.default_id for record in records] == ["a-1", "b-1"]
 
 
-def test_a_folder_without_data_files_is_an_error_that_says_what_was_looked_for(tmp_path):
+def test_a_folder_without_data_files_is_an_error_that_lists_the_formats(tmp_path):
     write(tmp_path / "README.md", "rows")
     with pytest.raises(
         UserError, match=r"no data files .*looked for \.json, \.jsonl and \.parquet"
@@ -135,8 +135,8 @@ def test_files_named_after_splits_are_not_mixed(tmp_path):
         read_folder(tmp_path, split="validation")
 
 
-def test_a_file_of_no_split_beside_files_of_splits_is_an_error(tmp_path):
+def test_mixing_split_files_and_other_files_is_an_error(tmp_path):
     write(tmp_path / "test.jsonl", lines(ROWS))
     write(tmp_path / "extra.jsonl", lines(ROWS))
-    with pytest.raises(UserError, match=r"extra\.jsonl is named after no split"):
+    with pytest.raises(UserError, match=r"extra\.jsonl is not named after a split"):
         read_folder(tmp_path, split="test")

@@ -1,4 +1,4 @@
-"""Folders laid out as hub data sets, and what is said when the hub is out of reach."""
+"""Local mirrors of Hub datasets, and errors when the Hub is unreachable."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mirror(tmp_path):
-    """A data set of two subsets, of which one has two splits."""
+    """A dataset with two subsets, one of which has two splits."""
     folder = tmp_path / "owner" / "name"
     folder.mkdir(parents=True)
     card = """\
@@ -47,7 +47,7 @@ def read(folder, subset="main", split="train", revision=None):
     return read_mirror(folder, subset=subset, split=split, revision=revision)
 
 
-def test_the_split_and_subset_asked_for_are_read(mirror):
+def test_the_given_split_and_subset_are_read(mirror):
     for subset, split in (("main", "train"), ("main", "test"), ("other", "train")):
         records = read(mirror, subset=subset, split=split)
         assert [record.fields["instruction"] for record in records] == [
@@ -57,11 +57,11 @@ def test_the_split_and_subset_asked_for_are_read(mirror):
         assert records[1].default_id == f"{split}-2"
 
 
-def test_a_slice_of_a_split_is_a_split(mirror):
+def test_a_slice_of_a_split_can_be_read(mirror):
     assert len(read(mirror, split="train[:2]")) == 2
 
 
-def test_a_missing_subset_or_split_is_an_error_that_lists_what_there_is(mirror):
+def test_a_missing_subset_or_split_is_an_error_that_lists_the_others(mirror):
     with pytest.raises(UserError, match=r"Unknown split .*'train', 'test'.*; set subset and split"):
         read(mirror, split="validation")
     with pytest.raises(UserError, match=r"'fine' not found.*'main', 'other'"):
@@ -73,20 +73,20 @@ def test_a_missing_subset_or_split_is_an_error_that_lists_what_there_is(mirror):
 
 def test_a_mirror_without_data_is_an_error_that_names_it(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: cannot be read as a data set \("):
+    with pytest.raises(UserError, match=r"empty: cannot be read as a dataset \("):
         read(tmp_path / "empty", subset=None)
 
 
-def test_a_mirror_with_a_broken_file_is_an_error_that_says_what_is_wrong_with_it(mirror):
+def test_an_invalid_file_in_a_mirror_is_an_error_with_the_cause(mirror):
     (mirror / "main" / "test.jsonl").write_text('{"instruction": "one"}\n{"instruction" "two"}\n')
     with pytest.raises(UserError, match=r"name: a file cannot be read \(.*JSON.*\)"):
         read(mirror, split="test")
 
 
-def test_a_revision_of_a_mirror_is_logged_as_unknown(mirror, caplog):
+def test_a_revision_of_a_mirror_gives_a_warning(mirror, caplog):
     with caplog.at_level(logging.WARNING):
         read(mirror, revision="abc123")
-    assert "whether it is revision abc123 is not known" in caplog.text
+    assert "cannot verify that it is revision abc123" in caplog.text
 
 
 def test_progress_bars_are_left_as_they_were(mirror, capsys):
@@ -96,7 +96,7 @@ def test_progress_bars_are_left_as_they_were(mirror, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_hub_data_set_out_of_reach_is_an_error_that_says_what_to_do(tmp_path):
+def test_an_unavailable_hub_dataset_is_an_error_with_a_remedy(tmp_path):
     tried = tmp_path / "hub" / "nobody" / "nothing"
     with pytest.raises(UserError, match="DATA_ROOT/hub/nobody/nothing") as caught:
         read_hub("nobody/nothing", subset=None, split="train", revision=None, tried=tried)
@@ -105,7 +105,7 @@ def test_a_hub_data_set_out_of_reach_is_an_error_that_says_what_to_do(tmp_path):
         read_hub("nobody/nothing", subset=None, split="train", revision=None, tried=None)
 
 
-def test_the_address_of_a_data_set_follows_the_hubs_own_setting(monkeypatch):
+def test_the_address_of_a_dataset_respects_the_hubs_endpoint(monkeypatch):
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     assert hub_address("o/n", None) == "https://huggingface.co/datasets/o/n/tree/main"
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.example/")
@@ -117,7 +117,7 @@ COMMITS = ["a" * 40, "b" * 40]
 
 @pytest.fixture
 def _cached(tmp_path):
-    """The cache as the library leaves it after ``openai/gsm8k`` was read at two commits."""
+    """The library's cache after reading ``openai/gsm8k`` at two commits."""
     for number, commit in enumerate(COMMITS):
         folder = tmp_path / "cache" / "openai___gsm8k" / "main" / "0.0.0" / commit
         folder.mkdir(parents=True)
@@ -142,27 +142,27 @@ def read_cached(revision):
 
 @pytest.mark.usefixtures("_cached")
 @pytest.mark.parametrize("revision", [None, "main"])
-def test_offline_the_newest_copy_is_read_and_its_commit_is_known(revision):
+def test_offline_the_newest_copy_is_read_and_its_commit_returned(revision):
     records, commit = read_cached(revision)
     assert [record.fields["question"] for record in records] == ["b 0", "b 1", "b 2"]
     assert commit == COMMITS[1]
 
 
 @pytest.mark.usefixtures("_cached")
-def test_offline_the_pinned_commit_is_read_though_it_is_not_the_newest():
+def test_offline_the_pinned_commit_is_read_even_if_not_the_newest():
     records, commit = read_cached(COMMITS[0])
     assert records[0].fields["question"] == "a 0"
     assert commit == COMMITS[0]
 
 
 @pytest.mark.usefixtures("_cached")
-def test_offline_another_commit_is_not_taken_for_the_pinned_one():
+def test_offline_a_different_commit_than_the_pinned_one_is_an_error():
     with pytest.raises(UserError, match=rf"openai/gsm8k: revision {'c' * 40} .* {COMMITS[1]}"):
         read_cached("c" * 40)
 
 
 @pytest.mark.usefixtures("_cached")
-def test_what_the_cache_holds_is_said_without_reading_it():
+def test_cached_datasets_are_found_without_reading_them():
     found = cached_set("openai/gsm8k", subset="main", split="train", revision=COMMITS[0])
     assert (found.commit, found.rows) == (COMMITS[0], 3)
     part = cached_set("openai/gsm8k", subset="main", split="train[:2]", revision=None)

@@ -31,12 +31,12 @@ def test_a_class_number_becomes_the_name_of_its_class():
     assert row == Row("a-3", "x", "y", "", "same")
 
 
-def test_a_class_name_stands_for_itself_and_a_single_text_has_no_second():
+def test_a_class_name_is_kept_and_a_single_text_has_no_second():
     row = parse({"sentence1": "x", "label": "different", "id": 5}, text_pair=None)
     assert row == Row("5", "x", "", "", "different")
 
 
-def test_a_number_is_read_as_the_decimal_that_was_meant():
+def test_a_float32_target_is_read_as_its_short_decimal():
     fields = {"sentence1": "x", "sentence2": "y", "label": 3.799999952316284}
     assert parse(fields, choices=()).answer == "3.8"
     assert parse(fields | {"label": 5}, choices=()).answer == "5"
@@ -55,10 +55,10 @@ def test_a_number_is_read_as_the_decimal_that_was_meant():
         ({"sentence1": "x", "sentence2": "y", "label": True}, "true, which is none of the"),
         ({"sentence1": "x", "sentence2": " ", "label": 1}, "'sentence2' is empty"),
         ({"sentence1": 4, "sentence2": "y", "label": 1}, "'sentence1' must be text, not a number"),
-        (["x", "y", 1], "a row is an object with 'sentence1', 'sentence2', 'label'"),
+        (["x", "y", 1], "a row must be an object with 'sentence1', 'sentence2', 'label'"),
     ],
 )
-def test_a_row_that_does_not_fit_the_task_is_one_line_that_names_it(fields, message: str):
+def test_an_invalid_row_is_an_error_that_names_it(fields, message: str):
     with pytest.raises(UserError) as error:
         parse(fields)
     assert str(error.value).startswith("a.jsonl, line 3: ")
@@ -66,7 +66,7 @@ def test_a_row_that_does_not_fit_the_task_is_one_line_that_names_it(fields, mess
 
 
 @pytest.mark.parametrize("label", ["often", float("nan"), False, [1]])
-def test_what_is_no_number_is_refused_where_numbers_are_learned(label: object):
+def test_a_regression_label_must_be_a_number(label: object):
     with pytest.raises(UserError, match="but must be a finite number"):
         parse({"sentence1": "x", "sentence2": "y", "label": label}, choices=())
 
@@ -88,7 +88,7 @@ def test_a_pair_is_encoded_as_the_tokenizer_encodes_pairs():
     assert encoded.tokens == sum(len(example.input_ids) for example in encoded.examples)
 
 
-def test_numbers_are_targets_as_they_are():
+def test_regression_targets_are_unchanged():
     encoded = encode_labelled(
         tiny_tokenizer(), [pair_row(answer="3.8")], choices=(), max_length=50, overflow="error"
     )
@@ -112,7 +112,7 @@ def test_a_row_longer_than_the_limit_is_an_error_that_names_the_longest():
     assert f"row 'ccccc/{'d' * 30}' with 35" in str(error.value)
 
 
-def test_dropped_rows_are_counted_and_the_others_keep_their_place():
+def test_dropped_rows_are_counted_and_the_others_keep_their_index():
     encoded = encode_within_12("drop")
     assert (encoded.kept, encoded.dropped_rows, encoded.truncated_rows) == ((1,), 2, 0)
 
@@ -126,10 +126,10 @@ def test_truncation_cuts_the_longer_text_and_is_counted():
     assert tokenizer.decode(encoded.examples[2].input_ids) == "ccccc" + "d" * 7
 
 
-def test_a_row_longer_than_the_model_reads_is_an_error():
+def test_a_row_longer_than_the_models_limit_is_an_error():
     tokenizer = tiny_tokenizer()
     tokenizer.model_max_length = 20
-    with pytest.raises(UserError, match=r"a row has 35 tokens, but the model reads 20"):
+    with pytest.raises(UserError, match=r"a row has 35 tokens, but the model's limit is 20"):
         encode_labelled(
             tokenizer, long_and_short(), choices=ANSWERS, max_length=64, overflow="error"
         )
@@ -145,7 +145,7 @@ def test_a_batch_is_as_long_as_its_longest_row_and_masks_by_position():
     assert batch["labels"].dtype == torch.int64
 
 
-def test_numbers_are_a_batch_of_float32_and_no_token_types_are_made_up():
+def test_regression_labels_are_float32_and_token_types_optional():
     batch = collate_labelled([LabelledExample((5,), None, 3.5)], pad_token_id=0)
     assert batch["labels"].dtype == torch.float32
     assert "token_type_ids" not in batch

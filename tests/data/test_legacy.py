@@ -51,7 +51,7 @@ PROMPTS = {
 @pytest.mark.parametrize(
     ("build", "context", "expected"), [(*key, text) for key, text in PROMPTS.items()]
 )
-def test_every_byte_of_the_scripts_prompts_is_kept(build, context, expected):
+def test_prompts_match_the_scripts_byte_for_byte(build, context, expected):
     assert build("Add.\nThen stop.", context) == expected
 
 
@@ -63,7 +63,7 @@ def ids(text):
     return tiny_tokenizer()(text)["input_ids"]
 
 
-def test_a_short_row_is_one_text_with_eos_behind():
+def test_a_short_row_is_one_text_with_eos_appended():
     tokenizer = tiny_tokenizer()
     encoded = encode_legacy_rows(tokenizer, [row()], supervise_prompt=False)
     (example,) = encoded.examples
@@ -73,7 +73,7 @@ def test_a_short_row_is_one_text_with_eos_behind():
     assert (encoded.truncated_rows, encoded.dropped_rows) == (0, 0)
 
 
-def test_a_cut_row_loses_its_end_and_a_row_of_prompt_alone_is_left_out():
+def test_long_rows_are_truncated_and_rows_with_only_a_prompt_dropped():
     tokenizer = tiny_tokenizer()
     rows = [row("fits"), row("cut", output="9" * 300), row("full", instruction="x" * 300)]
     encoded = encode_legacy_rows(tokenizer, rows, supervise_prompt=False)
@@ -83,20 +83,20 @@ def test_a_cut_row_loses_its_end_and_a_row_of_prompt_alone_is_left_out():
     assert (encoded.truncated_rows, encoded.dropped_rows) == (1, 1)
 
 
-def test_with_the_prompt_learned_every_token_is_supervised():
+def test_with_supervise_prompt_every_token_is_supervised():
     rows = [row("fits"), row("full", instruction="x" * 300)]
     encoded = encode_legacy_rows(tiny_tokenizer(), rows, supervise_prompt=True)
     assert encoded.kept == (0, 1)
     assert encoded.supervised_tokens == encoded.tokens
 
 
-def test_rows_that_leave_nothing_to_learn_are_refused_together():
+def test_if_no_row_has_a_supervised_token_it_is_an_error():
     rows = [row(instruction="x" * 300)]
     with pytest.raises(UserError, match="prompts of all 1 rows fill the 256 tokens"):
         encode_legacy_rows(tiny_tokenizer(), rows, supervise_prompt=False)
 
 
-def test_every_row_is_asked_in_other_tokens_than_it_is_learned_in():
+def test_every_row_is_a_prompt_mismatch():
     tokenizer = tiny_tokenizer()
     rows = [row("a"), row("b", instruction="3?")]
     encoded = encode_legacy_rows(tokenizer, rows, supervise_prompt=True)

@@ -1,4 +1,4 @@
-"""The table of LLM-Adapters' files is right where it can be checked, and can be added to."""
+"""The table of LLM-Adapters' files matches the real files, and can be extended."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from toplora_train.data.llm_adapters import BASE_URL, COMMIT, address, known_fil
 FILES = known_files()
 
 
-def test_the_table_holds_what_is_published_to_train_on_and_to_score():
+def test_the_table_has_the_published_training_and_test_sets():
     sets = ("commonsense_15k", "commonsense_170k", "math_7k", "math_10k", "math_14k")
     assert {f"ft-training_set/{name}.json" for name in sets} <= FILES.keys()
     assert sum(path.endswith("/test.json") for path in FILES) == 16
@@ -36,7 +36,7 @@ def test_files_come_from_one_commit_or_from_a_mirror_of_it(monkeypatch):
     assert address("a/b.json") == "http://mirror.example/llm/a/b.json"
 
 
-def test_a_table_of_ones_own_adds_files_and_replaces_entries(tmp_path, monkeypatch):
+def test_a_custom_table_adds_files_and_replaces_entries(tmp_path, monkeypatch):
     path = "dataset/boolq/test.json"
     table = tmp_path / "more.tsv"
     table.write_text(f"# mine\n\n{'0' * 40}\t7\t-\t-\t{path}\n{'1' * 40}\t-\t5\tMIT\tmy/own.json\n")
@@ -50,10 +50,13 @@ def test_a_table_of_ones_own_adds_files_and_replaces_entries(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("x.json", "more.tsv, line 2: needs the columns git blob id, bytes, rows, licence, path"),
-        (f"{'0' * 39}\t1\t1\tMIT\tx.json", "line 2: needs the columns"),
-        (f"{'0' * 40}\tmany\t1\tMIT\tx.json", "line 2: needs the columns"),
-        (f"{'0' * 40}\t1\t1\tMIT\t../x.json", r"line 2: '\.\./x\.json' is no path inside"),
+        (
+            "x.json",
+            "more.tsv, line 2: needs the tab-separated columns git blob id, bytes, rows, licence",
+        ),
+        (f"{'0' * 39}\t1\t1\tMIT\tx.json", "line 2: needs the tab-separated columns"),
+        (f"{'0' * 40}\tmany\t1\tMIT\tx.json", "line 2: needs the tab-separated columns"),
+        (f"{'0' * 40}\t1\t1\tMIT\t../x.json", r"line 2: '\.\./x\.json' is not a path inside"),
     ],
 )
 def test_a_malformed_table_is_an_error_that_names_the_line(tmp_path, monkeypatch, line, message):
@@ -64,7 +67,7 @@ def test_a_malformed_table_is_an_error_that_names_the_line(tmp_path, monkeypatch
         known_files()
 
 
-def test_a_table_that_is_not_there_is_an_error_that_names_the_variable(monkeypatch):
+def test_a_missing_table_is_an_error_that_names_the_variable(monkeypatch):
     monkeypatch.setenv("TOPLORA_LLM_ADAPTERS_TABLE", str(Path("/nowhere/more.tsv")))
     with pytest.raises(UserError, match=r"TOPLORA_LLM_ADAPTERS_TABLE=.*tsv: cannot be read"):
         known_files()

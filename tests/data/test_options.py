@@ -1,4 +1,4 @@
-"""The data sets and tasks in ``conf/``: whole, documented, and of the schema's keys."""
+"""The datasets and tasks in ``conf/``: complete, documented, and with the schema's keys."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def load(group, name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_has_the_schemas_keys_and_says_what_it_is(name):
+def test_a_task_has_the_schemas_keys_and_a_description(name):
     text, keys = load("task", name)
     assert text.startswith(f"# @package task.{name}\n# ")
     settings = TypeAdapter(TaskSettings).validate_python(keys)
@@ -40,7 +40,7 @@ def test_a_dataset_has_the_schemas_keys_and_names_tasks_that_exist(name):
     assert TypeAdapter(DatasetSettings).validate_python(keys).name == name
 
 
-def test_the_commonsense_sets_bring_the_published_eight_tasks_and_the_math_set_seven():
+def test_the_commonsense_datasets_have_eight_tasks_and_the_math_dataset_seven():
     def tasks(name):
         return load("dataset", name)[1]["defaults"][0]["override /task@_global_.task"]
 
@@ -53,7 +53,7 @@ def test_the_commonsense_sets_bring_the_published_eight_tasks_and_the_math_set_s
 @pytest.mark.parametrize(
     "name", [name for name in TASKS if load("task", name)[1].get("kind") not in HEADS]
 )
-def test_every_real_label_is_one_that_the_task_can_find(shared_dir, name):
+def test_every_real_label_can_be_extracted(shared_dir, name):
     _, keys = load("task", name)
     path = shared_dir / "data" / keys["source"].replace(":", "/")
     if keys["source"].startswith("llm-adapters:") and not path.exists():

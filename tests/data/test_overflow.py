@@ -29,11 +29,11 @@ def limited(max_length: int, overflow: str) -> Encoded[Ids]:
 
 
 @pytest.mark.parametrize("overflow", ["error", "drop", "truncate"])
-def test_examples_within_the_limit_stay_as_they_are(overflow: str):
+def test_examples_within_the_limit_are_unchanged(overflow: str):
     assert limited(9, overflow) == Encoded(tuple(WHOLE), (0, 1, 2, 3))
 
 
-def test_longer_ones_are_an_error_that_names_the_longest_and_the_remedies():
+def test_the_error_names_the_longest_row_and_the_remedies():
     with pytest.raises(UserError) as error:
         limited(4, "error")
     assert str(error.value) == (
@@ -42,7 +42,7 @@ def test_longer_ones_are_an_error_that_names_the_longest_and_the_remedies():
     )
 
 
-def test_dropped_and_cut_rows_are_counted_and_the_others_keep_their_place():
+def test_dropped_and_truncated_rows_are_counted_and_the_others_keep_their_index():
     dropped, cut = limited(4, "drop"), limited(4, "truncate")
     assert dropped == Encoded((WHOLE[0], WHOLE[2]), (0, 2), dropped_rows=2)
     assert [len(one.input_ids) for one in cut.examples] == [3, 4, 4, 4]
@@ -54,10 +54,10 @@ def test_nothing_left_is_an_error():
         limited(2, "drop")
 
 
-def test_tokens_are_counted_over_what_is_kept():
+def test_tokens_are_counted_over_kept_rows():
     assert (limited(4, "drop").tokens, limited(4, "drop").supervised_tokens) == (7, 4)
 
 
-def test_another_word_is_the_callers_mistake():
+def test_an_unknown_overflow_is_a_value_error():
     with pytest.raises(ValueError, match="'cut'"):
         limited(4, "cut")

@@ -11,7 +11,7 @@ TASKS = {name: load_yaml(option.path) for name, option in options("task").items(
 
 
 @pytest.mark.parametrize(("source", "subset"), ROWS)
-def test_a_split_has_as_many_rows_as_its_page_says(shared_dir: Path, source: str, subset: str):
+def test_the_published_number_of_rows_is_correct(shared_dir: Path, source: str, subset: str):
     folder = shared_dir / "data" / "hub" / source / subset
     if not folder.is_dir():
         pytest.skip(f"{source} {subset} is not in the mirror")
@@ -20,7 +20,7 @@ def test_a_split_has_as_many_rows_as_its_page_says(shared_dir: Path, source: str
         assert sum(read_metadata(part).num_rows for part in parts) == rows, split
 
 
-def test_every_task_on_the_hub_has_its_rows_known_and_says_the_same_in_its_file():
+def test_every_hub_task_has_a_known_size_that_matches_its_file():
     for name, task in TASKS.items():
         if ":" in task.source:
             continue
@@ -29,6 +29,6 @@ def test_every_task_on_the_hub_has_its_rows_known_and_says_the_same_in_its_file(
         assert f"{rows:,} rows" in options("task")[name].path.read_text(), name
 
 
-def test_nothing_is_made_up_about_other_sets():
+def test_other_datasets_have_no_known_size():
     assert published_rows("nyu-mll/glue", subset="cola", split="train[:10]") is None
     assert published_rows("nobody/nothing", subset=None, split="train") is None

@@ -1,11 +1,11 @@
-"""A permutation that other machines repeat."""
+"""A permutation that is reproducible on other machines."""
 
 import random
 
 from toplora_train.data.shuffle import shuffled
 
 
-def test_every_item_stays_and_the_list_handed_in_is_untouched():
+def test_every_item_is_kept_and_the_input_is_unchanged():
     items = list("abcdefgh")
     result = shuffled(items, random.Random(0))
     assert sorted(result) == items == list("abcdefgh")
@@ -18,7 +18,7 @@ def test_equal_seeds_give_equal_orders_and_others_do_not():
     assert shuffled(items, random.Random(1)) != shuffled(items, random.Random(2))
 
 
-def test_each_item_comes_first_about_equally_often():
+def test_each_item_is_first_about_equally_often():
     rng = random.Random(3)
     firsts = [shuffled("abcd", rng)[0] for _ in range(4000)]
     assert all(850 < firsts.count(item) < 1150 for item in "abcd")  # 5 standard deviations

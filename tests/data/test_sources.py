@@ -1,4 +1,4 @@
-"""A source's word leads to the same rows wherever they lie, or to a message that helps."""
+"""A source gives the same rows wherever they are stored, or a helpful error."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ ROWS = [
     for number in range(5)
 ]
 
-# Rows of the real files, where they are at hand.
+# Sizes of the real files, if available.
 TEST_FILES = {
     "boolq": 3270,
     "piqa": 1838,
@@ -47,7 +47,7 @@ def write_lines(path, rows=ROWS):
     return path
 
 
-def test_one_set_of_rows_is_the_same_in_every_format(tmp_path):
+def test_the_same_rows_are_equal_in_every_format(tmp_path):
     lines = write_lines(tmp_path / "rows.jsonl")
     whole = tmp_path / "rows.json"
     whole.write_text(json.dumps(ROWS, indent=2))
@@ -67,7 +67,7 @@ def test_a_relative_path_is_reported_as_an_absolute_one(tmp_path, monkeypatch):
     assert read_rows("data/rows.jsonl").source == str(tmp_path / "data" / "rows.jsonl")
 
 
-def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+def test_a_tilde_is_expanded(tmp_path, monkeypatch):
     write_lines(tmp_path / "rows.jsonl")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(read_rows("~/rows.jsonl").rows) == 5
@@ -81,13 +81,13 @@ def test_a_folder_gives_the_rows_of_its_files(tmp_path):
     assert found.source == str(tmp_path / "set")
 
 
-def test_llm_adapters_files_are_looked_for_below_data_root(tmp_path):
+def test_llm_adapters_files_are_looked_up_in_data_root(tmp_path):
     path = write_lines(tmp_path / "llm-adapters" / "dataset" / "boolq" / "test.jsonl")
     found = read_rows("llm-adapters:dataset/boolq/test.jsonl", data_root=tmp_path)
     assert (len(found.rows), found.source) == (5, str(path))
 
 
-def test_a_missing_llm_adapters_file_names_the_path_tried_and_data_root(tmp_path):
+def test_a_missing_llm_adapters_file_is_an_error_that_names_the_paths(tmp_path):
     own = re.escape(str(tmp_path / "llm-adapters" / "dataset" / "boolq" / "test.json"))
     with pytest.raises(UserError, match=rf"put the file at .*boolq/test\.json, or at {own}$"):
         read_rows("llm-adapters:dataset/boolq/test.json", data_root=tmp_path)
@@ -97,7 +97,7 @@ def test_a_missing_llm_adapters_file_names_the_path_tried_and_data_root(tmp_path
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A mirror of two files, both in a table of the test's own, and an empty cache."""
+    """A mirror of two files, both in a custom table, and an empty cache."""
     files = {
         name: json.dumps(ROWS).encode()
         for name in ("dataset/boolq/test.json", "ft-training_set/commonsense_15k.json")
@@ -116,7 +116,7 @@ def git_blob(content):
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
 
 
-def test_llm_adapters_files_come_by_themselves_and_only_once(served, tmp_path, monkeypatch):
+def test_llm_adapters_files_are_downloaded_once(served, tmp_path, monkeypatch):
     sources = [f"llm-adapters:{name}" for name in served.files]
     for source in [*sources, *sources]:
         found = read_rows(source)
@@ -128,7 +128,7 @@ def test_llm_adapters_files_come_by_themselves_and_only_once(served, tmp_path, m
     assert len(read_rows(sources[0]).rows) == 5
 
 
-def test_a_damaged_file_in_the_cache_is_fetched_again_or_refused(served, tmp_path, monkeypatch):
+def test_a_damaged_cached_file_is_downloaded_again_or_refused(served, tmp_path, monkeypatch):
     source = "llm-adapters:dataset/boolq/test.json"
     kept = tmp_path / "kept" / "llm-adapters" / "dataset" / "boolq" / "test.json"
     kept.parent.mkdir(parents=True)
@@ -141,16 +141,16 @@ def test_a_damaged_file_in_the_cache_is_fetched_again_or_refused(served, tmp_pat
     assert len(served.asked) == 1
 
 
-def test_a_file_that_the_mirror_has_otherwise_is_refused_and_not_kept(served, tmp_path):
+def test_a_mirrors_file_with_wrong_content_is_refused_and_not_kept(served, tmp_path):
     served.files["dataset/boolq/test.json"] = json.dumps(ROWS[:4]).encode()
-    with pytest.raises(UserError, match="sent another file than expected") as caught:
+    with pytest.raises(UserError, match="unexpected content") as caught:
         read_rows("llm-adapters:dataset/boolq/test.json")
     kept = tmp_path / "kept" / "llm-adapters" / "dataset" / "boolq" / "test.json"
     assert f"put the file at {kept}, or at FOLDER/llm-adapters/" in str(caught.value)
     assert not [path for path in (tmp_path / "kept").rglob("*.json*") if path.suffix != ".lock"]
 
 
-def test_a_hub_id_is_looked_for_below_data_root_first(tmp_path):
+def test_a_hub_id_is_looked_up_in_data_root_first(tmp_path):
     write_lines(tmp_path / "hub" / "owner" / "name" / "train.jsonl")
     write_lines(tmp_path / "hub" / "owner" / "name" / "test.jsonl", ROWS[:2])
     found = read_rows("owner/name", data_root=tmp_path)
@@ -159,21 +159,21 @@ def test_a_hub_id_is_looked_for_below_data_root_first(tmp_path):
     assert [row.id for row in test.rows] == ["test-1", "test-2"]
 
 
-def test_a_hub_id_that_is_nowhere_names_the_mirror_tried(tmp_path):
+def test_a_missing_hub_id_is_an_error_that_names_the_mirror(tmp_path):
     with pytest.raises(UserError, match=r"no mirror at .*hub/owner/name.* set data_root"):
         read_rows("owner/name", data_root=tmp_path)
 
 
-def test_a_data_root_that_is_not_there_is_named_even_where_it_is_not_needed(tmp_path):
+def test_a_missing_data_root_is_an_error_even_if_it_is_not_needed(tmp_path):
     rows = write_lines(tmp_path / "rows.jsonl")
-    with pytest.raises(UserError, match=r"data_root=.*nowhere is no folder"):
+    with pytest.raises(UserError, match=r"data_root=.*nowhere is not a folder"):
         read_rows(str(rows), data_root=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     "source", ["rows.jsonl", "data/rows.json", "/tmp/nowhere/rows", "squad", "hf:squad", "a b/c"]
 )
-def test_a_source_that_is_nothing_lists_what_a_source_may_be(source, tmp_path, monkeypatch):
+def test_an_invalid_source_is_an_error_that_lists_the_forms(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no such file or folder; a source is bundled:FILE, llm-"):
         read_rows(source)
@@ -186,13 +186,13 @@ def test_an_unknown_bundled_file_lists_the_bundled_ones():
 
 def test_subset_and_revision_are_not_silently_ignored_for_a_file(tmp_path):
     path = str(write_lines(tmp_path / "rows.jsonl"))
-    with pytest.raises(UserError, match="subset=main is for hub data sets, this is a file"):
+    with pytest.raises(UserError, match="subset=main is for Hub datasets, this is a file"):
         read_rows(path, subset="main")
-    with pytest.raises(UserError, match="revision=abc is for hub data sets, this is local"):
+    with pytest.raises(UserError, match="revision=abc is for Hub datasets, this is local"):
         read_rows(path, revision="abc")
 
 
-def test_a_subset_of_a_local_folder_reads_it_as_a_hub_data_set(tmp_path):
+def test_a_local_folder_with_a_subset_is_read_as_a_hub_dataset(tmp_path):
     folder = tmp_path / "set"
     write_lines(folder / "main" / "train.jsonl")
     card = "---\nconfigs:\n- config_name: main\n  data_files: main/train.jsonl\n---\n"
@@ -200,30 +200,30 @@ def test_a_subset_of_a_local_folder_reads_it_as_a_hub_data_set(tmp_path):
     assert len(read_rows(str(folder), subset="main").rows) == 5
 
 
-def test_the_limit_takes_the_first_rows_and_the_hash_is_theirs(tmp_path):
+def test_limit_uses_the_first_rows_and_hashes_only_those(tmp_path):
     found = read_rows(str(write_lines(tmp_path / "rows.jsonl")), limit=2)
     assert [row.output for row in found.rows] == ["0", "1"]
     assert found.sha256 == content_hash(found.rows)
     assert len(read_rows(found.source, limit=99).rows) == 5
 
 
-def test_a_bad_row_is_found_beyond_the_limit(tmp_path):
+def test_an_invalid_row_beyond_the_limit_is_found(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", [*ROWS, {"instruction": 7}])
     with pytest.raises(UserError, match=r"rows\.jsonl, line 6: 'instruction' must be text"):
         read_rows(str(path), limit=2)
 
 
-def test_a_row_without_an_answer_is_an_error_where_answers_are_needed(tmp_path):
+def test_a_row_without_an_answer_is_an_error_if_answers_are_needed(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", [*ROWS, {"instruction": "x", "output": "y"}])
     assert read_rows(str(path)).rows[5].answer == ""
     with pytest.raises(UserError, match=r"rows\.jsonl, line 6: no 'answer' to score against"):
         read_rows(str(path), needs_answer=True)
 
 
-def test_two_rows_of_one_id_are_an_error_that_names_both(tmp_path):
+def test_a_duplicate_id_is_an_error_that_names_both_rows(tmp_path):
     rows = [{"id": "q1", **ROWS[0]}, {"id": "q2", **ROWS[1]}, {"id": "q1", **ROWS[2]}]
     path = write_lines(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(UserError, match=r"line 3: id 'q1' is also that of .*rows\.jsonl, line 1"):
+    with pytest.raises(UserError, match=r"line 3: duplicate id 'q1', also used by .*, line 1"):
         read_rows(str(path))
 
 
@@ -232,7 +232,7 @@ def test_a_union_of_one_source_is_that_source(tmp_path):
     assert read_union([path]) == read_rows(path)
 
 
-def test_a_union_keeps_the_order_and_tells_equal_ids_apart(tmp_path):
+def test_a_union_keeps_the_order_and_makes_ids_unique(tmp_path):
     first = str(write_lines(tmp_path / "a" / "rows.jsonl", ROWS[:2]))
     second = str(write_lines(tmp_path / "b" / "rows.jsonl", ROWS[2:]))
     union = read_union([first, second])
@@ -243,32 +243,32 @@ def test_a_union_keeps_the_order_and_tells_equal_ids_apart(tmp_path):
     assert union.sha256 == content_hash(union.rows)
 
 
-def test_the_limit_of_a_union_counts_for_each_source(tmp_path):
+def test_the_limit_applies_to_each_source_of_a_union(tmp_path):
     sources = [str(write_lines(tmp_path / name / "rows.jsonl")) for name in "ab"]
     assert [row.output for row in read_union(sources, limit=2).rows] == ["0", "1", "0", "1"]
 
 
-def test_a_source_named_twice_is_an_error(tmp_path, monkeypatch):
+def test_a_duplicate_source_is_an_error(tmp_path, monkeypatch):
     path = write_lines(tmp_path / "rows.jsonl")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"rows\.jsonl is given twice"):
         read_union([str(path), "rows.jsonl"])
 
 
-def test_no_source_at_all_is_an_error():
-    with pytest.raises(UserError, match="no source of rows was given"):
+def test_an_empty_list_of_sources_is_an_error():
+    with pytest.raises(UserError, match="no data source was given"):
         read_union([])
 
 
 @pytest.mark.parametrize("name", TEST_FILES)
-def test_real_test_files_are_read_whole_and_have_answers(shared_dir, name):
+def test_real_test_files_are_complete_and_have_answers(shared_dir, name):
     source = f"llm-adapters:dataset/{name}/test.json"
     found = read_rows(source, data_root=shared_dir / "data", needs_answer=True)
     assert len(found.rows) == TEST_FILES[name]
 
 
 @pytest.mark.parametrize("name", TRAIN_FILES)
-def test_real_training_files_are_read_whole_and_have_outputs(shared_dir, name):
+def test_real_training_files_are_complete_and_have_outputs(shared_dir, name):
     source = f"llm-adapters:ft-training_set/{name}.json"
     found = read_rows(source, data_root=shared_dir / "data")
     assert len(found.rows) == TRAIN_FILES[name]
@@ -283,6 +283,6 @@ def test_real_training_files_are_read_whole_and_have_outputs(shared_dir, name):
         ("openai/gsm8k", "main", "question, answer"),
     ],
 )
-def test_a_real_data_set_of_another_schema_names_its_keys(shared_dir, source, subset, keys):
+def test_a_real_dataset_with_another_schema_names_its_keys(shared_dir, source, subset, keys):
     with pytest.raises(UserError, match=rf"row 1: no 'instruction' \(found: {keys}\)"):
         read_rows(source, data_root=shared_dir / "data", subset=subset)

@@ -1,4 +1,4 @@
-"""Special tokens in a row's own text: counted, and told apart from those of the template."""
+"""Special tokens in a row's own text are counted, and distinguished from the template's."""
 
 import pytest
 from tokenizers import AddedToken
@@ -38,7 +38,7 @@ def talk(asked: str, answer: str) -> Row:
 
 
 def plain_ids(text: str) -> list[int]:
-    """By the byte tokenizer's own rule: an id for every byte."""
+    """The ids by the byte tokenizer's rule: one per byte."""
     return tiny_tokenizer()(text, split_special_tokens=True)["input_ids"]
 
 
@@ -53,12 +53,12 @@ def test_special_tokens_in_the_text_are_counted_and_the_first_row_is_named():
     assert found.first == "a.jsonl, line 2"
 
 
-def test_of_rows_that_are_asked_the_output_does_not_count():
+def test_outputs_of_test_rows_are_not_counted():
     found = find_special(tiny_tokenizer(), [Row("b", "hi", "", "<eos>", "")], outputs=False)
     assert (found.rows, found.tokens) == (0, {})
 
 
-def test_a_special_token_in_a_plain_row_is_text_or_itself_as_wanted():
+def test_a_special_token_in_a_plain_row_is_text_or_special_as_configured():
     row = Row("a", "Say <eos>", "", "<eos>", "")
     for as_text, ends in ((True, 1), (False, 3)):
         tokenizer = tokenizer_with(as_text=as_text)
@@ -82,7 +82,7 @@ def test_in_a_conversation_only_the_templates_own_special_tokens_are_special():
     assert question_ids(tokenizer, row, "") == asked
 
 
-def test_a_conversation_without_special_tokens_in_it_is_encoded_as_ever():
+def test_a_conversation_without_special_tokens_is_encoded_as_usual():
     row = talk("Who?", "Me.")
     kept, as_text = (
         encode_chat_rows(tokenizer_with(as_text=one), [row], max_length=500, overflow="error")
@@ -91,7 +91,7 @@ def test_a_conversation_without_special_tokens_in_it_is_encoded_as_ever():
     assert kept == as_text
 
 
-def test_what_is_hidden_is_revealed_again():
+def test_reveal_inverts_hide():
     tokenizer = tokenizer_with()
     row = talk("a<eos><pad>b", "<eos>")
     hidden = hide(tokenizer, row)
@@ -99,27 +99,27 @@ def test_what_is_hidden_is_revealed_again():
     assert reveal(tokenizer, hidden.messages[0].content) == "a<eos><pad>b"
 
 
-def test_a_row_with_the_private_character_is_refused_by_its_place():
-    with pytest.raises(UserError, match=r"^a\.jsonl, line 1: holds the noncharacter U\+FDD0"):
+def test_a_row_with_the_reserved_character_is_an_error_that_names_it():
+    with pytest.raises(UserError, match=r"^a\.jsonl, line 1: contains the noncharacter U\+FDD0"):
         hide(tokenizer_with(), talk(f"a{HIDDEN}", "b"))
 
 
-def test_a_template_that_reads_the_special_tokens_of_a_message_is_refused():
+def test_a_template_that_depends_on_special_tokens_in_messages_is_refused():
     template = CHATML.replace("m.content", "m.content.split('<eos>')[-1]")
-    with pytest.raises(UserError, match="template reads the special tokens in a message"):
+    with pytest.raises(UserError, match="template depends on the special tokens in a message"):
         question_ids(tokenizer_with(template), talk("a<eos>b", ""), "")
 
 
-def test_a_tokenizer_that_reads_a_text_otherwise_in_parts_is_refused():
+def test_a_tokenizer_that_encodes_parts_differently_is_refused():
     tokenizer = tokenizer_with(as_text=False)
     tokenizer.add_tokens([AddedToken("<eos>", special=True, rstrip=True)], special_tokens=True)
     encode_as_text(tokenizer)
-    with pytest.raises(UserError, match="cannot be told apart exactly"):
+    with pytest.raises(UserError, match="cannot be separated exactly"):
         question_ids(tokenizer, talk("a<eos>b", ""), "")
 
 
 def test_a_tokenizer_that_cannot_encode_its_special_tokens_as_text_is_refused():
     tokenizer = tiny_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["Q"]})  # a byte's token as well
+    tokenizer.add_special_tokens({"additional_special_tokens": ["Q"]})  # also a byte's token
     with pytest.raises(UserError, match="cannot encode Q as text"):
         encode_as_text(tokenizer)

@@ -1,4 +1,4 @@
-"""Validation rows are drawn once, by the seed, and are not trained on."""
+"""Validation rows are drawn by the seed and are not trained on."""
 
 import pytest
 
@@ -7,21 +7,21 @@ from toplora_train.data.split import hold_out
 
 
 @pytest.mark.parametrize("held", [0, 1, 7, 19])
-def test_every_row_is_on_one_side_and_both_are_in_order(held):
+def test_every_row_is_in_one_split_and_both_are_sorted(held):
     train, validation = hold_out(20, held, seed=1)
     assert sorted([*train, *validation]) == list(range(20))
     assert (len(validation), train, validation) == (held, sorted(train), sorted(validation))
 
 
-def test_the_draw_follows_the_seed():
+def test_the_draw_depends_on_the_seed():
     assert hold_out(100, 10, seed=1) == hold_out(100, 10, seed=1)
     assert hold_out(100, 10, seed=1) != hold_out(100, 10, seed=2)
 
 
-def test_a_larger_draw_holds_the_smaller_one():
+def test_a_larger_draw_contains_the_smaller_one():
     assert set(hold_out(100, 5, seed=1)[1]) < set(hold_out(100, 10, seed=1)[1])
 
 
-def test_nothing_left_to_train_on_is_an_error_that_names_the_key():
-    with pytest.raises(UserError, match=r"dataset\.validation_rows=20 leaves nothing of 20 rows"):
+def test_no_rows_left_for_training_is_an_error_that_names_the_key():
+    with pytest.raises(UserError, match=r"dataset\.validation_rows=20 leaves none of the 20 rows"):
         hold_out(20, 20, seed=1)

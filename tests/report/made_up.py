@@ -1,4 +1,4 @@
-"""A made-up but plausible run, as the tests of the report need one."""
+"""A plausible synthetic run for the tests of the report."""
 
 from functools import cache
 
@@ -31,7 +31,7 @@ def task_score(correct=256, n=400, base=48):
 
 @cache
 def paired(correct, n, base):
-    """The gain where the tuned model is right wherever the base model is, or the other way."""
+    """The gain if one model's correct answers include all of the other's."""
     tuned_right, base_right = (
         [Prediction(str(i), str(i), "", None, "", i < right) for i in range(n)]
         for right in (correct, base)
@@ -40,7 +40,7 @@ def paired(correct, n, base):
 
 
 def made_up_gain(tasks):
-    """The gain in the first task, which is all that pages show of several here."""
+    """The gain on the first task."""
     if not tasks or any(task.base_value is None for task in tasks.values()):
         return None
     first = next(iter(tasks.values()))

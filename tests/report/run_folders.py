@@ -1,4 +1,4 @@
-"""Folders of finished runs, made up."""
+"""Synthetic folders of finished runs."""
 
 import dataclasses
 from pathlib import Path
@@ -48,6 +48,6 @@ def run_folder(
 
 
 def _answer(row: int, right: bool) -> tuple[str, str]:
-    """The predicted and the true class, of which there are two."""
+    """The predicted and the true class of two."""
     label, other = ("x", "y") if row % 3 else ("y", "x")
     return (label if right else other), label

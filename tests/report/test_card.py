@@ -23,7 +23,7 @@ def test_the_front_matter_is_what_the_hub_reads():
 
 
 @pytest.mark.parametrize("kind", ["TOPLORA", "TENSLORA", "GENLORA"])
-def test_an_adapter_that_peft_does_not_know_says_what_to_import_first(kind):
+def test_a_method_that_peft_lacks_says_what_to_import_first(kind):
     text = card(adapter=ReportAdapter(kind.lower(), kind, 1, True, {}))
     code = text.split("```python\n")[1].split("```")[0]
     assert code.startswith("import toplora_train")
@@ -31,16 +31,16 @@ def test_an_adapter_that_peft_does_not_know_says_what_to_import_first(kind):
     compile(code, "card", "exec")
 
 
-def test_one_that_peft_knows_needs_no_import():
+def test_a_method_of_peft_needs_no_import():
     text = card(adapter=ReportAdapter("lora", "LORA", 1, True, {}))
     assert "import toplora_train" not in text
     assert "KeyError" not in text
 
 
 @pytest.mark.parametrize("kind", ["TOPLORA", "GENLORA"])
-def test_genlora_is_said_to_be_our_reading_of_its_paper(kind):
+def test_genlora_is_described_as_our_interpretation(kind):
     text = card(adapter=ReportAdapter(kind.lower(), kind, 1, True, {}))
-    assert ("own reading of arXiv 2602.05709" in text) == (kind == "GENLORA")
+    assert ("own interpretation of arXiv 2602.05709" in text) == (kind == "GENLORA")
 
 
 def test_an_adapter_that_cannot_be_merged_says_so():
@@ -48,39 +48,39 @@ def test_an_adapter_that_cannot_be_merged_says_so():
     assert "cannot be merged" not in card(adapter=ReportAdapter("lora", "LORA", 1, True, {}))
 
 
-def test_scores_stand_with_their_uncertainty_and_rows_with_their_hash():
+def test_scores_have_intervals_and_rows_a_hash():
     text = card(tasks={"a": task_score(), "b": task_score(base=None)})
     assert "| a | 64.0 % | 59.2 to 68.6 | 12.0 % (9.2 to 15.6) | 6.0 % | 400 |" in text
     assert "| b | 64.0 % | 59.2 to 68.6 | not evaluated | 6.0 % | 400 |" in text
     assert "ab" * 32 in text
 
 
-def test_what_is_not_known_is_said():
+def test_unknowns_and_data_losses_are_stated():
     text = card(tasks={})
     assert "Not evaluated." in text
-    assert "among the training rows: not looked for" in text
-    assert "2 training rows lost the end of their answer" in text
-    assert "5 rows were too long and left out" in text
+    assert "in the training data: not checked" in text
+    assert "2 training rows had their answer truncated" in text
+    assert "5 rows were too long and were dropped" in text
 
 
-def test_the_prompt_is_shown_where_it_is_given():
+def test_a_given_prompt_is_shown():
     text = model_card(made_up_report().to_dict(), prompt="### Ask:\n{instruction}\n")
     assert "```text\n### Ask:\n{instruction}\n```" in text
 
 
-def test_a_run_on_conversations_says_that_the_template_is_the_models_own():
+def test_a_run_on_conversations_names_the_chat_template():
     report = made_up_report()
     told = replace(report, data=replace(report.data, wording="chat"))
     text = model_card(told.to_dict(), prompt="<|user|>{instruction}<|assistant|>\n")
-    assert "the base model's own chat template" in text
+    assert "the base model's chat template" in text
     assert "apply_chat_template(messages, add_generation_prompt=True)" in text
     assert "<|user|>{instruction}<|assistant|>" in text
     assert "chat template" not in model_card(report.to_dict(), prompt="{instruction}\n")
 
 
-def test_the_base_model_is_known_by_its_digest_where_the_report_has_one():
+def test_the_base_model_is_identified_by_its_digest_if_known():
     report = made_up_report().to_dict()
     report["model"]["sha256"] = "ab12"
     assert "SHA-256 of its configuration and weight index `ab12`" in model_card(report)
-    del report["model"]["sha256"]  # an earlier report
+    del report["model"]["sha256"]  # as in older reports
     assert "(revision `abc123`)" in model_card(report)

@@ -21,7 +21,7 @@ TASKS = made_up_report(tasks={"a": task_score(), "b_task": task_score(base=None)
         lambda inline: score_chart(TASKS, inline=inline),
     ],
 )
-def test_a_picture_is_well_formed_svg_in_the_readers_colours(draw, inline):
+def test_a_chart_is_well_formed_svg_in_the_pages_colours(draw, inline):
     text = draw(inline)
     ElementTree.fromstring(text)
     assert "#010203" not in text
@@ -29,14 +29,14 @@ def test_a_picture_is_well_formed_svg_in_the_readers_colours(draw, inline):
     assert text.startswith("<svg") == inline
 
 
-def test_the_same_numbers_give_the_same_picture():
+def test_equal_numbers_give_equal_charts():
     assert score_chart(TASKS, inline=True) == score_chart(TASKS, inline=True)
     assert training_chart(made_up_metrics(), inline=False) == training_chart(
         made_up_metrics(), inline=False
     )
 
 
-def test_two_pictures_on_a_page_share_no_id_and_miss_none():
+def test_two_charts_on_a_page_share_no_id_and_miss_none():
     pictures = [training_chart(made_up_metrics(), inline=True), score_chart(TASKS, inline=True)]
     ids = [set(re.findall(r'\bid="([^"]+)"', picture)) for picture in pictures]
     assert ids[0]
@@ -47,13 +47,13 @@ def test_two_pictures_on_a_page_share_no_id_and_miss_none():
         assert used <= own
 
 
-def test_an_inline_picture_takes_the_width_of_its_page():
+def test_an_inline_chart_takes_the_width_of_its_page():
     opening = re.match(r"<svg[^>]*>", score_chart(TASKS, inline=True))[0]
     assert "viewBox=" in opening
     assert not re.search(r"\b(width|height)=", opening)
 
 
-def test_text_stays_text_and_every_task_is_named():
+def test_text_is_kept_as_text_and_every_task_is_named():
     texts = "".join(ElementTree.fromstring(score_chart(TASKS, inline=True)).itertext())
     assert "b_task" in texts
     assert "95 % interval" in texts
@@ -64,7 +64,7 @@ def test_a_base_model_that_was_not_evaluated_has_no_bar():
     assert count["b_task"] < count["a"]
 
 
-def test_a_validation_loss_is_drawn_where_it_was_measured():
+def test_a_validation_loss_is_plotted_if_measured():
     with_it = training_chart(made_up_metrics(5, validation_loss=0.5), inline=True)
     assert "validation loss" in with_it
     assert "validation loss" not in training_chart(made_up_metrics(5), inline=True)

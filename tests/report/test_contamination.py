@@ -12,20 +12,20 @@ def report(contamination):
 SEEN = {"a": {"rows": 3, "ids": ["test-0", "test-1", "test-20"]}, "b": {"rows": 0, "ids": []}}
 
 
-def test_not_having_looked_is_not_having_found_nothing():
-    assert contamination_text(report(None)) == "not looked for"
+def test_not_checked_differs_from_none_found():
+    assert contamination_text(report(None)) == "not checked"
     assert contamination_text(report({"b": SEEN["b"]})) == "none found"
     assert contamination_text(report(SEEN)) == "a: 3 of 400"
 
 
-def test_the_score_without_rows_that_were_trained_on_stands_beside_the_full_one():
+def test_the_clean_score_leaves_out_rows_that_were_trained_on():
     predictions = {name: made_up_predictions(right=14, wrong=12) for name in "ab"}
     assert clean_scores(report(SEEN), predictions) == {
         "a": {"value": 12 / 23, "ci95": wilson_interval(12, 23), "n": 23}
     }
 
 
-def test_a_task_of_which_no_row_is_left_has_no_clean_score():
+def test_a_fully_contaminated_task_has_no_clean_score():
     every = [p.id for p in made_up_predictions(2, 2)]
     seen = {"a": {"rows": 4, "ids": every}}
     assert clean_scores(report(seen), {"a": made_up_predictions(2, 2)}) == {}

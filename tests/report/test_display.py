@@ -34,13 +34,13 @@ def test_without_a_terminal_every_logged_step_is_one_line(plain, caplog):
     assert [r.getMessage() for r in caplog.records] == lines
 
 
-def test_a_validation_loss_is_part_of_the_line(plain):
+def test_a_validation_loss_is_on_the_line(plain):
     with TrainingDisplay(2, console=plain) as display:
         display.update(record(2, validation_loss=0.25))
     assert "validation loss 0.2500" in plain.file.getvalue()
 
 
-def test_on_a_terminal_a_bar_moves_and_the_log_file_still_gets_the_lines(terminal, caplog):
+def test_a_terminal_shows_a_bar_and_the_log_file_gets_lines(terminal, caplog):
     with caplog.at_level(logging.INFO), TrainingDisplay(4, console=terminal) as display:
         for step in range(1, 5):
             display.update(record(step))
@@ -63,70 +63,70 @@ def test_the_time_left_fits_on_a_narrow_terminal():
     assert "…" not in shown
 
 
-def test_the_cursor_comes_back_where_training_fails(terminal):
+def test_the_cursor_is_restored_if_training_fails(terminal):
     with pytest.raises(ZeroDivisionError), TrainingDisplay(4, console=terminal):
         _ = 1 / 0
     assert terminal.file.getvalue().rfind("\x1b[?25h") > terminal.file.getvalue().rfind("\x1b[?25l")
 
 
-def test_messages_are_printed_as_they_are_and_logged(plain, caplog):
+def test_messages_are_printed_verbatim_and_logged(plain, caplog):
     with caplog.at_level(logging.INFO), TrainingDisplay(4, console=plain) as display:
         display.message("checkpoint [bold] step 2 " + "x" * 80)
     assert plain.file.getvalue() == "checkpoint [bold] step 2 " + "x" * 80 + "\n"
     assert caplog.messages == ["checkpoint [bold] step 2 " + "x" * 80]
 
 
-def test_an_evaluation_says_each_tenth_how_many_are_right(plain):
+def test_an_evaluation_logs_its_accuracy_every_tenth(plain):
     with EvaluationDisplay("boolq", 400, console=plain) as display:
         for done in range(1, 401):
             display.update(Progress(done, 400, 0.5, 10, 4000 - 10 * done))
     lines = plain.file.getvalue().splitlines()
     assert len(lines) == 10
-    assert lines[0].startswith("boolq 40/400  50.0% right so far  ")
+    assert lines[0].startswith("boolq 40/400  50.0% correct so far  ")
     assert lines[0].endswith(" s left")
-    assert lines[-1].startswith("boolq 400/400  50.0% right so far  in 0.")
+    assert lines[-1].startswith("boolq 400/400  50.0% correct so far  in 0.")
 
 
-def test_a_short_evaluation_is_not_a_wall_of_lines(plain):
+def test_a_short_evaluation_logs_few_lines(plain):
     with EvaluationDisplay("boolq", 40, console=plain) as display:
         for done in range(1, 41):
             display.update(Progress(done, 40, 0.0, 1, 40 - done))
     (line,) = plain.file.getvalue().splitlines()
-    assert line.startswith("boolq 25/40  0.0% right so far  ")
+    assert line.startswith("boolq 25/40  0.0% correct so far  ")
 
 
-def test_one_process_of_several_shows_its_share(plain):
+def test_one_process_of_several_shows_its_shard(plain):
     with EvaluationDisplay("boolq", 400, console=plain) as display:
         for done in range(1, 101):
             display.update(Progress(done, 100, 1.0, 1, 100 - done))
     last = plain.file.getvalue().splitlines()[-1]
-    assert last.startswith("boolq 100/100  100.0% right so far")
+    assert last.startswith("boolq 100/100  100.0% correct so far")
 
 
-def test_a_regression_is_spoken_of_by_its_error(plain):
+def test_a_regression_shows_its_mean_error(plain):
     with EvaluationDisplay("stsb", 25, console=plain, numbers=True) as display:
         for done in range(1, 26):
             display.update(Progress(done, 25, 0.81234, 1, 25 - done))
     assert plain.file.getvalue().startswith("stsb 25/25  mean error 0.812 so far")
 
 
-def test_rows_that_were_taken_over_say_nothing_on_the_time_left(plain):
+def test_resumed_rows_give_no_estimate_of_the_time_left(plain):
     with EvaluationDisplay("boolq", 50, console=plain) as display:
         display.update(Progress(30, 50, 0.5, 0, 200))
-    assert plain.file.getvalue() == "boolq 30/50  50.0% right so far\n"
+    assert plain.file.getvalue() == "boolq 30/50  50.0% correct so far\n"
 
 
-def test_the_bar_of_a_finished_evaluation_gives_way_to_its_line(terminal):
+def test_the_bar_of_a_finished_evaluation_is_replaced_by_its_line(terminal):
     with EvaluationDisplay("boolq", 2, console=terminal) as display:
         display.update(Progress(1, 2, 1.0, 10, 10))
         display.update(Progress(2, 2, 1.0, 10, 0))
         display.message("boolq: accuracy 100.0%")
     erased = terminal.file.getvalue().rindex("\x1b[2K")  # the bar's line, at the very end
     assert terminal.file.getvalue().rindex("boolq: accuracy") < erased
-    assert "right so far" not in terminal.file.getvalue()[erased:]
+    assert "correct so far" not in terminal.file.getvalue()[erased:]
 
 
-def test_the_time_left_has_its_label_and_at_the_end_it_is_the_time_taken(terminal):
+def test_the_time_left_becomes_the_time_taken_at_the_end(terminal):
     with TrainingDisplay(2, console=terminal) as display:
         display.update(record(1))
         display._progress.refresh()
@@ -136,13 +136,13 @@ def test_the_time_left_has_its_label_and_at_the_end_it_is_the_time_taken(termina
     assert re.search(r"2/2 .* in \d\.\d s", shown)
 
 
-def test_a_validation_loss_that_has_its_own_line_is_not_said_twice(plain):
+def test_a_validation_loss_with_its_own_line_is_not_repeated(plain):
     with TrainingDisplay(2, console=plain, judged=True) as display:
         display.update(record(2, validation_loss=0.25))
     assert "validation" not in plain.file.getvalue()
 
 
-def test_a_line_wraps_between_words_and_a_path_stays_in_one_piece():
+def test_lines_wrap_between_words_and_paths_are_not_broken():
     narrow = Console(file=io.StringIO(), force_terminal=True, width=40, legacy_windows=False)
     path = "/runs/20260101-120000-a-recipe-with-a-long-name/report.html"
     say(narrow, f"report: {path} (also report.md, report.json)\nadapter: here")
@@ -154,18 +154,18 @@ def test_a_line_wraps_between_words_and_a_path_stays_in_one_piece():
     ]
 
 
-def test_without_a_terminal_a_line_is_a_line(plain):
+def test_lines_are_not_wrapped_without_a_terminal(plain):
     say(plain, "word " * 30 + "end")
     assert plain.file.getvalue() == "word " * 30 + "end\n"
 
 
-def test_a_resumed_training_starts_its_bar_where_it_goes_on(terminal):
+def test_a_resumed_training_starts_its_bar_at_the_resumed_step(terminal):
     with TrainingDisplay(8, console=terminal, start_step=5) as display:
         display.message("going on")
     assert "5/8" in terminal.file.getvalue()
 
 
-def test_encoding_is_shown_only_when_it_takes_long(plain, monkeypatch):
+def test_encoding_is_shown_only_if_it_is_slow(plain, monkeypatch):
     now = iter([0.0, 1.0, 3.0, 3.0, 9.0, 14.0, 14.0])
     monkeypatch.setattr("toplora_train.report.display.time.monotonic", lambda: next(now))
     with EncodingDisplay("training rows", 4000, console=plain) as display:

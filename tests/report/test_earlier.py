@@ -1,4 +1,4 @@
-"""The end of a run is kept whole while the run is trained for longer."""
+"""A finished run's results are kept in full when the run is extended."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_an_end_is_a_finished_run_without_its_checkpoints(run):
     assert end.command == "toplora-train recipe=smoke seed=3"
 
 
-def test_an_extension_that_never_began_is_undone(run):
+def test_an_extension_that_never_started_is_undone(run):
     keep_end(run)
     (run / "config.yaml").write_text("of the extension")
     undo_unbegun(run)
@@ -39,7 +39,7 @@ def test_an_extension_that_never_began_is_undone(run):
     assert not (run / "earlier").exists()
 
 
-def test_one_that_began_is_not(run):
+def test_an_extension_that_started_is_not_undone(run):
     keep_end(run)
     (run / "config.yaml").write_text("of the extension")
     for report in (None, {"schema_version": 1, "status": "interrupted"}):
@@ -51,7 +51,7 @@ def test_one_that_began_is_not(run):
         assert len(earlier_ends(run)) == 1
 
 
-def test_a_run_that_never_ended_before_has_no_earlier_ends(run):
+def test_a_run_that_was_not_extended_has_no_earlier_ends(run):
     assert earlier_ends(run) == []
     undo_unbegun(run)
     assert (run / "config.yaml").read_text() == "of the finished run"

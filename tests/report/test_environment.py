@@ -7,7 +7,7 @@ from importlib import metadata
 from toplora_train.report.environment import environment, git_commit
 
 
-def test_versions_are_those_that_are_installed():
+def test_versions_match_the_installed_packages():
     found = environment("a device")
     assert found["python"] == platform.python_version()
     assert found["device"] == "a device"
@@ -16,9 +16,9 @@ def test_versions_are_those_that_are_installed():
     json.dumps(found)
 
 
-def test_asking_for_versions_imports_nothing_heavy(checkout):
+def test_reading_versions_imports_nothing_heavy(checkout):
     heavy = "[n for n in ('torch', 'transformers', 'peft') if n in sys.modules]"
-    # The package's own __init__ may import adapters; what counts is what this module adds.
+    # The package's own __init__ may import adapters; only what this module adds matters.
     code = (
         f"import sys, toplora_train; before = {heavy};"
         "from toplora_train.report.environment import environment; environment();"
@@ -34,7 +34,7 @@ def commit(folder, *arguments):
     )
 
 
-def test_the_commit_says_where_files_differ_from_it(tmp_path):
+def test_the_commit_is_marked_if_there_are_changes(tmp_path):
     assert git_commit(tmp_path) is None
     commit(tmp_path, "init")
     assert git_commit(tmp_path) is None

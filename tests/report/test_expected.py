@@ -17,7 +17,7 @@ def report(tasks=("a", "b"), expected=(PUBLISHED,)):
     return made_up_report(tasks=scores, expected=list(expected)).to_dict()
 
 
-def test_only_what_was_published_for_this_adapter_at_this_rank_counts():
+def test_published_results_match_by_adapter_and_rank():
     every_rank = PUBLISHED | {"r": None}
     other = PUBLISHED | {"adapter": "lora"}
     published = [PUBLISHED, every_rank, other]
@@ -26,7 +26,7 @@ def test_only_what_was_published_for_this_adapter_at_this_rank_counts():
     assert matching(published, {"name": "tenslora"}) == []
 
 
-def test_ours_stands_beside_with_the_difference_and_the_source():
+def test_our_score_is_shown_with_the_difference_and_the_source():
     source = "Somebody (arXiv 1), protocol legacy.toplora"
     assert expected_table(report()) == [
         ["a", "64.0 %", "70 %", "-6.0", source],
@@ -35,31 +35,31 @@ def test_ours_stands_beside_with_the_difference_and_the_source():
     ]
 
 
-def test_a_mean_over_other_tasks_is_shown_without_a_difference():
+def test_a_mean_over_different_tasks_has_no_difference():
     alone = PUBLISHED | {"scores": {}}
     for rows in (expected_table(report(("a",))), expected_table(report(expected=[alone]))):
-        assert rows[-1][:4] == ["mean", "of other tasks", "65 %", ""]
+        assert rows[-1][:4] == ["mean", "different tasks", "65 %", ""]
 
 
-def test_what_was_trained_from_another_adapter_is_held_against_such_runs_only():
+def test_results_started_from_an_adapter_are_compared_only_with_such_runs():
     alone = PUBLISHED | {"start": "the LoRA trained on MNLI"}
     mine = report(expected=[alone])
     source = "Somebody (arXiv 1), protocol legacy.toplora; started from the LoRA trained on MNLI"
     (row, *_) = expected_table(mine)
-    assert row[3:] == ["another start", f"{source}, this run from the base model"]
+    assert row[3:] == ["different start", f"{source}, this run from the base model"]
     mine["adapter"]["settings"]["start_from"] = "runs/mnli"
     (row, *_) = expected_table(mine)
     assert row[3:] == ["-6.0", f"{source}, this run from runs/mnli"]
 
 
-def test_the_pages_have_a_section_only_where_something_was_published():
+def test_the_section_is_left_out_if_nothing_was_published():
     for render in (lambda r: render_markdown(r, {}), lambda r: render_html(r, [], {})):
         assert "Published numbers" in render(report())
         assert "Published numbers" not in render(report(expected=[]))
     assert "| a | 64.0 % | 70 % | -6.0 |" in render_markdown(report(), {})
 
 
-def test_an_earlier_report_without_the_key_has_no_table():
+def test_an_older_report_without_the_key_has_no_table():
     old = report()
     del old["expected"]
     assert expected_table(old) == []

@@ -25,14 +25,14 @@ def test_the_interval_is_that_of_the_paired_differences():
     )
 
 
-def test_answers_that_rise_and_fall_together_are_told_apart_better_than_independent_ones():
+def test_correlated_answers_give_a_narrower_interval():
     base, tuned = np.arange(200) < 100, np.arange(200) < 108
     low, _ = gain({"a": (answers(base), answers(tuned))})["ci95"]
     assert low > 0
     assert 0.54 - 0.50 < 1.96 * (0.54 * 0.46 / 200 + 0.5 * 0.5 / 200) ** 0.5  # as if independent
 
 
-def test_over_several_tasks_it_is_the_plain_mean():
+def test_over_several_tasks_it_is_the_unweighted_mean():
     small = (answers([0, 0, 0, 0]), answers([1, 1, 0, 0]))
     large = (answers([1] * 40), answers([1] * 40))
     found = gain({"small": small, "large": large})
@@ -43,7 +43,7 @@ def test_over_several_tasks_it_is_the_plain_mean():
     assert 0 < high < 0.06  # 40 equal answers are not all answers
 
 
-def test_it_is_read_from_the_stored_answers_where_the_base_model_has_some(tmp_path: Path):
+def test_it_is_read_from_stored_predictions_of_both_models(tmp_path: Path):
     write_predictions(tmp_path / "a.jsonl", answers([1, 1, 0]))
     assert read_gain(tmp_path, ["a"]) is None
     write_predictions(tmp_path / "a.base.jsonl", answers([1, 0, 0]))
@@ -51,15 +51,15 @@ def test_it_is_read_from_the_stored_answers_where_the_base_model_has_some(tmp_pa
     assert read_gain(tmp_path, []) is None
 
 
-def test_answers_to_other_rows_are_not_compared():
-    with pytest.raises(UserError, match="base and tuned model to a are not to the same rows"):
+def test_predictions_for_different_rows_are_an_error():
+    with pytest.raises(UserError, match="tuned model on a are for different rows"):
         gain({"a": (answers([1]), answers([1, 0]))})
 
 
-def test_the_words_say_that_the_intervals_are_paired():
+def test_the_text_says_that_the_intervals_are_paired():
     found = gain({"a": (answers([0] * 50), answers([1] * 50))})
     assert gain_text({"gain": found}).startswith(
-        "Points gained over the base model: a +100.0 (+96.0 to +100.0). Both models answered the "
-        "same rows"
+        "Gain over the base model in points: a +100.0 (+96.0 to +100.0). Both models answered "
+        "the same rows"
     )
     assert gain_text({"gain": None}) == gain_text({}) == ""

@@ -5,13 +5,13 @@ import pytest
 from toplora_train.report.json_file import plain_json, write_json_atomically, write_text_atomically
 
 
-def test_what_was_written_reads_back(tmp_path):
+def test_written_json_reads_back(tmp_path):
     path = tmp_path / "new" / "report.json"
     write_json_atomically(path, {"a": (1, 2.5), "é": None})
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": [1, 2.5], "é": None}
 
 
-def test_numbers_that_json_cannot_say_become_null():
+def test_nan_and_infinity_become_null():
     assert plain_json({"a": [float("nan"), float("inf"), 1.0], 2: "x"}) == {
         "a": [None, None, 1.0],
         "2": "x",

@@ -18,7 +18,7 @@ def path(tmp_path):
     return path
 
 
-def test_every_line_is_on_disk_at_once_with_the_promised_keys(tmp_path):
+def test_every_line_is_flushed_with_the_required_keys(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with MetricsFile(path) as file:
         file.append(ROWS[0] | {"logged": True, "validation_loss": None})
@@ -27,7 +27,7 @@ def test_every_line_is_on_disk_at_once_with_the_promised_keys(tmp_path):
     assert read_metrics(path) == [ROWS[0], ROWS[1] | {"validation_loss": 0.5}]
 
 
-def test_a_record_without_a_promised_key_is_refused(tmp_path):
+def test_a_record_without_a_required_key_is_refused(tmp_path):
     record = {key: 1 for key in KEYS if key != "grad_norm"}
     with (
         MetricsFile(tmp_path / "metrics.jsonl") as file,
@@ -42,7 +42,7 @@ def test_a_resumed_run_drops_the_lines_after_its_checkpoint(path):
     assert read_metrics(path) == ROWS[:5]
 
 
-def test_a_run_from_the_start_replaces_the_file(path):
+def test_a_fresh_run_replaces_the_file(path):
     MetricsFile(path).close()
     assert read_metrics(path) == []
 
@@ -52,7 +52,7 @@ def test_a_resumed_run_without_a_file_starts_one(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
-def test_a_torn_last_line_is_repaired(path):
+def test_an_incomplete_last_line_is_dropped(path):
     path.write_bytes(path.read_bytes()[:-30])
     assert read_metrics(path) == ROWS[:5]
     with MetricsFile(path, resumed_step=60) as file:
@@ -61,7 +61,7 @@ def test_a_torn_last_line_is_repaired(path):
     assert len(path.read_text().splitlines()) == 6
 
 
-def test_a_number_that_json_cannot_say_is_null(tmp_path):
+def test_infinity_is_null(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with MetricsFile(path) as file:
         file.append(ROWS[0] | {"grad_norm": float("inf")})
@@ -69,6 +69,6 @@ def test_a_number_that_json_cannot_say_is_null(tmp_path):
     assert read_metrics(path)[0]["grad_norm"] is None
 
 
-def test_a_missing_file_is_the_users_error(tmp_path):
+def test_a_missing_file_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be read"):
         read_metrics(tmp_path / "metrics.jsonl")

@@ -14,7 +14,7 @@ from toplora_train.report import numbers
         (7800, "2 h 10 min"),
     ],
 )
-def test_a_duration_is_written_as_people_say_it(seconds, text):
+def test_a_duration_is_readable(seconds, text):
     assert numbers.readable_seconds(seconds) == text
 
 
@@ -28,11 +28,11 @@ def test_a_duration_is_written_as_people_say_it(seconds, text):
         (139 * 2**30, "139.0 GiB"),
     ],
 )
-def test_memory_is_written_in_a_unit_that_fits(size, text):
+def test_memory_has_a_suitable_unit(size, text):
     assert numbers.memory(size) == text
 
 
-def test_shares_are_written_in_percent():
+def test_fractions_are_formatted_as_percent():
     assert numbers.percent(0.64) == "64.0 %"
     assert numbers.percent_interval((0.591, 0.6864)) == "59.1 to 68.6"
     assert numbers.points(0.52) == "+52.0"
@@ -40,13 +40,13 @@ def test_shares_are_written_in_percent():
     assert numbers.count(1234567) == "1,234,567"
 
 
-def test_one_thing_is_not_spoken_of_as_several():
+def test_a_count_of_one_is_singular():
     assert numbers.counted(1, "step") == "1 step"
     assert numbers.counted(0, "step") == "0 steps"
     assert numbers.counted(1200, "entry", "entries") == "1,200 entries"
 
 
-def test_a_correlation_with_what_never_changes_is_undefined():
+def test_a_correlation_with_a_constant_is_undefined():
     one = {"value": 0.0, "ci95": [0.0, 0.0]}
     assert numbers.score(0.0, (0.0, 0.0), "pearson") == "undefined"
     assert (numbers.score_value(one, "pearson"), numbers.score_interval(one, "pearson")) == (
@@ -56,7 +56,7 @@ def test_a_correlation_with_what_never_changes_is_undefined():
     assert numbers.any_undefined({"tasks": {"stsb": one | {"metric": "pearson"}}})
 
 
-def test_an_accuracy_of_nothing_and_a_correlation_near_nothing_are_scores():
+def test_an_accuracy_of_zero_and_a_correlation_near_zero_are_scores():
     assert numbers.score(0.0, (0.0, 0.194), "accuracy") == "0.0 % (0.0 to 19.4)"
     assert numbers.score(0.0, (0.0, 0.0), "f1") == "0.0 % (0.0 to 0.0)"
     assert numbers.score(0.0, (-0.1, 0.1), "pearson") == "0.0 % (-10.0 to 10.0)"

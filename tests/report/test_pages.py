@@ -27,7 +27,7 @@ VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 class Balanced(HTMLParser):
-    """Fails on a tag that is closed but not open, and remembers all attributes."""
+    """Fails on a closing tag without an opening one, and collects all attributes."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ def page(report=None, metrics=None, predictions=PREDICTIONS):
     return render_html(report, made_up_metrics() if metrics is None else metrics, predictions)
 
 
-def test_the_headline_says_base_tuned_and_how_sure_the_gain_is():
+def test_the_headline_has_base_tuned_and_the_interval_of_the_gain():
     line = headline(made_up_report().to_dict())
     assert re.fullmatch(
         r"Base 12\.0 % → tuned 64\.0 % "
@@ -68,7 +68,7 @@ def test_the_headline_of_several_tasks_says_that_it_is_a_mean():
 def test_without_the_base_model_the_headline_claims_no_gain():
     report = made_up_report(tasks={"a": task_score(base=None)}).to_dict()
     assert re.fullmatch(r"Tuned 64\.0 % \(95 % interval 59\.\d to 68\.\d\)", headline(report))
-    assert "nothing is said about a gain" in verdict(report)
+    assert "the gain is unknown" in verdict(report)
 
 
 def test_without_tasks_the_headline_says_so():
@@ -77,14 +77,14 @@ def test_without_tasks_the_headline_says_so():
 
 
 @pytest.mark.parametrize(
-    ("tuned", "base", "word"), [(64, 12, "better"), (12, 64, "worse"), (30, 29, "cannot be told")]
+    ("tuned", "base", "word"), [(64, 12, "better"), (12, 64, "worse"), (30, 29, "not significant")]
 )
 def test_the_verdict_follows_the_interval(tuned, base, word):
     report = made_up_report(tasks={"a": task_score(tuned, 100, base)}).to_dict()
     assert word in verdict(report)
 
 
-def test_the_page_is_whole_balanced_and_fetches_nothing():
+def test_the_page_is_well_formed_and_self_contained():
     reader = Balanced()
     reader.feed(page())
     assert reader.open == []
@@ -94,23 +94,23 @@ def test_the_page_is_whole_balanced_and_fetches_nothing():
     assert not re.search(r"@import|url\((?!#)", page())
 
 
-def test_what_a_model_wrote_cannot_become_part_of_the_page():
+def test_model_output_is_escaped():
     predictions = made_up_predictions()
     evil = predictions[0].__class__("x", "p", "<script>alert(1)</script>", None, "<b>", False)
     text = page(predictions={"arithmetic": [evil]})
     assert "<script>" not in text
     assert html.escape("<script>alert(1)</script>") in text
-    assert "nothing that could be read" in text
+    assert "nothing (no answer found in the output)" in text
 
 
 @pytest.mark.parametrize("form", ["markdown", "html"])
-def test_both_forms_say_what_was_done_at_what_cost_and_what_was_proven(form):
+def test_both_formats_have_data_cost_scores_and_checks(form):
     report = made_up_report(notes=["a note of the run"]).to_dict()
     text = {
         "markdown": render_markdown(report, PREDICTIONS),
         "html": render_html(report, made_up_metrics(), PREDICTIONS),
     }[form]
-    for said in (
+    for expected in (
         "+52.0 points",
         "64.0 %",
         "59.2 to 68.6",
@@ -121,7 +121,7 @@ def test_both_forms_say_what_was_done_at_what_cost_and_what_was_proven(form):
         "2.0 GiB",
         "ab" * 32,
         "2 truncated, 5 dropped",
-        "not looked for",
+        "not checked",
         "logits differ from the trained model's by at most 0",
         "a note of the run",
         "toplora-train recipe=smoke seed=3",
@@ -129,13 +129,13 @@ def test_both_forms_say_what_was_done_at_what_cost_and_what_was_proven(form):
         "gate.activation",
         "gate.name",
         "0.21.2",
-        "10 right",
+        "10 correct",
         "10 wrong",
     ):
-        assert said in text.replace("\\_", "_").replace("&#39;", "'"), said
+        assert expected in text.replace("\\_", "_").replace("&#39;", "'"), expected
 
 
-def test_a_task_with_rows_that_were_trained_on_has_a_second_score_without_them():
+def test_a_contaminated_task_has_a_second_score_on_clean_rows():
     seen = {"arithmetic": {"rows": 2, "ids": ["test-0", "test-1"]}}
     data = dataclasses.replace(made_up_report().data, contamination=seen)
     report = made_up_report(data=data).to_dict()
@@ -146,10 +146,10 @@ def test_a_task_with_rows_that_were_trained_on_has_a_second_score_without_them()
     assert "arithmetic, rows not trained on</th><td></td><td>50.0 %</td>" in page
 
 
-def test_an_adapter_that_was_not_read_back_is_not_said_to_be():
+def test_an_adapter_that_was_not_reloaded_is_reported_as_such():
     report = made_up_report(reload=None).to_dict()
-    assert "was not read back" in render_markdown(report, PREDICTIONS)
-    assert "was not read back" in render_html(report, [], PREDICTIONS)
+    assert "was not reloaded" in render_markdown(report, PREDICTIONS)
+    assert "was not reloaded" in render_html(report, [], PREDICTIONS)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_reports_of_every_kind_are_written(tmp_path, report):
     assert reader.open == []
 
 
-def test_the_pictures_that_the_markdown_shows_exist(tmp_path):
+def test_the_charts_linked_in_the_markdown_exist(tmp_path):
     write_pages(tmp_path, made_up_report().to_dict(), made_up_metrics(), PREDICTIONS)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     shown = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
@@ -189,18 +189,18 @@ def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head():
             table = []
 
 
-def test_a_code_block_outlasts_the_back_ticks_inside_it():
+def test_a_code_fence_is_longer_than_the_backticks_inside():
     text = fenced("a ```` b")
     fence = text.split("text\n")[0]
     assert fence == "`" * 5
     assert text.endswith("\n" + fence)
 
 
-def test_a_table_cell_is_one_line_without_markdown_of_its_own():
+def test_a_table_cell_is_one_line_with_markdown_escaped():
     assert cell("a|b\n*c* <d>") == r"a\|b \*c\* \<d\>"
 
 
-def test_the_way_of_answering_stands_beside_every_score():
+def test_the_answering_method_is_shown_with_every_score():
     tasks = {
         "a": task_score(),
         "b": dataclasses.replace(task_score(), answered="chosen by likelihood"),
@@ -211,7 +211,7 @@ def test_the_way_of_answering_stands_beside_every_score():
 
 
 @pytest.mark.parametrize("base", [80, None], ids=["with", "without"])
-def test_the_mean_stands_beside_what_it_must_beat(base):
+def test_the_mean_is_shown_with_its_baselines(base):
     tasks = {"a": task_score(base=base), "b": task_score(correct=128, base=base)}
     line = next(
         line
@@ -226,17 +226,17 @@ def test_the_mean_stands_beside_what_it_must_beat(base):
     assert len(cells) == 9
 
 
-def test_a_legacy_protocol_is_named_and_its_mismatch_counted_instead_of_proven():
+def test_a_legacy_protocol_is_named_with_its_count_of_mismatches():
     data = dataclasses.replace(made_up_report().data, prompt_mismatches=17)
     report = made_up_report(protocol="legacy.toplora", data=data).to_dict()
     for page in (render_markdown(report, {}), render_html(report, [], {})):
         assert "for reproduction only" in page
         assert "17 of" in page
-        assert "Every training row begins" not in page
+        assert "Every training row starts" not in page
 
 
 @pytest.mark.parametrize("form", ["markdown", "html"])
-def test_the_measured_peak_stands_beside_the_planned_memory(form):
+def test_the_measured_peak_is_shown_with_the_planned_memory(form):
     made = made_up_report()
     train = dataclasses.replace(made.train, planned_memory_bytes=3 * 2**30)
     made = dataclasses.replace(made, train=train)
@@ -245,14 +245,14 @@ def test_the_measured_peak_stands_beside_the_planned_memory(form):
     assert ("3.0 GiB planned" if form == "html" else "itself: 3.0 GiB)") in text
 
 
-def test_the_rows_wording_tokens_and_learned_share_stand_with_them():
+def test_the_data_section_has_prompt_format_tokens_and_supervised_share():
     made = made_up_report()
-    told = {"wording": "chat", "supervised_share": 0.25, "tokens_from": "from the cache"}
-    with_all = made_up_report(data=dataclasses.replace(made.data, **told)).to_dict()
-    from_before = made.to_dict()
-    for key in told:
-        del from_before["data"][key]
+    newer = {"wording": "chat", "supervised_share": 0.25, "tokens_from": "from the cache"}
+    with_all = made_up_report(data=dataclasses.replace(made.data, **newer)).to_dict()
+    from_older = made.to_dict()
+    for key in newer:
+        del from_older["data"][key]
     for render in (render_markdown, lambda report, _: render_html(report, [], {})):
-        for words in ("own chat template", "25.0 % of the rows", "from the cache"):
+        for words in ("model's chat template", "25.0 % of the rows", "from the cache"):
             assert words in render(with_all, {})
-            assert words not in render(from_before, {})
+            assert words not in render(from_older, {})

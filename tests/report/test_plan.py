@@ -59,7 +59,7 @@ def shown(plan: Plan = PLAN) -> str:
     return console.file.getvalue()
 
 
-def test_the_learned_tokens_stand_in_brackets():
+def test_supervised_tokens_are_in_brackets():
     assert render(TOKENS.example).plain == "1 + 1|⏎\n[2|<eos>]"
 
 
@@ -75,55 +75,55 @@ def test_every_number_of_the_plan_is_shown():
     assert "3.8 MiB" in text
 
 
-def test_the_configuration_is_shown_without_the_wish_for_a_plan():
+def test_the_configuration_is_shown_without_the_plan_key():
     assert "plan:" not in shown()
     assert "r: 8" in shown()
 
 
-def test_bytes_are_said_in_their_unit():
+def test_bytes_have_a_suitable_unit():
     assert readable_bytes(512) == "512 B"
     assert readable_bytes(3 * 1024**2) == "3.0 MiB"
     assert readable_bytes(5.5 * 1024**3) == "5.5 GiB"
 
 
-def test_what_is_at_hand_and_what_is_to_be_fetched_is_told_apart_with_what_is_known_of_it():
-    here, missing = shown().split("To be fetched")
+def test_local_and_missing_inputs_are_listed_separately_with_details():
+    here, missing = shown().split("To be downloaded")
     assert "model: a/model, /models/a" in here
-    assert "llm-adapters:boolq; 3,270 rows, 2.0 KiB, licence not known" in missing
+    assert "llm-adapters:boolq; 3,270 rows, 2.0 KiB, licence unknown" in missing
     gated = RunInput("model", "b/c", at_hand=False, url="https://hub/b/c", gated=True, licence="x")
     text = shown(replace(PLAN, inputs=[gated]))
-    assert "b/c; size not known, licence x, gated: accept it at https://hub/b/c" in text
-    assert "At hand" not in text
+    assert "b/c; size unknown, licence x, gated: request access at https://hub/b/c" in text
+    assert "Available locally" not in text
 
 
-def test_what_is_not_known_is_said_and_no_number_stands_in_its_place():
+def test_unknown_values_are_reported_as_unknown():
     text = shown(replace(PLAN, rows=None, steps=None, tokens=None, work=None, unknown=["Not yet."]))
-    assert text.count("not known") == 4  # rows, steps, the rows of boolq, its licence
+    assert text.count("unknown") == 4  # rows, steps, the rows of boolq, its licence
     assert "Not yet." in text
     assert "TFLOP" not in text
     assert "token by token" not in text
 
 
-def test_memory_is_held_against_the_device_and_a_setting_that_cannot_be_has_its_reason():
+def test_memory_is_compared_with_the_device_and_impossible_settings_have_a_reason():
     columns = [*WORK.memory, DeviceMemory("8, fsdp2", {}, 0, refusal="not with this")]
     work = replace(WORK, memory=columns, capacity=4_018_000.0, command="train launch=ddp")
     text = shown(replace(PLAN, work=work))
     verdict = next(line for line in text.splitlines() if " of 3.8 MiB" in line)
-    assert verdict.split()[-3:] == ["enough", "too", "little"]
+    assert verdict.split()[-4:] == ["fits", "does", "not", "fit"]
     assert "- 8, fsdp2: not with this" in text
     assert "On 8 devices: train launch=ddp" in text
 
 
-def test_an_upper_bound_is_called_one_and_an_assumed_share_of_the_peak_is_told():
+def test_an_upper_bound_is_called_one_and_shown_with_the_utilisation():
     work = replace(WORK, bound="every row at 64 tokens", speed_from="published peak")
     text = shown(replace(PLAN, work=replace(work, utilisation=0.4)))
     assert "matrix products, at most" in text
     assert "at least (at" not in text
     assert "upper bounds: every row at 64 tokens." in text
-    assert "12 min 30 s" in next(line for line in text.splitlines() if "40 % of that" in line)
+    assert "12 min 30 s" in next(line for line in text.splitlines() if "40 % utilisation" in line)
 
 
-def test_what_other_adapters_would_cost_is_shown_with_the_reasons_where_there_is_no_number():
+def test_sizes_of_other_adapters_are_shown_with_reasons_for_missing_numbers():
     lines = [
         Alternative("lora", 1_234, "8", 1_230, -0.003),
         Alternative("genlora", 5_678, refusal="below the smallest"),
@@ -137,7 +137,7 @@ def test_what_other_adapters_would_cost_is_shown_with_the_reasons_where_there_is
     assert "adapter.budget: r = 7: 9" in text
 
 
-def test_where_the_tokens_came_from_is_told():
+def test_the_origin_of_the_tokens_is_shown():
     assert "token ids" not in shown()
     tokens = replace(TOKENS, source="from the cache")
     assert "from the cache" in shown(replace(PLAN, tokens=tokens))

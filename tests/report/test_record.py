@@ -22,14 +22,14 @@ PROMISED = {
 
 
 @pytest.mark.parametrize("place", PROMISED)
-def test_every_promised_key_is_there(place):
+def test_every_documented_key_is_present(place):
     values = made_up_report().to_dict()
     for key in filter(None, place.split(".")):
         values = values[key]
     assert set(PROMISED[place].split()) <= set(values)
 
 
-def test_the_file_holds_what_was_reported(tmp_path):
+def test_the_file_contains_the_report(tmp_path):
     path = tmp_path / "report.json"
     written = write_report(path, made_up_report())
     assert read_report(path) == written == json.loads(path.read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def test_the_file_holds_what_was_reported(tmp_path):
     assert written["tasks"]["arithmetic"]["ci95"] == list(wilson_interval(256, 400))
 
 
-def test_a_report_from_before_a_key_was_there_reads_as_if_it_had_its_default(tmp_path):
+def test_keys_missing_from_an_older_report_have_their_defaults(tmp_path):
     path = tmp_path / "report.json"
     written = write_report(path, made_up_report(notes=["one"]))
     earlier = json.loads(json.dumps(written))
@@ -74,12 +74,12 @@ def test_without_tasks_there_is_no_average():
     assert (values["average"], values["average_ci95"], values["tasks"]) == (None, None, {})
 
 
-def test_a_base_that_was_not_evaluated_everywhere_has_no_average():
+def test_a_base_model_not_evaluated_on_all_tasks_has_no_average():
     tasks = {"a": task_score(), "b": task_score(base=None)}
     assert made_up_report(tasks=tasks).to_dict()["average_base_value"] is None
 
 
-def test_a_loss_that_json_cannot_say_is_null():
+def test_a_nan_loss_is_null():
     train = dataclasses.replace(made_up_report().train, loss_last=float("nan"))
     assert made_up_report(train=train).to_dict()["train"]["loss_last"] is None
 
@@ -88,12 +88,12 @@ def test_a_loss_that_json_cannot_say_is_null():
     ("text", "message"),
     [
         (None, "cannot be read"),
-        ("{", "not valid JSON"),
+        ("{", "invalid JSON"),
         ("[]", "not a report of schema version 1"),
         ('{"schema_version": 99}', "not a report of schema version 1"),
     ],
 )
-def test_a_report_that_cannot_be_read_is_the_users_error(tmp_path, text, message):
+def test_an_unreadable_report_is_a_user_error(tmp_path, text, message):
     path = tmp_path / "report.json"
     if text is not None:
         path.write_text(text)
@@ -121,10 +121,10 @@ def test_the_protocol_hash_is_sixteen_digits_and_does_not_depend_on_order():
         (TASKS | {"b": {"n": 2}}, 1, "clean", None),
     ],
 )
-def test_whatever_moves_scores_moves_the_protocol_hash(other):
+def test_whatever_affects_scores_changes_the_protocol_hash(other):
     assert protocol_hash(*other) != protocol_hash(TASKS, 1, "clean", None)
 
 
-def test_a_licence_does_not_move_the_protocol_hash():
+def test_a_licence_does_not_change_the_protocol_hash():
     other = TASKS | {"boolq": TASKS["boolq"] | {"licence": "y"}}
     assert protocol_hash(other, 1, "clean", None) == protocol_hash(TASKS, 1, "clean", None)

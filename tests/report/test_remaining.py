@@ -1,4 +1,4 @@
-"""The time left is right while it lasts, whether tokens or rows cost it."""
+"""The estimate of the time left is accurate whether tokens or rows dominate the cost."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def clock(monkeypatch):
 
 
 def worst_estimate(clock, *, per_token, per_row, batch=32, after=2):
-    """The largest error of what is said after each batch, as a share of the truth."""
+    """The largest relative error of the estimates made after each batch."""
     total = sum(per_token * length + per_row for length in LENGTHS)
     left, worst = TimeLeft(), 0.0
     for start in range(0, len(LENGTHS), batch):
@@ -37,7 +37,7 @@ def worst_estimate(clock, *, per_token, per_row, batch=32, after=2):
     [(0.02, 0.0), (0.0, 2.0), (0.01, 1.0)],
     ids=["read", "written", "both"],
 )
-def test_it_is_right_from_the_second_batch_on_whatever_costs_the_time(clock, per_token, per_row):
+def test_it_is_accurate_from_the_second_batch_on_for_any_cost(clock, per_token, per_row):
     assert worst_estimate(clock, per_token=per_token, per_row=per_row) < 0.02
 
 
@@ -46,7 +46,7 @@ def test_after_one_batch_it_is_off_by_less_than_half(clock, per_token, per_row):
     assert worst_estimate(clock, per_token=per_token, per_row=per_row, after=1) < 0.5
 
 
-def test_it_runs_down_between_batches_and_never_below_zero(clock):
+def test_it_counts_down_between_batches_and_never_below_zero(clock):
     left = TimeLeft()
     assert left.seconds(64, 640) is None
     clock[0] = 60.0
@@ -59,8 +59,8 @@ def test_it_runs_down_between_batches_and_never_below_zero(clock):
     assert left.seconds(64, 640) == 0
 
 
-def test_work_that_turns_dearer_is_noticed_within_some_batches(clock):
-    """Answers that are proven in one pass come first; what is left has to be decoded."""
+def test_it_adapts_to_slower_batches(clock):
+    """Answers verified in one forward pass come first; the rest have to be decoded."""
     left = TimeLeft()
     for cost in [1.0] * 20 + [10.0] * 12:
         clock[0] += cost

@@ -17,7 +17,7 @@ from toplora_train.report.runs import (
 )
 
 
-def test_runs_that_differ_in_their_seed_only_are_one_method(tmp_path: Path):
+def test_runs_that_differ_only_in_seed_are_one_method(tmp_path: Path):
     for seed in (1, 2):
         for adapter in ("lora", "toplora"):
             run_folder(tmp_path / f"{adapter}{seed}", adapter=adapter, seed=seed)
@@ -28,7 +28,7 @@ def test_runs_that_differ_in_their_seed_only_are_one_method(tmp_path: Path):
     ]
 
 
-def test_a_method_is_named_by_what_tells_it_from_the_others(tmp_path: Path):
+def test_a_method_is_named_by_the_settings_that_differ(tmp_path: Path):
     run_folder(tmp_path / "a", lr=1e-3)
     run_folder(tmp_path / "b", lr=2e-3)
     assert [m.name for m in group(find_runs([tmp_path]))] == [
@@ -40,7 +40,7 @@ def test_a_method_is_named_by_what_tells_it_from_the_others(tmp_path: Path):
 def test_the_same_run_twice_is_refused(tmp_path: Path):
     run_folder(tmp_path / "a")
     run_folder(tmp_path / "b")
-    with pytest.raises(UserError, match="is the same run as another one here"):
+    with pytest.raises(UserError, match="another run has the same settings and seed"):
         group(find_runs([tmp_path]))
 
 
@@ -59,14 +59,14 @@ def test_a_later_evaluation_has_the_settings_of_its_run(tmp_path: Path):
     assert run.settings["optimizer.lr"] == 1e-3
 
 
-def test_what_is_no_finished_run_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match="nowhere: there is no such folder"):
+def test_a_folder_without_a_completed_run_is_an_error(tmp_path: Path):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         find_runs([tmp_path / "nowhere"])
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="not a run directory"):
         find_runs([tmp_path])
     folder = run_folder(tmp_path / "a")
     (folder / "report.json").write_text(json.dumps({"schema_version": 1, "status": "failed"}))
-    with pytest.raises(UserError, match="a is failed, not completed"):
+    with pytest.raises(UserError, match="a: its status is failed, not completed"):
         find_runs([folder])
 
 
@@ -76,29 +76,29 @@ def test_what_is_no_finished_run_is_named(tmp_path: Path):
         ({"protocol": "legacy.toplora"}, "protocol clean and legacy.toplora"),
         ({"right": {"u": [True]}}, "tasks t and u"),
         ({"right": {"t": [True]}}, "t: n 20 and 1"),
-        ({}, "other rows, prompts or rules"),
+        ({}, "rows, prompts or rules differ"),
     ],
 )
-def test_runs_that_were_asked_different_things_are_refused(tmp_path: Path, other, reason):
+def test_runs_that_were_evaluated_differently_are_refused(tmp_path: Path, other, reason):
     run_folder(tmp_path / "a")
     run_folder(tmp_path / "b", seed=2, protocol_hash="f" * 16, **other)
-    with pytest.raises(UserError, match=f"a and b were not asked the same .*{reason}"):
+    with pytest.raises(UserError, match=f"a and b were evaluated differently .*{reason}"):
         validate_same_protocols(find_runs([tmp_path]))
 
 
-def test_answers_to_other_rows_are_refused(tmp_path: Path):
+def test_predictions_for_different_rows_are_refused(tmp_path: Path):
     run_folder(tmp_path / "a")
     run_folder(tmp_path / "b", seed=2, right={"t": [True] * 10})
     runs = find_runs([tmp_path])
     assert task_scores(runs[:1], "t", "accuracy").values == pytest.approx([0.5])
-    with pytest.raises(UserError, match="b: its stored answers to t are not to the same rows"):
+    with pytest.raises(UserError, match="b: its stored predictions on t are for different rows"):
         task_scores(runs, "t", "accuracy")
 
 
 @pytest.mark.parametrize(
     ("metric", "oracle"), [("f1", metrics.f1_score), ("matthews", metrics.matthews_corrcoef)]
 )
-def test_a_metric_is_recomputed_from_the_stored_answers(tmp_path: Path, metric, oracle):
+def test_a_metric_is_recomputed_from_the_stored_predictions(tmp_path: Path, metric, oracle):
     folder = run_folder(tmp_path / "a", right={"t": [i % 4 != 0 for i in range(30)]})
     rows = read_predictions(folder / "predictions" / "t.jsonl")
     found = task_scores(find_runs([folder]), "t", metric)
@@ -109,30 +109,30 @@ def test_a_metric_is_recomputed_from_the_stored_answers(tmp_path: Path, metric, 
     assert found.values == pytest.approx([oracle(labels, predicted)])
 
 
-def test_an_answer_that_is_no_class_is_named(tmp_path: Path):
+def test_an_invalid_label_is_named(tmp_path: Path):
     folder = run_folder(tmp_path / "a", right={"t": [True, False]})
     path = folder / "predictions" / "t.jsonl"
     path.write_text(path.read_text().replace('"prediction": "y"', '"prediction": "z"'))
-    with pytest.raises(UserError, match=r"t\.jsonl: 'z' is no class or number of the task"):
+    with pytest.raises(UserError, match=r"t\.jsonl: 'z' is not a valid label of the task"):
         task_scores(find_runs([folder]), "t", "f1")
 
 
-def test_one_seed_is_warned_of_with_the_command_for_more(tmp_path: Path):
+def test_a_single_seed_gives_a_warning_with_the_command_for_more(tmp_path: Path):
     command = "toplora-train -m recipe=smoke adapter='lora' seed=1 output_dir=x"
     run_folder(tmp_path / "a", command=command)
     assert seed_warning(group(find_runs([tmp_path]))) is None
     run_folder(tmp_path / "b", adapter="toplora", command=command)
     warning = seed_warning(group(find_runs([tmp_path])))
-    assert "One seed of lora, toplora: no verdict on methods" in warning
+    assert "Only one seed of lora, toplora: the result applies to these adapters" in warning
     assert "toplora-train -m recipe=smoke adapter=lora seed=2,3" in warning
     for seed in (4, 5):
         run_folder(tmp_path / str(seed), adapter="toplora", seed=seed)
     warning = seed_warning(group(find_runs([tmp_path])))
-    assert "One seed of lora:" in warning
+    assert "Only one seed of lora:" in warning
     assert warning.endswith("seed=4,5")
 
 
-def test_unequal_learning_rate_grids_are_a_warning(tmp_path: Path):
+def test_different_learning_rates_give_a_warning(tmp_path: Path):
     run_folder(tmp_path / "a", lr=1e-3)
     run_folder(tmp_path / "b", adapter="toplora", lr=1e-3)
     assert learning_rate_warning(group(find_runs([tmp_path]))) is None

@@ -27,7 +27,7 @@ def jobs(tmp_path):
     return [tmp_path / name for name in ("0-lora", "1-toplora", "2-dora", "3-genlora")]
 
 
-def test_every_job_is_a_row_whatever_became_of_it(jobs):
+def test_every_job_is_a_row_whatever_its_status(jobs):
     text = rendered(jobs)
     lines = {name: line for line in text.splitlines() for name in text.split() if name in line}
     assert "completed" in lines["0-lora"]
@@ -47,12 +47,12 @@ def test_a_failed_job_shows_its_error_in_one_line(jobs):
     assert "adapter.r must be at least 1" in line
 
 
-def test_without_errors_there_is_no_column_for_them(jobs):
+def test_without_errors_there_is_no_error_column(jobs):
     assert "error" not in rendered(jobs[:1])
     assert "error" in rendered(jobs)
 
 
-def test_a_job_without_tasks_says_that_it_was_not_evaluated(tmp_path):
+def test_a_job_without_tasks_is_shown_as_not_evaluated(tmp_path):
     write_report(tmp_path / "a" / "report.json", made_up_report(tasks={}))
     assert "not evaluated" in rendered([tmp_path / "a"])
 
@@ -68,7 +68,7 @@ def test_square_brackets_in_a_job_name_are_shown(tmp_path):
     assert "0-task=[bold]" in rendered([tmp_path / "0-task=[bold]"])
 
 
-def test_a_job_is_called_by_what_is_swept_over_and_no_word_of_it_is_broken(jobs):
+def test_a_job_is_named_by_its_overrides_and_words_are_not_broken(jobs):
     name = "0 adapter=toplora adapter.target_modules=[q_proj]"
     console = Console(file=io.StringIO(), width=80)
     console.print(sweep_table({name: jobs[0]}))

@@ -1,6 +1,6 @@
 from typing import Any
 
-from toplora_train.report.wording import JUDGING, WRITING, head_verdict, wording
+from toplora_train.report.wording import HEAD, LANGUAGE_MODEL, head_verdict, wording
 
 
 def report(**tasks: tuple[str, float, float]) -> dict[str, Any]:
@@ -12,16 +12,16 @@ def report(**tasks: tuple[str, float, float]) -> dict[str, Any]:
     }
 
 
-def test_a_run_of_labels_is_told_in_other_words_than_one_of_texts():
-    assert wording(report(rte=("classify", 0.6, 0.5))) is JUDGING
-    assert wording(report(stsb=("regress", 0.6, 0.0))) is JUDGING
-    assert wording(report(boolq=("generate", 0.6, 0.5))) is WRITING
-    assert wording(report()) is WRITING
+def test_heads_and_language_models_have_different_texts():
+    assert wording(report(rte=("classify", 0.6, 0.5))) is HEAD
+    assert wording(report(stsb=("regress", 0.6, 0.0))) is HEAD
+    assert wording(report(boolq=("generate", 0.6, 0.5))) is LANGUAGE_MODEL
+    assert wording(report()) is LANGUAGE_MODEL
 
 
-def test_a_head_is_held_against_the_most_frequent_answer():
+def test_a_head_is_compared_with_the_most_frequent_answer():
     assert head_verdict(report(a=("classify", 0.6, 0.5))).startswith("The tuned model is better")
-    untold = head_verdict(report(a=("classify", 0.4, 0.5)))
-    assert "cannot be told from these rows." in untold
+    unclear = head_verdict(report(a=("classify", 0.4, 0.5)))
+    assert "not significantly better than always" in unclear
     both = head_verdict(report(a=("classify", 0.6, 0.5), b=("classify", 0.4, 0.5)))
-    assert both.endswith("cannot be told from these rows of b.")
+    assert both.endswith("the most frequent class on b.")

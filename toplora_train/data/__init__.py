@@ -1,1 +1,1 @@
-"""Rows, prompts, tokens and batches."""
+"""Data: rows, prompts, tokens and batches."""

@@ -1,8 +1,8 @@
-"""The demo's rows: short arithmetic word problems, the same on every machine.
+"""The demo's data: short arithmetic word problems, reproducible on every machine.
 
-``python -m toplora_train.data.arithmetic FOLDER`` writes ``train.jsonl`` and ``test.jsonl``; the
-package carries what it wrote as ``bundled:arithmetic/...``. No test question occurs in training,
-and no training question of the same template has a test question's numbers, in either order.
+``python -m toplora_train.data.arithmetic FOLDER`` writes ``train.jsonl`` and ``test.jsonl``, which
+the package includes as ``bundled:arithmetic/...``. No test question occurs in the training set, and
+no training question of the same template uses a test question's numbers, in any order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from toplora_train.data.shuffle import shuffled
 TRAIN_ROWS = 3000
 TEST_ROWS = 400
 SEED = 2025
-TEST_SHARE = 3  # one in so many number combinations of a template is kept for the test
+TEST_SHARE = 3  # one in three number combinations of a template is reserved for the test set
 
 # fmt: off
 NAMES = (
@@ -49,7 +49,7 @@ OPERATIONS = {
 
 @dataclass(frozen=True)
 class Template:
-    """A question, the signs that join its numbers from left to right, and all its numbers."""
+    """A question, its operators from left to right, and all its possible numbers."""
 
     question: str
     signs: str
@@ -141,9 +141,9 @@ TEMPLATES = (
 def generate(
     train_rows: int = TRAIN_ROWS, test_rows: int = TEST_ROWS, seed: int = SEED
 ) -> tuple[list[Problem], list[Problem]]:
-    """The training and the test problems, each with ``instruction``, ``output`` and ``answer``.
+    """The training and test problems, each with ``instruction``, ``output`` and ``answer``.
 
-    The templates take turns; names, things and numbers are drawn. Deterministic in ``seed``, on
+    Templates alternate; names, things and numbers are drawn at random. Deterministic in ``seed`` on
     every version of Python.
     """
     rng = random.Random(seed)
@@ -163,7 +163,7 @@ def write(folder: Path) -> None:
 
 
 def _split(template: Template, rng: random.Random) -> tuple[list[Numbers], list[Numbers]]:
-    """A template's numbers for training and, disjoint from them in any order, for the test."""
+    """Split a template's numbers into training and test, disjoint in any order."""
     unordered = shuffled(sorted({tuple(sorted(numbers)) for numbers in template.numbers}), rng)
     held_out = set(unordered[: len(unordered) // TEST_SHARE])
     train = [numbers for numbers in template.numbers if tuple(sorted(numbers)) not in held_out]
@@ -174,9 +174,9 @@ def _split(template: Template, rng: random.Random) -> tuple[list[Numbers], list[
 def _draw(
     count: int, numbers: Sequence[Sequence[Numbers]], rng: random.Random, seen: set[str]
 ) -> list[Problem]:
-    """``count`` problems whose questions are not in ``seen`` yet, shuffled; they are added to it.
+    """Draw ``count`` problems whose questions are not in ``seen``, and add them to it.
 
-    A template's numbers come again only when all of them have been used.
+    A template's numbers are reused only after all of them have been used.
     """
     supplies = [cycle(shuffled(choices, rng)) for choices in numbers]
     turns = cycle(zip(TEMPLATES, supplies, strict=True))
@@ -204,7 +204,7 @@ def _problem(template: Template, numbers: Numbers, rng: random.Random) -> Proble
 
 
 def _work(signs: str, numbers: Numbers) -> tuple[str, int]:
-    """The equations from left to right, ``3 * 4 = 12. 12 + 5 = 17.``, and the last result."""
+    """The equations from left to right, ``3 * 4 = 12. 12 + 5 = 17.``, and the final result."""
     value = numbers[0]
     equations = []
     for sign, number in zip(signs, numbers[1:], strict=True):
@@ -215,9 +215,9 @@ def _work(signs: str, numbers: Numbers) -> tuple[str, int]:
 
 
 def main() -> None:
-    """Write the rows into the folder named on the command line."""
+    """Write the rows to the folder given on the command line."""
     parser = argparse.ArgumentParser(description="Write the demo's arithmetic rows.")
-    parser.add_argument("folder", type=Path, help="where train.jsonl and test.jsonl go")
+    parser.add_argument("folder", type=Path, help="folder for train.jsonl and test.jsonl")
     write(parser.parse_args().folder)
 
 

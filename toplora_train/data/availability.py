@@ -1,14 +1,14 @@
-"""Where a source's rows are, or could be had from: on this machine, in the cache, on the network.
+"""Locate a data source: on this machine, in the cache, or on the network.
 
 ===========================================  ====================================================
 ``bundled:arithmetic/train.jsonl``           a file inside this package
 ``llm-adapters:dataset/boolq/test.json``     ``<data_root>/llm-adapters/dataset/boolq/test.json``,
-                                             else the same below the cache folder, else fetched
-                                             from LLM-Adapters' repository
+                                             else the same path in the cache folder, else
+                                             downloaded from LLM-Adapters' repository
 ``rows.jsonl``, ``folder``                   a local ``.json``, ``.jsonl``, ``.parquet`` file, or a
                                              folder of them
 ``owner/name``                               ``<data_root>/hub/owner/name``, else the Hugging Face
-                                             hub's cache, else the hub
+                                             cache, else the Hugging Face Hub
 ===========================================  ====================================================
 """
 
@@ -39,11 +39,10 @@ _SCHEME = re.compile(r"([a-z][a-z-]+):(.*)")
 
 @dataclass(frozen=True)
 class SourceState:
-    """What is known of a source without reading it.
+    """The state of a source, found without reading it.
 
-    ``place`` is the file or folder that holds the rows, or will hold them once they are fetched
-    (None where the hub's own cache decides). ``url`` is where they would come from, ``size`` their
-    bytes. None is not known.
+    ``place`` is the file or folder of the rows, also if not downloaded yet (None if the Hub's cache
+    decides). ``url`` is the download address, ``size`` in bytes. None means unknown.
     """
 
     source: str
@@ -63,21 +62,21 @@ def source_state(
     split: str = "train",
     revision: str | None = None,
 ) -> SourceState:
-    """Say where a source is, without the network.
+    """Locate a source without network access.
 
     Args:
-        source: One of the forms in the module's table; relative paths start at the working folder.
+        source: One of the forms in the module's table; paths are relative to the working directory.
         data_root: A folder tried before the cache and the network.
         subset: A hub data set's configuration name.
         split: The split of a hub data set.
         revision: A hub data set's branch, tag or commit.
 
     Returns:
-        The state; ``unavailable`` is what is not here and cannot be fetched, because the form is
-        not one that can, the file is not known, or ``HF_HUB_OFFLINE`` is set.
+        The state; ``unavailable`` means not local and not downloadable: a local path, an unknown
+        file, or ``HF_HUB_OFFLINE`` is set.
 
     Raises:
-        UserError: the source is of no known form.
+        UserError: The source has none of the forms.
     """
     scheme = _SCHEME.fullmatch(source)
     if scheme is not None and scheme[1] == "bundled":
@@ -102,18 +101,18 @@ def fetch(
     split: str = "train",
     revision: str | None = None,
 ) -> SourceState:
-    """Make a source local: nothing where it is already, else a download into the cache.
+    """Download a source into the cache unless it is available locally.
 
-    A fetched file is compared with its git blob id whenever it is used; a damaged one is replaced.
+    A downloaded file is verified by its git blob id on every use; a damaged one is replaced.
 
     Returns:
-        The state afterwards, ``local`` or ``cached``.
+        The new state, ``local`` or ``cached``.
 
     Raises:
-        UserError: it cannot be had; the message says where to put it.
+        UserError: It cannot be obtained; the message says where to put it.
     """
     where = {"data_root": data_root, "subset": subset, "split": split, "revision": revision}
-    state = source_state(source, **where)  # type: ignore[arg-type]  # each as it came in
+    state = source_state(source, **where)  # type: ignore[arg-type]  # passed on unchanged
     if source.startswith("llm-adapters:") and state.state != "local":
         return _fetch_llm_adapters(state, data_root)
     if state.state == "to_fetch":
@@ -123,14 +122,14 @@ def fetch(
         if state.url is None:
             raise UserError(f"{source}: no such file or folder; a source is {FORMS}")
         raise UserError(
-            f"{source}: not in the hub's cache, and {OFFLINE} is set; unset it, or put a copy "
-            f"under DATA_ROOT/hub/{source} and set data_root=DATA_ROOT"
+            f"{source}: not in the Hugging Face cache, and {OFFLINE} is set; unset it, or put a "
+            f"copy in DATA_ROOT/hub/{source} and set data_root=DATA_ROOT"
         )
     return state
 
 
 def offline() -> bool:
-    """Whether the user forbids the network, in the hub's own way: ``HF_HUB_OFFLINE=1``."""
+    """Whether network access is disabled by ``HF_HUB_OFFLINE=1``."""
     return os.environ.get(OFFLINE, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
@@ -175,17 +174,17 @@ def _fetch_llm_adapters(state: SourceState, data_root: Path | None) -> SourceSta
     set_root = "" if data_root else " and set data_root=FOLDER"
     if known is None:
         raise UserError(
-            f"{state.source}: no known file of {REPOSITORY}; correct the name, or put the file at "
-            f"{own}{set_root}"
+            f"{state.source}: not a known file of {REPOSITORY}; correct the name, or put the file "
+            f"at {own}{set_root}"
         )
     put = f"put the file at {state.place}, or at {own}{set_root}"
     if state.state == "cached" and has_blob_id(state.place, known.blob):
         return state
     if offline():
-        what = "damaged in the cache" if state.state == "cached" else "not at hand"
+        problem = "damaged in the cache" if state.state == "cached" else "not available locally"
         raise UserError(
-            f"{state.source}: {what}, and {OFFLINE} is set; unset it, or fetch {address(name)} "
-            f"elsewhere and {put}"
+            f"{state.source}: {problem}, and {OFFLINE} is set; unset it, or download "
+            f"{address(name)} elsewhere and {put}"
         )
     download(address(name), state.place, blob=known.blob, size=known.size, otherwise=put)
     return replace(state, state="cached", size=state.place.stat().st_size)

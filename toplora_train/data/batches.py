@@ -1,4 +1,4 @@
-"""Which rows are stepped on together, and the tensors they become."""
+"""Batching: sampling, padding and collation."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from toplora_train.data.shuffle import shuffled
 
 Item = TypeVar("Item")
 
-IGNORE = -100  # the label that torch's cross entropy leaves out
-BUCKET = 50  # batches that are sorted by length together: small padding, rows still well mixed
+IGNORE = -100  # ignore_index of torch's cross entropy
+BUCKET = 50  # batches sorted by length together: little padding, but rows are still well mixed
 
 
 def epoch_batches(
     lengths: Sequence[int], *, batch_size: int, seed: int, epoch: int, group_by_length: bool
 ) -> list[list[int]]:
-    """One epoch as lists of row indices: every index once, each batch full but for the last.
+    """One epoch as lists of row indices: every index once; only the last batch may be smaller.
 
-    The order follows from ``(seed, epoch)`` alone, so a run resumes from a count of steps. Grouped,
-    the shuffled rows are sorted by length within buckets of 50 batches, longest first, and the
-    batches are shuffled again; the batch of the longest row then leads, so that a run which does
-    not fit in memory says so at its first step. The rows left over for a short last batch are drawn
-    before the sorting and are not chosen by their length.
+    The order depends only on ``(seed, epoch)``, so a run can resume from its step count. With
+    ``group_by_length`` the shuffled rows are sorted by length within buckets of 50 batches and the
+    batches are shuffled again; the batch with the longest row comes first, so that a run that does
+    not fit in memory fails at its first step. The rows of a smaller last batch are drawn before
+    sorting and so are not selected by length.
 
     Args:
         lengths: Tokens of each row.
-        batch_size: Rows in a batch, over all processes.
+        batch_size: The global batch size, in rows.
         seed: The run's seed.
         epoch: The epoch, counted from 0.
-        group_by_length: Whether rows of like length go together.
+        group_by_length: Whether to batch rows of similar length.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -56,26 +56,26 @@ def epoch_batches(
 def padding_fraction(
     lengths: Sequence[int], batches: Sequence[Sequence[int]], *, micro_batch_size: int
 ) -> float:
-    """The share of a forward pass's positions that are padding.
+    """The fraction of positions in the forward passes that are padding.
 
-    A batch is cut into micro-batches in its order, and each is padded to its own longest row.
+    A batch is split into micro-batches in order, and each is padded to its longest row.
     """
-    held = padded = 0
+    tokens = padded = 0
     for batch in batches:
         for micro in _slices(batch, micro_batch_size):
-            held += sum(lengths[row] for row in micro)
+            tokens += sum(lengths[row] for row in micro)
             padded += len(micro) * max(lengths[row] for row in micro)
-    return 1 - held / padded if padded else 0.0
+    return 1 - tokens / padded if padded else 0.0
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]:
     """Right-padded tensors ``(rows, longest)``: ``input_ids``, ``attention_mask``, ``labels``.
 
-    Labels and attention are masked by position, never by id, so a tokenizer whose padding is its
-    EOS still learns to stop.
+    Labels and attention are masked by position, not by id, so the model still learns to stop if the
+    padding token is EOS.
 
     Raises:
-        ValueError: There is no example.
+        ValueError: There are no examples.
     """
     if not examples:
         raise ValueError("a batch needs at least one example")

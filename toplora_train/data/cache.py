@@ -1,9 +1,9 @@
-"""Token ids kept on disk, so that the same rows are encoded once, not in every run and process.
+"""Token cache on disk, so that rows are encoded once and not in every run and process.
 
-A file is named after everything that decides its content: the rows, the tokenizer, the settings,
-the libraries' versions and the source of this package's own encoders. Nothing has to be declared
-stale by hand; what no longer fits is simply not found. A file is the SHA-256 of the rest, and the
-rest safetensors: all ids in one column, and beside it the columns that tell examples apart.
+A file is named by a hash of everything its content depends on: rows, tokenizer, settings, library
+versions and the source of this package's encoders. So there is no invalidation: a stale file is
+never found. A file is the SHA-256 of the rest, followed by safetensors: all ids concatenated, with
+columns for the examples' lengths and other fields.
 """
 
 from __future__ import annotations
@@ -39,36 +39,36 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FRESH, FOUND, REBUILT = "encoded now", "from the cache", "encoded now: the cached file was damaged"
-"""Where tokens came from, in words."""
+FRESH, FOUND, REBUILT = "encoded now", "from the cache", "encoded now (cached file damaged)"
+"""Where the tokens came from, as shown in reports."""
 
 COUNTS = ("truncated_rows", "dropped_rows", "prompt_mismatches")
 DIGEST = 32  # bytes of a SHA-256
 
 
 def tokens_key(rows_sha256: str, tokenizer_sha256: str, settings: Mapping[str, Any]) -> str:
-    """A digest of everything that decides the tokens of some rows.
+    """A digest of everything the tokens of a set of rows depend on.
 
     Args:
-        rows_sha256: The rows' own digest.
-        tokenizer_sha256: The tokenizer's, see :func:`tokenizer_digest`.
-        settings: What else the encoder is told, as plain values.
+        rows_sha256: The digest of the rows.
+        tokenizer_sha256: The digest of the tokenizer, see :func:`tokenizer_digest`.
+        settings: The encoder's other settings, as plain values.
     """
-    what = [
+    parts = [
         rows_sha256,
         tokenizer_sha256,
         dict(settings),
         [transformers.__version__, tokenizers.__version__],
         _source_digest(),
     ]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A digest of the files that the tokenizer would be saved as; where it came from is not told.
+    """A digest of the files that the tokenizer is saved as; its path does not matter.
 
-    To be taken before it is used: some tokenizers keep the last truncation as a part of themselves.
-    A chat template that writes the day's date into a prompt makes it another tokenizer every day.
+    Call it before using the tokenizer: some tokenizers save the last truncation settings. If the
+    chat template inserts the current date, the digest changes every day.
     """
     digest = hashlib.sha256()
     if writes_the_date(tokenizer):
@@ -83,22 +83,22 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def writes_the_date(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template asks for the day's date (Llama 3.2's does)."""
+    """Whether the chat template inserts the current date (Llama 3.2's does)."""
     return "strftime_now" in str(tokenizer.chat_template)
 
 
 def load_or_encode(
     path: Path, example: type[AnExample], encode: Callable[[], Encoded[AnExample]]
 ) -> tuple[Encoded[AnExample], str]:
-    """The cached examples, or new ones, which are then cached.
+    """Load cached examples, or encode and cache them.
 
-    A damaged file is noticed by its checksum and written anew. A folder that cannot be written to
-    only costs the next run its time.
+    A damaged file is detected by its checksum and rewritten. If the folder is not writable, a
+    warning is logged and nothing is cached.
 
     Args:
-        path: The file, named after :func:`tokens_key`.
+        path: The file, named by :func:`tokens_key`.
         example: The class of the examples, a dataclass of ids and numbers.
-        encode: Makes the examples.
+        encode: Creates the examples.
 
     Returns:
         The examples and where they came from: ``FOUND``, ``FRESH`` or ``REBUILT``.
@@ -107,20 +107,20 @@ def load_or_encode(
     if found is not None:
         mark_used(path)
         return found, FOUND
-    tokens_limit()  # is it a size? Before the rows are encoded
+    tokens_limit()  # validate the setting before spending time on encoding
     damaged = path.exists()
     if damaged:
-        logger.warning("%s is damaged (its checksum is another); the rows are encoded anew", path)
+        logger.warning("%s is damaged (checksum mismatch); encoding the rows again", path)
     encoded = encode()
     try:
         _write(path, encoded)
     except OSError as error:
-        logger.warning("the tokens cannot be kept in %s (%s)", path.parent, error.strerror)
+        logger.warning("cannot cache tokens in %s (%s)", path.parent, error.strerror)
     return encoded, REBUILT if damaged else FRESH
 
 
 def _read(path: Path, example: type[AnExample]) -> Encoded[AnExample] | None:
-    """The content of a file; None where it is missing or not what was written."""
+    """The content of a file; None if it is missing or damaged."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -134,7 +134,7 @@ def _read(path: Path, example: type[AnExample]) -> Encoded[AnExample] | None:
 
 
 def _write(path: Path, encoded: Encoded[Any]) -> None:
-    """Write a file whole or not at all; the cache keeps within its limit by its oldest files."""
+    """Write a file atomically; evict the least recently used files above the cache limit."""
     columns = _columns(encoded.examples)
     columns["kept"] = np.array(encoded.kept, dtype=np.int64)
     columns["counts"] = np.array([getattr(encoded, name) for name in COUNTS], dtype=np.int64)
@@ -142,15 +142,15 @@ def _write(path: Path, encoded: Encoded[Any]) -> None:
     remove_leftovers(path.parent)
     write_aside(path, hashlib.sha256(content).digest() + content)
     for other in keep_within_limit(path, tokens_limit()):
-        logger.info("removing %s: cached tokens take more than %s", other, LIMIT_VARIABLE)
+        logger.info("removing %s: token cache exceeds %s", other, LIMIT_VARIABLE)
 
 
 def _columns(examples: Sequence[Any]) -> dict[str, NDArray[Any]]:
-    """A column per field: ids end to end as 32 bits, single numbers as 64; None is no column."""
+    """A column per field: ids concatenated as int32, scalars as 64 bits; None has no column."""
     columns = {"lengths": np.array([len(one.input_ids) for one in examples], dtype=np.int64)}
     for field in fields(examples[0]):
         values = [getattr(example, field.name) for example in examples]
-        if isinstance(values[0], tuple):  # as long as the ids
+        if isinstance(values[0], tuple):  # one value per id
             columns[field.name] = np.fromiter(chain.from_iterable(values), dtype=np.int32)
         elif values[0] is not None:
             columns[field.name] = np.array(values)
@@ -162,17 +162,17 @@ def _examples(
 ) -> tuple[AnExample, ...]:
     bounds = [0, *np.cumsum(columns["lengths"]).tolist()]
     values: list[Sequence[Any]] = []
-    for field in fields(example):  # type: ignore[arg-type]  # every kind of example is a dataclass
+    for field in fields(example):  # type: ignore[arg-type]  # every example class is a dataclass
         column = columns.get(field.name)
         flat = [None] * count if column is None else column.tolist()
-        together = column is not None and column.dtype == np.int32
-        values.append([tuple(flat[a:b]) for a, b in pairwise(bounds)] if together else flat)
+        concatenated = column is not None and column.dtype == np.int32
+        values.append([tuple(flat[a:b]) for a, b in pairwise(bounds)] if concatenated else flat)
     return tuple(example(*one) for one in zip(*values, strict=True))
 
 
 @cache
 def _source_digest() -> str:
-    """A digest of this package's modules that make tokens."""
+    """A digest of the source of this package, which creates the tokens."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())

@@ -1,9 +1,9 @@
-"""Conversations in tokens, worded by the model's own chat template.
+"""Tokenize conversations with the model's chat template.
 
-The prompt is what the template makes of the messages before the answer, with its opening of an
-assistant's turn. The training row is what it makes of all messages, up to the end of the last turn;
-of it the last assistant message is learned, and the end of its turn. EOS follows where the template
-ends a turn with another token, or with none, so that an answer ends for everyone who asks.
+The prompt is the template applied to the messages before the answer, with the generation prompt.
+The training row is the template applied to all messages, up to the end of the last turn; the loss
+is computed on the last assistant message and its end of turn. EOS is appended if the template does
+not end the turn with it, so that generation stops with any client.
 """
 
 from __future__ import annotations
@@ -34,45 +34,45 @@ if TYPE_CHECKING:
 
 
 def as_conversations(rows: RowSet) -> RowSet:
-    """The rows as a model that learned conversations is asked: each question is a user's message.
+    """Convert rows to conversations: each instruction becomes a user message.
 
-    An input follows its instruction after an empty line; what is a conversation stays as it is.
+    An input follows its instruction after an empty line; conversations are left unchanged.
     """
 
     def conversation(row: Row) -> Row:
-        asked = "\n\n".join(part for part in (row.instruction, row.input) if part.strip())
-        return row if row.messages else replace(row, messages=(Message("user", asked),))
+        question = "\n\n".join(part for part in (row.instruction, row.input) if part.strip())
+        return row if row.messages else replace(row, messages=(Message("user", question),))
 
-    told = tuple(conversation(row) for row in rows.rows)
-    return RowSet(told, rows.source, content_hash(told))
+    converted = tuple(conversation(row) for row in rows.rows)
+    return RowSet(converted, rows.source, content_hash(converted))
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, row: Row) -> str:
-    """The text that the answer of a conversation follows directly.
+    """The prompt of a conversation as text, generation prompt included.
 
     Raises:
-        UserError: The tokenizer has no chat template, or its template refuses the conversation.
+        UserError: The tokenizer has no chat template, or the template rejects the conversation.
     """
-    return _render(tokenizer, row, row.messages, opens_answer=True)
+    return _render(tokenizer, row, row.messages, add_generation_prompt=True)
 
 
 def question_text(
     tokenizer: PreTrainedTokenizerBase, row: Row, word: Callable[[str, str], str]
 ) -> str:
-    """What a model is asked: a conversation by its template, any other row as ``word`` has it.
+    """The prompt text: by the chat template for a conversation, by ``word`` for any other row.
 
     Raises:
-        UserError: see :func:`chat_prompt`.
+        UserError: See :func:`chat_prompt`.
     """
     return chat_prompt(tokenizer, row) if row.messages else word(row.instruction, row.input)
 
 
 def question_ids(tokenizer: PreTrainedTokenizerBase, row: Row, text: str) -> list[int]:
-    """The ids of a row's :func:`question_text`; a template's text brings its own BOS."""
+    """The ids of a row's :func:`question_text`; a chat template adds its own BOS."""
     if not row.messages:
         return encode_prompt(tokenizer, text)
     if encodes_as_text(tokenizer):
-        text = chat_prompt(tokenizer, _worded(tokenizer, row))
+        text = chat_prompt(tokenizer, _hide_special(tokenizer, row))
     return _ids(tokenizer, [text])[0]
 
 
@@ -84,23 +84,23 @@ def encode_chat_rows(
     overflow: str,
     on_rows: OnRows | None = None,
 ) -> Encoded[Example]:
-    """Encode conversations; of each the last assistant message is learned.
+    """Encode conversations, with the loss on the last assistant message.
 
     Args:
         tokenizer: The base model's, with its chat template.
         rows: The rows, each a conversation with an answer.
         max_length: The longest example, in ids.
         overflow: See :func:`toplora_train.data.encode.encode_rows`.
-        on_rows: Is told of the progress.
+        on_rows: Progress callback.
 
     Raises:
-        UserError: A row has no answer, is worded in two ways by the template, or is too long.
+        UserError: A row has no answer, its prompt and training text disagree, or it is too long.
     """
     for row in rows:
         if not row.output:
             raise UserError(
-                f"{row.where} does not end in an assistant's message, so there is nothing to "
-                "learn; add the answer or remove the row"
+                f"{row.where} does not end with an assistant message, so there is nothing to "
+                "train on; add the answer or remove the row"
             )
     whole = [one for chunk in chunks(rows, on_rows) for one in _encode(tokenizer, chunk)]
     return within_limit(
@@ -116,34 +116,33 @@ def encode_chat_rows(
 def prove_chat_prefix(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], encoded: Encoded[Example]
 ) -> None:
-    """Hold every example against the ids that the tokenizer's own templating would ask with.
+    """Check that every example starts with the prompt ids of ``apply_chat_template``.
 
     Raises:
-        UserError: An example does not begin with them, or leaves nothing to learn.
+        UserError: An example does not, or it has no supervised token.
     """
     for index, example in zip(encoded.kept, encoded.examples, strict=True):
         row = rows[index]
-        asked = tokenizer.apply_chat_template(
+        prompt = tokenizer.apply_chat_template(
             [asdict(message) for message in row.messages],
             add_generation_prompt=True,
             return_dict=False,
             tokenizer_kwargs={"split_special_tokens": False},
         )
-        if encodes_as_text(tokenizer):  # of which the tokenizer's own templating knows nothing
-            asked = question_ids(tokenizer, row, "")
-        if list(example.input_ids[: example.prompt_length]) != asked:
+        if encodes_as_text(tokenizer):  # apply_chat_template does not support this
+            prompt = question_ids(tokenizer, row, "")
+        if list(example.input_ids[: example.prompt_length]) != prompt:
             raise UserError(
-                f"{row.where}: the tokens it is trained on do not begin with the tokens that "
-                "its conversation is asked with; the tokenizer encodes one text in two ways, use "
-                "another"
+                f"{row.where}: its training tokens do not start with the prompt tokens used in "
+                "evaluation; the tokenizer is inconsistent, use another one"
             )
         if example.supervised < 1:
-            raise UserError(f"{row.where} supervises no token; raise dataset.max_length")
+            raise UserError(f"{row.where} has no supervised token; raise dataset.max_length")
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Example]:
     eos = end_of_text(tokenizer)
-    rows = [_worded(tokenizer, row) for row in rows]
+    rows = [_hide_special(tokenizer, row) for row in rows]
     prompts = [chat_prompt(tokenizer, row) for row in rows]
     wholes = [_whole(tokenizer, row, prompt) for row, prompt in zip(rows, prompts, strict=True)]
     responses = [whole[len(prompt) :] for whole, prompt in zip(wholes, prompts, strict=True)]
@@ -151,18 +150,18 @@ def _encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Exa
     for prompt, whole, response in zip(
         *(_ids(tokenizer, texts) for texts in (prompts, wholes, responses)), strict=True
     ):
-        # A tokenizer may join the prompt's last letters with the response's first. What a model is
-        # asked with stays what it is.
+        # A tokenizer may merge characters across the boundary of prompt and response. The prompt's
+        # ids must stay as they are in evaluation.
         ids = whole if whole[: len(prompt)] == prompt else [*prompt, *response]
         examples.append(Example(tuple(ids if ids[-1] == eos else [*ids, eos]), len(prompt)))
     return examples
 
 
-def _worded(tokenizer: PreTrainedTokenizerBase, row: Row) -> Row:
-    """The row as the template gets it: where special tokens are text, those of a message hidden.
+def _hide_special(tokenizer: PreTrainedTokenizerBase, row: Row) -> Row:
+    """The row as passed to the template, with special tokens hidden if they are encoded as text.
 
     Raises:
-        UserError: The template words a message otherwise for the special tokens in it.
+        UserError: The template's output depends on the special tokens in a message.
     """
     if not encodes_as_text(tokenizer):
         return row
@@ -171,36 +170,36 @@ def _worded(tokenizer: PreTrainedTokenizerBase, row: Row) -> Row:
         return row
     answer = (Message("assistant", row.output),) if row.output else ()
     hidden_answer = (Message("assistant", hidden.output),) if row.output else ()
-    plain = _render(tokenizer, row, (*row.messages, *answer), opens_answer=not answer)
+    plain = _render(tokenizer, row, (*row.messages, *answer), add_generation_prompt=not answer)
     with_hidden = _render(
-        tokenizer, row, (*hidden.messages, *hidden_answer), opens_answer=not answer
+        tokenizer, row, (*hidden.messages, *hidden_answer), add_generation_prompt=not answer
     )
     if reveal(tokenizer, with_hidden) != plain:
         raise UserError(
-            f"{row.where}: the model's chat template reads the special tokens in a message, so "
-            "they cannot be encoded as text; use dataset.special_tokens=keep, or remove them"
+            f"{row.where}: the model's chat template depends on the special tokens in a message, "
+            "so they cannot be encoded as text; use dataset.special_tokens=keep, or remove them"
         )
     return hidden
 
 
 def _whole(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: str) -> str:
-    """All messages as text, to the end of the last turn; a line end after it is nobody's."""
+    """All messages as text, up to the end of the last turn, without trailing whitespace."""
     answer = Message("assistant", row.output)
-    text = _render(tokenizer, row, (*row.messages, answer), opens_answer=False)
+    text = _render(tokenizer, row, (*row.messages, answer), add_generation_prompt=False)
     if not text.startswith(prompt):
         same = next(
             (at for at, (a, b) in enumerate(zip(text, prompt, strict=False)) if a != b), len(text)
         )
         raise UserError(
-            f"{row.where}: the model's chat template words a conversation otherwise once it is "
-            f"answered (asked {prompt[same : same + 30]!r}, learned {text[same : same + 30]!r}), "
-            "so the model would be asked in other words than it learned; use another template"
+            f"{row.where}: the model's chat template changes the prompt once the answer is added "
+            f"(prompt {prompt[same : same + 30]!r}, training {text[same : same + 30]!r}), so "
+            "training and evaluation prompts would differ; use another template"
         )
     if row.output.strip() not in text[len(prompt) :]:
         raise UserError(
-            f"{row.where}: the model's chat template leaves out or rewrites a part of the "
-            f"answer, so it would learn {text[len(prompt) :][:60]!r}...; use another template or "
-            "other rows"
+            f"{row.where}: the model's chat template drops or rewrites part of the answer, so it "
+            f"would be trained on {text[len(prompt) :][:60]!r}...; use another template or other "
+            "rows"
         )
     return text.rstrip()
 
@@ -210,29 +209,29 @@ def _render(
     row: Row,
     messages: Sequence[Message],
     *,
-    opens_answer: bool,
+    add_generation_prompt: bool,
 ) -> str:
     if not tokenizer.chat_template:
         raise UserError(
             f"{row.where} is a conversation, but the model's tokenizer has no chat template; "
-            "choose a model that was tuned on conversations, or give rows of instruction and output"
+            "choose a chat model, or use rows with instruction and output"
         )
     try:
         text: str = tokenizer.apply_chat_template(
             [asdict(message) for message in messages],
             tokenize=False,
-            add_generation_prompt=opens_answer,
+            add_generation_prompt=add_generation_prompt,
         )
     except TemplateError as error:
         raise UserError(
-            f"{row.where}: the model's chat template refuses the conversation "
+            f"{row.where}: the model's chat template rejects the conversation "
             f"({' '.join(str(error).split())}); correct or remove the row"
         ) from error
     return text
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Ids without the special tokens that a tokenizer adds: a template writes its own."""
+    """Ids without special tokens added by the tokenizer: the template contains its own."""
     if encodes_as_text(tokenizer):
         return [template_ids(tokenizer, text) for text in texts]
     ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]

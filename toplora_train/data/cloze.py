@@ -1,8 +1,8 @@
-"""Multiple choice without the list: the question alone, answered in an answer's own words.
+"""Cloze form of multiple choice: the question alone, with the text of each option as an answer.
 
-LLM-Adapters' rows list their answers and are answered by a label ("the correct answer is answer2").
-A small model does not bind labels to what they stand for, so its score says nothing of what it
-knows; small models are compared in the cloze form instead (OLMES, arXiv:2406.08446).
+LLM-Adapters' rows list their options and are answered by a label ("the correct answer is answer2").
+Small models cannot associate labels with options, so their score does not show what they know; they
+are compared in the cloze form instead (OLMES, arXiv:2406.08446).
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ _FORMAT = re.compile(r"\s*Answer format:\s*(\S+)\s*$")
 
 
 def as_cloze(rows: RowSet) -> RowSet:
-    """The rows as questions alone, with the words of each answer in ``options``.
+    """Convert rows to questions without the list, and the text of each option in ``options``.
 
     Raises:
-        UserError: A row lists no answers, or its own is not among them.
+        UserError: A row lists no options, or its answer is not one of them.
     """
-    told = tuple(_cloze(row) for row in rows.rows)
-    return RowSet(told, rows.source, content_hash(told))
+    converted = tuple(_cloze(row) for row in rows.rows)
+    return RowSet(converted, rows.source, content_hash(converted))
 
 
 def _cloze(row: Row) -> Row:
     found = _FORMAT.search(row.instruction)
     if found is None or row.messages:
         raise UserError(
-            f"{row.where}: no answers are listed in it ('... Answer format: a/b'), so it has no "
+            f"{row.where}: it does not list its options ('... Answer format: a/b'), so it has no "
             "cloze form; use evaluation.multiple_choice=choose or generate"
         )
     labels = found[1].split("/")
@@ -40,12 +40,12 @@ def _cloze(row: Row) -> Row:
     options = dict(zip(labels, words, strict=False))
     if len(words) != len(labels) or not all(words):
         raise UserError(
-            f"{row.where}: its answer format is {found[1]}, but it does not list one answer for "
-            "each; correct the row"
+            f"{row.where}: its answer format is {found[1]}, but it does not list one option for "
+            "each label; correct the row"
         )
     if row.answer not in options:
         raise UserError(
-            f"{row.where}: its answer {row.answer!r} is none of {', '.join(labels)}; correct or "
+            f"{row.where}: its answer {row.answer!r} is not one of {', '.join(labels)}; correct or "
             "remove the row"
         )
     return replace(
@@ -54,6 +54,6 @@ def _cloze(row: Row) -> Row:
 
 
 def _listed(text: str, labels: list[str]) -> list[str]:
-    """The question, then what stands after each ``Label:``, in their order."""
+    """The question, then the text after each ``Label:``, in order."""
     named = "|".join(re.escape(label) for label in labels)
     return [part.strip() for part in re.split(rf"\s*\b(?:{named})\s*:", text, flags=re.IGNORECASE)]

@@ -1,7 +1,7 @@
-"""Test questions that are also training questions.
+"""Contamination: test questions that are also in the training data.
 
-Such a row measures memory. MAWPS' training set, a part of the common math training set, holds most
-of AddSub, MultiArith and SingleEq word for word: a score on those needs to say so.
+Such rows measure memorization. MAWPS' training set, part of the common math training set, contains
+most of AddSub, MultiArith and SingleEq verbatim.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d]+")  # numbers keep their fraction: 3.
 def contaminated_ids(
     train: Iterable[Row], tests: Mapping[str, Iterable[Row]]
 ) -> dict[str, tuple[str, ...]]:
-    """For each test set, the ids of the rows whose question is asked in training too.
+    """For each test set, the ids of the rows whose question is also in the training data.
 
-    Questions (instruction and input) are one where their words and numbers are, in order; case,
-    punctuation and white space do not count. Rephrased questions are not found.
+    Questions (instruction and input) are equal if their words and numbers are, in order; case,
+    punctuation and whitespace are ignored. Rephrased questions are not found.
     """
-    learned = {_words(row) for row in train}
+    trained = {_words(row) for row in train}
     return {
-        name: tuple(row.id for row in rows if _words(row) in learned)
+        name: tuple(row.id for row in rows if _words(row) in trained)
         for name, rows in tests.items()
     }
 

@@ -1,6 +1,6 @@
-"""One file over HTTP: whole and of the right content, or absent; fetched once for all processes.
+"""Download a file over HTTP: verified, atomic, and once for all processes.
 
-``requests`` speaks HTTP; here is only when to try again, and what a file must be to be kept.
+``requests`` handles HTTP; this module adds retries, resuming and verification.
 """
 
 from __future__ import annotations
@@ -32,46 +32,46 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_VARIABLE = "HF_HUB_DOWNLOAD_TIMEOUT"
 WAITS = (1.0, 2.0, 4.0)
-"""Seconds before the second try and the following ones; new data starts the count again."""
+"""Seconds before each retry; received data resets the count."""
 _CHUNK = 1 << 16
 _BROKEN = (
     requests.ConnectionError,
     requests.Timeout,
     requests.exceptions.ChunkedEncodingError,
 )
-_PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers that another try may not get
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # status codes worth a retry
 
 
 def download(url: str, place: Path, *, blob: str, size: int | None, otherwise: str) -> None:
-    """Fetch a file into ``place``, where nothing is seen of it before it is whole and checked.
+    """Download a file to ``place``, where it appears only when complete and verified.
 
-    Of several processes one fetches and the others wait for it. A broken transfer is continued
-    where it stopped if the server can, in a later run too. A server that sends nothing for
-    ``HF_HUB_DOWNLOAD_TIMEOUT`` seconds (10 unless set) counts as broken.
+    One of several processes downloads; the others wait. An interrupted transfer is resumed if the
+    server supports it, also by a later run. A server that sends nothing for
+    ``HF_HUB_DOWNLOAD_TIMEOUT`` seconds (default 10) counts as a failure.
 
     Args:
-        url: Where the file is.
-        place: Where it is to lie.
+        url: The address of the file.
+        place: The destination.
         blob: Its git blob id, see :func:`blob_id`.
-        size: Its bytes, where known.
-        otherwise: What a user can do instead, for the error messages.
+        size: Its size in bytes, if known.
+        otherwise: What the user can do instead, for error messages.
 
     Raises:
-        UserError: it cannot be fetched or written, or is another file than expected.
+        UserError: It cannot be downloaded or written, or its content is not the expected one.
     """
-    aside = place.with_name(f".{place.name}.part")
+    partial = place.with_name(f".{place.name}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(place):
-            if has_blob_id(place, blob):  # another process was here before
+        with _locked(place):
+            if has_blob_id(place, blob):  # downloaded by another process
                 return
             if place.exists():
-                logger.warning("%s is damaged (its content is another); fetched again", place)
-            logger.info("fetching %s into %s", url, place.parent)
-            _fetch_whole(url, aside, blob=blob, size=size, otherwise=otherwise)
-            aside.replace(place)
+                logger.warning("%s is damaged (hash mismatch); downloading it again", place)
+            logger.info("downloading %s to %s", url, place.parent)
+            _fetch_whole(url, partial, blob=blob, size=size, otherwise=otherwise)
+            partial.replace(place)
     except requests.RequestException as error:
-        raise UserError(f"{url}: cannot be fetched ({_reason(error)}); {otherwise}") from None
+        raise UserError(f"{url}: download failed ({_reason(error)}); {otherwise}") from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
@@ -80,7 +80,7 @@ def download(url: str, place: Path, *, blob: str, size: int | None, otherwise: s
 
 
 def blob_id(path: Path) -> str:
-    """A file's git blob id: SHA-1 of ``blob SIZE``, a zero byte and the content."""
+    """A file's git blob id: SHA-1 of ``blob SIZE``, a NUL byte and the content."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -89,17 +89,17 @@ def blob_id(path: Path) -> str:
 
 
 def has_blob_id(path: Path, blob: str) -> bool:
-    """Whether there is a file of that content."""
+    """Whether the file exists with this content."""
     return path.is_file() and blob_id(path) == blob
 
 
 @contextmanager
-def _alone(place: Path) -> Iterator[None]:
+def _locked(place: Path) -> Iterator[None]:
     lock = FileLock(place.with_name(f".{place.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.info("another process is fetching %s; waiting for it", place)
+        logger.info("another process is downloading %s; waiting for it", place)
         lock.acquire()
     try:
         yield
@@ -107,26 +107,26 @@ def _alone(place: Path) -> Iterator[None]:
         lock.release()
 
 
-def _fetch_whole(url: str, aside: Path, *, blob: str, size: int | None, otherwise: str) -> None:
-    """Fetch into ``aside`` until its content is the one wanted."""
-    begun = aside.exists()
-    while not has_blob_id(aside, blob):
-        with aside.open("ab") as file, _progress(url, size) as progress:
+def _fetch_whole(url: str, partial: Path, *, blob: str, size: int | None, otherwise: str) -> None:
+    """Download into ``partial`` until its content is the expected one."""
+    resumed = partial.exists()
+    while not has_blob_id(partial, blob):
+        with partial.open("ab") as file, _progress(url, size) as progress:
             _receive(url, file, size, progress)
-        found, received = blob_id(aside), aside.stat().st_size
+        found, received = blob_id(partial), partial.stat().st_size
         if found == blob:
             return
-        aside.unlink()
-        if not begun:
+        partial.unlink()
+        if not resumed:
             raise UserError(
-                f"{url}: sent another file than expected ({received:,} bytes with the git blob id "
-                f"{found}, not {blob}), so it was not kept; {otherwise}"
+                f"{url}: unexpected content ({received:,} bytes with git blob id {found}, not "
+                f"{blob}), so it was not kept; {otherwise}"
             )
-        begun = False  # what an earlier run left may have been of another file
+        resumed = False  # the partial file of an earlier run may have been of another file
 
 
 def _receive(url: str, file: BinaryIO, size: int | None, progress: _Bar) -> None:
-    """Append a file's bytes to what is there of it; try again while that may help."""
+    """Append the missing bytes of a file; retry transient failures."""
     failures = 0
     while True:
         before = file.tell()
@@ -138,12 +138,12 @@ def _receive(url: str, file: BinaryIO, size: int | None, progress: _Bar) -> None
         except requests.RequestException as error:
             if file.tell() > before:
                 failures = 0
-            if failures == len(WAITS) or not _may_pass(error):
+            if failures == len(WAITS) or not _is_transient(error):
                 raise
             wait = WAITS[failures]
             failures += 1
             logger.warning(
-                "%s: %s at %s bytes; trying again in %g s",
+                "%s: %s at %s bytes; retrying in %g s",
                 url,
                 _reason(error),
                 f"{file.tell():,}",
@@ -154,15 +154,15 @@ def _receive(url: str, file: BinaryIO, size: int | None, progress: _Bar) -> None
 
 def _receive_once(url: str, file: BinaryIO, progress: _Bar) -> None:
     have = file.tell()
-    headers = {"Accept-Encoding": "identity"}  # a range of a compressed stream is none of the file
+    headers = {"Accept-Encoding": "identity"}  # byte ranges are of the uncompressed file
     if have:
         headers["Range"] = f"bytes={have}-"
     timeout = float(os.environ.get(TIMEOUT_VARIABLE) or 10)
     with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             file.seek(0)
-            file.truncate()  # what is there is longer than the server's file, so it is of another
-            raise requests.ConnectionError("what an earlier run left cannot be continued")
+            file.truncate()  # longer than the server's file, so it is of another file
+            raise requests.ConnectionError("the partial file cannot be resumed")
         response.raise_for_status()
         if have and response.status_code != requests.codes.partial_content:
             have = 0
@@ -176,7 +176,7 @@ def _receive_once(url: str, file: BinaryIO, progress: _Bar) -> None:
 
 
 class _Bar:
-    """Bytes, rate and time left of one file; shown on a terminal only."""
+    """Progress bar of a download; shown only on a terminal."""
 
     def __init__(self, name: str, size: int | None) -> None:
         console = Console(stderr=True)
@@ -200,20 +200,20 @@ class _Bar:
 
 @contextmanager
 def _progress(url: str, size: int | None) -> Iterator[_Bar]:
-    bar = _Bar("fetching " + "/".join(url.split("/")[-2:]), size)
+    bar = _Bar("downloading " + "/".join(url.split("/")[-2:]), size)
     with bar.progress:
         yield bar
 
 
-def _may_pass(error: requests.RequestException) -> bool:
-    """Whether another try could do better."""
+def _is_transient(error: requests.RequestException) -> bool:
+    """Whether a retry may succeed."""
     if error.response is not None:
-        return error.response.status_code in _PASSING
+        return error.response.status_code in _TRANSIENT
     return isinstance(error, _BROKEN)
 
 
 def _reason(error: requests.RequestException) -> str:
-    """What went wrong, on one line, without the nested names of the libraries below."""
+    """The cause on one line, without the nested exceptions of libraries."""
     if error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):

@@ -1,7 +1,7 @@
-"""Data files as records, each with the place that an error message can point to.
+"""Read data files as records, each with its location for error messages.
 
-JSON and JSON lines are read with the standard library, because it knows the line of a mistake;
-Parquet with pyarrow.
+JSON and JSON Lines are read with the standard library, which reports the line of an error; Parquet
+with pyarrow.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from toplora_train.config.errors import UserError
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
-WHOLE_LIST = "a whole list belongs in a .json file: rename it, or write one object a line"
+WHOLE_LIST = "a list belongs in a .json file: rename it, or write one object per line"
 SPLIT_NAMES = ("train", "validation", "valid", "dev", "test", "eval")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One row as it stands in its file; rows and lines count from 1."""
+    """A row as read from a file; rows and lines are counted from 1."""
 
     place: str
     default_id: str
@@ -30,11 +30,11 @@ def read_file(path: Path) -> list[Record]:
     """Read every record of a ``.json`` (one list), ``.jsonl`` or ``.parquet`` file.
 
     Raises:
-        UserError: The file is missing, unreadable, empty, broken or of another kind.
+        UserError: The file is missing, unreadable, empty, invalid or of an unknown format.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(
-            f"{path}: unknown kind of file '{path.suffix}'; rows are read from {_list(SUFFIXES)}"
+            f"{path}: unknown file format '{path.suffix}'; supported are {_list(SUFFIXES)}"
         )
     if path.suffix == ".parquet":
         records = _read_parquet(path)
@@ -42,32 +42,32 @@ def read_file(path: Path) -> list[Record]:
         text = _read_text(path)
         records = _parse_json(text, path) if path.suffix == ".json" else _parse_lines(text, path)
     if not records:
-        raise UserError(f"{path}: holds no rows")
+        raise UserError(f"{path}: contains no rows")
     return records
 
 
 def read_folder(folder: Path, *, split: str) -> list[Record]:
-    """Read the data files that lie directly in a folder, in the order of their names.
+    """Read the data files directly in a folder, sorted by name.
 
-    Where files are named after splits (``train.jsonl``, ``test-00000.parquet``), only those of the
-    split asked for are read, so that nobody trains on a test file that lay beside.
+    If files are named after splits (``train.jsonl``, ``test-00000.parquet``), only those of
+    ``split`` are read, so that nobody trains on a test file by accident.
 
     Raises:
-        UserError: There is no data file, none of the split, or a mixture of named and other files.
+        UserError: There are no data files, none of the split, or only some are named after splits.
     """
     paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if not paths:
         raise UserError(
             f"{folder}: no data files in this folder (looked for {_list(SUFFIXES)}); name a file, "
-            "or give subset=NAME if it is a copy of a hub data set"
+            "or set subset=NAME if it is a copy of a Hub dataset"
         )
     by_split = {path: _split_of(path) for path in paths}
     if any(by_split.values()):
         unnamed = [path.name for path, name in by_split.items() if name is None]
         if unnamed:
             raise UserError(
-                f"{folder}: {unnamed[0]} is named after no split, but other files there are; "
-                "name one file instead of the folder, or rename it"
+                f"{folder}: {unnamed[0]} is not named after a split, but other files are; name "
+                "one file instead of the folder, or rename it"
             )
         paths = [path for path, name in by_split.items() if name == split]
         if not paths:
@@ -77,7 +77,7 @@ def read_folder(folder: Path, *, split: str) -> list[Record]:
 
 
 def _split_of(path: Path) -> str | None:
-    """The split a file name begins with (``test`` of ``test-00000-of-00002``), if any."""
+    """The split at the start of a file name (``test`` of ``test-00000-of-00002``), if any."""
     first = path.stem.replace("_", "-").replace(".", "-").split("-")[0].lower()
     return first if first in SPLIT_NAMES else None
 
@@ -90,7 +90,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        text = raw.decode("utf-8-sig")  # a byte-order mark is no part of the data
+        text = raw.decode("utf-8-sig")  # drops a byte-order mark
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None
@@ -104,19 +104,19 @@ def _parse_json(text: str, path: Path) -> list[Record]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         lines = error.msg == "Extra data" and text.lstrip().startswith("{")
-        remedy = "one object a line is JSON lines: rename it to .jsonl" if lines else "correct it"
+        remedy = "one object per line is JSON Lines: rename it to .jsonl" if lines else "correct it"
         raise UserError(
-            f"{path}, line {error.lineno} column {error.colno}: not valid JSON ({error.msg}); "
+            f"{path}, line {error.lineno} column {error.colno}: invalid JSON ({error.msg}); "
             f"{remedy}"
         ) from None
     if not isinstance(content, list):
-        raise UserError(f"{path}: a .json file holds one list of rows; put the rows into [...]")
+        raise UserError(f"{path}: a .json file must be a list of rows; put the rows in [...]")
     return _numbered(content, path)
 
 
 def _parse_lines(text: str, path: Path) -> list[Record]:
     records: list[Record] = []
-    # Not splitlines(): JSON strings may hold U+2028 and its like, which end no line of the file.
+    # Not splitlines(): JSON strings may contain U+2028 and similar, which are not line breaks here.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -126,17 +126,17 @@ def _parse_lines(text: str, path: Path) -> list[Record]:
             whole = number == 1 and line.lstrip().startswith("[")
             remedy = WHOLE_LIST if whole else "correct or remove the line"
             raise UserError(
-                f"{path}, line {number}: not valid JSON ({error.msg}); {remedy}"
+                f"{path}, line {number}: invalid JSON ({error.msg}); {remedy}"
             ) from None
         if isinstance(fields, list):
-            raise UserError(f"{path}, line {number}: holds a list, not one row; {WHOLE_LIST}")
+            raise UserError(f"{path}, line {number}: is a list, not one row; {WHOLE_LIST}")
         default_id = f"{path.stem}-{len(records) + 1}"
         records.append(Record(f"{path}, line {number}", default_id, fields))
     return records
 
 
 def _read_parquet(path: Path) -> list[Record]:
-    import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types; slow, so only here
+    import pyarrow as pa  # type: ignore[import-untyped]  # has no types; slow to import
     import pyarrow.parquet as pq  # type: ignore[import-untyped]  # likewise
 
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Data sets in the Hugging Face hub's layout: from a local mirror, the hub's cache or the hub."""
+"""Datasets in the Hugging Face Hub's layout: from a local mirror, the cache or the Hub."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def read_mirror(
     folder: Path, *, subset: str | None, split: str, revision: str | None
 ) -> list[Record]:
-    """Read one split of a local folder that is laid out as a hub data set.
+    """Read one split of a local folder with the layout of a Hub dataset.
 
-    A mirror holds one revision and does not say which; asking for a certain one is logged.
+    A mirror has one unknown revision; a warning is logged if ``revision`` is given.
 
     Raises:
         UserError: No such subset or split, or files that cannot be read.
     """
     if revision is not None:
-        logger.warning("%s: a local copy; whether it is revision %s is not known", folder, revision)
+        logger.warning("%s: local copy; cannot verify that it is revision %s", folder, revision)
     try:
         return _load(str(folder), subset=subset, split=split)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read as a data set ({_line(error)})") from None
+        raise UserError(f"{folder}: cannot be read as a dataset ({_line(error)})") from None
 
 
 @dataclass(frozen=True)
 class CachedSet:
-    """A hub data set in the cache of the ``datasets`` library: one subset at one commit."""
+    """A Hub dataset in the cache of the ``datasets`` library: one subset at one commit."""
 
     folder: Path
     commit: str
-    rows: int | None  # of the split, where the library wrote it down
+    rows: int | None  # of the split, if the library recorded it
 
 
 def hub_address(name: str, revision: str | None) -> str:
-    """The page of a hub data set at a revision."""
+    """The URL of a Hub dataset at a revision."""
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     return f"{endpoint}/datasets/{name}/tree/{revision or 'main'}"
 
@@ -57,7 +57,7 @@ def hub_address(name: str, revision: str | None) -> str:
 def cached_set(
     name: str, *, subset: str | None, split: str, revision: str | None
 ) -> CachedSet | None:
-    """The newest copy in the cache that has the split, and the commit where ``revision`` is one."""
+    """The newest cached copy with the split, and with the commit if ``revision`` is one."""
     import datasets
     from datasets.naming import camelcase_to_snakecase
 
@@ -77,21 +77,21 @@ def cached_set(
 def read_hub(
     name: str, *, subset: str | None, split: str, revision: str | None, tried: Path | None
 ) -> tuple[list[Record], str]:
-    """Read one split of the hub data set ``owner/name``; offline, of its copy in the hub's cache.
+    """Read one split of the Hub dataset ``owner/name``; offline, its cached copy.
 
     Args:
-        name: The hub id.
-        subset: The hub's configuration name.
-        split: The split, slices such as ``train[:100]`` included.
+        name: The Hub id.
+        subset: The Hub's configuration name.
+        split: The split; slices such as ``train[:100]`` are supported.
         revision: Branch, tag or commit.
-        tried: The mirror folder that was looked for before, for the error message.
+        tried: The mirror folder that was tried before, for the error message.
 
     Returns:
         The records and the commit that was read.
 
     Raises:
-        UserError: The data set cannot be reached, or has no such subset or split, or the hub is
-            out of reach and the cache holds another commit than the one that is pinned.
+        UserError: The dataset is not available, or has no such subset or split, or the Hub is
+            unreachable and the cached commit is not the pinned one.
     """
     import datasets  # slow to import, and most runs read plain files
 
@@ -106,18 +106,18 @@ def read_hub(
     except OSError as error:
         mirror = f"no mirror at {tried}" if tried else "no data_root was given"
         raise UserError(
-            f"{name}: no such local path, {mirror}, and the hub data set cannot be had "
-            f"({_line(error)}); name a local file, or put a copy under DATA_ROOT/hub/{name} and "
+            f"{name}: no such local path, {mirror}, and the Hub dataset cannot be loaded "
+            f"({_line(error)}); name a local file, or put a copy in DATA_ROOT/hub/{name} and "
             "set data_root=DATA_ROOT"
         ) from None
     return _records(table, name, subset=subset, split=split), str(builder.hash)
 
 
 def _cached_builder(name: str, subset: str | None, split: str, revision: str | None) -> Any:
-    """The library's own reader of its cache, on the pinned commit; None where that is not cached.
+    """The library's cache reader for the pinned commit; None if that is not cached.
 
-    A commit never changes, so the hub has nothing to add; and offline the library would take the
-    newest copy, of whatever commit.
+    A commit never changes, so the Hub need not be queried; and offline the library would use the
+    newest cached copy, whatever its commit.
     """
     from datasets.packaged_modules.cache.cache import Cache
 
@@ -133,11 +133,11 @@ def _cached_builder(name: str, subset: str | None, split: str, revision: str | N
 
 
 def _validate_commit(name: str, revision: str | None, found: str) -> None:
-    """Out of reach of the hub the library takes the newest copy in its cache, whatever it is."""
+    """If the Hub is unreachable, the library uses the newest cached copy, whatever its commit."""
     if revision and _COMMIT.fullmatch(revision) and found != revision:
         raise UserError(
-            f"{name}: revision {revision} is wanted, but the hub is out of reach and its cache "
-            f"holds {found}; fetch the right one with a network, or name the other as revision"
+            f"{name}: revision {revision} is pinned, but the Hub is unreachable and the cache has "
+            f"{found}; download the pinned revision with network access, or pin the cached one"
         )
 
 
@@ -151,7 +151,7 @@ def _load(path: str, *, subset: str | None, split: str) -> list[Record]:
 
 @contextmanager
 def _one_line(path: str) -> Iterator[None]:
-    """The library's errors as ours."""
+    """Convert the library's errors to a UserError on one line."""
     from datasets.exceptions import DatasetGenerationError
 
     try:
@@ -188,5 +188,5 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    """An exception's text on one line, without the library's advice on calling it from Python."""
+    """An exception's text on one line, without the library's advice on its Python API."""
     return " ".join(str(error).partition("Example of usage")[0].split()).rstrip(".")

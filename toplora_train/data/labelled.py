@@ -1,8 +1,8 @@
-"""Rows with a label: one text or a pair of them, and the class or number that belongs to it.
+"""Labelled rows: a text or a pair of texts, with a class or a number.
 
-Such a row is a :class:`Row` like any other: its question is the texts, its answer the label's name.
-So it is hashed, compared with test rows and reported as all rows are; only the way to tokens is
-another, because a head is asked with the bare texts and no prompt.
+A labelled row is an ordinary :class:`Row`: its question is the texts, its answer the label's name.
+So it is hashed, checked for contamination and reported like all rows; only its encoding differs,
+because a classification or regression head takes the texts without a prompt.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelledExample:
-    """One text or pair as token ids, and its class number, or its number.
+    """A text or pair as token ids, with its class number or regression target.
 
-    ``token_type_ids`` tell the texts of a pair apart, for models that want to be told.
+    ``token_type_ids`` distinguish the texts of a pair, for models that use them.
     """
 
     input_ids: tuple[int, ...]
@@ -37,7 +37,7 @@ class LabelledExample:
 
     @property
     def supervised(self) -> int:
-        """How many terms it adds to the loss."""
+        """The number of terms it adds to the loss."""
         return 1
 
 
@@ -54,21 +54,21 @@ def parse_labelled(
     """Check one record of a file and return it as a row.
 
     Args:
-        fields: What the file holds.
+        fields: The record.
         place: File and row, for error messages.
-        default_id: The id of a row that brings none of its own.
+        default_id: The id of a row without an id of its own.
         text: The key of the text.
-        text_pair: The key of the second text, where there are two.
+        text_pair: The key of the second text, if there are two.
         label: The key of the label: a class number, a class name, or a number.
-        choices: The classes' names, in the order of their numbers; none where numbers are learned.
+        choices: The class names, by class number; empty for regression.
 
     Raises:
-        UserError: A text or the label is missing, or the label is none of the choices.
+        UserError: A text or the label is missing, or the label is not one of the choices.
     """
     keys = [text, *([text_pair] if text_pair else []), label]
     if not isinstance(fields, Mapping):
         raise UserError(
-            f"{place}: a row is an object with {_names(keys)}, not {values.kind(fields)}"
+            f"{place}: a row must be an object with {_names(keys)}, not {values.kind(fields)}"
         )
     for key in keys:
         if fields.get(key) is None:
@@ -83,7 +83,7 @@ def parse_labelled(
     answer = (
         values.class_name(fields, label, place, choices)
         if choices
-        else f"{values.number(fields, label, place):.7g}"  # 3.8 was stored as float32, 3.799999952
+        else f"{values.number(fields, label, place):.7g}"  # 3.8 stored as float32 is 3.799999952
     )
     named = {key: value for key, value in fields.items() if value is not None}
     return Row(
@@ -105,20 +105,20 @@ def encode_labelled(
     overflow: str,
     on_rows: OnRows | None = None,
 ) -> Encoded[LabelledExample]:
-    """Encode rows as a head is asked: the text, or both, with the tokenizer's special tokens.
+    """Encode the text or the pair of each row, with the tokenizer's special tokens.
 
     Args:
         tokenizer: The base model's.
-        rows: The rows, their ``answer`` a choice, or a number where there are no choices.
-        choices: The classes' names; their order numbers them.
-        max_length: The longest example, in ids.
-        overflow: What becomes of a longer one: ``error``; ``drop``; or ``truncate``, which takes
-            tokens from the end of the longer text.
-        on_rows: Is told of the progress.
+        rows: The rows; ``answer`` is one of the choices, or a number if there are no choices.
+        choices: The class names, by class number.
+        max_length: The maximum length of an example, in ids.
+        overflow: What to do with longer examples: ``error``; ``drop``; or ``truncate``, which
+            removes tokens from the end of the longer text.
+        on_rows: Progress callback.
 
     Raises:
-        UserError: A row is too long under ``error``, none is left, or ``max_length`` is more than
-            the tokenizer says that the model reads.
+        UserError: A row is too long with ``error``, no row is left, or a row exceeds the
+            tokenizer's maximum length.
         ValueError: ``overflow`` is none of the three.
     """
     encoded = within_limit(
@@ -129,14 +129,14 @@ def encode_labelled(
         cut=lambda long: _encode(
             tokenizer, [rows[index] for index in long], choices, max_length=max_length
         ),
-        remedies="dataset.overflow=truncate (cut the longer text); rows to train on can also be "
-        "left out with dataset.overflow=drop",
+        remedies="dataset.overflow=truncate (cut the longer text); training rows can also be "
+        "dropped with dataset.overflow=drop",
     )
     longest = max(len(example.input_ids) for example in encoded.examples)
     if longest > tokenizer.model_max_length:
         raise UserError(
-            f"a row has {longest} tokens, but the model reads {tokenizer.model_max_length}; set "
-            f"dataset.max_length={tokenizer.model_max_length} and choose dataset.overflow=drop or "
+            f"a row has {longest} tokens, but the model's limit is {tokenizer.model_max_length}; "
+            f"set dataset.max_length={tokenizer.model_max_length} and dataset.overflow=drop or "
             "truncate"
         )
     return encoded
@@ -145,11 +145,11 @@ def encode_labelled(
 def collate_labelled(examples: Sequence[LabelledExample], pad_token_id: int) -> dict[str, Tensor]:
     """Right-padded tensors ``(rows, longest)``, and ``labels`` ``(rows,)``.
 
-    ``labels`` are int64 class numbers or float32 numbers; ``token_type_ids`` are among the tensors
-    where the examples have them.
+    ``labels`` are int64 class numbers or float32 targets; ``token_type_ids`` are included if the
+    examples have them.
 
     Raises:
-        ValueError: There is no example.
+        ValueError: There are no examples.
     """
     if not examples:
         raise ValueError("a batch needs at least one example")
@@ -172,7 +172,7 @@ def collate_labelled(examples: Sequence[LabelledExample], pad_token_id: int) -> 
 def render_labelled(
     tokenizer: PreTrainedTokenizerBase, example: LabelledExample, *, choices: Sequence[str]
 ) -> list[tuple[str, bool]]:
-    """Each token's text, then the label, the one thing that is learned."""
+    """Each token's text, then the label, the only supervised item."""
     pieces = [(tokenizer.decode([token]), False) for token in example.input_ids]
     label = choices[int(example.target)] if choices else f"{example.target:g}"
     return [*pieces, (label, True)]

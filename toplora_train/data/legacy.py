@@ -1,20 +1,20 @@
-"""How the public scripts of LLM-Adapters, DoRA and TopLoRA word and encode a row, byte for byte.
+"""Prompts and encoding of the public scripts of LLM-Adapters, DoRA and TopLoRA, byte for byte.
 
-For reproduction only. All three train on one string and evaluate on another (``_`` is a blank):
+For reproduction only. All three train on one prompt and evaluate on another (``_`` is a space):
 
-=====================================  =======================  ===================  ===========
+=====================================  =======================  ===================  =============
 ..                                     training, all three      evaluation,          evaluation,
                                                                 LLM-Adapters, DoRA   TopLoRA
-=====================================  =======================  ===================  ===========
+=====================================  =======================  ===================  =============
 end of the first line, without input   ``request.__``           ``request._``        ``request._``
-end of the first line, with input      ``request._``            ``request.``         never read
+end of the first line, with input      ``request._``            ``request.``         input ignored
 indentation of every line              16                       16                   12
-line before an inner ``###``           16 blanks                empty                empty
-=====================================  =======================  ===================  ===========
+line before an inner ``###``           16 spaces                empty                empty
+=====================================  =======================  ===================  =============
 
-Of an instruction of several lines only the first is indented. Prompt and response are encoded as
-one text and cut at 256 tokens; EOS follows only where the row is shorter, so a row that was cut
-never learns to end. In this project the answer to every one of these is ``protocol=clean``.
+Only the first line of an instruction is indented. Prompt and response are encoded as one text and
+truncated to 256 tokens; EOS is appended only to shorter rows, so truncated rows do not teach the
+model to stop. ``protocol=clean`` has none of these problems.
 
 Sources: LLM-Adapters (arXiv:2304.01933), DoRA (arXiv:2402.09353), TopLoRA (arXiv:2510.23123): their
 training and evaluation scripts.
@@ -45,7 +45,7 @@ _PAIRED = (
 
 
 def training_prompt(instruction: str, input: str = "") -> str:
-    """All that stands before the output of a training row, in all three projects."""
+    """The training prompt of all three projects."""
     opening = f"{_PAIRED} " if input else f"{_ALONE}  "
     return _prompt(opening, instruction, input, indent=16, gap=" " * 16)
 
@@ -56,8 +56,8 @@ def llm_adapters_prompt(instruction: str, input: str = "") -> str:
     return _prompt(opening, instruction, input, indent=16, gap="")
 
 
-def toplora_prompt(instruction: str, input: str = "") -> str:  # noqa: ARG001  (it is never read)
-    """The evaluation prompt of TopLoRA, which never reads the input."""
+def toplora_prompt(instruction: str, input: str = "") -> str:  # noqa: ARG001  (ignored)
+    """The evaluation prompt of TopLoRA, which ignores the input."""
     return _prompt(f"{_ALONE} ", instruction, "", indent=12, gap="")
 
 
@@ -68,20 +68,20 @@ def encode_legacy_rows(
     supervise_prompt: bool,
     on_rows: OnRows | None = None,
 ) -> Encoded[Example]:
-    """Encode training rows as the scripts do; rows that leave nothing to learn are left out.
+    """Encode training rows as the scripts do, but drop rows without supervised tokens.
 
-    The scripts keep such a row (its prompt alone fills the 256 tokens), and a batch of nothing else
-    has a loss that is no number.
+    The scripts keep such rows (the prompt alone fills the 256 tokens), and the loss of a batch of
+    only such rows is NaN.
 
     Args:
         tokenizer: The base model's.
         rows: The rows.
-        supervise_prompt: Whether the prompt is learned too (LLM-Adapters and DoRA do, TopLoRA does
-            not).
-        on_rows: Is told of the progress.
+        supervise_prompt: Whether the loss includes the prompt (it does in LLM-Adapters and DoRA,
+            not in TopLoRA).
+        on_rows: Progress callback.
 
     Raises:
-        UserError: the tokenizer has no EOS, or no row leaves anything to learn.
+        UserError: The tokenizer has no EOS, or no row has a supervised token.
     """
     eos = end_of_text(tokenizer)
     heads: list[list[int]] = []
@@ -97,16 +97,16 @@ def encode_legacy_rows(
     for index, (head, body) in enumerate(zip(heads, bodies, strict=True)):
         ends = len(body) < CUTOFF or body[-1] == eos
         ids = [*body, eos] if len(body) < CUTOFF and body[-1] != eos else list(body)
-        learned_from = 0 if supervise_prompt else min(len(head), len(ids))
-        if learned_from == len(ids):
+        supervised_from = 0 if supervise_prompt else min(len(head), len(ids))
+        if supervised_from == len(ids):
             continue
         cut += not ends
         kept.append(index)
-        examples.append(Example(tuple(ids), learned_from))
+        examples.append(Example(tuple(ids), supervised_from))
     if not examples:
         raise UserError(
             f"the prompts of all {len(rows)} rows fill the {CUTOFF} tokens of the legacy protocol; "
-            "nothing is left to learn"
+            "nothing is left to train on"
         )
     return Encoded(
         examples=tuple(examples),
@@ -123,12 +123,12 @@ def count_prompt_mismatches(
     *,
     protocol: str,
 ) -> int:
-    """The examples that do not begin with the tokens that evaluation would ask their row with."""
-    ask = EVALUATION_PROMPTS[protocol]
+    """Count the examples that do not start with the prompt tokens used in evaluation."""
+    build_prompt = EVALUATION_PROMPTS[protocol]
     mismatches = 0
     for index, example in zip(encoded.kept, encoded.examples, strict=True):
-        asked = encode_prompt(tokenizer, ask(rows[index].instruction, rows[index].input))
-        mismatches += list(example.input_ids[: len(asked)]) != asked
+        prompt = encode_prompt(tokenizer, build_prompt(rows[index].instruction, rows[index].input))
+        mismatches += list(example.input_ids[: len(prompt)]) != prompt
     return mismatches
 
 

@@ -1,9 +1,9 @@
-"""LLM-Adapters' files (arXiv:2304.01933): which there are, their git blob ids and their address.
+"""LLM-Adapters' data files (arXiv:2304.01933): their paths, git blob ids and addresses.
 
-The table ``llm_adapters.tsv`` belongs to one commit of the repository. A machine can have its own
-settings, in the environment: ``TOPLORA_LLM_ADAPTERS_URL`` is the address of a mirror with the
-repository's layout, ``TOPLORA_LLM_ADAPTERS_TABLE`` a file in the table's format, whose entries are
-added to the shipped ones or replace them.
+The table ``llm_adapters.tsv`` is for one commit of the repository. Two environment variables
+customize it: ``TOPLORA_LLM_ADAPTERS_URL`` is the address of a mirror with the repository's layout,
+``TOPLORA_LLM_ADAPTERS_TABLE`` a file in the table's format, whose entries are added to the built-in
+ones or replace them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BLOB_ID = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class KnownFile:
-    """One file and its git blob id; None is what is not known."""
+    """A file and its git blob id; None means unknown."""
 
     path: str
     blob: str
@@ -37,10 +37,10 @@ class KnownFile:
 
 
 def known_files() -> dict[str, KnownFile]:
-    """The shipped table by path, with the entries of ``$TOPLORA_LLM_ADAPTERS_TABLE`` on top.
+    """The built-in table by path, updated with ``$TOPLORA_LLM_ADAPTERS_TABLE``.
 
     Raises:
-        UserError: the environment's table is missing or a line of it is malformed.
+        UserError: The environment's table is missing or has a malformed line.
     """
     files = _read(TABLE)
     if more := os.environ.get(TABLE_VARIABLE):
@@ -49,7 +49,7 @@ def known_files() -> dict[str, KnownFile]:
 
 
 def address(path: str) -> str:
-    """The URL from which a file is fetched."""
+    """The download URL of a file."""
     return f"{(os.environ.get(URL_VARIABLE) or BASE_URL).rstrip('/')}/{path}"
 
 
@@ -69,7 +69,7 @@ def _read(table: Path) -> dict[str, KnownFile]:
 
 
 def _parse(cells: list[str], place: str) -> KnownFile:
-    wrong = f"{place}: needs the columns {_COLUMNS}, with a tab between and - for what is not known"
+    wrong = f"{place}: needs the tab-separated columns {_COLUMNS}, with - for unknown values"
     if len(cells) != 5:
         raise UserError(wrong)
     blob, size, rows, licence, path = (cell.strip() for cell in cells)
@@ -77,6 +77,6 @@ def _parse(cells: list[str], place: str) -> KnownFile:
     if not _BLOB_ID.fullmatch(blob) or any(cell and not cell.isdecimal() for cell in numbers):
         raise UserError(wrong)
     if not path or path.startswith("/") or ".." in path.split("/"):
-        raise UserError(f"{place}: '{path}' is no path inside the repository")
+        raise UserError(f"{place}: '{path}' is not a path inside the repository")
     bytes_, count = (None if cell is None else int(cell) for cell in numbers)
     return KnownFile(path, blob, bytes_, count, None if licence == "-" else licence)

@@ -1,4 +1,4 @@
-"""A training set as examples, and what becomes of the rows that are longer than the limit."""
+"""Encoded training sets, and the handling of rows longer than the limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WAYS = ("error", "drop", "truncate")
 
 
 class AnyExample(Protocol):
-    """What every kind of example has."""
+    """The interface of all example classes."""
 
     @property
     def input_ids(self) -> tuple[int, ...]:
@@ -21,7 +21,7 @@ class AnyExample(Protocol):
 
     @property
     def supervised(self) -> int:
-        """How many terms it adds to the loss: its learned tokens, or with a head 1."""
+        """The number of terms it adds to the loss: its supervised tokens, or 1 with a head."""
 
 
 AnExample = TypeVar("AnExample", bound=AnyExample)
@@ -29,10 +29,10 @@ AnExample = TypeVar("AnExample", bound=AnyExample)
 
 @dataclass(frozen=True)
 class Encoded(Generic[AnExample]):
-    """The examples of a training set and what became of its rows.
+    """The examples of a training set, with counts of truncated and dropped rows.
 
-    ``kept`` holds, for each example, the index of its row. ``prompt_mismatches`` counts those that
-    evaluation asks in other tokens than they are learned in: 0 but under a legacy protocol.
+    ``kept`` holds the row index of each example. ``prompt_mismatches`` counts examples whose prompt
+    tokens differ in evaluation; it is 0 except with a legacy protocol.
     """
 
     examples: tuple[AnExample, ...]
@@ -43,12 +43,12 @@ class Encoded(Generic[AnExample]):
 
     @property
     def tokens(self) -> int:
-        """All ids."""
+        """The total number of ids."""
         return sum(len(example.input_ids) for example in self.examples)
 
     @property
     def supervised_tokens(self) -> int:
-        """What is learned: tokens or, with a head, labels."""
+        """The number of supervised tokens, or of labels with a head."""
         return sum(example.supervised for example in self.examples)
 
 
@@ -61,22 +61,22 @@ def within_limit(
     cut: Callable[[list[int]], Iterable[AnExample]],
     remedies: str,
 ) -> Encoded[AnExample]:
-    """Treat the examples that are longer than ``max_length`` as ``overflow`` says.
+    """Apply ``overflow`` to the examples that are longer than ``max_length``.
 
     Args:
-        whole: An example for each row, none of them cut.
+        whole: The untruncated example of each row.
         rows: The rows.
-        max_length: The longest example, in ids.
+        max_length: The maximum length of an example, in ids.
         overflow: ``error``; ``drop``, which leaves the row out; or ``truncate``.
-        cut: Makes the shorter examples of the rows with these indices.
-        remedies: What an error message offers besides a larger ``max_length``.
+        cut: Creates the truncated examples of the rows with the given indices.
+        remedies: What the error message suggests besides a larger ``max_length``.
 
     Raises:
-        UserError: An example is too long under ``error``, or none is left.
+        UserError: An example is too long with ``error``, or none is left.
         ValueError: ``overflow`` is none of the three.
     """
     if overflow not in WAYS:
-        raise ValueError(f"overflow is error, drop or truncate, not {overflow!r}")
+        raise ValueError(f"overflow must be error, drop or truncate, not {overflow!r}")
     long = [index for index, example in enumerate(whole) if len(example.input_ids) > max_length]
     if not long:
         return Encoded(tuple(whole), tuple(range(len(whole))))
@@ -88,8 +88,8 @@ def within_limit(
             f"dataset.max_length, or set {remedies}"
         )
     if overflow == "drop":
-        without = set(long)
-        kept = tuple(index for index in range(len(whole)) if index not in without)
+        dropped = set(long)
+        kept = tuple(index for index in range(len(whole)) if index not in dropped)
         if not kept:
             raise UserError(
                 f"all {len(rows)} rows are longer than max_length={max_length} and were dropped; "

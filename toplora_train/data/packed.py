@@ -1,4 +1,4 @@
-"""Rows laid end to end as one: nothing is padded, so nothing is computed for padding."""
+"""Packing: rows concatenated without padding."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from toplora_train.data.encode import Example
 
 
 def pack(examples: Sequence[Example]) -> dict[str, Tensor]:
-    """One row of all tokens, ``(1, tokens)``: ``input_ids``, ``position_ids``, ``labels``.
+    """Concatenate examples, ``(1, tokens)``: ``input_ids``, ``position_ids``, ``labels``.
 
-    The positions begin anew with every example, by which transformers' attention tells them apart:
-    there must be no attention mask. The first token of an example, which the example before it
-    knows nothing of, is never learned.
+    Positions restart with every example, which transformers' attention uses to separate them; there
+    must be no attention mask. The first token of an example is never supervised, as it would be
+    predicted from the previous example.
 
     Raises:
-        ValueError: There is no example.
+        ValueError: There are no examples.
     """
     if not examples:
         raise ValueError("a batch needs at least one example")
@@ -27,10 +27,10 @@ def pack(examples: Sequence[Example]) -> dict[str, Tensor]:
     positions: list[int] = []
     labels: list[int] = []
     for example in examples:
-        length, learned = len(example.input_ids), max(1, example.prompt_length)
+        length, start = len(example.input_ids), max(1, example.prompt_length)
         ids += example.input_ids
         positions += range(length)
-        labels += [IGNORE] * min(learned, length) + list(example.input_ids[learned:])
+        labels += [IGNORE] * min(start, length) + list(example.input_ids[start:])
     return {
         name: torch.tensor([values], dtype=torch.long)
         for name, values in {"input_ids": ids, "position_ids": positions, "labels": labels}.items()

@@ -1,8 +1,8 @@
-"""How many rows the hub data sets of this package's tasks have, as their pages say."""
+"""Published sizes of the Hub datasets used by this package's tasks."""
 
 from __future__ import annotations
 
-# By source and subset: the rows of each split. The test splits of GLUE have no labels.
+# Rows of each split by source and subset. The test splits of GLUE have no labels.
 ROWS: dict[tuple[str, str | None], dict[str, int]] = {
     ("nyu-mll/glue", "cola"): {"train": 8_551, "validation": 1_043},
     ("nyu-mll/glue", "mnli"): {
@@ -22,5 +22,5 @@ ROWS: dict[tuple[str, str | None], dict[str, int]] = {
 
 
 def published_rows(source: str, *, subset: str | None, split: str) -> int | None:
-    """The rows of a split of a hub data set; None where they are not known here."""
+    """The number of rows of a split of a Hub dataset; None if unknown."""
     return ROWS.get((source, subset), {}).get(split)

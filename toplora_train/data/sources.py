@@ -1,4 +1,4 @@
-"""Sources: the rows that a source's word stands for; see :mod:`toplora_train.data.availability`."""
+"""Read the rows of sources; see :mod:`toplora_train.data.availability` for their forms."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def read_rows(
     """Find a source and read its rows.
 
     Args:
-        source: One of the forms in :mod:`toplora_train.data.availability`; relative paths start at
-            the working folder.
+        source: One of the forms in :mod:`toplora_train.data.availability`; paths are relative to
+            the working directory.
         data_root: A folder tried before the cache and the network.
-        subset: A hub data set's configuration name; an error for a file, which has none.
-        split: The split of a hub data set, or of a folder whose files are named after splits;
-            a single file is read whole.
-        revision: A hub data set's branch, tag or commit.
-        limit: Take the first so many rows (all are checked).
+        subset: A Hub dataset's configuration name; an error for a file, which has none.
+        split: The split of a Hub dataset, or of a folder whose files are named after splits;
+            ignored for a single file.
+        revision: A Hub dataset's branch, tag or commit.
+        limit: Use only the first ``limit`` rows (all are validated).
         needs_answer: Whether a row without ``answer`` is an error.
-        parse: Makes a row of a record, given its ``place`` and ``default_id``.
+        parse: Converts a record to a row, given its ``place`` and ``default_id``.
 
     Returns:
-        The rows. A row's id is its own ``id``, else ``FILE_STEM-NUMBER``, counted from 1.
+        The rows. A row's id is its ``id`` field, else ``FILE_STEM-NUMBER``, counted from 1.
 
     Raises:
-        UserError: Nothing is there, it cannot be read, or a row does not fit the schema.
+        UserError: The source does not exist, cannot be read, or a row is invalid.
     """
     if data_root is not None and not data_root.is_dir():
-        raise UserError(f"data_root={data_root} is no folder; correct or leave out data_root")
+        raise UserError(f"data_root={data_root} is not a folder; correct or remove data_root")
     records, found = _find(
         source, data_root=data_root, subset=subset, split=split, revision=revision
     )
@@ -74,16 +74,16 @@ def read_union(
     needs_answer: bool = False,
     parse: RowParser = parse_row,
 ) -> RowSet:
-    """Read several sources, one after the other, as :func:`read_rows` does each.
+    """Read and concatenate several sources with :func:`read_rows`.
 
-    ``limit`` counts the rows of each source. With more than one source an id becomes
-    ``NUMBER_OF_SOURCE/ID``, because files of one name in two folders would share their ids.
+    ``limit`` applies to each source. With more than one source an id becomes
+    ``NUMBER_OF_SOURCE/ID``, because files with the same name in two folders would share ids.
 
     Raises:
-        UserError: As :func:`read_rows`, or there are no sources, or one is named twice.
+        UserError: As :func:`read_rows`, or there are no sources, or one is given twice.
     """
     if not sources:
-        raise UserError("no source of rows was given; a source is " + FORMS)
+        raise UserError("no data source was given; a source is " + FORMS)
     sets = [
         read_rows(
             source,
@@ -102,7 +102,7 @@ def read_union(
     places = [one.source for one in sets]
     for place in places:
         if places.count(place) > 1:
-            raise UserError(f"{place} is given twice as a source; its rows would count double")
+            raise UserError(f"{place} is given twice as a source; remove one")
     rows = tuple(
         replace(row, id=f"{number}/{row.id}")
         for number, one in enumerate(sets, start=1)
@@ -114,7 +114,7 @@ def read_union(
 def _find(
     source: str, *, data_root: Path | None, subset: str | None, split: str, revision: str | None
 ) -> tuple[list[Record], str]:
-    """The records of a source, and the place where they were found."""
+    """The records of a source and their location."""
     if source.startswith(("bundled:", "llm-adapters:")):
         path = fetch(source, data_root=data_root).place
         assert path is not None
@@ -133,12 +133,12 @@ def _find(
     else:
         if subset is not None:
             raise UserError(
-                f"{source}: subset={subset} is for hub data sets, this is a file; leave it out"
+                f"{source}: subset={subset} is for Hub datasets, this is a file; remove subset"
             )
         records = read_file(path)
     if revision is not None:
         raise UserError(
-            f"{source}: revision={revision} is for hub data sets, this is local; leave it out"
+            f"{source}: revision={revision} is for Hub datasets, this is local; remove revision"
         )
     return records, str(path)
 
@@ -157,11 +157,12 @@ def _find_hub(
 
 
 def _validate_unique_ids(rows: Sequence[Row], records: Sequence[Record]) -> None:
-    """Runs are compared row by row, so an id must name one row only."""
+    """Ids must be unique, as runs are compared row by row."""
     first: dict[str, str] = {}
     for row, record in zip(rows, records, strict=True):
         if row.id in first:
             raise UserError(
-                f"{record.place}: id '{row.id}' is also that of {first[row.id]}; ids must differ"
+                f"{record.place}: duplicate id '{row.id}', also used by {first[row.id]}; ids must "
+                "be unique"
             )
         first[row.id] = record.place

@@ -1,9 +1,9 @@
-"""Special tokens that stand in a row's own text, such as ``<|im_end|>`` in a message.
+"""Special tokens that occur in a row's own text, such as ``<|im_end|>`` in a message.
 
-A tokenizer reads them as the tokens themselves: a message that holds the end of a turn ends it.
-They are counted here, and encoded as plain text where that is wanted. Of a conversation only the
-chat template's own special tokens are then special: those of the messages are replaced by private
-characters while the template words the conversation, and the text between the template's special
+By default a tokenizer parses them as special tokens: a message that contains the end-of-turn token
+ends the turn. This module counts them, and optionally encodes them as plain text. In a conversation
+only the special tokens of the chat template are then special: those in messages are replaced by
+private-use characters while the template is rendered, and the text between the template's special
 tokens is encoded as text.
 """
 
@@ -21,17 +21,13 @@ from toplora_train.data.rows import Row
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-HIDDEN = (
-    "\ufdd0"  # a noncharacter, which stands in no text; before it the number of a special token
-)
-PLAIN = (
-    "x"  # in the place of a hidden token where the way of encoding is held against the usual one
-)
+HIDDEN = "\ufdd0"  # a noncharacter, not used in text; follows the number of a special token
+PLAIN = "x"  # replaces hidden tokens when encoding in parts is compared with normal encoding
 
 
 @dataclass(frozen=True)
 class Found:
-    """Special tokens in the text of some rows: in how many rows, each how often, where first."""
+    """Special tokens in rows' text: number of rows, count per token, location of the first."""
 
     rows: int = 0
     tokens: Mapping[str, int] = field(default_factory=dict)
@@ -44,9 +40,9 @@ def find_special(
     """Count the special tokens in the rows' own text.
 
     Args:
-        tokenizer: Whose special tokens.
+        tokenizer: The tokenizer with the special tokens.
         rows: The rows.
-        outputs: Whether what is to be said counts; of test rows only the question is encoded.
+        outputs: Whether to include outputs; for test rows only the question is encoded.
     """
     pattern = _pattern(_special_tokens(tokenizer))
     counts: Counter[str] = Counter()
@@ -66,10 +62,10 @@ def find_special(
 
 
 def encode_as_text(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the tokenizer encode special tokens that stand in a text as that text, from now on.
+    """Make the tokenizer encode special tokens in text as plain text from now on.
 
     Raises:
-        UserError: It cannot.
+        UserError: The tokenizer does not support this.
     """
     tokenizer.split_special_tokens = True
     for token in _special_tokens(tokenizer):
@@ -82,15 +78,15 @@ def encode_as_text(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def encodes_as_text(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether special tokens in a text are text to this tokenizer."""
+    """Whether the tokenizer encodes special tokens in text as plain text."""
     return bool(tokenizer.split_special_tokens)
 
 
 def hide(tokenizer: PreTrainedTokenizerBase, row: Row) -> Row:
-    """The conversation with private characters for the special tokens in its messages.
+    """Replace the special tokens in a conversation's messages by private-use characters.
 
     Raises:
-        UserError: It holds the private character itself.
+        UserError: The text contains the reserved character.
     """
     tokens = _special_tokens(tokenizer)
     pattern = _pattern(tokens)
@@ -98,8 +94,8 @@ def hide(tokenizer: PreTrainedTokenizerBase, row: Row) -> Row:
     def hidden(text: str) -> str:
         if HIDDEN in text:
             raise UserError(
-                f"{row.where}: holds the noncharacter U+FDD0, which dataset.special_tokens=text "
-                "needs for itself; remove it"
+                f"{row.where}: contains the noncharacter U+FDD0, which is reserved by "
+                "dataset.special_tokens=text; remove it"
             )
         return pattern.sub(lambda found: chr(_PRIVATE + tokens.index(found[0])) + HIDDEN, text)
 
@@ -111,26 +107,25 @@ def hide(tokenizer: PreTrainedTokenizerBase, row: Row) -> Row:
 
 
 def reveal(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """The text with its special tokens in their place again."""
+    """Restore the special tokens replaced by :func:`hide`."""
     tokens = _special_tokens(tokenizer)
     return _HIDDEN_TOKEN.sub(lambda found: tokens[ord(found[1]) - _PRIVATE], text)
 
 
 def template_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of a text that a template made of hidden messages, whose special tokens are text.
+    """The ids of a rendered template with hidden special tokens, which are encoded as text.
 
     Raises:
-        UserError: The tokenizer encodes a text otherwise when it is given in parts.
+        UserError: The tokenizer's result changes if text is encoded in parts.
     """
     if HIDDEN not in text:
         return _usual_ids(tokenizer, text)
     plain = _HIDDEN_TOKEN.sub(PLAIN, text)
     if _ids_in_parts(tokenizer, plain) != _usual_ids(tokenizer, plain):
         raise UserError(
-            "dataset.special_tokens=text: this model's tokenizer encodes what follows a special "
-            "token otherwise than a text of its own, so in its chat template the template's "
-            "special tokens and those of the messages cannot be told apart exactly; use keep, or "
-            "error and rows without them"
+            "dataset.special_tokens=text: this model's tokenizer encodes text differently after a "
+            "special token, so special tokens of the chat template and of messages cannot be "
+            "separated exactly; use keep, or error and rows without them"
         )
     return _ids_in_parts(tokenizer, text)
 
@@ -140,18 +135,18 @@ _HIDDEN_TOKEN = re.compile(f"(.){HIDDEN}", re.DOTALL)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """The special tokens as they stand in a text, the longest first."""
+    """The special tokens as text, longest first."""
     added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     return tuple(sorted({*added, *tokenizer.all_special_tokens}, key=lambda one: (-len(one), one)))
 
 
 def _pattern(tokens: Sequence[str]) -> re.Pattern[str]:
-    """One that finds the tokens; none where there are none."""
+    """A pattern that matches any of the tokens; without tokens it matches nothing."""
     return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
 
 
 def _ids_in_parts(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of the special tokens that are not hidden, and of the text between them."""
+    """Encode visible special tokens as such, and the text between them as plain text."""
     ids: list[int] = []
     end = 0
     for found in _pattern(_special_tokens(tokenizer)).finditer(text):

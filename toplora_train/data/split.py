@@ -1,4 +1,4 @@
-"""Rows held out of the training set."""
+"""Split off validation rows from the training set."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from toplora_train.data.shuffle import shuffled
 
 
 def hold_out(rows: int, held: int, *, seed: int) -> tuple[list[int], list[int]]:
-    """Draw ``held`` of ``rows`` indices; return (the others, the held), each in ascending order.
+    """Draw ``held`` of ``rows`` indices; return (training, validation), each in ascending order.
 
     Raises:
-        UserError: nothing would be left to train on.
+        UserError: No rows would be left for training.
     """
     if held >= rows:
         raise UserError(
-            f"dataset.validation_rows={held} leaves nothing of {rows} rows to train on; lower it"
+            f"dataset.validation_rows={held} leaves none of the {rows} rows for training; lower it"
         )
     drawn = set(shuffled(range(rows), random.Random(f"validation/{seed}"))[:held])
     return [i for i in range(rows) if i not in drawn], sorted(drawn)

@@ -1,4 +1,4 @@
-"""The model card: ``adapter/README.md``, what someone who downloads the adapter must know."""
+"""The model card, ``adapter/README.md``: what a user of the adapter needs to know."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from toplora_train.report.numbers import (
 )
 from toplora_train.report.wording import has_head, wording
 
-# PEFT types that PEFT itself does not know: they exist once this package has been imported.
+# PEFT types that are registered with PEFT by importing this package.
 NEEDS_IMPORT = frozenset({"TOPLORA", "TENSLORA", "GENLORA"})
 
-OWN_READING = (
-    "Its GenLoRA is toplora-train's own reading of arXiv 2602.05709, whose details were not "
-    "readable; the paper's results may not be expected of it."
+OWN_INTERPRETATION = (
+    "GenLoRA here is toplora-train's own interpretation of arXiv 2602.05709, whose details were "
+    "not available; do not expect it to match the paper's results."
 )
 
 
@@ -34,8 +34,8 @@ def model_card(
 
     Args:
         report: A completed run's ``report.json``.
-        prompt: The prompt that the adapter was trained on, its question written ``{instruction}``.
-        labels: The names of the classes that its head tells apart.
+        prompt: The prompt the adapter was trained on, with ``{instruction}`` as a placeholder.
+        labels: The class names of its classification head.
     """
     parts = [
         _front_matter(report),
@@ -70,28 +70,28 @@ def _summary(report: Mapping[str, Any]) -> str:
     text = (
         f"PEFT type {adapter['peft_type']}, {count(adapter['trainable_parameters'])} trainable "
         f"parameters on top of {count(model['parameters'])} frozen ones "
-        f"({_identity(model)}). Trained with toplora-train; the run's `report.html` "
-        "has every detail."
+        f"({_identity(model)}). Trained with toplora-train; see the run's `report.html` "
+        "for details."
     )
-    return f"{text} {OWN_READING}" if adapter["peft_type"] == "GENLORA" else text
+    return f"{text} {OWN_INTERPRETATION}" if adapter["peft_type"] == "GENLORA" else text
 
 
 def _identity(model: Mapping[str, Any]) -> str:
-    digest = model.get("sha256")  # earlier reports have none
-    known = f", SHA-256 of its configuration and weight index `{digest}`" if digest else ""
-    return f"revision `{model['revision']}`{known}"
+    digest = model.get("sha256")  # missing in older reports
+    suffix = f", SHA-256 of its configuration and weight index `{digest}`" if digest else ""
+    return f"revision `{model['revision']}`{suffix}"
 
 
 def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
     kind = report["adapter"]["peft_type"]
     auto, head = "AutoModelForCausalLM", ""
-    if has_head(report):  # the adapter's file has the head's weights, not its classes
+    if has_head(report):  # the adapter file contains the head's weights but not its class names
         auto = "AutoModelForSequenceClassification"
         head = f", id2label={dict(enumerate(labels))}" if labels else ", num_labels=1"
     needs_import = kind in NEEDS_IMPORT
     lines = ["```python"]
     if needs_import:
-        lines.append(f"import toplora_train  # makes PEFT know {kind}; keep it first")
+        lines.append(f"import toplora_train  # registers {kind} with PEFT; import it first")
     lines += [
         "from peft import PeftModel",
         f"from transformers import {auto}, AutoTokenizer",
@@ -104,7 +104,7 @@ def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
     text = "\n".join(lines)
     if needs_import:
         text += (
-            f"\n\nWithout `import toplora_train` (from `pip install toplora-train`) PEFT answers "
+            f"\n\nWithout `import toplora_train` (from `pip install toplora-train`), PEFT raises "
             f"`KeyError: '{kind}'`."
         )
     if not report["adapter"]["mergeable"]:
@@ -115,14 +115,14 @@ def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
 def _prompt(prompt: str, *, chat: bool) -> str:
     if chat:
         return (
-            "It was trained on conversations in the base model's own chat template, which the "
-            "tokenizer beside this file carries, and on no other wording; of each, the last "
-            "assistant message was learned. Ask with "
-            "`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`, which words a "
-            f"user's single message as\n\n```text\n{prompt.rstrip()}\n```"
+            "It was trained only on conversations in the base model's chat template, which is "
+            "saved with the tokenizer next to this file. The loss was computed on the last "
+            "assistant message of each conversation. Build prompts with "
+            "`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`; a single user "
+            f"message becomes\n\n```text\n{prompt.rstrip()}\n```"
         )
     return (
-        "It answers this prompt, which ends in a line break, and was trained on no other:\n\n"
+        "It was trained only on this prompt, which ends with a newline:\n\n"
         f"```text\n{prompt.rstrip()}\n```"
     )
 
@@ -158,8 +158,8 @@ def _training(report: Mapping[str, Any]) -> str:
         [
             f"- {counted(data['rows'], 'row')} of {source}, SHA-256 `{data['sha256']}`",
             f"- {counted(train['steps'], 'step')}, {train['epochs']:.2f} epochs, loss per "
-            f"{wording(report).unit} {train['loss_first']:.4f} at first, "
-            f"{train['loss_last']:.4f} at last",
+            f"{wording(report).unit} {train['loss_first']:.4f} at the start, "
+            f"{train['loss_last']:.4f} at the end",
             *_start(report["adapter"].get("start")),
             f"- seed {report['seed']}: `{report['command']}`",
         ]
@@ -174,13 +174,13 @@ def _start(start: Mapping[str, Any] | None) -> list[str]:
 
 def _limits(report: Mapping[str, Any]) -> str:
     data = report["data"]
-    notes = ["One seed: another one would give another score."]
-    notes.append(f"Test rows among the training rows: {contamination_text(report)}.")
+    notes = ["One seed: scores vary with the seed."]
+    notes.append(f"Test rows in the training data: {contamination_text(report)}.")
     if data["truncated_rows"]:
-        notes.append(f"{count(data['truncated_rows'])} training rows lost the end of their answer.")
+        notes.append(f"{count(data['truncated_rows'])} training rows had their answer truncated.")
     if data["dropped_rows"]:
-        notes.append(f"{count(data['dropped_rows'])} rows were too long and left out.")
+        notes.append(f"{count(data['dropped_rows'])} rows were too long and were dropped.")
     notes.append(
-        "It was scored on the tasks above only; it has the base model's faults and licence."
+        "It was evaluated only on the tasks above. The base model's limitations and licence apply."
     )
     return "\n".join(f"- {note}" for note in notes)

@@ -1,4 +1,4 @@
-"""The report's pictures, as SVG text: how the loss fell, and how the scores compare."""
+"""The report's charts as SVG text: loss curves and scores."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 TUNED, BASE, MAJORITY = "#2f7fd1", "#8d99a6", "#d98e2b"
-# Drawn in this colour, then replaced: by the page's own text colour where the picture is part of a
-# page, by a grey that shows on white and on black where it is a file.
+# Placeholder colour, replaced by the page's text colour when the chart is inline, or by a grey that
+# is legible on white and black when it is a file.
 _INK = "#010203"
 _FILE_INK = "#808890"
 _STYLE = {
@@ -35,18 +35,18 @@ _STYLE = {
 
 
 def training_chart(metrics: Sequence[Mapping[str, Any]], *, inline: bool) -> str:
-    """Draw training loss, validation loss where measured, and learning rate over the steps.
+    """Plot training loss, validation loss if measured, and learning rate against steps.
 
     Args:
         metrics: The rows of ``metrics.jsonl``, at least one.
-        inline: For being part of a page rather than a file.
+        inline: Whether the chart is embedded in a page rather than written to a file.
     """
     with rc_context(_STYLE):
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         steps = [row["step"] for row in metrics]
         marker = "o" if len(steps) < 3 else ""
-        losses = [_number(row["loss"]) for row in metrics]
+        losses = [_loss(row["loss"]) for row in metrics]
         above.plot(steps, losses, color=TUNED, marker=marker, label="training loss")
         measured = [row for row in metrics if row.get("validation_loss") is not None]
         if measured:
@@ -71,11 +71,11 @@ def training_chart(metrics: Sequence[Mapping[str, Any]], *, inline: bool) -> str
 
 
 def score_chart(tasks: Mapping[str, Mapping[str, Any]], *, inline: bool) -> str:
-    """Draw each task's score with its 95 % interval, beside the base model's and the majority's.
+    """Plot each task's score with its 95 % interval next to the base model and majority baseline.
 
     Args:
         tasks: ``tasks`` of ``report.json``, at least one.
-        inline: For being part of a page rather than a file.
+        inline: Whether the chart is embedded in a page rather than written to a file.
     """
     with rc_context(_STYLE):
         figure = Figure(figsize=(8, 0.9 + 0.62 * len(tasks)), layout="constrained")
@@ -89,9 +89,9 @@ def score_chart(tasks: Mapping[str, Mapping[str, Any]], *, inline: bool) -> str:
         axes.set_yticks(range(len(tasks)), list(tasks))
         axes.set_ylim(len(tasks) - 0.5, -0.5)
         axes.set_xlim(0, 100)
-        axes.set_xlabel("% right, with 95 % interval")
+        axes.set_xlabel("score (%), with 95 % interval")
         legend = [("tuned", TUNED, "-", 7.0), ("base model", BASE, "-", 7.0)]
-        legend.append(("always the most frequent answer", MAJORITY, ":", 1.5))
+        legend.append(("most frequent answer", MAJORITY, ":", 1.5))
         handles = [
             axes.plot([], [], color=color, linestyle=style, linewidth=width, label=label)[0]
             for label, color, style, width in legend
@@ -111,8 +111,8 @@ def _bar(
         axes.errorbar(100 * value, place, xerr=spread, color=_INK, capsize=3, linewidth=1)
 
 
-def _number(value: float | None) -> float:
-    """A loss that JSON could not say leaves a gap in the line."""
+def _loss(value: float | None) -> float:
+    """NaN losses are null in JSON; they leave a gap in the curve."""
     return float("nan") if value is None else value
 
 
@@ -129,7 +129,7 @@ def _svg(figure: Figure, title: str, inline: bool) -> str:
         return text.replace(_INK, _FILE_INK)
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # Two pictures on one page must not share ids, and a picture shrinks with the page.
+    # Two charts on one page must not share ids, and a chart scales with the page.
     prefix = re.sub(r"\W+", "-", title.lower())
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", text)

@@ -1,4 +1,4 @@
-"""Runs side by side: a leaderboard, and methods held against each other on the same rows."""
+"""Compare runs: a leaderboard, and paired comparisons of methods on the same rows."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ Pair = tuple[Method, Method]
 def compare_runs(
     runs: Sequence[Run], *, baseline: str | None = None, gain: float = GAIN
 ) -> dict[str, Any]:
-    """All that is known of how the runs' methods differ.
+    """Compare the methods of the runs.
 
     Args:
-        runs: Finished runs, of one protocol.
-        baseline: The method that every other is held against; None for all pairs.
-        gain: The true difference for which the seeds needed are worked out.
+        runs: Finished runs with the same protocol.
+        baseline: The method every other one is compared to; None for all pairs.
+        gain: The true difference for which the number of seeds needed is computed.
 
     Returns:
         ``protocol, protocol_hash, tasks, baseline, gain, warnings``; ``methods``, best first, each
-        with its scores, the interval and deviation of its average, its ``group`` letters, trainable
-        parameters and seconds; ``comparisons``, each of ``first`` and ``second`` with the
+        with its scores, the interval and standard deviation of its average, its ``group`` letters,
+        trainable parameters and seconds; ``comparisons``, each of ``first`` and ``second`` with the
         difference, interval, p values, ``detectable``, ``seeds_needed`` and verdict by task and on
-        average. A task's further metrics are compared as ``TASK (METRIC)``; they are in no average.
+        average. A task's other metrics are compared as ``TASK (METRIC)`` and not averaged.
 
     Raises:
-        UserError: the runs were evaluated differently, or ``baseline`` is none of the methods.
+        UserError: The runs' protocols differ, or ``baseline`` is not one of the methods.
     """
     validate_same_protocols(runs)
     methods = group(runs)
@@ -63,7 +63,7 @@ def compare_runs(
     tasks: Mapping[str, Any] = runs[0].report["tasks"]
     ordered = [run for method in methods for run in method.runs]
     scores = {task: task_scores(ordered, task, how["metric"]) for task, how in tasks.items()}
-    further = {
+    other_metrics = {
         f"{task} ({metric})": task_scores(ordered, task, metric)
         for task, how in tasks.items()
         for metric in how["more"]
@@ -71,7 +71,7 @@ def compare_runs(
     }
     mean = mean_over_tasks(list(scores.values())) if scores else None
     places = _places(methods)
-    by_task = _family(pairs, places, scores | further, gain)
+    by_task = _family(pairs, places, scores | other_metrics, gain)
     on_average = (
         _family(pairs, places, {"average": mean}, gain) if mean and len(scores) > 1 else None
     )
@@ -103,7 +103,7 @@ def compare_runs(
         "warnings": [warning for warning in warnings if warning],
     }
     if not baseline and len(methods) > 2 and all(len(method.runs) > 1 for method in methods):
-        groups = letters([line["name"] for line in lines], _told_apart(comparisons))
+        groups = letters([line["name"] for line in lines], _significant_pairs(comparisons))
         for line in lines:
             line["group"] = groups[line["name"]]
     plain: dict[str, Any] = plain_json(document)
@@ -111,18 +111,18 @@ def compare_runs(
 
 
 def overall(comparison: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
-    """The difference that decides a comparison: the average, or that of the only task."""
+    """The main result of a comparison: the difference on average, or on the only task."""
     if comparison["average"] is not None:
         return "average", comparison["average"]
     return next(iter(comparison["tasks"].items()), None)
 
 
 def letters(names: Sequence[str], apart: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Letters such that two methods share one exactly if they cannot be told apart.
+    """Compact letter display: two methods share a letter iff they do not differ significantly.
 
     Args:
         names: The methods, best first.
-        apart: The pairs that can be told apart.
+        apart: The pairs that differ significantly.
 
     Source: H.-P. Piepho, An algorithm for a letter-based representation of all-pairwise comparisons
     (2004).
@@ -157,20 +157,20 @@ def _pairs(methods: Sequence[Method], baseline: str | None) -> list[Pair]:
     if baseline is None:
         return list(combinations(methods, 2))
     named = [method for method in methods if method.name == baseline]
-    # The adapter's name is enough where one method has that adapter.
+    # The adapter name is enough if only one method uses that adapter.
     named = named or [
         method for method in methods if method.runs[0].settings["adapter.name"] == baseline
     ]
     if len(named) != 1:
         raise UserError(
-            f"baseline={baseline} is {'not one' if named else 'none'} of the methods, which are "
-            f"{', '.join(repr(method.name) for method in methods)}"
+            f"baseline={baseline} matches {'several methods' if named else 'no method'}; the "
+            f"methods are {', '.join(repr(method.name) for method in methods)}"
         )
     return [(named[0], method) for method in methods if method is not named[0]]
 
 
 def _places(methods: Sequence[Method]) -> dict[str, list[int]]:
-    """Which of all runs, in order, are a method's."""
+    """Indices of each method's runs, with the runs ordered by method."""
     places: dict[str, list[int]] = {}
     for method in methods:
         begin = sum(len(found) for found in places.values())
@@ -184,7 +184,7 @@ def _family(
     measured: Mapping[str, RowScores],
     gain: float,
 ) -> list[dict[str, Any]]:
-    """By pair, then by what was measured: all held to 5 % together."""
+    """Differences by pair and measurement, with a family-wise error rate of 5 %."""
     tests = len(pairs) * len(measured)
     found = [
         compare(scores, places[first.name], places[second.name], tests=tests)
@@ -192,23 +192,27 @@ def _family(
         for scores in measured.values()
     ]
     adjusted = holm([difference.p for difference in found])
-    told = [_told(*one, gain=gain, tests=tests) for one in zip(found, adjusted, strict=True)]
+    results = [
+        _with_verdict(*one, gain=gain, tests=tests) for one in zip(found, adjusted, strict=True)
+    ]
     return [
-        dict(zip(measured, told[index * len(measured) :][: len(measured)], strict=True))
+        dict(zip(measured, results[index * len(measured) :][: len(measured)], strict=True))
         for index in range(len(pairs))
     ]
 
 
-def _told(difference: Difference, adjusted: float, *, gain: float, tests: int) -> dict[str, Any]:
-    known = difference.seed_variance is not None
+def _with_verdict(
+    difference: Difference, adjusted: float, *, gain: float, tests: int
+) -> dict[str, Any]:
+    several_seeds = difference.seed_variance is not None
     return asdict(difference) | {
         "p_adjusted": adjusted,
-        "seeds_needed": seeds_to_see(gain, difference, tests=tests) if known else None,
+        "seeds_needed": seeds_to_see(gain, difference, tests=tests) if several_seeds else None,
         "verdict": verdict(difference, adjusted),
     }
 
 
-def _told_apart(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _significant_pairs(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     found = [(one["first"], one["second"], overall(one)) for one in comparisons]
     return [
         (first, second)
@@ -220,7 +224,7 @@ def _told_apart(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[str, str
 def _scores_of(
     method: Method, tasks: Sequence[str], ci95: tuple[float, float] | None
 ) -> dict[str, Any]:
-    """A method's line of the leaderboard; ``ci95`` is that of its average."""
+    """A method's row in the leaderboard; ``ci95`` is the interval of its average."""
     reports = [run.report for run in method.runs]
     averages = [report["average"] for report in reports if report["average"] is not None]
     return {

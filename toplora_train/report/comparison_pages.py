@@ -1,4 +1,4 @@
-"""A comparison on the terminal, as Markdown and as one HTML file."""
+"""Render a comparison on the terminal, as Markdown and as a single HTML file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def show_comparison(document: Mapping[str, Any], console: Console) -> None:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
     if len(shown) < len(tables):
-        console.print(f"{len(tables) - len(shown)} further tables, by task, are in the files.")
+        console.print(f"{len(tables) - len(shown)} more tables, by task, are in the files.")
     for warning in document["warnings"]:
         console.print(Text(warning, "yellow"))
 
@@ -51,18 +51,18 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 HOW = (
-    "Differences are of the same rows, second minus first, with 95 % intervals over further rows "
-    "and further seeds: each run's score is one observation, Student's t with the degrees of "
-    "freedom that so few seeds have. With one seed they are over rows only, and said of these "
-    "adapters, not of methods; p is then McNemar's exact mid-p where right answers are counted. p "
-    "is adjusted by Holm's method over all comparisons of its kind, the averages and the tasks "
-    "apart. What a comparison could see is the smallest true difference it would find four times "
-    "in five; the seeds are those that each method needs for the given one."
+    "Differences are paired by row, second minus first. The 95 % intervals cover variation over "
+    "test rows and training seeds: each run's score is one observation, with Student's t for the "
+    "small number of seeds. With one seed they cover test rows only and apply to these adapters, "
+    "not to the methods; for accuracies p is then McNemar's exact mid-p. p values are adjusted by "
+    "Holm's method over all comparisons of the same kind (averages and tasks separately). The "
+    "detectable difference is the smallest true difference found with 80 % power; the seeds are "
+    "how many each method needs to detect the given difference."
 )
 
 
 def _tables(document: Mapping[str, Any]) -> dict[str, list[list[str]]]:
-    """Title to rows of cells, the first row being the headings."""
+    """Title to rows of cells; the first row holds the headings."""
     tables = {"Leaderboard": _leaderboard(document)}
     compared = [(one, overall(one)) for one in document["comparisons"]]
     decisive = [(one, *found) for one, found in compared if found]
@@ -71,14 +71,14 @@ def _tables(document: Mapping[str, Any]) -> dict[str, list[list[str]]]:
         needed = f"seeds for {gain} {'point' if gain == '1' else 'points'}"
         rows = [[*DIFFERENCE[:-1], needed, DIFFERENCE[-1]]]
         for one, _, found in decisive:
-            *cells, judged = _difference(f"{one['second']} against {one['first']}", found)
-            rows.append([*cells, _seeds(found), judged])
+            *cells, verdict = _difference(f"{one['second']} vs {one['first']}", found)
+            rows.append([*cells, _seeds(found), verdict])
         title = "On average" if decisive[0][1] == "average" else f"On {decisive[0][1]}"
         tables[title] = rows
     for one, _ in compared:
         if len(one["tasks"]) > 1:
             rows = [_difference(task, found) for task, found in one["tasks"].items()]
-            tables[f"{one['second']} against {one['first']}, by task"] = [list(DIFFERENCE), *rows]
+            tables[f"{one['second']} vs {one['first']}, by task"] = [list(DIFFERENCE), *rows]
     return tables
 
 

@@ -1,4 +1,4 @@
-"""Test rows that are also training rows, as the report says it: how many, and the score without."""
+"""Contamination in the report: how many test rows were trained on, and the score without them."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from toplora_train.report.numbers import count
 
 
 def contamination_text(report: Mapping[str, Any]) -> str:
-    """Return how many test rows of which task are training rows, in words.
+    """Return how many test rows of each task are in the training data, in words.
 
     ``data.contamination`` maps a task's name to ``{"rows": int, "ids": [...]}``; it is
-    None where nobody looked.
+    None if this was not checked.
     """
     found = report["data"]["contamination"]
     if found is None:
-        return "not looked for"
-    told = [
+        return "not checked"
+    parts = [
         f"{name}: {count(task['rows'])} of {count(report['tasks'][name]['n'])}"
         for name, task in found.items()
         if task["rows"] and name in report["tasks"]
     ]
-    return "; ".join(told) or "none found"
+    return "; ".join(parts) or "none found"
 
 
 def clean_scores(
     report: Mapping[str, Any], predictions: Mapping[str, Sequence[Prediction]]
 ) -> dict[str, dict[str, Any]]:
-    """Return, for each task with test rows that were trained on, the score on its other rows.
+    """Return, for each contaminated task, the score on the rows that were not trained on.
 
-    Each is ``{value, ci95, n}``; a task of which no row is left has none.
+    Each is ``{value, ci95, n}``; a task with no such rows is left out.
     """
     scores = {}
     for name, task in (report["data"]["contamination"] or {}).items():
@@ -49,7 +49,7 @@ def _score(kept: Sequence[Prediction], metric: str) -> tuple[float, tuple[float,
     if metric == "accuracy":
         right = sum(prediction.correct for prediction in kept)
         return right / len(kept), wilson_interval(right, len(kept))
-    choices = list(kept[0].scores or ())  # the classes, in the order of their numbers
+    choices = list(kept[0].scores or ())  # the class names, by class number
     measured = measure(
         metric,
         as_numbers([prediction.prediction or "" for prediction in kept], choices),

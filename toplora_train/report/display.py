@@ -1,4 +1,4 @@
-"""What is seen while a run goes: bars on a terminal, lines elsewhere; ``train.log`` has lines."""
+"""Progress of a run: progress bars on a terminal, lines elsewhere and in ``train.log``."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 
 class _Display:
-    """A bar on a terminal; where there is none, lines. The log file always gets the lines.
+    """A progress bar on a terminal, lines elsewhere. The log file always gets the lines.
 
     Args:
-        name: What stands before the bar.
-        total: Where the bar ends.
-        console: Where to; standard output by default.
-        done: Where it begins.
-        stays: Whether the bar is left standing at its end; else a line takes its place.
+        name: The label of the bar.
+        total: The total count.
+        console: The console; standard output by default.
+        done: The initial count.
+        stays: Whether the finished bar stays visible.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class _Display:
         say(self.console, text)
 
     def _seconds_left(self) -> float | None:
-        """The seconds left, if they can be told."""
+        """The estimated seconds left, if known."""
         return None
 
     def _time(self) -> str:
-        """``3 min 5 s left``, or at the end how long it took."""
+        """``3 min 5 s left``, or the time taken when finished."""
         if self._progress.finished:
             seconds = self._progress.tasks[0].finished_time
             return f"in {readable_seconds(seconds or 0.0)}"
@@ -78,7 +78,7 @@ class _Display:
         return "" if left is None else f"{readable_seconds(left)} left"
 
     def _line(self, text: str) -> None:
-        """Log a line; print it where no bar shows the same."""
+        """Log a line; print it unless a bar shows the same."""
         logger.info(text)
         if not self.console.is_terminal:
             say(self.console, text)
@@ -96,23 +96,22 @@ class _Display:
 
 
 class _TimeColumn(ProgressColumn):
-    """What a display says of its time, asked anew whenever the bar is drawn."""
+    """The time column of a display, updated on interval redraw."""
 
-    def __init__(self, say: Callable[[], str]) -> None:
+    def __init__(self, text: Callable[[], str]) -> None:
         super().__init__()
-        self._say = say
+        self._text = text
 
     def render(self, task: Task) -> Text:
         """See :class:`rich.progress.ProgressColumn`."""
         del task
-        return Text(self._say(), style="progress.remaining")
+        return Text(self._text(), style="progress.remaining")
 
 
 def say(console: Console, text: str) -> None:
-    """Print lines as they are; on a terminal they are wrapped between words.
+    """Print plain text; on a terminal lines are wrapped between words.
 
-    A word that is longer than a line, such as a path, stays in one piece and begins a line, so that
-    it can be copied.
+    A word longer than a line, such as a path, is not broken, so that it can be copied.
     """
     if console.is_terminal:
         lines = [
@@ -124,7 +123,7 @@ def say(console: Console, text: str) -> None:
 
 
 class EncodingDisplay(_Display):
-    """Shows how many rows have become tokens, if that takes more than two seconds."""
+    """Shows how many rows have been encoded, if encoding takes more than two seconds."""
 
     def __init__(self, name: str, total: int, *, console: Console | None = None) -> None:
         super().__init__(f"encoding {name}", total, console)
@@ -136,7 +135,7 @@ class EncodingDisplay(_Display):
         return self
 
     def add(self, rows: int) -> None:
-        """Show that so many rows more are done; where there is no bar, a line every ten seconds."""
+        """Add ``rows`` to the count; without a bar, print a line interval ten seconds."""
         self._done += rows
         self._show(self._done, "rows")
         if time.monotonic() > self._next_line:
@@ -151,13 +150,13 @@ class EncodingDisplay(_Display):
 
 
 class TrainingDisplay(_Display):
-    """Shows the steps of a training.
+    """Shows training steps.
 
     Args:
-        total_steps: Where the training ends.
-        console: Where to; standard output by default.
-        start_step: Where a resumed training begins.
-        judged: Whether the validation loss has a line of its own.
+        total_steps: The total number of steps.
+        console: The console; standard output by default.
+        start_step: The step training resumes from.
+        judged: Whether the validation loss is shown on a line of its own, for model selection.
     """
 
     def __init__(
@@ -178,7 +177,7 @@ class TrainingDisplay(_Display):
         return self
 
     def update(self, record: Mapping[str, Any]) -> None:
-        """Show a step: ``step, loss, lr, tokens_per_second``; a line unless ``logged`` is false."""
+        """Show ``step, loss, lr, tokens_per_second``; no line is written if ``logged`` is false."""
         self._step = step = int(record["step"])
         self._latest = time.monotonic()
         numbers = (
@@ -202,13 +201,13 @@ class TrainingDisplay(_Display):
 
 
 class EvaluationDisplay(_Display):
-    """Shows a task's rows and the score so far; a line every tenth of them, 25 at least.
+    """Shows a task's progress and score so far; a line interval 10 % of the rows, at least 25.
 
     Args:
-        name: Whose answers to which task.
-        total: The task's rows.
-        console: Where to; standard output by default.
-        numbers: Whether the answers are numbers, of which none is right or wrong.
+        name: The model and task being evaluated.
+        total: The number of rows.
+        console: The console; standard output by default.
+        numbers: Whether the task is a regression, for which the mean error is shown.
     """
 
     def __init__(
@@ -217,7 +216,7 @@ class EvaluationDisplay(_Display):
         super().__init__(name, total, console)
         self._name = name
         self._numbers = numbers
-        self._said = 0
+        self._lines_shown = 0
         self._time_left = TimeLeft()
         self._left = (total, 0)
 
@@ -226,9 +225,9 @@ class EvaluationDisplay(_Display):
         return self
 
     def update(self, progress: Progress) -> None:
-        """Show how far the task is.
+        """Show the progress.
 
-        The total may be less than at first: of several processes each answers a share.
+        The total may shrink: with several processes, each evaluates a shard.
         """
         self.total, done = progress.total, progress.done
         if progress.tokens:
@@ -237,13 +236,13 @@ class EvaluationDisplay(_Display):
         score = (
             f"mean error {progress.measure:.3g} so far"
             if self._numbers
-            else f"{progress.measure:.1%} right so far"
+            else f"{progress.measure:.1%} correct so far"
         )
         self._progress.update(self._bar, total=self.total)
         self._show(done, score)
-        every = max(self.total // 10, 25)
-        if done // every > self._said:
-            self._said = done // every
+        interval = max(self.total // 10, 25)
+        if done // interval > self._lines_shown:
+            self._lines_shown = done // interval
             time_left = self._time()
             self._line(
                 f"{self._name} {done}/{self.total}  {score}{'  ' if time_left else ''}{time_left}"

@@ -1,10 +1,10 @@
-"""The earlier ends of a run that was trained for longer (``resume=extend``), each kept whole.
+"""Results of a finished run from before it was extended (``resume=extend``), kept in full.
 
-    RUN_DIR/earlier/step-00000008/    config, report, metrics, adapter and predictions of that end
+    RUN_DIR/earlier/step-00000008/    config, report, metrics, adapter and predictions at that step
 
-Such a folder is a finished run, but for its checkpoints, for whoever reads runs. While the run is
-extended it is what is left of the finished one; a run without ``report.json`` that has earlier ends
-is an extension under way.
+Such a folder reads as a finished run without checkpoints. While the run is being extended it is the
+only copy of the finished results; a run with earlier ends but no ``report.json`` is an extension in
+progress.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KEPT = (
 
 @dataclass(frozen=True)
 class EarlierEnd:
-    """Where a run ended before: after which step, and the command that brought it there."""
+    """An earlier end of a run: its last step and the command that produced it."""
 
     folder: Path
     step: int
@@ -41,10 +41,10 @@ class EarlierEnd:
 
 
 def earlier_ends(run_dir: Path) -> list[EarlierEnd]:
-    """The earlier ends of a run, the first one first.
+    """The earlier ends of a run, oldest first.
 
     Raises:
-        UserError: One has lost its report.
+        UserError: The report of one is missing.
     """
     ends = []
     for folder in sorted((run_dir / FOLDER).glob("step-*")):
@@ -54,25 +54,25 @@ def earlier_ends(run_dir: Path) -> list[EarlierEnd]:
 
 
 def keep_end(run_dir: Path) -> Path:
-    """Copy the end of a finished run; the folder is whole or absent."""
+    """Copy the results of a finished run, atomically."""
     target = _folder(run_dir, read_report(run_dir / REPORT))
-    aside = target.with_name(f".writing-{target.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    temporary = target.with_name(f".writing-{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     for name in KEPT:
         if (run_dir / name).is_dir():
-            shutil.copytree(run_dir / name, aside / name)
+            shutil.copytree(run_dir / name, temporary / name)
         elif (run_dir / name).is_file():
-            shutil.copy2(run_dir / name, aside / name)
-    shutil.rmtree(target, ignore_errors=True)  # of an extension that never began
-    aside.rename(target)
+            shutil.copy2(run_dir / name, temporary / name)
+    shutil.rmtree(target, ignore_errors=True)  # left by an extension that never started
+    temporary.rename(target)
     return target
 
 
 def undo_unbegun(run_dir: Path) -> None:
-    """Put a finished run's configuration back where its extension never began.
+    """Restore a finished run's configuration if its extension never started.
 
-    Then the finished run's report is still in its place, and the copy of it is removed.
+    In that case the run still has its report, and the copy of its results is removed.
     """
     if not (run_dir / REPORT).is_file() or not (run_dir / FOLDER).is_dir():
         return
@@ -82,9 +82,9 @@ def undo_unbegun(run_dir: Path) -> None:
     end = _folder(run_dir, report)
     if not end.is_dir():
         return
-    aside = run_dir / f".{CONFIG}"
-    shutil.copy2(end / CONFIG, aside)
-    aside.replace(run_dir / CONFIG)
+    temporary = run_dir / f".{CONFIG}"
+    shutil.copy2(end / CONFIG, temporary)
+    temporary.replace(run_dir / CONFIG)
     shutil.rmtree(end)
     if not any((run_dir / FOLDER).iterdir()):
         (run_dir / FOLDER).rmdir()

@@ -1,4 +1,4 @@
-"""The software and the machine a run was made with."""
+"""The software and hardware of a run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PACKAGES = (
 
 
 def environment(device: str | None = None) -> dict[str, Any]:
-    """Return versions, platform, processor count and the package's own git commit.
+    """Return package versions, platform, CPU count and this package's git commit.
 
-    Versions are read from the installed packages' metadata, so nothing heavy is imported.
+    Versions come from package metadata, so no heavy package is imported.
 
     Args:
-        device: What the run computed on, in words; only the caller knows.
+        device: A description of the run's device, if known.
     """
     return {
         "python": platform.python_version(),
@@ -42,9 +42,9 @@ def environment(device: str | None = None) -> dict[str, Any]:
 
 
 def git_commit(checkout: Path) -> str | None:
-    """Return the commit of ``checkout``, with ``+changes`` where files differ from it.
+    """Return the commit of ``checkout``, with ``+changes`` if there are uncommitted changes.
 
-    None where the package is not run from a checkout, or git is not at hand.
+    None if it is not a git checkout or git is not installed.
     """
     if not (checkout / ".git").exists():
         return None

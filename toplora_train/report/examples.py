@@ -1,4 +1,4 @@
-"""A few of a task's predictions, to be read by a person."""
+"""Sample predictions of a task for the report."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from toplora_train.evaluation.predictions import Prediction
 def pick_examples(
     predictions: Sequence[Prediction], count: int = 10
 ) -> tuple[list[Prediction], list[Prediction]]:
-    """Return up to ``count`` right and ``count`` wrong predictions, spread evenly over the task.
+    """Return up to ``count`` correct and ``count`` wrong predictions, evenly spaced over the task.
 
-    The same predictions always give the same examples; none is chosen for how it looks.
+    Deterministic, so there is no cherry-picking.
     """
     right = [prediction for prediction in predictions if prediction.correct]
     wrong = [prediction for prediction in predictions if not prediction.correct]

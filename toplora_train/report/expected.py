@@ -1,4 +1,4 @@
-"""Published numbers beside a run's own, with where they come from and the difference."""
+"""Published scores next to the run's own, with source and difference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 def matching(
     expected: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The published results of a run's adapter at its rank; ``settings`` are the adapter's."""
+    """The published results for the adapter and rank in ``settings``."""
     return [
         dict(one)
         for one in expected
@@ -18,16 +18,16 @@ def matching(
 
 
 def expected_table(report: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of cells: task, here, published, difference in points, source; none without any.
+    """Rows of cells: task, here, published, difference in points, source.
 
-    A published mean is held against ours only where it is known to be of the same tasks, and what
-    was trained from another adapter only against a run that was so too.
+    A published mean is compared only if it covers the same tasks, and a published result that
+    started from another adapter only if this run did too.
     """
     rows = []
     started_from = report["adapter"]["settings"].get("start_from")
     for one in report.get("expected") or ():
         source = f"{one['source']}, protocol {one['protocol']}"
-        start = one.get("start")  # earlier reports have none
+        start = one.get("start")  # missing in older reports
         if start is not None:
             source += f"; started from {start}, this run from {started_from or 'the base model'}"
         same_start = start is None or started_from is not None
@@ -46,6 +46,6 @@ def _row(
     task: str, ours: float | None, published: float, source: str, *, comparable: bool
 ) -> list[str]:
     if ours is None:
-        return [task, "of other tasks", f"{published:g} %", "", source]
-    difference = f"{ours - published:+.1f}" if comparable else "another start"
+        return [task, "different tasks", f"{published:g} %", "", source]
+    difference = f"{ours - published:+.1f}" if comparable else "different start"
     return [task, f"{ours:.1f} %", f"{published:g} %", difference, source]

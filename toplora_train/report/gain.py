@@ -1,7 +1,7 @@
-"""How much better a tuned model is than its base model, from both models' answers to the same rows.
+"""The gain of a tuned model over its base model, from both models' answers to the same rows.
 
-The two are compared row by row: what makes a question easy or hard makes it so for both, and does
-not widen the interval of the difference.
+The comparison is paired by row: how hard a question is affects both models alike and so does not
+widen the interval of the difference.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Answers = Sequence[Prediction]
 
 
 def read_gain(folder: Path, tasks: Sequence[str]) -> dict[str, Any] | None:
-    """The gain that the predictions in a folder show; None where the base model has none there.
+    """The gain computed from a folder's predictions; None if the base model's are missing.
 
     Raises:
-        UserError: a file is missing, or base and tuned model answered different rows.
+        UserError: A file is missing, or the base and tuned models answered different rows.
     """
     paths = {task: (folder / f"{task}.base.jsonl", folder / f"{task}.jsonl") for task in tasks}
     if not tasks or not all(base.is_file() for base, _ in paths.values()):
@@ -35,14 +35,14 @@ def read_gain(folder: Path, tasks: Sequence[str]) -> dict[str, Any] | None:
 
 
 def gain(answers: Mapping[str, tuple[Answers, Answers]]) -> dict[str, Any]:
-    """The difference of tuned and base model, with its paired interval.
+    """The difference between tuned and base model, with its paired interval.
 
     Args:
-        answers: Each task's answers of the base and of the tuned model, to the same rows.
+        answers: For each task, the answers of the base and the tuned model to the same rows.
 
     Returns:
-        ``value, ci95, p, detectable`` (see :class:`toplora_train.evaluation.paired.Difference`) of
-        the plain mean over the tasks, and in ``tasks`` the same of each.
+        ``value, ci95, p, detectable`` (see :class:`toplora_train.evaluation.paired.Difference`) for
+        the unweighted mean over tasks, and in ``tasks`` the same for each task.
     """
     scores = {task: _scores(task, base, tuned) for task, (base, tuned) in answers.items()}
     mean = mean_over_tasks(list(scores.values()))
@@ -50,25 +50,25 @@ def gain(answers: Mapping[str, tuple[Answers, Answers]]) -> dict[str, Any]:
 
 
 def gain_text(report: Mapping[str, Any]) -> str:
-    """Each task's gain and how it was compared, in words; empty where nothing is known of it."""
+    """Each task's gain and how it was computed, in words; empty if there is none."""
     if not report.get("gain"):
         return ""
-    told = "; ".join(
+    gains = "; ".join(
         f"{task} {points(one['value'])} ({points(one['ci95'][0])} to {points(one['ci95'][1])})"
         for task, one in report["gain"]["tasks"].items()
     )
     return (
-        f"Points gained over the base model: {told}. Both models answered the same rows and are "
-        "compared row by row, so the intervals of the gains are paired (95 %, over further "
-        "questions; another seed may gain more or less)."
+        f"Gain over the base model in points: {gains}. Both models answered the same rows, so the "
+        "95 % intervals of the gains are paired; they cover variation over test rows, not over "
+        "training seeds."
     )
 
 
 def _scores(task: str, base: Answers, tuned: Answers) -> RowScores:
     if [one.id for one in base] != [one.id for one in tuned]:
         raise UserError(
-            f"the stored answers of base and tuned model to {task} are not to the same rows; "
-            "evaluate again"
+            f"the stored predictions of the base and the tuned model on {task} are for different "
+            "rows; evaluate again"
         )
     right = np.array([[one.correct for one in answers] for answers in (base, tuned)], dtype=bool)
     return share_right(right, [one.prompt for one in tuned])

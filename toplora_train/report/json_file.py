@@ -1,4 +1,4 @@
-"""JSON on disk: whole or absent, and always JSON."""
+"""Atomic writing of valid JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def plain_json(value: Any) -> Any:
-    """Return ``value`` with every number that JSON cannot say (NaN, infinity) as null."""
+    """Return ``value`` with NaN and infinity, which JSON does not have, replaced by null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -22,20 +22,20 @@ def plain_json(value: Any) -> Any:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path``, then rename: a reader sees the old file or all the new."""
+    """Write ``text`` to a temporary file, then rename it to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all."""
+    """Write ``value`` as indented JSON, atomically."""
     text = json.dumps(plain_json(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_text_atomically(path, text + "\n")

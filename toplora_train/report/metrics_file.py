@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: a line per logged step, appended as training goes."""
+"""``metrics.jsonl``: one line per logged step, appended during training."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class MetricsFile:
 
     Args:
         path: The file.
-        resumed_step: The step a resumed run goes on from: lines of later steps, which the
-            interrupted run still wrote after its last checkpoint, and a torn last line are dropped.
-            None for a run from the start: an old file is replaced.
+        resumed_step: The step a run resumes from: lines of later steps, which the interrupted run
+            wrote after its last checkpoint, and an incomplete last line are dropped. None for a
+            fresh run: an existing file is replaced.
     """
 
     def __init__(self, path: Path, *, resumed_step: int | None = None) -> None:
-        lines = _whole_lines(path) if resumed_step is not None and path.is_file() else []
+        lines = _complete_rows(path) if resumed_step is not None and path.is_file() else []
         kept = [row for row in lines if row["step"] <= (resumed_step or 0)]
         write_text_atomically(path, "".join(_line(row) for row in kept))
         self._file: TextIO = path.open("a", encoding="utf-8")
@@ -53,13 +53,13 @@ class MetricsFile:
         self.close()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Append one step's record, at once.
+        """Append one step's record and flush.
 
         Args:
-            record: Holds every one of ``KEYS``, and what else was measured; None was not.
+            record: All of ``KEYS`` and any other metrics; None values of the latter are left out.
 
         Raises:
-            KeyError: one of ``KEYS`` is missing.
+            KeyError: One of ``KEYS`` is missing.
         """
         row = {key: record[key] for key in KEYS}
         row |= {
@@ -71,28 +71,28 @@ class MetricsFile:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; nothing is lost without."""
+        """Close the file; every line has been flushed already."""
         self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read every whole line of ``metrics.jsonl``.
+    """Read every complete line of ``metrics.jsonl``.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: The file cannot be read.
     """
     try:
-        return _whole_lines(path)
+        return _complete_rows(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); is it a run's?") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is this a run?") from error
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
+def _complete_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
         try:
             row = json.loads(line)
-        except ValueError:  # torn by a crash and then written on
+        except ValueError:  # cut off by a crash, then appended to
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)

@@ -1,4 +1,4 @@
-"""How numbers are written for people."""
+"""Number formatting."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ CORRELATIONS = ("matthews", "pearson", "spearman")
 
 
 def percent(share: float) -> str:
-    """Return a share as ``64.0 %``."""
+    """Return a fraction as ``64.0 %``."""
     return f"{100 * share:.1f} %"
 
 
 def percent_interval(interval: Sequence[float]) -> str:
-    """Return an interval of shares as ``59.1 to 68.6``, in percent."""
+    """Return an interval of fractions as ``59.1 to 68.6``, in percent."""
     low, high = interval
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
@@ -32,43 +32,43 @@ def score_value(one: Mapping[str, Any], metric: str) -> str:
 
 
 def score_interval(one: Mapping[str, Any], metric: str) -> str:
-    """Return its interval; nothing where the score is undefined."""
+    """Return the interval of a score in a report, or an empty string if it is undefined."""
     hidden = undefined(one["value"], one["ci95"], metric)
     return "" if hidden else percent_interval(one["ci95"])
 
 
 def any_undefined(report: Mapping[str, Any]) -> bool:
-    """Whether the score of one of a report's tasks, and so their mean, is undefined."""
+    """Whether any task's score in a report, and therefore the mean, is undefined."""
     return any(
         undefined(task["value"], task["ci95"], task["metric"]) for task in report["tasks"].values()
     )
 
 
 def undefined(value: float, ci95: Sequence[float], metric: str) -> bool:
-    """Whether a correlation says nothing, as all labels or all answers are one and the same.
+    """Whether a correlation is undefined because all labels or all answers are identical.
 
-    It counts as 0 then, whatever rows are drawn (see :mod:`toplora_train.evaluation.metrics`).
+    It is then reported as 0 (see :mod:`toplora_train.evaluation.metrics`).
     """
     return metric in CORRELATIONS and (value, *ci95) == (0, 0, 0)
 
 
 def points(difference: float) -> str:
-    """Return a difference of shares as ``+52.0``, in percentage points."""
+    """Return a difference of fractions as ``+52.0``, in percentage points."""
     return f"{100 * difference:+.1f}"
 
 
 def count(number: float) -> str:
-    """Return a whole number with thousands commas."""
+    """Return an integer with thousands separators."""
     return f"{number:,.0f}"
 
 
 def counted(number: int, one: str, several: str | None = None) -> str:
-    """Return ``1 step`` or ``1,200 steps``: a count and its noun, ``one`` + s unless given."""
+    """Return a count with its noun, ``1 step`` or ``1,200 steps``; the plural defaults to + s."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def memory(number_of_bytes: float) -> str:
-    """Return a size of memory in a unit that fits."""
+    """Return a memory size in a suitable unit."""
     size = float(number_of_bytes)
     for unit in ("bytes", "KiB", "MiB"):
         if size < 1024:
@@ -78,7 +78,7 @@ def memory(number_of_bytes: float) -> str:
 
 
 def readable_seconds(seconds: float) -> str:
-    """Return a duration as people say it: ``8 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    """Return a readable duration: ``8 s``, ``3 min 5 s``, ``2 h 10 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"

@@ -1,4 +1,4 @@
-"""``report.md`` and ``report.html``: one report, to read in a repository and in a browser."""
+"""Render ``report.md`` and ``report.html``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from toplora_train.report.wording import has_head, head_verdict, wording
 
 FIGURES = "figures"
 PROTOCOLS = {
-    "clean": "Generated answers are greedily decoded.",
-    "legacy.toplora": "TopLoRA's scripts' protocol, for reproduction only.",
-    "legacy.llm_adapters": "LLM-Adapters' and DoRA's scripts' protocol, for reproduction only.",
+    "clean": "Answers are generated with greedy decoding.",
+    "legacy.toplora": "Protocol of TopLoRA's scripts, for reproduction only.",
+    "legacy.llm_adapters": "Protocol of LLM-Adapters' and DoRA's scripts, for reproduction only.",
 }
 
 
@@ -34,7 +34,7 @@ def write_pages(
     metrics: Sequence[Mapping[str, Any]],
     predictions: Mapping[str, Sequence[Prediction]],
 ) -> None:
-    """Write ``report.md`` (with its pictures in ``figures/``) and ``report.html`` (in one piece).
+    """Write ``report.md`` (with its charts in ``figures/``) and a self-contained ``report.html``.
 
     Args:
         run_dir: The run directory.
@@ -61,7 +61,7 @@ def render_markdown(
     *,
     with_training_chart: bool = True,
 ) -> str:
-    """Return the text of ``report.md``; its pictures are files in ``figures/``."""
+    """Return the text of ``report.md``; its charts are files in ``figures/``."""
     template = templates(escape=False).get_template("report.md.j2")
     text = template.render(
         **_content(report, predictions), figures=FIGURES, with_training_chart=with_training_chart
@@ -74,7 +74,7 @@ def render_html(
     metrics: Sequence[Mapping[str, Any]],
     predictions: Mapping[str, Sequence[Prediction]],
 ) -> str:
-    """Return ``report.html``: one file, no script, nothing fetched, light and dark."""
+    """Return a self-contained ``report.html`` without scripts, with light and dark themes."""
     template = templates(escape=True).get_template("report.html.j2")
     return template.render(
         **_content(report, predictions),
@@ -84,16 +84,16 @@ def render_html(
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """Return the result in one line, with its uncertainty.
+    """Return the result in one line, with its confidence interval.
 
-    ``Base 12.0 % → tuned 64.0 % (+52.0 points, paired 95 % interval +47.0 to +56.9)``. Over several
+    ``Base 12.0 % → tuned 64.0 % (+52.0 points, paired 95 % interval +47.0 to +56.9)``. For several
     tasks these are means. See :mod:`toplora_train.report.gain` for the interval.
     """
     tuned, interval = report["average"], report["average_ci95"]
     if tuned is None:
         return "Trained, not evaluated"
     if numbers.any_undefined(report):
-        return "Trained; the score is undefined, as the labels or the answers are all the same"
+        return "Trained; the score is undefined because all labels or all answers are identical"
     mean = " on average" if len(report["tasks"]) > 1 else ""
     gain = report.get("gain")
     if gain is None:
@@ -111,17 +111,17 @@ def headline(report: Mapping[str, Any]) -> str:
 
 
 def verdict(report: Mapping[str, Any]) -> str:
-    """Return what the headline means, in words."""
+    """Return the interpretation of the headline."""
     if has_head(report):
         return head_verdict(report)
     gain = report.get("gain")
     if gain is None:
-        return "The base model was not evaluated, so nothing is said about a gain."
+        return "The base model was not evaluated, so the gain is unknown."
     if gain["ci95"][0] > 0:
         return "The tuned model is better than its base model."
     if gain["ci95"][1] < 0:
         return "The tuned model is worse than its base model."
-    return "Whether the tuned model is better than its base model cannot be told from these rows."
+    return "The difference between the tuned model and its base model is not significant."
 
 
 def _content(
@@ -140,9 +140,9 @@ def _content(
         if has_head(report)
         else PROTOCOLS.get(report["protocol"], f"Protocol {report['protocol']}."),
         "mismatch": (
-            f"The protocol {report['protocol']} asks in other tokens than it trains in: "
-            f"{report['data']['prompt_mismatches']:,} of {report['data']['rows']:,} training rows "
-            "do not begin with the tokens that evaluation gives the model as its prompt."
+            f"The protocol {report['protocol']} tokenizes prompts differently in training and "
+            f"evaluation: {report['data']['prompt_mismatches']:,} of {report['data']['rows']:,} "
+            "training rows do not start with the prompt tokens that evaluation uses."
         ),
         "clean": clean_scores(report, predictions),
         "settings": dict(_settings(report["adapter"]["settings"])),
@@ -151,7 +151,7 @@ def _content(
 
 
 def _settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The adapter's settings under the names they have on the command line."""
+    """The adapter's settings under their command-line names."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _settings(value, f"{prefix}{key}.")
@@ -160,7 +160,7 @@ def _settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 
 def templates(*, escape: bool) -> Environment:
-    """The templates of this package and the filters they use; ``escape`` for HTML."""
+    """The Jinja environment of this package's templates; ``escape`` for HTML."""
     environment = Environment(
         loader=PackageLoader("toplora_train.report"),
         autoescape=escape,
@@ -168,7 +168,7 @@ def templates(*, escape: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for write in (
+    for formatter in (
         numbers.percent,
         numbers.percent_interval,
         numbers.score_value,
@@ -181,18 +181,18 @@ def templates(*, escape: bool) -> Environment:
         fenced,
         cell,
     ):
-        environment.filters[write.__name__] = write
+        environment.filters[formatter.__name__] = formatter
     return environment
 
 
 def fenced(text: str) -> str:
-    """Return ``text`` as a Markdown code block that no back-ticks inside can end."""
+    """Return ``text`` as a Markdown code block, with a fence longer than any backticks in it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
 
 
 def cell(value: object) -> str:
-    """Return ``value`` fit for a cell of a Markdown table."""
+    """Return ``value`` escaped for a cell of a Markdown table."""
     text = " ".join(str(value).split())
     return re.sub(r"([\\|`*_<>])", r"\\\1", text)

@@ -1,4 +1,4 @@
-"""What ``plan=true`` shows on the terminal."""
+"""The terminal output of ``plan=true``."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from toplora_train.report.numbers import readable_seconds
 
 @dataclass(frozen=True)
 class Alternative:
-    """What an adapter costs on this model: at a rank, and where a budget leads.
+    """The size of an adapter on this model, at a given rank and for a parameter budget.
 
     ``parameters`` at the rank; ``fitted_rank`` and ``fitted_parameters`` for the budget, and
-    ``miss`` how far off it they are, as a share of it. ``refusal`` says why a number is not there.
+    ``miss`` their relative deviation from it. ``refusal`` says why a number is missing.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every adapter at the same rank and at the same budget, both in words."""
+    """Every adapter at the same rank and at the same budget; both are descriptions."""
 
     rank: str
     budget: str
@@ -45,10 +45,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RunInput:
-    """One thing that a run reads: the model, or a source of rows.
+    """An input of a run: the model or a data source.
 
-    ``place`` is where it lies or will lie, ``url`` where it comes from, ``size`` its bytes and
-    ``rows`` their number; None is not known.
+    ``place`` is its path, also if not downloaded yet, ``url`` where it comes from, ``size`` in
+    bytes, ``rows`` the number of rows; None if unknown.
     """
 
     use: str
@@ -64,10 +64,10 @@ class RunInput:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The model: where its shape is from, its parameters, and per kind of module the trained ones.
+    """The model: where its shapes come from, and base and trainable parameters by kind of module.
 
-    ``fit`` says what a budget came to, ``start`` which adapter this one starts from, ``comparison``
-    what other adapters would cost.
+    ``fit`` is the outcome of a parameter budget, ``start`` the adapter this one starts from,
+    ``comparison`` the sizes of other adapters.
     """
 
     model: str
@@ -80,10 +80,10 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The training rows as tokens; ``total`` and ``supervised`` are those of the whole run.
+    """Tokens of the training data; ``total`` and ``supervised`` count all epochs of the run.
 
-    ``source`` says whether they were cached; ``example`` is one training row as (token's text,
-    whether it is learned).
+    ``source`` says whether they were cached; ``example`` is one training row as (token text,
+    whether the loss is computed on it).
     """
 
     total: int
@@ -98,9 +98,9 @@ class Tokens:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """What a device needs in one setting: bytes by purpose while it trains, and to evaluate.
+    """A device's memory in one setting: bytes by purpose during training, and for evaluation.
 
-    ``refusal`` says why the run cannot be had in that setting.
+    ``refusal`` says why the run is not possible in this setting.
     """
 
     setting: str
@@ -110,22 +110,23 @@ class DeviceMemory:
 
     @property
     def training(self) -> int:
-        """All of the parts."""
+        """Total bytes during training."""
         return sum(self.parts.values())
 
     @property
     def most(self) -> int:
-        """What it needs to come to the end."""
+        """The peak over training and evaluation."""
         return max(self.training, self.evaluation)
 
 
 @dataclass(frozen=True)
 class Work:
-    """The matrix products of a run and the memory that it takes, on a device.
+    """The FLOPs and the memory of a run on a device.
 
-    ``flops_per_second`` is the most that the device can do, by ``speed_from``; ``utilisation`` the
-    share of it that a run may hope for. ``capacity`` is the memory of a device in bytes. ``bound``
-    says on which assumption the numbers are upper bounds; None where the rows were counted.
+    ``flops_per_second`` is the device's peak throughput, according to ``speed_from``;
+    ``utilisation`` the fraction of it that an efficient run reaches. ``capacity`` is a device's
+    memory in bytes. ``bound`` is the assumption under which the numbers are upper bounds; None if
+    the tokens were counted.
     """
 
     device: str
@@ -142,9 +143,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before its first step; what is None is not known, and ``unknown`` says until when.
+    """A run before its first step; None means unknown, and ``unknown`` explains why.
 
-    ``rows`` are those that are trained on, ``tests`` the rows of each task.
+    ``rows`` counts the training rows, ``tests`` the rows of each task.
     """
 
     config: Mapping[str, Any]
@@ -160,7 +161,7 @@ class Plan:
 
 
 def show_plan(plan: Plan, console: Console) -> None:
-    """Print the plan: configuration, inputs, parameters, work, memory, an example with its mask."""
+    """Print configuration, inputs, parameters, compute, memory and an example with loss mask."""
     console.print(
         Panel(_configuration(plan.config), title="resolved configuration", title_align="left")
     )
@@ -181,20 +182,20 @@ def show_plan(plan: Plan, console: Console) -> None:
         console.print(
             Panel(
                 Group(render(plan.tokens.example), Text(_LEGEND, style="dim")),
-                title="the first training row, token by token",
+                title="first training row, token by token",
                 title_align="left",
             )
         )
     for line in plan.unknown:
         console.print(line, highlight=False, soft_wrap=True)
-    console.print("This was the plan; nothing was trained. Leave out plan=true to run it.")
+    console.print("This was only the plan; nothing was trained. Remove plan=true to run it.")
 
 
-_LEGEND = "\n[learned] in brackets; every other token is context only. | parts tokens."
+_LEGEND = "\nThe loss is computed on tokens in [brackets]; others are context. | separates tokens."
 
 
 def render(example: Sequence[tuple[str, bool]]) -> Text:
-    """Tokens parted by ``|``; learned ones green, in brackets, so that a log shows them as well."""
+    """Tokens separated by ``|``; those with a loss are green and, for logs, in brackets."""
     text = Text()
     inside = False
     for index, (token, learned) in enumerate(example):
@@ -219,28 +220,28 @@ def _configuration(config: Mapping[str, Any]) -> RenderableType:
 
 
 def _show_inputs(inputs: Sequence[RunInput], console: Console) -> None:
-    """A line each, never broken within a path."""
-    here = [one for one in inputs if one.at_hand]
+    """One line per input; paths are not broken."""
+    local = [one for one in inputs if one.at_hand]
     missing = [one for one in inputs if not one.at_hand]
-    if here:
-        console.print("At hand:", style="bold")
-    for one in here:
-        _show_line(f"  {one.use}: {one.name}, {one.place or 'in the cache of the hub'}", console)
+    if local:
+        console.print("Available locally:", style="bold")
+    for one in local:
+        _show_line(f"  {one.use}: {one.name}, {one.place or 'in the Hugging Face cache'}", console)
     if missing:
-        console.print("To be fetched by the run, or before it by prefetch=true:", style="bold")
+        console.print("To be downloaded by the run, or first with prefetch=true:", style="bold")
     for one in missing:
         _show_line(f"  {one.use}: {one.name}; {_facts(one)}", console)
 
 
 def _facts(one: RunInput) -> str:
     rows = [] if one.rows is None else [f"{one.rows:,} rows"]
-    size = "size not known" if one.size is None else readable_bytes(one.size)
+    size = "size unknown" if one.size is None else readable_bytes(one.size)
     gated = {
-        True: [f"gated: accept it at {one.url}"],
+        True: [f"gated: request access at {one.url}"],
         False: ["not gated"],
-        None: [] if one.use != "model" else ["gated or not: not known"],
+        None: [] if one.use != "model" else ["gating unknown"],
     }[one.gated]
-    return ", ".join([*rows, size, f"licence {one.licence or 'not known'}", *gated])
+    return ", ".join([*rows, size, f"licence {one.licence or 'unknown'}", *gated])
 
 
 def _show_line(line: str, console: Console) -> None:
@@ -255,7 +256,7 @@ def _parameters(parameters: Parameters) -> Table:
         table.add_row(module, f"{count:,}")
     total = sum(parameters.trainable.values())
     table.add_section()
-    table.add_row(f"all, {total / parameters.base:.3%} of the base", f"{total:,}")
+    table.add_row(f"total, {total / parameters.base:.3%} of the base model", f"{total:,}")
     table.add_row("base model (frozen)", f"{parameters.base:,}")
     return table
 
@@ -282,10 +283,10 @@ def _comparison(comparison: Comparison) -> RenderableType:
 
 
 def _amounts(plan: Plan) -> Table:
-    table = Table(title="work", title_justify="left", show_header=False)
-    table.add_column("what")
+    table = Table(title="data and compute", title_justify="left", show_header=False)
+    table.add_column("quantity")
     table.add_column("amount", justify="right")
-    table.add_row("training rows", _known(plan.rows))
+    table.add_row("training rows", _count_or_unknown(plan.rows))
     if plan.validation_rows:
         table.add_row("rows held out for validation", f"{plan.validation_rows:,}")
     if plan.tokens is not None:
@@ -295,18 +296,18 @@ def _amounts(plan: Plan) -> Table:
         }.items():
             if count:
                 table.add_row(f"rows {name}", f"{count:,}")
-    table.add_row("optimizer steps", _known(plan.steps))
+    table.add_row("optimizer steps", _count_or_unknown(plan.steps))
     if plan.tokens is not None:
         _add_tokens(table, plan.tokens)
     if plan.work is not None:
-        _add_products(table, plan.work)
+        _add_flops(table, plan.work)
     for name, rows in plan.tests.items():
-        table.add_row(f"test rows of {name}", _known(rows))
+        table.add_row(f"test rows of {name}", _count_or_unknown(rows))
     return table
 
 
-def _known(count: int | None) -> str:
-    return "not known" if count is None else f"{count:,}"
+def _count_or_unknown(count: int | None) -> str:
+    return "unknown" if count is None else f"{count:,}"
 
 
 def _add_tokens(table: Table, tokens: Tokens) -> None:
@@ -314,31 +315,31 @@ def _add_tokens(table: Table, tokens: Tokens) -> None:
     if tokens.source:
         table.add_row("token ids", tokens.source)
     share = tokens.supervised / tokens.total
-    table.add_row("of them learned", f"{tokens.supervised:,} ({share:.1%})")
+    table.add_row("supervised tokens", f"{tokens.supervised:,} ({share:.1%})")
     table.add_row("padding", f"{tokens.padding_fraction:.1%}")
     table.add_row("longest row", f"{tokens.longest:,} tokens")
 
 
-def _add_products(table: Table, work: Work) -> None:
-    """The time of the products alone: no run is faster, but with fewer tokens than the bound's."""
+def _add_flops(table: Table, work: Work) -> None:
+    """FLOPs and their time at peak: a lower bound on the run's time if the tokens were counted."""
     most = "" if work.bound is None else ", at most"
     table.add_row(f"matrix products{most}", f"{work.flops / 1e12:,.3g} TFLOP")
     seconds = work.flops / work.flops_per_second
-    what = "time, at least" if work.bound is None else "time of these products"
+    label = "time, at least" if work.bound is None else "time for these products"
     speed = f"{work.flops_per_second / 1e12:,.3g} TFLOP/s, {work.speed_from}"
-    table.add_row(f"{what} (at {speed})", readable_seconds(seconds))
+    table.add_row(f"{label} (at {speed})", readable_seconds(seconds))
     if work.utilisation is not None:
         table.add_row(
-            f"at {100 * work.utilisation:.0f} % of that speed, as assumed of a good run",
+            f"at {100 * work.utilisation:.0f} % utilisation, typical of an efficient run",
             readable_seconds(seconds / work.utilisation),
         )
 
 
 def _show_memory(work: Work, console: Console) -> None:
-    _show_line(f"memory of a device, from shapes: {work.device}", console)
+    _show_line(f"memory per device, estimated from shapes: {work.device}", console)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     possible = [column for column in work.memory if column.refusal is None]
-    table.add_column("what", no_wrap=True)
+    table.add_column("purpose", no_wrap=True)
     for column in possible:
         table.add_column(column.setting, justify="right", no_wrap=True)
     for part in possible[0].parts:
@@ -352,14 +353,14 @@ def _show_memory(work: Work, console: Console) -> None:
         capacity = work.capacity
         table.add_row(
             f"of {readable_bytes(capacity)}",
-            *("enough" if column.most <= capacity else "too little" for column in possible),
+            *("fits" if column.most <= capacity else "does not fit" for column in possible),
         )
     console.print(table)
     for column in work.memory:
         if column.refusal is not None:
             _show_line(f"- {column.setting}: {column.refusal}", console)
     if work.bound is not None:
-        _show_line(f"Work and memory are upper bounds: {work.bound}.", console)
+        _show_line(f"FLOPs and memory are upper bounds: {work.bound}.", console)
     if work.too_large is not None:
         _show_line(work.too_large, console)
     if work.command is not None:
@@ -367,7 +368,7 @@ def _show_memory(work: Work, console: Console) -> None:
 
 
 def readable_bytes(count: float) -> str:
-    """A number of bytes as people say it: ``512 B``, ``1.5 GiB``."""
+    """Return a readable number of bytes: ``512 B``, ``1.5 GiB``."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""``report.json``: what was trained, on what, at what cost, how good it is, and what was proven."""
+"""``report.json``: model, adapter, data, training cost, scores and checks of a run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class ReportModel:
-    """The base model: ``parameters`` counts its weights, ``dtype`` is their number format.
+    """The base model as loaded: its number of ``parameters`` and their ``dtype``.
 
-    All of it is of the model that was loaded: ``read_from`` is the folder, ``sha256`` a digest of
-    its configuration and of the index and headers of its weights.
+    ``read_from`` is the folder it was loaded from, ``sha256`` a digest of its configuration and of
+    the index and headers of its weights.
     """
 
     path: str
@@ -36,8 +36,8 @@ class ReportModel:
 class ReportAdapter:
     """The adapter: its settings as given, and whether it can be merged into the weights.
 
-    ``start`` is the adapter that it began with (``path``, ``sha256`` of its weights file, ...),
-    None where it began with a start of its own.
+    ``start`` is the adapter that it was initialized from (``path``, ``sha256`` of its weights file,
+    ...), None for the method's own initialization.
     """
 
     name: str
@@ -50,16 +50,16 @@ class ReportAdapter:
 
 @dataclass(frozen=True)
 class ReportData:
-    """The rows that were learned.
+    """The training rows.
 
-    ``truncated_rows`` lost the end of their response, ``dropped_rows`` were left out whole;
-    ``contamination`` is None where it was not looked for; ``prompt_mismatches`` are rows that
-    evaluation asks in other tokens than they were learned in (0 but under a legacy protocol).
-    ``supervised_share`` is the share of the rows' ``tokens`` that the loss falls on (None with a
-    head, which learns a label); ``tokens_from`` says whether they were encoded or cached;
-    ``wording`` how they became prompts: ``alpaca``, ``chat`` (the model's own template; the last
-    assistant message is learned), or ``none`` with a head. ``special_tokens`` are those in the
-    rows' own text: how they were ``encoded``, in how many ``rows`` of which set, each how often.
+    ``truncated_rows`` had the end of their response cut off, ``dropped_rows`` were left out;
+    ``contamination`` is None if it was not checked; ``prompt_mismatches`` counts rows whose prompt
+    tokens differ between training and evaluation (always 0 except with a legacy protocol).
+    ``supervised_share`` is the fraction of ``tokens`` that the loss is computed on (None with a
+    classification or regression head); ``tokens_from`` says whether they were encoded or cached;
+    ``wording`` is the prompt format: ``alpaca``, ``chat`` (the model's chat template; loss on the
+    last assistant message), or ``none`` with a head. ``special_tokens`` describes special tokens
+    found in the rows' text: how they were ``encoded``, the ``rows`` with them by set, and counts.
     """
 
     source: str | list[str]
@@ -82,10 +82,11 @@ class ReportData:
 class ReportTrain:
     """The training: ``loss_first`` and ``loss_last`` are means over the first and last logs.
 
-    ``selection`` says how the kept epoch was chosen; None where the last one was kept.
-    ``extension`` says where the run had ended before it was trained for longer; else None.
-    ``planned_memory_bytes`` is what ``plan=true`` would have said, for ``peak_memory_bytes`` to be
-    held against; on a CPU that is the whole process, its libraries (some hundred MiB) included.
+    ``selection`` says how the best epoch was selected; None if the last one was kept.
+    ``extension`` says where the run ended before it was extended; None if it was not.
+    ``planned_memory_bytes`` is the estimate of ``plan=true``, to compare with
+    ``peak_memory_bytes``; on a CPU the latter is the memory of the whole process, libraries (some
+    hundred MiB) included.
     """
 
     steps: int
@@ -107,11 +108,11 @@ class ReportTrain:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A task's score beside what it must beat: the base model and the most frequent answer.
+    """A task's score with its baselines: the base model and the most frequent answer.
 
-    ``base_value`` and ``base_ci95`` are None where the base model was not evaluated; ``kind`` is
-    the method of answering, ``answered`` what it is called. ``more`` holds further metrics
-    (``value``, ``ci95``). ``last_value`` is the last epoch's, where another one was kept.
+    ``base_value`` and ``base_ci95`` are None if the base model was not evaluated; ``kind`` is the
+    answering method, ``answered`` its title. ``more`` holds other metrics (``value``, ``ci95``).
+    ``last_value`` is the score after the last epoch, if another epoch was selected.
     """
 
     metric: str
@@ -132,7 +133,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Reload:
-    """The proof that the saved adapter is the trained one: read back and held against it."""
+    """The check that the saved adapter, loaded again, gives the trained model's logits."""
 
     max_abs_logit_difference: float
     missing: list[str]
@@ -141,9 +142,9 @@ class Reload:
 
 @dataclass(frozen=True)
 class Report:
-    """All of ``report.json``, in its order. Without tasks there is no average.
+    """The content of ``report.json``. Without tasks there is no average.
 
-    ``gain`` is that over the base model, see :func:`toplora_train.report.gain.gain`.
+    ``gain`` is the gain over the base model, see :func:`toplora_train.report.gain.gain`.
     """
 
     recipe: str | None
@@ -164,7 +165,7 @@ class Report:
     gain: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the object that ``report.json`` holds."""
+        """Return the object written to ``report.json``."""
         values = asdict(self)
         order = ("recipe", "seed", "command", "protocol", "protocol_hash", "model")
         report = {
@@ -181,13 +182,13 @@ class Report:
 def with_scores(
     report: Mapping[str, Any], tasks: Mapping[str, TaskScore], gain: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The report of a run with other scores in the place of its own."""
+    """A run's report with its scores replaced."""
     plain: dict[str, Any] = plain_json({**report, **_scores(tasks), "gain": gain})
     return plain
 
 
 def _scores(tasks: Mapping[str, TaskScore]) -> dict[str, Any]:
-    """The scores by task, and their plain mean beside what it must beat."""
+    """The scores by task, and the unweighted mean of scores and baselines."""
     scores = list(tasks.values())
     tuned = _mean([(score.value, score.ci95) for score in scores])
     base = _mean([(score.base_value, score.base_ci95) for score in scores])
@@ -205,7 +206,7 @@ def _scores(tasks: Mapping[str, TaskScore]) -> dict[str, Any]:
 def _mean(
     found: Sequence[tuple[float | None, tuple[float, float] | None]],
 ) -> tuple[float | None, tuple[float, float] | None]:
-    """The plain mean with its interval; of nothing, or where one is missing, none."""
+    """The unweighted mean with its interval; None if there are no values or one is missing."""
     values = [value for value, _ in found if value is not None]
     intervals = [interval for _, interval in found if interval is not None]
     if not found or len(values) < len(found) or len(intervals) < len(found):
@@ -214,7 +215,7 @@ def _mean(
 
 
 def write_report(path: Path, report: Report) -> dict[str, Any]:
-    """Write ``report.json`` and return what it holds."""
+    """Write ``report.json`` and return its content."""
     values = report.to_dict()
     write_json_atomically(path, values)
     return values
@@ -224,21 +225,21 @@ def read_report(path: Path) -> dict[str, Any]:
     """Read a ``report.json`` of any status.
 
     Raises:
-        UserError: the file is missing, or no report of this schema.
+        UserError: The file is missing, or is not a report of this schema version.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); is it a run's?") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is this a run?") from error
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); run the training again") from error
+        raise UserError(f"{path}: invalid JSON ({error}); run the training again") from error
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{path}: not a report of schema version {SCHEMA_VERSION}")
-    return _completed_by_defaults(values) if values.get("status") == "completed" else values
+    return _fill_defaults(values) if values.get("status") == "completed" else values
 
 
-def _completed_by_defaults(report: dict[str, Any]) -> dict[str, Any]:
-    """A report written before some key was there has that key's default."""
+def _fill_defaults(report: dict[str, Any]) -> dict[str, Any]:
+    """Add the defaults of keys that were introduced after a report was written."""
     parts = {
         key: _defaults(kind) | report[key]
         for key, kind in (
@@ -252,7 +253,7 @@ def _completed_by_defaults(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _defaults(kind: type[Any]) -> dict[str, Any]:
-    """The values that a part of a report has where nothing is said."""
+    """The default values of a report dataclass's fields."""
     return {
         one.name: one.default_factory() if one.default_factory is not MISSING else one.default
         for one in fields(kind)
@@ -263,18 +264,18 @@ def _defaults(kind: type[Any]) -> dict[str, Any]:
 def protocol_hash(
     tasks: Mapping[str, Mapping[str, Any]], prompt_version: int, protocol: str, limit: int | None
 ) -> str:
-    """Return 16 hexadecimal digits that agree between runs whose scores may be compared.
+    """Return 16 hexadecimal digits that are equal for runs whose scores are comparable.
 
     Args:
-        tasks: Each task's settings by name; its licence does not count.
+        tasks: Each task's settings by name; its licence is ignored.
         prompt_version: The version of the prompt builder.
         protocol: The evaluation protocol's name.
-        limit: Rows taken of each task, None for all.
+        limit: Rows used per task, None for all.
     """
-    counted = {
+    relevant = {
         name: {key: value for key, value in task.items() if key != "licence"}
         for name, task in tasks.items()
     }
-    decisive = {"tasks": counted, "prompt": prompt_version, "protocol": protocol, "limit": limit}
-    canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    hashed = {"tasks": relevant, "prompt": prompt_version, "protocol": protocol, "limit": limit}
+    canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Finished runs as they are compared: their report, settings and answers, grouped by method."""
+"""Finished runs for comparison: report, settings and predictions, grouped by method."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.evaluation.row_scores import RowScores, other_metric, share_right
 from toplora_train.report.record import read_report
 
-# What does not make another method of a run: where it lies, how it was called, what only shows it.
+# Settings that do not define the method: seeds, locations, output and evaluation.
 NOT_OF_THE_METHOD = (
     "seed",
     "output_dir",
@@ -35,29 +35,28 @@ NOT_OF_THE_METHOD = (
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run, or one later evaluation of it."""
+    """A finished run, or a later evaluation of it."""
 
     folder: Path
     report: Mapping[str, Any]
-    settings: Mapping[str, Any]  # by dotted key, those that make the method
-
-    choices: Mapping[str, Sequence[str]]  # by task, the classes in the order of their numbers
+    settings: Mapping[str, Any]  # those that define the method, by dotted key
+    choices: Mapping[str, Sequence[str]]  # by task, the class names by class number
 
     def predictions(self, task: str) -> list[Prediction]:
-        """The stored answers to a task."""
+        """The stored predictions on a task."""
         return read_predictions(self._stored(task))
 
     def numbers(self, task: str, answers: Sequence[str | None]) -> Values:
-        """Answers to a task of labels as numbers.
+        """Convert answers to a classification or regression task to numbers.
 
         Raises:
-            UserError: one is no class of the task.
+            UserError: An answer is not a class of the task.
         """
         try:
             return as_numbers([str(answer) for answer in answers], self.choices.get(task, ()))
         except (KeyError, ValueError) as error:
             raise UserError(
-                f"{self._stored(task)}: {error} is no class or number of the task; evaluate again"
+                f"{self._stored(task)}: {error} is not a valid label of the task; evaluate again"
             ) from error
 
     def _stored(self, task: str) -> Path:
@@ -66,22 +65,22 @@ class Run:
 
 @dataclass(frozen=True)
 class Method:
-    """Runs that differ in their seed only; ``name`` tells them from the other methods here."""
+    """Runs that differ only in their seed; ``name`` is unique among the methods compared."""
 
     name: str
     runs: tuple[Run, ...]
 
 
 def task_scores(runs: Sequence[Run], task: str, metric: str) -> RowScores:
-    """The runs' scores on a task and how they vary together, from the stored answers.
+    """The runs' scores on a task and their covariance over rows, from the stored predictions.
 
     Args:
-        runs: All of them answered the same rows.
-        task: Its name.
+        runs: Runs that were evaluated on the same rows.
+        task: The task's name.
         metric: See :data:`toplora_train.evaluation.metrics.METRICS`.
 
     Raises:
-        UserError: a run's answers are not to the same rows as the first one's.
+        UserError: A run's predictions are for different rows than the first run's.
     """
     first = runs[0].predictions(task)
     ids = [row.id for row in first]
@@ -90,8 +89,8 @@ def task_scores(runs: Sequence[Run], task: str, metric: str) -> RowScores:
         predictions = first if run is runs[0] else run.predictions(task)
         if [row.id for row in predictions] != ids:
             raise UserError(
-                f"{run.folder}: its stored answers to {task} are not to the same rows as the "
-                "other runs'; evaluate it again"
+                f"{run.folder}: its stored predictions on {task} are for different rows than those "
+                f"of {runs[0].folder}; evaluate it again"
             )
         if metric == "accuracy":
             found.append(np.array([row.correct for row in predictions], dtype=np.float64))
@@ -105,29 +104,29 @@ def task_scores(runs: Sequence[Run], task: str, metric: str) -> RowScores:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read runs; a folder of runs, such as a sweep's, stands for the finished ones in it.
+    """Read runs; a folder of runs, such as a sweep's, stands for all runs in it.
 
     Raises:
-        UserError: a folder holds no run, or one that is not finished.
+        UserError: A folder contains no run, or one that is not completed.
     """
-    places: list[Path] = []
+    run_dirs: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder}: there is no such folder")
+            raise UserError(f"{folder}: no such folder")
         inside = sorted(path.parent for path in folder.glob("*/report.json"))
         if (folder / "report.json").is_file():
-            places.append(folder)
+            run_dirs.append(folder)
         elif inside:
-            places += inside
+            run_dirs += inside
         else:
-            raise UserError(f"{folder} holds no run: there is no report.json in it")
-    return [_read(place) for place in dict.fromkeys(path.resolve() for path in places)]
+            raise UserError(f"{folder}: not a run directory: it has no report.json")
+    return [_read(run_dir) for run_dir in dict.fromkeys(path.resolve() for path in run_dirs)]
 
 
 def _read(folder: Path) -> Run:
     report = read_report(folder / "report.json")
     if report.get("status") != "completed":
-        raise UserError(f"{folder} is {report.get('status')}, not completed; leave it out")
+        raise UserError(f"{folder}: its status is {report.get('status')}, not completed; remove it")
     home = folder.parent.parent if folder.parent.name == "evaluations" else folder
     config = read_config(home / "config.yaml")
     settings = {
@@ -139,10 +138,10 @@ def _read(folder: Path) -> Run:
 
 
 def validate_same_protocols(runs: Sequence[Run]) -> None:
-    """Scores of other rows, prompts or rules are no scores of the same thing.
+    """Check that all runs were evaluated with the same rows, prompts and rules.
 
     Raises:
-        UserError: names two such runs and what they differ in.
+        UserError: Two runs were not; the message names them and the differences.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -160,66 +159,66 @@ def validate_same_protocols(runs: Sequence[Run]) -> None:
                 if b is not None and a != b:
                     reasons.append(f"{task}: {key} {a} and {b}")
         raise UserError(
-            f"{first.folder.name} and {run.folder.name} were not asked the same in the same way "
-            f"({'; '.join(reasons) or 'other rows, prompts or rules'}), so their scores are not "
-            "compared; evaluate both alike with toplora-eval"
+            f"{first.folder.name} and {run.folder.name} were evaluated differently "
+            f"({'; '.join(reasons) or 'rows, prompts or rules differ'}), so their scores cannot be "
+            "compared; evaluate both with the same settings, using toplora-eval"
         )
 
 
 def group(runs: Sequence[Run]) -> list[Method]:
-    """Runs by method, in the order given, named by what tells them apart.
+    """Group runs by method, in the order given; methods are named by the settings that differ.
 
     Raises:
-        UserError: two runs are one method with one seed.
+        UserError: Two runs have the same method and seed.
     """
-    together: dict[str, list[Run]] = {}
+    by_settings: dict[str, list[Run]] = {}
     for run in runs:
-        together.setdefault(str(sorted(run.settings.items(), key=str)), []).append(run)
-    for alike in together.values():
-        seeds = [run.report["seed"] for run in alike]
-        for run in alike:
+        by_settings.setdefault(str(sorted(run.settings.items(), key=str)), []).append(run)
+    for same in by_settings.values():
+        seeds = [run.report["seed"] for run in same]
+        for run in same:
             if seeds.count(run.report["seed"]) > 1:
                 raise UserError(
-                    f"{run.folder} is the same run as another one here, seed included; leave it out"
+                    f"{run.folder}: another run has the same settings and seed; remove one of them"
                 )
-    keys = _telling_keys([alike[0].settings for alike in together.values()])
-    return [Method(_name(alike[0], keys), tuple(alike)) for alike in together.values()]
+    keys = _differing_keys([same[0].settings for same in by_settings.values()])
+    return [Method(_name(same[0], keys), tuple(same)) for same in by_settings.values()]
 
 
-def _telling_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys, but for the adapter's name, in which methods of one adapter differ."""
+def _differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys, other than the adapter's name, in which methods differ."""
     keys: dict[str, None] = {}
     for one in settings:
         for other in settings:
             if one["adapter.name"] != other["adapter.name"]:
-                wanted = [key for key in one if key in other and one[key] != other[key]]
+                differing = [key for key in one if key in other and one[key] != other[key]]
             else:
-                wanted = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-            keys.update(dict.fromkeys(key for key in wanted if not key.endswith(".name")))
+                differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+            keys.update(dict.fromkeys(key for key in differing if not key.endswith(".name")))
     return list(keys)
 
 
 def _name(run: Run, keys: Sequence[str]) -> str:
-    told = [f"{key}={run.settings[key]}" for key in keys if key in run.settings]
-    return " ".join([str(run.settings["adapter.name"]), *told])
+    values = [f"{key}={run.settings[key]}" for key in keys if key in run.settings]
+    return " ".join([str(run.settings["adapter.name"]), *values])
 
 
 def seed_warning(methods: Sequence[Method]) -> str | None:
-    """Of methods with one seed nothing can be said, and how to get more seeds."""
+    """Warn that methods with one seed cannot be compared, with the commands for more seeds."""
     single = [method for method in methods if len(method.runs) == 1]
     if len(methods) < 2 or not single:
         return None
     commands = [_more_seeds(method, methods) for method in single]
     more = "; ".join(command for command in commands if command)
     return (
-        f"One seed of {', '.join(method.name for method in single)}: no verdict on methods, only "
-        "on the adapters at hand, as another seed may answer otherwise. "
-        + (f"More seeds: {more}" if more else "Train each with three seeds or more.")
+        f"Only one seed of {', '.join(method.name for method in single)}: the result applies to "
+        "these adapters, not to the methods, as scores vary with the seed. "
+        + (f"More seeds: {more}" if more else "Train each with at least three seeds.")
     )
 
 
 def _more_seeds(method: Method, methods: Sequence[Method]) -> str:
-    """The command that brings a method with one seed to three, or to as many as another has."""
+    """The command that adds seeds to a method: those of the other methods, or two more."""
     run = method.runs[0]
     program, *words = shlex.split(run.report["command"])
     if Path(program).name != "toplora-train":
@@ -232,7 +231,7 @@ def _more_seeds(method: Method, methods: Sequence[Method]) -> str:
 
 
 def learning_rate_warning(methods: Sequence[Method]) -> str | None:
-    """A method that was tried at more learning rates than another looks better for that alone."""
+    """Warn if adapters were tried at different learning rates, which biases the comparison."""
     grids: dict[str, set[float]] = {}
     for method in methods:
         for run in method.runs:
@@ -240,11 +239,11 @@ def learning_rate_warning(methods: Sequence[Method]) -> str | None:
             rates.add(float(run.settings["optimizer.lr"]))
     if len({frozenset(rates) for rates in grids.values()}) < 2:
         return None
-    told = ", ".join(
+    tried = ", ".join(
         f"{name} {', '.join(f'{rate:g}' for rate in sorted(rates))}"
         for name, rates in grids.items()
     )
     return (
-        f"The methods were not given the same learning rates ({told}); each has its own best one, "
-        "and a difference may be no more than that."
+        f"The methods were trained with different learning rates ({tried}); differences may be due "
+        "to that alone. Tune each method over the same learning rates."
     )

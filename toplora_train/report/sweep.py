@@ -1,4 +1,4 @@
-"""One table of the jobs of a sweep."""
+"""The summary table of a sweep."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from toplora_train.report.numbers import (
 )
 from toplora_train.report.record import read_report
 
-WHOLE_WORDS = 40  # characters up to which a word of a job's name is not broken
+WHOLE_WORDS = 40  # words of job names up to this many characters are not broken
 _STYLES = {"completed": "green", "failed": "red", "interrupted": "yellow"}
 
 
@@ -27,11 +27,11 @@ def sweep_table(jobs: Mapping[str, Path]) -> Table:
     """Return a table with a row per job, from each run directory's ``report.json``.
 
     Args:
-        jobs: The run directories by what the jobs are called, words with spaces between.
+        jobs: The run directories by job name (words separated by spaces).
 
     A completed job shows its trainable parameters, final loss, score with its 95 % interval (the
-    mean over tasks, where there are several) and time; any other its status and error line. A
-    directory without a report is shown as such, never left out.
+    mean over several tasks) and time; any other job its status and error. A directory without a
+    report is listed as such.
     """
     reports = {name: _report(run_dir) for name, run_dir in jobs.items()}
     errors = {name: _error(report) for name, report in reports.items()}
@@ -77,5 +77,5 @@ def _report(run_dir: Path) -> dict[str, Any] | None:
 
 
 def _error(report: Mapping[str, Any] | None) -> str:
-    """The error in one line; nothing for a job that has none."""
+    """The error on one line, or an empty string."""
     return "" if report is None else " ".join(str(report.get("error") or "").split())

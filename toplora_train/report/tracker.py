@@ -1,4 +1,4 @@
-"""Metrics to an experiment tracker, which may fail but never stops a run."""
+"""Experiment trackers. A failing tracker never stops a run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Something that is told the metrics of a run."""
+    """Receives the metrics of a run."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record ``metrics`` at optimizer step ``step``."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Record the final numbers and let go."""
+        """Record the final metrics and close the tracker."""
 
 
 def open_tracker(
@@ -34,30 +34,30 @@ def open_tracker(
     run_dir: Path,
     config: Mapping[str, Any],
 ) -> Tracker:
-    """Return the tracker called ``name``: ``none`` or ``wandb``.
+    """Return the tracker ``name``: ``none`` or ``wandb``.
 
-    Weights & Biases keeps its files in ``run_dir/wandb``. ``WANDB_MODE`` is respected; where it is
-    not set and no API key is at hand, the run is kept offline, to be sent later by ``wandb sync``.
+    Weights & Biases writes its files to ``run_dir/wandb``. ``WANDB_MODE`` is respected; if it is
+    not set and there is no API key, the run is logged offline, for ``wandb sync`` to upload later.
 
     Args:
-        name: Which tracker.
+        name: The tracker's name.
         project: The project the run belongs to.
-        entity: The user or team; None for the key's own.
-        group: Which runs belong together, a sweep say.
-        run_dir: The run directory, also the run's name.
+        entity: The user or team; None for the API key's default.
+        group: The name of the group, such as a sweep, that the run belongs to.
+        run_dir: The run directory; its name is the run's name.
         config: The resolved configuration.
     """
     if name == "none":
         return NoTracker()
     if name != "wandb":
-        raise UserError(f"no tracker is called '{name}'; trackers: none, wandb")
+        raise UserError(f"unknown tracker '{name}'; choose none or wandb")
     tracker = WandbTracker()
     tracker.start(project=project, entity=entity, group=group, run_dir=run_dir, config=dict(config))
     return tracker
 
 
 class NoTracker:
-    """Tells nobody."""
+    """Does nothing."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Do nothing."""
@@ -67,7 +67,7 @@ class NoTracker:
 
 
 class WandbTracker:
-    """Weights & Biases. Its first failure is warned of, and none of them gets any further."""
+    """Weights & Biases. Errors are caught; the first one is logged as a warning."""
 
     def __init__(self) -> None:
         self._run: Any = None
@@ -82,18 +82,18 @@ class WandbTracker:
         run_dir: Path,
         config: dict[str, Any],
     ) -> None:
-        """Begin the run."""
+        """Start the run."""
 
         def begin() -> None:
-            import wandb  # takes a third of a second, and only those who chose it need it
+            import wandb  # slow to import, and only needed with tracker=wandb
 
             logging.getLogger("wandb").propagate = False  # it has a log file of its own
             mode: Literal["offline"] | None = None
             if "WANDB_MODE" not in os.environ and not has_api_key(_base_url(wandb)):
                 mode = "offline"
                 logger.info(
-                    "wandb: no API key found, so this run is kept offline in %s; "
-                    "send it later with `wandb sync`",
+                    "wandb: no API key found, so this run is logged offline in %s; "
+                    "upload it later with `wandb sync`",
                     run_dir / "wandb",
                 )
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -105,10 +105,10 @@ class WandbTracker:
                 dir=str(run_dir),
                 config=config,
                 mode=mode,
-                # Its own printing would tear the progress bars, and its capture of ours as well.
+                # Its output, and its capture of ours, would break the progress bars.
                 settings=wandb.Settings(silent=True, console="off"),
             )
-            if not self._run.offline:  # offline, asking for the address is warned of
+            if not self._run.offline:  # offline, reading the URL triggers a warning
                 logger.info("wandb: %s", self._run.url)
 
         self._try(begin)
@@ -119,7 +119,7 @@ class WandbTracker:
             self._try(lambda: self._run.log(dict(metrics), step=step))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Record the final numbers and wait until they are stored."""
+        """Record the final metrics and wait until they are stored."""
         if self._run is None:
             return
 
@@ -128,7 +128,7 @@ class WandbTracker:
 
             self._run.summary.update(dict(summary))
             self._run.finish()
-            # Finishing returns while the background process may still hold everything unwritten.
+            # finish() may return before the background process has written everything.
             wandb.teardown()
 
         self._try(end)
@@ -137,18 +137,18 @@ class WandbTracker:
     def _try(self, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception as error:  # of whatever kind: watching a run must not end it
+        except Exception as error:  # any error: a tracker must never stop a run
             if not self._warned:
                 self._warned = True
                 logger.warning(
-                    "wandb failed (%s: %s); the run goes on, and metrics.jsonl has every metric",
+                    "wandb failed (%s: %s); training continues, and metrics.jsonl has all metrics",
                     type(error).__name__,
                     " ".join(str(error).split()),
                 )
 
 
 def has_api_key(base_url: str) -> bool:
-    """Whether Weights & Biases could log in without asking: by environment variable or netrc."""
+    """Whether Weights & Biases can log in without a prompt: by environment variable or netrc."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     home = Path.home()

@@ -1,4 +1,4 @@
-"""What a report calls things, where a head was trained and where a model writes."""
+"""Report texts that depend on whether a head was trained or a language model generates."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from toplora_train.config.methods import HEADS
 
 @dataclass(frozen=True)
 class Wording:
-    """The words that differ.
+    """The texts that differ.
 
     Attributes:
-        unit: What the loss is counted per.
-        unscored: Why there is no score of the base model.
+        unit: The unit that the loss is averaged over.
+        unscored: Why the base model has no score.
         scored: What the scores and their intervals are.
-        proven: What is known of the rows' way into the model.
+        proven: What was checked about tokenization.
     """
 
     unit: str
@@ -26,46 +26,44 @@ class Wording:
     proven: str
 
 
-WRITING = Wording(
+LANGUAGE_MODEL = Wording(
     unit="token",
     unscored="not evaluated",
     scored="Accuracy. Intervals are Wilson's.",
-    proven="Every training row begins with the very tokens that evaluation would give the model as "
-    "its prompt.",
+    proven="Every training row starts with exactly the prompt tokens that evaluation uses.",
 )
-JUDGING = Wording(
+HEAD = Wording(
     unit="label",
     unscored="untrained head",
-    scored="Accuracy, or the metric that is named, in hundredths. Intervals are Wilson's for an "
-    "accuracy, else from a bootstrap over the rows.",
-    proven="Training and evaluation turn a row's texts into tokens in the same way, without a "
-    "prompt.",
+    scored="Accuracy unless another metric is named; all metrics are multiplied by 100. Intervals "
+    "are Wilson's for accuracy and bootstrapped over rows for other metrics.",
+    proven="Training and evaluation tokenize a row's text in the same way, without a prompt.",
 )
 
 
 def has_head(report: Mapping[str, Any]) -> bool:
-    """Whether the run trained a head."""
+    """Whether the run trained a classification or regression head."""
     return any(task.get("kind") in HEADS for task in report["tasks"].values())
 
 
 def wording(report: Mapping[str, Any]) -> Wording:
-    """The words for this run."""
-    return JUDGING if has_head(report) else WRITING
+    """The texts for this run."""
+    return HEAD if has_head(report) else LANGUAGE_MODEL
 
 
 def head_verdict(report: Mapping[str, Any]) -> str:
-    """What the scores of a head mean, held against always giving one answer."""
+    """Interpret a head's scores compared with a constant answer."""
     constant = (
-        "giving the same number to every row"
+        "always predicting the same number"
         if all(task.get("kind") == "regress" for task in report["tasks"].values())
-        else "always giving the most frequent class"
+        else "always predicting the most frequent class"
     )
     tasks = report["tasks"].items()
     better = [name for name, task in tasks if task["ci95"][0] > task["majority_value"]]
-    untold = [name for name, _ in tasks if name not in better]
-    if not untold:
+    unclear = [name for name, _ in tasks if name not in better]
+    if not unclear:
         return f"The tuned model is better than {constant}."
     return (
-        f"Whether the tuned model is better than {constant} cannot be "
-        f"told from these rows{' of ' + ', '.join(untold) if better else ''}."
+        f"The tuned model is not significantly better than {constant}"
+        f"{' on ' + ', '.join(unclear) if better else ''}."
     )
