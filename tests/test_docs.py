@@ -39,10 +39,10 @@ def test_an_adapters_docstring_says_what_a_user_asks(name: str, part: str):
     assert part in docstring(name)
 
 
-def test_our_reading_is_called_so():
+def test_our_interpretation_is_called_so():
     page = (CHECKOUT / "docs" / "index.md").read_text(encoding="utf-8")
-    assert "(adapters/genlora.md) (our reading)" in page
-    assert "this project's own reading" in " ".join(docstring("genlora").split())
+    assert "(adapters/genlora.md) (our interpretation)" in page
+    assert "this project's own interpretation" in " ".join(docstring("genlora").split())
 
 
 @pytest.mark.parametrize("script", ["one_node", "several_nodes"])
