@@ -1,4 +1,4 @@
-"""The console script: what answers at once, what a sweep does, and what the user is told."""
+"""The console script: help, sweeps, and messages."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def call(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["--version"], ["--cfg", "job"]])
-def test_what_answers_at_once_imports_nothing_heavy(tmp_path, checkout, words):
+def test_help_and_cfg_import_nothing_heavy(tmp_path, checkout, words):
     script = (
         "import sys; from toplora_train.cli import main; code = main()\n"
         f"heavy = [name for name in {HEAVY} if name in sys.modules]\n"
@@ -58,7 +58,7 @@ def test_what_answers_at_once_imports_nothing_heavy(tmp_path, checkout, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_and_version_answer(call):
+def test_help_and_version(call):
     code, page, _ = call("--help")
     assert code == 0
     assert "toplora-train recipe=smoke" in page
@@ -66,11 +66,11 @@ def test_help_and_version_answer(call):
     assert call("--version")[1].startswith("toplora-train ")
 
 
-def test_a_launchers_processes_have_to_be_given_one_folder(call, monkeypatch):
+def test_a_launchers_processes_need_a_common_folder(call, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    code, _, said = call("recipe=smoke")
+    code, _, error = call("recipe=smoke")
     assert (code, call.jobs) == (2, [])
-    assert "give output_dir=DIR" in said
+    assert "give output_dir=DIR" in error
     assert call("recipe=smoke", "output_dir=run")[0] == 0
 
 
@@ -99,7 +99,7 @@ def test_two_runs_of_the_same_second_have_two_folders(call):
     assert len({config.output_dir for config in call.jobs}) == 3
 
 
-def test_the_given_folder_is_taken(call, tmp_path):
+def test_the_given_folder_is_used(call, tmp_path):
     call("recipe=smoke", "output_dir=here", "data_root=mirror")
     assert call.jobs[0].output_dir == str(tmp_path / "here")
     assert call.jobs[0].data_root == str(tmp_path / "mirror")
@@ -111,7 +111,7 @@ def test_the_jobs_exit_code_is_the_commands(call, code):
     assert call("recipe=smoke")[0] == code
 
 
-def test_a_single_run_leaves_nothing_of_hydras(call, tmp_path):
+def test_a_single_run_leaves_no_hydra_files(call, tmp_path):
     call("recipe=smoke")
     assert list(tmp_path.iterdir()) == []
 
@@ -172,17 +172,17 @@ def test_a_failed_job_leaves_the_others_running_and_shows_in_the_exit_code(call)
 
 
 def test_a_wrong_value_fails_its_job_alone(call):
-    code, shown, said = call("-m", "recipe=smoke", "optimizer.lr=-1,1e-3")
+    code, shown, error = call("-m", "recipe=smoke", "optimizer.lr=-1,1e-3")
     assert code == 2
     assert len(call.jobs) == 1
-    assert said == "error: optimizer.lr must be greater than 0, not -1\n"
+    assert error == "error: optimizer.lr must be greater than 0, not -1\n"
     assert "failed" in shown
 
 
 def test_an_unknown_key_stops_a_sweep_before_its_first_job(call):
-    code, _, said = call("-m", "recipe=smoke", "seed=1,2", "adapter.rnak=4")
+    code, _, error = call("-m", "recipe=smoke", "seed=1,2", "adapter.rnak=4")
     assert (code, call.jobs) == (2, [])
-    assert said == "error: unknown key 'adapter.rnak'; did you mean 'adapter.r'?\n"
+    assert error == "error: unknown key 'adapter.rnak'; did you mean 'adapter.r'?\n"
 
 
 @pytest.mark.parametrize("code", [130, 143])
@@ -194,7 +194,7 @@ def test_an_interruption_ends_the_sweep(call, code):
     assert "2 jobs" in shown
 
 
-def test_a_sweep_by_another_process_is_told_by_its_list(call, tmp_path):
+def test_a_sweep_by_another_process_is_read_from_its_list(call, tmp_path):
     call("-m", "recipe=smoke", "seed=1,2", "output_dir=sweep")
     lines = (tmp_path / "sweep" / "jobs.jsonl").read_text().splitlines()
     assert [json.loads(line)["exit_code"] for line in lines] == [0, 0]
@@ -216,7 +216,7 @@ def test_cfg_shows_what_would_be_used(call):
     assert call.jobs == []
 
 
-def test_hydras_own_questions_are_answered(call):
+def test_hydras_own_commands_work(call):
     assert "recipe/smoke" in call("recipe=smoke", "--info", "defaults")[1]
     assert "schedule: linear" in call("--cfg", "job", "--package", "optimizer")[1]
     assert "hydra" in call("--cfg", "hydra")[1]

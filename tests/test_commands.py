@@ -1,4 +1,4 @@
-"""The commands as a user types them, on real processes."""
+"""The commands as a user types them, in processes."""
 
 import json
 import os
@@ -185,7 +185,7 @@ ONCE_IN_FULL = [
     (["dataset=jsonl", "dataset.train=broken.jsonl"], "broken.jsonl, line 2"),
     (["adapter.target_modules=[quary]"], "q_proj"),
 ]
-AS_WELL = [  # the same road; each mistake has its own test where it is found
+AS_WELL = [  # the same code path; each error has its own test where it is raised
     (["dataset=jsonl", "dataset.train=none.jsonl"], "none.jsonl"),
     (["dataset=jsonl", "dataset.train=empty.jsonl"], "empty.jsonl"),
     (["dataset=jsonl", "dataset.train=typed.jsonl"], "instruction"),
@@ -196,17 +196,17 @@ AS_WELL = [  # the same road; each mistake has its own test where it is found
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [*ONCE_IN_FULL, *(pytest.param(*case, marks=pytest.mark.slow) for case in AS_WELL)],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_clear_line_and_exit_code_2(tmp_path: Path, arguments, said):
+def test_bad_input_is_one_clear_line_and_exit_code_2(tmp_path: Path, arguments, message):
     (tmp_path / "broken.jsonl").write_text('{"instruction": "1?", "output": "1"}\n{"instruction"\n')
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "typed.jsonl").write_text('{"instruction": ["1?"], "output": "1"}\n')
     done = toplora_train(tmp_path, "recipe=smoke", *arguments, "output_dir=run", HF_HUB_OFFLINE="1")
     assert done.returncode == 2, (done.stdout, done.stderr)
-    assert said.lower() in done.stderr.lower()
+    assert message.lower() in done.stderr.lower()
     assert "Traceback" not in done.stderr + done.stdout
     assert len(done.stderr.strip().splitlines()) == 1
 

@@ -1,4 +1,4 @@
-"""A run of two epochs, killed at twenty random moments, ends byte for byte as if nothing had been.
+"""A run of two epochs, killed at twenty random moments, ends with the same bytes as without a kill.
 
 And the launchers that people have instead of ours: torchrun and ``accelerate launch``.
 """
@@ -66,29 +66,29 @@ def kill_after(folder: Path, step: int, chance: random.Random, *arguments: str) 
 
 
 def interrupt_after(folder: Path, step: int, *arguments: str) -> str:
-    """Ask the run to end once ``step`` was shown; what it says to that."""
+    """Interrupt the run once ``step`` was shown; return its output."""
     with start(folder, *arguments) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= step:
                 process.send_signal(signal.SIGTERM)
                 break
-        said = process.stdout.read()
-    assert process.returncode == 143, said
-    return said
+        output = process.stdout.read()
+    assert process.returncode == 143, output
+    return output
 
 
 def finish(folder: Path, *arguments: str) -> str:
-    """Run to the end; a killed parent's workers hold the directory until they notice."""
+    """Run to completion; a killed parent's workers hold the directory until they notice."""
     for _ in range(40):
         with start(folder, *arguments) as process:
             assert process.stdout is not None
-            said = process.stdout.read()
-        if "is in use by" not in said:
+            output = process.stdout.read()
+        if "is in use by" not in output:
             break
         time.sleep(0.5)
-    assert process.returncode == 0, said
-    return said
+    assert process.returncode == 0, output
+    return output
 
 
 def weights(folder: Path) -> bytes:
@@ -111,8 +111,8 @@ def test_killed_at_twenty_random_moments_a_run_ends_byte_for_byte_the_same(tmp_p
     finish(whole, launch)
     chance = random.Random(processes)
     for step in sorted(chance.choices(range(1, 32), k=20)):
-        said = kill_after(killed, step, chance, launch, "resume=auto")
-        assert "is damaged" not in said
+        output = kill_after(killed, step, chance, launch, "resume=auto")
+        assert "is damaged" not in output
         time.sleep(0.5)
     finish(killed, launch, "resume=auto")
     assert weights(killed) == weights(whole)
@@ -123,15 +123,15 @@ def test_killed_at_twenty_random_moments_a_run_ends_byte_for_byte_the_same(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fsdp2", "zero2"])
-def test_shared_out_an_interrupted_and_a_killed_run_end_byte_for_byte_the_same(tmp_path, engine):
+def test_sharded_an_interrupted_and_a_killed_run_end_byte_for_byte_the_same(tmp_path, engine):
     whole, ended = tmp_path / "whole", tmp_path / "ended"
     whole.mkdir()
     ended.mkdir()
     launch = [f"launch={engine}", "launch.processes=2", "launch.device=cpu"]
     finish(whole, *launch)
-    said = interrupt_after(ended, 9, *launch).splitlines()[-1]
+    line = interrupt_after(ended, 9, *launch).splitlines()[-1]
     newest = max(path.name for path in (ended / "run" / "checkpoints").glob("step-*"))
-    assert said.endswith(f"; {newest} is saved; go on with the same command and resume=auto")
+    assert line.endswith(f"; {newest} is saved; continue with the same command and resume=auto")
     kill_after(ended, 20, random.Random(1), *launch, "resume=auto")
     finish(ended, *launch, "resume=auto")
     assert weights(ended) == weights(whole)
@@ -139,15 +139,15 @@ def test_shared_out_an_interrupted_and_a_killed_run_end_byte_for_byte_the_same(t
 
 
 @pytest.mark.slow
-def test_another_number_of_processes_goes_on_with_the_same_rows(tmp_path):
-    """Without dropout there is nothing else that the number could change."""
+def test_another_number_of_processes_resumes_with_the_same_rows(tmp_path):
+    """Without dropout the number changes nothing else."""
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     whole.mkdir()
     moved.mkdir()
     finish(whole, "adapter.dropout=0")
     kill_after(moved, 9, random.Random(1), "adapter.dropout=0", "launch.processes=2")
-    said = finish(moved, "adapter.dropout=0", "launch.processes=1", "resume=auto")
-    assert "going on after step" in said
+    output = finish(moved, "adapter.dropout=0", "launch.processes=1", "resume=auto")
+    assert "going on after step" in output
     log = (moved / "run" / "train.log").read_text()
     assert "the checkpoint was saved by 2 processes, this run has 1" in log
     for (_, one), (_, other) in zip(losses(whole), losses(moved), strict=True):

@@ -1,4 +1,4 @@
-"""The console script. Nothing heavy is imported here: help and ``--cfg job`` answer at once."""
+"""The console script. It imports nothing heavy, so help and ``--cfg job`` are fast."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from toplora_train.launch.worker import DONE, USER_ERROR
 
 def main() -> int:
     """``toplora-train``: returns the exit code."""
-    if "--version" in sys.argv[1:]:  # Hydra's parser would answer with Hydra's own
+    if "--version" in sys.argv[1:]:  # Hydra's parser would print Hydra's version
         print(f"toplora-train {installed_version()}")
         return DONE
     overrides: list[str] = []
@@ -61,13 +61,13 @@ def main() -> int:
         return _user_error(explain(error, overrides, own))
     except UserError as error:
         return _user_error(str(error))
-    except KeyboardInterrupt:  # no job was running: its parent handles the signals itself
+    except KeyboardInterrupt:  # no job was running: a job's parent process handles signals itself
         return 128 + signal.SIGINT
 
 
 def job(composed: DictConfig) -> None:
-    """What Hydra calls for each job: run it, and leave or take note of how it ended."""
-    settings = cast(DictConfig, HydraConfig.get())  # HydraConf says what is in it, not what it is
+    """Run a job, called by Hydra: a single job exits, a job of a sweep is recorded."""
+    settings = cast(DictConfig, HydraConfig.get())  # annotated as HydraConf
     if settings.mode == RunMode.MULTIRUN:
         _sweep_job(composed, settings)
         return
@@ -76,12 +76,12 @@ def job(composed: DictConfig) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Run a job or a sweep, or answer one of Hydra's own questions."""
-    take_started_sweep()  # of an earlier call in this process
+    """Run a job or a sweep, or one of Hydra's own commands."""
+    take_started_sweep()  # clear that of an earlier call in this process
     try:
         _hydra_main(arguments)
         code = DONE
-    except SystemExit as end:  # of the one job, or of a sweep that was interrupted
+    except SystemExit as end:  # from a single job, or an interrupted sweep
         code = end.code if isinstance(end.code, int) else DONE
     sweep_dir = take_started_sweep()
     if sweep_dir is None:
@@ -93,24 +93,24 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace, own: list[Path]) -> int:
-    """``--cfg job``: Hydra's own answer, given only if the run would be accepted."""
-    answer = io.StringIO()
-    with redirect_stdout(answer):
+    """``--cfg job``: print Hydra's output, but only if the configuration is valid."""
+    output = io.StringIO()
+    with redirect_stdout(output):
         _hydra_main(arguments)
     if arguments.package is None:
-        check_shown(answer.getvalue(), arguments.overrides, own)
-    print(answer.getvalue(), end="")
+        check_shown(output.getvalue(), arguments.overrides, own)
+    print(output.getvalue(), end="")
     return DONE
 
 
 def _hydra_main(arguments: argparse.Namespace) -> None:
-    """Hand over to Hydra, which reads ``sys.argv`` and wants all overrides in one place of it."""
+    """Call Hydra, which reads ``sys.argv`` and expects all overrides next to each other."""
     before = sys.argv
     flags = [word for word in before[1:] if word not in arguments.overrides]
     sys.argv = [before[0], *arguments.overrides, *flags]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
-    except ValueError as error:  # Hydra's plain ones are about the choice of an option
+    except ValueError as error:  # Hydra raises it for a wrong choice in a config group
         if str(error).startswith("Config group override"):
             raise UserError(str(error)) from error
         raise
@@ -119,20 +119,20 @@ def _hydra_main(arguments: argparse.Namespace) -> None:
 
 
 def _arguments(words: list[str]) -> argparse.Namespace:
-    """Hydra's own flags, and the ``key=value`` words, which may stand anywhere."""
+    """Parse Hydra's flags and the ``key=value`` overrides, in any order."""
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; see toplora-train --help")
 
     parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]  # its own prints a page
+    parser.error = refuse  # type: ignore[method-assign]  # argparse's prints the whole usage
     arguments = parser.parse_intermixed_args(words)
     _validate_one_command(arguments)
     return arguments
 
 
 def _sweep_job(composed: DictConfig, settings: DictConfig) -> None:
-    """One job of a sweep: its failure is noted, and only an interruption ends the sweep."""
+    """Run a job of a sweep and record its result; only an interruption ends the sweep."""
     number, overrides = int(settings.job.num), " ".join(swept_overrides(settings))
     sweep_dir = Path(settings.sweep.dir).absolute()
     print(f"\njob {number}: {overrides}\n  in {settings.runtime.output_dir}", flush=True)
@@ -160,7 +160,7 @@ def _validate_one_command(arguments: argparse.Namespace) -> None:
     }
     given = [name for name, is_given in commands.items() if is_given]
     if len(given) > 1:
-        raise UserError(f"{' and '.join(given)} exclude each other; give one of them")
+        raise UserError(f"{' and '.join(given)} are mutually exclusive; give one of them")
     if arguments.resolve and arguments.cfg is None:
         raise UserError("--resolve needs --cfg job")
 
@@ -181,7 +181,7 @@ def _hydra_quiet_about_errors() -> Iterator[None]:
 
 
 def _wide_console() -> Console:
-    """A file or a pipe has no width of its own, and a table should not be squeezed into 80."""
+    """A console that is wide enough for tables in a file or a pipe, where rich assumes 80."""
     console = Console()
     return console if console.is_terminal else Console(width=160)
 
@@ -192,7 +192,7 @@ def _user_error(line: str) -> int:
 
 
 try:
-    # On import, as launchers of Hydra import this module in processes of their own.
+    # On import, because Hydra's launchers import this module in their own processes.
     prepare_hydra()
 except UserError as error:
     raise SystemExit(_user_error(str(error))) from error

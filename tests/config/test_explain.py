@@ -67,7 +67,7 @@ def own(tmp_path, monkeypatch):
         ("--bogus", "unrecognized arguments: --bogus"),
         ("--resolve", "--resolve needs --cfg job"),
         ("--config-dir nowhere", "nowhere' not found"),
-        ("-m --cfg job", "--multirun and --cfg exclude each other"),
+        ("-m --cfg job", "--multirun and --cfg are mutually exclusive"),
         ("-m adapter=lora,toplora adapter.gate.norm=none", "'adapter.gate.norm' for adapter=lora"),
     ],
 )

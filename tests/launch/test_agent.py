@@ -1,4 +1,4 @@
-"""Two real worker processes under the agent: how they end is how the job ends."""
+"""Two worker processes under the agent: their result is the job's."""
 
 import json
 import os
@@ -59,13 +59,13 @@ def test_each_rank_runs_and_has_its_log(job, tmp_path):
     assert "rank 1 of 2" in (tmp_path / "run" / "train.rank1.log").read_text()
 
 
-def test_the_users_mistake_is_one_line_though_every_rank_finds_it(job, capfd):
+def test_a_user_error_is_one_line_although_every_rank_finds_it(job, capfd):
     result = job("mistake")
     assert (result.exit_code, result.error) == (2, "a slip; mend it")
     assert capfd.readouterr().err.count("a slip; mend it") == 1
 
 
-def test_a_rank_that_fails_ends_the_others_with_its_own_message(job, tmp_path, capfd):
+def test_a_failing_rank_stops_the_others_and_its_error_is_shown(job, tmp_path, capfd):
     result = job("fail 1")
     assert (result.exit_code, result.error) == (1, "rank 1: ValueError: bad luck")
     shown = capfd.readouterr().err
@@ -74,14 +74,14 @@ def test_a_rank_that_fails_ends_the_others_with_its_own_message(job, tmp_path, c
     assert "ended by a signal" in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_a_killed_rank_is_named_the_others_end_and_going_on_is_told(job, tmp_path, capfd):
+def test_a_killed_rank_is_named_the_others_stop_and_resuming_is_explained(job, tmp_path, capfd):
     (tmp_path / "run" / "checkpoints" / "step-00000003").mkdir(parents=True)
     result = job("kill 1", resume="auto")
     assert result.exit_code == 1
     assert result.error == "rank 1 was killed by signal 9 (out of memory?)"
     shown = capfd.readouterr().err
     assert "killed by signal 9" in shown
-    assert "step-00000003 is saved; go on with the same command" in shown
+    assert "step-00000003 is saved; continue with the same command" in shown
 
 
 @pytest.mark.parametrize(

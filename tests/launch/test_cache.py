@@ -36,13 +36,13 @@ def test_every_kind_is_shown_with_its_size_and_age(folder, monkeypatch, capsys):
         "models (converted models): 2 entries, 5 MiB",
         "      3 MiB  models/smollm2-0.1, used just now",
         "      2 MiB  models/.writing-smollm2-0.1-ab, left by a killed process",
-        "tokens (rows as tokens): 1 entry, 1 KiB of at most 2.0 GiB, used just now",
-        "data (fetched data): 1 entry, 5 bytes",
+        "tokens (tokenized rows): 1 entry, 1 KiB of at most 2.0 GiB, used just now",
+        "data (downloaded data): 1 entry, 5 bytes",
         "    5 bytes  data/boolq.json, used just now",
     ]
 
 
-def test_clearing_says_what_was_removed(folder, monkeypatch, capsys):
+def test_clearing_reports_what_was_removed(folder, monkeypatch, capsys):
     assert run(monkeypatch, "clear=models") == 0
     assert capsys.readouterr().out == f"removed 2 entries, 5 MiB, from {folder}\n"
     assert run(monkeypatch, "clear=all", "older_than=30d") == 0
@@ -54,7 +54,10 @@ def test_clearing_says_what_was_removed(folder, monkeypatch, capsys):
     ("words", "line"),
     [
         (["clear=everything"], "clear must be one of models, tokens, data, all, not 'everything'"),
-        (["older_than=30d"], "older_than says what to clear; give clear=models|tokens|data|all"),
+        (
+            ["older_than=30d"],
+            "older_than limits what is cleared; give clear=models|tokens|data|all",
+        ),
         (["clear=all", "older_than=30"], "'30' is not an age"),
         (["claer=all"], "unknown key 'claer'; did you mean 'clear'?"),
         (["tokens"], "'tokens' is not KEY=VALUE"),
@@ -69,7 +72,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, line, folder, monkeypatch,
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_limit_that_is_no_size_is_one_line_too(monkeypatch, capsys):
+def test_a_limit_that_is_not_a_size_is_one_line_too(monkeypatch, capsys):
     monkeypatch.setenv("TOPLORA_CACHE_LIMIT", "much")
     assert run(monkeypatch) == 2
     assert capsys.readouterr().err == (

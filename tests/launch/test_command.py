@@ -1,4 +1,4 @@
-"""A small command ends with the exit codes of the others, and says one line where it went wrong."""
+"""A small command has the same exit codes as the others, and prints one line on an error."""
 
 import warnings
 
@@ -28,7 +28,7 @@ def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, ca
         (KeyboardInterrupt("interrupted; go on like this"), "interrupted; go on like this"),
     ],
 )
-def test_an_interruption_is_no_error_and_may_say_how_to_go_on(interruption, line, capsys):
+def test_an_interruption_is_not_an_error_and_may_say_how_to_resume(interruption, line, capsys):
     def command() -> None:
         raise interruption
 
@@ -36,12 +36,12 @@ def test_an_interruption_is_no_error_and_may_say_how_to_go_on(interruption, line
     assert capsys.readouterr().err == f"{line}\n"
 
 
-def test_a_command_that_ends_well_says_nothing_more(capsys):
+def test_a_successful_command_prints_nothing_more(capsys):
     assert run_command(lambda: None) == 0
     assert capsys.readouterr().err == ""
 
 
-def test_an_unforeseen_error_keeps_its_traceback():
+def test_an_unexpected_error_keeps_its_traceback():
     def command() -> None:
         raise ZeroDivisionError
 

@@ -18,12 +18,12 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "no run is given"),
+        ([], "no run given"),
         (["nowhere"], "nowhere: there is no such folder"),
-        (["optput=x"], "'optput=x' is no run directory"),
-        (["--all"], "'--all' is no run directory"),
-        (["gain=much"], "gain=much is no number of percentage points"),
-        (["gain=0", "."], "gain=0 is no number of percentage points"),
+        (["optput=x"], "'optput=x' is not a run directory"),
+        (["--all"], "'--all' is not a run directory"),
+        (["gain=much"], "gain=much must be a number of percentage points"),
+        (["gain=0", "."], "gain=0 must be a number of percentage points"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, line, monkeypatch, capsys):
@@ -55,7 +55,7 @@ def test_a_baseline_and_a_gain_are_chosen(tmp_path: Path, monkeypatch, capsys):
     assert "seeds for 2.5 points" in shown
 
 
-def test_help_says_what_runs_are(monkeypatch: pytest.MonkeyPatch, capsys):
+def test_help_explains_runs(monkeypatch: pytest.MonkeyPatch, capsys):
     assert run(monkeypatch, "-h") == 0
     assert "usage: toplora-report RUN..." in capsys.readouterr().out
 

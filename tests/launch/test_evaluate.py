@@ -28,12 +28,12 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         (["run=RUN", "rescore=legacy"], "rescore must be one of clean, legacy.toplora"),
         (
             ["run=RUN", "rescore=clean", "limit=5"],
-            "rescore reads the answers that are there, so limit= has no meaning beside it",
+            "rescore reuses the stored outputs, so limit= has no effect with it",
         ),
         (["run=RUN", "config_dir=nowhere"], "config_dir=nowhere: there is no such folder"),
         (["run=RUN", "processes=0"], "processes=0 must be a whole number above zero, or auto"),
-        (["run=RUN", "processes=2", "device=mps"], "launch.processes=2, but an Apple GPU serves"),
-        (["run=RUN", "rescore=clean", "processes=2"], "rescore reads the answers that are there"),
+        (["run=RUN", "processes=2", "device=mps"], "launch.processes=2, but an Apple GPU runs"),
+        (["run=RUN", "rescore=clean", "processes=2"], "rescore reuses the stored outputs"),
         (["run=EMPTY"], "EMPTY is not a run directory"),
     ],
 )
@@ -52,19 +52,19 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert error.count("\n") == 1
 
 
-def test_rescoring_says_what_came_out_and_where(
+def test_rescoring_prints_the_scores_and_their_location(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     finished_run(tmp_path, {"a": "so it is 12", "b": "13"})
     assert run(monkeypatch, f"run={tmp_path}", "rescore=legacy.llm_adapters") == 0
-    told = capsys.readouterr().out
-    assert "arithmetic: base 0.0 %" in told
-    assert "tuned 50.0 %" in told
+    shown = capsys.readouterr().out
+    assert "arithmetic: base 0.0 %" in shown
+    assert "tuned 50.0 %" in shown
     report = tmp_path / "evaluations" / "rescored-legacy.llm_adapters" / "report.json"
     assert json.loads(report.read_text())["command"].startswith("toplora-eval run=")
 
 
-def test_the_same_words_give_the_same_name_and_others_another():
+def test_the_name_is_determined_by_the_words_and_unique_to_them():
     words = [
         {"run": "x"},
         {"run": "x", "task": "[gsm8k,svamp]"},
@@ -83,7 +83,7 @@ def test_help_shows_the_keys(monkeypatch: pytest.MonkeyPatch, capsys):
     assert "usage: toplora-eval run=RUN [task=TASK]" in capsys.readouterr().out
 
 
-def test_an_interruption_says_that_the_same_command_goes_on(monkeypatch, capsys):
+def test_an_interruption_says_that_the_same_command_resumes(monkeypatch, capsys):
     def interrupted(_words):
         raise Interrupted(signal.SIGTERM)
 
@@ -92,7 +92,7 @@ def test_an_interruption_says_that_the_same_command_goes_on(monkeypatch, capsys)
     assert evaluate.main() == 143
     assert capsys.readouterr().err == (
         "interrupted by signal 15; "
-        "the answers so far are kept: the same command goes on from them\n"
+        "the predictions so far are kept: run the same command to resume\n"
     )
     monkeypatch.setattr(sys, "argv", ["toplora-eval", "run=x", "harness=[piqa]"])
     assert evaluate.main() == 143

@@ -29,7 +29,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert capsys.readouterr().err.startswith(f"error: {line}")
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_a_folder_that_is_not_a_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
     assert run(monkeypatch, f"run={tmp_path}", "format=lora") == 2
     assert f"{tmp_path} is not a run directory" in capsys.readouterr().err
 

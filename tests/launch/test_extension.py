@@ -1,4 +1,4 @@
-"""May a finished run be trained for longer?"""
+"""Whether a finished run can be extended."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def test_a_finished_run_may_be_extended(tmp_path, longer):
     assert not is_already_done(also_shown_otherwise, tmp_path)
 
 
-def test_one_that_was_extended_so_is_done(tmp_path):
+def test_a_finished_extension_is_done(tmp_path):
     assert is_already_done(wanted(resume="extend"), finish(tmp_path))
 
 
@@ -47,47 +47,47 @@ def test_one_that_was_extended_so_is_done(tmp_path):
     [
         (
             {"trainer__max_steps": 150},
-            r"trained 150 steps already, and trainer\.max_steps=150 makes 150; give a greater",
+            r"already trained 150 steps, but trainer\.max_steps=150 means 150; set more",
         ),
-        ({"trainer__max_steps": 9}, r"trainer\.max_steps=9 makes 9"),
-        ({"trainer__max_tokens": 500}, r"182,340 tokens already, and trainer\.max_tokens=500"),
+        ({"trainer__max_steps": 9}, r"trainer\.max_steps=9 means 9"),
+        ({"trainer__max_tokens": 500}, r"182,340 tokens, but trainer\.max_tokens=500"),
         (
             {"trainer__epochs": 2, "optimizer__lr": 0.5},
-            r"the length of .* and nothing else \(optimizer\.lr=0\.0001, now 0\.5\)",
+            r"can only change the length of .* \(optimizer\.lr=0\.0001, now 0\.5\)",
         ),
     ],
 )
-def test_what_is_no_extension_is_refused(tmp_path, changes, words):
+def test_other_changes_are_refused(tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         is_already_done(wanted(resume="extend", **changes), finish(tmp_path))
 
 
-def test_a_run_that_patience_ended_would_have_ended_anyway(tmp_path):
+def test_a_run_stopped_by_patience_is_not_extended(tmp_path):
     finish(tmp_path, selection={"stopped_early": True})
-    with pytest.raises(UserError, match=r"ended by trainer\.patience, after step 150"):
+    with pytest.raises(UserError, match=r"stopped by trainer\.patience after step 150"):
         is_already_done(wanted(resume="extend", trainer__epochs=2), tmp_path)
 
 
-def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path):
+def test_a_run_without_a_checkpoint_is_not_extended(tmp_path):
     (finish(tmp_path) / "checkpoints" / "step-00000150").rmdir()
-    with pytest.raises(UserError, match="no checkpoint left to go on from"):
+    with pytest.raises(UserError, match="no checkpoint to continue from"):
         is_already_done(wanted(resume="extend", trainer__epochs=2), tmp_path)
 
 
 def test_the_remedy_for_another_length_is_named(tmp_path):
-    with pytest.raises(UserError, match="train it for longer with resume=extend, or choose"):
+    with pytest.raises(UserError, match="extend it with resume=extend, or choose"):
         is_already_done(wanted(resume="auto", trainer__epochs=2), finish(tmp_path))
 
 
 def test_there_must_be_a_finished_run(tmp_path):
-    with pytest.raises(UserError, match=r"is for a finished run, and .* holds no run; leave"):
+    with pytest.raises(UserError, match=r"is for a finished run, but .* holds no run; leave"):
         is_already_done(wanted(resume="extend"), tmp_path)
     (finish(tmp_path) / "report.json").unlink()
     with pytest.raises(UserError, match=r"an unfinished run \(at step-00000150\); finish it first"):
         is_already_done(wanted(resume="extend", trainer__epochs=2), tmp_path)
 
 
-def test_an_extension_that_is_refused_leaves_the_finished_run_as_it_was(tmp_path):
+def test_a_refused_extension_does_not_change_the_finished_run(tmp_path):
     finish(tmp_path)
     before = (tmp_path / CONFIG).read_bytes(), (tmp_path / "report.json").read_bytes()
     with keeping_the_end(tmp_path):
@@ -96,7 +96,7 @@ def test_an_extension_that_is_refused_leaves_the_finished_run_as_it_was(tmp_path
     assert not (tmp_path / "earlier").exists()
 
 
-def test_an_extension_that_is_cut_off_goes_on_to_the_same_length_only(tmp_path):
+def test_an_interrupted_extension_resumes_to_the_same_length_only(tmp_path):
     finish(tmp_path)
     with keeping_the_end(tmp_path):
         write_config(wanted(trainer__epochs=2), tmp_path / CONFIG)

@@ -12,7 +12,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.launch.lock import locked
 
 
-def test_a_second_run_is_told_who_holds_the_directory(tmp_path):
+def test_a_second_run_is_refused_with_the_holder(tmp_path):
     with (
         locked(tmp_path),
         pytest.raises(UserError, match=f"in use by process {os.getpid()} on "),

@@ -1,4 +1,4 @@
-"""The note of a run that did not finish."""
+"""The record of a run that did not finish."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from toplora_train.launch.outcome import is_completed, read_report, write_failure
 
 
-def test_a_failure_is_noted(tmp_path):
+def test_a_failure_is_recorded(tmp_path):
     write_failure(tmp_path, status="failed", error="it broke", error_type="ValueError")
     assert read_report(tmp_path) == {
         "schema_version": 1,
@@ -35,12 +35,12 @@ def test_a_finished_runs_report_stays(tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[1]", '{"status": "failed"}'])
-def test_anything_else_is_no_finished_run(tmp_path, text):
+def test_anything_else_is_not_a_finished_run(tmp_path, text):
     if text is not None:
         (tmp_path / "report.json").write_text(text)
     assert not is_completed(tmp_path)
 
 
-def test_a_disk_that_takes_no_more_does_not_hide_the_failure(tmp_path):
+def test_a_full_disk_does_not_hide_the_failure(tmp_path):
     write_failure(tmp_path / "gone", status="failed", error="disk full", error_type="RunFailure")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The parent of a real process: exit codes, signals, and what is left after a crash."""
+"""The parent of a worker process: exit codes, signals, and what a crash leaves."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def wait_for(path: Path, text: str) -> str:
         if path.is_file() and text in path.read_text():
             return path.read_text()
         time.sleep(0.02)
-    raise AssertionError(f"{path} never said {text!r}")
+    raise AssertionError(f"{path} never contained {text!r}")
 
 
 def report(run_dir: Path) -> dict:
@@ -71,7 +71,7 @@ def test_a_crash_shows_the_end_of_the_log_and_where_it_is(job, tmp_path, capfd):
     assert "line 24" not in shown  # the last 15 of them
 
 
-def test_a_failure_that_was_explained_needs_no_log(job, capfd):
+def test_an_explained_failure_shows_no_log(job, capfd):
     result = job("failure")
     assert (result.exit_code, result.error) == (1, "disk full")
     assert "a line of the log" not in capfd.readouterr().err
@@ -108,7 +108,7 @@ def test_each_signal_is_forwarded_exactly_once_and_a_second_one_again(job, tmp_p
     assert notes.read_text().split() == [str(int(signum))] * 2
 
 
-def test_the_handlers_of_this_process_are_as_before(job):
+def test_the_signal_handlers_are_restored(job):
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     job("exit 0")
     assert {signum: signal.getsignal(signum) for signum in before} == before
@@ -180,7 +180,7 @@ def test_a_run_directory_in_use_is_refused(job, tmp_path):
         job("exit 0")
 
 
-def test_a_finished_run_is_refused_and_left_as_it_is(job, tmp_path):
+def test_a_finished_run_is_refused_and_not_changed(job, tmp_path):
     job("exit 0")
     path = tmp_path / "run" / "report.json"
     path.write_text('{"status": "completed"}')
@@ -190,7 +190,7 @@ def test_a_finished_run_is_refused_and_left_as_it_is(job, tmp_path):
     assert path.read_text() == '{"status": "completed"}'
 
 
-def test_an_extension_that_the_worker_refuses_leaves_the_finished_run_as_it_was(job, tmp_path):
+def test_an_extension_that_the_worker_refuses_does_not_change_the_finished_run(job, tmp_path):
     run_dir = tmp_path / "run"
     (run_dir / "checkpoints" / "step-00000150").mkdir(parents=True)
     write_report(run_dir / "report.json", made_up_report())
@@ -219,7 +219,7 @@ def test_nothing_of_the_parents_is_left_in_the_run_directory(job, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "notes"]
 
 
-def test_the_worker_has_a_quiet_environment_unless_told_otherwise(monkeypatch):
+def test_the_worker_has_a_quiet_environment_by_default(monkeypatch):
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     assert worker_environment()["TOKENIZERS_PARALLELISM"] == "true"
     monkeypatch.delenv("TOKENIZERS_PARALLELISM")

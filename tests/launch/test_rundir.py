@@ -1,4 +1,4 @@
-"""May this run start here?"""
+"""Whether a run may start in its directory."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_an_empty_directory_is_free(tmp_path):
     assert not is_already_done(run_config(resume="auto"), tmp_path)
 
 
-def test_a_finished_run_asks_for_another_directory(finished):
+def test_a_finished_run_requires_another_directory(finished):
     with pytest.raises(UserError, match="finished run; choose another output_dir"):
         is_already_done(run_config(), finished)
 
@@ -58,43 +58,43 @@ def test_an_unfinished_run_names_its_checkpoint_and_both_remedies(unfinished):
         is_already_done(run_config(), unfinished)
 
 
-def test_an_unfinished_run_may_be_gone_on_with(unfinished):
+def test_an_unfinished_run_may_be_resumed(unfinished):
     assert not is_already_done(run_config(resume="auto"), unfinished)
 
 
-def test_a_half_written_checkpoint_is_none(tmp_path):
+def test_a_half_written_checkpoint_does_not_count(tmp_path):
     (tmp_path / "checkpoints" / ".step-00000012.aside").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-00000012.tmp").mkdir()
     assert not is_already_done(run_config(), tmp_path)
 
 
-def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+def test_a_directory_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"output_dir=.*file/run cannot be made"):
+    with pytest.raises(UserError, match=r"output_dir=.*file/run cannot be created"):
         make_run_dir(tmp_path / "file" / "run")
 
 
-def test_forgetting_a_failure_that_never_was_is_fine(tmp_path):
+def test_forgetting_a_missing_failure_is_fine(tmp_path):
     forget_failure(tmp_path)
 
 
-def test_going_on_is_told_where_there_is_a_checkpoint(unfinished, tmp_path_factory):
+def test_resuming_is_explained_where_there_is_a_checkpoint(unfinished, tmp_path_factory):
     named = run_config(command="toplora-train output_dir=run")
     assert how_to_resume(named, unfinished) == (
-        "step-00000010 is saved; go on with the same command and resume=auto"
+        "step-00000010 is saved; continue with the same command and resume=auto"
     )
     unnamed = run_config(command="toplora-train recipe=smoke")
     assert f"same command, output_dir={unfinished} and resume" in how_to_resume(unnamed, unfinished)
     assert how_to_resume(named, tmp_path_factory.mktemp("empty")) == ""
 
 
-def test_an_interruption_before_the_first_checkpoint_says_that_the_answers_are_kept(tmp_path):
+def test_an_interruption_before_the_first_checkpoint_says_that_predictions_are_kept(tmp_path):
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "boolq.base.jsonl.partial").touch()
     named = run_config(command="toplora-train output_dir=run")
     assert how_to_resume(named, tmp_path) == (
-        "no checkpoint is saved yet, but the base model's answers are kept; "
-        "go on with the same command and resume=auto"
+        "no checkpoint is saved yet, but the base model's predictions are; "
+        "continue with the same command and resume=auto"
     )
-    again = run_config(command="toplora-train output_dir=run resume=auto")
-    assert how_to_resume(again, tmp_path).endswith("go on with the same command")
+    again = run_config(command="toplora-train output_dir=run resume=auto", resume="auto")
+    assert how_to_resume(again, tmp_path).endswith("continue with the same command")

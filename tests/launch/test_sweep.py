@@ -56,7 +56,7 @@ def test_a_sweep_without_jobs_has_none(tmp_path):
     assert read_jobs(tmp_path) == []
 
 
-def test_a_job_that_noted_its_own_end_keeps_its_note(tmp_path):
+def test_a_job_that_recorded_its_own_end_keeps_the_record(tmp_path):
     (tmp_path / "report.json").write_text('{"status": "interrupted", "error": "signal 2"}')
     record_job(tmp_path, 0, "", JobResult(130, tmp_path, 0.0, "signal 2"))
     assert json.loads((tmp_path / "report.json").read_text())["status"] == "interrupted"

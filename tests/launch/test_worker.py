@@ -1,4 +1,4 @@
-"""Every way in which a job can end becomes an exit code, one line, and a note in report.json."""
+"""However a job ends, it has an exit code, one line, and a record in report.json."""
 
 import errno
 import json
@@ -40,7 +40,7 @@ def end(error):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_end_is_a_code_a_line_and_a_note(tmp_path, capsys, error, code, status, line):
+def test_a_failure_is_an_exit_code_a_line_and_a_record(tmp_path, capsys, error, code, status, line):
     assert worker.run(run_config(), tmp_path, job=end(error)) == code
     assert capsys.readouterr().err == f"{line}\n"
     report = json.loads((tmp_path / "report.json").read_text())
@@ -49,13 +49,13 @@ def test_an_end_is_a_code_a_line_and_a_note(tmp_path, capsys, error, code, statu
     assert report["error"] in line
 
 
-def test_an_interruption_after_a_checkpoint_says_how_to_go_on(tmp_path, capsys):
+def test_an_interruption_after_a_checkpoint_says_how_to_resume(tmp_path, capsys):
     (tmp_path / "checkpoints" / "step-00000009").mkdir(parents=True)
     config = run_config(command="toplora-train output_dir=run")
     assert worker.run(config, tmp_path, job=end(Interrupted(signal.SIGTERM))) == 143
     assert capsys.readouterr().err == (
         "interrupted by signal 15; step-00000009 is saved; "
-        "go on with the same command and resume=auto\n"
+        "continue with the same command and resume=auto\n"
     )
 
 
@@ -76,7 +76,7 @@ def test_a_port_in_use_is_named_with_the_remedy(tmp_path, capsys, monkeypatch):
     assert shown.count("\n") == 1
 
 
-def test_a_good_end_says_nothing(tmp_path, capsys):
+def test_a_successful_job_prints_nothing(tmp_path, capsys):
     assert worker.run(run_config(), tmp_path, job=end(None)) == 0
     assert capsys.readouterr() == ("", "")
     assert not (tmp_path / "report.json").exists()
@@ -96,13 +96,13 @@ def test_running_out_of_memory_names_the_settings_to_lower(tmp_path, capsys):
     assert "lower trainer.micro_batch_size (now 3)" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_said_plainly(tmp_path, capsys):
+def test_a_full_disk_is_reported_plainly(tmp_path, capsys):
     error = OSError(errno.ENOSPC, "No space left on device", "checkpoints/step-1")
     assert worker.run(run_config(), tmp_path, job=end(error)) == 1
     assert "disk is full: checkpoints/step-1" in capsys.readouterr().err
 
 
-def test_what_is_logged_or_warned_goes_to_the_log(tmp_path):
+def test_logging_and_warnings_go_to_the_log(tmp_path):
     def job(_config, _run_dir):
         logging.getLogger("anyone").info("a remark")
         with warnings.catch_warnings():
@@ -122,12 +122,12 @@ def test_a_finished_runs_report_is_not_replaced_by_a_late_failure(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text()) == {"status": "completed"}
 
 
-def test_a_folder_that_is_no_run_is_the_users_mistake(tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_is_a_user_error(tmp_path, capsys):
     assert worker.main([str(tmp_path)]) == 2
     assert "not a run directory" in capsys.readouterr().err
 
 
-def test_the_job_is_found_through_the_run_directory(tmp_path, capsys):
+def test_the_job_is_read_from_the_run_directory(tmp_path, capsys):
     write_config(run_config(dataset__train=str(tmp_path / "none.jsonl")), tmp_path / "config.yaml")
     assert worker.main([str(tmp_path)]) == 2
     assert "none.jsonl" in capsys.readouterr().err

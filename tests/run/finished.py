@@ -1,4 +1,4 @@
-"""A finished run without its cost: the files that later commands read."""
+"""A finished run without training: the files that later commands read."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from toplora_train.evaluation.predictions import Prediction, write_predictions
 from toplora_train.report.record import write_report
 
 
-def said(name: str, output: str, label: str) -> Prediction:
+def prediction(name: str, output: str, label: str) -> Prediction:
     return Prediction(name, f"{name}?", output, output, label, output == label)
 
 
@@ -19,9 +19,9 @@ def finished_run(folder: Path, outputs: dict[str, str], label: str = "12") -> Ru
     config = tiny_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_config(config, folder / "config.yaml")
-    tuned = [said(name, output, label) for name, output in outputs.items()]
+    tuned = [prediction(name, output, label) for name, output in outputs.items()]
     write_predictions(folder / "predictions" / "arithmetic.jsonl", tuned)
-    base = [said(name, "none", label) for name in outputs]
+    base = [prediction(name, "none", label) for name in outputs]
     write_predictions(folder / "predictions" / "arithmetic.base.jsonl", base)
     tasks = {"arithmetic": task_score(0, len(outputs), 0)}
     write_report(folder / "report.json", made_up_report(tasks=tasks))

@@ -39,8 +39,8 @@ def run(folder: Path, engine: str, *words: str) -> None:
 
 
 @pytest.mark.slow
-def test_shared_out_a_head_is_chosen_at_the_epoch_that_ddp_chooses(tmp_path: Path):
-    """The head is trained and judged in parts, and what is kept is whole."""
+def test_a_sharded_head_is_selected_at_the_same_epoch_as_with_ddp(tmp_path: Path):
+    """The head is trained and evaluated in shards, and saved unsharded."""
     (tmp_path / "own" / "task").mkdir(parents=True)
     (tmp_path / "own" / "task" / "mine.yaml").write_text(TASK)
     for name, count in (("train", 48), ("dev", 8)):

@@ -17,7 +17,7 @@ from toplora_train.run.evaluate import evaluate
 
 
 @pytest.fixture(autouse=True)
-def signals_are_put_back():
+def restored_signals():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     return config, folder
 
 
-def test_the_saved_adapter_answers_as_the_trained_one_did(run):
+def test_the_saved_adapter_reproduces_the_runs_predictions(run):
     config, folder = run
     where, report = evaluate(evaluation_config(config), folder, name="same", command="c")
     for name in ("arithmetic.jsonl", "arithmetic.base.jsonl"):
@@ -46,15 +46,15 @@ def test_the_saved_adapter_answers_as_the_trained_one_did(run):
     own = json.loads((folder / "report.json").read_text())
     assert report["protocol_hash"] == own["protocol_hash"]
     assert report["data"] == own["data"]
-    assert "made after the run" in (where / "report.md").read_text()
+    assert "computed after the run" in (where / "report.md").read_text()
 
 
-def test_listed_answers_can_be_asked_as_a_cloze_and_the_report_says_so(run, tmp_path: Path):
+def test_listed_answers_can_be_evaluated_as_a_cloze_and_the_report_notes_it(run, tmp_path: Path):
     config, folder = run
     (tmp_path / "task").mkdir()
     rows = tmp_path / "rows.jsonl"
-    asked = "Is water wet?\n\nAnswer1: yes Answer2: never Answer format: answer1/answer2"
-    rows.write_text(json.dumps({"instruction": asked, "answer": "answer1"}) + "\n")
+    question = "Is water wet?\n\nAnswer1: yes Answer2: never Answer format: answer1/answer2"
+    rows.write_text(json.dumps({"instruction": question, "answer": "answer1"}) + "\n")
     (tmp_path / "task" / "wet.yaml").write_text(
         f"# @package task.wet\nname: wet\nsource: {rows}\nextraction: choice\n"
         'choices: ["answer1", "answer2"]\nresponse: the correct answer is {answer}\n'
@@ -68,10 +68,10 @@ def test_listed_answers_can_be_asked_as_a_cloze_and_the_report_says_so(run, tmp_
     assert prediction.scores.keys() == {"answer1", "answer2"}
     assert "Answer1" not in prediction.prompt
     assert prediction.output in ("yes", "never")
-    assert "by their labels, and is asked otherwise here" in (where / "report.md").read_text()
+    assert "by their labels, but is evaluated in another form" in (where / "report.md").read_text()
 
 
-def test_other_rows_and_another_protocol_are_another_evaluation(run, tmp_path: Path):
+def test_a_task_of_the_users_own_can_be_evaluated(run, tmp_path: Path):
     config, folder = run
     rows = tmp_path / "own" / "rows.jsonl"
     rows.parent.mkdir()
@@ -97,7 +97,7 @@ def test_other_rows_and_another_protocol_are_another_evaluation(run, tmp_path: P
     }
 
 
-def test_what_is_wrong_with_the_adapter_shows_before_the_base_is_asked(run, tmp_path: Path):
+def test_a_broken_adapter_is_refused_before_the_base_model_is_evaluated(run, tmp_path: Path):
     config, folder = run
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -108,12 +108,12 @@ def test_what_is_wrong_with_the_adapter_shows_before_the_base_is_asked(run, tmp_
     assert not list((copy / "evaluations" / "broken").rglob("*.jsonl*"))
 
 
-def test_without_a_task_there_is_nothing_to_ask(run):
+def test_without_a_task_there_is_nothing_to_evaluate(run):
     config, folder = run
-    with pytest.raises(UserError, match="there is nothing to ask"):
+    with pytest.raises(UserError, match="nothing to evaluate"):
         evaluate(replace(config, task={}), folder, name="none", command="c")
 
 
-def test_a_run_that_is_not_finished_is_refused_before_anything_is_loaded(tmp_path: Path):
+def test_an_unfinished_run_is_refused_before_anything_is_loaded(tmp_path: Path):
     with pytest.raises(UserError, match=r"report\.json: cannot be read"):
         evaluate(tiny_run(tmp_path), tmp_path, name="x", command="c")

@@ -1,4 +1,4 @@
-"""What is exported computes what the adapter does, for those who do not know this package."""
+"""An export computes what the adapter does, without this package."""
 
 import json
 import subprocess
@@ -112,7 +112,7 @@ def test_toplora_is_refused_with_the_reason_and_the_alternatives(format: str, tr
     assert not (run_dir / format).exists()
 
 
-def test_a_method_of_pefts_without_lora_form_is_refused_and_merges(trained_run):
+def test_a_peft_method_without_a_lora_form_is_refused_as_lora_but_merges(trained_run):
     run_dir, _ = trained_run("peft", peft_type="LOHA", settings={"target_modules": ["q_proj"]})
     with pytest.raises(UserError, match="format=lora: a LOHA adapter has no exact plain LoRA"):
         export(run_dir, format="lora")
@@ -147,11 +147,11 @@ def test_an_adapter_that_lacks_a_tensor_is_refused_by_the_tensors_name(trained_r
         export(run_dir, format="lora")
 
 
-def test_a_folder_that_holds_something_is_left_alone(trained_run, tmp_path: Path):
+def test_a_folder_that_is_not_empty_is_refused(trained_run, tmp_path: Path):
     run_dir, _ = trained_run("lora")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "note").write_text("mine")
-    with pytest.raises(UserError, match="mine is there already"):
+    with pytest.raises(UserError, match="mine already exists"):
         export(run_dir, format="lora", output=tmp_path / "mine")
     assert read_config(run_dir / "config.yaml")
 
@@ -163,7 +163,7 @@ def test_an_unfinished_run_is_refused(trained_run):
         export(run_dir, format="lora")
 
 
-def test_a_run_that_trained_a_head_is_refused_in_words(trained_run):
+def test_a_run_that_trained_a_head_is_refused_with_a_remedy(trained_run):
     run_dir, _ = trained_run("lora")
     cola = TaskSettings(name="cola", source="rows.jsonl", kind="classify", choices=["a", "b"])
     config = replace(read_config(run_dir / "config.yaml"), task={"cola": cola})

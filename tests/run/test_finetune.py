@@ -22,7 +22,7 @@ def signals_are_put_back():
         signal.signal(number, handler)
 
 
-def test_a_run_leaves_what_the_contract_says(tmp_path: Path):
+def test_a_run_writes_the_documented_files(tmp_path: Path):
     config = tiny_run(tmp_path)
     finetune.run(config, tmp_path)
     for name in [
@@ -77,7 +77,7 @@ def test_a_target_that_matches_nothing_lists_the_linear_modules(tmp_path: Path):
         finetune.run(config, tmp_path)
 
 
-def test_a_run_cannot_go_on_with_other_settings(tmp_path: Path):
+def test_a_run_cannot_resume_with_other_settings(tmp_path: Path):
     config = tiny_run(tmp_path)
     finetune.run(config, tmp_path)
     other = replace(config, resume="auto", adapter=config.adapter | {"r": 4})
@@ -89,7 +89,7 @@ def test_a_run_cannot_go_on_with_other_settings(tmp_path: Path):
 
 
 def early_stopping_run(folder: Path, **changes):
-    """The learning rate is far too high: soon nothing gets better."""
+    """The learning rate is far too high, so improvement soon stops."""
     config = tiny_run(folder, adapter="lora")
     trainer = replace(
         config.trainer, max_steps=20, eval_every=2, save_every=3, select="best", patience=2
@@ -104,7 +104,7 @@ def early_stopping_run(folder: Path, **changes):
     )
 
 
-def test_a_language_model_keeps_the_best_and_stops_when_patience_ends(tmp_path: Path):
+def test_a_language_model_keeps_the_best_and_stops_when_patience_runs_out(tmp_path: Path):
     finetune.run(early_stopping_run(tmp_path), tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
     chosen = report["train"]["selection"]
@@ -120,7 +120,7 @@ def test_a_language_model_keeps_the_best_and_stops_when_patience_ends(tmp_path: 
     assert task["last_value"] is not None
     assert "Training stopped early" in (tmp_path / "report.md").read_text()
 
-    # Cut off before its end it ends alike, and it does not train past it.
+    # Interrupted and resumed it ends alike, and does not train past its end.
     cut = tmp_path / "cut"
     newest = tmp_path / "checkpoints" / f"step-{report['train']['steps']:08d}"
     for remove in (True, False):

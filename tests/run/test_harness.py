@@ -60,15 +60,15 @@ def by_hand(model) -> float:
         for answer in (" yes", " no"):
             ids = tokenizer(answer)["input_ids"]
             with torch.inference_mode():
-                said = model(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
-            scores.append(sum(said[len(prompt) - 1 + k, t].item() for k, t in enumerate(ids)))
+                logs = model(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
+            scores.append(sum(logs[len(prompt) - 1 + k, t].item() for k, t in enumerate(ids)))
         right += scores.index(max(scores)) == 1 - i % 2
     return right / 12
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the harness' own
-def test_a_task_of_the_harness_is_asked_of_base_and_tuned_model(
+def test_a_harness_task_is_evaluated_with_base_and_tuned_model(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     pytest.importorskip("lm_eval", reason="the lm-eval extra is not installed")
@@ -81,31 +81,31 @@ def test_a_task_of_the_harness_is_asked_of_base_and_tuned_model(
     tuned, _ = load_adapted(tiny_run(run), run)
     assert found["tuned"]["odd"]["acc,none"] == pytest.approx(by_hand(tuned))
     assert found["base"]["odd"]["acc,none"] == pytest.approx(by_hand(tiny_model().eval()))
-    told = capsys.readouterr().out
-    assert "odd acc: base " in told
-    assert "(standard error " in told
+    shown = capsys.readouterr().out
+    assert "odd acc: base " in shown
+    assert "(standard error " in shown
     assert evaluate.main() == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_an_unknown_task_is_refused_with_the_nearest(run: Path):
     pytest.importorskip("lm_eval", reason="the lm-eval extra is not installed")
     with pytest.raises(UserError, match="no task 'arc_eazy'; did you mean 'arc_easy'"):
-        harness.ask_harness(tiny_run(run), run, ["arc_eazy"], name="x", limit=None)
+        harness.evaluate_harness(tiny_run(run), run, ["arc_eazy"], name="x", limit=None)
 
 
 def test_without_the_harness_the_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(harness, "find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"pip install 'toplora-train\[lm-eval\]'"):
-        harness.ask_harness(tiny_run(run), run, ["arc_easy"], name="x", limit=None)
+        harness.evaluate_harness(tiny_run(run), run, ["arc_easy"], name="x", limit=None)
 
 
-def test_what_the_harness_decides_itself_cannot_be_said_beside_it(
+def test_settings_that_the_harness_decides_itself_are_refused(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     words = ["toplora-eval", f"run={run}", "harness=[piqa]", "multiple_choice=choose"]
     monkeypatch.setattr(sys, "argv", words)
     assert evaluate.main() == 2
     error = capsys.readouterr().err
-    assert "so multiple_choice= has no meaning beside it" in error
+    assert "so multiple_choice= has no effect with it" in error

@@ -101,7 +101,7 @@ def test_a_task_of_pairs_trains_on_its_own_train_split_and_keeps_the_best_epoch(
     oracle = metrics.accuracy_score(right, [line["prediction"] for line in predictions])
     assert score["value"] == pytest.approx(oracle, abs=1e-9)
     assert score["majority_value"] == 0.5
-    assert score["base_value"] is None  # a head that nobody trained
+    assert score["base_value"] is None  # its head is untrained
     assert (report["data"]["rows"], report["data"]["validation_rows"]) == (36, 4)
     assert report["data"]["supervised_tokens"] == 36
     selection = report["train"]["selection"]
@@ -138,7 +138,7 @@ def test_a_task_of_numbers_is_scored_by_both_correlations(tmp_path: Path):
     assert "stsb (pearson)" in page and "stsb (spearman)" in page and "untrained head" in page
 
 
-def test_a_saved_head_is_asked_again_with_the_same_answers_and_nothing_else(tmp_path: Path):
+def test_a_saved_head_reproduces_its_predictions_and_refuses_other_tasks(tmp_path: Path):
     mirror(tmp_path / "data", QNLI, "question", "sentence", lambda ns: [n % 2 for n in ns])
     config = run_of(tmp_path, QNLI)
     write_config(config, tmp_path / "config.yaml")
@@ -149,5 +149,5 @@ def test_a_saved_head_is_asked_again_with_the_same_answers_and_nothing_else(tmp_
     assert [json.loads(line) for line in again] == before
     mirror(tmp_path / "other", STSB, "sentence1", "sentence2", lambda ns: [1.0 * n for n in ns])
     other = replace(config, task={"stsb": STSB}, data_root=str(tmp_path / "other"))
-    with pytest.raises(UserError, match=r"task\.stsb needs another model than the run's.*qnli"):
+    with pytest.raises(UserError, match=r"task\.stsb needs another model: .*qnli"):
         evaluate(other, tmp_path, name="other", command="c")

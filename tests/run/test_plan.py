@@ -44,7 +44,7 @@ def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def away(name: str) -> DatasetSettings:
-    """LLM-Adapters' file of that name, which an empty cache has not."""
+    """LLM-Adapters' file of that name, which is not in an empty cache."""
     return DatasetSettings(name=name, train=f"llm-adapters:ft-training_set/{name}.json")
 
 
@@ -80,13 +80,13 @@ def test_the_plan_is_shown_and_nothing_is_written(make_run, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_log_shows_the_mask_as_well(make_run):
+def test_a_log_shows_the_mask_too(make_run):
     console = Console(file=StringIO(), width=100)
     show_plan(planned(make_run()), console)
     assert re.search(r"\[\d", console.file.getvalue())  # the answer begins with a number
 
 
-def test_the_plan_says_how_long_the_products_alone_take(make_run):
+def test_the_plan_shows_the_time_of_the_products_alone(make_run):
     made = planned(make_run())
     body = made.parameters.base - 2 * 258 * 64  # the embeddings on both sides
     assert made.work.flops > 4 * body * made.tokens.total
@@ -105,7 +105,7 @@ def test_without_the_rows_their_published_number_gives_the_steps_and_the_length_
     assert (made.rows, made.steps) == (170_420, 3 * -(-170_420 // 8))
     assert made.tests == {"boolq": 3_270}
     assert made.tokens is None
-    assert "until the rows are at hand" in made.unknown[0]
+    assert "until the rows are available" in made.unknown[0]
     assert made.work.bound.startswith("every row at dataset.max_length=256 tokens")
     here = planned(make_run())
     assert made.parameters.trainable == here.parameters.trainable
@@ -123,7 +123,7 @@ def test_what_is_counted_stays_below_the_bound(make_run, length):
 
 
 @pytest.mark.usefixtures("empty_caches")
-def test_a_share_is_held_out_of_the_published_rows_as_of_those_at_hand(make_run):
+def test_a_share_is_held_out_of_the_published_number_of_rows(make_run):
     config = make_run(dataset=replace(away("math_10k"), validation_share=0.1), task=boolq())
     made = planned(config)
     assert (made.rows, made.validation_rows) == (9_919 - 992, 992)
@@ -131,17 +131,17 @@ def test_a_share_is_held_out_of_the_published_rows_as_of_those_at_hand(make_run)
 
 
 @pytest.mark.usefixtures("empty_caches")
-def test_a_model_that_nobody_knows_leaves_parameters_and_memory_open(make_run):
+def test_an_unknown_model_leaves_parameters_and_memory_unknown(make_run):
     config = make_run(model=ModelSettings(name="x", path="nobody/nothing"))
     made = planned(config)
     assert (made.parameters, made.work, made.tokens) == (None, None, None)
-    assert (made.rows, made.tests) == (20, {"arithmetic": 3})  # these are at hand, and read
+    assert (made.rows, made.tests) == (20, {"arithmetic": 3})  # these are local, and read
     assert "until the tokenizer" in made.unknown[0]
     assert "nobody/nothing" in made.unknown[1]
 
 
 @pytest.mark.usefixtures("empty_caches")
-def test_the_shipped_shape_gives_way_to_the_configuration_at_hand(make_run, tmp_path: Path):
+def test_a_local_configuration_takes_precedence_over_the_shipped_shape(make_run, tmp_path: Path):
     path = "HuggingFaceTB/SmolLM2-135M-Instruct"
     model = ModelSettings(name="x", path=path)
     adapter = make_run().adapter | {"target_modules": ["q_proj"], "layers_to_transform": [0]}
@@ -154,7 +154,7 @@ def test_the_shipped_shape_gives_way_to_the_configuration_at_hand(make_run, tmp_
     (cache / "refs" / "main").write_text("c0ffee")
     tiny_config().save_pretrained(cache / "snapshots" / "c0ffee")
     made = planned(config)
-    assert "config.json at hand, c0ffee" in made.parameters.model
+    assert "local config.json, c0ffee" in made.parameters.model
     assert made.parameters.base < 1_000_000
 
 
@@ -180,7 +180,7 @@ def test_a_head_is_planned_without_tokenizer_and_rows(make_run):
 
 @pytest.mark.usefixtures("empty_caches")
 @pytest.mark.parametrize("name", options("recipe"))
-def test_what_a_recipe_reads_is_known_before_any_of_it_is_here(name, monkeypatch, capsys):
+def test_a_recipes_inputs_are_known_before_they_are_downloaded(name, monkeypatch, capsys):
     monkeypatch.setattr(
         sys, "argv", ["toplora-train", f"recipe={name}", "--cfg", "job", "--resolve"]
     )
@@ -195,7 +195,7 @@ def test_what_a_recipe_reads_is_known_before_any_of_it_is_here(name, monkeypatch
     assert base.location is not None or known_model(base.model) is not None
 
 
-def test_planning_for_another_device_looks_up_its_speed_and_holds_its_memory_against_the_need(
+def test_planning_for_another_device_uses_its_published_speed_and_memory(
     make_run,
 ):
     config = make_run(plan=True, plan_for="a100-80g")
@@ -235,7 +235,7 @@ def test_a_published_recipe_is_planned_by_the_command_in_an_empty_home(tmp_path:
         "shape shipped with toplora-train",
         "8,030,261,248",
         "31,956",  # steps: 3 epochs of ceil(170,420 / 16)
-        "not known until the rows and the tokenizer are at hand",
+        "unknown until the rows and the tokenizer are available",
         "On 8 devices: toplora-train recipe=llama3_commonsense",
     ]:
         assert part in text, part

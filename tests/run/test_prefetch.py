@@ -5,7 +5,7 @@ from toplora_train.config.schema import DatasetSettings, ModelSettings
 from toplora_train.run import prefetch
 
 
-def test_what_lies_here_is_said_with_its_place(make_run, tmp_path, capsys):
+def test_local_inputs_are_listed_with_their_location(make_run, tmp_path, capsys):
     prefetch.run(make_run())
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
@@ -15,7 +15,7 @@ def test_what_lies_here_is_said_with_its_place(make_run, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_each_thing_that_cannot_be_had_is_a_line_and_the_others_are_fetched_all_the_same(
+def test_each_failed_download_is_a_line_and_the_others_are_still_fetched(
     make_run, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

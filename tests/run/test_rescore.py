@@ -20,7 +20,7 @@ def again(folder: Path, config, protocol="legacy.toplora", name="x"):
     return rescore(config, folder, protocol_name=protocol, name=name, command="toplora-eval ...")
 
 
-def test_stored_answers_are_read_by_other_rules(tmp_path: Path):
+def test_stored_outputs_are_rescored_by_other_rules(tmp_path: Path):
     config = finished_run(tmp_path, OUTPUTS)
     folder, report = again(tmp_path, config)
     stored = read_predictions(folder / "predictions" / "arithmetic.jsonl")
@@ -37,7 +37,7 @@ def test_stored_answers_are_read_by_other_rules(tmp_path: Path):
     assert clean["tasks"]["arithmetic"]["value"] == pytest.approx(2 / 3)
 
 
-def test_such_scores_can_be_compared_with_their_like_only(tmp_path: Path):
+def test_rescored_runs_compare_only_with_runs_rescored_alike(tmp_path: Path):
     config = finished_run(tmp_path, OUTPUTS)
     run = json.loads((tmp_path / "report.json").read_text())
     hashes = {run["protocol_hash"]}
@@ -48,18 +48,20 @@ def test_such_scores_can_be_compared_with_their_like_only(tmp_path: Path):
     assert again(tmp_path, config, "clean", "z")[1]["protocol_hash"] in hashes
 
 
-def test_the_report_says_what_was_done(tmp_path: Path):
+def test_the_report_notes_the_rescoring(tmp_path: Path):
     folder, report = again(tmp_path, finished_run(tmp_path, OUTPUTS))
     assert json.loads((folder / "report.json").read_text()) == report
-    assert "read and judged by the rules of legacy.toplora" in (folder / "report.md").read_text()
+    assert (
+        "extracted and scored by the rules of legacy.toplora" in (folder / "report.md").read_text()
+    )
     assert (folder / "report.html").is_file()
 
 
-def test_what_was_chosen_has_no_text_to_read(tmp_path: Path):
+def test_choices_by_likelihood_have_no_text_to_rescore(tmp_path: Path):
     config = finished_run(tmp_path, OUTPUTS)
     chosen = {"arithmetic": dataclasses.replace(task_score(0, 3, 0), kind="choose")}
     write_report(tmp_path / "report.json", made_up_report(tasks=chosen))
-    with pytest.raises(UserError, match="task arithmetic: its answers were not written"):
+    with pytest.raises(UserError, match="task arithmetic: its answers were not generated"):
         again(tmp_path, config)
 
 

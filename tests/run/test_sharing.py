@@ -1,4 +1,4 @@
-"""Two real processes share the rows of a run's evaluation."""
+"""Two processes share the rows of a run's evaluation."""
 
 import json
 import os
@@ -26,7 +26,7 @@ RUN = [
 
 @pytest.fixture
 def like_a_worker() -> Iterator[None]:
-    """One thread, as the workers have: another number sums in another order. Signals come back."""
+    """One thread, as in the workers, because sums depend on it. Signal handlers are restored."""
     threads = torch.get_num_threads()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def test_two_processes_give_the_predictions_of_one_byte_for_byte(
     assert json.loads((run / "report.json").read_text())["train"]["world_size"] == 2
     assert "answered 4 of the 9 rows here" in (run / "train.rank1.log").read_text()
 
-    # The same adapter, asked by one process.
+    # The same adapter, evaluated by one process.
     monkeypatch.setattr(sys, "argv", ["toplora-eval", f"run={run}"])
     assert evaluate.main() == 0
     for name in ("arithmetic.jsonl", "arithmetic.base.jsonl"):
@@ -64,7 +64,7 @@ def test_two_processes_give_the_predictions_of_one_byte_for_byte(
         assert of_two == of_one
         assert of_two.count(b"\n") == 9
 
-    # A command of its own, in one process and in two.
+    # toplora-eval, in one process and in two.
     monkeypatch.setattr(sys, "argv", ["toplora-eval", f"run={run}", "limit=60", "name=alone"])
     assert evaluate.main() == 0
     shared = again(run, "limit=60", "name=shared")
@@ -81,7 +81,7 @@ def test_two_processes_give_the_predictions_of_one_byte_for_byte(
 
     twice = again(run, "limit=60", "name=shared")
     assert twice.returncode == 2
-    assert "holds a finished evaluation; give this one another name=NAME" in twice.stderr
+    assert "holds a finished evaluation; choose another name=NAME" in twice.stderr
     assert twice.stderr.count("error: ") == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -144,6 +145,12 @@ def shapes_and_dtypes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             }
     except SafetensorError as error:
         raise UserError(f"{weights_file}: not a valid safetensors file ({error})") from error
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _check_fit(

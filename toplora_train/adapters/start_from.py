@@ -11,7 +11,6 @@ the new head keeps its random initialisation.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -31,6 +30,7 @@ from toplora_train.adapters.saving import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     read_adapter_config,
+    sha256_of,
     shapes_and_dtypes,
 )
 from toplora_train.config.adapter import adapter_defaults, shown
@@ -125,7 +125,7 @@ def check_start(
     _compare_settings(where, model, ours, theirs)
     return Start(
         folder=folder,
-        sha256=_sha256(folder / WEIGHTS_FILE),
+        sha256=sha256_of(folder / WEIGHTS_FILE),
         tensors=tuple(sorted(taken)),
         left_out=tuple(sorted(left_out)),
         new_head=tuple(sorted({_top(name) for name in new_head})),
@@ -142,7 +142,7 @@ def take_start(adapted: PeftModel, start: Start) -> None:
     """
     file = start.folder / WEIGHTS_FILE
     tensors = load_file(file)
-    if _sha256(file) != start.sha256 or not tensors.keys() >= {*start.tensors}:
+    if sha256_of(file) != start.sha256 or not tensors.keys() >= {*start.tensors}:
         raise UserError(f"{KEY}={start.folder}: {file.name} changed while this run was starting")
     given = {name: tensors[name] for name in start.tensors}
     with quiet_peft():
@@ -387,8 +387,3 @@ def _same(first: object, second: object) -> bool:
         list(value) if isinstance(value, tuple) else _plain(value) for value in (first, second)
     )
     return first == second
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

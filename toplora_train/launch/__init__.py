@@ -1,1 +1,1 @@
-"""From the command to worker processes, and their exit codes back."""
+"""From a command to its worker processes, and back to an exit code."""

@@ -1,8 +1,8 @@
-"""Several worker processes on this machine: torch's elastic agent, with ends that we can tell.
+"""Several worker processes on this machine, run by torch's elastic agent.
 
 Started as ``python -m toplora_train.launch.agent MODULE RUN_DIR --processes N --device DEVICE`` by
-:mod:`toplora_train.launch.parent`. It starts the workers, hands signals on to them, ends them all
-when one fails, and answers with one exit code as a single worker does.
+:mod:`toplora_train.launch.parent`. It starts the workers, forwards signals to them, stops them all
+when one fails, and returns a single exit code, as one worker does.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from toplora_train.config.errors import UserError
 from toplora_train.launch.outcome import read_report, write_failure
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
 
-HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 GRACE = 24 * 3600  # seconds for a checkpoint after a signal; a second signal does not wait for it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the workers to their end; returns the exit code."""
-    for number in HANDED_ON:  # torch sets its own handlers when it starts the workers
+    """Run the workers until they exit; returns the exit code."""
+    for number in FORWARDED:  # torch sets its own handlers when it starts the workers
         signal.signal(number, _leave)
     parser = argparse.ArgumentParser(prog="python -m toplora_train.launch.agent")
     parser.add_argument("module")
@@ -51,37 +51,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def devices_here() -> int:
     """The number of CUDA devices that torch sees."""
-    import torch  # here, as the parent's process reads this module's name only
+    import torch  # imported here, because toplora-eval imports this module
 
     return torch.cuda.device_count()
 
 
-def count_processes(asked: str, device: str, devices: int) -> int:
-    """The number of processes: as asked, or with ``auto`` one per GPU and one on a CPU.
+def count_processes(wanted: str, device: str, devices: int) -> int:
+    """The number of processes: as configured, or with ``auto`` one per GPU, and one on a CPU.
 
     Raises:
-        UserError: there are fewer GPUs than processes.
+        UserError: There are fewer GPUs than processes.
     """
     on_gpu = device == "cuda" or (device == "auto" and devices > 0)
-    if asked == "auto":
+    if wanted == "auto":
         return devices if on_gpu and devices else 1
-    if on_gpu and int(asked) > devices:
+    if on_gpu and int(wanted) > devices:
         raise UserError(
-            f"launch.processes={asked}, but torch sees {devices} GPUs; use launch.processes=auto, "
+            f"launch.processes={wanted}, but torch sees {devices} GPUs; use launch.processes=auto, "
             "or launch.device=cpu"
         )
-    if device == "mps" and int(asked) > 1:
-        raise UserError(f"launch.processes={asked}, but an Apple GPU serves one process; use 1")
-    return int(asked)
+    if device == "mps" and int(wanted) > 1:
+        raise UserError(f"launch.processes={wanted}, but an Apple GPU runs one process; use 1")
+    return int(wanted)
 
 
 def run_workers(command: Sequence[str], processes: int, run_dir: Path) -> int:
-    """Run ``python COMMAND`` in so many processes, which find each other through torch's agent."""
+    """Run ``python COMMAND`` in several processes, connected by torch's agent."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # Its pages of one failure; each module's logger has been given a level of its own.
+    # Silence torch's long failure reports; each module's logger has a level of its own.
     for name in ("multiprocessing.api", "agent.server.api"):
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     threads = max(1, (os.cpu_count() or 1) // processes)
@@ -93,9 +93,9 @@ def run_workers(command: Sequence[str], processes: int, run_dir: Path) -> int:
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",  # any free port
-        local_addr="localhost",  # a machine's own name cannot be relied on to lead to it
+        local_addr="localhost",  # a machine's host name may not resolve to it
         max_restarts=0,
-        signals_to_handle=",".join(number.name for number in HANDED_ON),
+        signals_to_handle=",".join(number.name for number in FORWARDED),
         shutdown_timeout=GRACE,
     )
     try:
@@ -108,9 +108,9 @@ def run_workers(command: Sequence[str], processes: int, run_dir: Path) -> int:
 
 
 def report_failure(failures: Mapping[int, Any], run_dir: Path) -> int:
-    """The exit code of the worker that failed first; a killed one's note is written for it."""
+    """The exit code of the worker that failed first; a killed worker's failure is recorded."""
     for rank, failure in sorted(failures.items()):
-        # The agent itself ends the others with SIGTERM; they never are the cause.
+        # The agent itself stops the others with SIGTERM, so they are never the cause.
         if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
             hint = " (out of memory?)" if -failure.exitcode == signal.SIGKILL else ""
             line = f"rank {rank} was killed by signal {-failure.exitcode}{hint}"

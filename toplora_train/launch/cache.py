@@ -21,16 +21,16 @@ from toplora_train.launch.command import run_command
 
 COMMAND = "toplora-cache"
 PURPOSE = (
-    "Show what the cache folder holds (converted models, rows as tokens, fetched data), or clear "
-    "it:\nall of it comes back when it is needed again. Tokens keep within TOPLORA_CACHE_LIMIT "
-    "(10 GiB\nif not set) by themselves, those not used for longest go first; TOPLORA_CACHE is the "
-    "folder."
+    "Show the contents of the cache folder (converted models, tokenized rows, downloaded data), "
+    "or\nclear it: everything is recreated when it is needed again. Tokens are kept within\n"
+    "TOPLORA_CACHE_LIMIT (10 GiB by default), least recently used first out; TOPLORA_CACHE sets "
+    "the\nfolder."
 )
 KEYS = (
     Key("clear", "what to remove", choices=(*KINDS, "all")),
-    Key("older_than", "only what was not used for so long: 30d, 12h, 2w"),
+    Key("older_than", "only what was last used longer ago: 30d, 12h, 2w"),
 )
-MEANS = {"models": "converted models", "tokens": "rows as tokens", "data": "fetched data"}
+MEANS = {"models": "converted models", "tokens": "tokenized rows", "data": "downloaded data"}
 
 
 def main() -> int:
@@ -47,7 +47,7 @@ def _cache(words: list[str]) -> None:
     if "clear" not in given:
         if "older_than" in given:
             raise UserError(
-                "older_than says what to clear; give clear=" + "|".join((*KINDS, "all"))
+                "older_than limits what is cleared; give clear=" + "|".join((*KINDS, "all"))
             )
         _show(find_entries())
         return
@@ -91,7 +91,7 @@ def _ages(entries: Sequence[Entry], now: float) -> str:
 
 
 def _ago(seconds: float) -> str:
-    """How long ago, in the largest unit of which there is one."""
+    """How long ago, in the largest unit that fits."""
     for size, unit in ((24 * 3600, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
             number = int(seconds // size)

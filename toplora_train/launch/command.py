@@ -1,4 +1,4 @@
-"""How a small command ends: its exit code, and one line where it went wrong."""
+"""Run a small command: its exit code, and one line on an error."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR, rank
 
 
 def run_command(command: Callable[[], None]) -> int:
-    """Run it; what it raises becomes an exit code, an unforeseen error keeps its traceback.
+    """Run it and turn its errors into exit codes; an unexpected error keeps its traceback.
 
-    A ``KeyboardInterrupt`` may say how to go on.
+    A ``KeyboardInterrupt`` may say how to resume.
     """
-    # That a faster kernel is not installed is told whenever bitsandbytes is, wanted or not.
+    # Importing bitsandbytes always warns that a faster kernel is not installed.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         with _warnings_as_lines():
@@ -34,9 +34,9 @@ def run_command(command: Callable[[], None]) -> int:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Libraries' warnings as a line each, without their own place in the source.
+    """Show libraries' warnings as a line each, without their source location.
 
-    What is meant for those who program with a library (deprecations) is left out.
+    Warnings for developers (deprecations) are hidden.
     """
     before = warnings.showwarning
 
@@ -52,7 +52,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
 
 def _fail(text: str, code: int) -> int:
-    if rank() and code != CRASHED:  # of several processes the first says the same
+    if rank() and code != CRASHED:  # rank 0 prints the same
         return code
     line = " ".join(text.split())
     line = line if code > 128 else f"error: {line}"

@@ -10,18 +10,18 @@ from toplora_train.launch.command import run_command
 
 COMMAND = "toplora-report"
 USAGE = """\
-Compare finished runs: a leaderboard, and methods held against each other on the same rows, with
-what each comparison could have seen. Runs that differ in their seed only are one method. With one
-seed there is no verdict on methods, only on the adapters. Runs with different protocols are
+Compare finished runs: a leaderboard, and pairwise comparisons of methods on the same rows, with
+the smallest difference that each could detect. Runs that differ only in their seed are one method.
+With one seed the verdict is on the adapters, not on the methods. Runs with different protocols are
 refused.
 
 usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [output=FOLDER]
 
   RUN       a run directory, a later evaluation (RUN/evaluations/NAME), or a folder of runs
-  baseline  the method that all others are held against (the leaderboard's name, or its adapter's);
-            without it all pairs are compared, at the price of more comparisons for Holm's method
-  gain      say how many seeds would find a true difference of so many points; 1 if not given
-  output    where comparison.md, .html and .json go; ./comparison if not given"""
+  baseline  the method to compare all others with (its name on the leaderboard, or its adapter's);
+            by default all pairs are compared, so Holm's method corrects for more comparisons
+  gain      report how many seeds would detect a true difference of this many points; default 1
+  output    the folder for comparison.md, .html and .json; default ./comparison"""
 
 
 def main() -> int:
@@ -41,15 +41,15 @@ def _compare(words: list[str]) -> None:
             options[key] = value
         elif word.startswith("-") or (equals and not Path(word).exists()):
             raise UserError(
-                f"'{word}' is no run directory; {COMMAND} takes RUN..., "
+                f"'{word}' is not a run directory; {COMMAND} takes RUN..., "
                 + ", ".join(f"{option}=" for option in options)
             )
         else:
             folders.append(Path(word))
     gain, output = _points(options["gain"]), Path(options["output"] or ".")
     if not folders:
-        raise UserError(f"no run is given; {COMMAND} RUN... [baseline=METHOD] [output=FOLDER]")
-    # Only a command that is right pays for the imports.
+        raise UserError(f"no run given; {COMMAND} RUN... [baseline=METHOD] [output=FOLDER]")
+    # Only a valid command pays for the imports.
     from rich.console import Console
 
     from toplora_train.report.comparison import compare_runs
@@ -60,7 +60,7 @@ def _compare(words: list[str]) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output={output} cannot be made: {error.strerror}") from error
+        raise UserError(f"output={output} cannot be created: {error.strerror}") from error
     write_comparison(output, document)
     console = Console()
     show_comparison(document, console if console.is_terminal else Console(width=160))
@@ -68,11 +68,11 @@ def _compare(words: list[str]) -> None:
 
 
 def _points(text: str) -> float:
-    """Percentage points as a share."""
+    """Percentage points as a fraction."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < 100:
-        raise UserError(f"gain={text} is no number of percentage points between 0 and 100")
+        raise UserError(f"gain={text} must be a number of percentage points between 0 and 100")
     return value / 100

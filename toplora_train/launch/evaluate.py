@@ -7,50 +7,46 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from toplora_train.config.arguments import Key, parse_arguments, parse_list, show_usage
 from toplora_train.config.errors import Interrupted, UserError
 from toplora_train.config.methods import language_methods
 from toplora_train.config.resolved import read_config
+from toplora_train.config.schema import EvaluationSettings
 from toplora_train.launch.command import run_command
 
 COMMAND = "toplora-eval"
 MODULE = "toplora_train.launch.evaluate"
 PURPOSE = (
-    "Ask a run's saved adapter again, or other tasks, with its base model beside it; or read the\n"
-    "answers that it gave by another protocol's rules, without the model. What comes out is in\n"
-    "RUN/evaluations/NAME: predictions and a report like the run's."
+    "Evaluate a run's saved adapter again, or on other tasks, with its base model for comparison;\n"
+    "or rescore its stored outputs by another protocol's rules, without the model. Predictions "
+    "and a\nreport are written to RUN/evaluations/NAME."
 )
-PROTOCOLS = ("clean", "legacy.toplora", "legacy.llm_adapters")
+PROTOCOLS = get_args(get_type_hints(EvaluationSettings)["protocol"])
 KEYS = (
     Key("run", "the run directory, the one with report.json", required=True),
-    Key("task", "the tasks to ask, task=[gsm8k,svamp]; the run's own if not given"),
-    Key("harness", "tasks of the lm-evaluation-harness to ask instead, harness=[arc_easy,piqa]"),
-    Key("rescore", "read the stored answers by these rules; no model is loaded", choices=PROTOCOLS),
-    Key("protocol", "how rows are worded, decoded and read", choices=PROTOCOLS),
+    Key("task", "the tasks, task=[gsm8k,svamp]; by default the run's own"),
+    Key("harness", "tasks of the lm-evaluation-harness instead, harness=[arc_easy,piqa]"),
+    Key("rescore", "rescore the stored outputs by these rules; loads no model", choices=PROTOCOLS),
+    Key("protocol", "how rows are prompted, decoded and extracted", choices=PROTOCOLS),
     Key(
         "multiple_choice",
-        "how tasks with choices are asked: to write the answer, to choose its label by likelihood, "
-        "or (cloze) its words without listing them",
+        "how tasks with choices are answered: by generating, by the label's likelihood, or (cloze) "
+        "by the likelihood of the answer's words, without listing the choices",
         choices=language_methods(),
     ),
-    Key("option_score", "of log-likelihoods: their sum, or their mean", choices=("sum", "mean")),
-    Key("limit", "rows of each task, null for all"),
+    Key("option_score", "sum or mean of log-likelihoods", choices=("sum", "mean")),
+    Key("limit", "rows per task, null for all"),
     Key("batch_size", "rows per forward pass"),
-    Key("base", "whether the base model is asked too", choices=("true", "false")),
-    Key("data_root", "the local mirror that rows are looked for in"),
+    Key("base", "whether to evaluate the base model too", choices=("true", "false")),
+    Key("data_root", "the local mirror to look for rows in"),
     Key("device", "where to compute", choices=("auto", "cpu", "cuda", "mps")),
     Key("processes", "how many share the rows, each with the model; auto: one per GPU"),
-    Key(
-        "config_dir", "a folder with task files of your own, FOLDER/task/NAME.yaml or the harness'"
-    ),
-    Key("name", "the evaluation's folder; made of the words above if not given"),
+    Key("config_dir", "a folder with your task files, FOLDER/task/NAME.yaml or the harness's"),
+    Key("name", "the evaluation's folder; by default made of the words above"),
 )
-
-
-OF_RESCORE = ()
-OF_HARNESS = ("limit", "batch_size", "base", "device", "config_dir")
+HARNESS_KEYS = ("limit", "batch_size", "base", "device", "config_dir")
 
 
 def main() -> int:
@@ -73,10 +69,10 @@ def main() -> int:
 
 
 def remedy(words: list[str]) -> str:
-    """What there is to do after an interruption, where answers were kept as they came."""
+    """How to resume after an interruption, if predictions were stored."""
     if any(word.startswith(("rescore=", "harness=")) for word in words):
         return ""
-    return "; the answers so far are kept: the same command goes on from them"
+    return "; the predictions so far are kept: run the same command to resume"
 
 
 def _evaluate(words: list[str]) -> None:
@@ -86,7 +82,7 @@ def _evaluate(words: list[str]) -> None:
         raise UserError(f"run={run_dir}: there is no such folder")
     config = read_config(run_dir / "config.yaml")
     if "rescore" in given:
-        _validate_others(given, "rescore", OF_RESCORE, "reads the answers that are there")
+        _validate_others(given, "rescore", (), "reuses the stored outputs")
         from toplora_train.run.rescore import rescore
 
         name = given.get("name", f"rescored-{given['rescore']}")
@@ -94,9 +90,9 @@ def _evaluate(words: list[str]) -> None:
         folder, report = rescore(
             config, run_dir, protocol_name=protocol, name=name, command=command
         )
-        return _tell(report, folder)
+        return _show(report, folder)
 
-    # Here, as reading stored answers needs nothing of it.
+    # Imported here, as rescoring does not need it.
     from toplora_train.config.again import EVALUATION, evaluation_config
 
     own = Path(given["config_dir"]) if "config_dir" in given else None
@@ -111,25 +107,25 @@ def _evaluate(words: list[str]) -> None:
         own=[own] if own else [],
     )
     if "harness" in given:
-        _validate_others(given, "harness", OF_HARNESS, "words and scores as the harness does")
-        from toplora_train.run.harness import ask_harness
+        _validate_others(given, "harness", HARNESS_KEYS, "prompts and scores as the harness does")
+        from toplora_train.run.harness import evaluate_harness
 
         tasks = parse_list(given["harness"])
         name = given.get("name", "-".join(["harness", *tasks]))
         limit = again.evaluation.limit if "limit" in given else None
-        file, found = ask_harness(again, run_dir, tasks, name=name, limit=limit, own=own)
-        return _tell_harness(found, file)
+        file, found = evaluate_harness(again, run_dir, tasks, name=name, limit=limit, own=own)
+        return _show_harness(found, file)
     if "processes" in given and "WORLD_SIZE" not in os.environ:
         _in_several_processes(words, given["processes"], again.launch.device, run_dir)
-    from toplora_train.run.evaluate import evaluate  # heavy: only for a command that is right
+    from toplora_train.run.evaluate import evaluate  # heavy: only for a valid command
 
     name = given.get("name", name_of(given))
     folder, report = evaluate(again, run_dir, name=name, command=shlex.join([COMMAND, *words]))
-    return _tell(report, folder) if report is not None else None
+    return _show(report, folder) if report is not None else None
 
 
 def _in_several_processes(words: list[str], processes: str, device: str, run_dir: Path) -> None:
-    """Leave this process when so many have done the same command's work; return if one is all."""
+    """Run the command in several processes and exit; return if one is enough."""
     from toplora_train.launch.agent import count_processes, devices_here, run_workers
 
     if processes != "auto" and not (processes.isdecimal() and int(processes)):
@@ -139,16 +135,16 @@ def _in_several_processes(words: list[str], processes: str, device: str, run_dir
         raise SystemExit(run_workers(["-m", MODULE, *words], count, run_dir))
 
 
-def _validate_others(given: Mapping[str, str], key: str, fit: tuple[str, ...], why: str) -> None:
-    others = [other for other in given if other not in ("run", key, "name", *fit)]
+def _validate_others(given: Mapping[str, str], key: str, valid: tuple[str, ...], why: str) -> None:
+    others = [other for other in given if other not in ("run", key, "name", *valid)]
     if others:
         raise UserError(
-            f"{key} {why}, so {others[0]}= has no meaning beside it; leave one of the two out"
+            f"{key} {why}, so {others[0]}= has no effect with it; leave one of the two out"
         )
 
 
 def name_of(given: Mapping[str, str]) -> str:
-    """A name that the same words always give, and others do not."""
+    """A folder name, determined by the words and unique to them."""
     parts = [given.get("protocol", ""), given.get("multiple_choice", "")]
     parts += parse_list(given.get("task", ""))
     for key in ("option_score", "limit"):
@@ -156,7 +152,7 @@ def name_of(given: Mapping[str, str]) -> str:
     return "-".join(part for part in parts if part) or "again"
 
 
-def _tell(report: Mapping[str, Any], folder: Path) -> None:
+def _show(report: Mapping[str, Any], folder: Path) -> None:
     from rich.console import Console
 
     from toplora_train.report.numbers import score
@@ -175,16 +171,16 @@ def _tell(report: Mapping[str, Any], folder: Path) -> None:
     console.print(f"report: {folder / 'report.html'} (also report.md, report.json)")
 
 
-def _tell_harness(found: Mapping[str, Any], file: Path) -> None:
+def _show_harness(found: Mapping[str, Any], file: Path) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
     for task, metrics in found["tuned"].items():
         for key, value in metrics.items():
-            metric, _, how = key.partition(",")
-            if not how or metric.endswith("_stderr") or not isinstance(value, float):
+            metric, _, filter_name = key.partition(",")
+            if not filter_name or metric.endswith("_stderr") or not isinstance(value, float):
                 continue
-            error = metrics.get(f"{metric}_stderr,{how}")
+            error = metrics.get(f"{metric}_stderr,{filter_name}")
             spread = f" (standard error {error:.4f})" if isinstance(error, float) else ""
             base = f"base {found['base'][task][key]:.4f}, " if found["base"] else ""
             console.print(f"{task} {metric}: {base}tuned {value:.4f}{spread}")

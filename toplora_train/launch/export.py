@@ -11,19 +11,19 @@ from toplora_train.launch.command import run_command
 
 COMMAND = "toplora-export"
 PURPOSE = (
-    "Write a run's adapter in a form that is read without this package, and prove it: as a plain "
-    "LoRA,\nor merged into the base model's weights. TopLoRA has neither, because its gate depends "
-    "on the token."
+    "Export a run's adapter to a format that needs no toplora-train, and verify it: as a plain "
+    "LoRA,\nor merged into the base model's weights. TopLoRA supports neither, because its gate "
+    "depends on the\ntoken."
 )
 KEYS = (
     Key("run", "the run directory, the one with report.json", required=True),
     Key(
         "format",
-        "lora: an adapter that PEFT reads; merged: a checkpoint that transformers reads",
+        "lora: an adapter for PEFT; merged: a checkpoint for transformers",
         required=True,
         choices=("lora", "merged"),
     ),
-    Key("output", "the folder to write, RUN/FORMAT if not given"),
+    Key("output", "the folder to write, by default RUN/FORMAT"),
 )
 
 
@@ -43,22 +43,22 @@ def _export(words: list[str]) -> None:
         raise UserError(f"run={run_dir}: there is no such folder")
     from toplora_train.run.export import export
     from toplora_train.run.platform.console import (
-        open_console,  # heavy: only for a command that is right
+        open_console,  # heavy: only for a valid command
     )
 
     console = open_console()
     output = Path(given["output"]) if "output" in given else None
     done = export(run_dir, format=given["format"], output=output)
     console.print(
-        f"{done.format} written to {done.folder}; read again, its logits differ by at most "
-        f"{done.max_abs_logit_difference:.2g} (the largest is {done.largest_logit:.3g})",
+        f"{done.format} written to {done.folder}; reloaded, its logits differ by at most "
+        f"{done.max_abs_logit_difference:.2g} (largest logit {done.largest_logit:.3g})",
         highlight=False,
         soft_wrap=True,
     )
     if done.quantization is not None:
         console.print(
-            f"the run trained beside {done.quantization} weights; this was made and read with the "
-            "base model's own, beside which the same adapter answers a little otherwise",
+            f"the run trained on {done.quantization} weights; the export was made and verified "
+            "with the unquantized base model, on which the adapter's outputs differ slightly",
             highlight=False,
             soft_wrap=True,
         )

@@ -1,8 +1,8 @@
-"""``resume=extend``: may this finished run be trained for longer, and what is kept of it meanwhile.
+"""``resume=extend``: check that a finished run can be extended, and keep its results meanwhile.
 
-The last checkpoint has all that the next step needs, and the order of the rows is a function of
-seed and epoch. So a longer run goes on from it as if it had never ended, but for what depends on
-the run's length: the learning rate's schedule (:mod:`toplora_train.run.prepare.extension` says so).
+The last checkpoint has all the state of the next step, and the order of the rows depends on seed
+and epoch only. So an extended run continues as if it had never ended, except for what depends on
+its length: the learning rate schedule (see :mod:`toplora_train.run.prepare.extension`).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def validate_extension(
     *,
     checkpoints: list[Path],
 ) -> None:
-    """Refuse to extend a finished run where that is no extension, or would not be exact.
+    """Check that a finished run can be extended exactly.
 
     Args:
-        config: What is wanted.
+        config: The extended run.
         run_dir: The finished run.
         changes: Dotted keys to their values then and now.
-        checkpoints: The run's.
+        checkpoints: The run's checkpoints.
 
     Raises:
-        UserError: Says why.
+        UserError: It cannot; says why.
     """
     others = [
         f"{key}={then}, now {now}"
@@ -47,19 +47,19 @@ def validate_extension(
     ]
     if others:
         raise UserError(
-            f"resume=extend changes the length of {run_dir} and nothing else ({'; '.join(others)})"
+            f"resume=extend can only change the length of {run_dir} ({'; '.join(others)})"
         )
     report = read_report(run_dir / "report.json")
     selection = report["train"]["selection"] or {}
     if selection.get("stopped_early"):
         raise UserError(
-            f"{run_dir} ended by trainer.patience, after step {report['train']['steps']}, and a "
-            "longer run would have ended there too; start a new run with more patience"
+            f"{run_dir} was stopped by trainer.patience after step {report['train']['steps']}, "
+            "where a longer run would have stopped too; start a new run with more patience"
         )
     _validate_longer(config.trainer, run_dir, report)
     if not checkpoints:
         raise UserError(
-            f"{run_dir} has no checkpoint left to go on from; train it anew in another output_dir"
+            f"{run_dir} has no checkpoint to continue from; start a new run in another output_dir"
         )
 
 
@@ -81,19 +81,19 @@ def _validate_longer(trainer: TrainerSettings, run_dir: Path, report: Mapping[st
         if wanted > trained:
             return
     raise UserError(
-        f"{run_dir} has trained {trained:,} {unit} already, and {key} makes {wanted:,}; give a "
-        "greater one to resume=extend"
+        f"{run_dir} has already trained {trained:,} {unit}, but {key} means {wanted:,}; set more "
+        "for resume=extend"
     )
 
 
 @contextmanager
 def keeping_the_end(run_dir: Path) -> Iterator[None]:
-    """Inside, a finished run may be extended: its end is kept in a folder of its own.
+    """Keep a finished run's results in a separate folder while it is being extended.
 
-    Where the extension then never begins, because the job refuses something, all is put back.
+    If the extension never starts, because the job refuses its input, everything is restored.
 
     Raises:
-        RunFailure: The end could not be copied.
+        RunFailure: The results could not be copied.
     """
     if not is_completed(run_dir):
         yield
@@ -101,7 +101,7 @@ def keeping_the_end(run_dir: Path) -> Iterator[None]:
     try:
         keep_end(run_dir)
     except OSError as error:
-        raise RunFailure(f"the finished run in {run_dir} could not be kept ({error})") from error
+        raise RunFailure(f"the finished run in {run_dir} could not be copied ({error})") from error
     try:
         yield
     finally:

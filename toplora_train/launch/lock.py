@@ -16,10 +16,10 @@ from toplora_train.config.errors import UserError
 def locked(run_dir: Path) -> Iterator[int]:
     """Hold the run directory's lock; yields the file descriptor that holds it.
 
-    A process that inherits the descriptor holds the lock as well, so it lives as long as either.
+    A process that inherits the descriptor holds the lock too, so it lasts as long as either.
 
     Raises:
-        UserError: another process holds it.
+        UserError: Another process holds it.
     """
     path = run_dir / ".lock"
     descriptor = _take(path, run_dir)
@@ -45,7 +45,7 @@ def _take(path: Path, run_dir: Path) -> int:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
             return descriptor
-        os.close(descriptor)  # its holder removed it between our opening and our locking it
+        os.close(descriptor)  # its holder removed it between our open and our lock
 
 
 def _is_still_there(descriptor: int, path: Path) -> bool:

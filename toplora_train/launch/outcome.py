@@ -1,4 +1,4 @@
-"""What became of a run that did not finish, kept in its ``report.json``."""
+"""How an unfinished run ended, recorded in its ``report.json``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REPORT = "report.json"
 
 
 def read_report(run_dir: Path) -> dict[str, Any]:
-    """The run's report, or an empty one where there is none that can be read."""
+    """The run's report, or an empty one if there is none or it is unreadable."""
     try:
         report = json.loads((run_dir / REPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -33,20 +33,20 @@ def write_failure(
     log: str | None = None,
     only_first: bool = False,
 ) -> bool:
-    """Note how the run ended, over an earlier note but never over a finished run's report.
+    """Record how the run ended, replacing an earlier failure but never a finished run's report.
 
-    A disk that takes no more must not hide the failure itself, so this never raises OSError.
+    A full disk must not hide the failure itself, so this never raises OSError.
 
     Args:
         run_dir: The run directory.
         status: ``failed`` or ``interrupted``.
-        error: Why, in a line.
-        error_type: The kind of error.
-        log: The log that tells more, where it is not ``train.log``.
-        only_first: Leave an earlier note: of several processes the first one's is the cause.
+        error: The reason, in a line.
+        error_type: The error's class name.
+        log: The log with more details, if it is not ``train.log``.
+        only_first: Keep an earlier record, because the first process to fail is the cause.
 
     Returns:
-        Whether this note is not there already, from an earlier process.
+        False if another process has already recorded its failure.
     """
     report = read_report(run_dir)
     if report.get("status") == "completed":
@@ -63,7 +63,7 @@ def write_failure(
     try:
         aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         if only_first:
-            os.link(aside, run_dir / REPORT)  # refused, in one step, where there is a note
+            os.link(aside, run_dir / REPORT)  # atomic; fails if there is a record
             aside.unlink()
         else:
             aside.replace(run_dir / REPORT)

@@ -1,9 +1,9 @@
-"""The parent: writes the resolved config, starts the worker, forwards signals, tells the end.
+"""The parent: writes the resolved config, starts the worker, forwards signals, reports the result.
 
-A process per job keeps the jobs of a sweep apart, leaves the terminal's Ctrl-C to one place, and
-can still say something when the job is killed. Several workers are started and watched by
-:mod:`toplora_train.launch.agent`. A job under torchrun, ``accelerate launch`` or SLURM
-(``WORLD_SIZE`` is set) has its processes already and is run in place.
+A process per job isolates the jobs of a sweep, handles the terminal's Ctrl-C in one place, and can
+still report when the job is killed. :mod:`toplora_train.launch.agent` starts and monitors several
+workers. A job under torchrun, ``accelerate launch`` or SLURM (``WORLD_SIZE`` is set) already has
+its processes and runs in place.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ FORWARDED = {  # received -> sent on
     signal.SIGINT: signal.SIGINT,
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGHUP: signal.SIGTERM,  # the terminal was closed
-    signal.SIGUSR1: signal.SIGUSR1,  # SLURM's warning that the time is nearly over
+    signal.SIGUSR1: signal.SIGUSR1,  # SLURM's warning before the time limit
 }
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended: its exit code (0, 1, 2, 130, 143), where, when, and why if it failed."""
+    """A job's exit code (0, 1, 2, 130, 143), run directory, duration, and error if it failed."""
 
     exit_code: int
     run_dir: Path
@@ -61,11 +61,11 @@ def run_job(config: RunConfig, *, module: str = WORKER) -> JobResult:
     """Run one job to its end.
 
     Args:
-        config: the resolved configuration.
-        module: what the worker process runs, ``python -m MODULE RUN_DIR --with-parent``.
+        config: The resolved configuration.
+        module: What the worker process runs, ``python -m MODULE RUN_DIR --with-parent``.
 
     Raises:
-        UserError: the run directory is in use, finished, or holds another run.
+        UserError: The run directory is in use, finished, or holds another run.
     """
     started = time.monotonic()
     run_dir = Path(config.output_dir)
@@ -80,7 +80,7 @@ def run_job(config: RunConfig, *, module: str = WORKER) -> JobResult:
     with locked(run_dir) as lock:
         undo_unbegun(run_dir)  # of a parent that was killed
         if is_already_done(config, run_dir):
-            print(f"{run_dir} is finished already; nothing to do")  # noqa: T201  (for the user)
+            print(f"{run_dir} is already finished; nothing to do")  # noqa: T201  (for the user)
             return JobResult(worker.DONE, run_dir, time.monotonic() - started)
         forget_failure(run_dir)
         with keeping_the_end(run_dir):
@@ -91,15 +91,15 @@ def run_job(config: RunConfig, *, module: str = WORKER) -> JobResult:
 def worker_command(
     module: str, run_dir: Path, *, processes: int | str = 1, device: str = "auto"
 ) -> list[str]:
-    """The command of the worker, or of the agent that starts several of it."""
+    """The command of the worker, or of the agent that starts several workers."""
     if processes == 1:
         return [sys.executable, "-m", module, str(run_dir), "--with-parent"]
-    asked = ["--processes", str(processes), "--device", device]
-    return [sys.executable, "-m", AGENT, module, str(run_dir), *asked]
+    options = ["--processes", str(processes), "--device", device]
+    return [sys.executable, "-m", AGENT, module, str(run_dir), *options]
 
 
 def worker_environment() -> dict[str, str]:
-    """The parent's environment, and what a training process should have unless told otherwise."""
+    """The parent's environment, with defaults for a training process."""
     environment = dict(os.environ)
     environment.setdefault(
         "TOKENIZERS_PARALLELISM", "false"
@@ -111,11 +111,11 @@ def worker_environment() -> dict[str, str]:
 def _work(
     config: RunConfig, run_dir: Path, module: str, lock: int | None = None
 ) -> tuple[int, str | None]:
-    """Start the worker, wait for it, and tell how it ended."""
+    """Start the worker, wait for it, and report how it ended."""
     write_config(config, run_dir / CONFIG)
     with _forwarding_signals() as (received, send_to):
-        # A group of its own, so that the terminal's Ctrl-C comes to the parent alone; the pipe to
-        # its standard input closes when the parent dies in whatever way: then the worker ends too.
+        # In its own process group, so that the terminal's Ctrl-C only reaches the parent. The pipe
+        # to its standard input closes when the parent dies for any reason; then the worker exits.
         process = subprocess.Popen(
             worker_command(
                 module,
@@ -132,7 +132,7 @@ def _work(
         returned = process.wait()
         assert process.stdin is not None
         process.stdin.close()
-    return _told(returned, received, config, run_dir)
+    return _report(returned, received, config, run_dir)
 
 
 def _work_in_place(config: RunConfig, run_dir: Path) -> tuple[int, str | None]:
@@ -149,12 +149,12 @@ def _work_in_place(config: RunConfig, run_dir: Path) -> tuple[int, str | None]:
         forget_failure(run_dir)
         with keeping_the_end(run_dir):
             write_config(config, run_dir / CONFIG)
-            return _told(worker.run(config, run_dir), [], config, run_dir)
+            return _report(worker.run(config, run_dir), [], config, run_dir)
 
 
 @contextmanager
 def _forwarding_signals() -> Iterator[tuple[list[int], Callable[[subprocess.Popen[bytes]], None]]]:
-    """Send each signal on to the worker exactly once; what comes before it exists, afterwards."""
+    """Forward each signal to the worker exactly once; signals before its start are queued."""
     received: list[int] = []
     pending: list[int] = []
     target: list[subprocess.Popen[bytes]] = []
@@ -183,10 +183,10 @@ def _forwarding_signals() -> Iterator[tuple[list[int], Callable[[subprocess.Pope
             signal.signal(signum, handler)
 
 
-def _told(
+def _report(
     returned: int, received: list[int], config: RunConfig, run_dir: Path
 ) -> tuple[int, str | None]:
-    """The exit code and the error line; a crash is shown with the end of its log."""
+    """The exit code and the error line; for a crash, also show the end of its log."""
     if returned == worker.DONE:
         return returned, None
     if returned in (worker.USER_ERROR, 128 + signal.SIGINT, 128 + signal.SIGTERM):
@@ -204,8 +204,8 @@ def _told(
         _show_crash(f"error: {error}", run_dir)
         return worker.CRASHED, error
     report = read_report(run_dir)
-    error = report.get("error") or f"the worker ended with exit code {returned}"
-    if report.get("error_type") == "Killed" and remedy:  # one of several, as the agent has said
+    error = report.get("error") or f"the worker failed with exit code {returned}"
+    if report.get("error_type") == "Killed" and remedy:  # a worker; the agent has reported it
         print(remedy, file=sys.stderr, flush=True)  # noqa: T201  (for the user)
     if report.get("error_type") != "RunFailure":
         _show_crash("" if report.get("error") else f"error: {error}", run_dir)

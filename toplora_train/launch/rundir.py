@@ -1,4 +1,4 @@
-"""May this run start in this directory? Asked and answered before anything is written there."""
+"""Check that a run may start in its directory, before anything is written there."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from toplora_train.report.earlier import earlier_ends
 
 CONFIG = "config.yaml"
 
-# Where a run lies, how it was called and what only shows it: two runs may differ in these and still
-# be one. (What an unfinished run may differ in is for its checkpoint to say.)
+# Settings that may differ for the same run: its location, its command and how it is displayed.
+# (For an unfinished run the checkpoint decides.)
 NOT_OF_THE_RUN = ("output_dir", "data_root", "resume", "plan", "command", "tracker", "launch")
 
 
@@ -24,19 +24,19 @@ def make_run_dir(run_dir: Path) -> None:
     """Create the directory.
 
     Raises:
-        UserError: it cannot be created or written to.
+        UserError: It cannot be created.
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output_dir={run_dir} cannot be made: {error.strerror}") from error
+        raise UserError(f"output_dir={run_dir} cannot be created: {error.strerror}") from error
 
 
 def is_already_done(config: RunConfig, run_dir: Path) -> bool:
-    """Whether ``resume`` finds this very run finished.
+    """Whether the directory holds this run, finished, and ``resume`` is set.
 
     Raises:
-        UserError: the directory holds a run that this one would overwrite, or that cannot be
+        UserError: The directory holds a run that this one would overwrite, or that cannot be
             extended.
     """
     checkpoints = _checkpoints(run_dir)
@@ -52,38 +52,38 @@ def is_already_done(config: RunConfig, run_dir: Path) -> bool:
     ends = earlier_ends(run_dir)
     if config.resume == "extend" and not ends:
         found = f"an unfinished run (at {checkpoints[-1].name})" if checkpoints else "no run"
-        remedy = "finish it first, with resume=auto" if checkpoints else "leave resume out"
+        remedy = "finish it first with resume=auto" if checkpoints else "leave resume out"
         raise UserError(
-            f"resume=extend is for a finished run, and {run_dir} holds {found}; {remedy}"
+            f"resume=extend is for a finished run, but {run_dir} holds {found}; {remedy}"
         )
     if ends and config.resume is not None:
         _validate_same_length(config, run_dir)
     if checkpoints and config.resume is None:
         raise UserError(
             f"{run_dir} holds an unfinished run (at {checkpoints[-1].name}); "
-            "go on with resume=auto or choose another output_dir"
+            "continue with resume=auto or choose another output_dir"
         )
     return False
 
 
 def forget_failure(run_dir: Path) -> None:
-    """Remove the note of an earlier attempt's failure."""
-    if not is_completed(run_dir):  # one that is to be extended keeps its report until then
+    """Remove the record of an earlier attempt's failure."""
+    if not is_completed(run_dir):  # a run to be extended keeps its report until training starts
         (run_dir / REPORT).unlink(missing_ok=True)
 
 
 def how_to_resume(config: RunConfig, run_dir: Path) -> str:
-    """What a person types after a run was ended from outside; "" where there is nothing to keep."""
+    """How to resume after an interruption; "" if nothing was saved."""
     checkpoints = _checkpoints(run_dir)
     if checkpoints:
         kept = f"{checkpoints[-1].name} is saved"
     elif any((run_dir / "predictions").glob("*.jsonl*")):
-        kept = "no checkpoint is saved yet, but the base model's answers are kept"
+        kept = "no checkpoint is saved yet, but the base model's predictions are"
     else:
         return ""
     folder = "" if "output_dir=" in config.command else f", output_dir={run_dir}"
     resume = "" if config.resume is not None else " and resume=auto"
-    return f"{kept}; go on with the same command{folder}{resume}"
+    return f"{kept}; continue with the same command{folder}{resume}"
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
@@ -92,7 +92,7 @@ def _checkpoints(run_dir: Path) -> list[Path]:
 
 
 def _changes(config: RunConfig, run_dir: Path) -> dict[str, tuple[Any, Any]]:
-    """The settings of the run in the directory that are others now: their values then and now."""
+    """The settings that differ from the run in the directory: their values then and now."""
     before, now = flat(read_config(run_dir / CONFIG)), flat(config)
     return {
         key: (before.get(key), now.get(key))
@@ -104,7 +104,7 @@ def _changes(config: RunConfig, run_dir: Path) -> dict[str, tuple[Any, Any]]:
 def _validate_same_settings(changes: Mapping[str, tuple[Any, Any]], run_dir: Path) -> None:
     if changes:
         words = "; ".join(f"{key}={then}, now {now}" for key, (then, now) in changes.items())
-        longer = "train it for longer with resume=extend, or " if changes.keys() <= LENGTH else ""
+        longer = "extend it with resume=extend, or " if changes.keys() <= LENGTH else ""
         raise UserError(
             f"{run_dir} holds a finished run with other settings ({words}); "
             f"{longer}choose another output_dir"
@@ -112,11 +112,11 @@ def _validate_same_settings(changes: Mapping[str, tuple[Any, Any]], run_dir: Pat
 
 
 def _validate_same_length(config: RunConfig, run_dir: Path) -> None:
-    """An extension that was interrupted ends where it was to end; then it can be extended again."""
+    """An interrupted extension must be finished at its length before it is extended again."""
     changes = {key: both for key, both in _changes(config, run_dir).items() if key in LENGTH}
     if changes:
         words = "; ".join(f"{key}={then}, now {now}" for key, (then, now) in changes.items())
         raise UserError(
             f"{run_dir} is being extended to another length ({words}); finish that extension "
-            "first, then extend the run again"
+            "first, then extend it again"
         )

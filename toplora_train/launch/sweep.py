@@ -1,7 +1,7 @@
 """The jobs of a sweep: a line per job as it ends, one table and one exit code at the end.
 
-The lines go into ``jobs.jsonl`` of the sweep's folder, so they also come from jobs that a launcher
-of Hydra ran in another process or on another machine.
+The lines are written to ``jobs.jsonl`` in the sweep's folder, so they include jobs that a Hydra
+launcher ran in another process or on another machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Job:
 
 
 def record_job(sweep_dir: Path, number: int, overrides: str, result: JobResult) -> None:
-    """Add a job's end; jobs may end at the same time in several processes."""
+    """Record a finished job; several processes may do so at the same time."""
     refused_before_it_started = result.error is not None and not read_report(result.run_dir)
     if refused_before_it_started and result.run_dir.is_dir():
         write_failure(
@@ -57,7 +57,7 @@ def record_job(sweep_dir: Path, number: int, overrides: str, result: JobResult) 
 
 
 def read_jobs(sweep_dir: Path) -> list[Job]:
-    """The jobs of a sweep so far, by number."""
+    """The finished jobs of a sweep, by number."""
     path = sweep_dir / JOBS
     if not path.is_file():
         return []
@@ -76,7 +76,7 @@ def read_jobs(sweep_dir: Path) -> list[Job]:
 
 
 def sweep_exit_code(jobs: Sequence[Job]) -> int:
-    """0: all completed; 130, 143: one was interrupted; 2: only the user's mistakes; 1 otherwise."""
+    """0: all completed; 130, 143: one was interrupted; 2: user errors only; 1 otherwise."""
     failures = [job.exit_code for job in jobs if job.exit_code != DONE]
     interruptions = [code for code in failures if code > 128]
     if interruptions:
@@ -87,8 +87,8 @@ def sweep_exit_code(jobs: Sequence[Job]) -> int:
 
 
 def show_sweep(sweep_dir: Path, jobs: Sequence[Job], console: Console) -> None:
-    """Print the table of all jobs, and the failed ones by name."""
-    # Reports are read only here; a single run's start need not pay for the import.
+    """Print the table of all jobs, and the errors of the failed ones."""
+    # Imported here to keep the start of a single run fast.
     from toplora_train.report.numbers import counted
     from toplora_train.report.sweep import sweep_table
 

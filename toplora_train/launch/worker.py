@@ -1,8 +1,8 @@
-"""The worker process: reads the resolved config, runs the job, turns its end into an exit code.
+"""The worker process: reads the resolved config, runs the job, turns its result into an exit code.
 
 Started as ``python -m toplora_train.launch.worker RUN_DIR`` by :mod:`toplora_train.launch.parent`,
 or several times by :mod:`toplora_train.launch.agent`, torchrun or ``accelerate launch``, which set
-``RANK`` and ``WORLD_SIZE``. Each has a log of its own; of several that fail the first tells why.
+``RANK`` and ``WORLD_SIZE``. Each has its own log; if several fail, the first one's error counts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m toplora_train.launch.worker")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument(
-        "--with-parent", action="store_true", help="end at once when standard input is closed"
+        "--with-parent", action="store_true", help="exit when standard input is closed"
     )
     arguments = parser.parse_args(argv)
     if arguments.with_parent:
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_training(config: RunConfig, run_dir: Path) -> None:
-    """Train, or fetch what would be read (``prefetch``) and show what would be done (``plan``)."""
-    # Imported here: all pull in torch, and a broken installation should end in train.log.
+    """Train, or download the inputs (``prefetch``) and show the plan (``plan``)."""
+    # Imported here, so that a broken torch installation is reported in train.log.
     if config.prefetch:
         from toplora_train.run import prefetch
 
@@ -67,47 +67,46 @@ def run_training(config: RunConfig, run_dir: Path) -> None:
 
 
 def run(config: RunConfig, run_dir: Path, *, job: Job = run_training) -> int:
-    """Run the job in this process; every way in which it can end becomes an exit code."""
+    """Run the job in this process and turn its result into an exit code."""
     with _logging_to(run_dir / log_name()):
         try:
             job(config, run_dir)
         except Interrupted as interruption:
             return _interrupted(config, run_dir, interruption)
-        except KeyboardInterrupt:  # before anybody asked for signals to be handled otherwise
+        except KeyboardInterrupt:  # before the job installed its signal handlers
             return _interrupted(config, run_dir, Interrupted(signal.SIGINT))
         except UserError as error:
             return _failed(run_dir, USER_ERROR, error, str(error))
         except RunFailure as error:
             return _failed(run_dir, CRASHED, error, str(error))
-        except Exception as error:  # of whatever kind: it ends in the log, a line and an exit code
+        except Exception as error:  # any error becomes a traceback in the log and one line
             log.exception("the run failed")
-            foreseen = _foreseen(error, config)
-            if foreseen is not None:
-                return _failed(run_dir, CRASHED, foreseen, str(foreseen))
+            known = _known_failure(error, config)
+            if known is not None:
+                return _failed(run_dir, CRASHED, known, str(known))
             return _failed(run_dir, CRASHED, error, f"{type(error).__name__}: {error}")
     return DONE
 
 
 def rank() -> int:
-    """This process's number among those of the run."""
+    """This process's rank."""
     return int(os.environ.get("RANK", "0"))
 
 
 def log_name() -> str:
-    """``train.log``, or ``train.rankN.log`` of the others."""
+    """``train.log`` on rank 0, else ``train.rankN.log``."""
     return LOG if rank() == 0 else f"train.rank{rank()}.log"
 
 
-def _note(run_dir: Path, error_type: str, *, status: str, error: str) -> None:
-    """The line in report.json and on standard error, unless another process was first."""
-    log_of_another = log_name() if rank() else None
+def _record(run_dir: Path, error_type: str, *, status: str, error: str) -> None:
+    """Write the error to report.json and standard error, unless another process was first."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if write_failure(
         run_dir,
         status=status,
         error=error,
         error_type=error_type,
-        log=log_of_another,
+        log=log_name() if rank() else None,
         only_first=several,
     ):
         line = f"error: {error}" if status == "failed" else error
@@ -115,20 +114,20 @@ def _note(run_dir: Path, error_type: str, *, status: str, error: str) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process at once when its standard input, a pipe that the parent holds, is closed."""
+    """Exit this process when its standard input, a pipe that the parent holds, is closed."""
 
     def watch() -> None:
         while os.read(0, 1):
             pass
-        log.error("the process that started this run is gone; stopping")
+        log.error("the parent process is gone; stopping")
         os._exit(CRASHED)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
-def _foreseen(error: Exception, config: RunConfig) -> RunFailure | None:
-    """A failure that everyone meets and that needs no traceback."""
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, whose import is not needed here
+def _known_failure(error: Exception, config: RunConfig) -> RunFailure | None:
+    """A common failure, described so that it needs no traceback."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; by name, to avoid the import
         return RunFailure(
             "out of device memory; lower trainer.micro_batch_size "
             f"(now {config.trainer.micro_batch_size}) or evaluation.batch_size "
@@ -138,33 +137,32 @@ def _foreseen(error: Exception, config: RunConfig) -> RunFailure | None:
         return RunFailure(f"the disk is full: {error.filename or 'a file'} could not be written")
     if type(error).__name__ == "DistNetworkError" and "EADDRINUSE" in str(error):  # torch's too
         return RunFailure(
-            f"port {os.environ.get('MASTER_PORT', '?')}, through which the processes would find "
-            "each other, is in use; give the launcher another one (torchrun and accelerate launch: "
-            "--master-port)"
+            f"the rendezvous port {os.environ.get('MASTER_PORT', '?')} is in use; give the "
+            "launcher another one (torchrun and accelerate launch: --master-port)"
         )
     return None
 
 
 def _failed(run_dir: Path, code: int, error: Exception, text: str) -> int:
-    """One line on standard error, a note in report.json, and the exit code."""
+    """Report an error in one line on standard error and in report.json; return the exit code."""
     line = " ".join(text.split())
     log.error("%s", line)
     if rank() and code == CRASHED:
         line = f"rank {rank()}: {line}"
-    _note(run_dir, type(error).__name__, status="failed", error=line)
+    _record(run_dir, type(error).__name__, status="failed", error=line)
     return code
 
 
 def _interrupted(config: RunConfig, run_dir: Path, interruption: Interrupted) -> int:
     line = "; ".join(filter(None, [str(interruption), how_to_resume(config, run_dir)]))
     log.warning("%s", line)
-    _note(run_dir, "Interrupted", status="interrupted", error=line)
+    _record(run_dir, "Interrupted", status="interrupted", error=line)
     return interruption.exit_code
 
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Everything that is logged or warned goes to the file, plain and dated."""
+    """Write all logging and warnings to the file, with timestamps."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

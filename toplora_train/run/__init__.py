@@ -1,1 +1,1 @@
-"""The commands of a run, each read top to bottom, and their parts in four rooms."""
+"""The commands of a run, each read top to bottom, and their parts in four subpackages."""

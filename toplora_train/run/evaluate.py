@@ -1,11 +1,11 @@
-"""``toplora-eval``: a saved adapter asked again, or asked other tasks."""
+"""``toplora-eval``: evaluate a saved adapter again, or on other tasks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from toplora_train.adapters.saving import load_adapter
+from toplora_train.adapters.saving import WEIGHTS_FILE, load_adapter, sha256_of
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task, validate_tasks
 from toplora_train.config.resolved import read_config
@@ -16,42 +16,47 @@ from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.evaluation.ranks import Ranks
-from toplora_train.models.locate import locate_model
 from toplora_train.report.record import protocol_hash
 from toplora_train.run.assemble.evaluation_folder import (
+    Evaluation,
     finished_report,
     open_folder,
     write_evaluation,
 )
 from toplora_train.run.assemble.run_report import identity, task_score
 from toplora_train.run.assemble.scores import Scorer
-from toplora_train.run.finetune import sha256_of
 from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import AUTOCAST, leave_process_group, open_accelerator
 from toplora_train.run.prepare.eval_sets import match_training_form, read_eval_sets
-from toplora_train.run.prepare.objective import Objective, base_weights, find_objective, load_base
+from toplora_train.run.prepare.objective import (
+    Objective,
+    base_weights,
+    find_objective,
+    load_base,
+    locate_base,
+)
 from toplora_train.run.prepare.run_data import training_rows
 from toplora_train.run.prepare.special_tokens import open_tokenizer, special_tokens
 from toplora_train.train.signals import interrupt_at_once
 
 
 def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tuple[Path, Any]:
-    """Ask a finished run's adapter, and its base model beside it; what was answered is kept.
+    """Evaluate a finished run's adapter, and its base model for comparison; predictions are kept.
 
-    An evaluation that was interrupted goes on from its stored predictions when it is asked for in
-    the same words. Several processes (``WORLD_SIZE``) share the rows; the first writes the report.
+    An interrupted evaluation resumes from its stored predictions when the same command is run
+    again. Several processes (``WORLD_SIZE``) share the rows; rank 0 writes the report.
 
     Args:
-        config: The run's configuration with the evaluation that is wanted.
+        config: The run's configuration with the evaluation's settings.
         run_dir: The run.
         name: The evaluation's folder below ``run_dir/evaluations``.
         command: The command line, for the report.
 
     Returns:
-        The folder and the report in it; of several processes only the first has one, else None.
+        The folder and the report in it; the report is None on all ranks but 0.
 
     Raises:
-        UserError: the run has no adapter, or the tasks cannot be asked.
+        UserError: The run has no adapter, or the tasks cannot be evaluated.
     """
     interrupt_at_once()
     wording = finished_report(run_dir)["data"].get("wording", "alpaca")
@@ -65,25 +70,20 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     in_files = read_eval_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
     eval_sets = [match_training_form(eval_set, wording) for eval_set in in_files]
     if not eval_sets:
-        raise UserError("there is nothing to ask: the run has no task; name some with task=[...]")
+        raise UserError("nothing to evaluate: the run has no task; name some with task=[...]")
     trained = read_config(run_dir / "config.yaml")
     validate_same_head(config, trained)
-    unlike = asked_unlike_learned(config.evaluation, trained.evaluation)
-    if unlike:
-        console.print(unlike)
-    location = locate_model(
-        path=config.model.path,
-        revision=config.model.revision,
-        package=config.model.package,
-        builtin=config.model.builtin,
-    )
+    mismatch = form_mismatch(config.evaluation, trained.evaluation)
+    if mismatch:
+        console.print(mismatch)
+    location = locate_base(config.model)
     tokenizer = open_tokenizer(config, location)
     special = special_tokens(tokenizer, (), eval_sets, wanted=config.dataset.special_tokens)
     eval_sets = special.marked(eval_sets)
     for sentence in special.sentences:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     objective = find_objective(config, tokenizer)
-    # What is wrong with the adapter shows before the base model is asked anything.
+    # Errors in the adapter surface before the base model is evaluated.
     load_adapter(load_base(config, location, objective.head, meta=True), run_dir / "adapter")
     model = load_base(config, location, objective.head)
     model.to(accelerator.device)
@@ -103,14 +103,12 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     )
     adapter = run_dir / "adapter"
     adapted = load_adapter(model, adapter).to(accelerator.device)
-    weights = sha256_of(adapter / "adapter_model.safetensors")
+    weights = sha256_of(adapter / WEIGHTS_FILE)
     scores = scorer.score(adapted, "tuned", weights=weights)
     leave_process_group(accelerator)
     if not first:
         return folder, None
-    report = write_evaluation(
-        folder,
-        run_dir,
+    evaluation = Evaluation(
         command=command,
         protocol=config.evaluation.protocol,
         protocol_hash=protocol_hash(
@@ -123,56 +121,52 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         predictions={
             t.name: read_predictions(folder / "predictions" / f"{t.name}.jsonl") for t in eval_sets
         },
-        contamination=look_for_test_rows(config, objective, in_files, data_root),
-        note="These scores were made after the run, by toplora-eval, from the saved adapter."
-        + (f" {unlike}" if unlike else "")
+        contamination=find_contamination(config, objective, in_files, data_root),
+        note="These scores were computed after the run, by toplora-eval, from the saved adapter."
+        + (f" {mismatch}" if mismatch else "")
         + "".join(f" In them, {sentence}." for sentence in special.sentences),
     )
-    return folder, report
+    return folder, write_evaluation(folder, run_dir, evaluation)
 
 
-def asked_unlike_learned(wanted: EvaluationSettings, trained: EvaluationSettings) -> str | None:
-    """What to say where multiple choice is asked in another form than was learned; else None."""
+def form_mismatch(wanted: EvaluationSettings, trained: EvaluationSettings) -> str | None:
+    """A sentence if multiple choice is evaluated in another form than trained; else None."""
     learned = find_method(trained.multiple_choice or "generate").form
     if find_method(wanted.multiple_choice or "generate").form == learned:
         return None
     return (
-        f"The run learned to answer multiple choice {learned}, and is asked otherwise here "
-        f"(evaluation.multiple_choice={wanted.multiple_choice or 'null'})."
+        f"The run was trained to answer multiple choice {learned}, but is evaluated in another "
+        f"form (evaluation.multiple_choice={wanted.multiple_choice or 'null'})."
     )
 
 
 def validate_same_head(wanted: RunConfig, trained: RunConfig) -> None:
-    """A head answers the question that it was trained for, and a model without one has none.
+    """Check that the tasks need the head that the run trained, or none if it trained none.
 
     Raises:
-        UserError: the wanted tasks need another head than the run's.
+        UserError: The tasks need another head than the run's.
     """
     validate_tasks(wanted)
-    asked, learned = head_task(wanted), head_task(trained)
-    if asked is None and learned is None:
+    task, learned = head_task(wanted), head_task(trained)
+    if task is None and learned is None:
         return
     if (
-        asked is None
+        task is None
         or learned is None
-        or (asked.kind, asked.choices)
-        != (
-            learned.kind,
-            learned.choices,
-        )
+        or (task.kind, task.choices) != (learned.kind, learned.choices)
     ):
-        name = asked.name if asked is not None else next(iter(wanted.task))
-        known = learned.name if learned is not None else "text to write"
+        name = task.name if task is not None else next(iter(wanted.task))
+        known = learned.name if learned is not None else "text generation"
         raise UserError(
-            f"task.{name} needs another model than the run's, which was trained for {known}; train "
-            "one for it"
+            f"task.{name} needs another model: the run's was trained for {known}; train one for "
+            f"task.{name}"
         )
 
 
-def look_for_test_rows(
+def find_contamination(
     config: RunConfig, objective: Objective, eval_sets: list[EvalSet], data_root: Path | None
 ) -> dict[str, Any] | None:
-    """The test rows that were trained on, by task; None where the training rows are not at hand."""
+    """The test rows that were trained on, by task; None if the training rows are unavailable."""
     try:
         rows = training_rows(config, objective, data_root=data_root)
     except UserError:

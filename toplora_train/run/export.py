@@ -1,8 +1,8 @@
-"""``toplora-export``: a finished run's adapter in a form that is read without this package.
+"""``toplora-export``: write a finished run's adapter in a format that needs no toplora-train.
 
-``lora`` is an adapter in PEFT's LoRA format: LoRA and DoRA as they are, TensLoRA, GenLoRA and
-TopLoRA without its gate as the plain LoRA that computes the same. ``merged`` is the base model's
-checkpoint with the update in its weights. What was written is read again and compared.
+``lora`` is an adapter in PEFT's LoRA format: LoRA and DoRA unchanged, TensLoRA, GenLoRA and TopLoRA
+without its gate as the equivalent plain LoRA. ``merged`` is the base model's checkpoint with the
+update merged into its weights. The result is loaded again and compared.
 """
 
 from __future__ import annotations
@@ -31,21 +31,20 @@ from toplora_train.config.aside import folder_aside
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config
-from toplora_train.config.schema import RunConfig
 from toplora_train.data.prompts import build_prompt
 from toplora_train.models.load import load_model
-from toplora_train.models.locate import ModelLocation, locate_model
+from toplora_train.models.locate import ModelLocation
+from toplora_train.run.prepare.objective import locate_base
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 
-FORMATS = ("lora", "merged")
 PROBE = "How many legs do three dogs and a bird have? Count them one by one."
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written: where, in which format, and how far its logits are from the adapter's.
+    """The exported folder, its format, and how far its logits are from the adapter's.
 
-    ``quantization`` is that of the base model in training; here it has its own weights.
+    ``quantization`` is the base model's in training; the export uses unquantized weights.
     """
 
     folder: Path
@@ -56,17 +55,17 @@ class Export:
 
 
 def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
-    """Write a run's adapter in another format, and read it again.
+    """Write a run's adapter in another format, and verify it.
 
     Args:
         run_dir: A finished run.
-        format: One of :data:`FORMATS`.
-        output: A folder that is not there yet, or is empty; by default ``run_dir/FORMAT``.
+        format: ``lora`` or ``merged``.
+        output: A new or empty folder; by default ``run_dir/FORMAT``.
 
     Raises:
-        UserError: No run, an adapter that does not fit its base model, or a method that has no
-            such form; then nothing is written.
-        RunFailure: The file system refused.
+        UserError: There is no run, the adapter does not fit its base model, or its method does not
+            support the format; then nothing is written.
+        RunFailure: The export could not be written.
     """
     folder = _empty_folder(output or run_dir / format)
     config = read_config(run_dir / "config.yaml")
@@ -75,12 +74,12 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
         raise UserError(f"{run_dir} has no adapter: the run is not finished")
     if (task := head_task(config)) is not None:
         raise UserError(
-            f"{run_dir} trained a head for {task.name}, and exports hold language models only; "
-            "load its adapter/ with PEFT: the head is in it"
+            f"{run_dir} trained a head for {task.name}, and only language models can be exported; "
+            "load its adapter/ with PEFT, which includes the head"
         )
-    location = _location(config)
+    location = locate_base(config.model)
     _validate_same_base(adapter, location)
-    # What is wrong shows on a model without weights already.
+    # Errors surface on a model without weights.
     without_weights = load_model(location, dtype=config.model.dtype, meta=True)
     validate_convertible(load_adapter(without_weights, adapter), format)
 
@@ -89,7 +88,7 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
     adapted = load_adapter(base, adapter)
     expected = _logits(adapted, tokenizer)
     write = _write_merged if format == "merged" else _write_lora
-    with _whole_or_absent(folder) as aside:
+    with _atomic_folder(folder) as aside:
         write(adapted, adapter, aside)
         tokenizer.save_pretrained(aside)
     written = _read_merged(base, folder) if format == "merged" else _read_lora(adapted, folder)
@@ -99,10 +98,10 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
 
 
 def validate_convertible(adapted: PeftModel, format: str) -> None:
-    """Refuse a format that cannot hold the adapter, before anything is written.
+    """Check that the format can represent the adapter.
 
     Raises:
-        UserError: Says why, and what can be done instead.
+        UserError: It cannot; says why, and what can be done instead.
     """
     name = adapted.active_adapter
     layers = [module for module in adapted.modules() if isinstance(module, AdapterLinear)]
@@ -112,24 +111,15 @@ def validate_convertible(adapted: PeftModel, format: str) -> None:
     if format == "lora" and not layers and not is_plain_lora(adapted):
         kind = str(adapted.peft_config[name].peft_type.value)
         raise UserError(
-            f"format=lora: a {kind} adapter has no exact plain LoRA; use format=merged, or keep it "
-            "as it is: PEFT alone reads it"
+            f"format=lora: a {kind} adapter has no exact plain LoRA; use format=merged, or load it "
+            "with PEFT as it is"
         )
 
 
 def _empty_folder(folder: Path) -> Path:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder} is there already; choose another with output=FOLDER")
+        raise UserError(f"{folder} already exists; choose another with output=FOLDER")
     return folder
-
-
-def _location(config: RunConfig) -> ModelLocation:
-    return locate_model(
-        path=config.model.path,
-        revision=config.model.revision,
-        package=config.model.package,
-        builtin=config.model.builtin,
-    )
 
 
 def _validate_same_base(adapter: Path, location: ModelLocation) -> None:
@@ -137,12 +127,12 @@ def _validate_same_base(adapter: Path, location: ModelLocation) -> None:
     if trained_on is not None and trained_on != location.name:
         raise UserError(
             f"{adapter}: the adapter was trained on {trained_on}, but the run's config.yaml names "
-            f"{location.name} as its base model; an adapter is worth nothing on another one"
+            f"{location.name} as its base model; an adapter only works with its own"
         )
 
 
 @contextmanager
-def _whole_or_absent(folder: Path) -> Iterator[Path]:
+def _atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         with folder_aside(folder) as aside:
             yield aside
@@ -157,7 +147,7 @@ def _write_merged(adapted: PeftModel, adapter: Path, folder: Path) -> None:
     del adapter
     try:
         merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
-    except ValueError as error:  # PEFT's word for a layer or a method that does not merge
+    except ValueError as error:  # PEFT's error for a layer or a method that does not merge
         raise UserError(f"format=merged: {' '.join(str(error).split())}") from error
     merged.save_pretrained(folder)
 

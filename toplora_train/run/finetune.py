@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -404,8 +403,3 @@ def write_everything(report: Report, run_data: RunData, run_dir: Path) -> None:
         },
     )
     write_report(run_dir / "report.json", report)
-
-
-def sha256_of(path: Path) -> str:
-    """The digest of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

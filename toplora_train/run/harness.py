@@ -1,7 +1,7 @@
-"""A run's adapter asked tasks of EleutherAI's lm-evaluation-harness, through its own API.
+"""Evaluate a run's adapter on tasks of EleutherAI's lm-evaluation-harness, through its API.
 
-The harness words, decodes and scores as its task files say, so its numbers are compared with other
-numbers of the harness, never with this package's. It is an extra: ``toplora-train[lm-eval]``.
+The harness prompts, decodes and scores by its own task files, so its numbers compare only with
+other numbers of the harness, not with this package's. Needs the extra ``toplora-train[lm-eval]``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from toplora_train.run.prepare.adapted_model import load_adapted
 RESULTS = "harness.json"
 
 
-def ask_harness(
+def evaluate_harness(
     config: RunConfig,
     run_dir: Path,
     tasks: Sequence[str],
@@ -32,22 +32,22 @@ def ask_harness(
     limit: int | None,
     own: Path | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Ask a finished run's adapter, and its base model if the configuration says so.
+    """Evaluate a finished run's adapter, and its base model if ``evaluation.base``.
 
     Args:
-        config: The run's configuration; ``evaluation.batch_size`` and ``evaluation.base`` count.
+        config: The run's configuration; uses ``evaluation.batch_size`` and ``evaluation.base``.
         run_dir: The run.
-        tasks: Names of the harness' tasks or groups.
+        tasks: Names of the harness's tasks or groups.
         name: The evaluation's folder below ``run_dir/evaluations``.
-        limit: Rows of each task, None for all.
-        own: A folder with task files of the user's, in the harness' format.
+        limit: Rows per task, None for all.
+        own: A folder with the user's task files, in the harness's format.
 
     Returns:
-        The file ``harness.json`` and what is in it: ``tuned`` and ``base``, each the harness'
+        The file ``harness.json`` and its content: ``tuned`` and ``base``, each the harness's
         metrics with their standard errors by task, ``versions`` of the tasks, and ``lm_eval``.
 
     Raises:
-        UserError: the harness is not installed, knows no such task or cannot get its rows, or the
+        UserError: The harness is not installed, does not know a task or cannot get its rows, or the
             run has no finished language model.
     """
     if find_spec("lm_eval") is None:
@@ -58,21 +58,23 @@ def ask_harness(
 
     finished_report(run_dir)
     if (task := head_task(config)) is not None:
-        raise UserError(f"harness= asks language models; this run trained a head for {task.name}")
+        raise UserError(f"harness= is for language models; this run has a head for {task.name}")
     file = open_folder(run_dir, name) / RESULTS
     if file.exists():
-        raise UserError(f"{file} is there already; give this evaluation another name=NAME")
+        raise UserError(f"{file} already exists; choose another name=NAME")
     manager = TaskManager(include_path=str(own) if own else None)
-    for asked in tasks:
-        if asked not in manager.all_tasks:
-            guess = nearest_name(asked, manager.all_tasks)
-            raise UserError(f"the harness has no task '{asked}'{hint(guess)} see its list of tasks")
+    for wanted in tasks:
+        if wanted not in manager.all_tasks:
+            guess = nearest_name(wanted, manager.all_tasks)
+            raise UserError(
+                f"the harness has no task '{wanted}'{hint(guess)} see its list of tasks"
+            )
 
     precision = config.trainer.mixed_precision
     device = open_accelerator(device=config.launch.device, mixed_precision=precision).device
     model, tokenizer = load_adapted(config, run_dir, device=device)
 
-    def ask() -> dict[str, Any]:
+    def run_tasks() -> dict[str, Any]:
         size = config.evaluation.batch_size
         lm = HFLM(model, tokenizer=tokenizer, batch_size=size, mixed_precision_dtype=autocast)
         found: dict[str, Any] = simple_evaluate(
@@ -82,11 +84,11 @@ def ask_harness(
 
     autocast = AUTOCAST[precision]
     try:
-        tuned = ask()
+        tuned = run_tasks()
         base = None
         if config.evaluation.base:
             with model.disable_adapter():
-                base = ask()["results"]
+                base = run_tasks()["results"]
     except OSError as error:
         raise UserError(
             f"the harness could not get the rows of {', '.join(tasks)}: {error}"

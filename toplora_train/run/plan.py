@@ -1,7 +1,7 @@
-"""``plan=true``: what is known before the first step, without a weight and without the network.
+"""``plan=true``: what is known before the first step, without weights and without the network.
 
-What is at hand decides how far it goes: rows and tokenizer give tokens, rows alone give steps, and
-of well-known models and data sets the shapes and numbers of rows are shipped with the package.
+It depends on what is available locally: rows and tokenizer give tokens, rows alone give steps; for
+well-known models and data sets the package ships shapes and numbers of rows.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ from toplora_train.run.prepare.validate_settings import validate_settings
 from toplora_train.train.sampler import remaining_batches, steps_in_epoch
 from toplora_train.train.signals import interrupt_at_once
 
-MOST_TOKENS = 4096  # of the product whose speed is measured
+MOST_TOKENS = 4096  # in the product whose speed is measured
 
 
 def run(config: RunConfig) -> None:
     """Show the plan of a run on the terminal.
 
     Raises:
-        UserError: the run could not start as it is configured.
+        UserError: The run could not start as configured.
     """
     interrupt_at_once()
     wanted = config.launch.processes
@@ -74,19 +74,19 @@ def run(config: RunConfig) -> None:
 
 
 def make_plan(config: RunConfig, target: Target) -> Plan:
-    """Look for what the run reads, count what can be counted, and bound what cannot.
+    """Locate the run's inputs, count what can be counted, and bound what cannot.
 
     Raises:
-        UserError: the run could not start as it is configured.
+        UserError: The run could not start as configured.
     """
     sources, base = find_rows(config), find_model(config.model)
-    run_data = _material(config, base, sources)
+    run_data = _run_data(config, base, sources)
     with TemporaryDirectory() as folder:
         location = base.location or _shipped_shape(base.model, Path(folder))
         model = None if location is None else _on_meta(config, location, run_data)
     counts = _count_rows(config, sources, run_data)
     rows, held_out = _held_out(config, counts.training)
-    load = _counted(config, run_data) if run_data is not None else _bounded(config, rows)
+    tokens = _counted(config, run_data) if run_data is not None else _bounded(config, rows)
     parameters, work = None, None
     if model is not None and location is not None:
         if run_data is not None:
@@ -104,8 +104,8 @@ def make_plan(config: RunConfig, target: Target) -> Plan:
             start=None if start is None else str(start),
             comparison=comparison,
         )
-        if load is not None:
-            work = _work(config, target, load, model.config, parameters, embeddings=embeddings)
+        if tokens is not None:
+            work = _work(config, target, tokens, model.config, parameters, embeddings=embeddings)
     return Plan(
         config=asdict(config),
         inputs=as_list(base, sources),
@@ -114,25 +114,25 @@ def make_plan(config: RunConfig, target: Target) -> Plan:
         steps=_steps(config, rows, run_data),
         tests=counts.tests,
         parameters=parameters,
-        tokens=_tokens(config, run_data, load) if run_data is not None else None,
+        tokens=_tokens(config, run_data, tokens) if run_data is not None else None,
         work=work,
         unknown=_unknown(base, sources, parameters, run_data),
     )
 
 
-# What is at hand
+# What is available locally
 
 
-def _material(config: RunConfig, base: ModelState, sources: Sequence[RowsInput]) -> RunData | None:
-    """The rows as tokens; None as long as they or the tokenizer are not at hand."""
+def _run_data(config: RunConfig, base: ModelState, sources: Sequence[RowsInput]) -> RunData | None:
+    """The rows as tokens; None while they or the tokenizer are not available."""
     needed = [one for one in sources if one.task is None or head_task(config) is not None]
     if base.location is None or not base.tokenizer or not all(one.at_hand for one in needed):
         return None
-    return prepare(_with_tests_at_hand(config, sources), weights=False)
+    return prepare(_with_local_tests(config, sources), weights=False)
 
 
-def _with_tests_at_hand(config: RunConfig, sources: Sequence[RowsInput]) -> RunConfig:
-    """The run without the tasks whose rows have to be fetched."""
+def _with_local_tests(config: RunConfig, sources: Sequence[RowsInput]) -> RunConfig:
+    """The run without the tasks whose rows have to be downloaded."""
     here = {one.task for one in sources if one.at_hand}
     return replace(
         config,
@@ -152,14 +152,14 @@ def _on_meta(
     task = head_task(config)
     if run_data is not None:
         head = run_data.objective.head
-    else:  # which token pads changes no count
+    else:  # the pad token does not affect any count
         head = None if task is None else Head(tuple(task.choices), pad_token_id=0)
     return load_base(config, location, head, meta=True)
 
 
 def _named(location: ModelLocation, base: ModelState) -> str:
     own = location is base.location and location.folder is not None
-    return f"{location.name} ({'config.json at hand, ' if own else ''}{location.revision})"
+    return f"{location.name} ({'local config.json, ' if own else ''}{location.revision})"
 
 
 # Rows and steps
@@ -167,7 +167,7 @@ def _named(location: ModelLocation, base: ModelState) -> str:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Rows to train on before some are held out, and of each task; None where not known."""
+    """Training rows before some are held out, and each task's rows; None if unknown."""
 
     training: int | None
     tests: dict[str, int | None]
@@ -176,9 +176,9 @@ class _Counts:
 def _count_rows(
     config: RunConfig, sources: Sequence[RowsInput], run_data: RunData | None
 ) -> _Counts:
-    """Read what is at hand; of the rest, what is published."""
+    """Count local rows; for others use the published number."""
     data_root = Path(config.data_root) if config.data_root else None
-    here = _with_tests_at_hand(config, sources)
+    here = _with_local_tests(config, sources)
     sets = (
         run_data.eval_sets
         if run_data is not None
@@ -210,7 +210,7 @@ def _count_source(config: RunConfig, one: RowsInput) -> int | None:
 
 
 def _held_out(config: RunConfig, rows: int | None) -> tuple[int | None, int]:
-    """The rows that are trained on, and those that are held out of them."""
+    """The number of training rows, and of those held out of them."""
     dataset = config.dataset
     if rows is None:
         return None, dataset.validation_rows
@@ -222,7 +222,7 @@ def _steps(config: RunConfig, rows: int | None, run_data: RunData | None) -> int
     trainer = config.trainer
     if run_data is not None:
         return total_steps(config, run_data.lengths)
-    if trainer.max_tokens is not None:  # how many steps hold them is for the rows to say
+    if trainer.max_tokens is not None:  # the number of steps depends on the rows
         return None
     if trainer.max_steps is not None or rows is None:
         return trainer.max_steps
@@ -233,11 +233,11 @@ def _steps(config: RunConfig, rows: int | None, run_data: RunData | None) -> int
 
 
 @dataclass(frozen=True)
-class _Load:
-    """What goes through the model: the rows' lengths, each as often as it is trained on.
+class _TrainedTokens:
+    """The tokens that go through the model: the rows' lengths, each as often as it is trained on.
 
-    ``supervised`` counts learned tokens over the run, ``most_supervised`` those of one row.
-    ``bound`` says on which assumption they are the most that is possible.
+    ``supervised`` counts the run's supervised tokens, ``most_supervised`` the largest number in one
+    row. ``bound`` names the assumption under which the numbers are upper bounds.
     """
 
     lengths: Sequence[int]
@@ -248,7 +248,7 @@ class _Load:
     bound: str | None = None
 
 
-def _counted(config: RunConfig, run_data: RunData) -> _Load:
+def _counted(config: RunConfig, run_data: RunData) -> _TrainedTokens:
     trainer, lengths = config.trainer, run_data.lengths
     batches = [
         batch
@@ -261,7 +261,7 @@ def _counted(config: RunConfig, run_data: RunData) -> _Load:
             seed=config.seed,
         )
     ]
-    return _Load(
+    return _TrainedTokens(
         lengths=[lengths[row] for batch in batches for row in batch],
         supervised=sum(run_data.train[row].supervised for batch in batches for row in batch),
         longest=max(lengths),
@@ -270,9 +270,9 @@ def _counted(config: RunConfig, run_data: RunData) -> _Load:
     )
 
 
-def _bounded(config: RunConfig, rows: int | None) -> _Load | None:
-    """Every row as long as a row may be; None where not even their number is known."""
-    trainer, writes = config.trainer, head_task(config) is None
+def _bounded(config: RunConfig, rows: int | None) -> _TrainedTokens | None:
+    """Every row at the maximum length; None if the number of rows is unknown."""
+    trainer, generates = config.trainer, head_task(config) is None
     legacy = config.evaluation.protocol in SUPERVISES_PROMPT
     longest = CUTOFF if legacy else config.dataset.max_length
     if trainer.max_tokens is not None:
@@ -284,23 +284,23 @@ def _bounded(config: RunConfig, rows: int | None) -> _Load | None:
     else:
         return None
     why = f"dataset.max_length={longest}" if not legacy else f"the legacy cut-off of {CUTOFF}"
-    return _Load(
+    return _TrainedTokens(
         lengths=[longest] * count,
-        supervised=longest * count if writes else count,
+        supervised=longest * count if generates else count,
         longest=longest,
-        most_supervised=longest if writes else 1,
-        bound=f"every row at {why} tokens{', all of them learned' if writes else ''}",
+        most_supervised=longest if generates else 1,
+        bound=f"every row at {why} tokens{', all of them supervised' if generates else ''}",
     )
 
 
-def _tokens(config: RunConfig, run_data: RunData, load: _Load | None) -> Tokens:
-    assert load is not None  # with rows at hand they were counted
+def _tokens(config: RunConfig, run_data: RunData, tokens: _TrainedTokens | None) -> Tokens:
+    assert tokens is not None  # counted, as the rows are available
     return Tokens(
-        total=sum(load.lengths),
-        supervised=load.supervised,
-        longest=load.longest,
+        total=sum(tokens.lengths),
+        supervised=tokens.supervised,
+        longest=tokens.longest,
         padding_fraction=padding_fraction(
-            run_data.lengths, load.batches, micro_batch_size=padded_together(config.trainer)
+            run_data.lengths, tokens.batches, micro_batch_size=padded_together(config.trainer)
         ),
         dropped_rows=run_data.encoded.dropped_rows,
         truncated_rows=run_data.encoded.truncated_rows,
@@ -315,7 +315,7 @@ def _tokens(config: RunConfig, run_data: RunData, load: _Load | None) -> Tokens:
 def _work(
     config: RunConfig,
     target: Target,
-    load: _Load,
+    tokens: _TrainedTokens,
     shape: Any,
     parameters: Parameters,
     *,
@@ -324,7 +324,7 @@ def _work(
     trainer, trainable = config.trainer, sum(parameters.trainable.values())
     rows = rows_at_once(trainer)
     estimate = partial(
-        _memory, config, shape, load, parameters=parameters.base, trainable=trainable
+        _memory, config, shape, tokens, parameters=parameters.base, trainable=trainable
     )
     memory = memory_of_devices(
         config,
@@ -337,27 +337,33 @@ def _work(
     return Work(
         device=target.name,
         flops=training_flops(
-            load.lengths,
-            supervised=load.supervised if head_task(config) is None else 0,
+            tokens.lengths,
+            supervised=tokens.supervised if head_task(config) is None else 0,
             body=parameters.base - embeddings,
             hidden=shape.hidden_size,
             layers=shape.num_hidden_layers,
             vocabulary=shape.vocab_size,
             activation_checkpointing=trainer.activation_checkpointing,
         ),
-        flops_per_second=target.speed(min(MOST_TOKENS, rows * load.longest), shape.hidden_size),
+        flops_per_second=target.speed(min(MOST_TOKENS, rows * tokens.longest), shape.hidden_size),
         speed_from=target.speed_from,
         utilisation=target.utilisation,
         memory=memory,
         capacity=target.capacity,
-        bound=load.bound,
+        bound=tokens.bound,
         command=launch_command(config, memory, target.capacity),
         too_large=too_large(memory, target),
     )
 
 
 def _memory(
-    config: RunConfig, shape: Any, load: _Load, rows: int, *, parameters: int, trainable: int
+    config: RunConfig,
+    shape: Any,
+    tokens: _TrainedTokens,
+    rows: int,
+    *,
+    parameters: int,
+    trainable: int,
 ) -> MemoryEstimate:
     return estimate_memory(
         shape,
@@ -366,29 +372,24 @@ def _memory(
         dtype=config.model.dtype,
         compute_dtype=compute_dtype(config),
         rows=rows,
-        tokens=load.longest,
-        supervised=load.most_supervised,
+        tokens=tokens.longest,
+        supervised=tokens.most_supervised,
         activation_checkpointing=config.trainer.activation_checkpointing,
         quantization=config.model.quantization,
     )
 
 
 def planned_memory(
-    config: RunConfig,
-    run_data: RunData,
-    shape: Any,
-    *,
-    parameters: int,
-    trainable: int,
+    config: RunConfig, run_data: RunData, shape: Any, *, parameters: int, trainable: int
 ) -> MemoryEstimate:
-    """What a process will need, from shapes; under FSDP2 as well, which loads the model whole.
+    """The memory a process needs, from shapes; also under FSDP2, which loads the whole model.
 
     Args:
         config: The run.
-        run_data: Its rows, of which the longest count.
+        run_data: Its rows; the longest matter.
         shape: The model's own configuration (transformers).
-        parameters: Of the base model.
-        trainable: Of the adapter.
+        parameters: The base model's parameters.
+        trainable: The adapter's parameters.
     """
     return _memory(
         config,
@@ -401,16 +402,16 @@ def planned_memory(
 
 
 def _embeddings(model: PreTrainedModel) -> int:
-    """Weights of the embeddings on both sides, those that are tied counted once."""
+    """Weights of the input and output embeddings; tied ones are counted once."""
     tables = {
         id(module.weight): module.weight.numel()
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
-        if module is not None  # a head for classes has taken the place of the output's
+        if module is not None  # a head replaces the output embeddings
     }
     return sum(tables.values())
 
 
-# What is not known
+# What is unknown
 
 
 def _unknown(
@@ -420,17 +421,17 @@ def _unknown(
     run_data: RunData | None,
 ) -> list[str]:
     lines = []
-    fetching = "prefetch=true plan=true fetches them, without weights, and plans again"
+    fetching = "prefetch=true plan=true downloads them, without weights, and plans again"
     if run_data is None:
         missing = [] if all(one.at_hand for one in sources) else ["the rows"]
         missing += [] if base.tokenizer else ["the tokenizer"]
         lines.append(
-            "Token counts, rows over the length limit, padding and the rendered example are not "
-            f"known until {' and '.join(missing)} are at hand ({fetching})."
+            "Token counts, rows over the length limit, padding and the rendered example are "
+            f"unknown until {' and '.join(missing)} are available ({fetching})."
         )
     if parameters is None:
         lines.append(
-            f"Parameters, memory and time are not known: the shape of {base.model} is neither "
-            f"shipped nor at hand ({fetching})."
+            f"Parameters, memory and time are unknown: the shape of {base.model} is neither "
+            f"shipped nor available locally ({fetching})."
         )
     return lines

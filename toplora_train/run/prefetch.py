@@ -1,4 +1,4 @@
-"""``prefetch=true``: fetch what a run reads, for a machine that will be without a network."""
+"""``prefetch=true``: download what a run reads, so that it can start offline."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from toplora_train.train.signals import interrupt_at_once
 
 
 def run(config: RunConfig, *, weights: bool = True) -> None:
-    """Fetch the rows and the model, and print where each lies.
+    """Download the rows and the model, and print where each is stored.
 
     Args:
         config: The run.
-        weights: Whether the model's weights are fetched as well as its configuration and tokenizer.
+        weights: Whether to fetch the model's weights, not only its configuration and tokenizer.
 
     Raises:
-        UserError: Something could not be fetched; what and why has been printed by then.
+        UserError: Something could not be fetched; the reasons were printed.
     """
     interrupt_at_once()
     console = Console(soft_wrap=True, highlight=False)
@@ -37,6 +37,6 @@ def run(config: RunConfig, *, weights: bool = True) -> None:
             failed += 1
             console.print(f"{what}: not fetched: {error}", style="red", markup=False)
         else:
-            console.print(f"{what}: {place or 'in the cache of the hub'}", markup=False)
+            console.print(f"{what}: {place or 'in the hub cache'}", markup=False)
     if failed:
-        raise UserError(f"{failed} of {len(wanted)} could not be fetched: see the lines above")
+        raise UserError(f"{failed} of {len(wanted)} could not be fetched; see above")

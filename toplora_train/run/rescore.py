@@ -1,4 +1,4 @@
-"""Stored answers read by another protocol's rules: no model, no rows, nothing heavy imported."""
+"""Rescore stored outputs by another protocol's rules: no model, no rows, no heavy imports."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from toplora_train.evaluation.run_evaluation import Score, count
 from toplora_train.evaluation.statistics import majority_share
 from toplora_train.report.record import TaskScore, protocol_hash
 from toplora_train.run.assemble.evaluation_folder import (
+    Evaluation,
     finished_report,
     open_folder,
     write_evaluation,
@@ -24,16 +25,16 @@ from toplora_train.run.assemble.evaluation_folder import (
 def rescore(
     config: RunConfig, run_dir: Path, *, protocol_name: str, name: str, command: str
 ) -> tuple[Path, dict[str, Any]]:
-    """Extract and judge a run's stored answers anew.
+    """Extract and score the answers in a run's stored outputs again.
 
-    The answers themselves stay what they are: prompted and decoded as the run did. The protocol
-    hash is made of the run's own and the name of the rules, so that such scores are compared with
-    their like only.
+    The outputs do not change: they were prompted and decoded as in the run. The protocol hash
+    combines the run's own with the name of the rules, so such scores are only compared with others
+    of the same kind.
 
     Args:
         config: The run's configuration.
         run_dir: The run.
-        protocol_name: Whose rules to read by.
+        protocol_name: The protocol whose rules to apply.
         name: The evaluation's folder below ``run_dir/evaluations``.
         command: The command line, for the report.
 
@@ -41,7 +42,7 @@ def rescore(
         The folder and the report in it.
 
     Raises:
-        UserError: no such run or rules, or answers that were not written.
+        UserError: The run or protocol does not exist, or the answers were not generated.
     """
     protocol = find_protocol(protocol_name)
     run = finished_report(run_dir)
@@ -54,25 +55,23 @@ def rescore(
     for task, before in run["tasks"].items():
         if before.get("kind", "generate") != "generate":
             raise UserError(
-                f"task {task}: its answers were not written (kind {before['kind']}), so there is "
-                "no text to read by other rules"
+                f"task {task}: its answers were not generated (kind {before['kind']}), so there is "
+                "no text to rescore"
             )
         extraction, choices = rules[task]
         stored = run_dir / "predictions" / f"{task}.jsonl"
-        beside = run_dir / "predictions" / f"{task}.base.jsonl"
-        tuned[task] = read_by(protocol, read_predictions(stored), extraction, choices)
+        of_base = run_dir / "predictions" / f"{task}.base.jsonl"
+        tuned[task] = apply_rules(protocol, read_predictions(stored), extraction, choices)
         if before["base_value"] is not None:
-            base[task] = read_by(protocol, read_predictions(beside), extraction, choices)
+            base[task] = apply_rules(protocol, read_predictions(of_base), extraction, choices)
         tasks[task] = _task_score(tuned[task], base.get(task))
     if not tasks:
-        raise UserError(f"{run_dir} has no scores, so no answers to read")
+        raise UserError(f"{run_dir} has no scores, so there are no answers to rescore")
     folder = open_folder(run_dir, name)
     for suffix, predictions in (("", tuned), (".base", base)):
         for task, found in predictions.items():
             write_predictions(folder / "predictions" / f"{task}{suffix}.jsonl", found)
-    report = write_evaluation(
-        folder,
-        run_dir,
+    evaluation = Evaluation(
         command=command,
         protocol=f"{run['protocol']}, read by the rules of {protocol.name}",
         protocol_hash=protocol_hash({}, 0, f"{run['protocol_hash']} by {protocol.name}", None),
@@ -80,17 +79,17 @@ def rescore(
         predictions=tuned,
         contamination=run["data"]["contamination"],
         note=(
-            f"The answers are the run's own, read and judged by the rules of {protocol.name}; they "
-            "were not asked or decoded by that protocol."
+            f"The outputs are the run's own; answers were extracted and scored by the rules of "
+            f"{protocol.name}, but prompts and decoding were not that protocol's."
         ),
     )
-    return folder, report
+    return folder, write_evaluation(folder, run_dir, evaluation)
 
 
-def read_by(
+def apply_rules(
     protocol: Protocol, predictions: Sequence[Prediction], extraction: str, choices: Sequence[str]
 ) -> list[Prediction]:
-    """The same outputs with the answers that the protocol finds in them."""
+    """The same outputs with the answers that the protocol extracts from them."""
     found = []
     for prediction in predictions:
         answer = protocol.extract(prediction.output, extraction, choices)
@@ -101,14 +100,14 @@ def read_by(
 
 def _task_score(tuned: Sequence[Prediction], base: Sequence[Prediction] | None) -> TaskScore:
     score: Score = count(tuned)
-    beside = count(base) if base is not None else None
+    base_score = count(base) if base is not None else None
     return TaskScore(
         metric=score.metric,
         value=score.value,
         n=score.n,
         ci95=score.ci95,
-        base_value=beside.value if beside else None,
-        base_ci95=beside.ci95 if beside else None,
+        base_value=base_score.value if base_score else None,
+        base_ci95=base_score.ci95 if base_score else None,
         majority_value=majority_share([prediction.label for prediction in tuned]),
         seconds=score.seconds,
     )

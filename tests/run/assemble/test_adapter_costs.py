@@ -1,4 +1,4 @@
-"""Every adapter is counted on the same modules; the published counts come out of it."""
+"""Every adapter is counted on the same modules and matches the published counts."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def encoder() -> RobertaForSequenceClassification:
 
 
 @pytest.mark.parametrize("rank", [pytest.param(4, marks=pytest.mark.slow), 8])
-def test_the_published_counts_come_out(rank: int):
+def test_the_published_counts_are_reproduced(rank: int):
     compared = compare_adapters(encoder(), defaults("lora", r=rank))
     found = {line.name: line.parameters for line in compared.lines}
     assert {name: found[name] for name in PUBLISHED[rank]} == PUBLISHED[rank]
@@ -56,7 +56,7 @@ def test_all_adapters_come_near_the_budget_of_the_run():
     assert all(abs(line.miss) < 0.25 for line in fitted)
 
 
-def test_what_is_not_possible_has_its_reason_instead_of_a_number():
+def test_an_impossible_adapter_has_a_reason_instead_of_a_count():
     compared = compare_adapters(tiny_model(), defaults("lora", target_modules=["up_proj"]))
     reasons = {line.name: line.refusal for line in compared.lines}
     assert reasons["lora"] is None

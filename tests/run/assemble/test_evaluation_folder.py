@@ -7,6 +7,7 @@ from tests.report.made_up import task_score
 from tests.run.finished import finished_run
 from toplora_train.config.errors import UserError
 from toplora_train.run.assemble.evaluation_folder import (
+    Evaluation,
     finished_report,
     open_folder,
     write_evaluation,
@@ -15,9 +16,9 @@ from toplora_train.run.assemble.evaluation_folder import (
 
 def test_a_finished_evaluation_is_not_overwritten(tmp_path: Path):
     folder = open_folder(tmp_path, "x")
-    assert open_folder(tmp_path, "x") == folder  # one that was interrupted goes on
+    assert open_folder(tmp_path, "x") == folder  # an interrupted one resumes
     (folder / "report.json").write_text("{}")
-    with pytest.raises(UserError, match="holds a finished evaluation; give this one another name"):
+    with pytest.raises(UserError, match="holds a finished evaluation; choose another name"):
         open_folder(tmp_path, "x")
 
 
@@ -39,9 +40,7 @@ def test_only_a_completed_run_is_evaluated(tmp_path: Path):
 def test_the_report_is_the_runs_with_other_scores(tmp_path: Path):
     finished_run(tmp_path, {"a": "1"})
     folder = open_folder(tmp_path, "x")
-    report = write_evaluation(
-        folder,
-        tmp_path,
+    evaluation = Evaluation(
         command="toplora-eval run=x",
         protocol="clean",
         protocol_hash="abc",
@@ -50,6 +49,7 @@ def test_the_report_is_the_runs_with_other_scores(tmp_path: Path):
         contamination={"gsm8k": {"rows": 0, "ids": []}},
         note="later",
     )
+    report = write_evaluation(folder, tmp_path, evaluation)
     run = json.loads((tmp_path / "report.json").read_text())
     changed = {key for key in run if run[key] != report[key]}
     assert changed == {

@@ -57,29 +57,29 @@ def judged_run(make_run, **trainer):
     )
 
 
-def test_of_losses_the_smallest_is_the_best_and_is_told_as_a_loss(tmp_path: Path):
+def test_the_lowest_loss_is_the_best_and_is_shown_as_a_loss(tmp_path: Path):
     chosen = selection(tmp_path, [1.5, 1.25, 1.75], metric=VALIDATION_LOSS)
     model = adapted()
-    said = [chosen.consider(model, step(number, number / 3)) for number in (1, 2, 3)]
+    lines = [chosen.consider(model, step(number, number / 3)) for number in (1, 2, 3)]
     assert chosen.best.step == 2
-    assert said[1] == "step 2 (epoch 0.6667): validation loss 1.2500 on 9 held-out rows"
+    assert lines[1] == "step 2 (epoch 0.6667): validation loss 1.2500 on 9 held-out rows"
 
 
-def test_patience_ends_when_so_many_in_a_row_are_no_better(tmp_path: Path):
+def test_patience_runs_out_after_that_many_evaluations_without_improvement(tmp_path: Path):
     values = [0.5, 0.4, 0.6, 0.6, 0.5]
     chosen = selection(tmp_path, values, patience=2)
     model = adapted()
     ends = []
     for number in range(1, 6):
-        said = chosen.consider(model, step(number, number))
+        line = chosen.consider(model, step(number, number))
         ends.append(chosen.exhausted)
     assert ends == [False, False, False, False, True]
-    assert said.endswith("accuracy 50.0% on 9 held-out rows; 2 without a better one, enough")
+    assert line.endswith("accuracy 50.0% on 9 held-out rows; no improvement in 2, stopping")
     assert chosen.to_dict()["stopped_early"]
     assert selection(tmp_path, [], patience=2, resumed_step=5).exhausted
 
 
-def test_a_step_that_is_not_judged_is_passed_over(tmp_path: Path):
+def test_a_step_without_an_evaluation_is_skipped(tmp_path: Path):
     chosen = BestCheckpoint(
         tmp_path,
         lambda _model, record: record.validation_loss,
@@ -94,16 +94,16 @@ def test_a_step_that_is_not_judged_is_passed_over(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_best_is_kept_with_a_head_by_default_and_where_it_is_asked_for(make_run):
+def test_the_best_is_kept_by_default_with_a_head_and_where_configured(make_run):
     text = make_run()
-    asked = replace(
+    best = replace(
         text,
         dataset=replace(text.dataset, validation_rows=4),
         trainer=replace(text.trainer, eval_every=2, select="best"),
     )
     assert not selects(text)
-    assert selects(asked)
-    assert selects(replace(asked, trainer=replace(asked.trainer, select=None, patience=1)))
+    assert selects(best)
+    assert selects(replace(best, trainer=replace(best.trainer, select=None, patience=1)))
     assert selects(judged_run(make_run))
     assert not selects(judged_run(make_run, select="last"))
     no_rows = SimpleNamespace(validation_rows=[])
@@ -117,12 +117,10 @@ def test_the_best_is_kept_with_a_head_by_default_and_where_it_is_asked_for(make_
         ({"patience": 3, "eval_every": 2}, 0, r"trainer\.patience.*validation_rows"),
         ({"select": "best"}, 4, r"trainer\.eval_every steps: set it"),
         ({"select": "last", "patience": 3}, 4, r"trainer\.select=best"),
-        ({"select_by": "metric", "eval_every": 2}, 4, r"select_by=metric says how the best"),
+        ({"select_by": "metric", "eval_every": 2}, 4, r"select_by=metric has no effect"),
     ],
 )
-def test_a_choice_that_cannot_be_made_is_refused_with_the_remedy(
-    make_run, trainer, held_out, message
-):
+def test_an_impossible_selection_is_refused_with_the_remedy(make_run, trainer, held_out, message):
     config = make_run()
     config = replace(
         config,
@@ -133,7 +131,7 @@ def test_a_choice_that_cannot_be_made_is_refused_with_the_remedy(
         selects(config)
 
 
-def test_the_best_epochs_tensors_come_back_head_and_adapter(tmp_path: Path):
+def test_head_and_adapter_of_the_best_epoch_are_restored(tmp_path: Path):
     chosen = selection(tmp_path, [0.5, 0.7, 0.7, 0.6])
     model = adapted()
     prints = []
@@ -141,7 +139,7 @@ def test_the_best_epochs_tensors_come_back_head_and_adapter(tmp_path: Path):
         change(model)
         chosen.consider(model, step(number, number))
         prints.append(fingerprint(model))
-    assert chosen.best.step == 2  # of equals the first
+    assert chosen.best.step == 2  # the first of equals
     assert not chosen.best_is_last
     assert len(set(prints)) == 4
     chosen.restore(model)
@@ -157,7 +155,7 @@ def test_the_last_epoch_may_be_the_best(tmp_path: Path):
     assert chosen.best_is_last
 
 
-def test_a_resumed_run_knows_the_epochs_before_it_and_judges_the_later_again(tmp_path: Path):
+def test_a_resumed_run_keeps_earlier_evaluations_and_repeats_later_ones(tmp_path: Path):
     model = adapted()
     first = selection(tmp_path, [0.5, 0.9])
     first.consider(model, step(2, 1.0))
@@ -168,14 +166,14 @@ def test_a_resumed_run_knows_the_epochs_before_it_and_judges_the_later_again(tmp
     assert resumed.judged == first.judged
 
 
-def test_the_other_processes_write_nothing(tmp_path: Path):
+def test_other_ranks_write_nothing(tmp_path: Path):
     chosen = selection(tmp_path / "selected", [0.5], silent=True)
     chosen.consider(adapted(), step(2, 1.0))
     assert not (tmp_path / "selected").exists()
     assert chosen.best.step == 2
 
 
-def test_a_folder_that_cannot_be_written_is_a_failure_that_says_what_to_do(tmp_path: Path):
+def test_an_unwritable_folder_fails_with_the_remedy(tmp_path: Path):
     (tmp_path / "file").write_text("")
     chosen = selection(tmp_path / "file" / "selected", [0.5])
     with pytest.raises(RunFailure, match="resume=auto"):

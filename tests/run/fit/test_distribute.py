@@ -5,14 +5,14 @@ from tests.train.test_step import adamw, lora_model
 from toplora_train.run.fit.distribute import prepare_model, unwrap_model
 
 
-def test_one_process_has_nothing_to_share_out(make_run):
+def test_a_single_process_does_not_shard(make_run):
     model = lora_model()
     for engine in ("ddp", "fsdp2", "zero2", "zero3"):
-        joined, optimizer = prepare_model(
+        prepared, optimizer = prepare_model(
             model, adamw, engine=engine, accelerator=Accelerator(cpu=True)
         )
-        assert joined is model
+        assert prepared is model
         assert isinstance(optimizer, torch.optim.Optimizer)
-    parted = unwrap_model(joined, make_run(), None, accelerator=Accelerator(cpu=True))
-    assert parted is model
-    assert not parted.training
+    unwrapped = unwrap_model(prepared, make_run(), None, accelerator=Accelerator(cpu=True))
+    assert unwrapped is model
+    assert not unwrapped.training

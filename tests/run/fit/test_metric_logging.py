@@ -24,7 +24,7 @@ def record(step: int, logged: bool) -> StepRecord:
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_logged_steps_are_shown_and_kept_by_the_first_process_alone(tmp_path: Path, silent: bool):
+def test_logged_steps_are_shown_and_written_by_rank_0_only(tmp_path: Path, silent: bool):
     shown = io.StringIO()
     with metric_logging(
         tmp_path,
@@ -35,9 +35,9 @@ def test_logged_steps_are_shown_and_kept_by_the_first_process_alone(tmp_path: Pa
         ),
         console=Console(file=shown),
         silent=silent,
-    ) as watch:
+    ) as log:
         for step in (1, 2, 3):
-            watch(record(step, logged=step != 2))
+            log(record(step, logged=step != 2))
     if silent:
         assert list(tmp_path.iterdir()) == []
         assert shown.getvalue() == ""

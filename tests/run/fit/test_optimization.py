@@ -27,7 +27,7 @@ from toplora_train.run.fit.optimization import (
 from toplora_train.run.prepare.run_data import prepare
 
 
-def test_lora_plus_is_a_factor_for_b(make_run):
+def test_lora_plus_multiplies_the_learning_rate_of_b(make_run):
     config = make_run()
     model = load_model(ModelLocation("tiny", None, "built in"), dtype="float32", meta=True)
     adapted = attach_adapter(model, config.adapter, seed=1)
@@ -36,7 +36,7 @@ def test_lora_plus_is_a_factor_for_b(make_run):
     assert {group["lr_scale"] for group in optimizer.param_groups} == {1.0, 8.0}
 
 
-def test_what_does_not_fit_the_adapter_shows_without_weights(make_run):
+def test_settings_that_do_not_fit_the_adapter_are_refused_without_weights(make_run):
     config = make_run()
     model = load_model(ModelLocation("tiny", None, "built in"), dtype="float32", meta=True)
     adapted = attach_adapter(model, config.adapter, seed=1)
@@ -59,7 +59,7 @@ def test_a_legacy_protocols_warm_up_starts_at_zero_and_may_not_be_the_whole_run(
         learning_rate(settings, total_steps=1, protocol="legacy.toplora")
 
 
-def test_a_warm_up_longer_than_the_run_is_shortened_and_said(make_run):
+def test_a_warm_up_longer_than_the_run_is_shortened_with_a_message(make_run):
     config = make_run()
     config = replace(config, optimizer=replace(config.optimizer, warmup_steps=100))
     assert adjustments(config, total_steps=100) == []
@@ -69,7 +69,7 @@ def test_a_warm_up_longer_than_the_run_is_shortened_and_said(make_run):
     assert [rate(1), rate(2)] == pytest.approx([1e-3 / 3, 2e-3 / 3])
 
 
-def test_a_batch_smaller_than_the_micro_batch_lowers_it_and_says_so(make_run):
+def test_a_micro_batch_larger_than_the_batch_is_lowered_with_a_message(make_run):
     config = make_run()
     trainer = replace(config.trainer, batch_size=2, micro_batch_size=8)
     assert rows_at_once(trainer) == padded_together(trainer) == 2
@@ -77,12 +77,12 @@ def test_a_batch_smaller_than_the_micro_batch_lowers_it_and_says_so(make_run):
     assert line.startswith("trainer.micro_batch_size is lowered from 8 to 2, trainer.batch_size")
 
 
-def test_a_micro_batch_that_is_to_be_found_is_at_most_the_batch():
+def test_an_automatic_micro_batch_is_at_most_the_batch():
     assert rows_at_once(TrainerSettings(batch_size=12, micro_batch_size=3)) == 3
     assert rows_at_once(TrainerSettings(batch_size=12, micro_batch_size="auto")) == 12
 
 
-def test_packing_is_proven_before_the_first_step(make_run):
+def test_packing_is_verified_before_the_first_step(make_run):
     config = make_run()
     packed = replace(config.trainer, batching="packed")
     run_data = prepare(replace(config, trainer=packed))
@@ -105,7 +105,7 @@ def without_positions(rows):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
-def test_compiled_layers_are_proven_and_the_random_numbers_are_left_alone(make_run):
+def test_compiled_layers_are_verified_without_consuming_random_numbers(make_run):
     config = make_run()
     trainer = replace(config.trainer, compile="aot_eager")
     run_data = prepare(config)
@@ -124,7 +124,7 @@ def test_compiled_layers_are_proven_and_the_random_numbers_are_left_alone(make_r
         ({}, "fsdp2", "use launch=ddp"),
     ],
 )
-def test_compilation_is_refused_where_it_is_not_proven(make_run, trainer, engine, message):
+def test_unsupported_compilation_is_refused(make_run, trainer, engine, message):
     config = make_run()
     config = replace(
         config,
@@ -137,7 +137,7 @@ def test_compilation_is_refused_where_it_is_not_proven(make_run, trainer, engine
     validate_compilation(plain, processes=2)
 
 
-def test_muon_is_refused_where_matrices_are_shared_out(make_run):
+def test_muon_is_refused_where_matrices_are_sharded(make_run):
     config = make_run()
     config = replace(
         config,

@@ -17,18 +17,16 @@ from toplora_train.run.prepare.objective import load_base
 from toplora_train.run.prepare.run_data import prepare
 
 
-def test_a_head_is_judged_at_the_ends_of_epochs_and_the_last_step_and_no_other(
-    make_run, monkeypatch
-):
+def test_a_head_is_scored_at_the_ends_of_epochs_and_at_the_last_step_only(make_run, monkeypatch):
     monkeypatch.setattr(selection_metric, "_evaluation", lambda *_: lambda _model: 0.5)
     source = SimpleNamespace(source="made here")
     run_data = SimpleNamespace(lengths=[3] * 16, tokenizer=None, validation_rows=[], rows=source)
-    judge = head_metric(judged_run(make_run), run_data, None)
-    values = {number: judge(None, step(number, number / 2)) for number in range(1, 6)}
+    metric = head_metric(judged_run(make_run), run_data, None)
+    values = {number: metric(None, step(number, number / 2)) for number in range(1, 6)}
     assert values == {1: None, 2: 0.5, 3: None, 4: 0.5, 5: 0.5}
 
 
-def test_a_language_model_is_judged_where_its_loss_was_measured():
+def test_a_language_model_is_scored_where_its_validation_loss_was_measured():
     record = step(3, 0.5)
     assert validation_loss_of(None, record) is None
     record.validation_loss = 1.5
@@ -44,7 +42,7 @@ def held_out(make_run, **trainer):
     )
 
 
-def test_the_loss_judges_a_language_model_and_the_metric_a_head_unless_it_is_said(make_run):
+def test_the_default_metric_is_the_loss_for_a_language_model_and_the_tasks_with_a_head(make_run):
     source = SimpleNamespace(source="made here")
     run_data = SimpleNamespace(lengths=[3] * 16, validation_rows=[], rows=source)
     found = {
@@ -64,49 +62,48 @@ def test_the_loss_judges_a_language_model_and_the_metric_a_head_unless_it_is_sai
     }
 
 
-def test_answers_are_judged_where_the_loss_was_measured(make_run, monkeypatch):
-    """By the share of held-out rows that the model itself answers rightly."""
+def test_accuracy_is_measured_where_the_validation_loss_was(make_run, monkeypatch):
     config = held_out(make_run, select_by="metric")
     run_data = prepare(config)
     model = load_base(config, run_data.location, None)
-    judge = answer_accuracy(config, run_data, None)
+    metric = answer_accuracy(config, run_data, None)
     record = step(2, 0.5)
-    assert judge(model, record) is None
+    assert metric(model, record) is None
     record.validation_loss = 1.5
     known = {row.instruction: row.answer for row in run_data.validation_rows[:3]}
 
     def written(_model, tokenizer, prompts, **_):
         for place, prompt in enumerate(prompts):
-            asked = tokenizer.decode(prompt)
-            yield place, next((known[one] for one in known if one in asked), "none")
+            text = tokenizer.decode(prompt)
+            yield place, next((known[one] for one in known if one in text), "none")
 
     monkeypatch.setattr("toplora_train.evaluation.methods.generate.generate", written)
-    assert judge(model, record) == 0.5
+    assert metric(model, record) == 0.5
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"evaluation": {"protocol": "legacy.toplora"}}, "asks in the clean protocol"),
+        ({"evaluation": {"protocol": "legacy.toplora"}}, "the clean protocol only"),
         ({"launch": {"engine": "fsdp2", "processes": 2}}, "use launch=ddp, or select_by=loss"),
     ],
     ids=["protocol", "engine"],
 )
-def test_what_cannot_judge_by_answers_is_refused(make_run, changes, said):
+def test_accuracy_is_refused_where_it_cannot_be_measured(make_run, changes, message):
     config = held_out(make_run, select_by="metric")
     config = replace(
         config, **{group: replace(getattr(config, group), **of) for group, of in changes.items()}
     )
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         answer_accuracy(config, SimpleNamespace(validation_rows=[]), None)
 
 
-def test_rows_without_an_answer_and_tasks_without_a_common_reading_are_refused(make_run):
+def test_rows_without_an_answer_and_tasks_without_a_common_extraction_are_refused(make_run):
     config = held_out(make_run, select_by="metric")
     run_data = prepare(config)
     (row, *_) = run_data.validation_rows
     nameless = replace(run_data, validation_rows=[replace(row, answer="")])
-    with pytest.raises(UserError, match=f"{row.place} is held out and has no 'answer'"):
+    with pytest.raises(UserError, match=f"{row.place} is held out but has no 'answer'"):
         answer_accuracy(config, nameless, None)
     with pytest.raises(UserError, match="there is no task"):
         answer_accuracy(replace(config, task={}), run_data, None)

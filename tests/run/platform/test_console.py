@@ -3,7 +3,7 @@ from transformers.utils import logging
 from toplora_train.run.platform.console import open_console
 
 
-def test_loading_a_model_shows_no_bar_of_its_own(capsys):
+def test_loading_a_model_shows_no_progress_bar(capsys):
     logging.enable_progress_bar()
     try:
         console = open_console()

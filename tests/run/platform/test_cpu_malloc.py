@@ -12,7 +12,7 @@ def faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def test_a_tensor_is_made_of_the_pages_of_the_last_one():
+def test_a_tensor_reuses_the_pages_of_the_last_one():
     if not keep_freed_memory():
         pytest.skip("this C library has no mallopt")
     size = MEGABYTES * 2**20

@@ -17,13 +17,13 @@ from toplora_train.run.platform.cpu_matmul import (
 
 @pytest.fixture(autouse=True)
 def as_before():
-    """Every test begins with torch's own choice, and the session's comes back."""
+    """Every test starts with torch's default; the session's setting is restored."""
     before, PRODUCTS.fp32_precision = PRODUCTS.fp32_precision, "ieee"
     yield
     PRODUCTS.fp32_precision = before
 
 
-def test_a_rounded_factor_is_told_from_a_rounded_sum(monkeypatch):
+def test_rounded_inputs_are_distinguished_from_rounded_sums(monkeypatch):
     assert largest_error() < LARGEST_ERROR / 2
     multiply = torch.nn.functional.linear
     for bits in (8, 11):  # bf16, tf32: so many bits of a number are kept
@@ -40,7 +40,7 @@ def test_a_rounded_factor_is_told_from_a_rounded_sum(monkeypatch):
         assert largest_error() > 3 * LARGEST_ERROR
 
 
-def test_products_of_the_faster_library_are_as_exact(caplog):
+def test_products_of_the_faster_library_are_accurate(caplog):
     with caplog.at_level(logging.INFO):
         taken = choose_matmul()
     assert taken == ("oneDNN" in caplog.text)
@@ -49,7 +49,7 @@ def test_products_of_the_faster_library_are_as_exact(caplog):
     assert choose_matmul() == taken
 
 
-def test_leave_to_round_is_withdrawn_where_use_is_made_of_it(monkeypatch):
+def test_the_permission_to_round_is_withdrawn_where_it_is_used(monkeypatch):
     monkeypatch.setattr(cpu_matmul, "_mkl_is_slow", lambda: True)
     monkeypatch.setattr(cpu_matmul, "largest_error", lambda: 2e-3)
     assert not choose_matmul()
@@ -59,7 +59,7 @@ def test_leave_to_round_is_withdrawn_where_use_is_made_of_it(monkeypatch):
 @pytest.mark.parametrize(
     ("capability", "vendor"), [("AVX2", "AuthenticAMD"), ("AVX512", "GenuineIntel")]
 )
-def test_on_other_processors_torch_is_left_alone(monkeypatch, capability, vendor):
+def test_on_other_processors_torchs_default_stays(monkeypatch, capability, vendor):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"vendor_id : {vendor}")
     assert not choose_matmul()
@@ -67,12 +67,12 @@ def test_on_other_processors_torch_is_left_alone(monkeypatch, capability, vendor
 
 
 @pytest.mark.parametrize("tokens", [8, LONG])
-def test_the_products_of_a_model_are_the_same_but_for_rounding(monkeypatch, tokens):
-    model, leaves = tiny_model(), []
+def test_a_models_results_are_the_same_up_to_rounding(monkeypatch, tokens):
+    model, precisions = tiny_model(), []
     attend = torch.nn.functional.scaled_dot_product_attention
 
-    def training_stats(*args, **kwargs):
-        leaves.append(PRODUCTS.fp32_precision)
+    def recorded(*args, **kwargs):
+        precisions.append(PRODUCTS.fp32_precision)
         return attend(*args, **kwargs)
 
     ids = torch.arange(2 * tokens).view(2, tokens) % 200
@@ -85,10 +85,10 @@ def test_the_products_of_a_model_are_the_same_but_for_rounding(monkeypatch, toke
 
     logits, gradient = step()
     taken = choose_matmul()
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", training_stats)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
     other_logits, other_gradient = step()
     torch.testing.assert_close(other_logits, logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(other_gradient, gradient, rtol=1e-4, atol=1e-6)
     expected = "bf16" if taken and tokens >= LONG else "ieee"
-    assert set(leaves) == {expected}
+    assert set(precisions) == {expected}
     assert PRODUCTS.fp32_precision == ("bf16" if taken else "ieee")

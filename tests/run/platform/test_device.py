@@ -5,7 +5,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.run.platform.device import AUTOCAST, open_accelerator
 
 
-def test_the_cpu_is_taken_when_asked_for():
+def test_the_cpu_is_used_if_configured():
     accelerator = open_accelerator(device="cpu", mixed_precision="no")
     assert accelerator.device == torch.device("cpu")
     assert accelerator.num_processes == 1
@@ -22,11 +22,11 @@ def test_a_gpu_that_is_not_there_is_refused():
         open_accelerator(device="cuda", mixed_precision="no")
 
 
-def test_every_precision_has_its_number_format():
+def test_every_precision_has_its_dtype():
     assert {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16} == AUTOCAST
 
 
-def test_deterministic_refuses_what_differs_from_run_to_run_and_the_next_run_need_not():
+def test_deterministic_algorithms_apply_to_one_run_only():
     open_accelerator(device="cpu", mixed_precision="no", deterministic=True)
     assert torch.are_deterministic_algorithms_enabled()
     open_accelerator(device="cpu", mixed_precision="no")

@@ -1,4 +1,4 @@
-"""A budget is settled before the run: what follows sees ranks only."""
+"""A budget is replaced by ranks before the run."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ def test_a_run_without_a_budget_stays_as_it_is(make_run):
     assert within_budget(config, prepare(config)) == (config, None)
 
 
-def test_the_ranks_stand_in_the_settings_and_the_miss_in_a_line(make_run):
+def test_the_settings_have_the_ranks_and_a_line_the_deviation(make_run):
     config = with_budget(make_run(), "lora_r8")
     settled, line = within_budget(config, prepare(config))
     assert (settled.adapter["r"], settled.adapter["budget"]) == (5, None)

@@ -1,4 +1,4 @@
-"""The rows that a start of data is made of: those of the first steps, the same in every process."""
+"""Data-driven initialization uses the rows of the first steps, the same on every rank."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def test_eva_sees_the_rows_of_the_first_steps(make_run):
         assert overlap[0] > 0.95
 
 
-def test_other_adapters_are_left_as_they_were(make_run):
+def test_other_adapters_do_not_change(make_run):
     config = make_run(adapter="lora")
     run_data = prepare(config)
     model = started(config, run_data)

@@ -21,13 +21,13 @@ def encode(protocol, **changes):
     return encode_for(protocol, tiny_tokenizer(), ROWS, **how)
 
 
-def test_the_clean_protocol_asks_as_it_trains():
+def test_the_clean_protocol_evaluates_with_its_training_prompts():
     encoded = encode("clean")
     assert encoded.prompt_mismatches == 0
     assert encoded.supervised_tokens == 2  # 4 and EOS
 
 
-def test_a_legacy_protocol_counts_the_rows_it_asks_otherwise():
+def test_a_legacy_protocol_counts_its_prompt_mismatches():
     encoded = encode("legacy.llm_adapters")
     assert encoded.prompt_mismatches == 1
     assert encoded.supervised_tokens == encoded.tokens > 200
@@ -39,7 +39,7 @@ def test_the_clean_limit_is_not_the_legacy_one():
     assert encode("legacy.llm_adapters", max_length=8).tokens > 200
 
 
-def test_the_prompt_that_users_are_told_is_the_one_that_was_learned():
+def test_the_documented_prompt_is_the_training_prompt():
     assert learned_prompt("clean") == build_prompt("{instruction}")
     for protocol in ("legacy.toplora", "legacy.llm_adapters"):
         assert learned_prompt(protocol) == training_prompt("{instruction}")
@@ -77,7 +77,7 @@ def test_without_a_cache_they_are_encoded_every_time():
         assert encoder(None).encode(row_set(*ROWS), "rows")[1] == FRESH
 
 
-def test_an_error_in_the_rows_is_found_again_in_the_next_run(tmp_path: Path):
+def test_an_error_in_the_rows_is_not_cached(tmp_path: Path):
     for _ in range(2):
         with pytest.raises(UserError, match="row 'a': no 'output'"):
             encoder(tmp_path).encode(row_set(replace(ROWS[0], output="")), "rows")

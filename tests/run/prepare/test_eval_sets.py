@@ -22,7 +22,7 @@ def read(tasks, dataset=None, **evaluation):
     )
 
 
-def test_a_task_brings_its_rows_and_how_they_are_scored():
+def test_a_task_has_its_rows_and_scoring():
     (found,) = read({"arithmetic": ARITHMETIC}, limit=5)
     assert len(found.rows.rows) == 5
     assert (found.name, found.extraction) == ("arithmetic", "number")
@@ -71,8 +71,8 @@ def identity(found):
 
 def options(tmp_path: Path, **changes) -> dict[str, TaskSettings]:
     rows = tmp_path / "choices.jsonl"
-    asked = "Is water wet?\n\nAnswer format: true/false"
-    rows.write_text(json.dumps({"instruction": asked, "answer": "true"}) + "\n")
+    question = "Is water wet?\n\nAnswer format: true/false"
+    rows.write_text(json.dumps({"instruction": question, "answer": "true"}) + "\n")
     settings = {
         "extraction": "choice",
         "choices": ["true", "false"],
@@ -81,7 +81,7 @@ def options(tmp_path: Path, **changes) -> dict[str, TaskSettings]:
     return {"wet": TaskSettings(name="wet", source=str(rows), **settings | changes)}
 
 
-def test_multiple_choice_decides_how_tasks_with_choices_are_asked_and_no_others(tmp_path: Path):
+def test_multiple_choice_applies_to_tasks_with_choices_only(tmp_path: Path):
     tasks = {"arithmetic": ARITHMETIC, **options(tmp_path)}
     found = {eval_set.name: eval_set.kind for eval_set in read(tasks, multiple_choice="choose")}
     assert found == {"arithmetic": "generate", "wet": "choose"}
@@ -94,12 +94,12 @@ def test_multiple_choice_decides_how_tasks_with_choices_are_asked_and_no_others(
     "changes",
     [{"response": None}, {"response": "it is so"}, {"choices": [], "extraction": "exact"}],
 )
-def test_to_choose_a_task_needs_choices_and_the_sentence_they_stand_in(tmp_path: Path, changes):
+def test_kind_choose_needs_choices_and_a_response(tmp_path: Path, changes):
     with pytest.raises(UserError, match=r"task\.wet: kind choose needs choices and a response"):
         read(options(tmp_path, kind="choose", **changes))
 
 
-def test_a_legacy_protocol_neither_chooses_nor_reads_what_it_has_no_rule_for(tmp_path: Path):
+def test_a_legacy_protocol_refuses_kinds_and_extractions_without_a_rule(tmp_path: Path):
     with pytest.raises(UserError, match="generates its answers"):
         read(options(tmp_path, kind="choose"), protocol="legacy.toplora")
     with pytest.raises(UserError, match="generates its answers"):
@@ -110,8 +110,8 @@ def test_a_legacy_protocol_neither_chooses_nor_reads_what_it_has_no_rule_for(tmp
         read(options(tmp_path, extraction="exact", choices=[]), protocol="legacy.llm_adapters")
 
 
-def test_what_is_asked_how_tells_the_kinds_and_protocols_apart(tmp_path: Path):
-    asked = [
+def test_the_identity_distinguishes_kinds_and_protocols(tmp_path: Path):
+    identities = [
         identity(read(options(tmp_path), **evaluation)[0])
         for evaluation in (
             {},
@@ -122,25 +122,25 @@ def test_what_is_asked_how_tells_the_kinds_and_protocols_apart(tmp_path: Path):
             {"protocol": "legacy.toplora"},
         )
     ]
-    assert all(a != b for i, a in enumerate(asked) for b in asked[:i])
-    assert asked[-1]["max_new_tokens"] == 256
+    assert all(a != b for i, a in enumerate(identities) for b in identities[:i])
+    assert identities[-1]["max_new_tokens"] == 256
 
 
-def test_rows_are_asked_in_the_wording_that_was_learned():
+def test_test_rows_take_the_form_of_the_training_rows():
     (eval_set,) = read({"arithmetic": ARITHMETIC}, limit=2)
     assert match_training_form(eval_set, "alpaca") is eval_set
-    told = match_training_form(eval_set, "chat")
-    assert [row.messages[0].content for row in told.rows.rows] == [
+    chat = match_training_form(eval_set, "chat")
+    assert [row.messages[0].content for row in chat.rows.rows] == [
         row.instruction for row in eval_set.rows.rows
     ]
-    assert told.rows.sha256 != eval_set.rows.sha256  # so the protocol is another, too
+    assert chat.rows.sha256 != eval_set.rows.sha256  # so the protocol hash differs too
     with pytest.raises(
         UserError, match=r"task\.arithmetic: \S+test\.jsonl, line 1 is a conversation, but"
     ):
-        match_training_form(told, "alpaca")
+        match_training_form(chat, "alpaca")
 
 
-def test_as_a_cloze_a_row_is_asked_without_its_list_and_scored_by_the_mean(tmp_path: Path):
+def test_as_a_cloze_a_row_loses_its_list_and_is_scored_by_the_mean(tmp_path: Path):
     (read_in,) = read(options(tmp_path), multiple_choice="cloze")
     found = match_training_form(read_in, "alpaca")
     assert found.rows.rows[0].instruction == "Is water wet?"

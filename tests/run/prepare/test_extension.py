@@ -1,4 +1,4 @@
-"""A finished run that is trained for longer is the longer run, and where it is not this is said."""
+"""An extended run equals the longer run, or its differences are reported."""
 
 import json
 import shutil
@@ -56,8 +56,8 @@ def test_one_epoch_extended_to_two_is_a_run_of_two_byte_for_byte(
 
     keep_end(run)
     finetune.run(run_of(run, 2, resume="extend"), run)
-    said = "The run had ended after step 3 and is extended to 6: as a run of that length"
-    assert said in capsys.readouterr().out
+    line = "The run had ended after step 3 and is extended to 6, identical to a run of that length"
+    assert line in capsys.readouterr().out
     last = "checkpoints/step-00000006"
     files = [*PRODUCTS, *(f"{last}/{name}.safetensors" for name in CHECKPOINT)]
     for name in files:
@@ -79,7 +79,7 @@ def test_one_epoch_extended_to_two_is_a_run_of_two_byte_for_byte(
     kept = json.loads((run / "earlier" / "step-00000003" / "report.json").read_text())
     assert kept["status"] == "completed" and kept["train"]["steps"] == 3
 
-    # Cut off half-way it goes on, by either word; and the finished run is still there.
+    # Interrupted, it resumes with either setting; and the finished run is still there.
     cut = tmp_path / "cut"
     keep_end(cut)
     (cut / "report.json").unlink()
@@ -99,7 +99,7 @@ def test_a_constant_rate_makes_no_difference(tmp_path: Path):
     config = run_of(tmp_path, 2)
     extension = find_extension(config, ends(tmp_path, 3, 5), resumed_step=5, total=6, rows=20)
     assert extension is not None and extension.differences == []
-    assert str(extension).startswith("The run had ended after step 3, then 5 and is extended to 6:")
+    assert str(extension).startswith("The run had ended after step 3, then 5 and is extended to 6,")
     assert find_extension(config, [], resumed_step=0, total=6, rows=20) is None
 
 
@@ -108,9 +108,9 @@ def test_a_constant_rate_makes_no_difference(tmp_path: Path):
     [
         (
             {"schedule": "linear", "warmup_steps": 0},
-            "Steps 1 to 10 had the learning rates of 10 steps (optimizer.schedule=linear), such as "
-            "0.0001 at step 10, where a run of 20 has 0.00055; from step 11 on it is that of 20 "
-            "steps, 0.0005 at first.",
+            "Steps 1 to 10 used the learning rates of a run of 10 steps "
+            "(optimizer.schedule=linear), for example 0.0001 at step 10 instead of 0.00055; from "
+            "step 11 on they are those of 20 steps, starting at 0.0005.",
         ),
         ({"schedule": "cosine", "warmup_steps": 0}, "(optimizer.schedule=cosine)"),
         (
@@ -119,18 +119,20 @@ def test_a_constant_rate_makes_no_difference(tmp_path: Path):
         ),
     ],
 )
-def test_a_rate_that_depends_on_the_length_is_said(tmp_path: Path, schedule: dict, words: str):
+def test_a_learning_rate_that_depends_on_the_length_is_reported(
+    tmp_path: Path, schedule: dict, words: str
+):
     config = run_of(tmp_path, 2)
     config = replace(config, optimizer=replace(config.optimizer, **schedule))
     extension = find_extension(config, ends(tmp_path, 10), resumed_step=10, total=20, rows=80)
     assert extension is not None
     assert words in str(extension) and "\n" not in str(extension)
-    assert "It is not a run of that length from the start" in str(extension)
+    assert "It differs from a run of that length" in str(extension)
 
 
-@pytest.mark.parametrize(("end", "said"), [(4, False), (3, True)])
-def test_a_judgement_that_the_longer_run_would_not_have_made_is_said(
-    tmp_path: Path, end: int, said: bool
+@pytest.mark.parametrize(("end", "extra"), [(4, False), (3, True)])
+def test_an_evaluation_that_the_longer_run_would_not_have_made_is_reported(
+    tmp_path: Path, end: int, extra: bool
 ):
     config = run_of(tmp_path, 2)
     config = replace(
@@ -140,4 +142,4 @@ def test_a_judgement_that_the_longer_run_would_not_have_made_is_said(
     )
     extension = find_extension(config, ends(tmp_path, end), resumed_step=end, total=8, rows=16)
     assert extension is not None
-    assert ("held-out rows were judged after step 3 too" in str(extension)) == said
+    assert ("held-out rows were also evaluated after step 3" in str(extension)) == extra

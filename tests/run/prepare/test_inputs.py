@@ -19,7 +19,7 @@ def glue(split: str = "validation") -> TaskSettings:
     )
 
 
-def test_every_source_that_a_run_reads_is_found_with_what_it_is_for(make_run):
+def test_every_source_of_a_run_is_listed_with_its_use(make_run):
     rows = Path(__file__)
     dataset = DatasetSettings(name="own", train=["a.jsonl", "b.jsonl"], test=str(rows))
     found = find_rows(make_run(dataset=dataset))
@@ -32,7 +32,7 @@ def test_every_source_that_a_run_reads_is_found_with_what_it_is_for(make_run):
     assert [one.at_hand for one in found] == [False, False, True, True]
 
 
-def test_a_tasks_own_train_split_is_looked_for_in_its_place(make_run):
+def test_a_tasks_own_train_split_is_a_source(make_run):
     config = make_run(task={"rte": glue()}, dataset=DatasetSettings(name="g", train="task:train"))
     training, test = find_rows(config)
     assert (training.source, training.subset, training.split) == ("nyu-mll/glue", "rte", "train")
@@ -49,12 +49,12 @@ def test_a_mirror_makes_them_local(make_run, shared_dir: Path):
     assert all(one.at_hand for one in find_rows(config))
 
 
-def test_a_data_root_that_is_not_there_is_refused(make_run):
-    with pytest.raises(UserError, match="data_root=/nowhere is no folder"):
+def test_a_missing_data_root_is_refused(make_run):
+    with pytest.raises(UserError, match="data_root=/nowhere is not a folder"):
         find_rows(make_run(data_root="/nowhere"))
 
 
-def test_what_is_at_hand_is_listed_with_its_place_and_what_is_not_with_what_is_known(make_run):
+def test_local_inputs_are_listed_with_their_place_and_others_with_what_is_known(make_run):
     config = make_run(
         model=ModelSettings(name="l", path="meta-llama/Meta-Llama-3-8B"),
         task={"rte": glue()},

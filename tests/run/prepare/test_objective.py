@@ -19,7 +19,7 @@ TINY = ModelLocation("toplora-train/tiny", None, "built in")
 
 
 def ignore(_rows: int) -> None:
-    """Progress is not looked at."""
+    """Ignore progress."""
 
 
 def judged_run(**settings: Any) -> RunConfig:
@@ -29,13 +29,13 @@ def judged_run(**settings: Any) -> RunConfig:
     return replace(tiny_run(Path("run")), task={"t": task})
 
 
-def test_a_run_of_prompts_learns_tokens_and_has_no_head():
+def test_a_language_model_trains_on_tokens_and_has_no_head():
     objective = find_objective(tiny_run(Path("run")), tiny_tokenizer())
     assert objective.head is None
     assert objective.loss is supervised_loss
 
 
-def test_a_run_of_labels_learns_labels_with_a_head_of_their_names():
+def test_classification_trains_a_head_with_the_labels_names():
     objective = find_objective(judged_run(), tiny_tokenizer())
     assert objective.head is not None and objective.head.labels == ("no", "yes")
     assert objective.loss is label_loss
@@ -46,7 +46,7 @@ def test_a_run_of_labels_learns_labels_with_a_head_of_their_names():
     assert objective.collate(encoded.examples)["labels"].tolist() == [1]
 
 
-def test_a_run_of_numbers_learns_numbers():
+def test_regression_trains_on_numbers():
     run = judged_run(kind="regress", choices=[], metric="pearson")
     objective = find_objective(run, tiny_tokenizer())
     assert objective.head is not None and objective.head.labels == ()
@@ -57,10 +57,10 @@ def test_a_run_of_numbers_learns_numbers():
 
 
 @pytest.mark.parametrize("pad", [None, "<eos>"])
-def test_a_decoder_whose_padding_is_none_of_its_own_is_refused(pad: str | None):
+def test_a_decoder_without_a_pad_token_of_its_own_is_refused(pad: str | None):
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = pad
-    with pytest.raises(UserError, match=r"task.t is for a head.*tiny has no pad token of its own"):
+    with pytest.raises(UserError, match=r"task.t needs a head.*tiny has no pad token of its own"):
         find_objective(judged_run(), tokenizer)
 
 
@@ -84,10 +84,10 @@ def test_a_reloaded_base_starts_with_another_head():
     assert not torch.equal(first.score.weight, other.score.weight)
 
 
-def test_a_head_judges_no_packed_rows():
+def test_a_head_refuses_packed_rows():
     run = judged_run()
     packed = replace(run, trainer=replace(run.trainer, batching="packed"))
-    with pytest.raises(UserError, match=r"trainer\.batching=packed is for models that write"):
+    with pytest.raises(UserError, match=r"trainer\.batching=packed is for language models"):
         find_objective(packed, tiny_tokenizer())
 
 
@@ -99,5 +99,5 @@ def test_rows_are_read_under_other_names_or_by_a_sets_own_format_but_not_both():
     names = {"instruction": "question", "output": "answer"}
     by_names = own_parser(DatasetSettings(name="d", fields=names))(record, **how)
     assert by_names.output == record["answer"]
-    with pytest.raises(UserError, match=r"dataset\.format=gsm8k says .* so does dataset\.fields"):
+    with pytest.raises(UserError, match=r"format=gsm8k defines .* so does dataset\.fields"):
         own_parser(DatasetSettings(name="d", fields=names, format="gsm8k"))

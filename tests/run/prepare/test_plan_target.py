@@ -24,7 +24,7 @@ def memory(config, weights: int = 1_000):
     )
 
 
-def test_a_device_of_eight_holds_its_share_of_a_batch(make_run):
+def test_each_of_eight_devices_holds_an_eighth_of_a_batch(make_run):
     alone, ddp, zero2, fsdp2 = memory(make_run())
     assert alone.parts["activations"] == 400
     assert {one.parts["activations"] for one in (ddp, zero2, fsdp2)} == {100}  # 8 rows, 8 devices
@@ -36,7 +36,7 @@ def test_an_evaluation_holds_the_base_model_whole_whatever_the_engine(make_run):
     assert memory(make_run())[3].most == 1_040
 
 
-def test_a_setting_that_a_run_refuses_has_its_reason_in_place_of_numbers(make_run):
+def test_a_setting_that_a_run_refuses_has_a_reason_instead_of_numbers(make_run):
     config = make_run()
     config = replace(config, trainer=replace(config.trainer, compile="aot_eager"))
     refused = [column.refusal for column in memory(config)]
@@ -61,7 +61,7 @@ def test_where_no_setting_fits_the_remedies_are_named(make_run):
     target = find_target(config)
     assert too_large(memory(config), target) is None
     line = too_large(memory(config, weights=32 * 10**9), target)
-    assert line.startswith("t4 (16 GB) is too small in every setting: 29.8 GiB")
+    assert line.startswith("t4 (16 GB) is too small in every setting: at least 29.8 GiB")
     assert "trainer.micro_batch_size" in line
 
 

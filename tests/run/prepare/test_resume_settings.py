@@ -7,7 +7,7 @@ def test_nested_keys_become_dotted_ones():
     assert flatten({"a": {"b": {"c": 1}}, "d": [2]}) == {"a.b.c": 1, "d": [2]}
 
 
-def test_what_decides_the_training_is_in_and_what_does_not_is_out(make_run):
+def test_settings_that_affect_training_are_in_and_others_are_out(make_run):
     config = make_run()
     before = resume_settings(config, rows_sha256="x")
     logging = replace(config, trainer=replace(config.trainer, log_every=3, save_every=7, keep=5))
@@ -24,7 +24,7 @@ def test_what_decides_the_training_is_in_and_what_does_not_is_out(make_run):
     assert resume_settings(config, rows_sha256="y")["dataset.rows"] == "y"
 
 
-def test_the_start_stands_for_itself_by_its_hash_not_by_where_it_lies(make_run):
+def test_the_start_is_represented_by_its_hash_not_its_location(make_run):
     config = make_run()
     here, there = (
         replace(config, adapter=config.adapter | {"start_from": path}) for path in ("a", "b")

@@ -42,7 +42,7 @@ def test_steps_follow_epochs_unless_max_steps_is_given(make_run):
     assert total_steps(epochs, [7] * 20) == 2 * 3
 
 
-def test_a_run_of_so_many_tokens_ends_with_the_step_that_reaches_them(make_run):
+def test_max_tokens_ends_with_the_step_that_reaches_it(make_run):
     config = make_run()
     tokens = replace(config, trainer=replace(config.trainer, max_steps=None, max_tokens=20 * 7 + 1))
     assert total_steps(tokens, [7] * 20) == 3 + 1
@@ -72,7 +72,7 @@ def own_dataset(folder: Path, **changes) -> DatasetSettings:
     return DatasetSettings(**settings | changes)
 
 
-def test_rows_are_read_under_the_users_own_names_and_looked_for_among_the_tests(make_run, tmp_path):
+def test_rows_are_read_by_the_users_field_names_and_checked_for_contamination(make_run, tmp_path):
     run_data = prepare(make_run(dataset=own_dataset(tmp_path), task={}), weights=False)
     assert [row.instruction for row in run_data.rows.rows] == ["Is it?", "Is it not?", "Who?"]
     assert run_data.contaminated == {"test": ["test-1"]}
@@ -139,9 +139,7 @@ def chat_model(folder: Path) -> ModelSettings:
     return ModelSettings(name="tiny", path=str(folder))
 
 
-def test_who_learns_conversations_is_asked_every_question_in_the_models_template(
-    make_run, tmp_path
-):
+def test_trained_on_conversations_every_question_is_asked_in_the_chat_template(make_run, tmp_path):
     train, test = talk(tmp_path, "a.jsonl", "Is it?", "Who?"), talk(tmp_path, "b.jsonl", "Why?")
     dataset = own_dataset(tmp_path, train=train, test=test, fields=None)
     run_data = prepare(make_run(dataset=dataset, model=chat_model(tmp_path / "model")))
@@ -155,31 +153,31 @@ def test_who_learns_conversations_is_asked_every_question_in_the_models_template
 
 def test_conversations_need_a_template_and_training_rows_of_their_kind(make_run, tmp_path):
     train, test = talk(tmp_path, "a.jsonl", "Who?"), talk(tmp_path, "b.jsonl", "Why?")
-    told = own_dataset(tmp_path, train=train, test=test, fields=None)
-    with pytest.raises(UserError, match=r"row 'a-1' is a conversation, but .* no chat template"):
-        prepare(make_run(dataset=told, task={}))
-    with pytest.raises(UserError, match=r"task\.test: row 'b-1' is a conversation, but what is"):
-        prepare(make_run(dataset=replace(told, train=INSTRUCTIONS, limit=5), task={}))
-    with pytest.raises(UserError, match=r"row '1/a-1' is a conversation, row '2/.*' is not"):
-        prepare(make_run(dataset=replace(told, train=[train, INSTRUCTIONS]), task={}))
+    chat = own_dataset(tmp_path, train=train, test=test, fields=None)
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1 is a conversation, but .* no chat tem"):
+        prepare(make_run(dataset=chat, task={}))
+    with pytest.raises(UserError, match=r"task\.test: \S+b\.jsonl, line 1 is a conversation, but"):
+        prepare(make_run(dataset=replace(chat, train=INSTRUCTIONS, limit=5), task={}))
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1 is a conversation, .*, line 1 is not"):
+        prepare(make_run(dataset=replace(chat, train=[train, INSTRUCTIONS]), task={}))
 
 
 def test_a_legacy_protocol_has_no_conversations(make_run, tmp_path):
     train = talk(tmp_path, "a.jsonl", "Who?")
     dataset = own_dataset(tmp_path, train=train, test=None, fields=None)
     legacy = EvaluationSettings(protocol="legacy.toplora", limit=3)
-    with pytest.raises(UserError, match=r"legacy\.toplora has a wording of its own"):
+    with pytest.raises(UserError, match=r"legacy\.toplora has its own prompts"):
         prepare(make_run(dataset=dataset, evaluation=legacy, model=chat_model(tmp_path / "model")))
 
 
-def test_where_a_cloze_is_asked_a_cloze_is_learned(make_run, tmp_path):
-    asked = "Is water wet?\n\nAnswer1: yes Answer2: never Answer format: answer1/answer2"
-    row = {"instruction": asked, "output": "the correct answer is answer2", "answer": "answer2"}
+def test_evaluated_as_a_cloze_rows_are_trained_as_a_cloze(make_run, tmp_path):
+    question = "Is water wet?\n\nAnswer1: yes Answer2: never Answer format: answer1/answer2"
+    row = {"instruction": question, "output": "the correct answer is answer2", "answer": "answer2"}
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(row) + "\n")
     config = make_run()
     # The same question with another list is another question.
-    tested = {"instruction": asked.replace("never", "no"), "answer": "answer1"}
+    tested = {"instruction": question.replace("never", "no"), "answer": "answer1"}
     (tmp_path / "test.jsonl").write_text(json.dumps(tested) + "\n")
     task = TaskSettings(
         name="wet",

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.run.assemble.run_report import introduction, notes
-from toplora_train.run.prepare.eval_sets import asked_how
+from toplora_train.run.assemble.run_report import identity, introduction, notes
 from toplora_train.run.prepare.run_data import RunData, prepare
 from toplora_train.train.checkpoint import TrainState
 
@@ -16,7 +15,7 @@ EOS = 1
 
 @pytest.fixture
 def prepared(make_run: Callable, tmp_path: Path) -> Callable[..., RunData]:
-    """The material of a run on one row with a special token, under a setting."""
+    """The introduction and data of a run on one row with a special token, under a setting."""
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"instruction": "Say <eos>!", "output": "ok", "answer": "ok"}))
 
@@ -32,10 +31,10 @@ def prepared(make_run: Callable, tmp_path: Path) -> Callable[..., RunData]:
     return run_data
 
 
-def test_special_tokens_in_rows_are_said_before_training_and_in_the_report(prepared):
-    said, run_data = prepared("keep")
-    assert "in the text of the training rows: `<eos>` 1x in 1 row, encoded as the special" in said
-    assert "in the text of task test: `<eos>` 1x in 1 row" in said
+def test_special_tokens_in_rows_are_reported_before_training_and_in_the_report(prepared):
+    text, run_data = prepared("keep")
+    assert "in the text of the training rows: `<eos>` 1x in 1 row, encoded as the special" in text
+    assert "in the text of task test: `<eos>` 1x in 1 row" in text
     assert notes(run_data, None)[0].startswith("Special tokens in the text of the training rows")
     assert run_data.special_tokens.to_dict() == {
         "encoded": "keep",
@@ -44,15 +43,15 @@ def test_special_tokens_in_rows_are_said_before_training_and_in_the_report(prepa
     }
 
 
-def test_another_setting_is_other_tokens_though_the_rows_are_cached(prepared):
-    (_, kept), (said, as_text), (_, again) = (prepared(one) for one in ("keep", "text", "keep"))
+def test_another_setting_gives_other_tokens_despite_the_cache(prepared):
+    (_, kept), (text, as_text), (_, again) = (prepared(one) for one in ("keep", "text", "keep"))
     assert [one.train[0].input_ids.count(EOS) for one in (kept, as_text, again)] == [2, 1, 2]
-    assert "encoded as text" in said
-    assert asked_how(kept.eval_sets[0]) != asked_how(as_text.eval_sets[0])
+    assert "encoded as text" in text
+    assert identity(kept.eval_sets[0]) != identity(as_text.eval_sets[0])
 
 
-def test_a_row_with_a_special_token_is_refused_by_its_line_where_that_is_wanted(prepared):
-    with pytest.raises(UserError, match=r"a\.jsonl, line 1: holds a special token .*`<eos>` 1x"):
+def test_under_error_a_row_with_a_special_token_is_refused_by_its_line(prepared):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1: contains a special token .*`<eos>` 1x"):
         prepared("error")
 
 

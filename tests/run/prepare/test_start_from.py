@@ -1,4 +1,4 @@
-"""Where the adapter is that a run starts with, and what becomes of a run that has such a start."""
+"""Locating the adapter that a run starts from, and running from it."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.run.conftest import tiny_run
 from toplora_train.adapters.attach import attach_adapter
-from toplora_train.adapters.saving import save_adapter
+from toplora_train.adapters.saving import save_adapter, sha256_of
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import TaskSettings
@@ -20,7 +20,7 @@ from toplora_train.models.tiny import tiny_model
 from toplora_train.report.plan import show_plan
 from toplora_train.run import finetune
 from toplora_train.run.plan import make_plan
-from toplora_train.run.prepare.run_data import prepare
+from toplora_train.run.prepare.plan_target import find_target
 from toplora_train.run.prepare.start_from import has_head_of_same_task, locate_adapter
 
 WEIGHTS = "adapter_model.safetensors"
@@ -56,16 +56,16 @@ def started(folder: Path, start: Path, **changes):
     )
 
 
-def test_a_run_starts_from_another_says_so_and_is_resumed_to_the_same_bytes(
+def test_a_run_starts_from_another_reports_it_and_resumes_to_the_same_bytes(
     tmp_path: Path, lora: Path, capsys: pytest.CaptureFixture[str]
 ):
     run = tmp_path / "second"
     finetune.run(started(run, lora), run)
-    digest = finetune.sha256_of(lora / "adapter" / WEIGHTS)
-    said = f"The adapter starts from {lora / 'adapter'} ({WEIGHTS}, SHA-256 {digest})."
-    assert said in capsys.readouterr().out
+    digest = sha256_of(lora / "adapter" / WEIGHTS)
+    line = f"The adapter starts from {lora / 'adapter'} ({WEIGHTS}, SHA-256 {digest})."
+    assert line in capsys.readouterr().out
     report = json.loads((run / "report.json").read_text())
-    assert said in report["notes"]
+    assert line in report["notes"]
     assert report["adapter"]["start"] == {
         "path": str(lora / "adapter"),
         "revision": None,
@@ -108,17 +108,17 @@ def test_a_plan_shows_the_start(tmp_path: Path, lora: Path):
     console = Console(record=True, width=300, quiet=True)
     console.quiet = False
     with console.capture() as shown:
-        show_plan(make_plan(config, prepare(config)), console)
+        show_plan(make_plan(config, find_target(config)), console)
     assert f"The adapter starts from {lora / 'adapter'}" in shown.get()
 
 
-def test_what_is_no_adapter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_adapter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"has no adapter_config\.json; give a finished run"):
         locate_adapter(str(tmp_path))
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(UserError, match="this run has no adapter yet"):
+    with pytest.raises(UserError, match="this run is not finished"):
         locate_adapter(str(tmp_path))
     with pytest.raises(UserError, match="neither a folder nor a hub id"):
         locate_adapter("./nowhere")
@@ -126,20 +126,20 @@ def test_what_is_no_adapter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         locate_adapter("owner/lora@v1")
 
 
-def test_a_hub_id_may_carry_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    asked = []
+def test_a_hub_id_may_include_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = []
 
     def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, revision, allow_patterns))
+        calls.append((name, revision, allow_patterns))
         return str(tmp_path / "0123abc")
 
     monkeypatch.setattr("toplora_train.run.prepare.start_from.snapshot_download", snapshot)
     found = locate_adapter("owner/lora@v1")
     assert found == (tmp_path / "0123abc", "owner/lora", "0123abc")
-    assert asked == [("owner/lora", "v1", ["adapter_config.json", WEIGHTS])]
+    assert calls == [("owner/lora", "v1", ["adapter_config.json", WEIGHTS])]
 
 
-def test_a_head_is_of_the_same_task_only_where_a_run_says_so(tmp_path: Path, lora: Path):
+def test_a_head_is_of_the_same_task_only_if_its_run_records_it(tmp_path: Path, lora: Path):
     ours = tiny_run(tmp_path / "now", task={"rte": PAIR})
     assert not has_head_of_same_task(ours, lora / "adapter")  # it writes
     write_config(ours, lora / "config.yaml")

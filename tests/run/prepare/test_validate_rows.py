@@ -29,7 +29,7 @@ def asking(folder: Path, row: dict[str, str], **settings) -> RunConfig:
 CHOICE = {"extraction": "choice", "choices": ["yes", "no"], "response": "It is {answer}."}
 
 
-def test_rows_that_fit_are_let_be(tmp_path: Path):
+def test_rows_that_fit_are_accepted(tmp_path: Path):
     refuse(tiny_run(tmp_path))
     refuse(asking(tmp_path, {"answer": "yes"}, kind="choose", **CHOICE))
 
@@ -42,7 +42,7 @@ def test_a_label_outside_the_choices_is_found_before_any_training(tmp_path: Path
         refuse(asking(tmp_path, {"answer": "maybe"}, kind=kind, **CHOICE))
 
 
-def test_a_label_that_is_no_number_is_found(tmp_path: Path):
+def test_a_label_that_is_not_a_number_is_found(tmp_path: Path):
     with pytest.raises(
         UserError, match=r"rows\.jsonl, line 1: its answer 'often' is not one number"
     ):

@@ -1,4 +1,4 @@
-"""What cannot be done together is refused by a run and by its plan, in the same words."""
+"""Conflicting settings are refused by a run and by its plan, with the same message."""
 
 from dataclasses import replace
 
@@ -12,17 +12,17 @@ UNFIT = {
     "eval_every": (
         {"trainer": {"eval_every": 3}},
         1,
-        r"^trainer\.eval_every=3 validates on rows that are held out",
+        r"^trainer\.eval_every=3 needs held-out rows",
     ),
     "patience": (
         {"trainer": {"select": "last", "patience": 2}},
         1,
-        r"^trainer\.patience waits for a better adapter",
+        r"^trainer\.patience stops when the best adapter",
     ),
     "compile": (
         {"trainer": {"compile": "aot_eager", "activation_checkpointing": True}},
         1,
-        r"^trainer\.compile: layers that recompute",
+        r"^trainer\.compile: torch does not compile layers",
     ),
     "muon": (
         {"optimizer": {"name": "muon"}, "launch": {"engine": "fsdp2", "processes": 2}},

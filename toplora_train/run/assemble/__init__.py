@@ -1,1 +1,1 @@
-"""Scores, proofs and costs, and the report they make."""
+"""Scores, checks and costs, and the report they go into."""

@@ -1,4 +1,4 @@
-"""What each adapter would cost on this model: at the same rank, and at the same budget."""
+"""The parameters of each adapter on this model: at the same rank, and at the same budget."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.locate import options
 from toplora_train.report.plan import Alternative, Comparison
 
-# LoRA first, as what the others are held against; PEFT's other methods need choices of their own.
+# LoRA first, as the reference; PEFT's other methods need settings of their own.
 ADAPTERS = ("lora", *(name for name in options("adapter") if name not in ("lora", "peft")))
 CARRIED_OVER = ("target_modules", "exclude_modules", "layers_to_transform")
 
 
 def compare_adapters(model: nn.Module, chosen: Mapping[str, Any]) -> Comparison:
-    """Count every adapter on the modules of the chosen one.
+    """Count every adapter's parameters on the modules of the chosen one.
 
-    TensLoRA is counted in each of its constructions, by Tucker and the last one by CP as well.
+    TensLoRA is counted in each of its constructions with Tucker, and in the last with CP too.
 
     Args:
-        model: The base model; weights are not needed, and it is left alone.
-        chosen: The adapter's settings of the run.
+        model: The base model; weights are not needed, and it is not changed.
+        chosen: The run's adapter settings.
     """
     rank = chosen.get("r") or 8
     budget = chosen.get("budget") or f"lora_r{rank}"
     carried = {key: chosen.get(key) for key in CARRIED_OVER}
-    settled = _settled(model, chosen, budget)
+    resolved = _resolve(model, chosen, budget)
     lines = [
-        _alternative(model, label, {**settings, **carried, "r": rank}, settled)
+        _alternative(model, label, {**settings, **carried, "r": rank}, resolved)
         for label, settings in _every_adapter()
     ]
     return Comparison(f"r = {rank}", str(budget), lines)
 
 
-def _settled(model: nn.Module, chosen: Mapping[str, Any], budget: Any) -> Any:
-    """The budget as a number, so that it is worked out once."""
+def _resolve(model: nn.Module, chosen: Mapping[str, Any], budget: Any) -> Any:
+    """The budget as a number, so that it is computed once."""
     own = {key: chosen.get(key) for key in CARRIED_OVER}
     try:
         return fit_to_budget(model, {"name": "lora", **own, "budget": budget}).wanted
-    except UserError:  # every line will say why
+    except UserError:  # every line will give the reason
         return budget
 
 

@@ -1,8 +1,9 @@
-"""``RUN/evaluations/NAME/``: a later evaluation of a run, with a report like the run's."""
+"""``RUN/evaluations/NAME/``: a later evaluation of a run, with its own report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,22 @@ def open_folder(run_dir: Path, name: str) -> Path:
     """The folder of an evaluation that is not finished.
 
     Raises:
-        UserError: it is finished, or its name is no plain one.
+        UserError: It is finished, or its name is not a plain one.
     """
     if Path(name).name != name or name in (".", ".."):
         raise UserError(f"name={name} must be a plain name, without folders")
     folder = run_dir / "evaluations" / name
     if (folder / REPORT).is_file():
-        raise UserError(f"{folder} holds a finished evaluation; give this one another name=NAME")
+        raise UserError(f"{folder} holds a finished evaluation; choose another name=NAME")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def finished_report(run_dir: Path) -> dict[str, Any]:
-    """The report of a run that is completed.
+    """The report of a completed run.
 
     Raises:
-        UserError: there is none.
+        UserError: The run is not completed.
     """
     report = read_report(run_dir / REPORT)
     if report.get("status") != "completed":
@@ -47,30 +48,33 @@ def finished_report(run_dir: Path) -> dict[str, Any]:
     return report
 
 
-def write_evaluation(
-    folder: Path,
-    run_dir: Path,
-    *,
-    command: str,
-    protocol: str,
-    protocol_hash: str,
-    tasks: Mapping[str, TaskScore],
-    predictions: Mapping[str, Sequence[Prediction]],
-    contamination: Mapping[str, Any] | None,
-    note: str,
-) -> dict[str, Any]:
-    """Write the run's report with these scores in the place of its own; return it."""
-    run = finished_report(run_dir)
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores and predictions by task, how they were obtained, and a note for the report."""
+
+    command: str
+    protocol: str
+    protocol_hash: str
+    tasks: Mapping[str, TaskScore]
+    predictions: Mapping[str, Sequence[Prediction]]
+    contamination: Mapping[str, Any] | None
+    note: str
+
+
+def write_evaluation(folder: Path, run_dir: Path, evaluation: Evaluation) -> dict[str, Any]:
+    """Write the run's report with its scores replaced by the evaluation's; return it."""
+    run, tasks = finished_report(run_dir), evaluation.tasks
     with_base = all(score.base_value is not None for score in tasks.values())
     gain = read_gain(folder / "predictions", list(tasks)) if with_base else None
     report = with_scores(run, tasks, gain) | {
-        "command": command,
-        "protocol": protocol,
-        "protocol_hash": protocol_hash,
-        "data": run["data"] | {"contamination": contamination},
-        "notes": [note],
+        "command": evaluation.command,
+        "protocol": evaluation.protocol,
+        "protocol_hash": evaluation.protocol_hash,
+        "data": run["data"] | {"contamination": evaluation.contamination},
+        "notes": [evaluation.note],
     }
     metrics = run_dir / "metrics.jsonl"
-    write_pages(folder, report, read_metrics(metrics) if metrics.is_file() else [], predictions)
+    records = read_metrics(metrics) if metrics.is_file() else []
+    write_pages(folder, report, records, evaluation.predictions)
     write_json_atomically(folder / REPORT, report)
     return report

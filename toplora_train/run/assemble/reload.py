@@ -1,4 +1,4 @@
-"""The proof that the saved adapter, loaded onto a fresh base, is the one that was trained."""
+"""Check that the saved adapter, loaded onto a fresh base model, is the trained one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toplora_train.adapters.saving import load_adapter
 
 @dataclass(frozen=True)
 class ReloadProof:
-    """Largest difference of logits; the keys that the file lacked or had too many of."""
+    """The largest difference of logits; missing and unexpected keys of the file."""
 
     max_abs_logit_difference: float
     missing: tuple[str, ...]
@@ -44,8 +44,8 @@ def prove_reload(
     """Load ``adapter`` onto ``fresh_base`` and compare its logits with the trained model's.
 
     Raises:
-        UserError: the adapter's file lacks tensors or holds others, each named; so the lists of the
-            result are empty, and stand in the report as the statement that they were looked at.
+        UserError: The adapter's file has missing or unexpected tensors, each named; so the result's
+            lists are empty, and record in the report that the keys were checked.
     """
     reloaded = load_adapter(fresh_base, adapter)
     difference = (probe_logits(reloaded, batch, dtype) - expected).abs().max()

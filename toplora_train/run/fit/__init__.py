@@ -1,1 +1,1 @@
-"""What the training loop is given: optimizer, distribution, metrics, and the best checkpoint."""
+"""What the training loop needs: optimizer, distribution, metrics, and the best checkpoint."""

@@ -1,12 +1,12 @@
 """Model selection: keep the adapter that scores best on held-out rows of the train set.
 
-The metric is of :mod:`toplora_train.run.fit.selection_metric`. Selecting on the dev set itself, as
-is often done, makes its score too good; so the test sets are evaluated afterwards only, once with
-the last and once with the selected adapter.
+:mod:`toplora_train.run.fit.selection_metric` defines the metric. Selecting on the dev set itself,
+as is often done, biases its score upwards; so the test sets are only evaluated after training, with
+the last and with the selected adapter.
 
     checkpoints/selected/
-        adapter.safetensors     the tensors of the best so far
-        judged.json             every evaluation: step, epoch, value
+        adapter.safetensors     the best tensors so far
+        judged.json             every validation: step, epoch, value
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from toplora_train.train.record import StepRecord
 
 @dataclass(frozen=True)
 class Candidate:
-    """The score on the held-out rows after a step."""
+    """A step's score on the held-out rows."""
 
     step: int
     epoch: float
@@ -48,24 +48,23 @@ class Candidate:
 
 
 class BestCheckpoint:
-    """Judges the adapter as it is trained and keeps the tensors of the best.
+    """Scores the adapter during training and keeps the best tensors.
 
     Args:
-        folder: Where it is kept, ``checkpoints/selected``.
-        judge: Gives the score of a model on the held-out rows.
-        metric: What that score is: the validation loss, of which less is better, or a task's
-            metric.
-        rows: How many rows are held out.
-        patience: After so many judgements without a better one it is enough; None never.
-        resumed_step: The step that a resumed run goes on from. Later steps are judged again, and
-            alike.
-        silent: Whether to write nothing, in all processes but the first.
+        folder: Where they are kept, ``checkpoints/selected``.
+        evaluate: Scores a model on the held-out rows.
+        metric: The metric's name: the validation loss (lower is better) or a task's metric.
+        rows: The number of held-out rows.
+        patience: Stop after this many evaluations without improvement; None never stops.
+        resumed_step: The step a resumed run continues from; later steps are evaluated again, with
+            the same result.
+        silent: Write nothing, on all ranks but 0.
     """
 
     def __init__(
         self,
         folder: Path,
-        judge: SelectionMetric,
+        evaluate: SelectionMetric,
         *,
         metric: str,
         rows: int,
@@ -77,33 +76,33 @@ class BestCheckpoint:
         self.metric = metric
         self.rows = rows
         self.judged = [one for one in _read(folder / "judged.json") if one.step <= resumed_step]
-        self._judge = judge
+        self._evaluate = evaluate
         self._patience = patience
         self._silent = silent
 
     @property
     def best(self) -> Candidate:
-        """The best, of equals the first."""
+        """The best candidate; the first of equals."""
         sign = -1 if self.metric == VALIDATION_LOSS else 1
         return max(self.judged, key=lambda one: (sign * one.value, -one.step))
 
     @property
     def best_is_last(self) -> bool:
-        """Whether nothing is to be restored."""
+        """Whether the last candidate is the best, so that nothing needs restoring."""
         return self.best is self.judged[-1]
 
     @property
     def evals_since_best(self) -> int:
-        """The number of judgements since the best."""
+        """The number of evaluations since the best."""
         return len(self.judged) - 1 - self.judged.index(self.best) if self.judged else 0
 
     @property
     def exhausted(self) -> bool:
-        """Whether patience is at its end."""
+        """Whether patience has run out."""
         return self._patience is not None and self.evals_since_best >= self._patience
 
     def to_dict(self) -> dict[str, Any]:
-        """What the report says of the choice."""
+        """The selection as the report records it."""
         return {
             "metric": self.metric,
             "rows": self.rows,
@@ -114,34 +113,34 @@ class BestCheckpoint:
         }
 
     def consider(self, model: PeftModel, record: StepRecord) -> str | None:
-        """Judge the model if it is its turn, keep it if it is the best, and say so in a line.
+        """Evaluate the model if due, keep it if it is the best, and return a line for the log.
 
-        Of a model that is shared out all processes have to ask.
+        With a sharded model, call it on every rank.
 
         Raises:
-            RunFailure: It could not be written.
+            RunFailure: The adapter could not be written.
         """
-        value = self._judge(model, record)
+        value = self._evaluate(model, record)
         if value is None:
             return None
-        judged = Candidate(record.step, record.epoch, value)
-        self.judged.append(judged)
-        tensors = adapter_tensors(model) if self.best is judged else None
+        candidate = Candidate(record.step, record.epoch, value)
+        self.judged.append(candidate)
+        tensors = adapter_tensors(model) if self.best is candidate else None
         if not self._silent:
             self._keep(tensors)
-        enough = f"; {self.evals_since_best} without a better one, enough" if self.exhausted else ""
+        stop = f"; no improvement in {self.evals_since_best}, stopping" if self.exhausted else ""
         return (
-            f"step {judged.step} (epoch {judged.epoch:.4g}): {self.metric} {self.shown(judged)} on "
-            f"{self.rows} held-out rows{enough}"
+            f"step {candidate.step} (epoch {candidate.epoch:.4g}): {self.metric} "
+            f"{self.shown(candidate)} on {self.rows} held-out rows{stop}"
         )
 
-    def shown(self, judged: Candidate) -> str:
-        """A score as people read it."""
+    def shown(self, candidate: Candidate) -> str:
+        """A score, formatted."""
         is_loss = self.metric == VALIDATION_LOSS
-        return f"{judged.value:.4f}" if is_loss else f"{judged.value:.1%}"
+        return f"{candidate.value:.4f}" if is_loss else f"{candidate.value:.1%}"
 
     def restore(self, model: PeftModel) -> None:
-        """Put the tensors of the best into the model."""
+        """Load the best tensors into the model."""
         set_peft_model_state_dict(model, load_file(self.folder / "adapter.safetensors"))
 
     def _keep(self, tensors: Mapping[str, Tensor] | None) -> None:
@@ -155,38 +154,37 @@ class BestCheckpoint:
             aside.replace(self.folder / "judged.json")
         except (OSError, SafetensorError) as error:
             raise RunFailure(
-                f"the best adapter could not be written to {self.folder} ({error}); make room, "
-                "then go on with resume=auto"
+                f"the best adapter could not be written to {self.folder} ({error}); free disk "
+                "space, then continue with resume=auto"
             ) from error
 
 
 def selects(config: RunConfig) -> bool:
-    """Whether the best adapter is kept: where that is asked for, and with a head by default.
+    """Whether the best adapter is kept: if the settings say so, and by default with a head.
 
     Raises:
-        UserError: what is asked for cannot be judged.
+        UserError: The settings do not allow a selection.
     """
     trainer, head = config.trainer, head_task(config)
     held_out = config.dataset.validation_rows or config.dataset.validation_share
     if trainer.select == "last" and trainer.patience is not None:
         raise UserError(
-            "trainer.patience waits for a better adapter than the best, which trainer.select=last "
-            "does not keep; use trainer.select=best"
+            "trainer.patience stops when the best adapter no longer improves, but "
+            "trainer.select=last keeps no best one; use trainer.select=best"
         )
-    asked = trainer.select == "best" or trainer.patience is not None
+    wanted = trainer.select == "best" or trainer.patience is not None
     why = "trainer.select=best" if trainer.select == "best" else "trainer.patience"
-    if asked and not held_out:
+    if wanted and not held_out:
         raise UserError(
-            f"{why} judges by rows that are held out: set dataset.validation_rows or "
-            "dataset.validation_share"
+            f"{why} needs held-out rows: set dataset.validation_rows or dataset.validation_share"
         )
-    if asked and (head is None or selects_by_loss(config)) and not trainer.eval_every:
-        raise UserError(f"{why} judges the held-out rows every trainer.eval_every steps: set it")
-    selected = asked or (trainer.select is None and head is not None and bool(held_out))
+    if wanted and (head is None or selects_by_loss(config)) and not trainer.eval_every:
+        raise UserError(f"{why} validates every trainer.eval_every steps: set it")
+    selected = wanted or (trainer.select is None and head is not None and bool(held_out))
     if trainer.select_by is not None and not selected:
         raise UserError(
-            f"trainer.select_by={trainer.select_by} says how the best adapter is found, and no "
-            "best one is kept; set trainer.select=best and hold rows out (dataset.validation_rows)"
+            f"trainer.select_by={trainer.select_by} has no effect, because no best adapter is "
+            "kept; set trainer.select=best and hold out rows (dataset.validation_rows)"
         )
     return selected
 
@@ -203,14 +201,14 @@ def select(
     """The selection of a run that keeps the best adapter; None for any other.
 
     Raises:
-        UserError: the held-out rows cannot be judged as is asked for.
+        UserError: The held-out rows cannot be scored by ``trainer.select_by``.
     """
     if not selects(config) or not run_data.validation_rows:
         return None
-    judge, metric = find_selection_metric(config, run_data, autocast_dtype)
+    evaluate, metric = find_selection_metric(config, run_data, autocast_dtype)
     return BestCheckpoint(
         folder,
-        judge,
+        evaluate,
         metric=metric,
         rows=len(run_data.validation_rows),
         patience=config.trainer.patience,
@@ -220,7 +218,7 @@ def select(
 
 
 def fingerprint(model: PeftModel) -> str:
-    """What tells the adapter's tensors from others."""
+    """The SHA-256 of the adapter's tensors."""
     return hashlib.sha256(save(adapter_tensors(model))).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""How several processes hold one model: each a whole one (DDP), or each a part of it (ZeRO)."""
+"""Distribute a model over processes: replicated (DDP), or sharded (ZeRO-2, FSDP2)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def prepare_model(
     engine: str,
     accelerator: Accelerator,
 ) -> tuple[PeftModel, torch.optim.Optimizer]:
-    """The model as all processes train it, and its optimizer."""
+    """The distributed model and its optimizer."""
     if engine == "ddp" or accelerator.num_processes == 1:
         model, optimizer = accelerator.prepare(adapted, make_optimizer(adapted))
         return model, optimizer
@@ -37,9 +37,9 @@ def prepare_model(
 def unwrap_model(
     model: PeftModel, config: RunConfig, run_data: RunData, *, accelerator: Accelerator
 ) -> PeftModel:
-    """The trained model as one process can use it alone; all have to ask for it.
+    """The trained model, unsharded; call it on every rank.
 
-    One that was shared out is built anew around the adapter: its parts answer only together.
+    A sharded model is rebuilt around the adapter, as its shards only compute together.
     """
     if not is_sharded(model):
         unwrapped: PeftModel = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -48,5 +48,5 @@ def unwrap_model(
     base = load_base(config, run_data.location, run_data.objective.head)
     fresh = attach_adapter(base, config.adapter, seed=config.seed)
     set_adapter_tensors(fresh, tensors)
-    alone: PeftModel = fresh.to(accelerator.device).eval()
-    return alone
+    whole: PeftModel = fresh.to(accelerator.device).eval()
+    return whole

@@ -1,4 +1,4 @@
-"""Where the records of the steps go: the terminal, ``metrics.jsonl``, the tracker."""
+"""Log step records to the terminal, ``metrics.jsonl`` and the tracker."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def metric_logging(
     silent: bool,
     judged: bool = False,
 ) -> Iterator[Callable[[StepRecord], None]]:
-    """Inside, each record that is handed over is shown, and kept if it is a logged one.
+    """Yields a function that shows each step record, and writes those that are to be logged.
 
     Args:
-        run_dir: where ``metrics.jsonl`` is.
-        total_steps: of the whole run.
-        resumed_step: the step that a resumed run goes on from.
-        tracker: where metrics go besides.
-        console: where they are shown.
-        silent: whether to do nothing of it, in all processes but the first.
-        judged: whether the validation loss is shown elsewhere, by who chooses the adapter.
+        run_dir: The folder of ``metrics.jsonl``.
+        total_steps: The steps of the whole run.
+        resumed_step: The step a resumed run continues from.
+        tracker: Also receives the metrics.
+        console: Where they are shown.
+        silent: Do nothing, on all ranks but 0.
+        judged: Whether model selection shows the validation loss, so the display need not.
     """
     if silent:
         yield lambda _record: None
@@ -47,7 +47,7 @@ def metric_logging(
         ) as display,
     ):
 
-        def watch(record: StepRecord) -> None:
+        def log(record: StepRecord) -> None:
             line = asdict(record)
             line |= line.pop("training_stats")
             display.update(line)
@@ -56,4 +56,4 @@ def metric_logging(
                 numbers = {k: v for k, v in line.items() if not isinstance(v, str | bool)}
                 tracker.log(numbers, record.step)
 
-        yield watch
+        yield log

@@ -1,4 +1,4 @@
-"""The optimizer, learning rate and micro-batch that a configuration asks for."""
+"""The optimizer, learning rate and micro-batch size of a configuration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_optimizer(
     """The optimizer over the model's trainable parameters; LoRA+ is a multiplier for B.
 
     Raises:
-        UserError: the settings do not fit the adapter; a model on the meta device shows it as well.
+        UserError: The settings do not fit the adapter (also raised for a model on the meta device).
     """
     multipliers = dict(settings.lr_multipliers or {})
     if settings.ratio is not None:
@@ -54,11 +54,11 @@ def learning_rate(
     """The learning rate as a function of the step; a legacy protocol's warm-up starts at zero.
 
     Raises:
-        UserError: it is zero in every step.
+        UserError: It is zero in every step.
     """
-    asked = warmup_length(total_steps, settings.warmup_steps, settings.warmup_ratio)
+    warmup = warmup_length(total_steps, settings.warmup_steps, settings.warmup_ratio)
     from_zero = protocol != CLEAN
-    if from_zero and total_steps == 1 and asked > 0:
+    if from_zero and total_steps == 1 and warmup > 0:
         raise UserError(
             f"the learning rate would be 0 in the only step of the run: evaluation.protocol="
             f"{protocol} starts the warm-up at 0; set optimizer.warmup_steps=0, or train for longer"
@@ -68,7 +68,7 @@ def learning_rate(
         * learning_rate_factor(
             step,
             total_steps=total_steps,
-            warmup=min(asked, total_steps),
+            warmup=min(warmup, total_steps),
             schedule=settings.schedule,
             from_zero=from_zero,
         )
@@ -76,7 +76,7 @@ def learning_rate(
 
 
 def adjustments(config: RunConfig, *, total_steps: int) -> list[str]:
-    """What a run does otherwise than its settings say, because they do not fit it: a line each."""
+    """The settings that a run adjusts because they do not fit it, a line each."""
     lines = []
     warmup = config.optimizer.warmup_steps
     if warmup is not None and warmup > total_steps:
@@ -85,14 +85,14 @@ def adjustments(config: RunConfig, *, total_steps: int) -> list[str]:
         )(total_steps)
         lines.append(
             f"optimizer.warmup_steps: {warmup} steps are more than the run's {total_steps}; the "
-            f"warm-up is shortened to {total_steps}, and the learning rate ends at {peak:.3g} "
+            f"warm-up is shortened to {total_steps}, and the learning rate reaches {peak:.3g} "
             f"of {config.optimizer.lr:g}"
         )
     micro, batch = config.trainer.micro_batch_size, config.trainer.batch_size
     if micro != "auto" and micro > batch:
         lines.append(
             f"trainer.micro_batch_size is lowered from {micro} to {batch}, trainer.batch_size: a "
-            "forward pass takes no more rows than an optimizer step"
+            "micro-batch cannot be larger than the batch"
         )
     return lines
 
@@ -100,7 +100,7 @@ def adjustments(config: RunConfig, *, total_steps: int) -> list[str]:
 def micro_batch_size_of(
     model: nn.Module, trainer: TrainerSettings, run_data: RunData, *, accelerator: Accelerator
 ) -> int:
-    """The rows per forward pass: as asked, or with ``auto`` the most that fit every process."""
+    """The rows per forward pass: as configured, or with ``auto`` the most that fit every rank."""
     if trainer.micro_batch_size != "auto":
         return rows_at_once(trainer)
     return find_micro_batch_size(
@@ -116,10 +116,10 @@ def micro_batch_size_of(
 def prove_batches(
     model: nn.Module, trainer: TrainerSettings, run_data: RunData, *, accelerator: Accelerator
 ) -> None:
-    """Show before the first step, on the longest rows, that packing them changes nothing.
+    """Verify before the first step, on the longest rows, that packing does not change the loss.
 
     Raises:
-        UserError: it does.
+        UserError: It does.
     """
     if trainer.batching == "packed":
         prove_packing(
@@ -135,10 +135,10 @@ def prove_batches(
 def training_layers(
     model: nn.Module, trainer: TrainerSettings, run_data: RunData, *, accelerator: Accelerator
 ) -> AbstractContextManager[None]:
-    """Inside, the layers are compiled, if that is asked for and proven to change nothing.
+    """Compile the layers inside this context, if configured, after verifying their results.
 
     Raises:
-        UserError: it changes something, or they cannot be compiled.
+        UserError: Compiling changes the results, or fails.
     """
     if trainer.compile is not None:
         longest = longest_first(run_data.train)[:PROOF_ROWS]
@@ -156,27 +156,27 @@ def training_layers(
 
 
 def validate_compilation(config: RunConfig, *, processes: int) -> None:
-    """Refuse to compile where torch would leave most uncompiled, or where it was never proven.
+    """Check that compilation is possible: no activation checkpointing, no sharding.
 
     Raises:
-        UserError: Names the setting that is in the way.
+        UserError: Names the conflicting setting.
     """
     if config.trainer.compile is None:
         return
     if config.trainer.activation_checkpointing:
         raise UserError(
-            "trainer.compile: layers that recompute their activations are run uncompiled by torch; "
-            "use trainer.compile=null or trainer.activation_checkpointing=false"
+            "trainer.compile: torch does not compile layers that recompute their activations; use "
+            "trainer.compile=null or trainer.activation_checkpointing=false"
         )
     if config.launch.engine != "ddp" and processes > 1:
         raise UserError(
-            "trainer.compile is not built for tensors that are shared out; use launch=ddp or "
+            "trainer.compile does not support sharded tensors; use launch=ddp or "
             "trainer.compile=null"
         )
 
 
 def validate_optimizer(config: RunConfig, *, processes: int) -> None:
-    """Refuse Muon where a process holds a part of each matrix: it needs the whole of it.
+    """Check that the optimizer supports the engine: Muon needs unsharded matrices.
 
     Raises:
         UserError: Names what to use instead.
@@ -184,18 +184,18 @@ def validate_optimizer(config: RunConfig, *, processes: int) -> None:
     engine = config.launch.engine
     if config.optimizer.name == "muon" and engine != "ddp" and processes > 1:
         raise UserError(
-            f"optimizer=muon needs whole matrices, which launch={engine} shares out; use "
+            f"optimizer=muon needs whole matrices, but launch={engine} shards them; use "
             "launch=ddp or optimizer=adamw"
         )
 
 
 def padded_together(trainer: TrainerSettings) -> int:
-    """The rows that are padded to one length."""
+    """The number of rows that are padded to a common length."""
     return 1 if trainer.batching == "packed" else rows_at_once(trainer)
 
 
 def rows_at_once(trainer: TrainerSettings) -> int:
-    """The rows of a forward pass, or the most they can be, for what is told before it is known."""
+    """The rows of a forward pass; with ``auto``, their upper bound."""
     if trainer.micro_batch_size == "auto":
         return trainer.batch_size
     return min(trainer.micro_batch_size, trainer.batch_size)

@@ -1,8 +1,8 @@
-"""How an adapter is judged on the held-out rows of the train set while it is trained.
+"""The metric for model selection on the held-out rows of the train set.
 
-One with a head by its task's metric, at the end of every epoch. A language model by the loss on the
-rows whenever that is measured; or, with ``trainer.select_by=metric``, by the share of the rows that
-it then answers rightly, asked as the run's tasks are.
+With a head it is the task's metric, at the end of every epoch. For a language model it is the
+validation loss; or, with ``trainer.select_by=metric``, the accuracy of its answers to these rows,
+evaluated like the run's tasks.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from toplora_train.run.prepare.run_data import RunData, total_steps
 from toplora_train.train.record import StepRecord
 
 SelectionMetric = Callable[[PeftModel, StepRecord], float | None]
-"""The score of a model after a step; None where it is not its turn."""
+"""The score of a model after a step; None where no evaluation is due."""
 
 VALIDATION_LOSS = "validation loss"
 
 
 def selects_by_loss(config: RunConfig) -> bool:
-    """Whether the loss on the held-out rows decides: of a language model by default."""
+    """Whether the validation loss is the metric: the default for language models."""
     by = config.trainer.select_by
     return by == "loss" or (by is None and head_task(config) is None)
 
@@ -37,10 +37,10 @@ def selects_by_loss(config: RunConfig) -> bool:
 def find_selection_metric(
     config: RunConfig, run_data: RunData, autocast_dtype: torch.dtype | None
 ) -> tuple[SelectionMetric, str]:
-    """The judge of a run, and what its score is called.
+    """The selection metric of a run, and its name.
 
     Raises:
-        UserError: the rows cannot be judged as is asked for.
+        UserError: The held-out rows cannot be scored by it.
     """
     task = head_task(config)
     if selects_by_loss(config):
@@ -51,14 +51,14 @@ def find_selection_metric(
 
 
 def validation_loss_of(_model: PeftModel, record: StepRecord) -> float | None:
-    """Judge by the loss that the step was measured with."""
+    """The step's validation loss, if it was measured."""
     return record.validation_loss
 
 
 def head_metric(
     config: RunConfig, run_data: RunData, autocast_dtype: torch.dtype | None
 ) -> SelectionMetric:
-    """Judge a head by its task's metric, where a step ends an epoch or the run."""
+    """The task's metric of a model with a head, where a step ends an epoch or the run."""
     task = head_task(config)
     last = total_steps(config, run_data.lengths)
     assert task is not None
@@ -73,48 +73,48 @@ def head_metric(
     )
     evaluate = _evaluation(config, run_data, held_out, autocast_dtype)
 
-    def judge(model: PeftModel, record: StepRecord) -> float | None:
+    def metric(model: PeftModel, record: StepRecord) -> float | None:
         if record.step != last and not float(record.epoch).is_integer():
             return None
         return evaluate(model)
 
-    return judge
+    return metric
 
 
 def answer_accuracy(
     config: RunConfig, run_data: RunData, autocast_dtype: torch.dtype | None
 ) -> SelectionMetric:
-    """Judge a language model by its answers, where the loss is measured too.
+    """The accuracy of a language model's answers, whenever the validation loss is measured.
 
-    The rows are answered as the tasks are: as a cloze, or in writing, of which the tasks say what
-    to read and how long it may be.
+    The rows are evaluated like the tasks: as a cloze, or generated, with the tasks' extraction and
+    maximum length.
 
     Raises:
-        UserError: the tasks are read in different ways, the model's tensors are shared out, or a
-            row has no answer.
+        UserError: The tasks use different extractions, the model is sharded, or a row has no
+            answer.
     """
     rows = run_data.validation_rows
     extraction = _only_extraction(config)
     if config.evaluation.protocol != "clean":
         raise UserError(
-            f"trainer.select_by=metric asks in the clean protocol, not in evaluation.protocol="
-            f"{config.evaluation.protocol}; use select_by=loss"
+            f"trainer.select_by=metric works with the clean protocol only, not with "
+            f"evaluation.protocol={config.evaluation.protocol}; use select_by=loss"
         )
     if config.launch.engine != "ddp" and config.launch.processes != 1:
         raise UserError(
-            "trainer.select_by=metric lets the model answer while it is trained, which one that is "
-            "shared out cannot; use launch=ddp, or select_by=loss"
+            "trainer.select_by=metric generates answers during training, which a sharded model "
+            "cannot; use launch=ddp, or select_by=loss"
         )
     validate_answers(rows)
     for row in rows:
         if not row_label(row, extraction):
             raise UserError(
-                f"{row.where} is held out and has no 'answer', by which trainer.select_by=metric "
-                "judges; add one to every row, or use select_by=loss"
+                f"{row.where} is held out but has no 'answer', which trainer.select_by=metric "
+                "needs; add one to every row, or use select_by=loss"
             )
 
-    # What was put into another form (a cloze) is answered in that form, everything else in writing:
-    # a task's choices need not be those of the held-out rows.
+    # Rows that were converted to another form (a cloze) are evaluated in it, all others generate:
+    # the held-out rows may have other choices than the tasks.
     method = config.evaluation.multiple_choice or "generate"
     held_out = EvalSet(
         name="held out",
@@ -126,12 +126,12 @@ def answer_accuracy(
     )
     evaluate = _evaluation(config, run_data, held_out, autocast_dtype)
 
-    def judge(model: PeftModel, record: StepRecord) -> float | None:
+    def metric(model: PeftModel, record: StepRecord) -> float | None:
         if record.validation_loss is None:
             return None
         return evaluate(model)
 
-    return judge
+    return metric
 
 
 def _evaluation(
@@ -158,7 +158,7 @@ def _only_extraction(config: RunConfig) -> str:
     if len(found) == 1:
         return found[0]
     raise UserError(
-        "trainer.select_by=metric reads the held-out rows' answers as the tasks' are read, and "
-        f"there {'is no task' if not found else 'are several ways: ' + ', '.join(found)}; use "
-        "select_by=loss, or tasks of one kind"
+        "trainer.select_by=metric extracts answers as the tasks do, but there "
+        f"{'is no task' if not found else 'are several extractions: ' + ', '.join(found)}; use "
+        "select_by=loss, or tasks with one extraction"
     )

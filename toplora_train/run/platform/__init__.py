@@ -1,1 +1,1 @@
-"""The machine: device, terminal, and how a CPU multiplies and allocates."""
+"""The machine: device, terminal, and a CPU's matmul and malloc."""

@@ -1,4 +1,4 @@
-"""Where a job speaks to people."""
+"""The console that a job prints to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from transformers.utils import logging
 
 
 def open_console(*, quiet: bool = False) -> Console:
-    """The terminal, or nothing if ``quiet``; transformers' own bars, which tear ours, are off.
+    """The terminal, or nothing if ``quiet``; disables transformers' bars, which garble ours.
 
-    A download keeps its bar: that is the hub's, and it is the one that can take long.
+    Downloads keep their bar: it is the hub's, and they can take long.
     """
     logging.disable_progress_bar()
     return Console(quiet=quiet)

@@ -1,10 +1,10 @@
-"""fp32 products on a CPU, by the library that is fast there.
+"""Choose the faster library for fp32 matrix multiplication on a CPU.
 
-torch multiplies fp32 matrices with MKL. On an AMD processor with AVX-512 (Zen 5) oneDNN, a part of
-torch as well, took half the time or less (`benchmarks/products.py`). torch hands it fp32 products
-only together with leave to round their factors to bf16, of which it made no use there. That is not
-taken on trust: at every start, with the leave given, products are held against float64, and if a
-factor was rounded the leave is withdrawn.
+torch multiplies fp32 matrices with MKL. On an AMD processor with AVX-512 (Zen 5), oneDNN, also part
+of torch, took half the time or less (`benchmarks/products.py`). torch uses it for fp32 only if it
+may also round the inputs to bf16, which oneDNN did not do there. This is checked rather than
+trusted: at every start, products with that permission are compared with float64, and if inputs were
+rounded the permission is withdrawn.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ log = logging.getLogger(__name__)
 
 PRODUCTS: Any = getattr(torch.backends.mkldnn, "matmul", None)  # torch 2.9
 
-# (rows, inner, columns): a decoding step, a short batch, a training batch, an adapter's narrow side
+# (rows, inner, columns): a decoding step, a short batch, a training batch, an adapter's rank
 SHAPES = ((1, 576, 512), (48, 512, 576), (768, 576, 512), (512, 768, 8))
 
-# Of the largest error of a product, in units of the square root of its inner dimension (the factors
-# are standard normal): fp32 gives 2e-6 (MKL) or 5e-6 (oneDNN), factors of
-# 11 bits (tf32) 1e-3, of 8 bits (bf16) 1e-2.
+# The bound on a product's error, divided by the square root of the inner dimension (inputs are
+# standard normal): fp32 gives 2e-6 (MKL) or 5e-6 (oneDNN), inputs of 11 bits (tf32) 1e-3, of 8 bits
+# (bf16) 1e-2.
 LARGEST_ERROR = 3e-5
 
-# Attention is many small products, which oneDNN takes longer to begin than MKL to end; from so many
-# places at once on they are large.
+# Attention is many small products, for which oneDNN's overhead exceeds MKL's whole time; from this
+# query length on they are large.
 LONG = 256
 
 
 def choose_matmul() -> bool:
-    """Let oneDNN multiply fp32 matrices where MKL is slow; return whether it does.
+    """Use oneDNN for fp32 products where MKL is slow; return whether it is used.
 
-    It depends on nothing but processor and torch, so that a run that is repeated or resumed on the
-    machine is the same to the bit.
+    The choice depends only on the processor and torch, so repeated and resumed runs on a machine
+    are bitwise identical.
     """
     if PRODUCTS is None or not _mkl_is_slow():
         return False
@@ -48,12 +48,12 @@ def choose_matmul() -> bool:
         PRODUCTS.fp32_precision = before
         return False
     AttentionInterface.register("sdpa", _attend)
-    log.info("fp32 products by oneDNN, whose errors here are fp32's; MKL is slow on this processor")
+    log.info("using oneDNN for fp32 products, verified as exact; MKL is slow on this processor")
     return True
 
 
 def largest_error() -> float:
-    """How far fp32 products are from float64's, over ``SHAPES``; see ``LARGEST_ERROR``."""
+    """The largest error of fp32 products over ``SHAPES`` against float64; see ``LARGEST_ERROR``."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for rows, inner, columns in SHAPES:
@@ -66,15 +66,15 @@ def largest_error() -> float:
 
 
 def _attend(module: nn.Module, query: Tensor, *others: Any, **how: Any) -> Any:
-    """The attention of transformers, its products by MKL where they are small."""
+    """The attention of transformers, with MKL for small products."""
     small = query.dtype == torch.float32 and query.shape[-2] < LONG
     if not small or torch.compiler.is_compiling():
         return sdpa_attention_forward(module, query, *others, **how)
-    leave, PRODUCTS.fp32_precision = PRODUCTS.fp32_precision, "ieee"
+    before, PRODUCTS.fp32_precision = PRODUCTS.fp32_precision, "ieee"
     try:
         return sdpa_attention_forward(module, query, *others, **how)
     finally:
-        PRODUCTS.fp32_precision = leave
+        PRODUCTS.fp32_precision = before
 
 
 def _mkl_is_slow() -> bool:

@@ -1,4 +1,4 @@
-"""Which device a worker computes on, and in which precision, through Accelerate."""
+"""The device and precision of a worker, through Accelerate."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from toplora_train.config.errors import UserError
 from toplora_train.run.platform.cpu_malloc import keep_freed_memory
 from toplora_train.run.platform.cpu_matmul import choose_matmul
 
-# A process may wait long for the others: their share of a test set, or the first one's writing. One
-# that dies is noticed by the agent, not by this.
-PATIENCE = timedelta(days=7)
+# A rank may wait long for the others: for their shard of a test set, or for rank 0 to write. The
+# agent notices a rank that dies, not this timeout.
+TIMEOUT = timedelta(days=7)
 
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -22,12 +22,12 @@ AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def open_accelerator(
     *, device: str, mixed_precision: str, deterministic: bool = False
 ) -> Accelerator:
-    """An Accelerator on the asked device; ``auto`` takes a GPU where there is one.
+    """An Accelerator on the given device; ``auto`` takes a GPU if there is one.
 
-    ``deterministic`` makes torch refuse operations whose result differs from run to run.
+    ``deterministic`` makes torch refuse nondeterministic operations.
 
     Raises:
-        UserError: the device is not there, or cannot compute in that precision.
+        UserError: The device is not available, or does not support the precision.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("launch.device=cuda, but torch sees no GPU; use launch.device=auto")
@@ -52,15 +52,15 @@ def open_accelerator(
         cpu=on_cpu,
         mixed_precision=mixed_precision,
         kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=PATIENCE),
-            # No exchange during a pass: one that runs out of memory can be taken again.
+            InitProcessGroupKwargs(timeout=TIMEOUT),
+            # No communication during a pass, so that it can be retried after running out of memory.
             DistributedDataParallelKwargs(broadcast_buffers=False),
         ],
     )
 
 
 def leave_process_group(accelerator: Accelerator) -> None:
-    """Part with the other processes, all at the same place; nothing can be exchanged after it."""
+    """Destroy the process group once all ranks are here; no collective can follow."""
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
         torch.distributed.destroy_process_group()

@@ -1,1 +1,1 @@
-"""Everything before the first step: rows, tokens, evaluation sets, and what is validated."""
+"""Everything before the first step: rows, tokens, evaluation sets, and validation."""

@@ -10,8 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.adapters.saving import load_adapter
 from toplora_train.config.schema import RunConfig
-from toplora_train.models.locate import locate_model
-from toplora_train.run.prepare.objective import find_objective, load_base
+from toplora_train.run.prepare.objective import find_objective, load_base, locate_base
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 
 
@@ -26,14 +25,9 @@ def load_adapted(
         device: Where to compute.
 
     Raises:
-        UserError: the base model is not there, or the adapter is not one that fits it.
+        UserError: The base model is not available, or the adapter does not fit it.
     """
-    location = locate_model(
-        path=config.model.path,
-        revision=config.model.revision,
-        package=config.model.package,
-        builtin=config.model.builtin,
-    )
+    location = locate_base(config.model)
     tokenizer = open_tokenizer(config, location)
     base = load_base(config, location, find_objective(config, tokenizer).head)
     adapted = load_adapter(base, run_dir / "adapter")

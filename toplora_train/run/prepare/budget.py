@@ -1,4 +1,4 @@
-"""A run whose ``adapter.budget`` has become ranks, before anything else is done with it."""
+"""Replace a run's ``adapter.budget`` by ranks, before anything else is done with it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from toplora_train.run.prepare.run_data import RunData
 
 
 def within_budget(config: RunConfig, run_data: RunData) -> tuple[RunConfig, str | None]:
-    """The run with the ranks that come nearest to its budget, and what they come to, in a line.
+    """The run with the ranks nearest to its budget, and a line with the resulting size.
 
     Raises:
-        UserError: No rank comes to it.
+        UserError: No rank comes near it.
     """
     if config.adapter.get("budget") is None:
         return config, None
@@ -25,10 +25,10 @@ def within_budget(config: RunConfig, run_data: RunData) -> tuple[RunConfig, str 
 
 
 def within_budget_on(model: nn.Module, config: RunConfig) -> tuple[RunConfig, str | None]:
-    """The same where the base model is built already, with or without weights.
+    """The same for a base model that is already built, with or without weights.
 
     Raises:
-        UserError: No rank comes to it.
+        UserError: No rank comes near it.
     """
     if config.adapter.get("budget") is None:
         return config, None

@@ -1,4 +1,4 @@
-"""The rows that an adapter is shown whose start is made of data (EVA)."""
+"""Data-driven initialization of an adapter (EVA)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SHOWN_BATCHES = 64
 
 
 def show_rows(adapted: PeftModel, config: RunConfig, run_data: RunData) -> None:
-    """Show the adapter the rows of the first steps; most adapters do not look.
+    """Initialize the adapter from the rows of the first steps; a no-op for most adapters.
 
     Raises:
-        UserError: The start cannot be made of these rows.
+        UserError: These rows do not suffice.
     """
     order = remaining_batches(
         run_data.lengths,

@@ -1,4 +1,4 @@
-"""Rows as tokens, in the way of the protocol that they will be asked in, and encoded only once."""
+"""Encode rows as tokens by the evaluation's protocol, once, through the cache."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Encoding:
 
     Attributes:
         example: The examples' class.
-        settings: What decides the tokens besides rows and tokenizer, as plain values.
-        encode: Given rows and who is told of the progress, makes the examples.
+        settings: What determines the tokens besides rows and tokenizer, as plain values.
+        encode: Turns rows into examples; its second argument is the progress callback.
     """
 
     example: type[Any]
@@ -46,13 +46,13 @@ class Encoding:
 
 
 class Encoder:
-    """Encodes sets of rows, each once: what was encoded before is read from the cache.
+    """Encodes sets of rows, reading those that were encoded before from the cache.
 
     Args:
-        encoding: How.
-        tokenizer: Whose files decide what can be taken from the cache; not used before this.
-        folder: The cache; None for none.
-        console: Where progress is shown.
+        encoding: How rows become examples.
+        tokenizer: Its files are part of the cache key; must not have been used before.
+        folder: The cache; None disables it.
+        console: Shows progress.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Encoder:
         self._console = console
 
     def encode(self, rows: RowSet, name: str) -> tuple[Encoded[Any], str]:
-        """The examples of ``rows``, called ``name``, and where they came from, in words.
+        """The examples of ``rows``, called ``name``, and whether they were cached, in words.
 
         Raises:
-            UserError: A row cannot be encoded as the settings want it.
+            UserError: A row cannot be encoded under the settings.
         """
 
         def encode() -> Encoded[Any]:
@@ -90,29 +90,29 @@ class Encoder:
 def learned_prompt(
     protocol: str, tokenizer: PreTrainedTokenizerBase | None = None, *, chat: bool = False
 ) -> str:
-    """What stands before a response in training, ``{instruction}`` in the place of a row's.
+    """The training prompt, with ``{instruction}`` in place of a row's instruction.
 
-    With ``chat``, what the tokenizer's chat template makes of a user's single message.
+    With ``chat``, the tokenizer's chat template applied to a single user message.
     """
     if chat and tokenizer is not None:
-        asked = Message("user", "{instruction}")
-        return chat_prompt(tokenizer, Row("", asked.content, "", "", "", (asked,)))
+        message = Message("user", "{instruction}")
+        return chat_prompt(tokenizer, Row("", message.content, "", "", "", (message,)))
     build = training_prompt if protocol in SUPERVISES_PROMPT else build_prompt
     return build("{instruction}")
 
 
 def has_conversations(rows: Sequence[Row]) -> bool:
-    """Whether the rows to train on are conversations; a run learns one wording only.
+    """Whether the training rows are conversations.
 
     Raises:
-        UserError: some are, some are not.
+        UserError: Only some of them are.
     """
     first = bool(rows[0].messages)
     for row in rows:
         if bool(row.messages) != first:
             raise UserError(
                 f"{rows[0].where} is {'a conversation' if first else 'an instruction'}, "
-                f"{row.where} is not; a run learns one of the two: make them alike"
+                f"{row.where} is not; a run trains on one kind only: convert one of them"
             )
     return first
 
@@ -126,21 +126,21 @@ def encode_for(
     overflow: str,
     on_rows: OnRows | None = None,
 ) -> Encoded[Example]:
-    """Encode the rows, and prove or count how many are asked in other tokens than learned.
+    """Encode the rows, and check that training and evaluation prompts have the same tokens.
 
-    Under the clean protocol that number is proven to be 0; conversations are worded by the model's
-    chat template, other rows by this project's prompt. A legacy protocol has its own strings, its
-    own cut-off of 256 tokens (``max_length`` and ``overflow`` are not its own), and asks in others
-    than it trains in: that is reported, not an error.
+    Under the clean protocol a mismatch is an error; conversations use the model's chat template,
+    other rows this project's prompt. A legacy protocol has its own prompts and its own cut-off of
+    256 tokens (``max_length`` and ``overflow`` do not apply), and evaluates with other prompts than
+    it trains on: these mismatches are counted and reported.
 
     Raises:
-        UserError: see :func:`toplora_train.data.encode.encode_rows` and ``prove_prompt_prefix``.
+        UserError: See :func:`toplora_train.data.encode.encode_rows` and ``prove_prompt_prefix``.
     """
     if has_conversations(rows):
         if protocol in SUPERVISES_PROMPT:
             raise UserError(
-                f"evaluation.protocol={protocol} has a wording of its own and no conversations, "
-                f"but {rows[0].where} is one; use protocol=clean"
+                f"evaluation.protocol={protocol} has its own prompts and no conversations, but "
+                f"{rows[0].where} is one; use protocol=clean"
             )
         encoded = encode_chat_rows(
             tokenizer, rows, max_length=max_length, overflow=overflow, on_rows=on_rows

@@ -1,4 +1,4 @@
-"""The test rows of the chosen tasks, with what is needed to ask and score them."""
+"""The test rows of the chosen tasks, with what their evaluation needs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def read_eval_sets(
     """Read every task's test rows, and ``dataset.test`` as one more task named ``test``.
 
     Raises:
-        UserError: rows are missing or not in the schema, a task is called ``test`` as well, or a
-            task cannot be asked in the way that is asked for.
+        UserError: Rows are missing or not in the schema, a task is also called ``test``, or a task
+            does not support the configured evaluation.
     """
     protocol = find_protocol(evaluation.protocol)
     sets = [
@@ -63,7 +63,7 @@ def read_eval_sets(
     ]
     if dataset.test is not None:
         if "test" in tasks:
-            raise UserError("dataset.test makes a task named 'test'; rename the task of that name")
+            raise UserError("dataset.test adds a task named 'test'; rename your task of that name")
         sets.append(
             EvalSet(
                 name="test",
@@ -91,13 +91,13 @@ def read_eval_sets(
 
 
 def match_training_form(eval_set: EvalSet, wording: str) -> EvalSet:
-    """The test set as its questions are put: a cloze as one, all in the wording that was learned.
+    """The test set in the form of the training rows: as a cloze, or in the chat template.
 
-    Where the training rows were conversations, its questions are asked as a user's message, in the
-    model's own chat template.
+    If the training rows were conversations, its questions become a user's message in the model's
+    chat template.
 
     Raises:
-        UserError: it holds conversations, and the training rows did not.
+        UserError: It holds conversations, but the training rows did not.
     """
     prepared = find_method(eval_set.kind).prepare(eval_set.rows)
     if prepared is not eval_set.rows:
@@ -107,15 +107,15 @@ def match_training_form(eval_set: EvalSet, wording: str) -> EvalSet:
     for row in eval_set.rows.rows:
         if row.messages:
             raise UserError(
-                f"task.{eval_set.name}: {row.where} is a conversation, but what is trained on "
-                "is not, so the model would be asked in other words than it learned; train on "
-                "messages too, or give the test rows an instruction"
+                f"task.{eval_set.name}: {row.where} is a conversation, but the training rows are "
+                "not, so the model would be evaluated with other prompts than in training; train "
+                "on messages too, or give the test rows an instruction"
             )
     return eval_set
 
 
 def _row_reading(task: TaskSettings) -> dict[str, Any]:
-    """How the records of a test file become rows; each has to have its answer."""
+    """How the records of a test file become rows; each must have an answer."""
     return {"parse": row_parser(task)} if task.kind in HEADS else {"needs_answer": True}
 
 

@@ -1,9 +1,8 @@
-"""A run that is trained for longer than it was to be: where it goes on, and what that changes.
+"""``resume=extend``: where an extended run continues, and how it differs from a longer run.
 
-The rows' order does not depend on a run's length, so an extended run steps through them as one that
-had the greater length from the start. The learning rate may depend on it, by its schedule or by a
-warm-up that is a share of the steps: what was trained before is then not what the longer run would
-have trained, and this is said.
+The order of the rows does not depend on a run's length, so an extended run sees them like a run of
+the greater length. The learning rate may depend on it, by its schedule or by a warm-up that is a
+share of the steps: the earlier steps then differ from the longer run's, and this is reported.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from toplora_train.train.sampler import steps_in_epoch
 
 @dataclass(frozen=True)
 class Extension:
-    """An extension under way or done.
+    """An extension of a run.
 
     Attributes:
         ends: Where the run ended before.
-        total: The steps that it is extended to.
-        differences: What is not as in a run of ``total`` steps from the start, in sentences.
+        total: The number of steps it is extended to.
+        differences: How it differs from a run of ``total`` steps from the start, in sentences.
     """
 
     ends: Sequence[EarlierEnd]
@@ -36,15 +35,13 @@ class Extension:
 
     def __str__(self) -> str:
         after = ", then ".join(f"{end.step:,}" for end in self.ends)
-        said = f"The run had ended after step {after} and is extended to {self.total:,}"
+        text = f"The run had ended after step {after} and is extended to {self.total:,}"
         if not self.differences:
-            return f"{said}: as a run of that length from the start, step by step."
-        return (
-            f"{said}. It is not a run of that length from the start: {' '.join(self.differences)}"
-        )
+            return f"{text}, identical to a run of that length from the start."
+        return f"{text}. It differs from a run of that length: {' '.join(self.differences)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """What the report records."""
+        """The extension as the report records it."""
         return {
             "ends": [{"step": end.step, "command": end.command} for end in self.ends],
             "differences": list(self.differences),
@@ -54,14 +51,14 @@ class Extension:
 def find_extension(
     config: RunConfig, ends: Sequence[EarlierEnd], *, resumed_step: int, total: int, rows: int
 ) -> Extension | None:
-    """The extension of a run with earlier ends; None of a run that has none.
+    """The extension of a run with earlier ends; None for a run without.
 
     Args:
-        config: The run as it is extended.
+        config: The extended run.
         ends: Its earlier ends.
-        resumed_step: The step of the checkpoint that it goes on from.
-        total: Its steps now.
-        rows: That are trained on.
+        resumed_step: The step of the checkpoint it continues from.
+        total: Its new number of steps.
+        rows: The number of training rows.
     """
     if not ends:
         return None
@@ -69,17 +66,17 @@ def find_extension(
     trained = [end.step for end in ends if end.step <= resumed_step] or [resumed_step]
     if differing := _other_rates(config, ends, resumed_step=resumed_step, total=total):
         differences.append(differing)
-    judged = [step for step in trained if _judged_as_last_step_only(config, step, rows)]
-    if judged:
-        steps = ", ".join(map(str, judged))
-        differences.append(f"The held-out rows were judged after step {steps} too.")
+    extra = [step for step in trained if _validated_as_last_step_only(config, step, rows)]
+    if extra:
+        steps = ", ".join(map(str, extra))
+        differences.append(f"The held-out rows were also evaluated after step {steps}.")
     return Extension(ends, total, differences)
 
 
 def _other_rates(
     config: RunConfig, ends: Sequence[EarlierEnd], *, resumed_step: int, total: int
 ) -> str | None:
-    """The first step whose learning rate was another one than in a run of ``total`` steps."""
+    """A sentence on the steps whose learning rate differs from a run of ``total`` steps."""
     now = learning_rate(config.optimizer, total_steps=total)
     done = 0
     for end in ends:
@@ -88,10 +85,10 @@ def _other_rates(
         step = next((step for step in range(done + 1, last + 1) if then(step) != now(step)), None)
         if step is not None:
             return (
-                f"Steps {done + 1} to {last} had the learning rates of {end.step} steps "
-                f"({_depends(config)}), such as {then(last):.4g} at step {last}, where a run of "
-                f"{total} has {now(last):.4g}; from step {last + 1} on it is that of {total} "
-                f"steps, {now(last + 1):.4g} at first."
+                f"Steps {done + 1} to {last} used the learning rates of a run of {end.step} steps "
+                f"({_depends(config)}), for example {then(last):.4g} at step {last} instead of "
+                f"{now(last):.4g}; from step {last + 1} on they are those of {total} steps, "
+                f"starting at {now(last + 1):.4g}."
             )
         done = last
     return None
@@ -104,8 +101,8 @@ def _depends(config: RunConfig) -> str:
     return f"optimizer.warmup_ratio={optimizer.warmup_ratio}"
 
 
-def _judged_as_last_step_only(config: RunConfig, step: int, rows: int) -> bool:
-    """Whether the held-out rows were judged at a step because it was the last one."""
+def _validated_as_last_step_only(config: RunConfig, step: int, rows: int) -> bool:
+    """Whether the held-out rows were evaluated at a step only because it was the last one."""
     if not selects(config):
         return False
     if config.trainer.eval_every and step % config.trainer.eval_every == 0:

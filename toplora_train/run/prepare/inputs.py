@@ -1,4 +1,4 @@
-"""What a run reads, its model and its rows, and where each of it is: known without the network."""
+"""A run's inputs, its model and its rows, and where each is, found without the network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from toplora_train.config.schema import ModelSettings, RunConfig
 from toplora_train.data.availability import SourceState, fetch, source_state
 from toplora_train.data.published import published_rows
 from toplora_train.models.availability import ModelState, model_state
-from toplora_train.models.locate import locate_model
 from toplora_train.report.plan import RunInput
+from toplora_train.run.prepare.objective import locate_base
 
 TEST = "test"  # the task that dataset.test makes
 
@@ -22,15 +22,15 @@ class RowsInput:
     """A source of rows that a run reads.
 
     Attributes:
-        task: The task that they test; None for rows to train on.
-        source: As the configuration names it.
+        task: The task they test; None for training rows.
+        source: The source as configured.
         subset: Of a hub data set.
         split: Of a hub data set or a folder.
         revision: Of a hub data set.
-        limit: Take the first so many rows.
-        data_root: The local mirror that is tried first.
-        licence: As the configuration says it.
-        state: Where it is.
+        limit: Read only the first ``limit`` rows.
+        data_root: The local mirror, tried first.
+        licence: As configured.
+        state: Where the source is.
     """
 
     task: str | None
@@ -50,20 +50,20 @@ class RowsInput:
 
     @property
     def at_hand(self) -> bool:
-        """Whether they can be read on this machine."""
+        """Whether they can be read without a download."""
         return self.state.state in ("local", "cached")
 
     @property
     def published(self) -> int | None:
-        """How many are read, where that is known without reading them."""
+        """The number of rows, if known without reading them."""
         rows = self.state.rows or published_rows(self.source, subset=self.subset, split=self.split)
         return rows if rows is None or self.limit is None else min(rows, self.limit)
 
     def fetch_place(self) -> Path | None:
-        """Make them local and say where they lie; None where the hub's own cache decides.
+        """Download them and return their location; None if it is in the hub cache.
 
         Raises:
-            UserError: They cannot be had.
+            UserError: They are not available.
         """
         return fetch(
             self.source,
@@ -75,15 +75,15 @@ class RowsInput:
 
 
 def find_rows(config: RunConfig) -> list[RowsInput]:
-    """The sources of the rows to train on, then those of the test rows.
+    """The sources of the training rows, then those of the test rows.
 
     Raises:
-        UserError: A source is of no known form, or ``data_root`` is no folder.
+        UserError: A source has an unknown form, or ``data_root`` is not a folder.
     """
     dataset, tasks, limit = config.dataset, config.task, config.evaluation.limit
     data_root = Path(config.data_root) if config.data_root else None
     if data_root is not None and not data_root.is_dir():
-        raise UserError(f"data_root={data_root} is no folder; correct or leave out data_root")
+        raise UserError(f"data_root={data_root} is not a folder; correct it or leave it out")
     split = own_split(config)
     training: list[tuple[str, str | None, str, str | None, str | None]]
     if split is not None:
@@ -131,23 +131,17 @@ def find_model(model: ModelSettings) -> ModelState:
 
 
 def fetch_model(model: ModelSettings, *, weights: bool) -> str:
-    """Make the base model local, with or without its weights, and say where it lies.
+    """Download the base model, with or without its weights, and return its location.
 
     Raises:
-        UserError: It cannot be had.
+        UserError: It is not available.
     """
-    found = locate_model(
-        path=model.path,
-        revision=model.revision,
-        package=model.package,
-        builtin=model.builtin,
-        weights=weights,
-    )
+    found = locate_base(model, weights=weights)
     return "made in code" if found.folder is None else str(found.folder)
 
 
 def as_list(model: ModelState, rows: list[RowsInput]) -> list[RunInput]:
-    """The model and the sources of rows as a plan shows them; one that is read twice once."""
+    """The model and the sources of rows as a plan shows them."""
     listed = [
         RunInput(
             use="model",

@@ -1,7 +1,7 @@
-"""What a run teaches, by the kind of its tasks: to write, to classify, or to give a number.
+"""What a run trains, by the kind of its tasks: generation, classification or regression.
 
-This is where the kinds part. Whatever else a run does (steps, checkpoints, scores, report) is told
-the functions it needs from here and has not heard of kinds.
+Only this module distinguishes the kinds. Everything else in a run (steps, checkpoints, scores,
+report) uses the functions of its :class:`Objective`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toplora_train.adapters.targets import plain_names
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
-from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
+from toplora_train.config.schema import DatasetSettings, ModelSettings, RunConfig, TaskSettings
 from toplora_train.data.batches import collate
 from toplora_train.data.encode import Example, OnRows, render_example
 from toplora_train.data.formats import FORMATS
@@ -34,7 +34,7 @@ from toplora_train.data.rows import Row, parse_row
 from toplora_train.data.sources import RowParser
 from toplora_train.models.head import Head
 from toplora_train.models.load import load_model
-from toplora_train.models.locate import ModelLocation
+from toplora_train.models.locate import ModelLocation, locate_model
 from toplora_train.run.prepare.encoding import Encoding, encode_for
 from toplora_train.train.losses import label_loss, value_loss
 from toplora_train.train.step import Batch, Loss, supervised_loss
@@ -45,13 +45,13 @@ class Objective:
     """The functions that differ between kinds.
 
     Attributes:
-        head: What is put on the model, if it does not write.
-        parse: Makes a row of a record of a training file.
-        encoding: Makes examples of rows.
-        collate: Makes padded tensors of examples.
-        training_collate: Makes tensors of the examples of a training step.
+        head: The head put on the model; None for a language model.
+        parse: Turns a record of a training file into a row.
+        encoding: Turns rows into examples.
+        collate: Turns examples into padded tensors.
+        training_collate: Turns the examples of a training step into tensors.
         loss: The sum of a batch's loss.
-        render: An example as (token's text, whether it is learned), for people.
+        render: An example as (token's text, whether it is supervised), for display.
     """
 
     head: Head | None
@@ -64,10 +64,10 @@ class Objective:
 
 
 def find_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
-    """The objective of the chosen tasks; without one that needs a head the model writes.
+    """The objective of the chosen tasks; a language model's unless a task needs a head.
 
     Raises:
-        UserError: the tokenizer cannot pad, which a head on a decoder depends on.
+        UserError: The tokenizer cannot pad, which a head on a decoder depends on.
     """
     task = head_task(config)
     return (
@@ -78,7 +78,7 @@ def find_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Obj
 
 
 def language_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
-    """Learn the responses, token by token."""
+    """Train on the tokens of the responses."""
     protocol, limits = config.evaluation.protocol, length_limits(config)
     special = {"special_tokens": config.dataset.special_tokens}
 
@@ -98,21 +98,21 @@ def language_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def length_limits(config: RunConfig) -> dict[str, Any]:
-    """The longest example, and what becomes of longer ones."""
+    """The maximum length of an example, and how longer ones are treated."""
     return {"max_length": config.dataset.max_length, "overflow": config.dataset.overflow}
 
 
 def own_parser(dataset: DatasetSettings) -> RowParser:
-    """How a record of the user's own files becomes a row.
+    """How a record of the user's files becomes a row.
 
     Raises:
-        UserError: two ways are named.
+        UserError: Both a format and field names are set.
     """
     if dataset.format is None:
         return partial(parse_renamed, names=dataset.fields) if dataset.fields else parse_row
     if dataset.fields:
         raise UserError(
-            f"dataset.format={dataset.format} says what the rows' keys are, and so does "
+            f"dataset.format={dataset.format} defines the rows' fields, and so does "
             "dataset.fields; leave one of them out"
         )
     return FORMATS[dataset.format]
@@ -121,23 +121,23 @@ def own_parser(dataset: DatasetSettings) -> RowParser:
 def head_objective(
     config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenizerBase
 ) -> Objective:
-    """Learn the label of a text or a pair of texts with a head.
+    """Train a head on the label of a text or a pair of texts.
 
     Raises:
-        UserError: the tokenizer cannot pad, or rows are to be packed.
+        UserError: The tokenizer cannot pad, or packing is configured.
     """
     choices = tuple(task.choices)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UserError(
-            f"task.{task.name} is for a head, which finds a text's end by the padding, but the "
+            f"task.{task.name} needs a head, which finds the end of a text by its padding, but the "
             f"tokenizer of {config.model.path or config.model.name} has no pad token of its own; "
-            "choose a model that has one, or save a tokenizer with pad_token set beside it"
+            "use a model that has one, or save a tokenizer with pad_token set in the model's folder"
         )
 
     if config.trainer.batching == "packed":
         raise UserError(
-            f"trainer.batching=packed is for models that write; task.{task.name} is for a head, "
-            "which judges one text a row: use trainer.batching=padded"
+            f"trainer.batching=packed is for language models, but task.{task.name} needs a head, "
+            "which scores one text per row; use trainer.batching=padded"
         )
 
     limits = length_limits(config)
@@ -171,6 +171,21 @@ def row_parser(task: TaskSettings) -> RowParser:
     )
 
 
+def locate_base(model: ModelSettings, *, weights: bool = True) -> ModelLocation:
+    """Find the base model, or download it where possible.
+
+    Raises:
+        UserError: It cannot be found; the message says what to do.
+    """
+    return locate_model(
+        path=model.path,
+        revision=model.revision,
+        package=model.package,
+        builtin=model.builtin,
+        weights=weights,
+    )
+
+
 def load_base(
     config: RunConfig,
     location: ModelLocation,
@@ -179,10 +194,10 @@ def load_base(
     meta: bool = False,
     head_seed: int | None = None,
 ) -> PreTrainedModel:
-    """The base model as the run's configuration has it, with the objective's head.
+    """The base model as configured, with the objective's head.
 
-    ``head_seed`` starts the head otherwise than the run does: a head that is not read back from the
-    adapter's file is then another one, and the proof of the reload sees it.
+    ``head_seed`` initializes the head differently than in the run, so that the reload check fails
+    if the head is not read from the adapter's file.
     """
     return load_model(
         location,
@@ -198,6 +213,6 @@ def load_base(
 
 
 def base_weights(config: RunConfig, location: ModelLocation) -> str:
-    """What tells the base model's weights from others, such as the same in another precision."""
+    """Identifies the base model's weights, including their precision."""
     form = config.model.quantization or "whole"
     return f"{location.name}@{location.revision}/{config.model.dtype}/{form}"

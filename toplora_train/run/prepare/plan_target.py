@@ -1,4 +1,4 @@
-"""What a run is planned for: a device of the table or the machine at hand, and eight of it."""
+"""The device that a run is planned for: a known one or this machine's, and eight of it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from toplora_train.run.platform.device import open_accelerator
 from toplora_train.run.prepare.validate_settings import validate_settings
 
 COMPUTE = {"bf16": "bfloat16", "fp16": "float16"}
-MANY = 8  # devices of one machine, as they are sold and rented
+MANY = 8  # devices of one machine, as sold and rented
 ENGINES: tuple[Literal["ddp", "zero2", "fsdp2"], ...] = ("ddp", "zero2", "fsdp2")
-# Words of a command that a plan has and a run has not, or that the planned launch replaces.
+# Overrides that belong to a plan only, or that the planned launch replaces.
 REPLACED = ("plan", "plan_for", "prefetch", "launch", "launch.processes", "launch.engine")
 
 
@@ -32,10 +32,10 @@ class Target:
 
     Attributes:
         name: Its name.
-        capacity: Bytes of its memory; None where they are not known.
-        speed: FLOP/s of a product of so many tokens with a matrix of that width, at most.
-        speed_from: Where the speed is from, in words.
-        utilisation: The share of it that a run is assumed to get; None where none is.
+        capacity: Its memory in bytes; None if unknown.
+        speed: Peak FLOP/s of a product of (tokens, hidden) with a (hidden, hidden) matrix.
+        speed_from: The source of the speed, in words.
+        utilisation: The share of it that a run is assumed to reach; None for a measured speed.
     """
 
     name: str
@@ -46,15 +46,15 @@ class Target:
 
 
 def compute_dtype(config: RunConfig) -> str:
-    """The number format of the products, in torch's word."""
+    """The dtype of the products, by torch's name."""
     return COMPUTE.get(config.trainer.mixed_precision, config.model.dtype)
 
 
 def find_target(config: RunConfig) -> Target:
-    """The device that is named by ``plan_for``, or that of this machine.
+    """The device named by ``plan_for``, or this machine's.
 
     Raises:
-        UserError: There is no such device, or it cannot compute in the run's number format.
+        UserError: There is no such device, or it does not support the run's dtype.
     """
     dtype = compute_dtype(config)
     if config.plan_for is not None:
@@ -72,11 +72,11 @@ def find_target(config: RunConfig) -> Target:
     )
     device = accelerator.device
     on_gpu = device.type == "cuda"
-    dtype_of_torch: torch.dtype = getattr(torch, dtype)
+    torch_dtype: torch.dtype = getattr(torch, dtype)
     return Target(
         torch.cuda.get_device_name(device) if on_gpu else f"this machine's {device.type}",
         torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
-        lambda tokens, hidden: product_speed(device, dtype_of_torch, tokens=tokens, hidden=hidden),
+        lambda tokens, hidden: product_speed(device, torch_dtype, tokens=tokens, hidden=hidden),
         "measured now",
     )
 
@@ -90,15 +90,15 @@ def memory_of_devices(
     embeddings: int,
     layers: int,
 ) -> list[DeviceMemory]:
-    """What a device needs alone, and each of eight by every engine.
+    """The memory of a single device, and of each of eight with every engine.
 
     Args:
         config: The run.
-        estimate: The memory of one device that holds so many rows at once.
-        rows: Held at once by a device alone.
-        trainable: Parameters of the adapter.
-        embeddings: Bytes of the base model's weights that belong to no layer.
-        layers: Of the base model.
+        estimate: The memory of a device by the rows of its micro-batch.
+        rows: The micro-batch of a single device.
+        trainable: The adapter's parameters.
+        embeddings: Bytes of the base model's weights outside its layers.
+        layers: The base model's number of layers.
     """
     found = [_device_memory("1 device", estimate(rows), trainable)]
     for engine in ENGINES:
@@ -121,7 +121,7 @@ def memory_of_devices(
 def launch_command(
     config: RunConfig, memory: Sequence[DeviceMemory], capacity: float | None
 ) -> str | None:
-    """The run's command on eight devices, by the first engine that fits; None if none does."""
+    """The run's command on eight devices, with the first engine that fits; None if none does."""
     for engine, needs in zip(ENGINES, memory[1:], strict=True):
         if needs.refusal is None and (capacity is None or needs.most <= capacity):
             words = shlex.split(config.command)
@@ -133,20 +133,20 @@ def launch_command(
 def _device_memory(
     setting: str, memory: MemoryEstimate, trainable: int, whole: int | None = None
 ) -> DeviceMemory:
-    """``whole``: bytes of the base model's weights, which an evaluation holds whole."""
+    """``whole``: bytes of the base model's weights, which an evaluation does not shard."""
     weights = memory.weights if whole is None else whole
     return DeviceMemory(setting, asdict(memory), weights + 4 * trainable)
 
 
 def too_large(memory: Sequence[DeviceMemory], target: Target) -> str | None:
-    """What to change where not even eight devices are enough, in a line."""
+    """What to change if not even eight devices are enough, in a line."""
     if target.capacity is None or any(
         needs.refusal is None and needs.most <= target.capacity for needs in memory
     ):
         return None
     least = min(needs.most for needs in memory if needs.refusal is None)
     return (
-        f"{target.name} is too small in every setting: {readable_bytes(least)} are needed at the "
-        "least. Less is needed with trainer.activation_checkpointing=true, a smaller "
+        f"{target.name} is too small in every setting: at least {readable_bytes(least)} are "
+        "needed. Reduce this with trainer.activation_checkpointing=true, a smaller "
         "trainer.micro_batch_size, model.dtype=bfloat16 or model.quantization=4bit."
     )

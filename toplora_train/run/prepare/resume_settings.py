@@ -1,4 +1,4 @@
-"""Which settings decide what is trained: a resumed run must have the same."""
+"""The settings that determine training; a resumed run must have the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from toplora_train.config.schema import RunConfig
 from toplora_train.run.fit.best_checkpoint import selects
 
-# These change what is written or shown, not what is learned.
+# These change what is written or shown, not the training.
 FREE = {
     "trainer.name",
     "trainer.log_every",
@@ -25,8 +25,8 @@ def resume_settings(
 ) -> dict[str, Any]:
     """Dotted keys to values.
 
-    The rows, and the adapter that the run starts from, stand for themselves by their hash, not by
-    where they lie.
+    The rows, and the adapter that the run starts from, are represented by their hash, not by their
+    location.
     """
     parts = {
         "model": asdict(config.model),
@@ -43,7 +43,7 @@ def resume_settings(
         },
         "seed": config.seed,
     }
-    free = FREE - {"trainer.eval_every"} if selects(config) else FREE  # it says what is judged
+    free = FREE - {"trainer.eval_every"} if selects(config) else FREE  # it sets the candidates
     return {key: value for key, value in flatten(parts).items() if key not in free}
 
 

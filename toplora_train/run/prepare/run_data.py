@@ -1,4 +1,4 @@
-"""All that a run needs before any weight is loaded: rows, tokens, test sets."""
+"""What a run needs before any weights are loaded: rows, tokens, test sets."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.models.head import HeadStart
 from toplora_train.models.load import start_of_head
-from toplora_train.models.locate import ModelLocation, locate_model
+from toplora_train.models.locate import ModelLocation
 from toplora_train.run.prepare.encoding import Encoder, has_conversations
 from toplora_train.run.prepare.eval_sets import match_training_form, read_eval_sets
-from toplora_train.run.prepare.objective import Objective, find_objective
+from toplora_train.run.prepare.objective import Objective, find_objective, locate_base
 from toplora_train.run.prepare.special_tokens import SpecialTokens, open_tokenizer, special_tokens
 from toplora_train.train.sampler import steps_for_tokens, steps_in_epoch
 
 
 @dataclass(frozen=True)
 class RunData:
-    """All that is known before any weight is loaded."""
+    """Everything known before any weights are loaded."""
 
     location: ModelLocation
     tokenizer: PreTrainedTokenizerBase
@@ -48,13 +48,13 @@ class RunData:
     eval_sets: list[EvalSet]
     contaminated: dict[str, list[str]]  # ids of test rows whose question is trained on, by task
     tokens_from: str  # whether the tokens were cached, in words
-    truncated_tests: dict[str, int] = field(default_factory=dict)  # rows that a head sees in part
-    head: HeadStart | None = None  # what the head starts as
-    special_tokens: SpecialTokens = field(default_factory=SpecialTokens)  # in the rows' own text
+    truncated_tests: dict[str, int] = field(default_factory=dict)  # truncated test rows, by task
+    head: HeadStart | None = None  # the head's initialization
+    special_tokens: SpecialTokens = field(default_factory=SpecialTokens)  # in the rows' text
 
     @property
     def lengths(self) -> list[int]:
-        """The tokens of each row that is trained on."""
+        """The number of tokens of each training row."""
         return [len(example.input_ids) for example in self.train]
 
 
@@ -65,36 +65,31 @@ def prepare(
     console: Console | None = None,
     in_turn: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> RunData:
-    """Read and encode all rows, and prove that they are asked as they are learned.
+    """Read and encode all rows, and check that evaluation prompts match the training prompts.
 
     Args:
         config: The run.
-        weights: Whether the model's weights have to be at hand.
-        console: Where the progress of long work is shown; nowhere by default.
-        in_turn: Lets one process of a machine encode before the others, who find its tokens cached.
+        weights: Whether the model's weights must be available.
+        console: Shows progress; silent by default.
+        in_turn: Lets local rank 0 encode before the others, which then read its tokens from the
+            cache.
 
     Raises:
-        UserError: Something in the input is wrong.
+        UserError: The input is invalid.
     """
-    location = locate_model(
-        path=config.model.path,
-        revision=config.model.revision,
-        package=config.model.package,
-        builtin=config.model.builtin,
-        weights=weights,
-    )
+    location = locate_base(config.model, weights=weights)
     tokenizer = open_tokenizer(config, location)
     objective = find_objective(config, tokenizer)
     dataset = config.dataset
     data_root = Path(config.data_root) if config.data_root else None
     rows = training_rows(config, objective, data_root=data_root)
     eval_sets = read_eval_sets(config.task, dataset, config.evaluation, data_root=data_root)
-    # As the files have them: as a cloze another question may be left of a row.
+    # On the rows as in the files, because a cloze may leave another question of a row.
     contaminated = contaminated_ids(rows.rows, {one.name: one.rows.rows for one in eval_sets})
     sizes = {one.name: len(one.rows.rows) for one in eval_sets}
     validate_overlap(contaminated, sizes, most=dataset.max_overlap)
     wording = wording_of(rows, objective)
-    if config.evaluation.multiple_choice is not None:  # trained in the form that is evaluated
+    if config.evaluation.multiple_choice is not None:  # train in the form that is evaluated
         rows = find_method(config.evaluation.multiple_choice).prepare(rows)
     eval_sets = [match_training_form(one, wording) for one in eval_sets]
     special = special_tokens(tokenizer, rows.rows, eval_sets, wanted=dataset.special_tokens)
@@ -108,13 +103,13 @@ def prepare(
             console=console or Console(quiet=True),
         )
         encoded, tokens_from = encoder.encode(rows, "training rows")
-        if objective.head is not None:  # a test row that does not fit shows before the training
+        if objective.head is not None:  # find test rows that do not fit before training
             for eval_set in eval_sets:
-                of_test, _ = encoder.encode(eval_set.rows, eval_set.name)
-                truncated_tests[eval_set.name] = of_test.truncated_rows
+                encoded_tests, _ = encoder.encode(eval_set.rows, eval_set.name)
+                truncated_tests[eval_set.name] = encoded_tests.truncated_rows
     count = len(encoded.examples)
     held_out = dataset.validation_rows or round(dataset.validation_share * count)
-    learned, held = hold_out(count, held_out, seed=config.seed)
+    train, validation = hold_out(count, held_out, seed=config.seed)
     return RunData(
         location=location,
         tokenizer=tokenizer,
@@ -122,9 +117,9 @@ def prepare(
         objective=objective,
         wording=wording,
         encoded=encoded,
-        train=[encoded.examples[index] for index in learned],
-        validation=[encoded.examples[index] for index in held],
-        validation_rows=[rows.rows[encoded.kept[index]] for index in held],
+        train=[encoded.examples[index] for index in train],
+        validation=[encoded.examples[index] for index in validation],
+        validation_rows=[rows.rows[encoded.kept[index]] for index in validation],
         eval_sets=eval_sets,
         contaminated={name: list(ids) for name, ids in contaminated.items()},
         truncated_tests=truncated_tests,
@@ -137,10 +132,10 @@ def prepare(
 
 
 def wording_of(rows: RowSet, objective: Objective) -> str:
-    """How the rows become prompts.
+    """How the rows become prompts: ``chat``, ``alpaca``, or ``none`` with a head.
 
     Raises:
-        UserError: some are conversations, some are not.
+        UserError: Only some rows are conversations.
     """
     if objective.head is not None:
         return "none"
@@ -148,7 +143,7 @@ def wording_of(rows: RowSet, objective: Objective) -> str:
 
 
 def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | None) -> RowSet:
-    """The rows to train on: the sources that are named, or the chosen tasks' own train split."""
+    """The training rows: of the configured sources, or of the task's own train split."""
     dataset = config.dataset
     split = own_split(config)
     if split is not None:
@@ -176,7 +171,7 @@ def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | 
 
 
 def total_steps(config: RunConfig, lengths: Sequence[int]) -> int:
-    """The optimizer steps of the whole run on rows of ``lengths`` tokens."""
+    """The optimizer steps of the whole run on rows with ``lengths`` tokens."""
     trainer = config.trainer
     if trainer.max_tokens is not None:
         return steps_for_tokens(

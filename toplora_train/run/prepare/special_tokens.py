@@ -1,4 +1,4 @@
-"""What a run does with special tokens in its rows' own text, and what it says of them."""
+"""How a run treats and reports special tokens in the text of its rows."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TRAINING = "the training rows"
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """What was found in which rows, and how it is encoded (``keep`` or ``text``)."""
+    """The special tokens found in each set of rows, and their encoding (``keep`` or ``text``)."""
 
     encoded: str = "keep"
     found: Mapping[str, Found] = field(default_factory=dict)
 
     def marked(self, eval_sets: Sequence[EvalSet]) -> list[EvalSet]:
-        """The test sets, those that are asked in other tokens for it marked so."""
+        """The test sets, marked with the encoding where they contain special tokens."""
         return [
             replace(one, special_tokens=self.encoded) if _task(one) in self.found else one
             for one in eval_sets
@@ -36,7 +36,7 @@ class SpecialTokens:
 
     @property
     def sentences(self) -> list[str]:
-        """A line for each set of rows that holds some."""
+        """A line for each set of rows that contains some."""
         how = (
             "encoded as the special tokens (dataset.special_tokens=text encodes them as text)"
             if self.encoded == "keep"
@@ -48,7 +48,7 @@ class SpecialTokens:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """What the report holds."""
+        """The special tokens as the report records them."""
         return {
             "encoded": self.encoded,
             "rows": {name: found.rows for name, found in self.found.items()},
@@ -57,17 +57,17 @@ class SpecialTokens:
 
 
 def open_tokenizer(config: RunConfig, location: ModelLocation) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, which encodes special tokens in a text as the run wants it.
+    """The model's tokenizer, set to encode special tokens in text as configured.
 
     Raises:
-        UserError: There is none, or it cannot.
+        UserError: There is none, or it does not support that.
     """
     tokenizer = load_tokenizer(location)
     if config.dataset.special_tokens == "text":
         if config.evaluation.protocol in SUPERVISES_PROMPT:
             raise UserError(
-                f"evaluation.protocol={config.evaluation.protocol} encodes special tokens as the "
-                "scripts that it reproduces; use dataset.special_tokens=keep or error"
+                f"evaluation.protocol={config.evaluation.protocol} encodes special tokens like the "
+                "scripts it reproduces; use dataset.special_tokens=keep or error"
             )
         encode_as_text(tokenizer)
     return tokenizer
@@ -84,8 +84,8 @@ def special_tokens(
 
     Args:
         tokenizer: The run's.
-        rows: The rows to train on; none where nothing is trained.
-        eval_sets: The rows to be asked.
+        rows: The training rows; empty for an evaluation.
+        eval_sets: The test rows.
         wanted: ``keep``, ``text``, or ``error``, which refuses them.
 
     Raises:
@@ -98,7 +98,7 @@ def special_tokens(
     if wanted == "error" and found:
         name, first = next(iter(found.items()))
         raise UserError(
-            f"{first.first}: holds a special token of the model ({name} hold {_listed(first)}); "
+            f"{first.first}: contains a special token of the model (in {name}: {_listed(first)}); "
             "remove it, or set dataset.special_tokens=text (encode it as text) or keep (as the "
             "special token)"
         )
@@ -110,6 +110,6 @@ def _task(eval_set: EvalSet) -> str:
 
 
 def _listed(found: Found) -> str:
-    # Quoted, because Markdown takes <eos> for HTML.
+    # Quoted, because Markdown would treat <eos> as HTML.
     times = ", ".join(f"`{token}` {count}x" for token, count in found.tokens.items())
     return f"{times} in {found.rows} row{'' if found.rows == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Where the adapter is that a run starts with, and what is said of it: ``adapter.start_from``."""
+"""``adapter.start_from``: locate and describe the adapter that a run starts from."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 @dataclass(frozen=True)
 class StartFrom:
-    """The start of a run: the file, where it came from, and on which base model the run trains.
+    """The adapter that a run starts from, and the run's base model.
 
     Attributes:
         path: The folder, or the hub id.
-        revision: The commit that the hub gave; None for a folder.
-        file: What was shown to fit.
+        revision: The hub's commit; None for a folder.
+        file: The adapter's file, checked against the run's adapter.
         base: The run's base model.
     """
 
@@ -40,27 +40,28 @@ class StartFrom:
 
     def __str__(self) -> str:
         commit = f" at commit {self.revision}" if self.revision else ""
-        said = (
+        text = (
             f"The adapter starts from {self.path}{commit} ({WEIGHTS_FILE}, SHA-256 "
             f"{self.file.sha256})."
         )
         if self.file.new_head:
             left = (
-                "its own head is for another task and left out"
+                "that adapter's head is for another task and left out"
                 if self.file.left_out
-                else ("it has no head")
+                else "that adapter has no head"
             )
-            said += f" The head ({', '.join(self.file.new_head)}) is new: {left}."
+            text += f" The head ({', '.join(self.file.new_head)}) is new: {left}."
         elif self.file.left_out:
-            said += f" Its head is left out ({len(self.file.left_out)} tensors): this model writes."
-        if self.file.trained_on not in (None, self.base):
-            said += (
-                f" It was trained on {self.file.trained_on}, and this run's base is {self.base}."
+            text += (
+                f" Its head is left out ({len(self.file.left_out)} tensors): this is a language "
+                "model."
             )
-        return said
+        if self.file.trained_on not in (None, self.base):
+            text += f" It was trained on {self.file.trained_on}; this run's base is {self.base}."
+        return text
 
     def to_dict(self) -> dict[str, Any]:
-        """What the report records."""
+        """The start as the report records it."""
         return {
             "path": self.path,
             "revision": self.revision,
@@ -73,14 +74,14 @@ class StartFrom:
 
 
 def find_start(config: RunConfig, model: nn.Module) -> StartFrom | None:
-    """The start that the configuration names, held against the adapter of the run; None without.
+    """The configured start, checked against the run's adapter; None if there is none.
 
     Args:
         config: The run, its budget already a rank.
-        model: Its base model with the head; weights are not needed, and it is left alone.
+        model: Its base model with the head; weights are not needed, and it is not changed.
 
     Raises:
-        UserError: There is no such adapter, or it is not one that this run's can start from.
+        UserError: There is no such adapter, or the run's adapter cannot start from it.
     """
     setting = config.adapter.get("start_from")
     if setting is None:
@@ -94,13 +95,13 @@ def find_start(config: RunConfig, model: nn.Module) -> StartFrom | None:
 
 
 def locate_adapter(setting: str) -> tuple[Path, str, str | None]:
-    """The folder of an adapter, what it is called, and the hub's commit.
+    """The folder of an adapter, its name, and the hub's commit.
 
     Args:
         setting: A run, a folder in PEFT's format, or ``owner/name`` or ``owner/name@revision``.
 
     Raises:
-        UserError: There is no adapter; says what was looked for.
+        UserError: There is no adapter.
     """
     folder = Path(setting).expanduser()
     if folder.is_dir():
@@ -108,9 +109,9 @@ def locate_adapter(setting: str) -> tuple[Path, str, str | None]:
             if (candidate / CONFIG_FILE).is_file():
                 return candidate, str(candidate), None
         if (folder / "config.yaml").is_file():
-            raise UserError(f"{KEY}={setting}: this run has no adapter yet: it is not finished")
+            raise UserError(f"{KEY}={setting}: this run is not finished and has no adapter yet")
         raise UserError(
-            f"{KEY}={setting} has no {CONFIG_FILE}; give a finished run or an adapter's folder"
+            f"{KEY}={setting} has no {CONFIG_FILE}; give a finished run or an adapter folder"
         )
     hub = HUB_ID.fullmatch(setting)
     if hub is None or setting.startswith((".", "/", "~")):
@@ -131,23 +132,23 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str, str | None]:
             else (str(error).strip().splitlines() or [type(error).__name__])[0]
         )
         raise UserError(
-            f"{KEY}={name}: there is no such folder, and the hub's adapter of this name cannot be "
-            f"had ({why}); give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+            f"{KEY}={name}: there is no such folder, and the adapter could not be downloaded from "
+            f"the hub ({why}); give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
         ) from error
     return folder, name, folder.name
 
 
 def has_head_of_same_task(config: RunConfig, folder: Path) -> bool:
-    """Whether an adapter is a run's, and its head tells the same classes of the same task apart.
+    """Whether an adapter comes from a run with the same task and classes.
 
-    PEFT's folders do not name the classes of a head, so that of any other folder is not taken.
+    PEFT's folders do not name a head's classes, so the head of any other folder is not used.
     """
     ours = head_task(config)
     if ours is None or not (folder.parent / "config.yaml").is_file() or folder.name != "adapter":
         return False
     try:
         theirs = head_task(read_config(folder.parent / "config.yaml"))
-    except UserError:  # written by another version: then nothing is known of its head
+    except UserError:  # written by another version, so its head is unknown
         return False
     return theirs is not None and (theirs.name, theirs.kind, theirs.choices) == (
         ours.name,

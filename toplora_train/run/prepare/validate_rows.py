@@ -1,4 +1,4 @@
-"""Rows that the model cannot read whole, or that nobody could score: refused before training."""
+"""Refuse rows that the model cannot read in full, or that cannot be scored, before training."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from toplora_train.run.prepare.run_data import RunData
 
 
 def validate_rows(model: nn.Module, run_data: RunData) -> None:
-    """Refuse rows before they cost anything.
+    """Check all rows before training.
 
     Args:
         model: The base model; weights are not needed.
         run_data: The rows.
 
     Raises:
-        UserError: The tokenizer has tokens that the embedding lacks; a training row is longer than
-            the model's positions; a test row has no label, or
-            one that no answer can be, or its prompt and answer exceed the positions.
+        UserError: The tokenizer has tokens that the embedding lacks; a training row exceeds the
+            model's positions; a test row has no label or an impossible one, or its prompt and
+            answer exceed the positions.
     """
     _validate_vocabulary(model, run_data.tokenizer)
-    if run_data.objective.head is not None:  # where the tokenizer knows what the model reads
+    if run_data.objective.head is not None:  # there the tokenizer limits the length
         return
     _validate_row_lengths(model, run_data)
     for eval_set in run_data.eval_sets:
@@ -33,7 +33,7 @@ def validate_rows(model: nn.Module, run_data: RunData) -> None:
 
 
 def _validate_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer with ids beyond the embedding: looking one up ends in an index error."""
+    """Refuse a tokenizer with ids beyond the embedding, which would raise an index error."""
     rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]  # a model of transformers
     beyond = sorted((id, token) for token, id in tokenizer.get_vocab().items() if id >= rows)
     if beyond:
@@ -54,7 +54,7 @@ def _validate_row_lengths(model: nn.Module, run_data: RunData) -> None:
     long = [index for index, length in enumerate(lengths) if length > positions]
     first = run_data.rows.rows[run_data.encoded.kept[long[0]]]
     raise UserError(
-        f"{len(long)} rows are longer than the model's {positions} positions, such as "
+        f"{len(long)} rows are longer than the model's {positions} positions, the first "
         f"{first.where} with {lengths[long[0]]} tokens; set dataset.max_length={positions} and "
         "dataset.overflow=drop or truncate"
     )

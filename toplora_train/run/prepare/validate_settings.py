@@ -1,4 +1,4 @@
-"""Settings that are right one by one and cannot be together, seen before anything is read."""
+"""Settings that are valid alone but not together, checked before anything is read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from toplora_train.run.fit.optimization import validate_compilation, validate_op
 
 
 def validate_settings(config: RunConfig, *, processes: int) -> None:
-    """Refuse what no run of ``processes`` processes can do; a plan refuses the same.
+    """Check that ``processes`` processes can run the configuration; plans check the same.
 
     Raises:
-        UserError: names the settings and what to use instead.
+        UserError: Names the settings and what to use instead.
     """
     selects(config)
     validate_eval_every(config)
@@ -21,14 +21,14 @@ def validate_settings(config: RunConfig, *, processes: int) -> None:
 
 
 def validate_eval_every(config: RunConfig) -> None:
-    """Refuse to validate without rows to validate on.
+    """Check that there are rows to validate on.
 
     Raises:
-        UserError: names the setting and what holds rows out.
+        UserError: Names the setting and how to hold out rows.
     """
     dataset, every = config.dataset, config.trainer.eval_every
     if every and not (dataset.validation_rows or dataset.validation_share):
         raise UserError(
-            f"trainer.eval_every={every} validates on rows that are held out: set "
-            "dataset.validation_rows or dataset.validation_share"
+            f"trainer.eval_every={every} needs held-out rows: set dataset.validation_rows or "
+            "dataset.validation_share"
         )
