@@ -41,7 +41,6 @@ test-peft-floor: $(STAMP) ## the adapters' tests with the oldest PEFT that is su
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest tests/adapters -m "not slow and not gpu"
 
 docs: $(STAMP) ## the documentation as pages, in build/docs; a warning is an error
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m mkdocs build --strict --quiet
 
 check: $(STAMP) ## ruff, strict mypy, import rules

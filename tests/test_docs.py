@@ -1,13 +1,17 @@
-"""Every adapter has its page, made of its docstring, and the site builds without a warning."""
+"""Every adapter has its page and every key its entry, and the site builds without a warning."""
 
 import ast
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
+import yaml
 
 from toplora_train.config.locate import options
+from toplora_train.config.schema import RunConfig, SharedAdapterSettings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 OWN = sorted(set(options("adapter")) - {"peft"})
@@ -35,10 +39,10 @@ def test_an_adapters_docstring_says_what_a_user_asks(name: str, part: str):
     assert part in docstring(name)
 
 
-def test_our_reading_is_called_so():
+def test_our_interpretation_is_called_so():
     page = (CHECKOUT / "docs" / "index.md").read_text(encoding="utf-8")
-    assert "(adapters/genlora.md) (our reading)" in page
-    assert "this project's own reading" in " ".join(docstring("genlora").split())
+    assert "(adapters/genlora.md) (our interpretation)" in page
+    assert "this project's own interpretation" in " ".join(docstring("genlora").split())
 
 
 @pytest.mark.parametrize("script", ["one_node", "several_nodes"])
@@ -51,10 +55,31 @@ def test_a_slurm_script_is_bash_and_goes_on_after_the_warning(script: str):
     assert f'--8<-- "docs/slurm/{script}.sh"' in (CHECKOUT / "docs/running.md").read_text("utf-8")
 
 
-@pytest.mark.slow
-def test_the_site_builds_strictly(tmp_path: Path):
-    pytest.importorskip("mkdocs", reason="mkdocs is not installed: make docs installs it")
-    pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed")
+def schema_keys(settings: type, prefix: str = "") -> list[str]:
+    """Every key of the schema; those of a list's or mapping's values under the group's own name."""
+    found = []
+    for name, hint in get_type_hints(settings).items():
+        inner = [hint for hint in (hint, *get_args(hint)) if is_dataclass(hint)]
+        found += schema_keys(inner[0], f"{name}.") if inner else [f"{prefix}{name}"]
+    return found
+
+
+def test_the_site_builds_strictly_and_its_reference_has_every_key(tmp_path: Path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     subprocess.run(command, cwd=CHECKOUT, check=True)
     assert "RMSNorm" in (tmp_path / "adapters" / "toplora.html").read_text(encoding="utf-8")
+
+    page = (tmp_path / "configuration.html").read_text(encoding="utf-8")
+    keys = [*schema_keys(RunConfig), *schema_keys(SharedAdapterSettings, "adapter.")]
+    keys.remove("adapter")  # a heading: its keys are the option files'
+    assert len(keys) > 100
+    assert [key for key in keys if f'<a id="{key}">' not in page] == []
+    for name in options("adapter"):
+        of_adapter = yaml.safe_load((CHECKOUT / "conf/adapter" / f"{name}.yaml").read_text("utf-8"))
+        section = page.partition(f'<h3 id="adapter{name}">')[2].partition("<h3")[0]
+        assert [key for key in of_adapter if key not in section] == []
+
+    page = (tmp_path / "recipes.html").read_text(encoding="utf-8")
+    for name in options("recipe"):
+        assert f'<h2 id="{name}">' in page
+    assert "<td>TopLoRA (arXiv 2510.23123), second-hand" in page

@@ -9,8 +9,8 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-# Several nodes: SLURM starts a process per GPU, and each is told which one it is. The directory of
-# the run must be the same for all of them, on a file system that they share.
+# Several nodes: SLURM starts a process per GPU and gives each its rank. The run directory must be
+# the same for all of them, on a shared file system.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export MASTER_ADDR MASTER_PORT

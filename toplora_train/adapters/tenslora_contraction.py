@@ -1,7 +1,7 @@
 """The algebra of TensLoRA: a slice of a factorised tensor as two thin matrices.
 
-A tensor T with modes input x output [x projection] [x layer] or, with the output split into heads,
-input x coordinate x head [x projection] [x layer], is stored in factorised form:
+A tensor T with modes input x output (x projection) (x layer) or, with the output split into heads,
+input x coordinate x head (x projection) (x layer), is stored in factorised form:
 
     Tucker   T = core x_0 U_0 x_1 U_1 ... x_N U_N        core (r_0, ..., r_N), U_i (dim_i, r_i)
     CP       T = sum_k U_0[:, k] o ... o U_N[:, k]       U_i (dim_i, R)
