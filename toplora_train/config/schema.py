@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from toplora_train.config.methods import language_method, method_name
+from toplora_train.config.template import prompt_template
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
@@ -34,6 +35,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1), _Number]
 LENGTH = frozenset({"trainer.epochs", "trainer.max_steps", "trainer.max_tokens"})
 """The keys that say when a run ends."""
 RowKey = Literal["instruction", "input", "output", "answer", "messages", "id"]
+Template = Annotated[str, AfterValidator(prompt_template)]
 Method = Annotated[str, AfterValidator(method_name)]
 LanguageMethod = Annotated[str, AfterValidator(language_method)]
 Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
@@ -76,11 +78,13 @@ class DatasetSettings:
     stops. They are counted in every case, in training and test rows.
     ``fields`` names the keys of rows that call them otherwise, ``{instruction: question}``;
     ``format`` names a well-known set whose rows take more than that to become ours (see
-    :mod:`toplora_train.data.formats`). A test set of which more than ``max_overlap`` is asked in
-    the training rows too stops the run; files known to hold test rows do unless ``allow_leaks``
-    names them. ``cache`` keeps the tokens for the next run on the same rows, below
-    ``$TOPLORA_CACHE`` or the user's cache folder; the least recently used are removed where all
-    take more than ``$TOPLORA_CACHE_LIMIT`` (10 GiB).
+    :mod:`toplora_train.data.formats`). ``prompt`` is the template of the rows' prompt, used
+    verbatim, a column in braces standing for its value: ``Question: {question} Answer:``; null is
+    the project's own prompt. ``task:SPLIT`` takes the task's fields and prompt instead.
+    A test set of which more than ``max_overlap`` is asked in the training rows too stops the run;
+    files known to hold test rows do unless ``allow_leaks`` names them. ``cache`` keeps the tokens
+    for the next run on the same rows, below ``$TOPLORA_CACHE`` or the user's cache folder; the
+    least recently used are removed where all take more than ``$TOPLORA_CACHE_LIMIT`` (10 GiB).
     """
 
     name: str
@@ -98,6 +102,7 @@ class DatasetSettings:
     test_extraction: Literal["number", "choice", "exact"] = "exact"
     test_max_new_tokens: PositiveInt = 64
     fields: dict[RowKey, str] | None = None
+    prompt: Template | None = None
     format: Literal["gsm8k"] | None = None
     max_overlap: Annotated[float, Field(ge=0, le=1), _Number] = 1.0
     allow_leaks: list[str] | None = None
@@ -108,9 +113,11 @@ class DatasetSettings:
 class TaskSettings:
     """One thing to be good at: where its test rows are, how it is asked and how it is scored.
 
+    ``fields`` and ``prompt`` are as in :class:`DatasetSettings`, for the columns of ``source``.
     ``kind`` says how the model answers: ``generate`` writes, ``choose`` takes the most probable of
     ``choices``, ``classify`` and ``regress`` ask a head. ``response`` is the sentence in which the
-    training rows give an answer, ``{answer}`` standing for it; ``choose`` needs it.
+    training rows give an answer, ``{answer}`` standing for it; ``choose`` needs it. Rows of
+    ``train: task:SPLIT`` that have no ``output`` are trained on it, or on the answer alone.
     ``text``, ``text_pair`` and ``label`` are the columns of rows that a head is asked about;
     ``choices`` then names the classes in the order of their numbers. ``metric`` makes the score,
     the metrics in ``also`` stand beside it; what is not an accuracy needs a head.
@@ -121,6 +128,8 @@ class TaskSettings:
     subset: str | None = None
     split: str = "test"
     revision: str | None = None
+    fields: dict[RowKey, str] | None = None
+    prompt: Template | None = None
     kind: Method = "generate"
     extraction: Literal["number", "choice", "exact"] = "exact"
     choices: list[str] = Field(default_factory=list)

@@ -52,10 +52,16 @@ USES = (
         "is about the rows of dataset.test, which is not set",
     ),
     Use(
-        ("dataset.fields",),
+        ("dataset.fields", "dataset.prompt"),
         lambda config: head_task(config) is None,
-        "renames the keys of rows that a model writes for; the columns of a task for a head are "
+        "is about rows that a model writes for; the columns of a task for a head are "
         "its own text, text_pair and label",
+    ),
+    Use(
+        ("dataset.fields", "dataset.prompt", "dataset.format"),
+        lambda config: own_split(config) is None or config.dataset.test is not None,
+        "is about the rows of dataset.train and dataset.test; task:SPLIT takes the task's own, "
+        "whose keys are task.NAME.fields and task.NAME.prompt",
     ),
     Use(
         ("dataset.subset", "dataset.split", "dataset.revision"),

@@ -26,6 +26,7 @@ from toplora_train.data.encode import (
     end_of_text,
 )
 from toplora_train.data.overflow import Encoded, within_limit
+from toplora_train.data.prompts import row_prompt
 from toplora_train.data.rows import Row, RowSet, content_hash
 from toplora_train.data.special import encodes_as_text, hide, reveal, template_ids
 
@@ -59,12 +60,12 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, row: Row) -> str:
 def question_text(
     tokenizer: PreTrainedTokenizerBase, row: Row, word: Callable[[str, str], str]
 ) -> str:
-    """What a model is asked: a conversation by its template, any other row as ``word`` has it.
+    """What a model is asked: a conversation by its chat template, others as ``row_prompt`` does.
 
     Raises:
         UserError: see :func:`chat_prompt`.
     """
-    return chat_prompt(tokenizer, row) if row.messages else word(row.instruction, row.input)
+    return chat_prompt(tokenizer, row) if row.messages else row_prompt(row, word)
 
 
 def question_ids(tokenizer: PreTrainedTokenizerBase, row: Row, text: str) -> list[int]:

@@ -28,6 +28,7 @@ class EvalSet:
         also: Further metrics that stand beside it.
         max_length: The longest row that a head sees, in tokens.
         overflow: What happens to a longer one: ``truncate`` or ``error``.
+        prompt: The template of its prompts over the row's fields and columns; None: the protocol's.
         special_tokens: How special tokens in the rows' own text are encoded, where there are any.
     """
 
@@ -45,6 +46,7 @@ class EvalSet:
     also: tuple[str, ...] = ()
     max_length: int = 0
     overflow: str = "error"
+    prompt: str | None = None
     special_tokens: str = "keep"
 
     @property

@@ -121,8 +121,10 @@ def _prompt(prompt: str, *, chat: bool) -> str:
             "`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`, which words a "
             f"user's single message as\n\n```text\n{prompt.rstrip()}\n```"
         )
+    tail = prompt[len(prompt.rstrip()) :]
+    end = "in a line break" if "\n" in tail else "in a space" if tail else "without a line break"
     return (
-        "It answers this prompt, which ends in a line break, and was trained on no other:\n\n"
+        f"It answers this prompt, which ends {end}, and was trained on no other:\n\n"
         f"```text\n{prompt.rstrip()}\n```"
     )
 

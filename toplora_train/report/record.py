@@ -58,8 +58,9 @@ class ReportData:
     ``supervised_share`` is the share of the rows' ``tokens`` that the loss falls on (None with a
     head, which learns a label); ``tokens_from`` says whether they were encoded or cached;
     ``wording`` how they became prompts: ``alpaca``, ``chat`` (the model's own template; the last
-    assistant message is learned), or ``none`` with a head. ``special_tokens`` are those in the
-    rows' own text: how they were ``encoded``, in how many ``rows`` of which set, each how often.
+    assistant message is learned), ``template`` (the template ``prompt``), or ``none`` with a head.
+    ``special_tokens`` are those in the rows' own text: how they were ``encoded``, in how many
+    ``rows`` of which set, each how often.
     """
 
     source: str | list[str]
@@ -75,6 +76,7 @@ class ReportData:
     supervised_share: float | None = None
     tokens_from: str = ""
     wording: str = "alpaca"
+    prompt: str | None = None
     special_tokens: Mapping[str, Any] | None = None
 
 

@@ -29,8 +29,14 @@ from toplora_train.run.assemble.scores import score_eval_sets
 from toplora_train.run.finetune import sha256_of
 from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import AUTOCAST, leave_process_group, open_accelerator
-from toplora_train.run.prepare.eval_sets import match_training_form, read_eval_sets
-from toplora_train.run.prepare.objective import Objective, base_weights, find_objective, load_base
+from toplora_train.run.prepare.eval_sets import match_training_form, prompt_mismatch, read_eval_sets
+from toplora_train.run.prepare.objective import (
+    Objective,
+    base_weights,
+    find_objective,
+    learned_template,
+    load_base,
+)
 from toplora_train.run.prepare.run_data import training_rows
 from toplora_train.run.prepare.special_tokens import open_tokenizer, special_tokens
 from toplora_train.train.signals import interrupt_at_once
@@ -70,8 +76,12 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     trained = read_config(run_dir / "config.yaml")
     validate_same_head(config, trained)
     unlike = asked_unlike_learned(config.evaluation, trained.evaluation)
+    if wording in ("alpaca", "template"):
+        learned = learned_template(trained)
+        mismatches = [prompt_mismatch(eval_set, learned) for eval_set in eval_sets]
+        unlike = " ".join(filter(None, [unlike, *(f"{one}." for one in mismatches if one)])) or None
     if unlike:
-        console.print(unlike)
+        console.print(unlike, highlight=False, markup=False, soft_wrap=True)
     location = locate_model(
         path=config.model.path,
         revision=config.model.revision,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from toplora_train.config.errors import UserError
+from toplora_train.evaluation.methods.base import protocol_of
 from toplora_train.run.assemble.run_report import introduction, notes
-from toplora_train.run.prepare.eval_sets import asked_how
 from toplora_train.run.prepare.run_data import RunData, prepare
 from toplora_train.train.checkpoint import TrainState
 
@@ -48,7 +48,7 @@ def test_another_setting_is_other_tokens_though_the_rows_are_cached(prepared):
     (_, kept), (said, as_text), (_, again) = (prepared(one) for one in ("keep", "text", "keep"))
     assert [one.train[0].input_ids.count(EOS) for one in (kept, as_text, again)] == [2, 1, 2]
     assert "encoded as text" in said
-    assert asked_how(kept.eval_sets[0]) != asked_how(as_text.eval_sets[0])
+    assert protocol_of(kept.eval_sets[0]) != protocol_of(as_text.eval_sets[0])
 
 
 def test_a_row_with_a_special_token_is_refused_by_its_line_where_that_is_wanted(prepared):

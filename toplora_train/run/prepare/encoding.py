@@ -12,6 +12,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.template import fill
 from toplora_train.data.cache import FRESH, load_or_encode, tokenizer_digest, tokens_key
 from toplora_train.data.chat import chat_prompt, encode_chat_rows, prove_chat_prefix
 from toplora_train.data.conversation import Message
@@ -88,15 +89,22 @@ class Encoder:
 
 
 def learned_prompt(
-    protocol: str, tokenizer: PreTrainedTokenizerBase | None = None, *, chat: bool = False
+    protocol: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    chat: bool = False,
+    template: str | None = None,
 ) -> str:
     """What stands before a response in training, ``{instruction}`` in the place of a row's.
 
-    With ``chat``, what the tokenizer's chat template makes of a user's single message.
+    With ``chat``, what the tokenizer's chat template makes of a user's single message; with a
+    ``template`` of the rows' own, that template, each of its columns in braces.
     """
     if chat and tokenizer is not None:
         asked = Message("user", "{instruction}")
         return chat_prompt(tokenizer, Row("", asked.content, "", "", "", (asked,)))
+    if template is not None:
+        return fill(template, {})
     build = training_prompt if protocol in SUPERVISES_PROMPT else build_prompt
     return build("{instruction}")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from toplora_train.config.schema import RunConfig
 from toplora_train.run.fit.best_checkpoint import selects
+from toplora_train.run.prepare.objective import learned_template
 
 # These change what is written or shown, not what is learned.
 FREE = {
@@ -28,7 +29,7 @@ def resume_settings(
     The rows, and the adapter that the run starts from, stand for themselves by their hash, not by
     where they lie.
     """
-    parts = {
+    parts: dict[str, Any] = {
         "model": asdict(config.model),
         "adapter": {**config.adapter, "start_from": start_sha256},
         "optimizer": asdict(config.optimizer),
@@ -43,6 +44,9 @@ def resume_settings(
         },
         "seed": config.seed,
     }
+    template = learned_template(config)
+    if template is not None:  # a checkpoint of before there were templates has no such key
+        parts["dataset"]["prompt"] = template
     free = FREE - {"trainer.eval_every"} if selects(config) else FREE  # it says what is judged
     return {key: value for key, value in flatten(parts).items() if key not in free}
 
