@@ -70,6 +70,14 @@ def test_tasks_that_one_head_answers_go_together():
             run_of(task("x", kind="generate", text="question")),
             r"task.x.text says nothing of kind generate, which writes",
         ),
+        (run_of(task("rte", prompt="{text}")), r"task.rte.prompt says nothing of kind classify"),
+        (
+            run_of(
+                TaskSettings(name="x", source="x", prompt="{q} {gold}", fields={"answer": "gold"})
+            ),
+            r"task.x.prompt shows the model the row's answer \({gold}\)",
+        ),
+        (run_of(prompt="{instruction}{output}"), "dataset.prompt shows the model the row's output"),
         (run_of(task("rte"), test="b.jsonl"), "dataset.test is asked to write"),
         (run_of(train="task:train"), "dataset.train=task:train needs a task"),
         (
@@ -88,6 +96,15 @@ def test_what_one_model_cannot_learn_is_one_line_that_names_the_task(
 ):
     with pytest.raises(UserError, match=message):
         validate_tasks(config)
+
+
+def test_a_legacy_protocol_has_its_own_prompts():
+    for config in (run_of(TaskSettings(name="x", source="x", prompt="{q}")), run_of(prompt="{q}")):
+        legacy = replace(config, evaluation=replace(config.evaluation, protocol="legacy.toplora"))
+        with pytest.raises(
+            UserError, match=r"(task\.x|dataset)\.prompt out, or use protocol=clean"
+        ):
+            validate_tasks(legacy)
 
 
 def test_a_protocol_of_prompts_is_refused_where_nothing_is_prompted():

@@ -22,7 +22,13 @@ CHOICES = {
         ("evaluation.option_score", {}, "no task is asked so"),
         ("evaluation.option_score", {"task__boolq": CHOICES}, "no task is asked so"),
         ("dataset.test_extraction", {}, "is about the rows of dataset.test"),
-        ("dataset.fields", {"task__boolq": HEAD}, "renames the keys of rows"),
+        ("dataset.fields", {"task__boolq": HEAD}, "is about rows that a model writes for"),
+        ("dataset.prompt", {"task__boolq": HEAD}, "is about rows that a model writes for"),
+        (
+            "dataset.prompt",
+            {"task__boolq": CHOICES | {"source": "owner/rows"}, "dataset__train": "task:train"},
+            "whose keys are task.NAME.fields",
+        ),
         (
             "dataset.subset",
             {"task__boolq": HEAD, "dataset__train": "task:train"},

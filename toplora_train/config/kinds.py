@@ -105,13 +105,13 @@ def _validate_prompt(key: str, settings: TaskSettings | DatasetSettings, protoco
             "protocol=clean"
         )
     names = {str(ours): theirs for ours, theirs in (settings.fields or {}).items()}
-    learned = {field: names.get(field, field) for field in ("output", "answer", "messages")}
-    for field, column in learned.items():
-        if column in columns(over_fields(settings.prompt, names)):
-            raise UserError(
-                f"{key}.prompt shows the model the row's {field} ({{{column}}}); name only columns "
-                "that may be known before the answer"
-            )
+    for column in columns(over_fields(settings.prompt, names)):
+        for field in ("output", "answer", "messages"):
+            if column in (field, names.get(field)):
+                raise UserError(
+                    f"{key}.prompt shows the model the row's {field} ({{{column}}}); name only "
+                    "columns that may be known before the answer"
+                )
 
 
 def _validate_task_source(config: RunConfig) -> None:

@@ -55,7 +55,7 @@ def over_fields(template: str, names: Mapping[str, str]) -> str:
     ``Q: {question}`` with ``{instruction: question}`` is ``Q: {instruction}``, so templates over
     differently named columns can be compared.
     """
-    ours = {theirs: field for field, theirs in names.items()}
+    ours = {names[field]: field for field in PROMPT_FIELDS if field in names}
     return "".join(
         _escape(text)
         + ("" if name is None else f"{{{name if name in names else ours.get(name, name)}}}")

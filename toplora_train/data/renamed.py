@@ -8,9 +8,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.template import PROMPT_FIELDS, columns, fill_partly, over_fields
+from toplora_train.config.template import PROMPT_FIELDS, columns, fill, fill_partly, over_fields
 from toplora_train.data.fields import label, lacks
-from toplora_train.data.prompts import row_prompt
 from toplora_train.data.rows import Row, parse_row
 
 COMMON_NAMES = {
@@ -88,10 +87,10 @@ def _with_prompt(
                 f"{'' if guess else 'name columns that every row has'}"
             )
     values = {column: label(fields, column, place) for column in others}
-    row = replace(row, prompt=fill_partly(template, values))
-    if not row_prompt(row).strip():
+    prompt = fill_partly(template, values)
+    if not fill(prompt, {"instruction": row.instruction, "input": row.input}).strip():
         raise UserError(f"{place}: {key}.prompt makes an empty prompt of it; fill in its columns")
-    return row
+    return replace(row, prompt=prompt)
 
 
 def _validate_present(
