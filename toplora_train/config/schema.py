@@ -79,8 +79,9 @@ class DatasetSettings:
     ``fields`` names the keys of rows that call them otherwise, ``{instruction: question}``;
     ``format`` names a well-known set whose rows take more than that to become ours (see
     :mod:`toplora_train.data.formats`). ``prompt`` is the template of the rows' prompt, used
-    verbatim, a column in braces standing for its value: ``Question: {question} Answer:``; null is
-    the project's own prompt. ``task:SPLIT`` takes the task's fields and prompt instead.
+    verbatim, a column in braces standing for its value, and followed directly by the response:
+    ``Question: {question} Answer: ``. Null is the project's own prompt. ``task:SPLIT`` takes the
+    task's fields and prompt instead.
     A test set of which more than ``max_overlap`` is asked in the training rows too stops the run;
     files known to hold test rows do unless ``allow_leaks`` names them. ``cache`` keeps the tokens
     for the next run on the same rows, below ``$TOPLORA_CACHE`` or the user's cache folder; the

@@ -33,3 +33,14 @@ def test_the_start_stands_for_itself_by_its_hash_not_by_where_it_lies(make_run):
     assert of_here == resume_settings(there, rows_sha256="x", start_sha256="1")
     assert of_here["adapter.start_from"] == "1"
     assert resume_settings(here, rows_sha256="x", start_sha256="2") != of_here
+
+
+def test_a_run_with_another_prompt_is_another_run(make_run):
+    config = make_run()
+    first, second = (
+        replace(config, dataset=replace(config.dataset, prompt=prompt))
+        for prompt in ("Q: {instruction}", "{instruction}")
+    )
+    assert resume_settings(first, rows_sha256="x")["dataset.prompt"] == "Q: {instruction}"
+    assert resume_settings(first, rows_sha256="x") != resume_settings(second, rows_sha256="x")
+    assert "dataset.prompt" not in resume_settings(config, rows_sha256="x")
