@@ -73,6 +73,14 @@ def test_tasks_that_share_one_head_are_accepted():
             run_of(task("x", kind="generate", text="question")),
             r"task.x.text has no effect on kind generate",
         ),
+        (
+            run_of(
+                TaskSettings(name="x", source="x", prompt="{q} {gold}", fields={"answer": "gold"})
+            ),
+            r"task.x.prompt shows the model the row's answer \({gold}\)",
+        ),
+        (run_of(prompt="{instruction}{output}"), "dataset.prompt shows the model the row's output"),
+        (run_of(task("rte", prompt="{text}")), r"task.rte.prompt has no effect on kind classify"),
         (run_of(task("rte"), test="b.jsonl"), "dataset.test needs a language model"),
         (run_of(train="task:train"), "dataset.train=task:train needs a task"),
         (
@@ -89,6 +97,15 @@ def test_tasks_that_share_one_head_are_accepted():
 def test_tasks_that_one_model_cannot_learn_are_rejected_by_name(config: RunConfig, message: str):
     with pytest.raises(UserError, match=message):
         validate_tasks(config)
+
+
+def test_a_legacy_protocol_has_its_own_prompts():
+    for config in (run_of(TaskSettings(name="x", source="x", prompt="{q}")), run_of(prompt="{q}")):
+        legacy = replace(config, evaluation=replace(config.evaluation, protocol="legacy.toplora"))
+        with pytest.raises(
+            UserError, match=r"(task\.x|dataset)\.prompt out, or use protocol=clean"
+        ):
+            validate_tasks(legacy)
 
 
 def test_a_prompt_protocol_is_rejected_for_a_task_with_a_head():

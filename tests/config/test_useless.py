@@ -22,7 +22,13 @@ CHOICES = {
         ("evaluation.option_score", {}, "no task is evaluated so"),
         ("evaluation.option_score", {"task__boolq": CHOICES}, "no task is evaluated so"),
         ("dataset.test_extraction", {}, "applies to the rows of dataset.test"),
-        ("dataset.fields", {"task__boolq": HEAD}, "maps the keys of rows"),
+        ("dataset.fields", {"task__boolq": HEAD}, "describes the rows of a language model"),
+        ("dataset.prompt", {"task__boolq": HEAD}, "describes the rows of a language model"),
+        (
+            "dataset.prompt",
+            {"task__boolq": CHOICES | {"source": "owner/rows"}, "dataset__train": "task:train"},
+            "task:SPLIT uses the task's own",
+        ),
         (
             "dataset.subset",
             {"task__boolq": HEAD, "dataset__train": "task:train"},

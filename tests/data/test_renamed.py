@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.prompts import row_prompt
 from toplora_train.data.renamed import parse_renamed
-from toplora_train.data.rows import Row
+from toplora_train.data.rows import Row, content_hash
 
 HOW = {"place": "a.jsonl, line 3", "default_id": "a-3"}
 
@@ -38,3 +41,53 @@ def test_what_is_no_object_is_refused_as_ever():
 def test_needing_an_answer_is_passed_on():
     with pytest.raises(UserError, match="no 'answer' to score against"):
         parse_renamed({"q": "?"}, names={"instruction": "q"}, needs_answer=True, **HOW)
+
+
+def test_a_question_under_an_unknown_name_comes_with_a_remedy_to_paste():
+    record = {"question": "?", "response": "!"}
+    remedy = (
+        r"line 3: no 'instruction' \(found: question, response\).*"
+        r"try task\.t\.fields='\{instruction: question, answer: response\}'$"
+    )
+    with pytest.raises(UserError, match=remedy):
+        parse_renamed(record, names={}, key="task.t", needs_answer=True, **HOW)
+
+
+def test_a_prompt_is_the_template_over_the_rows_columns():
+    record = {"q": "2 + {x}?", "hint": " {a} ", "n": 4}
+    row = parse_renamed(
+        record,
+        names={"instruction": "q", "answer": "n"},
+        prompt="{hint}Q: {q} ({instruction}) {{}}\nA:",
+        **HOW,
+    )
+    assert row_prompt(row) == " {a} Q: 2 + {x}? (2 + {x}?) {}\nA:"
+    asked_otherwise = replace(row, instruction="1?")  # such as a cloze
+    assert row_prompt(asked_otherwise) == " {a} Q: 1? (1?) {}\nA:"
+    assert content_hash([row]) != content_hash([replace(row, prompt="{instruction}")])
+
+
+def test_a_column_that_only_the_prompt_names_is_no_slip_of_another():
+    record = {"instruction": "?", "inputs": "x"}
+    assert parse_renamed(record, names={}, prompt="{inputs}{instruction}", **HOW).prompt
+    with pytest.raises(UserError, match="unknown key 'inputs'"):
+        parse_renamed(record, names={}, prompt="{instruction}", **HOW)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"instruction": "?", "hint": "x"}, r"no 'hints' .*task\.t\.prompt names; did you mean {h"),
+        ({"instruction": "?", "hints": None}, r"line 3: 'hints' is null, which task\.t\.prompt"),
+        ({"instruction": "?", "hints": ["x"]}, r"'hints' must be a text or a finite number, not a"),
+        ({"messages": [{"role": "user", "content": "?"}], "hints": ""}, r"leave task\.t\.prompt"),
+    ],
+)
+def test_a_row_that_the_template_cannot_be_filled_from_is_named(record, message: str):
+    with pytest.raises(UserError, match=message):
+        parse_renamed(record, names={}, key="task.t", prompt="{hints} {instruction}", **HOW)
+
+
+def test_a_prompt_of_nothing_is_refused():
+    with pytest.raises(UserError, match=r"dataset\.prompt makes an empty prompt"):
+        parse_renamed({"instruction": "?", "a": ""}, names={}, prompt="{a}", **HOW)

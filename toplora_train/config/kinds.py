@@ -6,14 +6,15 @@ from pathlib import PurePath
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.methods import HEADS
-from toplora_train.config.schema import RunConfig, TaskSettings
+from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
+from toplora_train.config.template import columns, over_fields
 
 METRICS_OF = {
     "classify": ("accuracy", "f1", "matthews"),
     "regress": ("pearson", "spearman"),
 }
 HEADS_ONLY = ("text", "text_pair", "label")
-WRITERS_ONLY = ("extraction", "response", "max_new_tokens")
+WRITERS_ONLY = ("fields", "prompt", "extraction", "response", "max_new_tokens")
 
 
 def chooses(task: TaskSettings) -> bool:
@@ -42,6 +43,8 @@ def validate_tasks(config: RunConfig) -> None:
     """
     for name, task in config.task.items():
         _validate_task(name, task)
+        _validate_prompt(f"task.{name}", task, config.evaluation.protocol)
+    _validate_prompt("dataset", config.dataset, config.evaluation.protocol)
     head = head_task(config)
     if head is not None:
         _validate_one_model(config, head)
@@ -87,6 +90,25 @@ def _validate_task(name: str, task: TaskSettings) -> None:
             raise UserError(f"task.{name}: f1 needs two classes, but there are {len(task.choices)}")
     if task.kind == "regress" and task.choices:
         raise UserError(f"task.{name}: kind regress predicts numbers, so it takes no choices")
+
+
+def _validate_prompt(key: str, settings: TaskSettings | DatasetSettings, protocol: str) -> None:
+    """A template is for the clean protocol, and does not show the answer."""
+    if settings.prompt is None:
+        return
+    if protocol != "clean":
+        raise UserError(
+            f"evaluation.protocol={protocol} has its own prompts; leave {key}.prompt out, or use "
+            "protocol=clean"
+        )
+    names = {str(ours): theirs for ours, theirs in (settings.fields or {}).items()}
+    for column in columns(over_fields(settings.prompt, names)):
+        for field in ("output", "answer", "messages"):
+            if column in (field, names.get(field)):
+                raise UserError(
+                    f"{key}.prompt shows the model the row's {field} ({{{column}}}); name only "
+                    "columns that may be known before the answer"
+                )
 
 
 def _validate_task_source(config: RunConfig) -> None:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from toplora_train.config.methods import language_method, method_name
+from toplora_train.config.template import prompt_template
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
@@ -34,6 +35,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1), _Number]
 LENGTH = frozenset({"trainer.epochs", "trainer.max_steps", "trainer.max_tokens"})
 """The keys that set the length of a run."""
 RowKey = Literal["instruction", "input", "output", "answer", "messages", "id"]
+Template = Annotated[str, AfterValidator(prompt_template)]
 Method = Annotated[str, AfterValidator(method_name)]
 LanguageMethod = Annotated[str, AfterValidator(language_method)]
 Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
@@ -104,6 +106,9 @@ class DatasetSettings:
             ``task.NAME.extraction``.
         test_max_new_tokens: Maximum number of tokens generated for a row of ``test``.
         fields: Maps our keys to those of your rows: ``{instruction: question}``.
+        prompt: Template of the rows' prompt, used verbatim: a column in braces stands for its
+            value, and the response follows directly: ``Question: {question} Answer: ``. Null is the
+            project's own prompt. With ``task:SPLIT`` the task's fields and prompt apply instead.
         format: A well-known row format that ``fields`` cannot describe (see
             :mod:`toplora_train.data.formats`); null is the project's own.
         max_overlap: Largest allowed fraction of a test set's questions that also occur in the
@@ -130,6 +135,7 @@ class DatasetSettings:
     test_extraction: Literal["number", "choice", "exact"] = "exact"
     test_max_new_tokens: PositiveInt = 64
     fields: dict[RowKey, str] | None = None
+    prompt: Template | None = None
     format: Literal["gsm8k"] | None = None
     max_overlap: Annotated[float, Field(ge=0, le=1), _Number] = 1.0
     allow_leaks: list[str] | None = None
@@ -154,7 +160,10 @@ class TaskSettings:
         choices: The possible answers. For ``classify``, the class names in the order of their
             label ids.
         response: The sentence that states an answer in the training rows, with ``{answer}`` as the
-            placeholder. Required by ``choose``.
+            placeholder. Required by ``choose``. Rows of ``task:SPLIT`` that have no ``output`` are
+            trained on it, or on the answer alone.
+        fields: Maps our keys to the columns of ``source``, as ``dataset.fields``.
+        prompt: Template of the prompt over those columns, as ``dataset.prompt``.
         text: Column with the text to classify. For tasks with a head only.
         text_pair: Column with a second text; null if there is only one.
         label: Column with the label. For tasks with a head only.
@@ -171,6 +180,8 @@ class TaskSettings:
     subset: str | None = None
     split: str = "test"
     revision: str | None = None
+    fields: dict[RowKey, str] | None = None
+    prompt: Template | None = None
     kind: Method = "generate"
     extraction: Literal["number", "choice", "exact"] = "exact"
     choices: list[str] = Field(default_factory=list)

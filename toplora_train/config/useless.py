@@ -52,10 +52,16 @@ USES = (
         "applies to the rows of dataset.test, which is not set",
     ),
     Use(
-        ("dataset.fields",),
+        ("dataset.fields", "dataset.prompt"),
         lambda config: head_task(config) is None,
-        "maps the keys of rows for a language model; the columns of a task with a head are set by "
+        "describes the rows of a language model; the columns of a task with a head are set by "
         "task.NAME.text, text_pair and label",
+    ),
+    Use(
+        ("dataset.fields", "dataset.prompt", "dataset.format"),
+        lambda config: own_split(config) is None or config.dataset.test is not None,
+        "applies to the rows of dataset.train and dataset.test; task:SPLIT uses the task's own, "
+        "task.NAME.fields and task.NAME.prompt",
     ),
     Use(
         ("dataset.subset", "dataset.split", "dataset.revision"),

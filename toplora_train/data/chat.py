@@ -26,6 +26,7 @@ from toplora_train.data.encode import (
     end_of_text,
 )
 from toplora_train.data.overflow import Encoded, within_limit
+from toplora_train.data.prompts import row_prompt
 from toplora_train.data.rows import Row, RowSet, content_hash
 from toplora_train.data.special import encodes_as_text, hide, reveal, template_ids
 
@@ -59,12 +60,12 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, row: Row) -> str:
 def question_text(
     tokenizer: PreTrainedTokenizerBase, row: Row, word: Callable[[str, str], str]
 ) -> str:
-    """The prompt text: by the chat template for a conversation, by ``word`` for any other row.
+    """The prompt text: by the chat template for a conversation, else by ``row_prompt``.
 
     Raises:
         UserError: See :func:`chat_prompt`.
     """
-    return chat_prompt(tokenizer, row) if row.messages else word(row.instruction, row.input)
+    return chat_prompt(tokenizer, row) if row.messages else row_prompt(row, word)
 
 
 def question_ids(tokenizer: PreTrainedTokenizerBase, row: Row, text: str) -> list[int]:

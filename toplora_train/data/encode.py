@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.overflow import Encoded, within_limit
-from toplora_train.data.prompts import build_prompt
+from toplora_train.data.prompts import row_prompt
 from toplora_train.data.rows import Row
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def encode_rows(
     for row in rows:
         if not row.output.strip():
             raise UserError(f"{row.where}: no 'output' to learn; fill it in or remove the row")
-    pairs = [(build_prompt(row.instruction, row.input), row.output.strip()) for row in rows]
+    pairs = [(row_prompt(row), row.output.strip()) for row in rows]
     whole = list(_encode_pairs(tokenizer, pairs, on_rows))
     return within_limit(
         whole,
@@ -137,7 +137,7 @@ def prove_prompt_prefix(
     """
     for index, example in zip(encoded.kept, encoded.examples, strict=True):
         row = rows[index]
-        asked = encode_prompt(tokenizer, build_prompt(row.instruction, row.input))
+        asked = encode_prompt(tokenizer, row_prompt(row))
         if list(example.input_ids[: example.prompt_length]) != asked:
             raise UserError(
                 f"{row.where}: the tokens it is trained on do not begin with the tokens that "

@@ -1,10 +1,17 @@
 """The one prompt that training, its proof and every evaluation are built from.
 
+Rows of a task or data set with a ``prompt`` of its own bring that template instead.
+
 The wording is Alpaca's, which LLM-Adapters (arXiv:2304.01933), DoRA and TopLoRA use; their
 indentation and trailing blanks, which differ between their training and their evaluation, are not.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+
+from toplora_train.config.template import fill
+from toplora_train.data.rows import Row
 
 PROMPT_VERSION = 1
 """Grows with every change that moves a byte of a prompt; part of the protocol's hash."""
@@ -28,3 +35,15 @@ def build_prompt(instruction: str, input: str = "") -> str:
     opening = _WITH_INPUT if input else _ALONE
     context = f"### Input:\n{input}\n\n" if input else ""
     return f"{opening}\n\n### Instruction:\n{instruction}\n\n{context}### Response:\n"
+
+
+def row_prompt(row: Row, word: Callable[[str, str], str] = build_prompt) -> str:
+    """The prompt of a row that is no conversation: its own template filled in, verbatim.
+
+    Args:
+        row: The row.
+        word: Builds the prompt of an instruction and an input, for a row without a template.
+    """
+    if not row.prompt:
+        return word(row.instruction, row.input)
+    return fill(row.prompt, {"instruction": row.instruction, "input": row.input})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -29,8 +29,10 @@ class Row:
     answer that an evaluation compares with (empty where a row is only learned). Of a conversation
     ``messages`` are those before the answer, ``output`` is the assistant's last one, and
     ``instruction`` what the user said, by which it is recognised among other rows. ``options`` are
-    the labels and words of its own answers, where the row is asked without listing them. ``place``
-    is the file and line or row that it was read from; it tells no rows apart.
+    the labels and words of its own answers, where the row is asked without listing them. ``prompt``
+    is the template of its prompt over ``{instruction}`` and ``{input}``, empty for the project's
+    own prompt (see :func:`toplora_train.data.prompts.row_prompt`). ``place`` is the file and line
+    or row that it was read from; it tells no rows apart.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Row:
     answer: str
     messages: tuple[Message, ...] = ()
     options: tuple[tuple[str, str], ...] = ()
+    prompt: str = ""
     place: str = field(default="", compare=False)
 
     @property
@@ -114,6 +117,24 @@ def validate_answers(rows: Sequence[Row]) -> None:
     )
 
 
+def with_responses(rows: RowSet, response: str | None) -> RowSet:
+    """The rows with the response to learn, where none of them brings an ``output``.
+
+    Args:
+        rows: A task's rows.
+        response: The sentence in which an answer is given, ``{answer}`` standing for it; None for
+            the answer alone.
+    """
+    if any(row.output.strip() or row.messages for row in rows.rows):
+        return rows
+    sentence = response or "{answer}"
+    learned = tuple(
+        replace(row, output=sentence.replace("{answer}", row.answer)) if row.answer.strip() else row
+        for row in rows.rows
+    )
+    return RowSet(learned, rows.source, content_hash(learned))
+
+
 def content_hash(rows: Iterable[Row]) -> str:
     """SHA-256 of the rows' texts, one canonical JSON object a line; ids do not count."""
     digest = hashlib.sha256()
@@ -121,6 +142,8 @@ def content_hash(rows: Iterable[Row]) -> str:
         content: dict[str, Any] = {name: getattr(row, name) for name in TEXT_FIELDS}
         if row.messages:
             content["messages"] = [[message.role, message.content] for message in row.messages]
+        if row.prompt:
+            content["prompt"] = row.prompt
         if row.options:
             content["options"] = row.options
         digest.update(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.prompts import row_prompt
 from toplora_train.data.rows import Row
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def find_special(
     holding: list[Row] = []
     for row in rows:
         texts = [message.content for message in row.messages] or [row.instruction, row.input]
+        if row.prompt:  # whose columns and own text are all that is encoded
+            texts = [row_prompt(row)]
         found = [
             token
             for text in (*texts, *([row.output] if outputs else []))

@@ -29,6 +29,7 @@ class EvalSet:
         also: Additional metrics.
         max_length: The most tokens of a row for a head.
         overflow: How a head's longer rows are handled: ``truncate`` or ``error``.
+        prompt: Template of the prompts over the rows' columns; None: the protocol's own prompt.
         special_tokens: How special tokens that occur in the rows' text are encoded.
     """
 
@@ -46,6 +47,7 @@ class EvalSet:
     also: tuple[str, ...] = ()
     max_length: int = 0
     overflow: str = "error"
+    prompt: str | None = None
     special_tokens: str = "keep"
 
     @property

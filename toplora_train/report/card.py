@@ -129,9 +129,10 @@ def _prompt(prompt: str, *, chat: bool) -> str:
             "`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`; a single user "
             f"message becomes\n\n```text\n{prompt.rstrip()}\n```"
         )
+    tail = prompt[len(prompt.rstrip()) :]
+    end = "in a line break" if "\n" in tail else "in a space" if tail else "without a line break"
     return (
-        "It was trained only on this prompt, which ends with a newline:\n\n"
-        f"```text\n{prompt.rstrip()}\n```"
+        f"It was trained only on this prompt, which ends {end}:\n\n```text\n{prompt.rstrip()}\n```"
     )
 
 

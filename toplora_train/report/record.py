@@ -60,8 +60,9 @@ class ReportData:
     ``supervised_share`` is the fraction of ``tokens`` that the loss is computed on (None with a
     classification or regression head); ``tokens_from`` says whether they were encoded or cached;
     ``wording`` is the prompt format: ``alpaca``, ``chat`` (the model's chat template; loss on the
-    last assistant message), or ``none`` with a head. ``special_tokens`` describes special tokens
-    found in the rows' text: how they were ``encoded``, the ``rows`` with them by set, and counts.
+    last assistant message), ``template`` (``prompt``), or ``none`` with a head.
+    ``special_tokens`` describes special tokens found in the rows' text: how they were ``encoded``,
+    the ``rows`` with them by set, and counts.
     """
 
     source: str | list[str]
@@ -77,6 +78,7 @@ class ReportData:
     supervised_share: float | None = None
     tokens_from: str = ""
     wording: str = "alpaca"
+    prompt: str | None = None
     special_tokens: Mapping[str, Any] | None = None
 
 

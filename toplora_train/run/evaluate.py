@@ -27,11 +27,12 @@ from toplora_train.run.assemble.run_report import identity, task_score
 from toplora_train.run.assemble.scores import Scorer
 from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import AUTOCAST, leave_process_group, open_accelerator
-from toplora_train.run.prepare.eval_sets import match_training_form, read_eval_sets
+from toplora_train.run.prepare.eval_sets import match_training_form, prompt_mismatch, read_eval_sets
 from toplora_train.run.prepare.objective import (
     Objective,
     base_weights,
     find_objective,
+    learned_template,
     load_base,
     locate_base,
 )
@@ -74,8 +75,14 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     trained = read_config(run_dir / "config.yaml")
     validate_same_head(config, trained)
     mismatch = form_mismatch(config.evaluation, trained.evaluation)
+    if wording in ("alpaca", "template"):
+        learned = learned_template(trained)
+        prompts = [prompt_mismatch(eval_set, learned) for eval_set in eval_sets]
+        mismatch = (
+            " ".join(filter(None, [mismatch, *(f"{one}." for one in prompts if one)])) or None
+        )
     if mismatch:
-        console.print(mismatch)
+        console.print(mismatch, highlight=False, markup=False, soft_wrap=True)
     location = locate_base(config.model)
     tokenizer = open_tokenizer(config, location)
     special = special_tokens(tokenizer, (), eval_sets, wanted=config.dataset.special_tokens)

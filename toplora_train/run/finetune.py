@@ -391,7 +391,12 @@ def write_everything(report: Report, run_data: RunData, run_dir: Path) -> None:
     head = run_data.objective.head
     card = model_card(
         document,
-        prompt=learned_prompt(report.protocol, run_data.tokenizer, chat=run_data.wording == "chat")
+        prompt=learned_prompt(
+            report.protocol,
+            run_data.tokenizer,
+            chat=run_data.wording == "chat",
+            template=report.data.prompt,
+        )
         if head is None
         else None,
         labels=head.labels if head is not None else (),

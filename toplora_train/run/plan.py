@@ -37,7 +37,7 @@ from toplora_train.run.fit.optimization import adjustments, padded_together, row
 from toplora_train.run.prepare.budget import within_budget_on
 from toplora_train.run.prepare.eval_sets import read_eval_sets
 from toplora_train.run.prepare.inputs import TEST, RowsInput, as_list, find_model, find_rows
-from toplora_train.run.prepare.objective import load_base, own_parser, row_parser
+from toplora_train.run.prepare.objective import load_base, training_parser
 from toplora_train.run.prepare.plan_target import (
     Target,
     compute_dtype,
@@ -198,7 +198,6 @@ def _count_rows(
 def _count_source(config: RunConfig, one: RowsInput) -> int | None:
     if not one.at_hand:
         return one.published
-    task = head_task(config)
     found = read_rows(
         one.source,
         data_root=one.data_root,
@@ -206,7 +205,7 @@ def _count_source(config: RunConfig, one: RowsInput) -> int | None:
         split=one.split,
         revision=one.revision,
         limit=one.limit,
-        parse=own_parser(config.dataset) if task is None else row_parser(task),
+        parse=training_parser(config),
     )
     return len(found.rows)
 

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.cache import FOUND, FRESH
+from toplora_train.data.chat import question_text
 from toplora_train.data.encode import Example
 from toplora_train.data.legacy import training_prompt
 from toplora_train.data.prompts import build_prompt
@@ -43,6 +44,17 @@ def test_the_documented_prompt_is_the_training_prompt():
     assert learned_prompt("clean") == build_prompt("{instruction}")
     for protocol in ("legacy.toplora", "legacy.llm_adapters"):
         assert learned_prompt(protocol) == training_prompt("{instruction}")
+    template = "{{Q}} {instruction}\n{hint}:"
+    assert learned_prompt("clean", template=template) == "{Q} {instruction}\n{hint}:"
+
+
+def test_a_row_with_its_own_prompt_is_trained_on_what_it_is_evaluated_with():
+    row = replace(ROWS[0], prompt="Q: {instruction} A: ")
+    encoded = encode_for("clean", tiny_tokenizer(), [row], max_length=99, overflow="error")
+    (example,) = encoded.examples
+    asked = question_text(tiny_tokenizer(), row, build_prompt)
+    assert asked == "Q: 2 + 2? A: "
+    assert list(example.input_ids[: example.prompt_length]) == tiny_tokenizer()(asked)["input_ids"]
 
 
 def encoder(folder: Path | None, shown: Console | None = None, **settings) -> Encoder:

@@ -5,8 +5,13 @@ import pytest
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
-from toplora_train.evaluation.methods.base import find_method
-from toplora_train.run.prepare.eval_sets import match_training_form, read_eval_sets
+from toplora_train.data.prompts import row_prompt
+from toplora_train.evaluation.methods.base import find_method, protocol_of
+from toplora_train.run.prepare.eval_sets import (
+    match_training_form,
+    prompt_mismatch,
+    read_eval_sets,
+)
 
 ARITHMETIC = TaskSettings(
     name="arithmetic", source="bundled:arithmetic/test.jsonl", extraction="number"
@@ -146,3 +151,41 @@ def test_as_a_cloze_a_row_loses_its_list_and_is_scored_by_the_mean(tmp_path: Pat
     assert found.rows.rows[0].instruction == "Is water wet?"
     assert found.rows.rows[0].options == (("true", "true"), ("false", "false"))
     assert identity(found)["option_score"] == "mean"
+
+
+def with_prompt(tmp_path: Path, prompt: str, question: str = "Is water wet?", **settings):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": question, "hint": "Think.", "gold": "true"}) + "\n")
+    fields = {"instruction": "question", "answer": "gold"}
+    known = {"source": str(rows), "fields": fields, "prompt": prompt}
+    return {"wet": TaskSettings(name="wet", **(known | settings))}
+
+
+def test_a_tasks_prompt_is_a_part_of_its_protocol_whatever_its_columns_are_called(tmp_path: Path):
+    (first,) = read(with_prompt(tmp_path, "{hint} {question}"))
+    (same,) = read(with_prompt(tmp_path, "{hint} {instruction}"))
+    (other,) = read(with_prompt(tmp_path, "{question}"))
+    assert protocol_of(first)["prompt"] == "{hint} {instruction}"
+    assert (protocol_of(first), first.rows.sha256) == (protocol_of(same), same.rows.sha256)
+    assert protocol_of(first) != protocol_of(other) and first.rows.sha256 != other.rows.sha256
+    assert row_prompt(first.rows.rows[0]) == "Think. Is water wet?"
+    assert prompt_mismatch(first, "{hint} {instruction}") is None
+    assert "the training rows have the project's own prompt" in (prompt_mismatch(first, None) or "")
+
+
+def test_a_cloze_keeps_the_tasks_prompt_around_the_question_alone(tmp_path: Path):
+    listed = "Is water wet?\n\nAnswer format: true/false"
+    choices = {"choices": ["true", "false"], "response": "{answer}", "extraction": "choice"}
+    tasks = with_prompt(tmp_path, "{hint}\n{question}\n", listed, **choices)
+    (found,) = read(tasks, multiple_choice="cloze")
+    asked = match_training_form(found, "template").rows.rows[0]
+    assert row_prompt(asked) == "Think.\nIs water wet?\n"
+    (found,) = read(with_prompt(tmp_path, "{hint}", listed, **choices), multiple_choice="cloze")
+    with pytest.raises(UserError, match=r"task\.wet\.prompt does not name the row's instruction"):
+        match_training_form(found, "template")
+
+
+def test_a_prompt_has_no_place_in_a_chat_template(tmp_path: Path):
+    (found,) = read(with_prompt(tmp_path, "{question}"))
+    with pytest.raises(UserError, match=r"task\.wet has a prompt of its own, but .* chat template"):
+        match_training_form(found, "chat")

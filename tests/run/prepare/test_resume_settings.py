@@ -57,3 +57,14 @@ def test_what_a_checkpoint_says_is_never_replaced_by_a_default():
     stored = {"model.new_head": True, "trainer.batch_size": 7}
     now = {"model.new_head": False, "trainer.batch_size": 8, "adapter.r": 4}
     assert with_defaults(stored, now) == stored
+
+
+def test_a_run_with_another_prompt_is_another_run(make_run):
+    config = make_run()
+    first, second = (
+        replace(config, dataset=replace(config.dataset, prompt=prompt))
+        for prompt in ("Q: {instruction}", "{instruction}")
+    )
+    assert resume_settings(first, rows_sha256="x")["dataset.prompt"] == "Q: {instruction}"
+    assert resume_settings(first, rows_sha256="x") != resume_settings(second, rows_sha256="x")
+    assert "dataset.prompt" not in resume_settings(config, rows_sha256="x")

@@ -199,3 +199,39 @@ def test_evaluated_as_a_cloze_rows_are_trained_as_a_cloze(make_run, tmp_path):
     example = run_data.train[0]
     learned = example.input_ids[example.prompt_length :]
     assert run_data.tokenizer.decode(learned, skip_special_tokens=True) == "never"
+
+
+QUESTION = "Question: {question}\nAnswer:"
+
+
+def own_task(folder: Path, **settings) -> TaskSettings:
+    """A task of a folder of {question, answer} rows, and of a template."""
+    for split, rows in (("train", 4), ("test", 2)):
+        lines = [{"question": f"{split} {n} + 1?", "answer": str(n + 1)} for n in range(rows)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    known = {"fields": {"instruction": "question"}, "prompt": QUESTION, "extraction": "number"}
+    return TaskSettings(name="own", source=str(folder), **(known | settings))
+
+
+def test_a_task_with_rows_of_any_columns_is_trained_on_in_its_own_prompt(make_run, tmp_path: Path):
+    dataset = DatasetSettings(name="d", train="task:train", cache=False)
+    run_data = prepare(make_run(task={"own": own_task(tmp_path)}, dataset=dataset), weights=False)
+    shown = "".join(text for text, _ in run_data.objective.render(run_data.train[0]))
+    assert shown.startswith("Question: train 0 + 1?\nAnswer:1")
+    assert run_data.wording == "template"
+    sentence = own_task(tmp_path, response="It is {answer}.")
+    run_data = prepare(make_run(task={"own": sentence}, dataset=dataset), weights=False)
+    assert run_data.rows.rows[0].output == "It is 1."
+
+
+def test_training_on_one_prompt_and_evaluating_with_another_is_refused(make_run, tmp_path: Path):
+    task = own_task(tmp_path)
+    fields = {"instruction": "question", "output": "answer"}
+    rows = str(tmp_path / "train.jsonl")
+    own = DatasetSettings(name="d", train=rows, fields=fields, cache=False)
+    with pytest.raises(
+        UserError, match=r"task\.own is evaluated with \"Question: {instruction}\\nAnswer:\", but"
+    ):
+        prepare(make_run(task={"own": task}, dataset=own), weights=False)
+    other_name = replace(own, prompt="Question: {instruction}\nAnswer:")
+    assert prepare(make_run(task={"own": task}, dataset=other_name), weights=False).eval_sets

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.run.assemble.run_report import identity, introduction, notes
+from toplora_train.evaluation.methods.base import protocol_of
+from toplora_train.run.assemble.run_report import introduction, notes
 from toplora_train.run.prepare.run_data import RunData, prepare
 from toplora_train.train.checkpoint import TrainState
 
@@ -47,7 +48,7 @@ def test_another_setting_gives_other_tokens_despite_the_cache(prepared):
     (_, kept), (text, as_text), (_, again) = (prepared(one) for one in ("keep", "text", "keep"))
     assert [one.train[0].input_ids.count(EOS) for one in (kept, as_text, again)] == [2, 1, 2]
     assert "encoded as text" in text
-    assert identity(kept.eval_sets[0]) != identity(as_text.eval_sets[0])
+    assert protocol_of(kept.eval_sets[0]) != protocol_of(as_text.eval_sets[0])
 
 
 def test_under_error_a_row_with_a_special_token_is_refused_by_its_line(prepared):

@@ -110,8 +110,10 @@ def find_method(name: str) -> Method:
 
 
 def protocol_of(eval_set: EvalSet) -> dict[str, Any]:
-    """The settings that answers and scores depend on, besides rows and prompts."""
+    """The settings that answers and scores depend on, besides the rows."""
     settings = dict(find_method(eval_set.kind).identity(eval_set))
+    if eval_set.prompt is not None:
+        settings["prompt"] = eval_set.prompt
     if eval_set.special_tokens != "keep":
         settings["special_tokens"] = eval_set.special_tokens
     return settings

@@ -44,6 +44,7 @@ from toplora_train.run.fit.best_checkpoint import BestCheckpoint
 from toplora_train.run.fit.optimization import adjustments, padded_together
 from toplora_train.run.plan import planned_memory
 from toplora_train.run.prepare.extension import Extension
+from toplora_train.run.prepare.objective import learned_template
 from toplora_train.run.prepare.run_data import RunData, total_steps
 from toplora_train.run.prepare.start_from import StartFrom
 from toplora_train.train.checkpoint import TrainState
@@ -194,6 +195,7 @@ def build_report(
             supervised_share=None if run_data.objective.head else supervised / sum(lengths),
             tokens_from=run_data.tokens_from,
             wording=run_data.wording,
+            prompt=learned_template(config) if run_data.wording == "template" else None,
             special_tokens=run_data.special_tokens.to_dict(),
         ),
         train=ReportTrain(

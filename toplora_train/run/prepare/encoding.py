@@ -12,6 +12,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.template import fill
 from toplora_train.data.cache import FRESH, load_or_encode, tokenizer_digest, tokens_key
 from toplora_train.data.chat import chat_prompt, encode_chat_rows, prove_chat_prefix
 from toplora_train.data.conversation import Message
@@ -88,15 +89,22 @@ class Encoder:
 
 
 def learned_prompt(
-    protocol: str, tokenizer: PreTrainedTokenizerBase | None = None, *, chat: bool = False
+    protocol: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    chat: bool = False,
+    template: str | None = None,
 ) -> str:
     """The training prompt, with ``{instruction}`` in place of a row's instruction.
 
-    With ``chat``, the tokenizer's chat template applied to a single user message.
+    With ``chat``, the tokenizer's chat template applied to a single user message; with a
+    ``template`` of the rows' own, that template with its columns in braces.
     """
     if chat and tokenizer is not None:
         message = Message("user", "{instruction}")
         return chat_prompt(tokenizer, Row("", message.content, "", "", "", (message,)))
+    if template is not None:
+        return fill(template, {})
     build = training_prompt if protocol in SUPERVISES_PROMPT else build_prompt
     return build("{instruction}")
 

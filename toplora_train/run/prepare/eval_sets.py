@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import chooses
 from toplora_train.config.methods import HEADS
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
+from toplora_train.config.template import columns
 from toplora_train.data.chat import as_conversations
 from toplora_train.data.rows import validate_answers
 from toplora_train.data.sources import read_rows
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.evaluation.protocol import find_protocol
-from toplora_train.run.prepare.objective import own_parser, row_parser
+from toplora_train.run.prepare.objective import own_parser, row_parser, template_of
 
 
 def read_eval_sets(
@@ -58,6 +60,7 @@ def read_eval_sets(
             also=tuple(task.also),
             max_length=dataset.max_length,
             overflow=dataset.overflow,
+            prompt=template_of(task),
         )
         for name, task in tasks.items()
     ]
@@ -82,6 +85,7 @@ def read_eval_sets(
                 version=1,
                 protocol=protocol,
                 option_score=evaluation.option_score,
+                prompt=template_of(dataset),
             )
         )
     for eval_set in sets:
@@ -97,12 +101,23 @@ def match_training_form(eval_set: EvalSet, wording: str) -> EvalSet:
     chat template.
 
     Raises:
-        UserError: It holds conversations, but the training rows did not.
+        UserError: It holds conversations, but the training rows did not; or it has a prompt of its
+            own, which a chat template or a cloze would not use.
     """
     prepared = find_method(eval_set.kind).prepare(eval_set.rows)
     if prepared is not eval_set.rows:
+        if eval_set.prompt is not None and "instruction" not in columns(eval_set.prompt):
+            raise UserError(
+                f"task.{eval_set.name}.prompt does not name the row's instruction, so it would "
+                f"show the listed answers, which {eval_set.kind} leaves out; name {{instruction}}"
+            )
         eval_set = replace(eval_set, rows=prepared)
     if wording == "chat":
+        if eval_set.prompt is not None:
+            raise UserError(
+                f"task.{eval_set.name} has a prompt of its own, but the model was trained on "
+                "conversations in its own chat template; leave the task's prompt out"
+            )
         return replace(eval_set, rows=as_conversations(eval_set.rows))
     for row in eval_set.rows.rows:
         if row.messages:
@@ -114,9 +129,44 @@ def match_training_form(eval_set: EvalSet, wording: str) -> EvalSet:
     return eval_set
 
 
+def prompt_mismatch(eval_set: EvalSet, learned: str | None) -> str | None:
+    """What to say where a task's prompt is another than the one that is trained on; else None.
+
+    Args:
+        eval_set: A task whose answers a model writes.
+        learned: The template of the prompts that are trained on; None for the project's own.
+    """
+    if eval_set.kind in HEADS or eval_set.prompt == learned:
+        return None
+    own = "the project's own prompt"
+    return (
+        f"task.{eval_set.name} is evaluated with {_quoted(eval_set.prompt) or own}, but the "
+        f"training rows have {_quoted(learned) or own}"
+    )
+
+
+def validate_same_prompt(eval_sets: Sequence[EvalSet], learned: str | None) -> None:
+    """Refuse to train on one prompt and evaluate with another.
+
+    Raises:
+        UserError: names the task and both prompts.
+    """
+    for eval_set in eval_sets:
+        mismatch = prompt_mismatch(eval_set, learned)
+        if mismatch is not None:
+            raise UserError(
+                f"{mismatch}; give both the same (dataset.prompt, task.{eval_set.name}.prompt), or "
+                "evaluate the task after the run with toplora-eval, which reports the difference"
+            )
+
+
+def _quoted(template: str | None) -> str:
+    return "" if template is None else json.dumps(template, ensure_ascii=False)
+
+
 def _row_reading(task: TaskSettings) -> dict[str, Any]:
     """How the records of a test file become rows; each must have an answer."""
-    return {"parse": row_parser(task)} if task.kind in HEADS else {"needs_answer": True}
+    return {"parse": row_parser(task), "needs_answer": task.kind not in HEADS}
 
 
 def _kind(task: TaskSettings, evaluation: EvaluationSettings) -> str:

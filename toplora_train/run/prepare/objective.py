@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toplora_train.adapters.targets import plain_names
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import head_task
+from toplora_train.config.kinds import head_task, own_split
 from toplora_train.config.schema import DatasetSettings, ModelSettings, RunConfig, TaskSettings
+from toplora_train.config.template import over_fields
 from toplora_train.data.batches import collate
 from toplora_train.data.encode import Example, OnRows, render_example
 from toplora_train.data.formats import FORMATS
@@ -30,7 +31,7 @@ from toplora_train.data.labelled import (
 from toplora_train.data.overflow import Encoded
 from toplora_train.data.packed import pack
 from toplora_train.data.renamed import parse_renamed
-from toplora_train.data.rows import Row, parse_row
+from toplora_train.data.rows import Row
 from toplora_train.data.sources import RowParser
 from toplora_train.models.embedding import vocabulary_size
 from toplora_train.models.head import Head
@@ -89,8 +90,12 @@ def language_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) ->
     padded = partial(collate, pad_token_id=tokenizer.pad_token_id)
     return Objective(
         head=None,
-        parse=own_parser(config.dataset),
-        encoding=Encoding(Example, {"protocol": protocol, **limits, **special}, encode),
+        parse=training_parser(config),
+        encoding=Encoding(
+            Example,
+            {"protocol": protocol, "prompt": learned_template(config), **limits, **special},
+            encode,
+        ),
         collate=padded,
         training_collate=pack if config.trainer.batching == "packed" else padded,
         loss=supervised_loss,
@@ -103,6 +108,35 @@ def length_limits(config: RunConfig) -> dict[str, Any]:
     return {"max_length": config.dataset.max_length, "overflow": config.dataset.overflow}
 
 
+def training_parser(config: RunConfig) -> RowParser:
+    """How a record to train on becomes a row: as a head's, as its task's, or as the data set's."""
+    task = head_task(config) or _own_task(config)
+    return own_parser(config.dataset) if task is None else row_parser(task)
+
+
+def learned_template(config: RunConfig) -> str | None:
+    """The template of the prompts that are trained on; None for the project's own prompt."""
+    return template_of(_own_task(config) or config.dataset)
+
+
+def _own_task(config: RunConfig) -> TaskSettings | None:
+    """The task whose own split is trained on; None where the data set names its rows."""
+    if own_split(config) is None:
+        return None
+    return next(iter(config.task.values()), None)
+
+
+def template_of(settings: TaskSettings | DatasetSettings) -> str | None:
+    """The prompt template over the row's own fields, so that templates can be compared."""
+    if settings.prompt is None:
+        return None
+    return over_fields(settings.prompt, _names(settings))
+
+
+def _names(settings: TaskSettings | DatasetSettings) -> dict[str, str]:
+    return {str(ours): theirs for ours, theirs in (settings.fields or {}).items()}
+
+
 def own_parser(dataset: DatasetSettings) -> RowParser:
     """How a record of the user's files becomes a row.
 
@@ -110,12 +144,13 @@ def own_parser(dataset: DatasetSettings) -> RowParser:
         UserError: Both a format and field names are set.
     """
     if dataset.format is None:
-        return partial(parse_renamed, names=dataset.fields) if dataset.fields else parse_row
-    if dataset.fields:
-        raise UserError(
-            f"dataset.format={dataset.format} defines the rows' fields, and so does "
-            "dataset.fields; leave one of them out"
-        )
+        return partial(parse_renamed, names=_names(dataset), prompt=dataset.prompt)
+    for key in ("fields", "prompt"):
+        if getattr(dataset, key):
+            raise UserError(
+                f"dataset.format={dataset.format} defines the rows' fields, and so does "
+                f"dataset.{key}; leave one of them out"
+            )
     return FORMATS[dataset.format]
 
 
@@ -150,7 +185,7 @@ def head_objective(
     padded = partial(collate_labelled, pad_token_id=tokenizer.pad_token_id)
     return Objective(
         head=Head(choices, tokenizer.pad_token_id),
-        parse=row_parser(task),
+        parse=training_parser(config),
         encoding=Encoding(LabelledExample, {"choices": choices, **limits, **special}, encode),
         collate=padded,
         training_collate=padded,
@@ -162,7 +197,9 @@ def head_objective(
 def row_parser(task: TaskSettings) -> RowParser:
     """How a record of the task's files becomes a row."""
     if task.kind not in ("classify", "regress"):
-        return parse_row
+        return partial(
+            parse_renamed, names=_names(task), key=f"task.{task.name}", prompt=task.prompt
+        )
     return partial(
         parse_labelled,
         text=task.text,

@@ -14,6 +14,7 @@ from toplora_train.config.schema import (
     TrainerSettings,
 )
 from toplora_train.run.fit.best_checkpoint import selects
+from toplora_train.run.prepare.objective import learned_template
 
 # These change what is written or shown, not the training.
 FREE = {
@@ -34,7 +35,7 @@ def resume_settings(
     The rows, and the adapter that the run starts from, are represented by their hash, not by their
     location.
     """
-    parts = {
+    parts: dict[str, Any] = {
         "model": asdict(config.model),
         "adapter": {**config.adapter, "start_from": start_sha256},
         "optimizer": asdict(config.optimizer),
@@ -49,6 +50,9 @@ def resume_settings(
         },
         "seed": config.seed,
     }
+    template = learned_template(config)
+    if template is not None:  # a checkpoint from before templates has no such key
+        parts["dataset"]["prompt"] = template
     free = FREE - {"trainer.eval_every"} if selects(config) else FREE  # it sets the candidates
     return {key: value for key, value in flatten(parts).items() if key not in free}
 

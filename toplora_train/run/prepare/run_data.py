@@ -17,7 +17,7 @@ from toplora_train.config.schema import RunConfig
 from toplora_train.data.contamination import contaminated_ids
 from toplora_train.data.leaks import validate_overlap, validate_sources
 from toplora_train.data.overflow import Encoded
-from toplora_train.data.rows import Row, RowSet
+from toplora_train.data.rows import Row, RowSet, with_responses
 from toplora_train.data.sources import read_rows, read_union
 from toplora_train.data.split import hold_out
 from toplora_train.evaluation.eval_set import EvalSet
@@ -26,8 +26,17 @@ from toplora_train.models.head import HeadStart
 from toplora_train.models.load import start_of_head
 from toplora_train.models.locate import ModelLocation
 from toplora_train.run.prepare.encoding import Encoder, has_conversations
-from toplora_train.run.prepare.eval_sets import match_training_form, read_eval_sets
-from toplora_train.run.prepare.objective import Objective, find_objective, locate_base
+from toplora_train.run.prepare.eval_sets import (
+    match_training_form,
+    read_eval_sets,
+    validate_same_prompt,
+)
+from toplora_train.run.prepare.objective import (
+    Objective,
+    find_objective,
+    learned_template,
+    locate_base,
+)
 from toplora_train.run.prepare.special_tokens import SpecialTokens, open_tokenizer, special_tokens
 from toplora_train.train.sampler import steps_for_tokens, steps_in_epoch
 
@@ -40,7 +49,7 @@ class RunData:
     tokenizer: PreTrainedTokenizerBase
     rows: RowSet
     objective: Objective
-    wording: str  # how rows become prompts: "chat", "alpaca", or "none" with a head
+    wording: str  # how rows become prompts: "chat", "alpaca", "template", or "none" with a head
     encoded: Encoded[Any]
     train: list[Any]  # the objective's kind of example
     validation: list[Any]
@@ -92,6 +101,8 @@ def prepare(
     if config.evaluation.multiple_choice is not None:  # train in the form that is evaluated
         rows = find_method(config.evaluation.multiple_choice).prepare(rows)
     eval_sets = [match_training_form(one, wording) for one in eval_sets]
+    if wording not in ("chat", "none"):
+        validate_same_prompt(eval_sets, learned_template(config))
     special = special_tokens(tokenizer, rows.rows, eval_sets, wanted=dataset.special_tokens)
     eval_sets = special.marked(eval_sets)
     truncated_tests = {}
@@ -139,7 +150,9 @@ def wording_of(rows: RowSet, objective: Objective) -> str:
     """
     if objective.head is not None:
         return "none"
-    return "chat" if has_conversations(rows.rows) else "alpaca"
+    if has_conversations(rows.rows):
+        return "chat"
+    return "template" if rows.rows[0].prompt else "alpaca"
 
 
 def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | None) -> RowSet:
@@ -148,7 +161,7 @@ def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | 
     split = own_split(config)
     if split is not None:
         task = next(iter(config.task.values()))
-        return read_rows(
+        rows = read_rows(
             task.source,
             data_root=data_root,
             subset=task.subset,
@@ -157,6 +170,7 @@ def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | 
             limit=dataset.limit,
             parse=objective.parse,
         )
+        return rows if objective.head is not None else with_responses(rows, task.response)
     sources = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
     validate_sources(sources, allowed=dataset.allow_leaks or ())
     return read_union(

@@ -1,0 +1,85 @@
+"""Prompt templates: text with a row's columns in braces, ``Question: {question}``.
+
+``{column}`` is all that a template can say; a literal brace is doubled, as in ``str.format``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from string import Formatter
+
+PROMPT_FIELDS = ("instruction", "input")
+"""What a row keeps of its question; a template can name them whatever the columns are called."""
+
+
+def columns(template: str) -> tuple[str, ...]:
+    """The columns that a template names, in their order.
+
+    Raises:
+        ValueError: It is malformed.
+    """
+    return tuple(dict.fromkeys(name for _, name in _parts(template) if name is not None))
+
+
+def prompt_template(template: str) -> str:
+    """Check a template whose text is to be a prompt.
+
+    Raises:
+        ValueError: It is malformed or names no column, so that all rows would share one prompt.
+    """
+    if not columns(template):
+        raise ValueError("must be a text that names at least one column, such as {question}")
+    return template
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The text of a template. A column that is not in ``values`` stays in braces."""
+    return "".join(
+        text + ("" if name is None else values.get(name, f"{{{name}}}"))
+        for text, name in _parts(template)
+    )
+
+
+def fill_partly(template: str, values: Mapping[str, str]) -> str:
+    """The template with some columns filled in; the others can be filled in later."""
+    return "".join(
+        _escape(text)
+        + ("" if name is None else _escape(values[name]) if name in values else f"{{{name}}}")
+        for text, name in _parts(template)
+    )
+
+
+def over_fields(template: str, names: Mapping[str, str]) -> str:
+    """The template over the row's own fields where ``names`` says which columns these are.
+
+    ``Q: {question}`` with ``{instruction: question}`` is ``Q: {instruction}``, so templates over
+    differently named columns can be compared.
+    """
+    ours = {names[field]: field for field in PROMPT_FIELDS if field in names}
+    return "".join(
+        _escape(text)
+        + ("" if name is None else f"{{{name if name in names else ours.get(name, name)}}}")
+        for text, name in _parts(template)
+    )
+
+
+def _parts(template: str) -> list[tuple[str, str | None]]:
+    """Literal text and the column after it; None after the last text."""
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError:
+        raise ValueError(
+            "must be a text with columns as {column} and literal braces as {{ and }}"
+        ) from None
+    if any(
+        name is not None and (not name.strip() or form or cast) for _, name, form, cast in parsed
+    ):
+        raise ValueError(
+            "must be a text with columns as {column}, without a format or conversion; literal "
+            "braces are {{ and }}"
+        )
+    return [(text, name) for text, name, _, _ in parsed]
+
+
+def _escape(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
