@@ -99,7 +99,7 @@ def test_a_killed_and_an_interrupted_run_end_byte_for_byte_like_an_uninterrupted
     for name in ("killed", "interrupted"):
         resumed = retry_while_locked(folders[name])
         assert resumed.returncode == 0, resumed.stderr
-        assert "going on after step" in resumed.stdout
+        assert "resuming after step" in resumed.stdout
         assert weights(folders[name]) == weights(folders["whole"]), name
         lines = (folders[name] / "run" / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == list(range(1, 13))

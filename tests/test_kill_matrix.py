@@ -147,7 +147,7 @@ def test_another_number_of_processes_resumes_with_the_same_rows(tmp_path):
     finish(whole, "adapter.dropout=0")
     kill_after(moved, 9, random.Random(1), "adapter.dropout=0", "launch.processes=2")
     output = finish(moved, "adapter.dropout=0", "launch.processes=1", "resume=auto")
-    assert "going on after step" in output
+    assert "resuming after step" in output
     log = (moved / "run" / "train.log").read_text()
     assert "the checkpoint was saved by 2 processes, this run has 1" in log
     for (_, one), (_, other) in zip(losses(whole), losses(moved), strict=True):

@@ -24,5 +24,5 @@ def test_templates_over_other_column_names_are_the_same_template():
 
 @pytest.mark.parametrize("wrong", ["no column", "", "{", "{a:3}", "{a!r}", "{}"])
 def test_what_is_no_template_of_a_prompt_is_refused(wrong: str):
-    with pytest.raises(ValueError, match="must be a text"):
+    with pytest.raises(ValueError, match="must be a string"):
         prompt_template(wrong)

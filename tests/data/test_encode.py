@@ -229,13 +229,13 @@ def tampered(example):
     ],
 )
 def test_an_example_that_evaluation_would_ask_otherwise_fails_the_proof(example):
-    with pytest.raises(UserError, match=r"^row 'b': the tokens it is trained on do not begin with"):
+    with pytest.raises(UserError, match=r"^row 'b': its training tokens do not begin with"):
         prove_prompt_prefix(tiny_tokenizer(), ROWS, tampered(example))
 
 
 def test_an_example_that_learns_nothing_fails_the_proof():
     cut = tampered(lambda one: Example(one.input_ids[: one.prompt_length], one.prompt_length))
-    with pytest.raises(UserError, match=r"^row 'b' supervises no token"):
+    with pytest.raises(UserError, match=r"^row 'b' has no supervised token"):
         prove_prompt_prefix(tiny_tokenizer(), ROWS, cut)
 
 

@@ -89,5 +89,5 @@ def test_a_row_that_the_template_cannot_be_filled_from_is_named(record, message:
 
 
 def test_a_prompt_of_nothing_is_refused():
-    with pytest.raises(UserError, match=r"dataset\.prompt makes an empty prompt"):
+    with pytest.raises(UserError, match=r"dataset\.prompt gives it an empty prompt"):
         parse_renamed({"instruction": "?", "a": ""}, names={}, prompt="{a}", **HOW)

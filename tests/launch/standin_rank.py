@@ -20,7 +20,7 @@ def job(_config: RunConfig, run_dir: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, leave)
     if ACTION[0] == "mistake":
-        raise UserError("a slip; mend it")
+        raise UserError("a slip; correct it")
     if ACTION[0] in ("fail", "kill") and int(ACTION[1]) == rank:
         wait_for(run_dir / f"ready.{1 - rank}")  # or there would be no other to be ended
         if ACTION[0] == "kill":

@@ -61,8 +61,8 @@ def test_each_rank_runs_and_has_its_log(job, tmp_path):
 
 def test_a_user_error_is_one_line_although_every_rank_finds_it(job, capfd):
     result = job("mistake")
-    assert (result.exit_code, result.error) == (2, "a slip; mend it")
-    assert capfd.readouterr().err.count("a slip; mend it") == 1
+    assert (result.exit_code, result.error) == (2, "a slip; correct it")
+    assert capfd.readouterr().err.count("a slip; correct it") == 1
 
 
 def test_a_failing_rank_stops_the_others_and_its_error_is_shown(job, tmp_path, capfd):

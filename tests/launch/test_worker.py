@@ -30,7 +30,7 @@ def end(error):
 @pytest.mark.parametrize(
     ("error", "code", "status", "line"),
     [
-        (UserError("row 3: mend it"), 2, "failed", "error: row 3: mend it"),
+        (UserError("row 3: correct it"), 2, "failed", "error: row 3: correct it"),
         (UserError("two\n  lines"), 2, "failed", "error: two lines"),
         (RunFailure("loss is nan"), 1, "failed", "error: loss is nan"),
         (ValueError("bad"), 1, "failed", "error: ValueError: bad"),
@@ -83,7 +83,7 @@ def test_a_successful_job_prints_nothing(tmp_path, capsys):
 
 
 def test_only_a_crash_leaves_a_traceback_and_only_in_the_log(tmp_path, capsys):
-    worker.run(run_config(), tmp_path, job=end(UserError("mend it")))
+    worker.run(run_config(), tmp_path, job=end(UserError("correct it")))
     assert "Traceback" not in (tmp_path / "train.log").read_text()
     worker.run(run_config(), tmp_path, job=end(ValueError("bad")))
     assert "Traceback" in (tmp_path / "train.log").read_text()

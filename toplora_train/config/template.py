@@ -1,6 +1,6 @@
 """Prompt templates: text with a row's columns in braces, ``Question: {question}``.
 
-``{column}`` is all that a template can say; a literal brace is doubled, as in ``str.format``.
+A template has only ``{column}`` placeholders; literal braces are doubled, as in ``str.format``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from string import Formatter
 
 PROMPT_FIELDS = ("instruction", "input")
-"""What a row keeps of its question; a template can name them whatever the columns are called."""
+"""The fields a row keeps; a template can name them whatever the columns are called."""
 
 
 def columns(template: str) -> tuple[str, ...]:
@@ -22,13 +22,13 @@ def columns(template: str) -> tuple[str, ...]:
 
 
 def prompt_template(template: str) -> str:
-    """Check a template whose text is to be a prompt.
+    """Validate a prompt template.
 
     Raises:
         ValueError: It is malformed or names no column, so that all rows would share one prompt.
     """
     if not columns(template):
-        raise ValueError("must be a text that names at least one column, such as {question}")
+        raise ValueError("must be a string that names at least one column, such as {question}")
     return template
 
 
@@ -69,13 +69,13 @@ def _parts(template: str) -> list[tuple[str, str | None]]:
         parsed = list(Formatter().parse(template))
     except ValueError:
         raise ValueError(
-            "must be a text with columns as {column} and literal braces as {{ and }}"
+            "must be a string with columns as {column} and literal braces as {{ and }}"
         ) from None
     if any(
         name is not None and (not name.strip() or form or cast) for _, name, form, cast in parsed
     ):
         raise ValueError(
-            "must be a text with columns as {column}, without a format or conversion; literal "
+            "must be a string with columns as {column}, without a format or conversion; literal "
             "braces are {{ and }}"
         )
     return [(text, name) for text, name, _, _ in parsed]

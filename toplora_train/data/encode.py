@@ -1,9 +1,9 @@
-"""Rows as token ids, with the place where the response begins.
+"""Rows as token ids, with the position where the response begins.
 
-One example is ``prompt ids + response ids + EOS``; the loss falls on everything from
-``prompt_length`` on. The parts are encoded apart, so the ids a model sees before it answers are the
-same in training and in evaluation, with every tokenizer; :func:`prove_prompt_prefix` holds the
-finished examples against that once more.
+An example is ``prompt ids + response ids + EOS``; the loss is computed on everything from
+``prompt_length`` on. The parts are tokenized separately, so that the prompt ids are the same in
+training and evaluation with every tokenizer; :func:`prove_prompt_prefix` checks the finished
+examples.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 OnRows = Callable[[int], None]
-"""Is told how many rows more have become tokens."""
+"""Called with the number of rows that were just tokenized."""
 
 REMEDIES = (
-    "dataset.overflow=drop (leave such rows out) or dataset.overflow=truncate (cut their response)"
+    "dataset.overflow=drop (skip such rows) or dataset.overflow=truncate (cut their response)"
 )
 CHUNK = 1000  # rows per call of the tokenizer: enough for its own threads, little memory
 
@@ -39,15 +39,15 @@ class Example:
 
     @property
     def supervised(self) -> int:
-        """How many terms it adds to the loss: its learned tokens."""
+        """The number of supervised tokens."""
         return len(self.input_ids) - self.prompt_length
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The ids that a model is given before it answers.
+    """The ids of a prompt.
 
-    BOS stands in front once, or never, as the tokenizer has it. An EOS that the tokenizer appends
-    to every text is left off: it would say that the answer is over before it began.
+    BOS is prepended once or not at all, as the tokenizer does. An EOS that the tokenizer appends
+    to every text is removed, since the response follows.
     """
     return _encode_prompts(tokenizer, [prompt])[0]
 
@@ -60,7 +60,9 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     """
     eos: int | None = tokenizer.eos_token_id
     if eos is None:
-        raise UserError("the tokenizer has no EOS token, so no answer could learn to end; set one")
+        raise UserError(
+            "the tokenizer has no EOS token, so the model could not learn to stop; set one"
+        )
     return eos
 
 
@@ -81,24 +83,24 @@ def encode_rows(
     overflow: str,
     on_rows: OnRows | None = None,
 ) -> Encoded[Example]:
-    """Encode a training set; the response is the row's ``output`` without surrounding white space.
+    """Tokenize a training set; the response is the row's ``output``, stripped.
 
     Args:
         tokenizer: The base model's.
         rows: The rows, each with an ``output``.
-        max_length: The longest example, in ids, EOS included.
-        overflow: What becomes of a longer one: ``error``; ``drop``; or ``truncate``, which cuts the
-            response from the right, EOS with it.
-        on_rows: Is told of the progress.
+        max_length: Maximum length of an example in tokens, EOS included.
+        overflow: What happens to a longer one: ``error``; ``drop``; or ``truncate``, which cuts the
+            end of the response, EOS included.
+        on_rows: Called with the number of rows tokenized, for progress.
 
     Raises:
         UserError: A row has no output; a row is too long under ``error``; a prompt alone fills
-            ``max_length`` under ``truncate``; no row is left.
+            ``max_length`` under ``truncate``; no rows are left.
         ValueError: ``overflow`` is none of the three.
     """
     for row in rows:
         if not row.output.strip():
-            raise UserError(f"{row.where}: no 'output' to learn; fill it in or remove the row")
+            raise UserError(f"{row.where}: no 'output' to train on; fill it in or remove the row")
     pairs = [(row_prompt(row), row.output.strip()) for row in rows]
     whole = list(_encode_pairs(tokenizer, pairs, on_rows))
     return within_limit(
@@ -112,7 +114,7 @@ def encode_rows(
 
 
 def cut_response(example: Example, row: Row, max_length: int) -> Example:
-    """The example without what goes beyond the limit, which has to be of its response.
+    """The example truncated to the limit, which must lie in its response.
 
     Raises:
         UserError: Its prompt alone fills the limit.
@@ -120,8 +122,8 @@ def cut_response(example: Example, row: Row, max_length: int) -> Example:
     if example.prompt_length >= max_length:
         raise UserError(
             f"{row.where}: its prompt alone has {example.prompt_length} tokens and "
-            f"max_length={max_length}, so nothing of it would be learned; raise dataset.max_length "
-            "or set dataset.overflow=drop"
+            f"max_length={max_length}, so no token of it would be supervised; raise "
+            "dataset.max_length or set dataset.overflow=drop"
         )
     return Example(example.input_ids[:max_length], example.prompt_length)
 
@@ -129,26 +131,25 @@ def cut_response(example: Example, row: Row, max_length: int) -> Example:
 def prove_prompt_prefix(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], encoded: Encoded[Example]
 ) -> None:
-    """Hold every example against the ids that evaluation would ask its row with.
+    """Check that every example begins with the ids of its evaluation prompt.
 
     Raises:
-        UserError: An evaluation prompt is not what its example begins with, or an example leaves
-            nothing to learn. The message names the row.
+        UserError: An example does not, or has no supervised token. The message names the row.
     """
     for index, example in zip(encoded.kept, encoded.examples, strict=True):
         row = rows[index]
-        asked = encode_prompt(tokenizer, row_prompt(row))
-        if list(example.input_ids[: example.prompt_length]) != asked:
+        prompt = encode_prompt(tokenizer, row_prompt(row))
+        if list(example.input_ids[: example.prompt_length]) != prompt:
             raise UserError(
-                f"{row.where}: the tokens it is trained on do not begin with the tokens that "
-                "evaluation asks with; the tokenizer encodes one text in two ways, use another"
+                f"{row.where}: its training tokens do not begin with the tokens of the evaluation "
+                "prompt; this tokenizer encodes one text in two ways, use another"
             )
         if len(example.input_ids) <= example.prompt_length:
-            raise UserError(f"{row.where} supervises no token; raise dataset.max_length")
+            raise UserError(f"{row.where} has no supervised token; raise dataset.max_length")
 
 
 def chunks(items: Sequence[Item], on_rows: OnRows | None) -> Iterator[Sequence[Item]]:
-    """Items in portions for the tokenizer; each is told of once it has been dealt with."""
+    """Items in chunks for the tokenizer; ``on_rows`` is called after each chunk."""
     for first in range(0, len(items), CHUNK):
         chunk = items[first : first + CHUNK]
         yield chunk
@@ -157,19 +158,19 @@ def chunks(items: Sequence[Item], on_rows: OnRows | None) -> Iterator[Sequence[I
 
 
 def render_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[tuple[str, bool]]:
-    """Each token's share of the decoded text, and whether it is learned.
+    """Each token's piece of the decoded text, and whether it is supervised.
 
-    The shares join to the whole text. A character made of several tokens stands with its last one,
-    and the others' share is empty.
+    The pieces join to the whole text. A character made of several tokens belongs to the last one;
+    the pieces of the others are empty.
     """
     rendered: list[tuple[str, bool]] = []
     shown = ""
     for end in range(1, len(example.input_ids) + 1):
         text = _decode(tokenizer, example.input_ids[:end])
         unfinished = text.endswith("\N{REPLACEMENT CHARACTER}") and end < len(example.input_ids)
-        share = "" if unfinished else text[len(shown) :]
-        shown += share
-        rendered.append((share, end > example.prompt_length))
+        piece = "" if unfinished else text[len(shown) :]
+        shown += piece
+        rendered.append((piece, end > example.prompt_length))
     return rendered
 
 

@@ -1,10 +1,10 @@
-"""Values of a record that came out of a file: judged here alone, and called by their JSON names.
+"""Values of a file's record, validated in this one place and called by their JSON names.
 
-What null, NaN, a boolean and a number mean is one question, whether a text, a short answer, a class
-label or a number to predict is read:
+Null, NaN, booleans and numbers mean the same whether a text, a short answer, a class label or a
+regression target is read:
 
-* null is an absent value, as pandas and Parquet write it where there is none;
-* NaN and infinity are no value of anything: they are refused;
+* null is an absent value, as pandas and Parquet write it;
+* NaN and infinity are refused;
 * a boolean is never read as 0 or 1;
 * a number is an answer as its text, and a class label as the class's number.
 """
@@ -22,13 +22,13 @@ def text(fields: Mapping[object, object], name: str, place: str) -> str:
     """The text under a key, empty where there is none.
 
     Raises:
-        UserError: It is no text, or one that cannot be written; the message begins with ``place``.
+        UserError: It is not text, or cannot be encoded; the message begins with ``place``.
     """
     return _text(fields, name, place, "text")
 
 
 def label(fields: Mapping[object, object], name: str, place: str) -> str:
-    """Text, or a number as its text: ``"answer": 19`` and ``"id": 7`` say what they mean.
+    """Text, or a number as its text: ``"answer": 19``, ``"id": 7``.
 
     Raises:
         UserError: It is neither, or NaN or infinite.
@@ -56,8 +56,7 @@ def class_name(
     number = _whole(value)
     if number == -1:
         raise UserError(
-            f"{place}: '{name}' is -1, the sign of a label that is kept secret; choose another "
-            "split"
+            f"{place}: '{name}' is -1, which marks a hidden label; choose another split"
         )
     if number is None or not 0 <= number < len(choices):
         raise UserError(
@@ -92,7 +91,7 @@ def number(fields: Mapping[object, object], name: str, place: str) -> float:
 
 
 def lacks(fields: Mapping[object, object], name: str) -> str:
-    """How to say that a key has no value: it is null, or it is not among those found."""
+    """Says that a key has no value: it is null, or not among the keys found."""
     if name in fields:
         return f"'{name}' is null"
     return f"no '{name}' (found: {', '.join(map(str, fields)) or 'no keys'})"
@@ -122,7 +121,7 @@ def kind(value: object) -> str:
 
 
 def shown(value: object, longest: int = 60) -> str:
-    """A value as JSON has it, for a message."""
+    """A value as JSON, for a message."""
     written = json.dumps(value, ensure_ascii=False, default=str)
     return written if len(written) <= longest else f"{written[:longest]}..."
 
@@ -136,8 +135,8 @@ def _text(fields: Mapping[object, object], name: str, place: str, wanted: str) -
         value.encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"{place}: '{name}' holds half of a two-part \\u escape, which is no character; "
-            "correct it"
+            f"{place}: '{name}' contains half of a surrogate pair (\\u escape), which is "
+            "not a character; correct it"
         ) from None
     return value
 
@@ -147,7 +146,7 @@ def _finite(value: object) -> bool:
 
 
 def _whole(value: object) -> int | None:
-    """The whole number that a value is or spells; None where it is none."""
+    """The integer that a value is or spells; None if it is neither."""
     if isinstance(value, str):
         return int(value) if value.strip().lstrip("-").isdecimal() else None
     if isinstance(value, float):

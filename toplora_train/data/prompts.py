@@ -1,9 +1,9 @@
-"""The one prompt that training, its proof and every evaluation are built from.
+"""The one prompt builder of training, its prefix check and every evaluation.
 
-Rows of a task or data set with a ``prompt`` of its own bring that template instead.
+Rows of a task or data set with its own ``prompt`` use that template instead.
 
-The wording is Alpaca's, which LLM-Adapters (arXiv:2304.01933), DoRA and TopLoRA use; their
-indentation and trailing blanks, which differ between their training and their evaluation, are not.
+The wording is Alpaca's, which LLM-Adapters (arXiv:2304.01933), DoRA and TopLoRA use, without their
+indentation and trailing blanks, which differ between their training and their evaluation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from toplora_train.config.template import fill
 from toplora_train.data.rows import Row
 
 PROMPT_VERSION = 1
-"""Grows with every change that moves a byte of a prompt; part of the protocol's hash."""
+"""Raised with every change to a byte of the prompt; part of the protocol's hash."""
 
 _REQUEST = "Write a response that appropriately completes the request."
 _ALONE = f"Below is an instruction that describes a task. {_REQUEST}"
@@ -25,11 +25,11 @@ _WITH_INPUT = (
 
 
 def build_prompt(instruction: str, input: str = "") -> str:
-    r"""The text that a response follows directly; it ends in ``### Response:\n``.
+    r"""The prompt, directly followed by the response; it ends in ``### Response:\n``.
 
     White space around the instruction and the input is removed (several public test sets carry
-    stray blanks, and the training sets of the same suite do not); inside, nothing is touched. An
-    input of white space alone counts as none.
+    stray blanks, the training sets of the same suite do not); inside, nothing is changed. An input
+    of white space alone counts as none.
     """
     instruction, input = instruction.strip(), input.strip()
     opening = _WITH_INPUT if input else _ALONE
@@ -38,7 +38,7 @@ def build_prompt(instruction: str, input: str = "") -> str:
 
 
 def row_prompt(row: Row, word: Callable[[str, str], str] = build_prompt) -> str:
-    """The prompt of a row that is no conversation: its own template filled in, verbatim.
+    """The prompt of a row that is not a conversation: its own template, filled in verbatim.
 
     Args:
         row: The row.

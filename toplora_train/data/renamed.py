@@ -1,4 +1,4 @@
-"""Rows under other keys: ``{instruction: question, output: response}`` says which is which."""
+"""Rows with other keys, mapped by ``{instruction: question, output: response}``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMON_NAMES = {
     "output": ("response", "completion", "solution", "answer", "target"),
     "answer": ("label", "gold", "target", "solution", "output", "response", "completion"),
 }
-"""What public sets call a row's fields: the names that an error message proposes."""
+"""Common names of these fields in public data sets, suggested by error messages."""
 
 
 def parse_renamed(
@@ -33,7 +33,7 @@ def parse_renamed(
 
     Args:
         fields: The record.
-        names: Our key to the file's. A key of ours that is not named keeps its own name, unless
+        names: Maps our keys to the file's. A key that is not named keeps its own name, unless
             another one takes it.
         place: File and row or line, for error messages.
         key: The group of settings that ``names`` and ``prompt`` are from, for error messages.
@@ -41,7 +41,7 @@ def parse_renamed(
         how: The other arguments of ``parse_row``.
 
     Raises:
-        UserError: a column that is named is not there, or the record is no row.
+        UserError: a named column is missing, or the record is not a row.
     """
     if not isinstance(fields, Mapping):
         return parse_row(fields, place=place, **how)
@@ -69,9 +69,9 @@ def _with_prompt(
     place: str,
     key: str,
 ) -> Row:
-    """The row with its prompt, in which only its own instruction and input are still to be filled.
+    """The row with its prompt template, in which only instruction and input are left to fill in.
 
-    A row that is put into another form (a cloze) keeps the template around its new question.
+    A row in another form (a cloze) keeps the template around its new question.
     """
     if row.messages:
         raise UserError(
@@ -89,7 +89,7 @@ def _with_prompt(
     values = {column: label(fields, column, place) for column in others}
     prompt = fill_partly(template, values)
     if not fill(prompt, {"instruction": row.instruction, "input": row.input}).strip():
-        raise UserError(f"{place}: {key}.prompt makes an empty prompt of it; fill in its columns")
+        raise UserError(f"{place}: {key}.prompt gives it an empty prompt; fill in its columns")
     return replace(row, prompt=prompt)
 
 
@@ -122,7 +122,7 @@ def _validate_present(
 def _remedy(
     fields: Mapping[Any, Any], names: Mapping[Any, str], key: str, missing: list[str]
 ) -> str:
-    """A value of ``KEY.fields`` to be pasted into the command line."""
+    """A value of ``KEY.fields`` to paste into the command line."""
     found = [str(column) for column in fields]
     named = {str(ours): theirs for ours, theirs in names.items() if ours not in missing}
     for ours in missing:

@@ -1,7 +1,7 @@
-"""A row: what is asked, what is to be said, and what counts as right.
+"""A row: prompt, response, and gold answer.
 
-Every source, whatever its file format, becomes :class:`Row` objects here; this is the only place
-that knows the schemas ``instruction, input, output, answer`` (LLM-Adapters', arXiv:2304.01933) and
+Records of every file format become :class:`Row` objects here; this is the only place that knows the
+schemas ``instruction, input, output, answer`` (LLM-Adapters', arXiv:2304.01933) and
 ``messages, answer`` (a conversation, as chat templates take it).
 """
 
@@ -25,14 +25,14 @@ TEXT_FIELDS = ("instruction", "input", "output", "answer")
 class Row:
     """One example.
 
-    ``output`` is the text to learn (empty where a row is only asked), ``answer`` the short gold
-    answer that an evaluation compares with (empty where a row is only learned). Of a conversation
-    ``messages`` are those before the answer, ``output`` is the assistant's last one, and
-    ``instruction`` what the user said, by which it is recognised among other rows. ``options`` are
-    the labels and words of its own answers, where the row is asked without listing them. ``prompt``
-    is the template of its prompt over ``{instruction}`` and ``{input}``, empty for the project's
-    own prompt (see :func:`toplora_train.data.prompts.row_prompt`). ``place`` is the file and line
-    or row that it was read from; it tells no rows apart.
+    ``output`` is the response to train on (empty in rows that are only evaluated), ``answer`` the
+    short gold answer for scoring (empty in rows that are only trained on). In a conversation
+    ``messages`` are those before the response, ``output`` is the last assistant message, and
+    ``instruction`` the user's text, used to detect contamination. ``options`` are labels and words
+    of a cloze row's answers. ``prompt`` is the row's prompt template over ``{instruction}`` and
+    ``{input}``, empty for the project's own prompt (see
+    :func:`toplora_train.data.prompts.row_prompt`). ``place`` is the file and line it was read from;
+    it is not part of the row's identity.
     """
 
     id: str
@@ -47,16 +47,16 @@ class Row:
 
     @property
     def where(self) -> str:
-        """What an error message calls the row: its place in a file, else its id."""
+        """The row's name in messages: its file and line, else its id."""
         return self.place or f"row '{self.id}'"
 
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows, where they were found and what they hold.
+    """Rows, their source and their digest.
 
     ``source`` is an absolute path or ``hub id@revision``; ``sha256`` is :func:`content_hash`, so
-    two runs on the same rows agree in it wherever the rows were stored.
+    runs on the same rows have the same one wherever the rows are stored.
     """
 
     rows: tuple[Row, ...]
@@ -65,16 +65,16 @@ class RowSet:
 
 
 def parse_row(fields: object, *, place: str, default_id: str, needs_answer: bool = False) -> Row:
-    """Check one record of a file and return it as a row.
+    """Validate one record of a file and return it as a row.
 
     Args:
-        fields: What the file holds: a mapping with ``instruction`` and, where wanted, ``input``,
-            ``output``, ``answer`` and ``id``; or with ``messages`` instead of the first three. Null
-            counts as absent. Other keys are let be, unless they look like a slip of an absent one
+        fields: The record: a mapping with ``instruction`` and optionally ``input``, ``output``,
+            ``answer`` and ``id``; or with ``messages`` instead of the first three. Null counts as
+            absent. Other keys are ignored, unless they look like a misspelling of an absent one
             (``inputs``).
         place: File and row or line, for error messages.
-        default_id: The id of a row that brings none of its own.
-        needs_answer: Whether a row without ``answer`` is an error (rows that are to be scored).
+        default_id: The id of a row without one.
+        needs_answer: Whether a row without ``answer`` is an error (rows to be scored).
 
     Raises:
         UserError: The record is not such a mapping; the message begins with ``place``.
@@ -101,8 +101,8 @@ def parse_row(fields: object, *, place: str, default_id: str, needs_answer: bool
 def validate_answers(rows: Sequence[Row]) -> None:
     """Refuse a row without an answer among rows that have one.
 
-    Where no row has an answer, their outputs are what is compared with; where some have one, the
-    others would be held against a text of another sort.
+    If no row has an answer, predictions are compared with the outputs; if only some have one, the
+    others would be compared with a different kind of text.
 
     Raises:
         UserError: Names the first such row.
@@ -118,11 +118,11 @@ def validate_answers(rows: Sequence[Row]) -> None:
 
 
 def with_responses(rows: RowSet, response: str | None) -> RowSet:
-    """The rows with the response to learn, where none of them brings an ``output``.
+    """The rows with a response to train on, if none of them has an ``output``.
 
     Args:
         rows: A task's rows.
-        response: The sentence in which an answer is given, ``{answer}`` standing for it; None for
+        response: The sentence that states an answer, with ``{answer}`` as the placeholder; None for
             the answer alone.
     """
     if any(row.output.strip() or row.messages for row in rows.rows):
@@ -170,7 +170,7 @@ def _conversation(fields: Mapping[object, object], place: str, default_id: str) 
     for other in ("instruction", "input", "output"):
         if other in fields:
             raise UserError(
-                f"{place}: has 'messages' and '{other}', so it is not clear what is to be learned; "
+                f"{place}: has 'messages' and '{other}', so it is not clear what to train on; "
                 "remove one of them"
             )
     _validate_spelling(fields, place, ("answer",))

@@ -81,10 +81,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
     """Fine-tune as ``config`` says and leave adapter, predictions and report in ``run_dir``.
 
     Raises:
-        UserError: something in the input is wrong; nothing was trained yet, or a resumed run's
-            settings differ.
-        RunFailure: the run cannot go on; what was saved is whole.
-        Interrupted: a signal came.
+        UserError: the input is invalid, or a resumed run's settings differ; nothing was trained.
+        RunFailure: the run cannot continue; what was saved is intact.
+        Interrupted: a signal arrived.
     """
     interrupt_at_once()
     accelerator = open_accelerator(
@@ -93,7 +92,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         deterministic=config.trainer.deterministic,
     )
     validate_settings(config, processes=accelerator.num_processes)
-    first = accelerator.is_main_process  # of several processes, it alone writes and shows
+    first = accelerator.is_main_process  # it alone writes files and shows progress
     console = open_console(quiet=not first)
     autocast = AUTOCAST[config.trainer.mixed_precision]
 
@@ -111,9 +110,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
     )
     say(console, introduction(config, run_data, start))
     adjusted = adjustments(config, total_steps=total_steps(config, run_data.lengths))
-    for said in (fitted, origin, extension, *adjusted):
-        if said is not None:
-            say(console, str(said))
+    for line in (fitted, origin, extension, *adjusted):
+        if line is not None:
+            say(console, str(line))
 
     model = load_base(config, run_data.location, run_data.objective.head)
     base_parameters = model.num_parameters()
@@ -135,7 +134,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             suffix=".base",
             reuse=checkpoint is not None,
         )
-        # A head that nobody trained would guess: there is nothing to score.
+        # An untrained head would guess: there is nothing to score.
         if config.evaluation.base and run_data.objective.head is None
         else {}
     )
@@ -163,7 +162,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         autocast_dtype=autocast,
         silent=not first,
     )
-    if first and extension is not None:  # nothing is refused any more: the finished run is over
+    if first and extension is not None:  # every check has passed: the finished run ends here
         (run_dir / "report.json").unlink(missing_ok=True)
     adapted = fine_tune(
         adapted,
@@ -195,7 +194,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     described = describe_adapter(adapted)
     probe = run_data.objective.collate(run_data.train[:PROBE_ROWS])
     trained_logits = probe_logits(adapted, probe, autocast)
-    del model, adapted  # two copies of a large base would not fit
+    del model, adapted  # two copies of a large base model would not fit in memory
     fresh = load_base(config, run_data.location, run_data.objective.head, head_seed=config.seed + 1)
     proof = prove_reload(
         fresh.to(accelerator.device),
@@ -230,7 +229,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
 
 def validate_adapter(config: RunConfig, run_data: RunData) -> StartFrom | None:
-    """Attach the adapter to a model without weights: mistakes show before anything is slow.
+    """Attach the adapter to a model on the meta device: mistakes show before slow work.
 
     Returns:
         The adapter that it starts from, if there is one.
@@ -250,7 +249,7 @@ def resume_point(
     origin: StartFrom | None,
     ends: Sequence[EarlierEnd],
 ) -> tuple[Path | None, TrainState]:
-    """The checkpoint to go on from, if there is one, and the state to start in.
+    """The checkpoint to resume from, if there is one, and the initial state.
 
     Raises:
         UserError: The checkpoint was made with other settings, or an extension has none.
@@ -264,12 +263,12 @@ def resume_point(
     if checkpoint is None:
         if ends:
             raise UserError(
-                f"{checkpoints} has no whole checkpoint to extend the run from; what it had come "
-                f"to is in {ends[-1].folder}; train it anew in another output_dir"
+                f"{checkpoints} has no intact checkpoint to extend the run from; the finished run "
+                f"is kept in {ends[-1].folder}; train a new run in another output_dir"
             )
         return None, TrainState(settings=settings)
     start = read_state(checkpoint)
-    free = LENGTH if ends else frozenset()  # which an extension changes
+    free = LENGTH if ends else frozenset()  # an extension changes the length
     validate_same_settings(
         checkpoint,
         without(with_defaults(start.settings, settings), free),
@@ -278,14 +277,14 @@ def resume_point(
     total = total_steps(config, run_data.lengths)
     if total < start.step:
         raise UserError(
-            f"{checkpoint} is beyond the {total} steps of this run; give it the length that it was "
+            f"{checkpoint} is beyond the {total} steps of this run; set the length that it was "
             "extended to"
         )
     return checkpoint, replace(start, settings=settings)
 
 
 def without(settings: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    """The settings but for some."""
+    """The settings without some keys."""
     return {key: value for key, value in settings.items() if key not in keys}
 
 
@@ -302,7 +301,7 @@ def fine_tune(
     tracker: Tracker,
     console: Console,
 ) -> PeftModel:
-    """Train the adapter, writing a line of metrics per logged step."""
+    """Train the adapter; each logged step is a line of ``metrics.jsonl``."""
     trainer = config.trainer
     total = total_steps(config, run_data.lengths)
     beginning = Beginning(adapted)
@@ -314,7 +313,7 @@ def fine_tune(
         engine=config.launch.engine,
         accelerator=accelerator,
     )
-    # For dropout, in each process another; whatever happened before does not reach it.
+    # Dropout differs between processes and does not depend on what happened before.
     torch.manual_seed(config.seed * accelerator.num_processes + accelerator.process_index)
     if checkpoint is not None:
         load_checkpoint(checkpoint, model=adapted, optimizer=optimizer, accelerator=accelerator)
@@ -381,7 +380,7 @@ def save_adapter_folder(model: PeftModel, tokenizer: PreTrainedTokenizerBase, fo
     except OSError as error:
         raise RunFailure(
             f"the adapter could not be written to {folder} ({error}); the last checkpoint has it: "
-            "make room, then go on with resume=auto"
+            "free some space, then continue with resume=auto"
         ) from error
 
 

@@ -27,7 +27,7 @@ def test_the_introduction_says_what_is_about_to_happen(make_run):
     config = make_run()
     text = introduction(config, prepare(config), TrainState(step=2))
     assert "toplora on toplora-train/tiny" in text
-    assert "20 rows, 4 steps of 8, going on after step 2" in text
+    assert "20 rows, 4 steps of 8, resuming after step 2" in text
     assert "arithmetic (3 rows)" in text
 
 

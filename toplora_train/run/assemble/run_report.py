@@ -50,22 +50,22 @@ from toplora_train.run.prepare.start_from import StartFrom
 from toplora_train.train.checkpoint import TrainState
 from toplora_train.train.sampler import remaining_batches
 
-CHAT = "; conversations in the model's own chat template, of each the last answer is learned"
+CHAT = "; conversations in the model's own chat template, loss on the last assistant message"
 
 
 def introduction(config: RunConfig, run_data: RunData, start: TrainState) -> str:
-    """What is about to happen, in a few lines."""
+    """What the run is about to do, in a few lines."""
     total = total_steps(config, run_data.lengths)
     tests = (
         ", ".join(f"{t.name} ({counted(len(t.rows.rows), 'row')})" for t in run_data.eval_sets)
         or "none"
     )
-    resumed = f", going on after step {start.step}" if start.step else ""
+    resumed = f", resuming after step {start.step}" if start.step else ""
     head = f"\nhead: {run_data.head.said}" if run_data.head is not None else ""
     rows = _embedding_rows(config, run_data)
     resized = (
-        f"\nembedding: resized to {count(rows)} rows for the tokenizer's tokens, trained whole and "
-        "saved with the adapter, and so is the output layer where there is one"
+        f"\nembedding: resized to {count(rows)} rows for the tokenizer's tokens; it and the output "
+        "layer, if there is one, are trained and saved with the adapter"
         if rows is not None
         else ""
     )
@@ -76,7 +76,7 @@ def introduction(config: RunConfig, run_data: RunData, start: TrainState) -> str
         f"{config.trainer.batch_size}{resumed}\n"
         f"tokens: {run_data.tokens_from}{CHAT if run_data.wording == 'chat' else ''}\n"
         f"evaluated on {tests}\n"
-        f"test questions that are trained on too: {overlap(run_data)}{head}{resized}{special}"
+        f"test questions found in the training rows: {overlap(run_data)}{head}{resized}{special}"
     )
 
 
@@ -85,18 +85,18 @@ def _embedding_rows(config: RunConfig, run_data: RunData) -> int | None:
 
 
 def overlap(run_data: RunData) -> str:
-    """How many test rows of which task are asked in the training rows too."""
-    told = [
+    """How many test questions of each task also occur in the training rows."""
+    found = [
         f"{eval_set.name} {len(run_data.contaminated[eval_set.name])} of {len(eval_set.rows.rows)}"
         for eval_set in run_data.eval_sets
         if run_data.contaminated[eval_set.name]
     ]
-    return ", ".join(told) or "none found"
+    return ", ".join(found) or "none"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run came to.
+    """The results of a finished run.
 
     Attributes:
         base_parameters: Parameters of the base model.
@@ -255,15 +255,15 @@ def build_report(
 
 
 def notes(run_data: RunData, selection: BestCheckpoint | None) -> list[str]:
-    """What a reader of the scores has to know besides."""
-    said = [f"{one[0].upper()}{one[1:]}." for one in run_data.special_tokens.sentences]
+    """What a reader of the scores needs to know."""
+    lines = [f"{one[0].upper()}{one[1:]}." for one in run_data.special_tokens.sentences]
     if run_data.objective.head is not None:
         start = run_data.head
-        said.append(
+        lines.append(
             f"The head was {start.said}; the base model was not scored with it."
             if start is not None and start.kept
-            else "The base model has no trained head and would guess, so it has no score of its "
-            "own: hold the score against that of "
+            else "The base model has no trained head, so it has no score of its own: compare with "
+            "the score of "
             + (
                 "the most frequent class."
                 if run_data.objective.head.labels
@@ -271,31 +271,31 @@ def notes(run_data: RunData, selection: BestCheckpoint | None) -> list[str]:
             )
         )
         if start is not None and not start.kept:
-            said.append(f"The head is {start.said}.")
+            lines.append(f"The head is {start.said}.")
     if selection is not None:
-        said.append(
+        lines.append(
             f"The adapter is the one after step {selection.best.step} (epoch "
-            f"{selection.best.epoch:.4g}), of {len(selection.judged)} judged the best by "
+            f"{selection.best.epoch:.4g}), the best of {len(selection.judged)} by "
             f"{selection.metric} ({selection.shown(selection.best)}; the last one "
-            f"{selection.shown(selection.judged[-1])}) on {selection.rows} rows held out of the "
-            "train set; the test rows took no part in the choice."
+            f"{selection.shown(selection.judged[-1])}) on {selection.rows} held-out training "
+            "rows; the test rows were not used to select it."
         )
         if selection.exhausted:
-            said.append(
+            lines.append(
                 f"Training stopped early, at step {selection.judged[-1].step}: "
                 f"{selection.evals_since_best} evaluations in a row were no better."
             )
-    said += [
-        f"{count} rows of {name} were cut to the {eval_set.max_length} tokens that training saw."
+    lines += [
+        f"{count} rows of {name} were truncated to {eval_set.max_length} tokens, as in training."
         for eval_set in run_data.eval_sets
         if (count := run_data.truncated_tests.get(name := eval_set.name, 0))
     ]
     if run_data.wording == "chat" and writes_the_date(run_data.tokenizer):
-        said.append(
-            "The model's chat template writes the day's date into every prompt, so on another day "
-            "it is asked in other words than it learned."
+        lines.append(
+            "The model's chat template writes today's date into every prompt, so on another day "
+            "the prompt differs from the training prompt."
         )
-    return said
+    return lines
 
 
 def task_score(
@@ -304,7 +304,7 @@ def task_score(
     base_scores: dict[str, Score],
     last_scores: Mapping[str, Score] = MappingProxyType({}),
 ) -> TaskScore:
-    """A task's score beside the base model's and the majority class'."""
+    """A task's score with the base model's and the majority class's."""
     base = base_scores.get(eval_set.name)
     last = last_scores.get(eval_set.name)
     return TaskScore(
