@@ -136,7 +136,7 @@ def test_every_supported_method_has_settings():
     ("peft_type", "message"),
     [
         (None, r"^adapter\.peft_type is not set; PEFT's methods: .*LOHA, LOKR, .*VERA"),
-        ("VEAR", r"^adapter\.peft_type is 'VEAR', which is no .*; did you mean 'VERA'\? PEFT's"),
+        ("VEAR", r"^adapter\.peft_type is 'VEAR', which is not a .*; did you mean 'VERA'\? PEFT's"),
         (
             "PREFIX_TUNING",
             r"^adapter\.peft_type=PREFIX_TUNING is not supported: it learns a prompt",

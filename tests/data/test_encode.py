@@ -142,7 +142,7 @@ def test_a_tokenizer_without_eos_is_an_error():
 @pytest.mark.parametrize("output", ["", " \n"])
 def test_a_row_without_output_is_an_error_that_names_it(output):
     rows = [*ROWS, Row("empty", "Say nothing.", "", output, "")]
-    with pytest.raises(UserError, match="row 'empty': no 'output' to learn"):
+    with pytest.raises(UserError, match="row 'empty': no 'output' to train on"):
         encode_rows(tiny_tokenizer(), rows, max_length=1000, overflow="error")
 
 

@@ -20,7 +20,7 @@ def test_what_is_no_text_is_an_error_that_names_place_key_and_type(value: object
 
 
 def test_half_a_character_is_an_error():
-    with pytest.raises(UserError, match="row 1: 'a' holds half of"):
+    with pytest.raises(UserError, match="row 1: 'a' contains half of"):
         text({"a": json.loads(r'"\ud83d"')}, "a", "row 1")
 
 
@@ -57,7 +57,7 @@ def test_a_class_that_a_number_names_is_meant_by_its_text_alone():
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(2, "is 2, which"), ("2", 'is "2", which'), (0.5, "is 0.5, which"), (-1, "kept secret")],
+    [(2, "is 2, which"), ("2", 'is "2", which'), (0.5, "is 0.5, which"), (-1, "hidden label")],
 )
 def test_what_is_no_class_is_shown_as_it_is_written(value: object, said: str):
     with pytest.raises(UserError) as error:

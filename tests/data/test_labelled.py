@@ -49,7 +49,7 @@ def test_a_float32_target_is_read_as_its_short_decimal():
         ({"sentence1": "x", "label": 1}, "no 'sentence2' (found: sentence1, label)"),
         ({"sentence1": "x", "sentence2": "y"}, "no 'label' (found: sentence1, sentence2)"),
         ({"sentence1": "x", "sentence2": "y", "label": None}, "'label' is null; rows of"),
-        ({"sentence1": "x", "sentence2": "y", "label": -1}, "kept secret"),
+        ({"sentence1": "x", "sentence2": "y", "label": -1}, "hidden label"),
         ({"sentence1": "x", "sentence2": "y", "label": 2}, "none of the choices (0 different, 1 s"),
         ({"sentence1": "x", "sentence2": "y", "label": "alike"}, '"alike", which is none of the'),
         ({"sentence1": "x", "sentence2": "y", "label": True}, "true, which is none of the"),

@@ -99,7 +99,7 @@ def test_a_row_to_be_scored_needs_an_answer():
 
 
 def test_half_a_surrogate_pair_is_an_error_here_and_not_in_the_tokenizer():
-    with pytest.raises(UserError, match="row 12: 'output' holds half of"):
+    with pytest.raises(UserError, match="row 12: 'output' contains half of"):
         parse({"instruction": "Add.", "output": json.loads(r'"\ud83d"')})
 
 

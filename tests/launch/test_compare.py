@@ -19,7 +19,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     ("words", "line"),
     [
         ([], "no run given"),
-        (["nowhere"], "nowhere: there is no such folder"),
+        (["nowhere"], "nowhere: no such folder"),
         (["optput=x"], "'optput=x' is not a run directory"),
         (["--all"], "'--all' is not a run directory"),
         (["gain=much"], "gain=much must be a number of percentage points"),
@@ -40,7 +40,7 @@ def test_runs_are_compared_and_the_comparison_is_kept(
     second = run_folder(tmp_path / "b", adapter="toplora")
     output = tmp_path / "out"
     assert run(monkeypatch, str(first), str(second), f"output={output}") == 0
-    assert "toplora against lora" in capsys.readouterr().out
+    assert "toplora vs lora" in capsys.readouterr().out
     assert (output / "comparison.html").is_file()
 
 
@@ -51,7 +51,7 @@ def test_a_baseline_and_a_gain_are_chosen(tmp_path: Path, monkeypatch, capsys):
     words = [str(tmp_path), "baseline=toplora", "gain=2.5", f"output={tmp_path / 'out'}"]
     assert run(monkeypatch, *words) == 0
     shown = capsys.readouterr().out
-    assert "lora against toplora" in shown
+    assert "lora vs toplora" in shown
     assert "seeds for 2.5 points" in shown
 
 

@@ -143,7 +143,7 @@ def test_an_adapter_that_lacks_a_tensor_is_refused_by_the_tensors_name(trained_r
     tensors = load_file(file)
     del tensors["base_model.tenslora_core"]
     save_file(tensors, file)
-    with pytest.raises(UserError, match=r"lacks base_model\.tenslora_core"):
+    with pytest.raises(UserError, match=r"missing: base_model\.tenslora_core"):
         export(run_dir, format="lora")
 
 

@@ -53,7 +53,7 @@ def test_two_processes_give_the_predictions_of_one_byte_for_byte(
     run = tmp_path / "run"
     assert len(list((run / "predictions").glob("*.jsonl"))) == 2
     assert json.loads((run / "report.json").read_text())["train"]["world_size"] == 2
-    assert "answered 4 of the 9 rows here" in (run / "train.rank1.log").read_text()
+    assert "4 of the 9 rows answered here" in (run / "train.rank1.log").read_text()
 
     # The same adapter, evaluated by one process.
     monkeypatch.setattr(sys, "argv", ["toplora-eval", f"run={run}"])

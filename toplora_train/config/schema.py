@@ -152,6 +152,8 @@ class TaskSettings:
         subset: Configuration name of a hub data set.
         split: Split to evaluate; a single file is read whole.
         revision: Branch, tag or commit of a hub data set.
+        fields: Maps our keys to the columns of ``source``, as ``dataset.fields``.
+        prompt: Template of the prompt over those columns, as ``dataset.prompt``.
         kind: How the model answers: ``generate`` produces text, ``choose`` takes the most probable
             of ``choices``, ``cloze`` scores the words of each answer, ``classify`` and ``regress``
             use a head.
@@ -162,8 +164,6 @@ class TaskSettings:
         response: The sentence that states an answer in the training rows, with ``{answer}`` as the
             placeholder. Required by ``choose``. Rows of ``task:SPLIT`` that have no ``output`` are
             trained on it, or on the answer alone.
-        fields: Maps our keys to the columns of ``source``, as ``dataset.fields``.
-        prompt: Template of the prompt over those columns, as ``dataset.prompt``.
         text: Column with the text to classify. For tasks with a head only.
         text_pair: Column with a second text; null if there is only one.
         label: Column with the label. For tasks with a head only.

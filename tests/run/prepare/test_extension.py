@@ -91,7 +91,7 @@ def test_one_epoch_extended_to_two_is_a_run_of_two_byte_for_byte(
     for name in files:
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
     shutil.rmtree(cut / "checkpoints")
-    with pytest.raises(UserError, match="no whole checkpoint to extend the run from"):
+    with pytest.raises(UserError, match="no intact checkpoint to extend the run from"):
         finetune.run(run_of(cut, 3, resume="extend"), cut)
 
 

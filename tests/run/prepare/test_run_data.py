@@ -81,7 +81,9 @@ def test_rows_are_read_by_the_users_field_names_and_checked_for_contamination(ma
 
 def test_too_many_test_rows_in_training_stop_the_run(make_run, tmp_path):
     config = make_run(dataset=own_dataset(tmp_path, max_overlap=0.1), task={})
-    with pytest.raises(UserError, match=r"1 of the 2 test rows of test are asked .*test-1"):
+    with pytest.raises(
+        UserError, match=r"1 of the 2 test rows of test are also in the training data .*test-1"
+    ):
         prepare(config, weights=False)
 
 
