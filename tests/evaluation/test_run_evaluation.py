@@ -10,6 +10,7 @@ from toplora_train.evaluation.statistics import wilson_interval
 
 NAMES = ["a", "b", "c", "d"]
 TEXTS = [f"{name}?" for name in NAMES]
+PROMPTS = dict(zip(NAMES, TEXTS, strict=True))
 IN_TWOS = {"order": range(4), "lengths": [4, 3, 2, 1], "batch_size": 2}
 
 
@@ -25,8 +26,7 @@ def answer_backwards(pending):
 def test_answers_may_arrive_in_any_order_and_are_returned_in_the_rows():
     given, progress = [], []
     score, predictions = run_evaluation(
-        NAMES,
-        TEXTS,
+        PROMPTS,
         EvalProgress({}, given.append, progress.append),
         **IN_TWOS,
         answer=answer_backwards,
@@ -56,7 +56,7 @@ def test_reused_predictions_are_scored_again_but_not_answered_again():
         return answer_backwards(rows)
 
     score, predictions = run_evaluation(
-        NAMES, TEXTS, EvalProgress(finished), **IN_TWOS, answer=answer, score=score_row
+        PROMPTS, EvalProgress(finished), **IN_TWOS, answer=answer, score=score_row
     )
     assert pending == [1, 2, 3]
     assert predictions[0] == Prediction("a", "a?", "yes", "yes", "yes", True, {"yes": 3.0})
@@ -64,17 +64,14 @@ def test_reused_predictions_are_scored_again_but_not_answered_again():
 
 
 def test_no_row_is_answered_if_all_predictions_can_be_reused():
-    once = run_evaluation(NAMES, TEXTS, FRESH, **IN_TWOS, answer=answer_backwards, score=score_row)[
-        1
-    ]
+    once = run_evaluation(PROMPTS, FRESH, **IN_TWOS, answer=answer_backwards, score=score_row)[1]
     finished = EvalProgress({p.id: p for p in once})
 
     def answer(_rows):
         raise AssertionError("called")
 
     assert (
-        run_evaluation(NAMES, TEXTS, finished, **IN_TWOS, answer=answer, score=score_row)[0].value
-        == 0.5
+        run_evaluation(PROMPTS, finished, **IN_TWOS, answer=answer, score=score_row)[0].value == 0.5
     )
 
 
@@ -99,8 +96,7 @@ def test_processes_split_the_batches_and_gather_all_answers():
 
         progress = []
         result = run_evaluation(
-            names,
-            names,
+            dict(zip(names, names, strict=True)),
             EvalProgress(finished, on_progress=progress.append, ranks=Threads(rank, 3)),
             order=order,
             lengths=[1] * 11,

@@ -55,9 +55,7 @@ def train_one(
         shard_adapter(adapted, accelerator.device)
     if stage == 3:
         shard_model(adapted)
-    optimizer = build_optimizer(
-        adapted, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, device_type="cpu"
-    )
+    optimizer = build_optimizer(adapted, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
     model = adapted if stage else accelerator.prepare(adapted)
     optimizer = accelerator.prepare(optimizer)
     records = train(

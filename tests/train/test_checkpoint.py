@@ -28,9 +28,7 @@ def lora(r: int = 4) -> PeftModel:
 
 
 def adamw(model: PeftModel) -> torch.optim.AdamW:
-    return build_optimizer(
-        model, lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, device_type="cpu"
-    )
+    return build_optimizer(model, lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
 
 
 def walk(model: PeftModel, optimizer: torch.optim.Optimizer, steps: int) -> None:

@@ -20,7 +20,7 @@ from toplora_train.train.optimizer import build_optimizer, set_learning_rate
 
 
 def muon(model: nn.Module, **changes) -> torch.optim.Optimizer:
-    settings = dict(lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1, device_type="cpu")
+    settings = dict(lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
     return build_optimizer(model, name="muon", **(settings | changes))
 
 

@@ -25,9 +25,7 @@ from toplora_train.train.optimizer import (
 
 
 def adamw(model: nn.Module, weight_decay: float = 0.1) -> torch.optim.AdamW:
-    return build_optimizer(
-        model, lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=weight_decay, device_type="cpu"
-    )
+    return build_optimizer(model, lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=weight_decay)
 
 
 def test_only_trainable_parameters_are_updated_and_only_matrices_decay():
@@ -59,7 +57,6 @@ def test_the_learning_rate_of_each_group_is_multiplied_by_its_factor():
         betas=(0.9, 0.99),
         eps=1e-8,
         weight_decay=0.1,
-        device_type="cpu",
         lr_multipliers={"lora_B": 16.0, "k_proj": 0.5},
     )
     set_learning_rate(optimizer, 0.5)
@@ -119,7 +116,6 @@ def test_eight_bit_moments_survive_a_checkpoint(tmp_path: Path):
             betas=(0.9, 0.99),
             eps=1e-8,
             weight_decay=0.1,
-            device_type="cpu",
         )
         for group in optimizer.param_groups:
             optimizer.args.min_8bit_size = 0

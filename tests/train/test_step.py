@@ -63,9 +63,7 @@ def train_step(model, optimizer, micro, *, max_grad_norm: float, **settings) -> 
 
 
 def adamw(model, lr=1e-2):
-    return build_optimizer(
-        model, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, device_type="cpu"
-    )
+    return build_optimizer(model, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
 
 
 def test_the_loss_is_the_negative_log_likelihood_of_the_answers():

@@ -83,8 +83,7 @@ FRESH = EvalProgress()
 
 
 def run_evaluation(
-    names: Sequence[str],
-    texts: Sequence[str],
+    prompts: Mapping[str, str],
     progress: EvalProgress,
     *,
     order: Sequence[int],
@@ -97,8 +96,7 @@ def run_evaluation(
     """Answer every row without a reusable prediction, and score all answers.
 
     Args:
-        names: The rows' ids, all different.
-        texts: The rows' prompts.
+        prompts: The rows' prompts by row id, in the order of the rows.
         progress: Predictions to reuse, and callbacks.
         order: The indices of all rows, in the order to answer them.
         lengths: Tokens of the rows' prompts.
@@ -115,8 +113,8 @@ def run_evaluation(
     reused = progress.finished
     done = {
         index: score(index, reused[name].output, reused[name].scores)
-        for index, name in enumerate(names)
-        if name in reused and reused[name].prompt == texts[index]
+        for index, (name, prompt) in enumerate(prompts.items())
+        if name in reused and reused[name].prompt == prompt
     }
     pending = progress.ranks.share([index for index in order if index not in done], batch_size)
     total, measured = len(done) + len(pending), sum(map(measure, done.values()))
@@ -134,7 +132,7 @@ def run_evaluation(
         answered = len(done) + len(new)
         progress.on_progress(Progress(answered, total, measured / answered, tokens, tokens_left))
     done.update(progress.ranks.gather(new))
-    predictions = [done[index] for index in range(len(names))]
+    predictions = [done[index] for index in range(len(prompts))]
     return count(predictions, seconds=time.perf_counter() - started), predictions
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.adapters.attach import attach_adapter
@@ -32,13 +31,13 @@ from toplora_train.report.json_file import write_text_atomically
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.pages import write_pages
 from toplora_train.report.record import Report, write_report
-from toplora_train.report.tracker import Tracker, open_tracker
+from toplora_train.report.tracker import open_tracker
 from toplora_train.run.assemble.reload import probe_logits, prove_reload
 from toplora_train.run.assemble.run_report import Outcome, build_report, conclusion, introduction
 from toplora_train.run.assemble.scores import Scorer
 from toplora_train.run.fit.best_checkpoint import BestCheckpoint, fingerprint, select
 from toplora_train.run.fit.distribute import prepare_model, unwrap_model
-from toplora_train.run.fit.metric_logging import metric_logging
+from toplora_train.run.fit.metric_logging import Monitor, metric_logging
 from toplora_train.run.fit.optimization import (
     adjustments,
     learning_rate,
@@ -170,11 +169,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
         run_data,
         run_dir,
         accelerator=accelerator,
-        checkpoint=checkpoint,
-        start=start,
+        resume=(checkpoint, start),
         selection=selection,
-        tracker=tracker,
-        console=console,
+        monitor=Monitor(tracker, console, silent=not first),
     )
 
     last_scores: dict[str, Score] = {}
@@ -238,7 +235,7 @@ def validate_adapter(config: RunConfig, run_data: RunData) -> StartFrom | None:
     validate_rows(without_weights, run_data)
     origin = find_start(config, without_weights)
     adapted = attach_adapter(without_weights, config.adapter, seed=config.seed)
-    make_optimizer(adapted, config.optimizer, device_type="cpu")
+    make_optimizer(adapted, config.optimizer)
     return origin
 
 
@@ -295,13 +292,12 @@ def fine_tune(
     run_dir: Path,
     *,
     accelerator: Accelerator,
-    checkpoint: Path | None,
-    start: TrainState,
+    resume: tuple[Path | None, TrainState],
     selection: BestCheckpoint | None,
-    tracker: Tracker,
-    console: Console,
+    monitor: Monitor,
 ) -> PeftModel:
     """Train the adapter; each logged step is a line of ``metrics.jsonl``."""
+    checkpoint, start = resume
     trainer = config.trainer
     total = total_steps(config, run_data.lengths)
     beginning = Beginning(adapted)
@@ -309,7 +305,7 @@ def fine_tune(
     micro_batch_size = micro_batch_size_of(adapted, trainer, run_data, accelerator=accelerator)
     model, optimizer = prepare_model(
         adapted,
-        partial(make_optimizer, settings=config.optimizer, device_type=accelerator.device.type),
+        partial(make_optimizer, settings=config.optimizer),
         engine=config.launch.engine,
         accelerator=accelerator,
     )
@@ -338,11 +334,9 @@ def fine_tune(
         interrupt_later() as interruption,
         metric_logging(
             run_dir,
+            monitor,
             total_steps=total,
             resumed_step=start.step if checkpoint else None,
-            tracker=tracker,
-            console=console,
-            silent=not accelerator.is_main_process,
             judged=selection is not None and selection.metric == VALIDATION_LOSS,
         ) as watch,
     ):
@@ -365,7 +359,7 @@ def fine_tune(
             judged = selection.consider(adapted, record) if selection is not None else None
             if judged is not None:
                 log.info(judged)
-                say(console, judged)
+                say(monitor.console, judged)
         interruption.raise_if_interrupted()
     trained = unwrap_model(model, config, run_data, accelerator=accelerator)
     beginning.validate_moved(trained, dtype=config.adapter["dtype"])

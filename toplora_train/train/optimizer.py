@@ -28,7 +28,6 @@ def build_optimizer(
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
-    device_type: str,
     lr_multipliers: Mapping[str, float] | None = None,
     no_decay: Sequence[str] = (),
 ) -> torch.optim.Optimizer:
@@ -37,14 +36,13 @@ def build_optimizer(
     Args:
         model: the model.
         name: ``adamw8bit`` keeps the moments of large tensors in 8 bits (bitsandbytes; Dettmers et
-            al., 2022); ``muon`` uses Muon for matrices; any other name is torch's AdamW, fused on a
-            GPU.
+            al., 2022); ``muon`` uses Muon for matrices; any other name is torch's AdamW, fused if
+            the parameters are on a GPU.
         lr: the learning rate.
         betas: decay rates of the moments.
         eps: added to the root of the second moment.
         weight_decay: for tensors of two or more dimensions; gains, magnitudes and biases (1-D) are
             never decayed.
-        device_type: where the parameters are.
         lr_multipliers: regular expression over parameter names to learning-rate factor; where
             several match, their factors multiply.
         no_decay: regular expressions over parameter names to exempt from weight decay.
@@ -55,14 +53,15 @@ def build_optimizer(
     groups = parameter_groups(
         model, weight_decay=weight_decay, lr_multipliers=lr_multipliers or {}, no_decay=no_decay
     )
+    fused = any(p.requires_grad and p.device.type == "cuda" for p in model.parameters())
     if name == "adamw8bit":
         eight_bit: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(
             groups, lr=lr, betas=betas, eps=eps
         )
         return eight_bit
     if name == "muon":
-        return MuonAndAdamW(groups, lr=lr, betas=betas, eps=eps, fused=device_type == "cuda")
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=device_type == "cuda")
+        return MuonAndAdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
 
 
 def parameter_groups(

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from toplora_train.report.tracker import open_tracker
-from toplora_train.run.fit.metric_logging import metric_logging
+from toplora_train.run.fit.metric_logging import Monitor, metric_logging
 from toplora_train.train.record import StepRecord
 
 
@@ -28,13 +28,13 @@ def test_logged_steps_are_shown_and_written_by_rank_0_only(tmp_path: Path, silen
     shown = io.StringIO()
     with metric_logging(
         tmp_path,
+        Monitor(
+            open_tracker("none", project="p", entity=None, group=None, run_dir=tmp_path, config={}),
+            Console(file=shown),
+            silent,
+        ),
         total_steps=3,
         resumed_step=None,
-        tracker=open_tracker(
-            "none", project="p", entity=None, group=None, run_dir=tmp_path, config={}
-        ),
-        console=Console(file=shown),
-        silent=silent,
     ) as log:
         for step in (1, 2, 3):
             log(record(step, logged=step != 2))

@@ -32,7 +32,7 @@ def test_lora_plus_multiplies_the_learning_rate_of_b(make_run):
     model = load_model(ModelLocation("tiny", None, "built in"), dtype="float32", meta=True)
     adapted = attach_adapter(model, config.adapter, seed=1)
     settings = replace(config.optimizer, name="loraplus", ratio=8.0)
-    optimizer = make_optimizer(adapted, settings, device_type="cpu")
+    optimizer = make_optimizer(adapted, settings)
     assert {group["lr_scale"] for group in optimizer.param_groups} == {1.0, 8.0}
 
 
@@ -42,7 +42,7 @@ def test_settings_that_do_not_fit_the_adapter_are_refused_without_weights(make_r
     adapted = attach_adapter(model, config.adapter, seed=1)
     settings = replace(config.optimizer, lr_multipliers={"core": 8.0})
     with pytest.raises(UserError, match="'core' matches no trainable parameter"):
-        make_optimizer(adapted, settings, device_type="cpu")
+        make_optimizer(adapted, settings)
 
 
 def test_the_learning_rate_is_the_peak_times_the_schedule():

@@ -115,8 +115,7 @@ class Choose(Method):
             )
 
         return run_evaluation(
-            [row.id for row in rows],
-            texts,
+            {row.id: text for row, text in zip(rows, texts, strict=True)},
             context.progress,
             order=by_length(prompts),
             lengths=[len(prompt) for prompt in prompts],

@@ -86,8 +86,7 @@ class Classify(Method):
             return abs(float(prediction.output) - float(prediction.label))
 
         counted, predictions = run_evaluation(
-            [row.id for row in rows],
-            [shown(row) for row in rows],
+            {row.id: shown(row) for row in rows},
             context.progress,
             order=by_length([example.input_ids for example in examples]),
             lengths=[len(example.input_ids) for example in examples],

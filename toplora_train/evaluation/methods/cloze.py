@@ -114,8 +114,7 @@ class Cloze(Method):
             return Prediction(row.id, texts[index], words, label, row.answer, right, scores)
 
         return run_evaluation(
-            [row.id for row in rows],
-            texts,
+            {row.id: text for row, text in zip(rows, texts, strict=True)},
             context.progress,
             order=by_length(prompts),
             lengths=[len(prompt) for prompt in prompts],

@@ -97,8 +97,7 @@ class Generate(Method):
             return Prediction(rows[index].id, texts[index], output, found, label, correct)
 
         return run_evaluation(
-            [row.id for row in rows],
-            texts,
+            {row.id: text for row, text in zip(rows, texts, strict=True)},
             context.progress,
             order=by_length(ids) if protocol.by_length else range(len(ids)),
             lengths=[len(one) for one in ids],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -15,35 +15,40 @@ from toplora_train.report.tracker import Tracker
 from toplora_train.train.record import StepRecord
 
 
+@dataclass(frozen=True)
+class Monitor:
+    """Where a run's progress goes besides ``metrics.jsonl``; silent on all ranks but 0."""
+
+    tracker: Tracker
+    console: Console
+    silent: bool = False
+
+
 @contextmanager
 def metric_logging(
     run_dir: Path,
+    monitor: Monitor,
     *,
     total_steps: int,
     resumed_step: int | None,
-    tracker: Tracker,
-    console: Console,
-    silent: bool,
     judged: bool = False,
 ) -> Iterator[Callable[[StepRecord], None]]:
     """Yields a function that shows each step record, and writes those that are to be logged.
 
     Args:
         run_dir: The folder of ``metrics.jsonl``.
+        monitor: Where the metrics also go; if it is silent, nothing is written.
         total_steps: The steps of the whole run.
         resumed_step: The step a resumed run continues from.
-        tracker: Also receives the metrics.
-        console: Where they are shown.
-        silent: Do nothing, on all ranks but 0.
         judged: Whether model selection shows the validation loss, so the display need not.
     """
-    if silent:
+    if monitor.silent:
         yield lambda _record: None
         return
     with (
         MetricsFile(run_dir / "metrics.jsonl", resumed_step=resumed_step) as metrics,
         TrainingDisplay(
-            total_steps, console=console, start_step=resumed_step or 0, judged=judged
+            total_steps, console=monitor.console, start_step=resumed_step or 0, judged=judged
         ) as display,
     ):
 
@@ -54,6 +59,6 @@ def metric_logging(
             if record.logged:
                 metrics.append(line)
                 numbers = {k: v for k, v in line.items() if not isinstance(v, str | bool)}
-                tracker.log(numbers, record.step)
+                monitor.tracker.log(numbers, record.step)
 
         yield log

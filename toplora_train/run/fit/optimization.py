@@ -24,9 +24,7 @@ PROOF_ROWS = 2
 CLEAN = "clean"
 
 
-def make_optimizer(
-    model: nn.Module, settings: OptimizerSettings, *, device_type: str
-) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """The optimizer over the model's trainable parameters; LoRA+ is a multiplier for B.
 
     Raises:
@@ -42,7 +40,6 @@ def make_optimizer(
         betas=settings.betas,
         eps=settings.eps,
         weight_decay=settings.weight_decay,
-        device_type=device_type,
         lr_multipliers=multipliers,
         no_decay=settings.no_decay or (),
     )
