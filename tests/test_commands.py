@@ -36,7 +36,10 @@ def toplora_train(folder: Path, *arguments: str, **environment: str) -> subproce
     )
 
 
-@pytest.mark.parametrize("adapter", ["lora", "dora", "toplora"])
+@pytest.mark.parametrize(
+    "adapter",
+    ["toplora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "dora"))],
+)
 def test_the_smoke_recipe_completes_with_every_adapter(tmp_path: Path, adapter: str):
     done = toplora_train(tmp_path, "recipe=smoke", f"adapter={adapter}", "output_dir=run")
     assert done.returncode == 0, done.stderr
@@ -48,6 +51,12 @@ def test_the_smoke_recipe_completes_with_every_adapter(tmp_path: Path, adapter: 
     assert report["adapter"]["name"] == adapter
     assert report["reload"]["max_abs_logit_difference"] <= 1e-6
     assert "report.html" in done.stdout
+
+    before = weights(tmp_path)
+    again = toplora_train(tmp_path, "recipe=smoke", f"adapter={adapter}", "output_dir=run")
+    assert again.returncode == 2
+    assert "output_dir" in again.stderr
+    assert weights(tmp_path) == before, "a finished run was overwritten"
 
 
 TWO_EPOCHS = [
@@ -84,25 +93,30 @@ def interrupt(folder: Path, signum: int, *, after_step: int) -> int:
     return process.returncode
 
 
+@pytest.mark.parametrize(
+    ("signum", "after_step", "exit_code"),
+    [
+        # Step 11 is in the second epoch, and after the checkpoint of step 10.
+        (signal.SIGKILL, 11, -signal.SIGKILL),
+        pytest.param(signal.SIGINT, 9, 130, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_and_an_interrupted_run_end_byte_for_byte_like_an_uninterrupted_one(
-    tmp_path: Path,
+    tmp_path: Path, signum: int, after_step: int, exit_code: int
 ):
-    folders = {name: tmp_path / name for name in ("whole", "killed", "interrupted")}
-    for folder in folders.values():
-        folder.mkdir()
-    whole = toplora_train(folders["whole"], *TWO_EPOCHS)
-    assert whole.returncode == 0, whole.stderr
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir()
+    stopped.mkdir()
+    done = toplora_train(whole, *TWO_EPOCHS)
+    assert done.returncode == 0, done.stderr
 
-    # Step 11 is in the second epoch, and after the checkpoint of step 10.
-    assert interrupt(folders["killed"], signal.SIGKILL, after_step=11) == -signal.SIGKILL
-    assert interrupt(folders["interrupted"], signal.SIGINT, after_step=9) == 130
-    for name in ("killed", "interrupted"):
-        resumed = retry_while_locked(folders[name])
-        assert resumed.returncode == 0, resumed.stderr
-        assert "resuming after step" in resumed.stdout
-        assert weights(folders[name]) == weights(folders["whole"]), name
-        lines = (folders[name] / "run" / "metrics.jsonl").read_text().splitlines()
-        assert [json.loads(line)["step"] for line in lines] == list(range(1, 13))
+    assert interrupt(stopped, signum, after_step=after_step) == exit_code
+    resumed = retry_while_locked(stopped)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming after step" in resumed.stdout
+    assert weights(stopped) == weights(whole)
+    lines = (stopped / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 13))
 
 
 def retry_while_locked(folder: Path) -> subprocess.CompletedProcess:
@@ -160,6 +174,7 @@ def test_a_sweep_runs_every_job_and_a_failed_one_leaves_the_others(tmp_path: Pat
     assert "r must be" in reports[0]["error"]
 
 
+@pytest.mark.slow  # tests/report/test_tracker.py tests the same without the command
 def test_wandb_keeps_every_logged_number_offline(tmp_path: Path):
     done = toplora_train(
         tmp_path,
@@ -181,11 +196,9 @@ def test_wandb_keeps_every_logged_number_offline(tmp_path: Path):
         assert numbers <= logged[metrics["step"]].keys()
 
 
-ONCE_IN_FULL = [
-    (["dataset=jsonl", "dataset.train=broken.jsonl"], "broken.jsonl, line 2"),
-    (["adapter.target_modules=[quary]"], "q_proj"),
-]
+ONCE_IN_FULL = [(["dataset=jsonl", "dataset.train=broken.jsonl"], "broken.jsonl, line 2")]
 AS_WELL = [  # the same code path; each error has its own test where it is raised
+    (["adapter.target_modules=[quary]"], "q_proj"),
     (["dataset=jsonl", "dataset.train=none.jsonl"], "none.jsonl"),
     (["dataset=jsonl", "dataset.train=empty.jsonl"], "empty.jsonl"),
     (["dataset=jsonl", "dataset.train=typed.jsonl"], "instruction"),
@@ -209,13 +222,3 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(tmp_path: Path, arguments, 
     assert message.lower() in done.stderr.lower()
     assert "Traceback" not in done.stderr + done.stdout
     assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_a_finished_run_is_not_overwritten(tmp_path: Path):
-    short = ["recipe=smoke", "evaluation.base=false", "evaluation.limit=1", "output_dir=run"]
-    assert toplora_train(tmp_path, *short, "trainer.max_steps=1").returncode == 0
-    before = weights(tmp_path)
-    again = toplora_train(tmp_path, *short, "trainer.max_steps=1")
-    assert again.returncode == 2
-    assert "output_dir" in again.stderr
-    assert weights(tmp_path) == before

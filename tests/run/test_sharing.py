@@ -36,13 +36,10 @@ def like_a_worker() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("like_a_worker")
-def test_two_processes_give_the_predictions_of_one_byte_for_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def trained_by_two(folder: Path) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "toplora_train.cli", *RUN],
-        cwd=tmp_path,
+        cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -50,7 +47,14 @@ def test_two_processes_give_the_predictions_of_one_byte_for_byte(
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    run = tmp_path / "run"
+    return folder / "run"
+
+
+@pytest.mark.usefixtures("like_a_worker")
+def test_two_processes_give_the_predictions_of_one_byte_for_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = trained_by_two(tmp_path)
     assert len(list((run / "predictions").glob("*.jsonl"))) == 2
     assert json.loads((run / "report.json").read_text())["train"]["world_size"] == 2
     assert "4 of the 9 rows answered here" in (run / "train.rank1.log").read_text()
@@ -64,7 +68,13 @@ def test_two_processes_give_the_predictions_of_one_byte_for_byte(
         assert of_two == of_one
         assert of_two.count(b"\n") == 9
 
-    # toplora-eval, in one process and in two.
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("like_a_worker")
+def test_two_processes_evaluate_again_to_the_predictions_of_one_byte_for_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = trained_by_two(tmp_path)
     monkeypatch.setattr(sys, "argv", ["toplora-eval", f"run={run}", "limit=60", "name=alone"])
     assert evaluate.main() == 0
     shared = again(run, "limit=60", "name=shared")

@@ -26,7 +26,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from toplora_train.adapters.base import adapter_prefixes
-from toplora_train.adapters.budget import Fit, fit_budget
+from toplora_train.adapters.budget import Count, Fit, fit_budget
 from toplora_train.adapters.describe import count_adapter_parameters
 from toplora_train.adapters.targets import (
     attention_projections,
@@ -248,32 +248,52 @@ def set_adapter_dtype(model: PeftModel, dtype: str) -> None:
             parameter.data = parameter.data.to(DTYPES[dtype])
 
 
-def fit_to_budget(model: nn.Module, settings: Mapping[str, Any]) -> Fit:
+def parameter_counter(model: nn.Module) -> Count:
+    """Return a function that counts an adapter's parameters on this model.
+
+    It attaches the adapter to the model without weights, once for the same settings.
+    ``modules_to_save`` and biases of the base model are not counted.
+    """
+    empty, known = without_weights(model), dict[str, int]()
+
+    def count(settings: Mapping[str, Any]) -> int:
+        # Counting needs no initialisation, and PEFT refuses some initialisations at some ranks.
+        structure = {key: settings[key] for key in sorted(settings) if key not in NOT_COUNTED}
+        if repr(structure) not in known:
+            attached = attach_adapter(without_weights(empty), structure, seed=0)
+            known[repr(structure)] = count_adapter_parameters(attached)
+        return known[repr(structure)]
+
+    return count
+
+
+NOT_COUNTED = ("budget", "init")
+
+
+def fit_to_budget(model: nn.Module, settings: Mapping[str, Any], count: Count | None = None) -> Fit:
     """The settings whose parameter count on this model is nearest to ``settings["budget"]``.
 
-    ``modules_to_save`` and biases of the base model are not counted.
+    Args:
+        model: The base model; weights are not needed, and it is not changed.
+        settings: The adapter's settings.
+        count: The model's :func:`parameter_counter`, for several fits on one model.
 
     Raises:
         UserError: The budget is invalid or out of reach, or another setting is invalid.
     """
     name, empty = str(settings["name"]), without_weights(model)
     of_tensors = getattr(adapter_module(name), "tucker_tensors", None)
-
-    def count(tried: Mapping[str, Any]) -> int:
-        return count_adapter_parameters(_attached_without_weights(empty, tried))
-
     with _errors_named(name, settings):
         return fit_budget(
             settings,
-            count=count,
+            count=count or parameter_counter(model),
             base_parameters=sum(parameter.numel() for parameter in empty.parameters()),
             tensors=of_tensors and of_tensors(_attached_without_weights(empty, settings)),
         )
 
 
 def _attached_without_weights(model: nn.Module, settings: Mapping[str, Any]) -> PeftModel:
-    # Counting needs no initialisation, and PEFT refuses some initialisations at some ranks.
-    structure = {key: value for key, value in settings.items() if key not in ("budget", "init")}
+    structure = {key: value for key, value in settings.items() if key not in NOT_COUNTED}
     return attach_adapter(without_weights(model), structure, seed=0)
 
 

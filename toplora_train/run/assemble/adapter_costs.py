@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from toplora_train.adapters.attach import attach_adapter, fit_to_budget, without_weights
-from toplora_train.adapters.describe import count_adapter_parameters
+from toplora_train.adapters.attach import fit_to_budget, parameter_counter
+from toplora_train.adapters.budget import Count
 from toplora_train.adapters.tenslora_constructions import CONSTRUCTIONS
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
@@ -32,19 +32,20 @@ def compare_adapters(model: nn.Module, chosen: Mapping[str, Any]) -> Comparison:
     rank = chosen.get("r") or 8
     budget = chosen.get("budget") or f"lora_r{rank}"
     carried = {key: chosen.get(key) for key in CARRIED_OVER}
-    resolved = _resolve(model, chosen, budget)
+    count = parameter_counter(model)
+    resolved = _resolve(model, chosen, budget, count)
     lines = [
-        _alternative(model, label, {**settings, **carried, "r": rank}, resolved)
+        _alternative(model, label, {**settings, **carried, "r": rank}, resolved, count)
         for label, settings in _every_adapter()
     ]
     return Comparison(f"r = {rank}", str(budget), lines)
 
 
-def _resolve(model: nn.Module, chosen: Mapping[str, Any], budget: Any) -> Any:
+def _resolve(model: nn.Module, chosen: Mapping[str, Any], budget: Any, count: Count) -> Any:
     """The budget as a number, so that it is computed once."""
     own = {key: chosen.get(key) for key in CARRIED_OVER}
     try:
-        return fit_to_budget(model, {"name": "lora", **own, "budget": budget}).wanted
+        return fit_to_budget(model, {"name": "lora", **own, "budget": budget}, count).wanted
     except UserError:  # every line will give the reason
         return budget
 
@@ -64,15 +65,14 @@ def _every_adapter() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _alternative(
-    model: nn.Module, label: str, settings: dict[str, Any], budget: object
+    model: nn.Module, label: str, settings: dict[str, Any], budget: object, count: Count
 ) -> Alternative:
     try:
-        attached = attach_adapter(without_weights(model), settings, seed=0)
-        parameters = count_adapter_parameters(attached)
+        parameters = count(settings)
     except UserError as error:
         return Alternative(label, None, refusal=str(error))
     try:
-        fit = fit_to_budget(model, {**settings, "budget": budget})
+        fit = fit_to_budget(model, {**settings, "budget": budget}, count)
     except UserError as error:
         return Alternative(label, parameters, refusal=str(error))
     ranks = fit.settings.get("ranks") or [fit.settings["r"]]
