@@ -185,5 +185,25 @@ def _validate_consistency(config: RunConfig) -> None:
     for task, settings in config.task.items():
         if settings.name != task:
             raise UserError(f"task.{task}.name is '{settings.name}'; it must be '{task}'")
-    if config.tracker.name == "none" and config.tracker != TrackerSettings(name="none"):
-        raise UserError("the tracker's settings need a tracker: tracker=wandb")
+    _validate_tracker_keys(config.tracker)
+
+
+_TRACKER_KEYS = {
+    "none": (),
+    "tensorboard": (),
+    "trackio": ("project", "group"),
+    "wandb": ("project", "group", "entity"),
+}
+
+
+def _validate_tracker_keys(tracker: TrackerSettings) -> None:
+    default = TrackerSettings(name="none")
+    for key in ("project", "group", "entity"):
+        if key not in _TRACKER_KEYS[tracker.name] and getattr(tracker, key) != getattr(
+            default, key
+        ):
+            taken = [f"tracker={name}" for name, keys in _TRACKER_KEYS.items() if key in keys]
+            raise UserError(
+                f"tracker.{key} has no effect with tracker={tracker.name}; remove it, or use "
+                f"{' or '.join(taken)}"
+            )

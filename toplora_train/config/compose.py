@@ -127,6 +127,8 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
         raise UserError("the launcher's processes need a common run directory; give output_dir=DIR")
     if sweeping:
         values["output_dir"] = str(hydra.runtime.output_dir)
+        if values["tracker"]["name"] in ("wandb", "trackio") and not values["tracker"]["group"]:
+            values["tracker"]["group"] = Path(hydra.sweep.dir).name
     elif values.get("output_dir") is None:
         values["output_dir"] = _default_output_dir(values, recipe)
     for key in ("output_dir", "data_root"):

@@ -333,13 +333,13 @@ class TrackerSettings:
     """Where metrics are logged in addition to the run directory.
 
     Attributes:
-        name: ``none`` or ``wandb`` (Weights & Biases).
+        name: ``none``, ``wandb`` (Weights & Biases), ``tensorboard`` or ``trackio``.
         project: Project of the tracker.
         entity: User or team of the tracker; null is the account's default.
-        group: Group of the run; null sets none.
+        group: Group of the run; null is the sweep's folder for the jobs of a sweep, else none.
     """
 
-    name: Literal["none", "wandb"]
+    name: Literal["none", "wandb", "tensorboard", "trackio"]
     project: str = "toplora-train"
     entity: str | None = None
     group: str | None = None

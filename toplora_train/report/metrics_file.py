@@ -1,9 +1,11 @@
-"""``metrics.jsonl``: one line per logged step, appended during training."""
+"""``metrics.jsonl``: a line per logged step, appended in training; ``metrics.csv`` at its end."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -39,6 +41,7 @@ class MetricsFile:
         lines = _complete_rows(path) if resumed_step is not None and path.is_file() else []
         kept = [row for row in lines if row["step"] <= (resumed_step or 0)]
         write_text_atomically(path, "".join(_line(row) for row in kept))
+        self._path = path
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> MetricsFile:
@@ -71,8 +74,9 @@ class MetricsFile:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; every line has been flushed already."""
+        """Close the file, of which every line has been flushed, and write it as a table too."""
         self._file.close()
+        write_text_atomically(self._path.with_suffix(".csv"), _table(_complete_rows(self._path)))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -97,6 +101,16 @@ def _complete_rows(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
     return rows
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as CSV; a metric that a row lacks is an empty cell."""
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _line(row: Mapping[str, Any]) -> str:

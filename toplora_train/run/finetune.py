@@ -31,7 +31,7 @@ from toplora_train.report.json_file import write_text_atomically
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.pages import write_pages
 from toplora_train.report.record import Report, write_report
-from toplora_train.report.tracker import open_tracker
+from toplora_train.report.trackers.base import NoTracker, TrackedRun, open_tracker
 from toplora_train.run.assemble.reload import probe_logits, prove_reload
 from toplora_train.run.assemble.run_report import Outcome, build_report, conclusion, introduction
 from toplora_train.run.assemble.scores import Scorer
@@ -145,14 +145,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
             take_start(adapted, origin.file)
     if config.trainer.activation_checkpointing:
         checkpoint_activations(model)
-    tracker = open_tracker(
-        config.tracker.name if first else "none",
-        project=config.tracker.project,
-        entity=config.tracker.entity,
-        group=config.tracker.group,
-        run_dir=run_dir,
-        config=asdict(config),
-    )
+    tracked = TrackedRun(run_dir, config.tracker, asdict(config), resumed_step=start.step)
+    tracker = open_tracker(tracked) if first else NoTracker()
     selection = select(
         config,
         run_data,
@@ -221,7 +215,10 @@ def run(config: RunConfig, run_dir: Path) -> None:
         accelerator=accelerator,
     )
     write_everything(report, run_data, run_dir)
-    tracker.finish({f"{name}/{s.metric}": s.value for name, s in scores.items()})
+    tracker.finish(
+        {f"{name}/{s.metric}": s.value for name, s in scores.items()},
+        [run_dir / name for name in ("report.json", "report.md", "report.html", "metrics.csv")],
+    )
     say(console, conclusion(report.to_dict(), run_dir))
 
 

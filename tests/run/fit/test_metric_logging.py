@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from toplora_train.report.tracker import open_tracker
+from toplora_train.report.trackers.base import NoTracker
 from toplora_train.run.fit.metric_logging import Monitor, metric_logging
 from toplora_train.train.record import StepRecord
 
@@ -29,7 +29,7 @@ def test_logged_steps_are_shown_and_written_by_rank_0_only(tmp_path: Path, silen
     with metric_logging(
         tmp_path,
         Monitor(
-            open_tracker("none", project="p", entity=None, group=None, run_dir=tmp_path, config={}),
+            NoTracker(),
             Console(file=shown),
             silent,
         ),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from toplora_train.report.display import TrainingDisplay
 from toplora_train.report.metrics_file import MetricsFile
-from toplora_train.report.tracker import Tracker
+from toplora_train.report.trackers.base import Tracker
 from toplora_train.train.record import StepRecord
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import RunConfig
+from toplora_train.report.trackers.base import validate_tracker
 from toplora_train.run.fit.best_checkpoint import selects
 from toplora_train.run.fit.optimization import validate_compilation, validate_optimizer
 
@@ -15,6 +16,7 @@ def validate_settings(config: RunConfig, *, processes: int) -> None:
         UserError: Names the settings and what to use instead.
     """
     selects(config)
+    validate_tracker(config.tracker.name)
     validate_eval_every(config)
     validate_compilation(config, processes=processes)
     validate_optimizer(config, processes=processes)

@@ -1,24 +1,21 @@
+"""Weights & Biases, offline, read back from its own file."""
+
 import json
 import logging
 import struct
 
 import pytest
 
-from toplora_train.config.errors import UserError
-from toplora_train.report.tracker import NoTracker, has_api_key, open_tracker
+from toplora_train.config.schema import TrackerSettings
+from toplora_train.report.trackers.base import TrackedRun
+from toplora_train.report.trackers.wandb import has_api_key, open_run
 
 BLOCK = 32768
 
 
-def open_run(run_dir, name="wandb"):
-    return open_tracker(
-        name,
-        project="a-project",
-        entity=None,
-        group="a-group",
-        run_dir=run_dir,
-        config={"adapter": {"r": 8}},
-    )
+def open_wandb(run_dir):
+    settings = TrackerSettings(name="wandb", project="a-project", group="a-group")
+    return open_run(TrackedRun(run_dir, settings, {"adapter": {"r": 8}}))
 
 
 def records(path):
@@ -60,10 +57,12 @@ def history(path):
 
 @pytest.mark.usefixtures("offline")
 def test_an_offline_run_contains_every_logged_metric(tmp_path, capfd):
-    tracker = open_run(tmp_path / "run-7")
+    tracker = open_wandb(tmp_path / "run-7")
     for step in range(1, 41):
         tracker.log({"loss": 1 / step, "lr": 1e-4}, step=step)
-    tracker.finish({"average": 0.64})
+    report = tmp_path / "report.md"
+    report.write_text("# A report")
+    tracker.finish({"average": 0.64}, [report])
     (path,) = (tmp_path / "run-7" / "wandb").glob("offline-run-*/*.wandb")
     assert [(row["_step"], row["loss"], row["lr"]) for row in history(path)] == [
         (step, 1 / step, 1e-4) for step in range(1, 41)
@@ -73,6 +72,10 @@ def test_an_offline_run_contains_every_logged_metric(tmp_path, capfd):
     assert (run.project, run.run_group, run.display_name) == ("a-project", "a-group", "run-7")
     summaries = [r.summary for r in stored if r.HasField("summary")]
     assert any(values(s.update).get("average") == 0.64 for s in summaries)
+    (artifact,) = [r.request.log_artifact.artifact for r in stored if r.HasField("request")] or [
+        r.artifact for r in stored if r.HasField("artifact")
+    ]
+    assert [entry.path for entry in artifact.manifest.contents] == ["report.md"]
     assert capfd.readouterr().out == ""
 
 
@@ -85,49 +88,11 @@ def test_without_api_key_or_mode_the_run_is_offline_and_this_is_logged_once(
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     with caplog.at_level(logging.INFO, logger="toplora_train"):
-        tracker = open_run(tmp_path / "run")
+        tracker = open_wandb(tmp_path / "run")
         tracker.log({"loss": 1.0}, step=1)
-        tracker.finish({})
+        tracker.finish({}, [])
     assert len([m for m in caplog.messages if "logged offline" in m]) == 1
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
-
-
-@pytest.mark.usefixtures("offline")
-def test_a_tracker_that_cannot_start_gives_one_warning_and_stops_nothing(
-    tmp_path, monkeypatch, caplog
-):
-    monkeypatch.setenv("WANDB_MODE", "sideways")
-    tracker = open_run(tmp_path / "run")
-    tracker.log({"loss": 1.0}, step=1)
-    tracker.finish({})
-    warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len(warnings) == 1
-    assert "training continues" in warnings[0].getMessage()
-
-
-@pytest.mark.usefixtures("offline")
-def test_a_metric_that_cannot_be_stored_gives_one_warning_and_stops_nothing(tmp_path, caplog):
-    tracker = open_run(tmp_path / "run")
-    for step in (1, 2):
-        tracker.log({"loss": object()}, step=step)  # no tracker can store this
-    tracker.log({"loss": 0.5}, step=3)
-    tracker.finish({})
-    assert len([r for r in caplog.records if r.name.startswith("toplora_train")]) == 1
-    (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
-    assert [row["loss"] for row in history(path)] == [0.5]
-
-
-def test_the_none_tracker_does_nothing(tmp_path):
-    tracker = open_run(tmp_path / "run", "none")
-    assert isinstance(tracker, NoTracker)
-    tracker.log({"loss": 1.0}, step=1)
-    tracker.finish({})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_unknown_tracker_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="unknown tracker 'tensorbord'"):
-        open_run(tmp_path, "tensorbord")
 
 
 @pytest.fixture

@@ -1,0 +1,41 @@
+"""Trackio: a local dashboard, ``trackio show``, in ``TRACKIO_DIR`` or the hub's cache folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toplora_train.report.trackers.base import TrackedRun
+
+
+def open_run(run: TrackedRun) -> TrackioTracker:
+    """Start a run, or continue the one of that name."""
+    import trackio  # an extra
+
+    return TrackioTracker(
+        trackio.init(
+            project=run.settings.project,
+            name=run.folder.name,
+            group=run.settings.group,
+            config=dict(run.config),
+            resume="allow" if run.resumed_step else "never",
+            embed=False,
+        )
+    )
+
+
+class TrackioTracker:
+    """A run of Trackio."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record ``metrics`` at optimizer step ``step``."""
+        self._run.log(dict(metrics), step=step)
+
+    def finish(self, summary: Mapping[str, float], _files: Sequence[Path], /) -> None:
+        """Record the final metrics; the reports stay in the run directory."""
+        self._run.log(dict(summary))
+        self._run.finish()
