@@ -329,6 +329,31 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ForgettingSettings:
+    """General text on which the loss is measured before and after fine-tuning.
+
+    Attributes:
+        name: The option's name; ``none`` measures nothing.
+        source: A file, folder or hub data set with a text in each row.
+        subset: A hub data set's configuration name.
+        split: The split of a hub data set, or of a folder.
+        revision: A hub data set's branch, tag or commit.
+        text: The column of the text.
+        limit: Use only the first rows; null uses all.
+        licence: The licence of the text.
+    """
+
+    name: str = "none"
+    source: str | None = None
+    subset: str | None = None
+    split: str = "test"
+    revision: str | None = None
+    text: str = "text"
+    limit: PositiveInt | None = None
+    licence: str = "unknown"
+
+
+@dataclass(frozen=True, config=STRICT)
 class TrackerSettings:
     """Where metrics are logged in addition to the run directory.
 
@@ -397,6 +422,7 @@ class RunConfig:
         optimizer: The optimizer and its schedule.
         trainer: The training loop.
         evaluation: How the tasks are evaluated.
+        forgetting: The general text on which forgetting is measured.
         tracker: Where metrics are logged.
         launch: Processes and devices.
         output_dir: The run directory; null on the command line is a new one below ``runs/``.
@@ -426,6 +452,7 @@ class RunConfig:
     output_dir: str
     task: dict[str, TaskSettings] = Field(default_factory=dict)
     expected: list[ExpectedSettings] = Field(default_factory=list)
+    forgetting: ForgettingSettings = Field(default_factory=ForgettingSettings)
     seed: Seed = 1
     data_root: str | None = None
     resume: Literal["auto", "extend"] | None = None

@@ -178,11 +178,23 @@ def templates(*, escape: bool) -> Environment:
         numbers.count,
         numbers.memory,
         numbers.readable_seconds,
+        loss_change,
         fenced,
         cell,
     ):
         environment.filters[formatter.__name__] = formatter
     return environment
+
+
+def loss_change(forgetting: Mapping[str, Any]) -> str:
+    """The change of the loss on general text, as in ``report.json``."""
+    low, high = forgetting["ci95"]
+    interval = "" if low is None else f" ({low:+.4f} to {high:+.4f})"
+    return (
+        f"{forgetting['name']}: {forgetting['before']:.4f} -> {forgetting['after']:.4f}, "
+        f"{forgetting['difference']:+.4f}{interval} nats per token on "
+        f"{numbers.counted(forgetting['documents'], 'text')}, {forgetting['tokens']:,} tokens"
+    )
 
 
 def fenced(text: str) -> str:

@@ -148,7 +148,8 @@ class Reload:
 class Report:
     """The content of ``report.json``. Without tasks there is no average.
 
-    ``gain`` is the gain over the base model, see :func:`toplora_train.report.gain.gain`.
+    ``gain`` is the gain over the base model, see :func:`toplora_train.report.gain.gain`;
+    ``forgetting`` the change of the loss on general text, where it was measured.
     """
 
     recipe: str | None
@@ -167,6 +168,7 @@ class Report:
     protocol: str = "clean"
     expected: list[dict[str, Any]] = field(default_factory=list)
     gain: Mapping[str, Any] | None = None
+    forgetting: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object written to ``report.json``."""
@@ -177,7 +179,10 @@ class Report:
             "status": self.status,
             **{key: values[key] for key in (*order, "adapter", "data", "train")},
             **_scores(self.tasks),
-            **{key: values[key] for key in ("gain", "expected", "reload", "environment", "notes")},
+            **{
+                key: values[key]
+                for key in ("gain", "forgetting", "expected", "reload", "environment", "notes")
+            },
         }
         plain: dict[str, Any] = plain_json(report)
         return plain

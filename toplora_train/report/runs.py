@@ -30,6 +30,7 @@ NOT_OF_THE_METHOD = (
     "launch",
     "task",
     "evaluation",
+    "forgetting",
 )
 
 

@@ -32,6 +32,7 @@ from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.pages import write_pages
 from toplora_train.report.record import Report, write_report
 from toplora_train.report.trackers.base import NoTracker, TrackedRun, open_tracker
+from toplora_train.run.assemble.general_text import read_general_text
 from toplora_train.run.assemble.reload import probe_logits, prove_reload
 from toplora_train.run.assemble.run_report import Outcome, build_report, conclusion, introduction
 from toplora_train.run.assemble.scores import Scorer
@@ -107,6 +108,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         total=total_steps(config, run_data.lengths),
         rows=len(run_data.train),
     )
+    general_text = read_general_text(config, run_data.tokenizer, autocast)
     say(console, introduction(config, run_data, start))
     adjusted = adjustments(config, total_steps=total_steps(config, run_data.lengths))
     for line in (fitted, origin, extension, *adjusted):
@@ -138,6 +140,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         else {}
     )
 
+    losses_before = general_text.losses(model)
     adapted = attach_adapter(model, config.adapter, seed=config.seed)
     if checkpoint is None:
         show_rows(adapted, config, run_data)
@@ -178,6 +181,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     if first:
         save_adapter_folder(adapted, run_data.tokenizer, adapter_dir)
     scores = scorer.score(adapted, "tuned", weights=fingerprint(adapted))
+    forgetting = general_text.change(losses_before, general_text.losses(adapted))
     leave_process_group(accelerator)
     if not first:
         return
@@ -211,6 +215,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             fitted=fitted,
             start=origin,
             extension=extension,
+            forgetting=forgetting,
         ),
         accelerator=accelerator,
     )

@@ -29,6 +29,7 @@ from toplora_train.report.gain import read_gain
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.numbers import count, counted, percent, readable_seconds
 from toplora_train.report.numbers import score as score_text
+from toplora_train.report.pages import loss_change
 from toplora_train.report.record import (
     Reload,
     Report,
@@ -110,6 +111,7 @@ class Outcome:
         fitted: The rank that a budget led to, in words.
         start: The adapter that the run started from.
         extension: Where the run had ended before it was extended.
+        forgetting: The change of the loss on general text, where it was measured.
     """
 
     base_parameters: int
@@ -123,6 +125,7 @@ class Outcome:
     fitted: str | None = None
     start: StartFrom | None = None
     extension: Extension | None = None
+    forgetting: Mapping[str, Any] | None = None
 
 
 def build_report(
@@ -241,6 +244,7 @@ def build_report(
         gain=read_gain(run_dir / "predictions", list(outcome.scores))
         if outcome.base_scores
         else None,
+        forgetting=outcome.forgetting,
         expected=matching([asdict(one) for one in config.expected], config.adapter),
         notes=[
             *(
@@ -362,6 +366,8 @@ def conclusion(report: dict[str, Any], run_dir: Path) -> str:
             f"{name}{named}: {base}tuned {score_text(task['value'], task['ci95'], metric)}, "
             f"n = {task['n']}{last}"
         )
+    if report["forgetting"] is not None:
+        lines.append(f"loss on {loss_change(report['forgetting'])}")
     lines.append(
         f"trained {report['adapter']['trainable_parameters']:,} parameters for "
         f"{counted(report['train']['steps'], 'step')} in "

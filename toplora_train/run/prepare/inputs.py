@@ -101,6 +101,10 @@ def find_rows(config: RunConfig) -> list[RowsInput]:
     ]
     if dataset.test is not None:
         wanted.append((TEST, dataset.test, None, "test", None, None, limit))
+    text = config.forgetting
+    if text.source is not None:
+        of_text = (text.source, text.subset, text.split, text.revision, text.licence, text.limit)
+        wanted.append(("forgetting", *of_text))
     return [
         RowsInput(
             task=task,
