@@ -1,6 +1,7 @@
 """Synthetic folders of finished runs."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ def run_folder(
     right: dict[str, list[bool]] | None = None,
     metric: str = "accuracy",
     more: dict[str, Any] | None = None,
+    limit: int | None = None,
+    parameters: int = 12_345,
+    held_out: float | None = None,
+    step_seconds: float | None = None,
     **changes,
 ) -> Path:
     right = right or {"t": [True, False] * 10}
@@ -31,6 +36,7 @@ def run_folder(
         config,
         optimizer=dataclasses.replace(config.optimizer, lr=lr),
         task=dict.fromkeys(right, classes),
+        evaluation=dataclasses.replace(config.evaluation, limit=limit),
     )
     write_config(config, folder / "config.yaml")
     for task, answers in right.items():
@@ -43,7 +49,16 @@ def run_folder(
         task: dataclasses.replace(task_score(sum(a), len(a), 0), metric=metric, more=more or {})
         for task, a in right.items()
     }
-    write_report(folder / "report.json", made_up_report(tasks=tasks, seed=seed, **changes))
+    report = made_up_report(tasks=tasks, seed=seed, **changes)
+    report = dataclasses.replace(
+        report,
+        adapter=dataclasses.replace(report.adapter, trainable_parameters=parameters),
+        train=dataclasses.replace(report.train, validation_loss=held_out),
+    )
+    write_report(folder / "report.json", report)
+    if step_seconds is not None:
+        rows = [{"step": step, "seconds": step * step_seconds} for step in range(1, 5)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 

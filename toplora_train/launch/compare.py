@@ -64,7 +64,7 @@ def _compare(words: list[str]) -> None:
     write_comparison(output, document)
     console = Console()
     show_comparison(document, console if console.is_terminal else Console(width=160))
-    print(f"written to {output / 'comparison.html'} (also .md, .json)")  # noqa: T201  (for the user)
+    print(f"written to {output / 'comparison.html'} (also .md, .csv, .tex, .json)")  # noqa: T201  (for the user)
 
 
 def _points(text: str) -> float:
