@@ -48,7 +48,12 @@ def test_costs_that_the_folders_do_not_have_are_left_out(tmp_path: Path):
     ]
     for method, step in zip(document["methods"], (0.25, 2.0), strict=True):
         method |= {"step_seconds": step, "relative_step": step / 0.2, "adapter_bytes": 2048}
-    assert texts(costs(document))[0][2:6] == ["250 ms", "× 1.25", "2.0 GiB", "2 KiB"]
+    assert texts(costs(document))[0][2:6] == [
+        "250 ms",
+        "\N{MULTIPLICATION SIGN} 1.25",
+        "2.0 GiB",
+        "2 KiB",
+    ]
 
 
 def test_only_significant_pairs_are_kept(tmp_path: Path):

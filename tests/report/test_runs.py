@@ -7,7 +7,7 @@ from sklearn import metrics
 from tests.report.run_folders import run_folder
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.predictions import read_predictions
-from toplora_train.report.runs import find_runs, group, task_scores
+from toplora_train.report.runs import find_runs, group, task_scores, typed
 
 
 def test_runs_that_differ_only_in_seed_are_one_method(tmp_path: Path):
@@ -28,6 +28,14 @@ def test_a_method_is_named_by_the_settings_that_differ(tmp_path: Path):
         "lora optimizer.lr=0.001",
         "lora optimizer.lr=0.002",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(["q", "v"], "[q,v]"), (True, "true"), (None, "null"), (1e-4, "0.0001"), ("a.*", "a.*")],
+)
+def test_a_value_in_a_name_is_as_it_is_typed(value, text):
+    assert typed(value) == text
 
 
 def test_the_same_run_twice_is_refused(tmp_path: Path):

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from toplora_train.report.numbers import rate
-from toplora_train.report.runs import Method, Run
+from toplora_train.report.runs import Method, Run, typed
 
 LOSS = "validation loss"
 KEY = "optimizer.lr"
@@ -33,7 +33,7 @@ def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
         values = [found[1] for found in held_out if found is not None]
         metrics |= {found[0] for found in held_out if found is not None}
         value = method.runs[0].settings[KEY]
-        name = method.name.replace(f" {KEY}={value}", "")
+        name = method.name.replace(f" {KEY}={typed(value)}", "")
         if values:
             point = {"rate": float(value), "values": values, "mean": fmean(values)}
             curves.setdefault(name, []).append(point)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -184,5 +185,12 @@ def _differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _name(run: Run, keys: Sequence[str]) -> str:
-    values = [f"{key}={run.settings[key]}" for key in keys if key in run.settings]
+    values = [f"{key}={typed(run.settings[key])}" for key in keys if key in run.settings]
     return " ".join([str(run.settings["adapter.name"]), *values])
+
+
+def typed(value: Any) -> str:
+    """A setting as it is typed on the command line, without spaces."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(typed, value))}]"
+    return str(value) if isinstance(value, str | float) else json.dumps(value)
