@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.report.made_up import made_up_report, task_score
 from tests.run.conftest import tiny_run
 from toplora_train.config.resolved import write_config
@@ -59,6 +61,20 @@ def run_folder(
     if step_seconds is not None:
         rows = [{"step": step, "seconds": step * step_seconds} for step in range(1, 5)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def published_run(
+    folder: Path, adapter: str, r: int, model: str, right: dict[str, list[bool]], **changes
+) -> Path:
+    """A run of a model and rank of a published table; keys of the gate are ``changes``."""
+    run_folder(folder, adapter=adapter, seed=changes.pop("seed", 1), right=right)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["model"]["name"] = model
+    config["adapter"] |= {"r": r, "start_from": changes.pop("start_from", None)}
+    if changes:
+        config["adapter"]["gate"] |= changes
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 OF_METHOD = (
@@ -37,10 +37,15 @@ def comparison_csv(document: Mapping[str, Any]) -> str:
     tasks = [f"score {task}" for task in document["tasks"]]
     columns = ["row", "method", "against", "measurement", "group", "seeds", "low", "high"]
     columns += [*OF_METHOD, *tasks, *(key for key in OF_PAIR if key not in columns)]
+    return csv_text(columns, [*_methods(document), *_pairs(document)])
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """The ``columns`` of the rows; text is made harmless."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, "", "ignore", lineterminator="\n")
     writer.writeheader()
-    for row in (*_methods(document), *_pairs(document)):
+    for row in rows:
         writer.writerow({key: harmless(value) for key, value in row.items()})
     return text.getvalue()
 
