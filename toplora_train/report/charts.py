@@ -125,7 +125,7 @@ def pareto_chart(methods: Sequence[Mapping[str, Any]], cost: str, label: str) ->
             color=TUNED,
             alpha=0.4,
         )
-        for method in methods:
+        for index, method in enumerate(sorted(methods, key=lambda method: method[cost])):
             place, score = method[cost], 100 * method["average"]
             if method["average_ci95"] is not None:
                 low, high = (100 * bound for bound in method["average_ci95"])
@@ -135,7 +135,7 @@ def pareto_chart(methods: Sequence[Mapping[str, Any]], cost: str, label: str) ->
             axes.annotate(
                 shortened(method["name"]),
                 (place, score),
-                xytext=(7, 4),
+                xytext=(7, -12 if index % 2 else 4),  # neighbours do not cover each other
                 textcoords="offset points",
                 fontsize=9,
                 parse_math=False,
