@@ -42,6 +42,15 @@ def test_runs_that_were_evaluated_differently_are_refused(tmp_path: Path, other,
         validate_same_protocols(find_runs([tmp_path]))
 
 
+def test_runs_with_heads_of_different_tasks_are_compared_by_task(tmp_path: Path):
+    run_folder(tmp_path / "a")
+    folder = run_folder(tmp_path / "b", right={"u": [True]}, protocol_hash="f" * 16)
+    report = folder / "report.json"
+    report.write_text(report.read_text().replace('"generate"', '"classify"'))
+    with pytest.raises(UserError, match="a head answers the task it was trained on only"):
+        validate_same_protocols(find_runs([tmp_path]))
+
+
 def test_a_single_seed_gives_a_warning_with_the_command_for_more(tmp_path: Path):
     command = "toplora-train -m recipe=smoke adapter='lora' seed=1 output_dir=x"
     run_folder(tmp_path / "a", command=command)

@@ -17,12 +17,14 @@ def method_costs(methods: Sequence[Method], reference: Method) -> dict[str, dict
     """The costs by method name; what the run folders do not say is None.
 
     ``step_seconds`` is the median time of a step (the median over the runs), ``relative_step`` its
-    ratio to the reference's, None if the runs were on different machines. ``peak_memory_bytes`` is
+    ratio to the reference's, None if there is no other method or the runs were on different
+    machines. ``peak_memory_bytes`` is
     the largest of the runs (on a CPU that of the whole process), ``evaluation_seconds`` the mean
     time to answer the test rows.
     """
     seconds = {method.name: _median(map(_step_seconds, method.runs)) for method in methods}
-    base = seconds[reference.name] if len(machines(methods)) == 1 else None
+    comparable = len(methods) > 1 and len(machines(methods)) == 1
+    base = seconds[reference.name] if comparable else None
     return {
         method.name: {
             "trainable_parameters": method.runs[0].report["adapter"]["trainable_parameters"],

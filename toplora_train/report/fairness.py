@@ -10,6 +10,7 @@ from typing import Any
 from toplora_train.config.errors import UserError
 from toplora_train.report.numbers import count, rate
 from toplora_train.report.runs import Method, Run
+from toplora_train.report.wording import has_head
 
 BUDGET_TOLERANCE = 0.1  # relative difference in trainable parameters
 MOST_COMMANDS = 3
@@ -42,10 +43,13 @@ def validate_same_protocols(runs: Sequence[Run]) -> None:
                     reasons.append(f"{task}: {key} {a} and {b}")
         again = [run] if words else [first, run]
         commands = "; ".join(_evaluated(one, *words, "name=again") for one in again)
+        remedy = f"evaluate again ({commands}) and give RUN/evaluations/again instead"
+        if set(ours["tasks"]) != set(theirs["tasks"]) and (has_head(ours) or has_head(theirs)):
+            remedy = "a head answers the task it was trained on only: compare the runs of each task"
         raise UserError(
             f"{first.folder.name} and {run.folder.name} were evaluated differently "
             f"({'; '.join(reasons) or 'rows, prompts or rules differ'}), so their scores cannot be "
-            f"compared; evaluate again ({commands}) and give RUN/evaluations/again instead"
+            f"compared; {remedy}"
         )
 
 
