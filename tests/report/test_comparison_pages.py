@@ -77,9 +77,15 @@ def test_long_names_are_shortened_on_the_terminal_only(tmp_path: Path):
     document = json.loads(text)
     shown = on_terminal(document)
     assert "lora adapter.target_mod\N{HORIZONTAL ELLIPSIS}ojection]" in shown
+    assert "relative to lora adapter.target_mod\N{HORIZONTAL ELLIPSIS}ojection]" in shown
     assert long not in shown
     write_comparison(tmp_path / "out", document)
     assert long in (tmp_path / "out" / "comparison.csv").read_text()
+
+
+def test_a_name_with_brackets_is_no_markup(tmp_path: Path):
+    text = json.dumps(two(tmp_path)).replace('"lora"', '"lora [bold] x=[q]"')
+    assert "relative to lora [bold] x=[q]" in on_terminal(json.loads(text))
 
 
 def test_the_page_is_self_contained_and_its_headings_are_buttons_with_a_sort_state(tmp_path: Path):

@@ -114,19 +114,20 @@ def show_comparison(document: Mapping[str, Any], console: Console) -> None:
 
 def show_table(table: Table, console: Console, names: Mapping[str, str] | None = None) -> None:
     """Print a table; ``names`` are what the methods' names are replaced by."""
-    grid = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
-    for index, (heading, numeric) in enumerate(zip(table.headings, table.numeric, strict=True)):
-        right = index > 0 and numeric
-        grid.add_column(
-            _renamed(heading, names or {}), justify="right" if right else "left", overflow="fold"
-        )
+
+    def shown(text: str) -> Text:  # as it is: a setting such as [q,v] is no markup
+        for name, short in (names or {}).items():
+            text = text.replace(name, short)
+        return Text(text)
+
+    title = shown(table.title)
+    title.stylize("italic")
+    grid = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading, numeric in zip(table.headings, table.numeric, strict=True):
+        grid.add_column(shown(heading), justify="right" if numeric else "left", overflow="fold")
     for row in table.rows:
-        grid.add_row(*(Text(_renamed(cell.text, names or {})) for cell in row))
+        grid.add_row(*(shown(cell.text) for cell in row))
     console.print(grid)
-
-
-def _renamed(text: str, names: Mapping[str, str]) -> str:
-    return " vs ".join(names.get(part, part) for part in text.split(" vs "))
 
 
 def _screen_names(names: Sequence[str]) -> dict[str, str]:

@@ -129,7 +129,10 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
 def _read(folder: Path) -> Run:
     report = read_report(folder / "report.json")
     if report.get("status") != "completed":
-        raise UserError(f"{folder}: its status is {report.get('status')}, not completed; remove it")
+        raise UserError(
+            f"{folder}: its status is {report.get('status')}, not completed; finish it, or give "
+            "the completed runs only"
+        )
     home = folder.parent.parent if folder.parent.name == "evaluations" else folder
     config = read_config(home / "config.yaml")
     settings = {
