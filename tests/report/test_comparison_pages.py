@@ -3,6 +3,7 @@ import re
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from tests.report.run_folders import run_folder
@@ -45,14 +46,17 @@ def test_the_column_of_a_choose_task_says_so(tmp_path: Path):
     assert "| method | average | t (choose) | u | seeds |" in markdown
 
 
-def many(folder: Path):
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory):
+    """The runs of four methods, three seeds each."""
+    folder = tmp_path_factory.mktemp("runs")
     for adapter, share in (("lora", 0.3), ("dora", 0.5), ("toplora", 0.9), ("genlora", 0.5)):
         seeded(folder, adapter, [share, share + 0.01, share - 0.01])
     return find_runs([folder])
 
 
-def test_of_many_methods_the_terminal_shows_the_pairs_that_differ(tmp_path: Path):
-    document = compare_runs(many(tmp_path / "runs"))
+def test_of_many_methods_the_terminal_shows_the_pairs_that_differ(many, tmp_path: Path):
+    document = compare_runs(many)
     shown = on_terminal(document)
     assert "5 of 6 pairs differ significantly" in shown
     assert "toplora vs lora" in shown
@@ -64,8 +68,8 @@ def test_of_many_methods_the_terminal_shows_the_pairs_that_differ(tmp_path: Path
     assert "| genlora vs dora | u |" in markdown
 
 
-def test_with_a_baseline_every_method_is_a_row(tmp_path: Path):
-    shown = on_terminal(compare_runs(many(tmp_path / "runs"), baseline="lora"))
+def test_with_a_baseline_every_method_is_a_row(many):
+    shown = on_terminal(compare_runs(many, baseline="lora"))
     assert [f"{one} vs lora" in shown for one in ("dora", "toplora", "genlora")] == [True] * 3
     assert "pairs differ" not in shown
 

@@ -73,7 +73,7 @@ def test_different_learning_rates_give_a_warning(tmp_path: Path):
     run_folder(tmp_path / "c", adapter="toplora", lr=2e-3)
     warning = learning_rate_warning(group(find_runs([tmp_path])))
     assert "lora 0.001, toplora 0.001, 0.002" in warning
-    assert "The missing ones: toplora-train -m recipe=smoke optimizer.lr=2e-3 seed=1" in warning
+    assert "The missing ones:\ntoplora-train -m recipe=smoke optimizer.lr=2e-3 seed=1" in warning
 
 
 def test_unequal_sizes_give_a_warning_with_the_budget_that_makes_them_equal(tmp_path: Path):
@@ -89,7 +89,7 @@ def test_unequal_sizes_give_a_warning_with_the_budget_that_makes_them_equal(tmp_
     methods = group(find_runs([tmp_path]))
     assert budget_warning(methods, methods[0]) == (
         "The methods train different numbers of parameters (lora 1,000, toplora 1,500 (+50%)); "
-        "differences may be due to the size alone. At the size of lora: toplora-train -m "
+        "differences may be due to the size alone. At the size of lora:\ntoplora-train -m "
         "recipe=smoke adapter=toplora adapter.budget=1000 seed=1,2"
     )
 
@@ -107,5 +107,7 @@ def test_of_many_commands_the_first_few_are_shown(tmp_path: Path):
     for seed in range(5):
         run_folder(tmp_path / str(seed), limit=20, seed=seed)
     warning = limit_warning(group(find_runs([tmp_path])))
-    assert warning.count("toplora-eval") == 3
-    assert "; and 2 more;" in warning
+    sentence, *commands, rest = warning.split("\n")
+    assert sentence.endswith("RUN/evaluations/all:")
+    assert [command.split()[0] for command in commands] == ["toplora-eval"] * 3
+    assert rest == "and 2 more"

@@ -21,7 +21,7 @@ from toplora_train.evaluation.paired import (
     verdict,
 )
 from toplora_train.evaluation.row_scores import RowScores, mean_over_tasks
-from toplora_train.report.costs import machines_warning, method_costs
+from toplora_train.report.costs import method_costs, step_time_warning
 from toplora_train.report.fairness import fairness_warnings, validate_same_protocols
 from toplora_train.report.json_file import plain_json
 from toplora_train.report.rates import edge_warnings, learning_rates
@@ -105,7 +105,7 @@ def compare_runs(
         "learning_rates": rates,
         "warnings": [
             *fairness_warnings(methods, reference),
-            *filter(None, [machines_warning(methods)]),
+            *filter(None, [step_time_warning(methods)]),
             *edge_warnings(rates),
         ],
     }

@@ -108,8 +108,16 @@ def show_comparison(document: Mapping[str, Any], console: Console) -> None:
             show_table(table, console, names)
     if decisive_only:
         console.print(Text(_undecided(document, len(shown[2].rows))))
-    for warning in document["warnings"]:
-        console.print(Text(warning, "yellow"))
+    show_warnings(document["warnings"], console)
+
+
+def show_warnings(warnings: Sequence[str], console: Console) -> None:
+    """Print warnings; a command is not broken into lines, so that it can be copied."""
+    for warning in warnings:
+        sentence, *commands = warning.split("\n")
+        console.print(Text(sentence, "yellow"))
+        for command in commands:
+            console.print(Text(f"  {command}"), soft_wrap=True)
 
 
 def show_table(table: Table, console: Console, names: Mapping[str, str] | None = None) -> None:

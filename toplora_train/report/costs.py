@@ -10,6 +10,7 @@ from typing import Any
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.runs import Method, Run
 
+STEADY = 1.3  # the largest ratio of equal runs' step times on an otherwise idle machine
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 
@@ -49,14 +50,24 @@ def machines(methods: Sequence[Method]) -> list[str]:
     return list(found)
 
 
-def machines_warning(methods: Sequence[Method]) -> str | None:
-    """Say why there are no relative step times."""
+def step_time_warning(methods: Sequence[Method]) -> str | None:
+    """Say why there are no relative step times, or that they are rough."""
+    if len(methods) < 2:
+        return None
     found = machines(methods)
-    if len(methods) < 2 or len(found) < 2:
+    if len(found) > 1:
+        return (
+            f"The runs were trained on different machines ({'; '.join(found)}), so their step "
+            "times are not compared; train all methods on one."
+        )
+    times = {method.name: [*filter(None, map(_step_seconds, method.runs))] for method in methods}
+    spread = {name: max(own) / min(own) for name, own in times.items() if own}
+    widest = max(spread, key=spread.__getitem__, default=None)
+    if widest is None or spread[widest] < STEADY:
         return None
     return (
-        f"The runs were trained on different machines ({'; '.join(found)}), so their step times "
-        "are not compared; train all methods on one."
+        f"Relative step times are rough: those of {widest}'s own runs differ by a factor of "
+        f"{spread[widest]:.1f}. Something else ran on the machine."
     )
 
 

@@ -54,7 +54,7 @@ def validate_same_protocols(runs: Sequence[Run]) -> None:
 
 
 def fairness_warnings(methods: Sequence[Method], reference: Method) -> list[str]:
-    """What the comparison cannot say, or is biased by."""
+    """What the comparison cannot say, or is biased by: a sentence, then commands, a line each."""
     if len(methods) < 2:
         found = [limit_warning(methods)]
     else:
@@ -164,8 +164,10 @@ def limit_warning(methods: Sequence[Method]) -> str | None:
     return (
         f"Only the first {cut[0].limit} rows of each task were evaluated (evaluation.limit), so "
         "scores are less certain and not those of the whole sets. "
-        + _listed("All rows", [_evaluated(run, "limit=null", "name=all") for run in cut])
-        + "; then compare RUN/evaluations/all"
+        + _listed(
+            "Evaluate all of them, then compare the folders RUN/evaluations/all",
+            [_evaluated(run, "limit=null", "name=all") for run in cut],
+        )
     )
 
 
@@ -196,8 +198,8 @@ def _trained(run: Run, changes: Mapping[str, str], *, without: Sequence[str] = (
 
 
 def _listed(title: str, commands: Sequence[str]) -> str:
-    """``title: command; command``, the first few; empty if there are none."""
+    """The title and the first few commands, each on its line; empty if there are none."""
     found = [command for command in commands if command]
     more = len(found) - MOST_COMMANDS
-    shown = "; ".join(found[:MOST_COMMANDS]) + (f"; and {more} more" if more > 0 else "")
-    return f"{title}: {shown}" if found else ""
+    lines = [f"{title}:", *found[:MOST_COMMANDS], *([f"and {more} more"] if more > 0 else [])]
+    return "\n".join(lines) if found else ""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from toplora_train.report.comparison_csv import csv_text
-from toplora_train.report.comparison_pages import show_table, write_tables
+from toplora_train.report.comparison_pages import show_table, show_warnings, write_tables
 from toplora_train.report.comparison_tables import Cell, Table
 from toplora_train.report.json_file import write_json_atomically, write_text_atomically
 from toplora_train.report.numbers import percent, percent_interval, points
@@ -76,8 +76,7 @@ def show_published(document: Mapping[str, Any], console: Console) -> None:
     """Print the table, its source and the warnings."""
     show_table(published_table(document), console)
     console.print(Text(f"{_source(document)} {HOW}"))
-    for warning in document["warnings"]:
-        console.print(Text(warning, "yellow"))
+    show_warnings(document["warnings"], console)
 
 
 def _source(document: Mapping[str, Any]) -> str:
