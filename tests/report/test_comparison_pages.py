@@ -103,6 +103,18 @@ def test_the_page_is_self_contained_and_its_headings_are_buttons_with_a_sort_sta
     assert 'data-number="0.5"' in page
 
 
+def test_a_name_is_text_in_the_page_and_its_charts(tmp_path: Path):
+    runs = tmp_path / "runs"
+    for adapter, seconds in (("lora", 0.1), ("dora", 0.2)):
+        run_folder(runs / adapter, adapter=adapter, step_seconds=seconds)
+    text = json.dumps(compare_runs(find_runs([runs]))).replace('"lora"', r'"<b>\"$x$"')
+    write_comparison(tmp_path / "out", json.loads(text))
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert page.count("<svg") == 2
+    assert "<b>" not in page
+    assert "&lt;b&gt;" in page
+
+
 def test_a_learning_rate_sweep_has_its_curve(tmp_path: Path):
     for lr, loss in ((1e-3, 2.0), (1e-4, 3.0)):
         run_folder(tmp_path / str(lr), lr=lr, held_out=loss)

@@ -50,14 +50,15 @@ def test_a_folder_named_twice_is_one(tmp_path: Path):
     assert len(find_runs([tmp_path, tmp_path / "a"])) == 1
 
 
-def test_a_later_evaluation_has_the_settings_of_its_run(tmp_path: Path):
-    home = run_folder(tmp_path / "a")
-    later = run_folder(tmp_path / "x", lr=5e-2)
+def test_a_later_evaluation_has_the_settings_and_command_of_its_run(tmp_path: Path):
+    home = run_folder(tmp_path / "a", command="toplora-train recipe=smoke")
+    later = run_folder(tmp_path / "x", lr=5e-2, command="toplora-eval run=a")
     (home / "evaluations").mkdir()
     (later / "config.yaml").unlink()
     later.rename(home / "evaluations" / "x")
     (run,) = find_runs([home / "evaluations" / "x"])
     assert run.settings["optimizer.lr"] == 1e-3
+    assert run.command == "toplora-train recipe=smoke"
 
 
 def test_a_folder_without_a_completed_run_is_an_error(tmp_path: Path):

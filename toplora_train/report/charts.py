@@ -145,7 +145,7 @@ def pareto_chart(methods: Sequence[Mapping[str, Any]], cost: str, label: str) ->
         axes.margins(x=0.12)
         axes.xaxis.set_major_formatter("{x:,g}")
         _light_grid(axes, "both")
-        return _svg(figure, f"Score against {label}", inline=True)
+        return _svg(figure, f"Score against {cost.replace('_', ' ')}", inline=True)
 
 
 def rate_chart(rates: Mapping[str, Any]) -> str:

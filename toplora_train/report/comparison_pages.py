@@ -169,7 +169,9 @@ def _charts(document: Mapping[str, Any]) -> dict[str, str]:
         )
         if all(method["relative_step"] for method in methods):
             found["Score and step time; methods on the Pareto front are filled"] = pareto_chart(
-                methods, "relative_step", f"step time relative to {document['reference']}"
+                methods,
+                "relative_step",
+                f"step time relative to {shortened(document['reference'])}",
             )
     if document["learning_rates"]:
         metric = document["learning_rates"]["metric"]

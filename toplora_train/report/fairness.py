@@ -189,7 +189,7 @@ def _evaluated(run: Run, *words: str) -> str:
 
 def _trained(run: Run, changes: Mapping[str, str], *, without: Sequence[str] = ()) -> str:
     """The run's command with other values; empty if it was not a training command."""
-    program, *words = shlex.split(run.report["command"])
+    program, *words = shlex.split(run.command)
     if Path(program).name != "toplora-train":
         return ""
     replaced = {"-m", "output_dir", *without, *changes}

@@ -43,7 +43,8 @@ class Run:
     report: Mapping[str, Any]
     settings: Mapping[str, Any]  # those that define the method, by dotted key
     choices: Mapping[str, Sequence[str]]  # by task, the class names by class number
-    limit: int | None = None  # of the rows per task
+    limit: int | None  # of the rows per task
+    command: str  # that trained it
 
     def predictions(self, task: str) -> list[Prediction]:
         """The stored predictions on a task."""
@@ -142,7 +143,8 @@ def _read(folder: Path) -> Run:
     }
     choices = {name: task.choices for name, task in config.task.items()}
     limit = _limit(report["command"], config.evaluation.limit)
-    return Run(folder, home, report, settings, choices, limit)
+    trained = report if home == folder else read_report(home / "report.json")
+    return Run(folder, home, report, settings, choices, limit, trained["command"])
 
 
 def _limit(command: str, of_training: int | None) -> int | None:
