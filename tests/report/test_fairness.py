@@ -103,6 +103,13 @@ def test_a_cut_evaluation_gives_a_warning_with_the_command_for_all_rows(tmp_path
     assert f"toplora-eval run={tmp_path / 'b'} limit=null name=all" in warning
 
 
+def test_of_many_methods_the_first_few_are_named(tmp_path: Path):
+    for lr in (1e-4, 2e-4, 3e-4, 4e-4, 5e-4):
+        run_folder(tmp_path / str(lr), lr=lr)
+    warning = seed_warning(group(find_runs([tmp_path])))
+    assert "lora optimizer.lr=0.0003 and 2 more: the result" in warning
+
+
 def test_of_many_commands_the_first_few_are_shown(tmp_path: Path):
     for seed in range(5):
         run_folder(tmp_path / str(seed), limit=20, seed=seed)

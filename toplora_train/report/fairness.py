@@ -13,7 +13,7 @@ from toplora_train.report.runs import Method, Run
 from toplora_train.report.wording import has_head
 
 BUDGET_TOLERANCE = 0.1  # relative difference in trainable parameters
-MOST_COMMANDS = 3
+MOST_NAMED = 3  # methods or commands in a warning
 
 
 def validate_same_protocols(runs: Sequence[Run]) -> None:
@@ -74,7 +74,7 @@ def seed_warning(methods: Sequence[Method]) -> str | None:
         return None
     commands = [_trained(method.runs[0], {"seed": _seeds(method, methods)}) for method in single]
     return (
-        f"Only one seed of {', '.join(method.name for method in single)}: the result applies to "
+        f"Only one seed of {_first_few([method.name for method in single])}: the result applies to "
         "these adapters, not to the methods, as scores vary with the seed. "
         + (_listed("More seeds", commands) or "Train each with at least three seeds.")
     )
@@ -130,9 +130,11 @@ def budget_warning(methods: Sequence[Method], reference: Method) -> str | None:
     ]
     if not unequal:
         return None
-    sizes = ", ".join(
-        f"{method.name} {count(_parameters(method))} ({_parameters(method) / wanted - 1:+.0%})"
-        for method in unequal
+    sizes = _first_few(
+        [
+            f"{method.name} {count(_parameters(method))} ({_parameters(method) / wanted - 1:+.0%})"
+            for method in unequal
+        ]
     )
     commands = [
         _trained(
@@ -197,9 +199,14 @@ def _trained(run: Run, changes: Mapping[str, str], *, without: Sequence[str] = (
     return shlex.join([program, "-m", *kept, *(f"{key}={value}" for key, value in changes.items())])
 
 
+def _first_few(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _listed(title: str, commands: Sequence[str]) -> str:
     """The title and the first few commands, each on its line; empty if there are none."""
     found = [command for command in commands if command]
-    more = len(found) - MOST_COMMANDS
-    lines = [f"{title}:", *found[:MOST_COMMANDS], *([f"and {more} more"] if more > 0 else [])]
+    more = len(found) - MOST_NAMED
+    lines = [f"{title}:", *found[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
     return "\n".join(lines) if found else ""
