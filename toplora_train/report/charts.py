@@ -125,24 +125,26 @@ def pareto_chart(methods: Sequence[Mapping[str, Any]], cost: str, label: str) ->
             color=TUNED,
             alpha=0.4,
         )
-        for index, method in enumerate(sorted(methods, key=lambda method: method[cost])):
+        for index, method in enumerate(sorted(methods, key=lambda method: method["average"])):
             place, score = method[cost], 100 * method["average"]
             if method["average_ci95"] is not None:
                 low, high = (100 * bound for bound in method["average_ci95"])
                 axes.plot([place] * 2, [low, high], color=_INK, alpha=0.25, linewidth=1)
             filled = TUNED if method in front else "none"
             axes.plot(place, score, "o", color=TUNED, markerfacecolor=filled, markersize=7)
+            left = index % 2 == 1  # and below: labels of similar methods do not cover each other
             axes.annotate(
                 shortened(method["name"]),
                 (place, score),
-                xytext=(7, -12 if index % 2 else 4),  # neighbours do not cover each other
+                xytext=(-6, -10) if left else (6, 4),
                 textcoords="offset points",
+                ha="right" if left else "left",
                 fontsize=9,
                 parse_math=False,
             )
         axes.set_xlabel(label, parse_math=False)
         axes.set_ylabel("average score (%), with 95 % interval")
-        axes.margins(x=0.12)
+        axes.margins(x=0.3)
         axes.xaxis.set_major_formatter("{x:,g}")
         _light_grid(axes, "both")
         return _svg(figure, f"Score against {cost.replace('_', ' ')}", inline=True)
