@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from toplora_train.evaluation.paired import (
     FEWEST,
@@ -190,6 +191,13 @@ def test_the_interval_of_a_mean_is_students_within_the_range_of_scores():
 )
 def test_holm_by_hand(p_values, adjusted):
     assert holm(p_values) == pytest.approx(adjusted)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holm_equals_statsmodels(seed):
+    p = np.random.default_rng(seed).random(12) ** 3
+    oracle = multipletests(p, method="holm")[1]
+    assert holm(p) == pytest.approx(list(oracle), rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import metrics
 
 from toplora_train.evaluation.metrics import METRICS, bootstrap_interval
+from toplora_train.evaluation.paired import interval
 from toplora_train.evaluation.row_scores import mean_over_tasks, other_metric, share_right
 
 ROWS = 80
@@ -44,6 +46,33 @@ def test_the_variance_of_a_difference_equals_scipys_paired_bootstrap(metric, see
     assert scores.values == pytest.approx([measure(one, labels) for one in predicted])
     error = np.sqrt(contrast @ scores.covariance @ contrast)
     assert error == pytest.approx(oracle.standard_error, rel=0.12)
+
+
+@pytest.mark.parametrize("seed", [0])
+@pytest.mark.parametrize(
+    ("metric", "measure"),
+    [
+        ("f1", lambda answer, label: metrics.f1_score(label, answer)),
+        ("matthews", lambda answer, label: metrics.matthews_corrcoef(label, answer)),
+        ("spearman", lambda answer, label: stats.spearmanr(answer, label).statistic),
+    ],
+)
+def test_the_standard_error_is_that_of_other_libraries_metric_and_bootstrap(metric, measure, seed):
+    labels, predicted = random_table(metric, seed)
+    scores = other_metric(metric, predicted, labels, names())
+    oracle = stats.bootstrap(
+        (predicted[0], labels),
+        measure,
+        paired=True,
+        vectorized=False,
+        n_resamples=200,
+        rng=np.random.default_rng(seed),
+        method="percentile",
+    )
+    assert scores.values[0] == pytest.approx(measure(predicted[0], labels))
+    assert np.sqrt(scores.covariance[0, 0]) == pytest.approx(oracle.standard_error, rel=0.15)
+    low, high = interval(scores, [0])
+    assert (low, high) == pytest.approx(tuple(oracle.confidence_interval), abs=0.25 * (high - low))
 
 
 @pytest.mark.parametrize("seed", [0])

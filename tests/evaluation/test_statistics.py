@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
 
 from toplora_train.evaluation.statistics import (
     majority_share,
@@ -43,6 +45,17 @@ def test_the_mid_p_value_equals_the_binomial_tails(first, second):
     coin = stats.binom(coins, 0.5)
     oracle = 2 * (coin.cdf(fewer) - coin.pmf(fewer) / 2)
     assert mcnemar_mid_p(first, second) == pytest.approx(oracle, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_mid_p_value_is_statsmodels_exact_one_without_half_the_observed_table(seed):
+    rng = np.random.default_rng(seed)
+    table = rng.multinomial(200, [0.6, 0.12, 0.08, 0.2]).reshape(2, 2)
+    first, second = int(table[0, 1]), int(table[1, 0])
+    exact = mcnemar(table, exact=True).pvalue
+    observed = stats.binom(first + second, 0.5).pmf(min(first, second))
+    assert first != second
+    assert mcnemar_mid_p(first, second) == pytest.approx(exact - observed, rel=1e-9)
 
 
 def test_models_that_never_disagree_have_p_one():

@@ -1,8 +1,11 @@
 """Synthetic folders of finished runs."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tests.report.made_up import made_up_report, task_score
 from tests.run.conftest import tiny_run
@@ -21,6 +24,10 @@ def run_folder(
     right: dict[str, list[bool]] | None = None,
     metric: str = "accuracy",
     more: dict[str, Any] | None = None,
+    limit: int | None = None,
+    parameters: int = 12_345,
+    held_out: float | None = None,
+    step_seconds: float | None = None,
     **changes,
 ) -> Path:
     right = right or {"t": [True, False] * 10}
@@ -31,6 +38,7 @@ def run_folder(
         config,
         optimizer=dataclasses.replace(config.optimizer, lr=lr),
         task=dict.fromkeys(right, classes),
+        evaluation=dataclasses.replace(config.evaluation, limit=limit),
     )
     write_config(config, folder / "config.yaml")
     for task, answers in right.items():
@@ -43,7 +51,30 @@ def run_folder(
         task: dataclasses.replace(task_score(sum(a), len(a), 0), metric=metric, more=more or {})
         for task, a in right.items()
     }
-    write_report(folder / "report.json", made_up_report(tasks=tasks, seed=seed, **changes))
+    report = made_up_report(tasks=tasks, seed=seed, **changes)
+    report = dataclasses.replace(
+        report,
+        adapter=dataclasses.replace(report.adapter, trainable_parameters=parameters),
+        train=dataclasses.replace(report.train, validation_loss=held_out),
+    )
+    write_report(folder / "report.json", report)
+    if step_seconds is not None:
+        rows = [{"step": step, "seconds": step * step_seconds} for step in range(1, 5)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def published_run(
+    folder: Path, adapter: str, r: int, model: str, right: dict[str, list[bool]], **changes
+) -> Path:
+    """A run of a model and rank of a published table; keys of the gate are ``changes``."""
+    run_folder(folder, adapter=adapter, seed=changes.pop("seed", 1), right=right)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["model"]["name"] = model
+    config["adapter"] |= {"r": r, "start_from": changes.pop("start_from", None)}
+    if changes:
+        config["adapter"]["gate"] |= changes
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 
 

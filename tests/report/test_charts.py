@@ -4,7 +4,14 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.report.made_up import made_up_metrics, made_up_report, task_score
-from toplora_train.report.charts import BASE, score_chart, training_chart
+from toplora_train.report.charts import (
+    BASE,
+    TUNED,
+    pareto_chart,
+    rate_chart,
+    score_chart,
+    training_chart,
+)
 
 TASKS = made_up_report(tasks={"a": task_score(), "b_task": task_score(base=None)}).to_dict()[
     "tasks"
@@ -68,3 +75,26 @@ def test_a_validation_loss_is_plotted_if_measured():
     with_it = training_chart(made_up_metrics(5, validation_loss=0.5), inline=True)
     assert "validation loss" in with_it
     assert "validation loss" not in training_chart(made_up_metrics(5), inline=True)
+
+
+def method(name, average, cost):
+    ci95 = None if average == 0.5 else (average - 0.1, average + 0.1)
+    return {"name": name, "average": average, "cost": cost, "average_ci95": ci95}
+
+
+def test_the_methods_on_the_pareto_front_are_filled():
+    methods = [method("lo$ra$", 0.5, 10), method("b", 0.4, 20), method("c", 0.6, 20)]
+    text = pareto_chart(methods, "cost", "cost in $x$")
+    ElementTree.fromstring(text)
+    assert "lo$ra$" in "".join(ElementTree.fromstring(text).itertext())
+    assert text.count(f"fill: {TUNED}") == 2
+
+
+def test_each_adapter_has_a_learning_rate_curve_with_its_best_rate():
+    points = [{"rate": lr, "mean": lr, "values": [lr, lr]} for lr in (1e-4, 1e-3)]
+    curves = {name: {"best": 1e-3, "points": points} for name in ("lora", "d$o$ra")}
+    text = rate_chart({"metric": "accuracy", "curves": curves})
+    words = "".join(ElementTree.fromstring(text).itertext())
+    assert "held-out accuracy" in words
+    assert "1e-4" in words
+    assert "d$o$ra" in words

@@ -61,3 +61,18 @@ def test_an_accuracy_of_zero_and_a_correlation_near_zero_are_scores():
     assert numbers.score(0.0, (0.0, 0.0), "f1") == "0.0 % (0.0 to 0.0)"
     assert numbers.score(0.0, (-0.1, 0.1), "pearson") == "0.0 % (-10.0 to 10.0)"
     assert not numbers.any_undefined({"tasks": {}})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1e-3, "1e-3"), (2.5e-4, "2.5e-4"), (0.05, "5e-2"), (1.0, "1e0")]
+)
+def test_a_learning_rate_is_written_as_it_is_typed(value, text):
+    assert numbers.rate(value) == text
+    assert float(text) == value
+
+
+def test_only_long_words_are_shortened_and_keep_both_ends():
+    assert numbers.shortened("lora optimizer.lr=0.001") == "lora optimizer.lr=0.001"
+    shown = numbers.shortened("dora " + "a" * 40 + "z", 12)
+    assert shown == "dora aaaaaaa\N{HORIZONTAL ELLIPSIS}aaaz"
+    assert len(shown) == len("dora ") + 12

@@ -7,14 +7,7 @@ from sklearn import metrics
 from tests.report.run_folders import run_folder
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.predictions import read_predictions
-from toplora_train.report.runs import (
-    find_runs,
-    group,
-    learning_rate_warning,
-    seed_warning,
-    task_scores,
-    validate_same_protocols,
-)
+from toplora_train.report.runs import find_runs, group, task_scores, typed
 
 
 def test_runs_that_differ_only_in_seed_are_one_method(tmp_path: Path):
@@ -37,6 +30,14 @@ def test_a_method_is_named_by_the_settings_that_differ(tmp_path: Path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(["q", "v"], "[q,v]"), (True, "true"), (None, "null"), (1e-4, "0.0001"), ("a.*", "a.*")],
+)
+def test_a_value_in_a_name_is_as_it_is_typed(value, text):
+    assert typed(value) == text
+
+
 def test_the_same_run_twice_is_refused(tmp_path: Path):
     run_folder(tmp_path / "a")
     run_folder(tmp_path / "b")
@@ -49,14 +50,15 @@ def test_a_folder_named_twice_is_one(tmp_path: Path):
     assert len(find_runs([tmp_path, tmp_path / "a"])) == 1
 
 
-def test_a_later_evaluation_has_the_settings_of_its_run(tmp_path: Path):
-    home = run_folder(tmp_path / "a")
-    later = run_folder(tmp_path / "x", lr=5e-2)
+def test_a_later_evaluation_has_the_settings_and_command_of_its_run(tmp_path: Path):
+    home = run_folder(tmp_path / "a", command="toplora-train recipe=smoke")
+    later = run_folder(tmp_path / "x", lr=5e-2, command="toplora-eval run=a")
     (home / "evaluations").mkdir()
     (later / "config.yaml").unlink()
     later.rename(home / "evaluations" / "x")
     (run,) = find_runs([home / "evaluations" / "x"])
     assert run.settings["optimizer.lr"] == 1e-3
+    assert run.command == "toplora-train recipe=smoke"
 
 
 def test_a_folder_without_a_completed_run_is_an_error(tmp_path: Path):
@@ -68,22 +70,6 @@ def test_a_folder_without_a_completed_run_is_an_error(tmp_path: Path):
     (folder / "report.json").write_text(json.dumps({"schema_version": 1, "status": "failed"}))
     with pytest.raises(UserError, match="a: its status is failed, not completed"):
         find_runs([folder])
-
-
-@pytest.mark.parametrize(
-    ("other", "reason"),
-    [
-        ({"protocol": "legacy.toplora"}, "protocol clean and legacy.toplora"),
-        ({"right": {"u": [True]}}, "tasks t and u"),
-        ({"right": {"t": [True]}}, "t: n 20 and 1"),
-        ({}, "rows, prompts or rules differ"),
-    ],
-)
-def test_runs_that_were_evaluated_differently_are_refused(tmp_path: Path, other, reason):
-    run_folder(tmp_path / "a")
-    run_folder(tmp_path / "b", seed=2, protocol_hash="f" * 16, **other)
-    with pytest.raises(UserError, match=f"a and b were evaluated differently .*{reason}"):
-        validate_same_protocols(find_runs([tmp_path]))
 
 
 def test_predictions_for_different_rows_are_refused(tmp_path: Path):
@@ -117,25 +103,11 @@ def test_an_invalid_label_is_named(tmp_path: Path):
         task_scores(find_runs([folder]), "t", "f1")
 
 
-def test_a_single_seed_gives_a_warning_with_the_command_for_more(tmp_path: Path):
-    command = "toplora-train -m recipe=smoke adapter='lora' seed=1 output_dir=x"
-    run_folder(tmp_path / "a", command=command)
-    assert seed_warning(group(find_runs([tmp_path]))) is None
-    run_folder(tmp_path / "b", adapter="toplora", command=command)
-    warning = seed_warning(group(find_runs([tmp_path])))
-    assert "Only one seed of lora, toplora: the result applies to these adapters" in warning
-    assert "toplora-train -m recipe=smoke adapter=lora seed=2,3" in warning
-    for seed in (4, 5):
-        run_folder(tmp_path / str(seed), adapter="toplora", seed=seed)
-    warning = seed_warning(group(find_runs([tmp_path])))
-    assert "Only one seed of lora:" in warning
-    assert warning.endswith("seed=4,5")
-
-
-def test_different_learning_rates_give_a_warning(tmp_path: Path):
-    run_folder(tmp_path / "a", lr=1e-3)
-    run_folder(tmp_path / "b", adapter="toplora", lr=1e-3)
-    assert learning_rate_warning(group(find_runs([tmp_path]))) is None
-    run_folder(tmp_path / "c", adapter="toplora", lr=2e-3)
-    warning = learning_rate_warning(group(find_runs([tmp_path])))
-    assert "lora 0.001, toplora 0.001, 0.002" in warning
+def test_the_limit_of_a_later_evaluation_is_that_of_its_command(tmp_path: Path):
+    for name, command in (
+        ("a", "toplora-eval run=x limit=7 limit=9"),
+        ("b", "toplora-eval run=x limit=null"),
+        ("c", "toplora-train recipe=smoke evaluation.limit=3"),
+    ):
+        run_folder(tmp_path / name, command=command, seed=ord(name), limit=3)
+    assert [run.limit for run in find_runs([tmp_path])] == [9, None, 3]

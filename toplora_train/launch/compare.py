@@ -9,6 +9,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.launch.command import run_command
 
 COMMAND = "toplora-report"
+OPTIONS = ("baseline", "gain", "table", "output")
 USAGE = """\
 Compare finished runs: a leaderboard, and pairwise comparisons of methods on the same rows, with
 the smallest difference that each could detect. Runs that differ only in their seed are one method.
@@ -16,12 +17,15 @@ With one seed the verdict is on the adapters, not on the methods. Runs with diff
 refused.
 
 usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [output=FOLDER]
+       toplora-report RUN... table=NAME [output=FOLDER]
 
   RUN       a run directory, a later evaluation (RUN/evaluations/NAME), or a folder of runs
   baseline  the method to compare all others with (its name on the leaderboard, or its adapter's);
             by default all pairs are compared, so Holm's method corrects for more comparisons
   gain      report how many seeds would detect a true difference of this many points; default 1
-  output    the folder for comparison.md, .html and .json; default ./comparison"""
+  table     a published table, with the scores of these runs beside its own: dora_commonsense,
+            lora_glue, toplora_ablation
+  output    the folder for the files (.md, .html, .csv, .tex, .json); default ./comparison"""
 
 
 def main() -> int:
@@ -34,37 +38,64 @@ def main() -> int:
 
 
 def _compare(words: list[str]) -> None:
-    options, folders = {"output": "comparison", "baseline": "", "gain": "1"}, []
+    options, folders = _parse(words)
+    gain, output = _points(options.get("gain", "1")), Path(options.get("output") or "comparison")
+    table = options.get("table")
+    if not folders:
+        raise UserError(f"no run given; {COMMAND} RUN... [baseline=METHOD] [output=FOLDER]")
+    for key in ("baseline", "gain"):
+        if table is not None and key in options:
+            raise UserError(f"table={table} compares with published scores, without {key}=")
+    # Only a valid command pays for the imports.
+    from rich.console import Console
+
+    from toplora_train.report.runs import find_runs
+
+    terminal = Console()
+    console = terminal if terminal.is_terminal else Console(width=160)
+    if table is not None:
+        from toplora_train.report.published import compare_with_table, read_table
+        from toplora_train.report.published_pages import show_published, write_published
+
+        document = compare_with_table(read_table(table), find_runs(folders))
+        _create(output)
+        write_published(output, table, document)
+        show_published(document, console)
+    else:
+        from toplora_train.report.comparison import compare_runs
+        from toplora_train.report.comparison_pages import show_comparison, write_comparison
+
+        baseline = options.get("baseline") or None
+        document = compare_runs(find_runs(folders), baseline=baseline, gain=gain)
+        _create(output)
+        write_comparison(output, document)
+        show_comparison(document, console)
+    page = output / f"{table or 'comparison'}.html"
+    print(f"written to {page} (also .md, .csv, .tex, .json)")  # noqa: T201  (for the user)
+
+
+def _parse(words: list[str]) -> tuple[dict[str, str], list[Path]]:
+    """The options and the folders of runs."""
+    options, folders = {}, []
     for word in words:
         key, equals, value = word.partition("=")
-        if equals and key in options:
+        if equals and key in OPTIONS:
             options[key] = value
         elif word.startswith("-") or (equals and not Path(word).exists()):
             raise UserError(
                 f"'{word}' is not a run directory; {COMMAND} takes RUN..., "
-                + ", ".join(f"{option}=" for option in options)
+                + ", ".join(f"{option}=" for option in OPTIONS)
             )
         else:
             folders.append(Path(word))
-    gain, output = _points(options["gain"]), Path(options["output"] or ".")
-    if not folders:
-        raise UserError(f"no run given; {COMMAND} RUN... [baseline=METHOD] [output=FOLDER]")
-    # Only a valid command pays for the imports.
-    from rich.console import Console
+    return options, folders
 
-    from toplora_train.report.comparison import compare_runs
-    from toplora_train.report.comparison_pages import show_comparison, write_comparison
-    from toplora_train.report.runs import find_runs
 
-    document = compare_runs(find_runs(folders), baseline=options["baseline"] or None, gain=gain)
+def _create(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={output} cannot be created: {error.strerror}") from error
-    write_comparison(output, document)
-    console = Console()
-    show_comparison(document, console if console.is_terminal else Console(width=160))
-    print(f"written to {output / 'comparison.html'} (also .md, .json)")  # noqa: T201  (for the user)
 
 
 def _points(text: str) -> float:

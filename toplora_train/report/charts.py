@@ -1,4 +1,4 @@
-"""The report's charts as SVG text: loss curves and scores."""
+"""The charts of reports and comparisons as SVG text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from toplora_train.report.costs import mark_front
+from toplora_train.report.numbers import rate, shortened
+
 TUNED, BASE, MAJORITY = "#2f7fd1", "#8d99a6", "#d98e2b"
+_COLORS = (TUNED, MAJORITY, "#3fa46a", "#b45bc2", "#c0483c", "#5f8a8b", BASE)
 # Placeholder colour, replaced by the page's text colour when the chart is inline, or by a grey that
 # is legible on white and black when it is a file.
 _INK = "#010203"
@@ -99,6 +103,82 @@ def score_chart(tasks: Mapping[str, Mapping[str, Any]], *, inline: bool) -> str:
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
         _light_grid(axes, "x")
         return _svg(figure, "Scores by task with 95 % intervals", inline)
+
+
+def pareto_chart(methods: Sequence[Mapping[str, Any]], cost: str, label: str) -> str:
+    """Plot the methods' scores against a cost, those on the Pareto front filled and joined.
+
+    Args:
+        methods: ``methods`` of a comparison, with an average score and the cost.
+        cost: The key of the cost.
+        label: The cost in words.
+    """
+    front = [one for one, on in zip(methods, mark_front(methods, cost), strict=True) if on]
+    front.sort(key=lambda method: method[cost])
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.step(
+            [method[cost] for method in front],
+            [100 * method["average"] for method in front],
+            where="post",
+            color=TUNED,
+            alpha=0.4,
+        )
+        for index, method in enumerate(sorted(methods, key=lambda method: method["average"])):
+            place, score = method[cost], 100 * method["average"]
+            if method["average_ci95"] is not None:
+                low, high = (100 * bound for bound in method["average_ci95"])
+                axes.plot([place] * 2, [low, high], color=_INK, alpha=0.25, linewidth=1)
+            filled = TUNED if method in front else "none"
+            axes.plot(place, score, "o", color=TUNED, markerfacecolor=filled, markersize=7)
+            left = index % 2 == 1  # and below: labels of similar methods do not cover each other
+            axes.annotate(
+                shortened(method["name"]),
+                (place, score),
+                xytext=(-6, -10) if left else (6, 4),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                fontsize=9,
+                parse_math=False,
+            )
+        axes.set_xlabel(label, parse_math=False)
+        axes.set_ylabel("average score (%), with 95 % interval")
+        axes.margins(x=0.3)
+        axes.xaxis.set_major_formatter("{x:,g}")
+        _light_grid(axes, "both")
+        return _svg(figure, f"Score against {cost.replace('_', ' ')}", inline=True)
+
+
+def rate_chart(rates: Mapping[str, Any]) -> str:
+    """Plot each adapter's held-out score by learning rate, its runs as dots and the best filled.
+
+    Args:
+        rates: ``learning_rates`` of a comparison.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(8, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for index, (name, curve) in enumerate(rates["curves"].items()):
+            color = _COLORS[index % len(_COLORS)]
+            grid = [point["rate"] for point in curve["points"]]
+            means = [point["mean"] for point in curve["points"]]
+            axes.plot(grid, means, "o-", color=color, markerfacecolor="none", label=shortened(name))
+            best = grid.index(curve["best"])
+            axes.plot(grid[best], means[best], "o", color=color)
+            for point in curve["points"]:
+                runs = point["values"]
+                axes.plot([point["rate"]] * len(runs), runs, ".", color=color, alpha=0.5)
+        axes.set_xscale("log")
+        every = sorted({p["rate"] for curve in rates["curves"].values() for p in curve["points"]})
+        axes.set_xticks(every, [rate(one) for one in every])
+        axes.minorticks_off()
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel(f"held-out {rates['metric']}")
+        for text in axes.legend().get_texts():
+            text.set_parse_math(False)
+        _light_grid(axes, "y")
+        return _svg(figure, "Held-out score by learning rate", inline=True)
 
 
 def _bar(

@@ -21,16 +21,11 @@ from toplora_train.evaluation.paired import (
     verdict,
 )
 from toplora_train.evaluation.row_scores import RowScores, mean_over_tasks
+from toplora_train.report.costs import method_costs, step_time_warning
+from toplora_train.report.fairness import fairness_warnings, validate_same_protocols
 from toplora_train.report.json_file import plain_json
-from toplora_train.report.runs import (
-    Method,
-    Run,
-    group,
-    learning_rate_warning,
-    seed_warning,
-    task_scores,
-    validate_same_protocols,
-)
+from toplora_train.report.rates import edge_warnings, learning_rates
+from toplora_train.report.runs import Method, Run, group, task_scores
 
 GAIN = 0.01
 
@@ -48,11 +43,14 @@ def compare_runs(
         gain: The true difference for which the number of seeds needed is computed.
 
     Returns:
-        ``protocol, protocol_hash, tasks, baseline, gain, warnings``; ``methods``, best first, each
-        with its scores, the interval and standard deviation of its average, its ``group`` letters,
-        trainable parameters and seconds; ``comparisons``, each of ``first`` and ``second`` with the
-        difference, interval, p values, ``detectable``, ``seeds_needed`` and verdict by task and on
-        average. A task's other metrics are compared as ``TASK (METRIC)`` and not averaged.
+        ``protocol, protocol_hash, tasks, baseline, reference, gain, warnings``; ``methods``, best
+        first, each with its scores, the interval and standard deviation of its average, its
+        ``group`` letters and its costs (:func:`toplora_train.report.costs.method_costs`, relative
+        to ``reference``: the baseline or the first method); ``comparisons``, each of ``first`` and
+        ``second`` with the difference, interval, p values, ``detectable``, ``seeds_needed`` and
+        verdict by task and on average; and ``learning_rates``
+        (:func:`toplora_train.report.rates.learning_rates`). A task's other metrics are compared as
+        ``TASK (METRIC)`` and not averaged.
 
     Raises:
         UserError: The runs' protocols differ, or ``baseline`` is not one of the methods.
@@ -84,12 +82,15 @@ def compare_runs(
         }
         for index, (first, second) in enumerate(pairs)
     ]
+    reference = pairs[0][0] if pairs else methods[0]
+    costs = method_costs(methods, reference)
     lines = [
         _scores_of(method, list(tasks), interval(mean, places[method.name]) if mean else None)
+        | costs[method.name]
         for method in methods
     ]
     lines.sort(key=lambda method: -(method["average"] or 0.0))
-    warnings = (learning_rate_warning(methods), seed_warning(methods))
+    rates = learning_rates(methods)
     document = {
         "protocol": runs[0].report["protocol"],
         "protocol_hash": runs[0].report["protocol_hash"],
@@ -97,10 +98,16 @@ def compare_runs(
             task: {key: how[key] for key in ("metric", "kind", "n")} for task, how in tasks.items()
         },
         "methods": lines,
-        "baseline": pairs[0][0].name if baseline else None,
+        "baseline": reference.name if baseline else None,
+        "reference": reference.name,
         "comparisons": comparisons,
         "gain": gain,
-        "warnings": [warning for warning in warnings if warning],
+        "learning_rates": rates,
+        "warnings": [
+            *fairness_warnings(methods, reference),
+            *filter(None, [step_time_warning(methods)]),
+            *edge_warnings(rates),
+        ],
     }
     if not baseline and len(methods) > 2 and all(len(method.runs) > 1 for method in methods):
         groups = letters([line["name"] for line in lines], _significant_pairs(comparisons))
@@ -239,6 +246,4 @@ def _scores_of(
         "deviation": float(np.std(averages, ddof=1)) if len(averages) > 1 else None,
         "average_ci95": reports[0]["average_ci95"] if len(reports) == 1 else ci95,
         "group": "",
-        "trainable_parameters": reports[0]["adapter"]["trainable_parameters"],
-        "seconds": float(np.mean([report["train"]["seconds"] for report in reports])),
     }

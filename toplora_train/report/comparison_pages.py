@@ -1,54 +1,34 @@
-"""Render a comparison on the terminal, as Markdown and as a single HTML file."""
+"""Render a comparison on the terminal, and as Markdown, HTML, CSV, LaTeX and JSON files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
+from toplora_train.report.charts import pareto_chart, rate_chart
 from toplora_train.report.comparison import overall
+from toplora_train.report.comparison_csv import comparison_csv
+from toplora_train.report.comparison_tables import (
+    Table,
+    by_task,
+    comparison_tables,
+    costs,
+    differences,
+    leaderboard,
+    learning_rate_table,
+)
 from toplora_train.report.json_file import write_json_atomically, write_text_atomically
-from toplora_train.report.numbers import count, percent, percent_interval, points, readable_seconds
+from toplora_train.report.latex import latex_tables
+from toplora_train.report.numbers import counted, shortened
 from toplora_train.report.pages import templates
 
-
-def write_comparison(folder: Path, document: Mapping[str, Any]) -> None:
-    """Write ``comparison.json``, ``comparison.md`` and ``comparison.html``."""
-    for name, escape in (("comparison.md", False), ("comparison.html", True)):
-        text = templates(escape=escape).get_template(f"{name}.j2").render(**_content(document))
-        write_text_atomically(folder / name, text)
-    write_json_atomically(folder / "comparison.json", document)
-
-
-def show_comparison(document: Mapping[str, Any], console: Console) -> None:
-    """Print the leaderboard, the comparisons and the warnings."""
-    tables = _tables(document)
-    shown = dict(list(tables.items())[: 2 + MOST_ON_SCREEN])
-    if len(shown) < len(tables):
-        shown = dict(list(tables.items())[:2])
-    for title, (head, *rows) in shown.items():
-        table = Table(title=title, title_justify="left")
-        for index, heading in enumerate(head):
-            table.add_column(heading, justify="left" if index == 0 else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        console.print(table)
-    if len(shown) < len(tables):
-        console.print(f"{len(tables) - len(shown)} more tables, by task, are in the files.")
-    for warning in document["warnings"]:
-        console.print(Text(warning, "yellow"))
-
-
-MOST_ON_SCREEN = 3  # comparisons whose tasks are shown on the terminal
-
-
-def _content(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {"document": document, "tables": _tables(document), "how": HOW}
-
+MOST_PAIRS = 3  # of all pairs, that the terminal shows even if they do not differ
 
 HOW = (
     "Differences are paired by row, second minus first. The 95 % intervals cover variation over "
@@ -57,75 +37,145 @@ HOW = (
     "not to the methods; for accuracies p is then McNemar's exact mid-p. p values are adjusted by "
     "Holm's method over all comparisons of the same kind (averages and tasks separately). The "
     "detectable difference is the smallest true difference found with 80 % power; the seeds are "
-    "how many each method needs to detect the given difference."
+    "how many each method needs to detect the given difference. Methods that share a letter "
+    "(group) cannot be told apart. Step time is the median of a training step; peak memory on a "
+    "CPU is that of the whole process."
 )
 
 
-def _tables(document: Mapping[str, Any]) -> dict[str, list[list[str]]]:
-    """Title to rows of cells; the first row holds the headings."""
-    tables = {"Leaderboard": _leaderboard(document)}
-    compared = [(one, overall(one)) for one in document["comparisons"]]
-    decisive = [(one, *found) for one, found in compared if found]
-    if decisive:
-        gain = f"{100 * document['gain']:g}"
-        needed = f"seeds for {gain} {'point' if gain == '1' else 'points'}"
-        rows = [[*DIFFERENCE[:-1], needed, DIFFERENCE[-1]]]
-        for one, _, found in decisive:
-            *cells, verdict = _difference(f"{one['second']} vs {one['first']}", found)
-            rows.append([*cells, _seeds(found), verdict])
-        title = "On average" if decisive[0][1] == "average" else f"On {decisive[0][1]}"
-        tables[title] = rows
-    for one, _ in compared:
-        if len(one["tasks"]) > 1:
-            rows = [_difference(task, found) for task, found in one["tasks"].items()]
-            tables[f"{one['second']} vs {one['first']}, by task"] = [list(DIFFERENCE), *rows]
-    return tables
+def write_comparison(folder: Path, document: Mapping[str, Any]) -> None:
+    """Write ``comparison.json``, ``.md``, ``.html``, ``.csv`` and ``.tex``."""
+    tables = comparison_tables(document)
+    runs = [f"{method['name']}: {', '.join(method['runs'])}" for method in document["methods"]]
+    notes = [HOW, f"Protocol {document['protocol']}, {document['protocol_hash']}.", *runs]
+    write_tables(
+        folder / "comparison",
+        "Comparison of runs",
+        tables,
+        warnings=document["warnings"],
+        notes=notes,
+        charts=_charts(document),
+    )
+    write_text_atomically(folder / "comparison.csv", comparison_csv(document))
+    write_json_atomically(folder / "comparison.json", document)
 
 
-def _leaderboard(document: Mapping[str, Any]) -> list[list[str]]:
-    tasks = list(document["tasks"])
-    kinds = {task: how["kind"] for task, how in document["tasks"].items()}
-    headings = [task if kinds[task] == "generate" else f"{task} ({kinds[task]})" for task in tasks]
-    grouped = any(method["group"] for method in document["methods"])
-    rows = [["method", "average", *headings, "seeds", "parameters", "training"]]
-    if grouped:
-        rows[0].insert(2, "group")
-    for method in document["methods"]:
-        average = "" if method["average"] is None else percent(method["average"])
-        if method["deviation"] is not None:
-            average += f" \N{PLUS-MINUS SIGN} {100 * method['deviation']:.1f}"
-        if method["average_ci95"] is not None:
-            average += f" ({percent_interval(method['average_ci95'])})"
-        rows.append(
-            [
-                method["name"],
-                average,
-                *([method["group"]] if grouped else []),
-                *(percent(method["tasks"][task]) for task in tasks),
-                str(len(method["seeds"])),
-                count(method["trainable_parameters"]),
-                readable_seconds(method["seconds"]),
-            ]
+def write_tables(
+    path: Path,
+    title: str,
+    tables: Sequence[Table],
+    *,
+    warnings: Sequence[str],
+    notes: Sequence[str],
+    charts: Mapping[str, str],
+) -> None:
+    """Write tables as Markdown, HTML (with the charts, inline SVG by caption) and LaTeX.
+
+    Args:
+        path: The files without their suffix.
+        title: The pages' heading.
+        tables: What they show.
+        warnings: Above the tables.
+        notes: Below them.
+        charts: SVG by caption, for the HTML page.
+    """
+    content = {
+        "title": title,
+        "tables": tables,
+        "warnings": warnings,
+        "notes": notes,
+        "charts": charts,
+    }
+    for suffix, escape in ((".md", False), (".html", True)):
+        template = templates(escape=escape).get_template(f"comparison{suffix}.j2")
+        write_text_atomically(path.with_suffix(suffix), template.render(**content))
+    write_text_atomically(path.with_suffix(".tex"), latex_tables(tables))
+
+
+def show_comparison(document: Mapping[str, Any], console: Console) -> None:
+    """Print the leaderboard, the costs, the decisive differences and the warnings."""
+    names = _screen_names([method["name"] for method in document["methods"]])
+    pairs = document["comparisons"]
+    decisive_only = document["baseline"] is None and len(pairs) > MOST_PAIRS
+    shown = [leaderboard(document), costs(document)]
+    shown.append(differences(document, significant_only=decisive_only))
+    if len(pairs) == 1:
+        shown.append(by_task(document))
+    if document["learning_rates"]:
+        shown.append(learning_rate_table(document["learning_rates"]))
+    for table in shown:
+        if table.rows:
+            show_table(table, console, names)
+    if decisive_only:
+        console.print(Text(_undecided(document, len(shown[2].rows))))
+    show_warnings(document["warnings"], console)
+
+
+def show_warnings(warnings: Sequence[str], console: Console) -> None:
+    """Print warnings; a command is not broken into lines, so that it can be copied."""
+    for warning in warnings:
+        sentence, *commands = warning.split("\n")
+        console.print(Text(sentence, "yellow"))
+        for command in commands:
+            console.print(Text(f"  {command}"), soft_wrap=True)
+
+
+def show_table(table: Table, console: Console, names: Mapping[str, str] | None = None) -> None:
+    """Print a table; ``names`` are what the methods' names are replaced by."""
+
+    def shown(text: str) -> Text:  # as it is: a setting such as [q,v] is no markup
+        for name, short in (names or {}).items():
+            text = text.replace(name, short)
+        return Text(text)
+
+    title = shown(table.title)
+    title.stylize("italic")
+    grid = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading, numeric in zip(table.headings, table.numeric, strict=True):
+        grid.add_column(shown(heading), justify="right" if numeric else "left", overflow="fold")
+    for row in table.rows:
+        grid.add_row(*(shown(cell.text) for cell in row))
+    console.print(grid)
+
+
+def _screen_names(names: Sequence[str]) -> dict[str, str]:
+    """Names whose long words are shortened, unless two would become equal."""
+    short = [shortened(name) for name in names]
+    return dict(zip(names, short if len(set(short)) == len(names) else names, strict=True))
+
+
+def _undecided(document: Mapping[str, Any], decided: int) -> str:
+    """What the table of decisive differences leaves out."""
+    every = differences(document).rows
+    if not every:
+        return ""
+    found = [result[1] for one in document["comparisons"] if (result := overall(one))]
+    seen = [one["detectable"] for one in found]
+    return (
+        f"{decided} of {counted(len(every), 'pair')} differ"
+        f"{'' if decided != 1 else 's'} significantly. The comparisons could see differences of "
+        f"{100 * min(seen):.1f} to {100 * max(seen):.1f} points. All pairs and tasks are in the "
+        "files; baseline=METHOD compares with one method only."
+    )
+
+
+def _charts(document: Mapping[str, Any]) -> dict[str, str]:
+    """The Pareto pictures and the learning-rate curves, by caption."""
+    methods = [method for method in document["methods"] if method["average"] is not None]
+    found = {}
+    if len(methods) > 1:
+        found["Score and trainable parameters; methods on the Pareto front are filled"] = (
+            pareto_chart(methods, "trainable_parameters", "trainable parameters")
         )
-    return rows
-
-
-DIFFERENCE = ("", "points", "95 % interval", "p", "p (Holm)", "verdict")
-
-
-def _difference(title: str, found: Mapping[str, Any]) -> list[str]:
-    low, high = found["ci95"]
-    return [
-        title,
-        points(found["value"]),
-        f"{points(low)} to {points(high)}",
-        f"{found['p']:.2g}",
-        f"{found['p_adjusted']:.2g}",
-        found["verdict"],
-    ]
-
-
-def _seeds(found: Mapping[str, Any]) -> str:
-    if found["seed_variance"] is None:
-        return "?"
-    return str(found["seeds_needed"] or "too few rows")
+        if all(method["relative_step"] for method in methods):
+            found["Score and step time; methods on the Pareto front are filled"] = pareto_chart(
+                methods,
+                "relative_step",
+                f"step time relative to {shortened(document['reference'])}",
+            )
+    if document["learning_rates"]:
+        metric = document["learning_rates"]["metric"]
+        found[f"Held-out {metric} by learning rate; the best rate is filled"] = rate_chart(
+            document["learning_rates"]
+        )
+    return found

@@ -85,3 +85,19 @@ def readable_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def rate(value: float) -> str:
+    """Return a learning rate as it is typed, ``2e-4`` or ``2.5e-4``."""
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def shortened(text: str, width: int = 28) -> str:
+    """Return ``text`` with the middle of each word longer than ``width`` left out."""
+    return " ".join(
+        word
+        if len(word) <= width
+        else f"{word[: width - width // 3 - 1]}\N{HORIZONTAL ELLIPSIS}{word[-(width // 3) :]}"
+        for word in text.split(" ")
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,9 +40,12 @@ class Run:
     """A finished run, or a later evaluation of it."""
 
     folder: Path
+    home: Path  # the run that the evaluation is of; else the folder itself
     report: Mapping[str, Any]
     settings: Mapping[str, Any]  # those that define the method, by dotted key
     choices: Mapping[str, Sequence[str]]  # by task, the class names by class number
+    limit: int | None  # of the rows per task
+    command: str  # that trained it
 
     def predictions(self, task: str) -> list[Prediction]:
         """The stored predictions on a task."""
@@ -91,7 +95,7 @@ def task_scores(runs: Sequence[Run], task: str, metric: str) -> RowScores:
         if [row.id for row in predictions] != ids:
             raise UserError(
                 f"{run.folder}: its stored predictions on {task} are for different rows than those "
-                f"of {runs[0].folder}; evaluate it again"
+                f"of {runs[0].folder}; evaluate it again: toplora-eval run={run.home} name=again"
             )
         if metric == "accuracy":
             found.append(np.array([row.correct for row in predictions], dtype=np.float64))
@@ -127,7 +131,10 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
 def _read(folder: Path) -> Run:
     report = read_report(folder / "report.json")
     if report.get("status") != "completed":
-        raise UserError(f"{folder}: its status is {report.get('status')}, not completed; remove it")
+        raise UserError(
+            f"{folder}: its status is {report.get('status')}, not completed; finish it, or give "
+            "the completed runs only"
+        )
     home = folder.parent.parent if folder.parent.name == "evaluations" else folder
     config = read_config(home / "config.yaml")
     settings = {
@@ -135,35 +142,19 @@ def _read(folder: Path) -> Run:
         for key, value in flat(config).items()
         if key.partition(".")[0] not in NOT_OF_THE_METHOD and not key.startswith("dataset.test")
     }
-    return Run(folder, report, settings, {name: task.choices for name, task in config.task.items()})
+    choices = {name: task.choices for name, task in config.task.items()}
+    limit = _limit(report["command"], config.evaluation.limit)
+    trained = report if home == folder else read_report(home / "report.json")
+    return Run(folder, home, report, settings, choices, limit, trained["command"])
 
 
-def validate_same_protocols(runs: Sequence[Run]) -> None:
-    """Check that all runs were evaluated with the same rows, prompts and rules.
-
-    Raises:
-        UserError: Two runs were not; the message names them and the differences.
-    """
-    first = runs[0]
-    for run in runs[1:]:
-        if run.report["protocol_hash"] == first.report["protocol_hash"]:
-            continue
-        ours, theirs = first.report, run.report
-        reasons = []
-        if ours["protocol"] != theirs["protocol"]:
-            reasons.append(f"protocol {ours['protocol']} and {theirs['protocol']}")
-        if set(ours["tasks"]) != set(theirs["tasks"]):
-            reasons.append(f"tasks {', '.join(ours['tasks'])} and {', '.join(theirs['tasks'])}")
-        for task in ours["tasks"]:
-            for key in ("kind", "n"):
-                a, b = ours["tasks"][task].get(key), theirs["tasks"].get(task, {}).get(key, None)
-                if b is not None and a != b:
-                    reasons.append(f"{task}: {key} {a} and {b}")
-        raise UserError(
-            f"{first.folder.name} and {run.folder.name} were evaluated differently "
-            f"({'; '.join(reasons) or 'rows, prompts or rules differ'}), so their scores cannot be "
-            "compared; evaluate both with the same settings, using toplora-eval"
-        )
+def _limit(command: str, of_training: int | None) -> int | None:
+    """The rows per task of an evaluation: the last ``limit=`` of ``toplora-eval``, or the run's."""
+    program, *words = shlex.split(command) or [""]
+    given = [word.removeprefix("limit=") for word in words if word.startswith("limit=")]
+    if Path(program).name != "toplora-eval" or not given:
+        return of_training
+    return int(given[-1]) if given[-1].isdecimal() else None
 
 
 def group(runs: Sequence[Run]) -> list[Method]:
@@ -200,51 +191,12 @@ def _differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _name(run: Run, keys: Sequence[str]) -> str:
-    values = [f"{key}={run.settings[key]}" for key in keys if key in run.settings]
+    values = [f"{key}={typed(run.settings[key])}" for key in keys if key in run.settings]
     return " ".join([str(run.settings["adapter.name"]), *values])
 
 
-def seed_warning(methods: Sequence[Method]) -> str | None:
-    """Warn that methods with one seed cannot be compared, with the commands for more seeds."""
-    single = [method for method in methods if len(method.runs) == 1]
-    if len(methods) < 2 or not single:
-        return None
-    commands = [_more_seeds(method, methods) for method in single]
-    more = "; ".join(command for command in commands if command)
-    return (
-        f"Only one seed of {', '.join(method.name for method in single)}: the result applies to "
-        "these adapters, not to the methods, as scores vary with the seed. "
-        + (f"More seeds: {more}" if more else "Train each with at least three seeds.")
-    )
-
-
-def _more_seeds(method: Method, methods: Sequence[Method]) -> str:
-    """The command that adds seeds to a method: those of the other methods, or two more."""
-    run = method.runs[0]
-    program, *words = shlex.split(run.report["command"])
-    if Path(program).name != "toplora-train":
-        return ""
-    own = int(run.report["seed"])
-    others = {int(run.report["seed"]) for method in methods for run in method.runs} - {own}
-    seeds = sorted(others) if len(others) > 1 else [own + 1, own + 2]
-    kept = [word for word in words if word.partition("=")[0] not in ("-m", "seed", "output_dir")]
-    return shlex.join([program, "-m", *kept, f"seed={','.join(map(str, seeds))}"])
-
-
-def learning_rate_warning(methods: Sequence[Method]) -> str | None:
-    """Warn if adapters were tried at different learning rates, which biases the comparison."""
-    grids: dict[str, set[float]] = {}
-    for method in methods:
-        for run in method.runs:
-            rates = grids.setdefault(str(run.settings["adapter.name"]), set())
-            rates.add(float(run.settings["optimizer.lr"]))
-    if len({frozenset(rates) for rates in grids.values()}) < 2:
-        return None
-    tried = ", ".join(
-        f"{name} {', '.join(f'{rate:g}' for rate in sorted(rates))}"
-        for name, rates in grids.items()
-    )
-    return (
-        f"The methods were trained with different learning rates ({tried}); differences may be due "
-        "to that alone. Tune each method over the same learning rates."
-    )
+def typed(value: Any) -> str:
+    """A setting as it is typed on the command line, without spaces."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(typed, value))}]"
+    return str(value) if isinstance(value, str | float) else json.dumps(value)

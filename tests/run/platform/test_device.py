@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from toplora_train.config.errors import UserError
-from toplora_train.run.platform.device import AUTOCAST, open_accelerator
+from toplora_train.run.platform.device import AUTOCAST, device_name, open_accelerator
 
 
 def test_the_cpu_is_used_if_configured():
@@ -31,3 +31,9 @@ def test_deterministic_algorithms_apply_to_one_run_only():
     assert torch.are_deterministic_algorithms_enabled()
     open_accelerator(device="cpu", mixed_precision="no")
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_gpu_is_named_with_its_model(monkeypatch: pytest.MonkeyPatch):
+    assert device_name(torch.device("cpu")) == "cpu"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model of {device.index}")
+    assert device_name(torch.device("cuda:1")) == "cuda:1 (model of 1)"

@@ -44,6 +44,7 @@ from toplora_train.run.assemble.reload import ReloadProof
 from toplora_train.run.fit.best_checkpoint import BestCheckpoint
 from toplora_train.run.fit.optimization import adjustments, padded_together
 from toplora_train.run.plan import planned_memory
+from toplora_train.run.platform.device import device_name
 from toplora_train.run.prepare.extension import Extension
 from toplora_train.run.prepare.objective import learned_template
 from toplora_train.run.prepare.run_data import RunData, total_steps
@@ -240,7 +241,7 @@ def build_report(
             list(outcome.proof.missing),
             list(outcome.proof.unexpected),
         ),
-        environment=environment(str(accelerator.device)),
+        environment=environment(device_name(accelerator.device)),
         gain=read_gain(run_dir / "predictions", list(outcome.scores))
         if outcome.base_scores
         else None,

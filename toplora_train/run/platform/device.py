@@ -64,3 +64,10 @@ def leave_process_group(accelerator: Accelerator) -> None:
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
         torch.distributed.destroy_process_group()
+
+
+def device_name(device: torch.device) -> str:
+    """The device as the report names it, a GPU with its model: ``cuda:0 (NVIDIA H100 80GB)``."""
+    return (
+        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    )

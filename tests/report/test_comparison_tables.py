@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+
+from tests.report.test_comparison import two
+from toplora_train.report.comparison_tables import (
+    Cell,
+    Table,
+    by_task,
+    comparison_tables,
+    costs,
+    differences,
+    leaderboard,
+    learning_rate_table,
+)
+
+
+def texts(table):
+    return [[cell.text for cell in row] for row in table.rows]
+
+
+def test_the_tables_without_rows_are_left_out(tmp_path: Path):
+    titles = [table.title for table in comparison_tables(two(tmp_path))]
+    assert titles == [
+        "Leaderboard",
+        "Cost, step times relative to lora",
+        "Differences on average",
+        "Differences by task",
+    ]
+
+
+def test_a_cell_sorts_by_its_number(tmp_path: Path):
+    document = two(tmp_path)
+    table = leaderboard(document)
+    assert table.headings == ["method", "average", "t", "u", "seeds", "parameters"]
+    assert table.numeric == [False, True, True, True, True, True]
+    assert table.rows[0][1].number == document["methods"][0]["average"]
+
+
+def test_costs_that_the_folders_do_not_have_are_left_out(tmp_path: Path):
+    document = two(tmp_path)
+    assert costs(document).headings == [
+        "method",
+        "parameters",
+        "peak memory",
+        "training",
+        "evaluation",
+    ]
+    for method, step in zip(document["methods"], (0.25, 2.0), strict=True):
+        method |= {"step_seconds": step, "relative_step": step / 0.2, "adapter_bytes": 2048}
+    assert texts(costs(document))[0][2:6] == [
+        "250 ms",
+        "\N{MULTIPLICATION SIGN} 1.25",
+        "2.0 GiB",
+        "2 KiB",
+    ]
+
+
+def test_only_significant_pairs_are_kept(tmp_path: Path):
+    document = two(tmp_path)
+    assert len(differences(document, significant_only=True).rows) == 1
+    document["comparisons"][0]["average"]["p_adjusted"] = 0.2
+    assert differences(document, significant_only=True).rows == []
+    assert [row[1].text for row in by_task(document).rows] == ["t", "u"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"), [("validation loss", "0.5000"), ("accuracy", "50.0 %")]
+)
+def test_the_best_rate_is_marked(metric, shown):
+    points = [{"rate": rate, "mean": 0.5, "values": [0.5]} for rate in (1e-4, 2.5e-4)]
+    rates = {"metric": metric, "curves": {"lora": {"best": 1e-4, "edge": None, "points": points}}}
+    assert texts(learning_rate_table(rates)) == [
+        ["lora", "1e-4", shown, "1", "best"],
+        ["lora", "2.5e-4", shown, "1", ""],
+    ]
+
+
+def test_an_optional_column_is_kept_if_any_row_has_it():
+    table = Table(
+        "", ["a", "b", "c"], [[Cell("x"), Cell(""), Cell("")], [Cell("y"), Cell("1", 1), Cell("")]]
+    )
+    assert table.without("b", "c").headings == ["a", "b"]

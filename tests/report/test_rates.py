@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+
+from tests.report.made_up import made_up_report
+from tests.report.run_folders import run_folder
+from toplora_train.report.rates import edge_warnings, learning_rates
+from toplora_train.report.runs import find_runs, group
+
+
+def curves(folder: Path):
+    return learning_rates(group(find_runs([folder])))
+
+
+def sweep(folder: Path, adapter: str, losses):
+    for lr, values in losses.items():
+        for seed, loss in enumerate(values):
+            run_folder(
+                folder / f"{adapter}-{lr}-{seed}", adapter=adapter, lr=lr, seed=seed, held_out=loss
+            )
+
+
+def test_the_best_rate_has_the_lowest_mean_loss(tmp_path: Path):
+    sweep(tmp_path, "lora", {1e-3: [2.0, 2.2], 1e-4: [3.0, 3.0], 1e-2: [2.5, 2.5]})
+    sweep(tmp_path, "toplora", {1e-3: [1.9, 1.9], 1e-4: [2.5, 2.4], 1e-2: [1.0, 1.2]})
+    found = curves(tmp_path)
+    assert found["metric"] == "validation loss"
+    lora, toplora = found["curves"]["lora"], found["curves"]["toplora"]
+    assert [point["rate"] for point in lora["points"]] == [1e-4, 1e-3, 1e-2]
+    assert [point["mean"] for point in lora["points"]] == pytest.approx([3.0, 2.1, 2.5])
+    assert (lora["best"], lora["edge"]) == (1e-3, None)
+    assert (toplora["best"], toplora["edge"]) == (1e-2, pytest.approx(1e-1))
+    assert edge_warnings(found) == [
+        "The best rate of toplora lies at the grid's edge (1e-2); extend the grid, by "
+        "optimizer.lr=1e-1."
+    ]
+
+
+def test_a_selected_epochs_metric_is_higher_the_better(tmp_path: Path):
+    for lr, value in ((1e-3, 0.7), (1e-4, 0.6)):
+        run_folder(tmp_path / str(lr), lr=lr, train=selected("accuracy", value))
+    found = curves(tmp_path)
+    assert found["metric"] == "accuracy"
+    assert found["curves"]["lora"]["best"] == 1e-3
+
+
+def selected(metric: str, value: float):
+    import dataclasses
+
+    train = made_up_report().train
+    epochs = [{"step": 5, "epoch": 1.0, "value": value}, {"step": 9, "epoch": 2.0, "value": 0.0}]
+    return dataclasses.replace(
+        train, selection={"metric": metric, "rows": 9, "step": 5, "epoch": 1.0, "epochs": epochs}
+    )
+
+
+def test_there_are_no_curves_without_held_out_rows_or_with_one_rate(tmp_path: Path):
+    run_folder(tmp_path / "a", lr=1e-3)
+    run_folder(tmp_path / "b", lr=1e-4)
+    assert curves(tmp_path) is None
+    run_folder(tmp_path / "c", adapter="toplora", held_out=1.0)
+    assert curves(tmp_path) is None
+    assert edge_warnings(None) == []

@@ -1,0 +1,122 @@
+"""What each method costs: parameters, step time, memory, file size and evaluation time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean, median
+from typing import Any
+
+from toplora_train.report.metrics_file import read_metrics
+from toplora_train.report.runs import Method, Run
+
+STEADY = 1.3  # the largest ratio of equal runs' step times on an otherwise idle machine
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+def method_costs(methods: Sequence[Method], reference: Method) -> dict[str, dict[str, Any]]:
+    """The costs by method name; what the run folders do not say is None.
+
+    ``step_seconds`` is the median time of a step (the median over the runs), ``relative_step`` its
+    ratio to the reference's, None if there is no other method or the runs were on different
+    machines. ``peak_memory_bytes`` is
+    the largest of the runs (on a CPU that of the whole process), ``evaluation_seconds`` the mean
+    time to answer the test rows.
+    """
+    seconds = {method.name: _median(map(_step_seconds, method.runs)) for method in methods}
+    comparable = len(methods) > 1 and len(machines(methods)) == 1
+    base = seconds[reference.name] if comparable else None
+    return {
+        method.name: {
+            "trainable_parameters": method.runs[0].report["adapter"]["trainable_parameters"],
+            "seconds": fmean(run.report["train"]["seconds"] for run in method.runs),
+            "step_seconds": step,
+            "relative_step": step / base if step and base else None,
+            "peak_memory_bytes": max(
+                run.report["train"]["peak_memory_bytes"] for run in method.runs
+            ),
+            "adapter_bytes": _median(map(_adapter_bytes, method.runs)),
+            "evaluation_seconds": fmean(
+                sum(task["seconds"] for task in run.report["tasks"].values()) for run in method.runs
+            ),
+        }
+        for method, step in ((method, seconds[method.name]) for method in methods)
+    }
+
+
+def machines(methods: Sequence[Method]) -> list[str]:
+    """The distinct machines and devices that the runs were trained on, in words."""
+    found = dict.fromkeys(_machine(run) for method in methods for run in method.runs)
+    return list(found)
+
+
+def step_time_warning(methods: Sequence[Method]) -> str | None:
+    """Say why there are no relative step times, or that they are rough."""
+    if len(methods) < 2:
+        return None
+    found = machines(methods)
+    if len(found) > 1:
+        return (
+            f"The runs were trained on different machines ({'; '.join(found)}), so their step "
+            "times are not compared; train all methods on one."
+        )
+    times = {method.name: [*filter(None, map(_step_seconds, method.runs))] for method in methods}
+    spread = {name: max(own) / min(own) for name, own in times.items() if own}
+    widest = max(spread, key=spread.__getitem__, default=None)
+    if widest is None or spread[widest] < STEADY:
+        return None
+    return (
+        f"Relative step times are rough: those of {widest}'s own runs differ by a factor of "
+        f"{spread[widest]:.1f}. Something else ran on the machine."
+    )
+
+
+def mark_front(methods: Sequence[Mapping[str, Any]], cost: str) -> list[bool]:
+    """Which methods are on the Pareto front: no other one is both as good and as cheap.
+
+    Args:
+        methods: Methods with ``average`` and ``cost``; those without one are never on the front.
+        cost: The key of the cost.
+    """
+    points = [
+        (method["average"], -method[cost])
+        if method["average"] is not None and method[cost] is not None
+        else None
+        for method in methods
+    ]
+    return [
+        point is not None
+        and not any(
+            other is not None and other != point and other[0] >= point[0] and other[1] >= point[1]
+            for other in points
+        )
+        for point in points
+    ]
+
+
+def _machine(run: Run) -> str:
+    where, processes = run.report["environment"], run.report["train"]["world_size"]
+    words = [where.get("device"), where.get("platform"), f"{where.get('cpu_count')} CPU cores"]
+    return ", ".join([*map(str, words), f"{processes} process{'es' if processes > 1 else ''}"])
+
+
+def _step_seconds(run: Run) -> float | None:
+    """The median seconds per step between logged steps; the first ones are a warm-up."""
+    path = run.home / "metrics.jsonl"
+    rows = read_metrics(path) if path.is_file() else []
+    times = [
+        (row["seconds"] - before["seconds"]) / (row["step"] - before["step"])
+        for before, row in pairwise(rows)
+        if row["step"] > before["step"]
+    ]
+    return median(times) if times else None
+
+
+def _adapter_bytes(run: Run) -> int | None:
+    path = run.home / WEIGHTS
+    return path.stat().st_size if path.is_file() else None
+
+
+def _median(values: Any) -> float | None:
+    found = [value for value in values if value is not None]
+    return median(found) if found else None

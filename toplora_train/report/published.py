@@ -1,0 +1,224 @@
+"""Published tables next to one's own runs: ``toplora-report table=NAME``.
+
+A table is one file, ``tables/NAME.yaml``: its title, source, certainty and protocol, and rows of
+published scores in the form of a recipe's ``expected``, with the settings that a run must have to
+be compared with the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import STRICT, ExpectedSettings
+from toplora_train.evaluation.paired import interval
+from toplora_train.evaluation.row_scores import RowScores, mean_over_tasks
+from toplora_train.report.pages import PROTOCOLS
+from toplora_train.report.runs import Run, group, task_scores
+
+TABLES = Path(__file__).with_name("tables")
+
+
+@dataclass(frozen=True, config=STRICT)
+class PublishedRow(ExpectedSettings):
+    """A row of a published table.
+
+    Attributes:
+        name: The row's name.
+        model: The base model, ``model.name`` or ``model.path`` of the run.
+        settings: Other settings of the run, by dotted key.
+    """
+
+    name: str = ""
+    model: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    def matches(self, run: Run) -> bool:
+        """Whether the run has the row's model, adapter, rank, start and settings."""
+        own = run.settings
+        return (
+            self.adapter == own["adapter.name"]
+            and self.r in (None, own.get("adapter.r"))
+            and self.model in (own.get("model.name"), own.get("model.path"))
+            and (self.start is None) == (own.get("adapter.start_from") is None)
+            and all(own.get(key) == value for key, value in self.settings.items())
+        )
+
+
+@dataclass(frozen=True, config=STRICT)
+class PublishedTable:
+    """A published table.
+
+    Attributes:
+        title: Its title.
+        source: The publication.
+        certainty: ``certain`` was read in the publication or its code, ``second-hand`` in a
+            summary of it.
+        protocol: How its scores were measured.
+        tasks: The tasks of its average.
+        rows: Its rows.
+        note: What its readers should know.
+    """
+
+    title: str
+    source: str
+    certainty: Literal["certain", "second-hand"]
+    protocol: str
+    tasks: list[str]
+    rows: list[PublishedRow]
+    note: str = ""
+
+
+def known_tables() -> list[str]:
+    """The names of the tables."""
+    return sorted(path.stem for path in TABLES.glob("*.yaml"))
+
+
+def read_table(name: str) -> PublishedTable:
+    """Read a table.
+
+    Raises:
+        UserError: There is no table of that name.
+    """
+    if name not in known_tables():
+        raise UserError(f"table={name} is unknown; the tables are {', '.join(known_tables())}")
+    values = yaml.safe_load((TABLES / f"{name}.yaml").read_text(encoding="utf-8"))
+    common = {key: values[key] for key in ("source", "protocol")}
+    rows = [common | row for row in values["rows"]]
+    return TypeAdapter(PublishedTable).validate_python({**values, "rows": rows})
+
+
+def compare_with_table(table: PublishedTable, runs: Sequence[Run]) -> dict[str, Any]:
+    """The table's scores with those of the runs.
+
+    Args:
+        table: The table.
+        runs: Finished runs; those that match no row are left out with a warning.
+
+    Returns:
+        The table's ``title, source, certainty, protocol, note``; ``lines``, one per published
+        score: ``row, task`` (or ``average``), ``published``, and ``value, ci95, difference,
+        difference_ci95, seeds, runs``, None or empty where no run matches; ``warnings``. Scores are
+        fractions.
+
+    Raises:
+        UserError: Several methods match a row, or no run matches any.
+    """
+    used: dict[Path, Run] = {}
+    lines: list[dict[str, Any]] = []
+    for row in table.rows:
+        matching = [run for run in runs if row.matches(run)]
+        by_task = {task: _of_task(row, task, matching) for task in table.tasks}
+        for task, published in row.scores.items():
+            lines.append(_line(row, task, published, by_task.get(task, [])))
+        if row.average is not None:
+            lines.append(_average(row, row.average, by_task))
+        used |= {run.folder: run for found in by_task.values() for run in found}
+    if not used:
+        names = "; ".join(row.name for row in table.rows)
+        raise UserError(
+            f"no run has the model, adapter, rank and settings of a row of this table ({names}). "
+            + table.note
+        )
+    return {
+        "title": table.title,
+        "source": table.source,
+        "certainty": table.certainty,
+        "protocol": table.protocol,
+        "note": table.note,
+        "lines": lines,
+        "warnings": _warnings(table, list(used.values()), len(runs)),
+    }
+
+
+def _of_task(row: PublishedRow, task: str, runs: Sequence[Run]) -> list[Run]:
+    """The runs of the one method that was evaluated on the task, by seed."""
+    methods = group([run for run in runs if task in run.report["tasks"]])
+    if len(methods) > 1:
+        raise UserError(
+            f"several methods match '{row.name}' on {task}: "
+            f"{', '.join(repr(method.name) for method in methods)}; give the runs of one of them"
+        )
+    return sorted(methods[0].runs, key=_seed) if methods else []
+
+
+def _line(row: PublishedRow, task: str, published: float, runs: Sequence[Run]) -> dict[str, Any]:
+    if not runs:
+        return _cells(row, task, published, None, None, runs)
+    scores = task_scores(runs, task, runs[0].report["tasks"][task]["metric"])
+    single = runs[0].report["tasks"][task]["ci95"] if len(runs) == 1 else None
+    return _cells(row, task, published, scores, single, runs)
+
+
+def _average(
+    row: PublishedRow, published: float, by_task: Mapping[str, Sequence[Run]]
+) -> dict[str, Any]:
+    """The mean over tasks by seed, of the seeds that every task has."""
+    seeds = set.intersection(*({_seed(run) for run in runs} for runs in by_task.values()))
+    found = {task: [run for run in runs if _seed(run) in seeds] for task, runs in by_task.items()}
+    runs = list({run.folder: run for of_task in found.values() for run in of_task}.values())
+    if not seeds:
+        return _cells(row, "average", published, None, None, [])
+    mean = mean_over_tasks(
+        [
+            task_scores(of_task, task, of_task[0].report["tasks"][task]["metric"])
+            for task, of_task in found.items()
+        ]
+    )
+    return _cells(row, "average", published, mean, None, runs)
+
+
+def _cells(
+    row: PublishedRow,
+    task: str,
+    published: float,
+    scores: RowScores | None,
+    single: Any,
+    runs: Sequence[Run],
+) -> dict[str, Any]:
+    line: dict[str, Any] = {"row": row.name, "task": task, "published": published / 100}
+    line |= dict.fromkeys(("value", "ci95", "difference", "difference_ci95"))
+    if scores is not None:
+        value = float(np.mean(scores.values))
+        low, high = single or interval(scores, range(len(scores.values)))
+        line |= {
+            "value": value,
+            "ci95": [low, high],
+            "difference": value - published / 100,
+            "difference_ci95": [low - published / 100, high - published / 100],
+        }
+    seeds = sorted({_seed(run) for run in runs})
+    return line | {"seeds": seeds, "runs": [str(run.folder) for run in runs]}
+
+
+def _seed(run: Run) -> int:
+    return int(run.report["seed"])
+
+
+def _warnings(table: PublishedTable, used: Sequence[Run], given: int) -> list[str]:
+    found = []
+    protocols = sorted({run.report["protocol"] for run in used})
+    if table.protocol in PROTOCOLS and protocols != [table.protocol]:
+        found.append(
+            f"Published with protocol {table.protocol}, here {', '.join(protocols)}; differences "
+            f"may be due to that alone. toplora-eval run=RUN protocol={table.protocol}"
+        )
+    if len({_seed(run) for run in used}) == 1:
+        found.append(
+            "One seed here: the intervals cover variation over test rows only. Add seed=1,2,3."
+        )
+    if any(run.limit is not None for run in used):
+        found.append(
+            "Some runs were evaluated on the first rows of each task only; for all rows: "
+            "toplora-eval run=RUN limit=null name=all"
+        )
+    if given > len(used):
+        found.append(f"{given - len(used)} of {given} runs match no row of the table.")
+    return found

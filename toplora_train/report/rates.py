@@ -1,0 +1,80 @@
+"""Held-out scores by learning rate: each adapter's curve, and its best rate.
+
+The held-out score is the metric that selected the run's epoch (``train.selection``), or else the
+validation loss at the end; test rows play no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from toplora_train.report.numbers import rate
+from toplora_train.report.runs import Method, Run, typed
+
+LOSS = "validation loss"
+KEY = "optimizer.lr"
+
+
+def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
+    """The curves of adapters that were trained at several learning rates.
+
+    Returns:
+        ``metric``, and by adapter ``curves``: the ``best`` rate, ``edge`` (a rate beyond the best
+        to try next, None if the best one is inside the grid) and ``points``, each a ``rate`` with
+        the runs' held-out ``values`` and their ``mean``. None if no adapter was trained at several
+        rates with held-out rows, or the metrics differ.
+    """
+    curves: dict[str, list[dict[str, Any]]] = {}
+    metrics: set[str] = set()
+    for method in methods:
+        held_out = [_held_out(run) for run in method.runs]
+        values = [found[1] for found in held_out if found is not None]
+        metrics |= {found[0] for found in held_out if found is not None}
+        value = method.runs[0].settings[KEY]
+        name = method.name.replace(f" {KEY}={typed(value)}", "")
+        if values:
+            point = {"rate": float(value), "values": values, "mean": fmean(values)}
+            curves.setdefault(name, []).append(point)
+    grids = {name: points for name, points in curves.items() if len(points) > 1}
+    if not grids or len(metrics) > 1:
+        return None
+    (metric,) = metrics
+    return {
+        "metric": metric,
+        "curves": {name: _curve(points, metric) for name, points in grids.items()},
+    }
+
+
+def edge_warnings(rates: Mapping[str, Any] | None) -> list[str]:
+    """Warn of each adapter whose best rate is the lowest or the highest one tried."""
+    return [
+        f"The best rate of {name} lies at the grid's edge ({rate(curve['best'])}); extend the "
+        f"grid, by optimizer.lr={rate(curve['edge'])}."
+        for name, curve in (rates["curves"].items() if rates else ())
+        if curve["edge"] is not None
+    ]
+
+
+def _curve(points: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    points = sorted(points, key=lambda point: point["rate"])
+    sign = 1 if metric == LOSS else -1
+    best = min(range(len(points)), key=lambda index: sign * points[index]["mean"])
+    grid = [point["rate"] for point in points]
+    edge = None
+    if best == 0:
+        edge = grid[0] ** 2 / grid[1]
+    elif best == len(grid) - 1:
+        edge = grid[-1] ** 2 / grid[-2]
+    return {"best": grid[best], "edge": edge, "points": points}
+
+
+def _held_out(run: Run) -> tuple[str, float] | None:
+    """The held-out metric and its value for the adapter that was kept."""
+    train = run.report["train"]
+    chosen = train["selection"]
+    if chosen is not None:
+        value = next(one["value"] for one in chosen["epochs"] if one["step"] == chosen["step"])
+        return str(chosen["metric"]), float(value)
+    return (LOSS, float(train["validation_loss"])) if train["validation_loss"] is not None else None
