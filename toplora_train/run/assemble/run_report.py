@@ -367,7 +367,7 @@ def conclusion(report: dict[str, Any], run_dir: Path) -> str:
             f"{name}{named}: {base}tuned {score_text(task['value'], task['ci95'], metric)}, "
             f"n = {task['n']}{last}"
         )
-    if report["forgetting"] is not None:
+    if report.get("forgetting") is not None:
         lines.append(f"loss on {loss_change(report['forgetting'])}")
     lines.append(
         f"trained {report['adapter']['trainable_parameters']:,} parameters for "
