@@ -20,7 +20,6 @@ from typing import Any
 import peft
 import torch
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel
-from safetensors.torch import load_file
 from torch import nn
 
 from toplora_train.adapters.attach import attach_adapter, quiet_peft, without_weights
@@ -36,6 +35,7 @@ from toplora_train.adapters.saving import (
 from toplora_train.config.adapter import adapter_defaults, shown
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.models.embedding import resized_modules
+from toplora_train.models.tensors import read_tensors
 
 KEY = "adapter.start_from"
 MODEL = "base_model.model."  # PEFT's prefix of tensor names
@@ -142,7 +142,7 @@ def take_start(adapted: PeftModel, start: Start) -> None:
         RunFailure: A tensor was not loaded.
     """
     file = start.folder / WEIGHTS_FILE
-    tensors = load_file(file)
+    tensors = read_tensors(file)
     if sha256_of(file) != start.sha256 or not tensors.keys() >= {*start.tensors}:
         raise UserError(f"{KEY}={start.folder}: {file.name} changed while this run was starting")
     given = {name: tensors[name] for name in start.tensors}
