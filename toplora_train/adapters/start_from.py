@@ -32,6 +32,7 @@ from toplora_train.adapters.saving import (
     sha256_of,
     shapes_and_dtypes,
 )
+from toplora_train.adapters.stored_config import peft_errors
 from toplora_train.config.adapter import adapter_defaults, shown
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.models.embedding import resized_modules
@@ -194,10 +195,8 @@ def _peft_config(folder: Path) -> PeftConfig:
     unknown = sorted(key for key in values.keys() - known if not _is_off(values[key]))
     if unknown:
         raise UserError(f"{file}: {unknown[0]}={values[unknown[0]]!r} is not known to this PEFT")
-    try:
+    with peft_errors(str(file)):
         return kind(**{key: value for key, value in values.items() if key in known})
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"{file}: {' '.join(str(error).split())}") from error
 
 
 def _method(config: PeftConfig) -> str:
@@ -333,12 +332,9 @@ def _on_model(model: nn.Module, theirs: PeftConfig, our_config: PeftConfig) -> P
         theirs.modules_to_save = our_config.modules_to_save
     if hasattr(theirs, "init_lora_weights"):
         theirs.init_lora_weights = True
-    try:
-        ties = bool(resized_modules(model))
-        with quiet_peft(ties=ties), torch.random.fork_rng(devices=[]):
-            return peft.get_peft_model(without_weights(model), theirs, autocast_adapter_dtype=False)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{KEY}: {' '.join(str(error).split())}") from error
+    ties = bool(resized_modules(model))
+    with peft_errors(KEY), quiet_peft(ties=ties), torch.random.fork_rng(devices=[]):
+        return peft.get_peft_model(without_weights(model), theirs, autocast_adapter_dtype=False)
 
 
 def _scalings(model: PeftModel) -> dict[str, float]:

@@ -72,3 +72,9 @@ def requirement(problem: ErrorDetails) -> str:
     for verbose, plain in _PHRASES.items():
         words = words.replace(verbose, plain)
     return words
+
+
+def one_line(error: object, longest: int = 300) -> str:
+    """The message of another library's exception in one line of limited length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= longest else f"{text[:longest]}..."
