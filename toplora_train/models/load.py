@@ -60,7 +60,9 @@ def load_tokenizer(location: ModelLocation) -> PreTrainedTokenizerBase:
         return tiny_tokenizer()
     try:
         tokenizer = AutoTokenizer.from_pretrained(location.folder)
-    except (OSError, ValueError, ImportError, *STRANGE_MODEL) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the tokenizers library raises no narrower one
         raise UserError(
             f"{location.name}: no tokenizer could be read from {location.folder}: {one_line(error)}"
         ) from error
