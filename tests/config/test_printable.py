@@ -26,6 +26,13 @@ def test_ordinary_text_of_any_language_is_unchanged():
     assert printable(text) == text
 
 
+def test_a_long_message_keeps_its_beginning_and_its_remedy():
+    line = str(UserError(f"rows.jsonl, line 3: no 'a' (found: {'x' * 100_000}); rename it"))
+    assert line.startswith("rows.jsonl, line 3: no 'a'")
+    assert line.endswith("; rename it")
+    assert len(line) < 1300
+
+
 @pytest.mark.parametrize("kind", [UserError, RunFailure])
 def test_no_error_line_carries_a_control_character(kind):
     assert str(kind("row 'a\x1b[2J'")) == r"row 'a\x1b[2J'"

@@ -77,7 +77,7 @@ def load_yaml(path: Path) -> DictConfig:
         content = OmegaConf.load(StringIO(read_text(path)))
     except yaml.YAMLError as error:
         raise UserError(yaml_problem(error, path)) from error
-    except (ValueError, RecursionError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{readable(path)}: not valid YAML ({reason})") from error
     if not isinstance(content, DictConfig):

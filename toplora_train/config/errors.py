@@ -10,6 +10,8 @@ from toplora_train.config.printable import printable
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+LONGEST = 1200
+"""Characters of a message."""
 _PHRASES = {
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
@@ -26,11 +28,15 @@ class UserError(Exception):
     Raised anywhere in the package; only the command line catches it. The message names the file,
     key or row and says what to do, for example
     ``train.jsonl, line 7: not valid JSON (Expecting ',' delimiter); fix or remove the line``.
-    It may quote a file, so control characters are escaped here.
+    It may quote a file, so control characters are escaped and the middle of a long message is
+    left out here.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        text = printable(message)
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST - LONGEST // 4]} ... {text[-LONGEST // 4 :]}"
+        super().__init__(text)
 
 
 class RunFailure(Exception):  # noqa: N818  (a failure, as in the table of exit codes)

@@ -14,6 +14,7 @@ from toplora_train.report.escape import cell, code, fenced
 from toplora_train.report.numbers import (
     count,
     counted,
+    fixed,
     percent,
     percent_interval,
     score_interval,
@@ -168,8 +169,8 @@ def _training(report: Mapping[str, Any]) -> str:
         [
             f"- {counted(data['rows'], 'row')} of {cell(source)}, SHA-256 {code(data['sha256'])}",
             f"- {counted(train['steps'], 'step')}, {train['epochs']:.2f} epochs, loss per "
-            f"{wording(report).unit} {train['loss_first']:.4f} at the start, "
-            f"{train['loss_last']:.4f} at the end",
+            f"{wording(report).unit} {fixed(train['loss_first'])} at the start, "
+            f"{fixed(train['loss_last'])} at the end",
             *_start(report["adapter"].get("start")),
             f"- seed {report['seed']}: {code(report['command'])}",
         ]

@@ -96,14 +96,13 @@ def headline(report: Mapping[str, Any]) -> str:
     if numbers.any_undefined(report):
         return "Trained; the score is undefined because all labels or all answers are identical"
     mean = " on average" if len(report["tasks"]) > 1 else ""
-    gain = report.get("gain")
-    if gain is None:
+    gain, base = report.get("gain"), report["average_base_value"]
+    if gain is None or base is None:
         return (
             f"Tuned {numbers.percent(tuned)}{mean} "
             f"(95 % interval {numbers.percent_interval(interval)})"
         )
     low, high = gain["ci95"]
-    base = report["average_base_value"]
     return (
         f"Base {numbers.percent(base)} \N{RIGHTWARDS ARROW} tuned {numbers.percent(tuned)}{mean} "
         f"({numbers.points(tuned - base)} points, "
@@ -177,6 +176,7 @@ def templates(*, escape: bool) -> Environment:
         numbers.score_interval,
         numbers.counted,
         numbers.points,
+        numbers.fixed,
         numbers.count,
         numbers.memory,
         numbers.readable_seconds,

@@ -18,8 +18,8 @@ Interval = tuple[Measured, Measured]
 
 @dataclass(frozen=True)
 class _Gain:
-    value: Measured
-    ci95: Interval
+    value: float
+    ci95: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,14 @@ class _Metric:
 @dataclass(frozen=True)
 class _Task:
     more: dict[str, _Metric] = field(default_factory=dict)
+    base_value: float | None = None
+    base_ci95: Interval | None = None
+    last_value: float | None = None
+    last_ci95: Interval | None = None
+
+    def __post_init__(self) -> None:
+        _validate_together(self.base_value, self.base_ci95, "base_value and base_ci95")
+        _validate_together(self.last_value, self.last_ci95, "last_value and last_ci95")
 
 
 @dataclass(frozen=True)
@@ -90,3 +98,13 @@ class StoredParts:
     average_base_value: float | None = None
     average_base_ci95: Interval | None = None
     average_majority_value: float | None = None
+
+    def __post_init__(self) -> None:
+        _validate_together(self.average, self.average_ci95, "average and average_ci95")
+        base, interval = self.average_base_value, self.average_base_ci95
+        _validate_together(base, interval, "average_base_value and average_base_ci95")
+
+
+def _validate_together(value: float | None, interval: Interval | None, names: str) -> None:
+    if (value is None) != (interval is None):
+        raise ValueError(f"must be given together: {names}")
