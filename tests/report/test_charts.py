@@ -1,4 +1,5 @@
 import re
+from dataclasses import asdict
 from xml.etree import ElementTree
 
 import pytest
@@ -98,3 +99,9 @@ def test_each_adapter_has_a_learning_rate_curve_with_its_best_rate():
     assert "held-out accuracy" in words
     assert "1e-4" in words
     assert "d$o$ra" in words
+
+
+def test_a_name_with_dollar_signs_and_controls_is_drawn_as_it_is():
+    chart = score_chart({"$x^2$ \x1b[31m": asdict(task_score())}, inline=False)
+    assert "$x^2$" in chart
+    assert "\x1b" not in chart

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -15,7 +16,11 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from toplora_train.config.adapter import Blame
 from toplora_train.config.by_task import register_by_task
@@ -24,6 +29,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.levels import Level, levels, typed_keys, validate_complete
 from toplora_train.config.locate import OptionFile, conf_dir, groups, options, readable
 from toplora_train.config.origin import find_origin
+from toplora_train.config.reading import read_text
 from toplora_train.config.rivals import settle, validate_package
 from toplora_train.config.schema import RunConfig, SharedAdapterSettings
 from toplora_train.config.sweep import register_resolvers
@@ -68,9 +74,12 @@ def load_yaml(path: Path) -> DictConfig:
         UserError: it is not valid YAML, or not a mapping.
     """
     try:
-        content = OmegaConf.load(path)
+        content = OmegaConf.load(StringIO(read_text(path)))
     except yaml.YAMLError as error:
         raise UserError(yaml_problem(error, path)) from error
+    except (OSError, ValueError, RecursionError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{readable(path)}: not valid YAML ({reason})") from error
     if not isinstance(content, DictConfig):
         raise UserError(f"{readable(path)}: must be a mapping of keys to values")
     return content

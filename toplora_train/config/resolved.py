@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from toplora_train.config.aside import write_aside
 from toplora_train.config.errors import UserError
+from toplora_train.config.reading import parse_yaml, read_text
 from toplora_train.config.schema import RunConfig
 
 _RUN_CONFIG = TypeAdapter(RunConfig)
@@ -31,15 +32,15 @@ def read_config(path: Path) -> RunConfig:
     if not path.is_file():
         raise UserError(f"{path.parent} is not a run directory: it does not contain {path.name}")
     try:
-        return _RUN_CONFIG.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return _RUN_CONFIG.validate_python(parse_yaml(read_text(path)))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise UserError(
             f"{path}: not a configuration of this version ({key}: {first['msg']})"
         ) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML ({error})") from error
 
 
 def plain(config: RunConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from toplora_train.config.errors import UserError
@@ -79,15 +80,15 @@ def number(fields: Mapping[object, object], name: str, place: str) -> float:
     """
     value = fields[name]
     try:
-        found = float(value) if isinstance(value, str) else value
-    except ValueError:
-        found = None
-    if not _finite(found):
+        found = float(value) if isinstance(value, str) or _finite(value) else math.nan  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
         raise UserError(
             f"{place}: '{name}' is {shown(value)}, but must be a finite number; correct it or "
             "remove the row"
         )
-    return float(found)  # type: ignore[arg-type]  # a finite number
+    return found
 
 
 def lacks(fields: Mapping[object, object], name: str) -> str:
@@ -142,13 +143,15 @@ def _text(fields: Mapping[object, object], name: str, place: str, wanted: str) -
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _whole(value: object) -> int | None:
     """The integer that a value is or spells; None if it is neither."""
     if isinstance(value, str):
-        return int(value) if value.strip().lstrip("-").isdecimal() else None
+        return int(value) if re.fullmatch(r"\s*-?\d{1,18}\s*", value) else None
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -13,6 +13,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def fixed(value: float | None, form: str = ".4f") -> str:
+    """Return a number in the given format; null in JSON is ``NaN``."""
+    return "NaN" if value is None else format(value, form)
+
+
 def percent_interval(interval: Sequence[float]) -> str:
     """Return an interval of fractions as ``59.1 to 68.6``, in percent."""
     low, high = interval

@@ -14,6 +14,7 @@ from toplora_train.evaluation.predictions import Prediction
 from toplora_train.report import numbers
 from toplora_train.report.charts import score_chart, training_chart
 from toplora_train.report.contamination import clean_scores, contamination_text
+from toplora_train.report.escape import cell, code, fenced, finalize
 from toplora_train.report.examples import pick_examples
 from toplora_train.report.expected import expected_table
 from toplora_train.report.gain import gain_text
@@ -95,14 +96,13 @@ def headline(report: Mapping[str, Any]) -> str:
     if numbers.any_undefined(report):
         return "Trained; the score is undefined because all labels or all answers are identical"
     mean = " on average" if len(report["tasks"]) > 1 else ""
-    gain = report.get("gain")
-    if gain is None:
+    gain, base = report.get("gain"), report["average_base_value"]
+    if gain is None or base is None:
         return (
             f"Tuned {numbers.percent(tuned)}{mean} "
             f"(95 % interval {numbers.percent_interval(interval)})"
         )
     low, high = gain["ci95"]
-    base = report["average_base_value"]
     return (
         f"Base {numbers.percent(base)} \N{RIGHTWARDS ARROW} tuned {numbers.percent(tuned)}{mean} "
         f"({numbers.points(tuned - base)} points, "
@@ -167,6 +167,7 @@ def templates(*, escape: bool) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=finalize,
     )
     for formatter in (
         numbers.percent,
@@ -175,12 +176,14 @@ def templates(*, escape: bool) -> Environment:
         numbers.score_interval,
         numbers.counted,
         numbers.points,
+        numbers.fixed,
         numbers.count,
         numbers.memory,
         numbers.readable_seconds,
         loss_change,
         fenced,
         cell,
+        code,
     ):
         environment.filters[formatter.__name__] = formatter
     return environment
@@ -195,16 +198,3 @@ def loss_change(forgetting: Mapping[str, Any]) -> str:
         f"{forgetting['difference']:+.4f}{interval} nats per token on "
         f"{numbers.counted(forgetting['documents'], 'text')}, {forgetting['tokens']:,} tokens"
     )
-
-
-def fenced(text: str) -> str:
-    """Return ``text`` as a Markdown code block, with a fence longer than any backticks in it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
-
-
-def cell(value: object) -> str:
-    """Return ``value`` escaped for a cell of a Markdown table."""
-    text = " ".join(str(value).split())
-    return re.sub(r"([\\|`*_<>])", r"\\\1", text)
