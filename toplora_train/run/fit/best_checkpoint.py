@@ -25,13 +25,12 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from toplora_train.config.errors import RunFailure, UserError
-from toplora_train.config.kinds import head_task
+from toplora_train.config.kinds import head_task, selects_by_loss
 from toplora_train.config.schema import RunConfig
 from toplora_train.run.fit.selection_metric import (
     VALIDATION_LOSS,
     SelectionMetric,
     find_selection_metric,
-    selects_by_loss,
 )
 from toplora_train.run.prepare.run_data import RunData
 from toplora_train.train.checkpoint import adapter_tensors
