@@ -148,11 +148,14 @@ class Study:
         commands = before.get("commands", [])
         if not commands or commands[-1]["time"] != command["time"]:  # not of an earlier batch
             commands = [*commands, dict(command)]
+        known_of = before.get("of", {})
         document = {
             "schema_version": 1,
             "created": before.get("created", command["time"]),
             "commands": commands,
-            "of": {key: sorted({*before.get("of", {}).get(key, []), *of[key]}) for key in of},
+            "of": {
+                key: sorted({*known_of.get(key, []), *of.get(key, [])}) for key in {**known_of, **of}
+            },
             "jobs": list(known.values()),
         }
         write_json_atomically(self.path / STUDY, document)

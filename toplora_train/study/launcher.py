@@ -33,12 +33,12 @@ from toplora_train.study.interrupt import stopping
 from toplora_train.study.objective import cost, held_out_result
 from toplora_train.study.planning import Planned, Planner, identity, validate_not_all_refused
 from toplora_train.study.progress import Progress
+from toplora_train.study.search import prepare_search, searches, validate_search
 
 LAUNCHER = "hydra_plugins.toplora_train_study.StudyLauncher"
 SWEEPER = "hydra_plugins.toplora_train_study.Combinations"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-OPTUNA = "hydra_plugins.hydra_optuna_sweeper."
 FOLDER = "multirun"
 _started: list[StudyLauncher] = []
 
@@ -53,9 +53,8 @@ class StudyStart(Callback):
             hydra.launcher = {"_target_": LAUNCHER, "_recursive_": False, "engine": hydra.launcher}
             if hydra.sweeper._target_ == BASIC_SWEEPER:
                 hydra.sweeper._target_ = SWEEPER
-            sampler = hydra.sweeper.get("sampler")
-            if sampler is not None and sampler.get("seed", 0) is None:
-                sampler.seed = config.seed  # a continued search must propose the same jobs again
+            if searches(hydra.sweeper):
+                prepare_search(config)
 
 
 class StudyLauncher(Launcher):
@@ -80,10 +79,10 @@ class StudyLauncher(Launcher):
         Raises:
             UserError: The folder, or what a search minimizes, is not for the user to choose so.
         """
-        sweeper = str(config.hydra.sweeper._target_)
-        self.searches = sweeper.startswith(OPTUNA)
+        self.searches = searches(config.hydra.sweeper)
+        if self.searches:
+            validate_search(config)
         self.trains = not (config.plan or config.prefetch)
-        _validate_direction(config.hydra.sweeper)
         folder = self._folder(config)
         self.study = Study(folder)
         self._planner = Planner(hydra_context, config, folder, searches=self.searches)
@@ -92,7 +91,7 @@ class StudyLauncher(Launcher):
         self._command = {
             "time": now(),
             "command": shlex.join(["toplora-train", *flags, *overrides]),
-            "sweeper": sweeper,
+            "sweeper": str(config.hydra.sweeper._target_),
             "launcher": str(self._engine_config._target_),
         }
         self._named = config.get("output_dir") is not None
@@ -254,14 +253,6 @@ def _to_minimize(planned: Planned, job: Job) -> float | None:
     if planned.config is None or job.exit_code != DONE or job.value is None:
         return None
     return cost(planned.config, job.value)
-
-
-def _validate_direction(sweeper: DictConfig) -> None:
-    if str(sweeper.get("direction", "minimize")).lower().rpartition(".")[2] != "minimize":
-        raise UserError(
-            "hydra.sweeper.direction must be minimize: a job's result is its validation loss, or 1 "
-            "minus its held-out metric"
-        )
 
 
 def _quoted(path: Path) -> str:
