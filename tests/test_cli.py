@@ -20,7 +20,7 @@ def call(tmp_path, monkeypatch, capsys):
     """Call ``toplora-train`` in this process and an empty directory; the job itself is recorded."""
     jobs = []
 
-    def record(config, *, console=None) -> JobResult:
+    def record(config, **_) -> JobResult:
         jobs.append(config)
         code = call.codes.pop(0) if call.codes else 0
         if code == 0 and Path(config.output_dir).is_dir():
@@ -159,7 +159,7 @@ def test_the_same_command_continues_its_sweep_and_runs_what_is_not_completed(cal
     code, shown, _ = call(*words)
     assert code == 0
     assert names(call) == ["seed-1", "seed-2", "seed-3", "seed-2"]
-    assert "2 of 3 jobs are completed; for a new study give output_dir=DIR" in shown
+    assert "2 of 3 jobs completed; for a new study give output_dir=DIR" in shown
     assert "3 of 3 jobs completed" in shown
     assert len(list((tmp_path / "multirun").iterdir())) == 1
     call("-m", "recipe=smoke", "seed=1,2,3", "adapter=dora")
@@ -240,7 +240,8 @@ def test_an_interruption_ends_the_sweep_and_says_how_to_go_on(call, code):
     assert done == code
     assert len(call.jobs) == 2
     assert "1 of 4 jobs completed" in shown
-    assert "the same command continues with the others" in shown
+    command = "toplora-train -m recipe=smoke seed=1,2,3,4"
+    assert f"interrupted; the same command goes on with the others: {command}" in shown
 
 
 def test_planning_a_sweep_leaves_no_folder(call, tmp_path):

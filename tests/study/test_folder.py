@@ -69,7 +69,7 @@ def test_settings_that_are_in_the_study_stay_in_their_folder_whatever_the_overri
     finish(study, job, run_config(seed=1))
     (again,) = Study(tmp_path).place([("adapter=x seed=1", run_config(seed=1))])
     assert again.folder == "seed-1"
-    (job.folder, (tmp_path / JOBS).exists()) == ("seed-1", False)
+    assert is_done(study, again)
 
 
 def test_a_folder_with_other_settings_than_planned_is_not_that_job(tmp_path):

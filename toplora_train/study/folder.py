@@ -154,7 +154,8 @@ class Study:
             "created": before.get("created", command["time"]),
             "commands": commands,
             "of": {
-                key: sorted({*known_of.get(key, []), *of.get(key, [])}) for key in {**known_of, **of}
+                key: sorted({*known_of.get(key, []), *of.get(key, [])})
+                for key in {**known_of, **of}
             },
             "jobs": list(known.values()),
         }

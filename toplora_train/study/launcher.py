@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
@@ -28,6 +29,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.launch.lock import locked
 from toplora_train.launch.rundir import NOT_OF_THE_RUN, STUDY, make_run_dir
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
+from toplora_train.report.numbers import counted
 from toplora_train.study.folder import DIGITS, Job, Study, is_done, now, text_digest
 from toplora_train.study.interrupt import stopping
 from toplora_train.study.objective import cost, held_out_result
@@ -39,6 +41,8 @@ LAUNCHER = "hydra_plugins.toplora_train_study.StudyLauncher"
 SWEEPER = "hydra_plugins.toplora_train_study.Combinations"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+LOCAL_LAUNCHER = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
+TIME_LIMIT = "hydra.launcher.timeout_min="
 FOLDER = "multirun"
 _started: list[StudyLauncher] = []
 
@@ -50,11 +54,14 @@ class StudyStart(Callback):
         """Change Hydra's own node."""
         hydra = config.hydra
         with read_write(config), open_dict(config):
+            target = str(hydra.launcher._target_)
             hydra.launcher = {"_target_": LAUNCHER, "_recursive_": False, "engine": hydra.launcher}
             if hydra.sweeper._target_ == BASIC_SWEEPER:
                 hydra.sweeper._target_ = SWEEPER
             if searches(hydra.sweeper):
                 prepare_search(config)
+            if target == LOCAL_LAUNCHER and TIME_LIMIT not in str(hydra.overrides.hydra):
+                hydra.launcher.engine.timeout_min = 7 * 24 * 60  # no queue: not one hour
 
 
 class StudyLauncher(Launcher):
@@ -88,7 +95,7 @@ class StudyLauncher(Launcher):
         self._planner = Planner(hydra_context, config, folder, searches=self.searches)
         overrides = typed_overrides(config.hydra)
         flags = [word for word in sys.argv[1:] if word not in overrides]
-        self._command = {
+        self.command = {
             "time": now(),
             "command": shlex.join(["toplora-train", *flags, *overrides]),
             "sweeper": str(config.hydra.sweeper._target_),
@@ -99,7 +106,7 @@ class StudyLauncher(Launcher):
             config.hydra.launcher = self._engine_config
             config.hydra.sweep.dir = str(folder)
             # Each job is composed anew, in whichever process the engine runs it.
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={_quoted(folder)}")
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
         self._engine = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -203,7 +210,7 @@ class StudyLauncher(Launcher):
         of = identity([config for _, config in good])
         self.study.validate_same_study(of)
         placed = self.study.place(good)
-        self.study.write(self._command, placed, of)
+        self.study.write(self.command, placed, of)
         remaining = iter(placed)
         jobs = [one.refused() if one.config is None else next(remaining) for one in planned]
         self._placed |= {job.digest: job for job in jobs}
@@ -215,7 +222,6 @@ class StudyLauncher(Launcher):
         """The jobs to launch, by index; refused ones are recorded as failed."""
         known = {job.digest: job for job in self.study.jobs()}
         wanted: dict[str, int] = {}
-        completed = 0
         for index, (one, job) in enumerate(zip(planned, jobs, strict=True)):
             if one.config is None:
                 self.refused.append(job)
@@ -223,25 +229,31 @@ class StudyLauncher(Launcher):
                 print(f"error: {job.overrides}: {job.error}", file=sys.stderr)  # noqa: T201
             elif one.config.resume == "extend" or not is_done(self.study, job):
                 wanted.setdefault(job.digest, index)
-            else:
-                completed += 1
-                if known[job.digest].status != "completed":  # it was killed before it said so
-                    self._record(job, DONE, None, held_out_result(self.study.report(job)))
+            elif known[job.digest].status != "completed":  # it was killed before it said so
+                self._record(job, DONE, None, held_out_result(self.study.report(job)))
         if say:
-            repeated = len(jobs) - len({job.digest for job in jobs})
-            self._say(len(jobs), completed, repeated)
+            self._say(jobs)
         return list(wanted.values())
 
-    def _say(self, many: int, completed: int, repeated: int) -> None:
+    def _say(self, jobs: Sequence[Job]) -> None:
+        """How many jobs are completed already, and how many of this command's are the same."""
         lines = []
+        known = self.study.jobs()
+        completed = sum(job.status == "completed" for job in known)
         if completed:
             new = "" if self._named else "; for a new study give output_dir=DIR"
-            done = f"{completed} of {many} jobs are completed"
+            done = f"{completed} of {counted(len(known), 'job')} completed"
             lines.append(f"continues {self.study.path}: {done}{new}")
+        repeated = len(jobs) - len({job.digest for job in jobs})
         if repeated:
-            lines.append(f"{repeated} of {many} jobs repeat the settings of another: run once")
+            lines.append(f"{repeated} of {len(jobs)} jobs repeat the settings of another: run once")
         for line in lines:
             print(line, flush=True)  # noqa: T201  (for the user)
+
+
+def quoted(path: Path) -> str:
+    """The path as a value in Hydra's grammar."""
+    return QuotedString(text=str(path), quote=Quote.single).with_quotes()
 
 
 def take_started() -> StudyLauncher | None:
@@ -253,8 +265,3 @@ def _to_minimize(planned: Planned, job: Job) -> float | None:
     if planned.config is None or job.exit_code != DONE or job.value is None:
         return None
     return cost(planned.config, job.value)
-
-
-def _quoted(path: Path) -> str:
-    """The path as a value in Hydra's grammar."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"

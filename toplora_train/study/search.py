@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -49,6 +50,8 @@ def validate_search(config: DictConfig) -> None:
     Raises:
         UserError: It is not.
     """
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.ERROR)  # we report
     sweeper: dict[str, Any] = dict(config.hydra.sweeper)
     if str(sweeper.get("direction", "minimize")).lower().rpartition(".")[2] != "minimize":
         raise UserError(

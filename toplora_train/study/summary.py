@@ -32,9 +32,11 @@ def show_summary(launcher: StudyLauncher, console: Console, *, interrupted: bool
     elif not interrupted:
         _show_leaderboard(launcher, completed, console)
     line = f"{len(completed)} of {counted(len(jobs), 'job')} completed in {escape(str(study.path))}"
-    if len(completed) < len(jobs):
-        line += "; the same command continues with the others"
     console.print(line, soft_wrap=True, highlight=False)
+    if len(completed) < len(jobs):
+        word = "interrupted; " if interrupted else ""
+        again = escape(str(launcher.command["command"]))
+        console.print(f"{word}the same command goes on with the others: {again}", soft_wrap=True)
 
 
 def sweep_exit_code(codes: Sequence[int]) -> int:
