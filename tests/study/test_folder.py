@@ -91,6 +91,8 @@ def test_a_run_to_be_extended_is_found_by_its_other_settings(tmp_path):
     longer = replace(config, trainer=replace(config.trainer, max_steps=99), resume="extend")
     assert study.place([("seed=1", longer)])[0].folder == "seed-1"
     assert study.place([("seed=1", replace(longer, resume=None))])[0].folder != "seed-1"
+    study.write(COMMAND, study.place([("seed=1", longer)]), {})
+    assert [job.digest for job in study.jobs()] == [digest_of(longer)]
 
 
 def test_the_status_of_a_job_is_that_of_its_last_event(tmp_path):

@@ -34,7 +34,7 @@ def test_a_job_whose_process_is_killed_with_its_launcher_is_failed_and_said_to_b
     killed, waiting = launcher.jobs()
     assert killed.error == "its process was killed (RuntimeError: a worker process was killed)"
     assert waiting.status == "waiting"
-    assert launcher.exit_codes() == [1]
+    assert launcher.exit_codes() == [1, 1]
     assert "error: the launcher failed: RuntimeError: a worker" in capsys.readouterr().err
 
 

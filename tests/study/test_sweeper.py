@@ -1,12 +1,24 @@
 """Hydra's sweep without its validation of every job before the first."""
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from types import SimpleNamespace
+
+import pytest
 
 from toplora_train.study.sweeper import Combinations
 
 
-def test_every_combination_is_a_job_and_none_is_validated():
-    parsed = OverridesParser.create().parse_overrides(["a=1,2", "b=x"])
-    (batch,) = Combinations.split_arguments(parsed, max_batch_size=None)
-    assert batch == [["a=1", "b=x"], ["a=2", "b=x"]]
-    Combinations(max_batch_size=None).validate_batch_is_legal([["no.such.key=1"]])
+@pytest.mark.parametrize(
+    ("size", "batches"), [(None, [(0, 4)]), (3, [(0, 3), (3, 1)])], ids=["at once", "in batches"]
+)
+def test_every_combination_is_launched_and_nothing_is_written(tmp_path, monkeypatch, size, batches):
+    monkeypatch.chdir(tmp_path)
+    launched = []
+    sweeper = Combinations(max_batch_size=size, params={"c": "5"})
+    sweeper.hydra_context = SimpleNamespace(config_loader=None)
+    sweeper.launcher = SimpleNamespace(
+        launch=lambda batch, initial_job_idx: launched.append((initial_job_idx, batch))
+    )
+    sweeper.sweep(["a=1,2", "no.such.key=x,y"])
+    assert [(number, len(batch)) for number, batch in launched] == batches
+    assert launched[0][1][0] == ["c=5", "a=1", "no.such.key=x"]
+    assert list(tmp_path.iterdir()) == []

@@ -140,7 +140,13 @@ class Study:
             of: What all jobs of the study share, see :func:`validate_same_study`.
         """
         before = self._read()
-        known = {entry["digest"]: entry for entry in before.get("jobs", [])}
+        folders = {job.folder for job in jobs}  # one that is extended has another digest before
+        entries = before.get("jobs", [])
+        known = {
+            entry["digest"]: entry
+            for entry in entries
+            if entry["folder"] not in folders or entry["digest"] in {job.digest for job in jobs}
+        }
         known |= {
             job.digest: {key: asdict(job)[key] for key in ("digest", "overrides", "folder")}
             for job in jobs

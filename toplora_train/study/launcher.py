@@ -7,10 +7,12 @@ completed. The sweeper gets every job's result on the held-out rows, as a quanti
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,11 @@ class StudyLauncher(Launcher):
         if self.searches:
             validate_search(config)
         self.trains = not (config.plan or config.prefetch)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                "a sweep starts the processes of each job itself: set launch.processes instead of "
+                "using another launcher"
+            )
         folder = self._folder(config)
         self.study = Study(folder)
         self._planner = Planner(hydra_context, config, folder, searches=self.searches)
@@ -152,12 +159,12 @@ class StudyLauncher(Launcher):
         """Run jobs with the engine; its own failure is that of the jobs that it was running."""
         parallel = str(self._engine_config._target_) != BASIC_LAUNCHER
         with Progress(self.study, jobs, parallel=parallel):
-            if not parallel:  # a job in this process handles signals itself
-                self._engine.launch(batch, first)
-                return
             try:
-                with stopping(self.study):
-                    self._engine.launch(batch, first)
+                # A job in this process handles signals itself.
+                with stopping(self.study) if parallel else nullcontext():
+                    for job, one in zip(jobs, self._engine.launch(batch, first), strict=True):
+                        if one.status == JobStatus.FAILED:  # before it could record anything
+                            self._record(job, CRASHED, str(one._return_value))
             except Exception as error:  # each engine has its own
                 reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
                 print(f"error: the launcher failed: {reason}", file=sys.stderr)  # noqa: T201
@@ -180,9 +187,9 @@ class StudyLauncher(Launcher):
         return self.study.find(min(self._costs, key=self._costs.__getitem__))
 
     def exit_codes(self) -> list[int]:
-        """Those of this command's jobs that have ended."""
+        """Those of this command's jobs; one that never ended, or never began, has crashed."""
         codes = [job.exit_code for job in self.jobs() if job.digest in self._placed]
-        return [*self._codes, *(code for code in codes if code is not None)]
+        return [*self._codes, *(CRASHED if code is None else code for code in codes)]
 
     def _folder(self, config: DictConfig) -> Path:
         """The study's folder: as given, that of the same command before, or a new one."""

@@ -18,6 +18,8 @@ from toplora_train.study.launcher import StudyLauncher
 def show_summary(launcher: StudyLauncher, console: Console, *, interrupted: bool) -> None:
     """Print the table of all jobs of the study, the reasons of failures, and the leaderboard."""
     study, jobs = launcher.study, launcher.jobs()
+    if not jobs:  # interrupted before the first was planned
+        return
     rows = [SweepRow(job.overrides, study.run_dir(job), job.status, job.value) for job in jobs]
     console.print(sweep_table(rows))
     failed = [job for job in jobs if job.status == "failed"]
