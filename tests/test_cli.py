@@ -1,6 +1,5 @@
 """The console script: help, sweeps, and messages."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from toplora_train import cli
+from toplora_train.config.resolved import write_config
 from toplora_train.launch.parent import JobResult
+from toplora_train.study import job as study_job
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "matplotlib", "wandb")
 
@@ -19,9 +20,12 @@ def call(tmp_path, monkeypatch, capsys):
     """Call ``toplora-train`` in this process and an empty directory; the job itself is recorded."""
     jobs = []
 
-    def record(config) -> JobResult:
+    def record(config, **_) -> JobResult:
         jobs.append(config)
         code = call.codes.pop(0) if call.codes else 0
+        if code == 0 and Path(config.output_dir).is_dir():
+            write_config(config, Path(config.output_dir) / "config.yaml")
+            (Path(config.output_dir) / "report.json").write_text('{"status": "completed"}')
         return JobResult(code, Path(config.output_dir), 1.0, None if code == 0 else "it failed")
 
     def call(*words: str) -> tuple[int, str, str]:
@@ -31,7 +35,7 @@ def call(tmp_path, monkeypatch, capsys):
         return code, shown.out, shown.err
 
     call.jobs, call.codes = jobs, []
-    monkeypatch.setattr(cli, "run_job", record)
+    monkeypatch.setattr(study_job, "run_job", record)
     monkeypatch.chdir(tmp_path)
     return call
 
@@ -116,6 +120,10 @@ def test_a_single_run_leaves_no_hydra_files(call, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def names(call) -> list[str]:
+    return [Path(config.output_dir).name for config in call.jobs]
+
+
 def test_a_sweep_runs_every_combination_each_in_its_folder(call, tmp_path):
     code, shown, _ = call("-m", "recipe=smoke", "adapter=lora,toplora", "adapter.r=2,4")
     assert code == 0
@@ -124,41 +132,63 @@ def test_a_sweep_runs_every_combination_each_in_its_folder(call, tmp_path):
     folders = [Path(config.output_dir) for config in call.jobs]
     assert len({folder.parent for folder in folders}) == 1
     assert folders[0].parent.parent == tmp_path / "multirun"
-    assert folders[2].name == "2-adapter.r-2_adapter-toplora"
+    assert folders[2].name == "adapter-toplora_adapter.r-2"
     assert call.jobs[2].command == "toplora-train recipe=smoke adapter=toplora adapter.r=2"
-    assert "4 jobs" in shown
+    assert "4 of 4 jobs completed" in shown
 
 
 def test_only_what_is_swept_over_is_in_the_names_however_long_the_rest_is(call):
     rest = ["dataset.train=" + "/a/long/path" * 20 + ".jsonl", "dataset=jsonl"]
     code, shown, _ = call("-m", *rest, "recipe=smoke", "seed=1,2", "output_dir=sweep")
     assert code == 0
-    assert [Path(config.output_dir).name for config in call.jobs] == ["0-seed-1", "1-seed-2"]
-    assert "job 0: seed=1\n" in shown
+    assert names(call) == ["seed-1", "seed-2"]
+    assert "job 1 of 2: seed=1\n" in shown
     assert "a/long/path" not in shown
 
 
-def test_jobs_whose_swept_values_are_cut_or_alike_have_folders_of_their_own(call):
-    long = "/x" * 100
-    call("-m", "recipe=smoke", f"data_root={long}a,{long}b", "seed=1,1")
-    names = [Path(config.output_dir).name for config in call.jobs]
-    assert len(set(names)) == 4
-    assert all(len(name.encode()) <= 255 and "/" not in name for name in names)
-    assert names[0].startswith("0-data_root-")
+def test_jobs_with_the_same_settings_are_one_job_and_said_to_be(call):
+    _, shown, _ = call("-m", "recipe=smoke", "data_root=/a,/b", "seed=1,1")
+    assert len(call.jobs) == 1
+    assert "3 of 4 jobs repeat the settings of another: run once" in shown
 
 
-def test_a_sweep_over_one_value_has_its_number(call):
-    call("-m", "recipe=smoke", "seed=3", "adapter=lora")
-    assert [Path(config.output_dir).name for config in call.jobs] == ["0"]
+def test_the_same_command_continues_its_sweep_and_runs_what_is_not_completed(call, tmp_path):
+    words = ["-m", "recipe=smoke", "seed=1,2,3", "adapter=lora"]
+    call.codes = [0, 1]
+    assert call(*words)[0] == 1
+    code, shown, _ = call(*words)
+    assert code == 0
+    assert names(call) == ["seed-1", "seed-2", "seed-3", "seed-2"]
+    assert "2 of 3 jobs completed; for a new study give output_dir=DIR" in shown
+    assert "3 of 3 jobs completed" in shown
+    assert len(list((tmp_path / "multirun").iterdir())) == 1
+    call("-m", "recipe=smoke", "seed=1,2,3", "adapter=dora")
+    assert len(list((tmp_path / "multirun").iterdir())) == 2
 
 
-def test_a_sweep_goes_into_the_given_folder_and_again_into_the_same_ones(call, tmp_path):
-    words = ["-m", "recipe=smoke", "seed=1,2", "output_dir=sweep"]
-    call(*words)
-    call(*words, "resume=auto")
-    folders = [Path(config.output_dir) for config in call.jobs]
-    assert folders[0].parent == tmp_path / "sweep"
-    assert folders[:2] == folders[2:]
+def test_values_and_keys_added_later_extend_a_sweep(call):
+    call("-m", "recipe=smoke", "seed=1,2", "output_dir=S")
+    call("-m", "recipe=smoke", "seed=1,2,3", "output_dir=S", "resume=auto")
+    call("-m", "recipe=smoke", "seed=1,2,3", "adapter=toplora,lora", "output_dir=S")
+    added = [f"seed-{seed}_adapter-lora" for seed in (1, 2, 3)]
+    assert names(call) == ["seed-1", "seed-2", "seed-3", *added]
+
+
+def test_other_common_settings_do_not_touch_the_jobs_of_before(call):
+    call("-m", "recipe=smoke", "seed=1,2", "output_dir=S")
+    call("-m", "recipe=smoke", "seed=1", "trainer.max_steps=3", "output_dir=S")
+    call("-m", "recipe=smoke", "seed=1,2", "trainer.max_steps=3", "output_dir=S")
+    first, second, job, third = names(call)
+    assert (first, second, job) == ("seed-1", "seed-2", "job")
+    assert third.startswith("seed-2-")
+
+
+def test_another_study_is_not_continued(call):
+    call("-m", "recipe=smoke", "seed=1,2", "output_dir=S")
+    code, _, error = call("-m", "recipe=smoke", "model=smollm2_135m", "seed=1,2", "output_dir=S")
+    assert code == 2
+    assert "S is another study: model=tiny there, HuggingFaceTB/SmolLM2-135M" in error
+    assert len(call.jobs) == 2
 
 
 def test_a_failed_job_leaves_the_others_running_and_shows_in_the_exit_code(call):
@@ -166,45 +196,80 @@ def test_a_failed_job_leaves_the_others_running_and_shows_in_the_exit_code(call)
     code, shown, _ = call("-m", "recipe=smoke", "seed=1,2,3,4")
     assert code == 1
     assert [config.seed for config in call.jobs] == [1, 2, 3, 4]
-    assert "job 1 seed=2: it failed" in shown
+    assert "failed seed=2: it failed" in shown
+    assert "2 of 4 jobs completed" in shown
     call.codes = [0, 2]
     assert call("-m", "recipe=smoke", "seed=1,2")[0] == 2
 
 
+def test_all_jobs_failed(call):
+    call.codes = [1, 1]
+    code, shown, _ = call("-m", "recipe=smoke", "seed=1,2")
+    assert code == 1
+    assert "all 2 jobs failed" in shown
+
+
 def test_a_wrong_value_fails_its_job_alone(call):
-    code, shown, error = call("-m", "recipe=smoke", "optimizer.lr=-1,1e-3")
+    code, shown, error = call("-m", "recipe=smoke", "optimizer.lr=-1,1e-3", "output_dir=S")
     assert code == 2
-    assert len(call.jobs) == 1
-    assert error == "error: optimizer.lr must be greater than 0, not -1\n"
-    assert "failed" in shown
+    assert names(call) == ["optimizer.lr-0.001"]
+    assert error == "error: optimizer.lr=-1: optimizer.lr must be greater than 0, not -1\n"
+    assert "failed optimizer.lr=-1: optimizer.lr must be" in shown
 
 
-def test_an_unknown_key_stops_a_sweep_before_its_first_job(call):
-    code, _, error = call("-m", "recipe=smoke", "seed=1,2", "adapter.rnak=4")
+def test_a_key_that_an_adapter_lacks_fails_its_job_alone_before_the_others_start(call):
+    words = ["recipe=smoke", "adapter=lora,toplora", "adapter.gate.enabled=true,false"]
+    code, _, error = call("-m", *words)
+    assert code == 2
+    assert [config.adapter["name"] for config in call.jobs] == ["toplora"] * 2
+    first = "error: adapter=lora adapter.gate.enabled=true: unknown key 'adapter.gate.enabled'"
+    assert error.startswith(first)
+
+
+@pytest.mark.parametrize("words", [["adapter.rnak=4"], ["adapter.rnak=4,8"]])
+def test_an_unknown_key_stops_a_sweep_before_its_first_job(call, words):
+    code, _, error = call("-m", "recipe=smoke", "seed=1,2", *words)
     assert (code, call.jobs) == (2, [])
     assert error == "error: unknown key 'adapter.rnak'; did you mean 'adapter.r'?\n"
 
 
 @pytest.mark.parametrize("code", [130, 143])
-def test_an_interruption_ends_the_sweep(call, code):
+def test_an_interruption_ends_the_sweep_and_says_how_to_go_on(call, code):
     call.codes = [0, code]
     done, shown, _ = call("-m", "recipe=smoke", "seed=1,2,3,4")
     assert done == code
     assert len(call.jobs) == 2
-    assert "2 jobs" in shown
+    assert "1 of 4 jobs completed" in shown
+    command = "toplora-train -m recipe=smoke seed=1,2,3,4"
+    assert f"interrupted; the same command goes on with the others: {command}" in shown
 
 
-def test_a_sweep_by_another_process_is_read_from_its_list(call, tmp_path):
-    call("-m", "recipe=smoke", "seed=1,2", "output_dir=sweep")
-    lines = (tmp_path / "sweep" / "jobs.jsonl").read_text().splitlines()
-    assert [json.loads(line)["exit_code"] for line in lines] == [0, 0]
+def test_planning_a_sweep_leaves_no_folder(call, tmp_path):
+    call.codes = [0, 2]
+    assert call("-m", "recipe=smoke", "seed=1,2", "plan=true")[0] == 2
+    assert [config.seed for config in call.jobs] == [1, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hydra/launcher=zzz"], "hydra/launcher=zzz is not known; there are basic, joblib"),
+        (["output_dir=a,b"], "output_dir is the folder of the whole sweep; give one folder"),
+    ],
+)
+def test_a_sweep_that_cannot_start_is_one_line(call, words, message):
+    code, _, error = call("-m", "recipe=smoke", "seed=1,2", *words)
+    assert (code, call.jobs) == (2, [])
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
 
 
 def test_ctrl_c_before_any_job_is_no_traceback(call, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_config", interrupted)
+    monkeypatch.setattr(study_job, "run_config", interrupted)
     assert call("recipe=smoke") == (130, "", "")
 
 

@@ -154,24 +154,55 @@ print("same", len(prompts))
     assert "same 16" in again.stdout, again.stderr
 
 
+SWEEP = [
+    "recipe=smoke",
+    "adapter=lora,toplora",
+    "trainer.max_steps=2",
+    "evaluation.limit=2",
+    "evaluation.base=false",
+]
+
+
 def test_a_sweep_runs_every_job_and_a_failed_one_leaves_the_others(tmp_path: Path):
-    done = toplora_train(
-        tmp_path,
-        "-m",
-        "recipe=smoke",
-        "adapter=lora,toplora",
-        "adapter.r=0,2",
-        "trainer.max_steps=2",
-        "evaluation.limit=2",
-        "evaluation.base=false",
-        "output_dir=sweep",
-    )
-    assert done.returncode != 0
-    assert done.stdout.count("completed") == 2
-    assert done.stdout.count("failed") == 2
+    done = toplora_train(tmp_path, "-m", *SWEEP, "adapter.r=0,2", "output_dir=sweep")
+    assert done.returncode == 2
+    assert "2 of 4 jobs completed" in done.stdout
+    assert done.stderr.count("r must be") == 2
     reports = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("sweep/*/report.json"))]
-    assert [report["status"] for report in reports] == ["failed", "completed"] * 2
-    assert "r must be" in reports[0]["error"]
+    assert [report["status"] for report in reports] == ["completed"] * 2
+    again = toplora_train(tmp_path, "-m", *SWEEP, "adapter.r=2", "output_dir=sweep")
+    assert again.returncode == 0
+    assert "job 1 of" not in again.stdout  # both are completed
+    assert "Leaderboard" in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_hydras_other_launchers_run_a_sweep_to_the_same_adapters(tmp_path: Path, launcher):
+    for folder, engine in (("plain", "basic"), ("other", launcher)):
+        done = toplora_train(
+            tmp_path, "-m", *SWEEP, "seed=1,2", f"output_dir={folder}", f"hydra/launcher={engine}"
+        )
+        assert done.returncode == 0, done.stderr
+        assert "4 of 4 jobs completed" in done.stdout
+    for path in sorted(tmp_path.glob("plain/*/adapter/adapter_model.safetensors")):
+        other = tmp_path / "other" / path.relative_to(tmp_path / "plain")
+        assert other.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_proposes_its_completed_trials_again(tmp_path: Path):
+    words = ["recipe=smoke", "adapter=lora", "trainer.max_steps=2", "evaluation.base=false"]
+    words += ["evaluation.limit=2", "dataset.validation_rows=8", "hydra/sweeper=optuna"]
+    for trials in (2, 3):
+        done = toplora_train(
+            tmp_path, "-m", *words, f"hydra.sweeper.n_trials={trials}", "output_dir=search"
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"{trials} of {trials} jobs completed" in done.stdout
+        assert "on the held-out rows" in done.stdout
+    events = [json.loads(line) for line in (tmp_path / "search" / "jobs.jsonl").open()]
+    assert len(events) == 6  # three trials started and ended, none twice
 
 
 @pytest.mark.slow  # tests/report/test_tracker.py tests the same without the command

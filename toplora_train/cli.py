@@ -10,34 +10,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser  # the parser that hydra.main itself uses
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
 from rich.console import Console
 
-from toplora_train.config.compose import (
-    check_shown,
-    prepare_hydra,
-    run_config,
-    validate_option_names,
-)
+from toplora_train.config.compose import check_shown, validate_option_names
 from toplora_train.config.errors import UserError
 from toplora_train.config.explain import COMPOSITION_ERRORS, explain
 from toplora_train.config.help import installed_version, show_help
 from toplora_train.config.locate import conf_dir
-from toplora_train.config.sweep import swept_overrides, take_started_sweep
-from toplora_train.launch.parent import JobResult, run_job
-from toplora_train.launch.sweep import (
-    read_jobs,
-    record_job,
-    show_sweep,
-    sweep_exit_code,
-)
-from toplora_train.launch.worker import DONE, USER_ERROR
+from toplora_train.launch.worker import DONE
+from toplora_train.study.job import job, user_error
+from toplora_train.study.launcher import take_started
+from toplora_train.study.summary import show_summary, sweep_exit_code
 
 
 def main() -> int:
@@ -58,38 +45,29 @@ def main() -> int:
         with _hydra_quiet_about_errors():
             return _show(arguments, own) if arguments.cfg == "job" else _run(arguments)
     except COMPOSITION_ERRORS as error:
-        return _user_error(explain(error, overrides, own))
+        return user_error(explain(error, overrides, own))
     except UserError as error:
-        return _user_error(str(error))
+        return user_error(str(error))
     except KeyboardInterrupt:  # no job was running: a job's parent process handles signals itself
         return 128 + signal.SIGINT
 
 
-def job(composed: DictConfig) -> None:
-    """Run a job, called by Hydra: a single job exits, a job of a sweep is recorded."""
-    settings = cast(DictConfig, HydraConfig.get())  # annotated as HydraConf
-    if settings.mode == RunMode.MULTIRUN:
-        _sweep_job(composed, settings)
-        return
-    result = _run_job(composed, settings)
-    raise SystemExit(result.exit_code)
-
-
 def _run(arguments: argparse.Namespace) -> int:
     """Run a job or a sweep, or one of Hydra's own commands."""
-    take_started_sweep()  # clear that of an earlier call in this process
+    take_started()  # clear that of an earlier call in this process
+    code = DONE
     try:
         _hydra_main(arguments)
-        code = DONE
     except SystemExit as end:  # from a single job, or an interrupted sweep
         code = end.code if isinstance(end.code, int) else DONE
-    sweep_dir = take_started_sweep()
-    if sweep_dir is None:
+    except KeyboardInterrupt:  # between two jobs: a job's parent process handles signals itself
+        code = 128 + signal.SIGINT
+    sweep = take_started()
+    if sweep is None:
         return code
-    jobs = read_jobs(sweep_dir)
-    if not {"plan=true", "prefetch=true"} & set(arguments.overrides):
-        show_sweep(sweep_dir, jobs, _wide_console())
-    return code or sweep_exit_code(jobs)
+    if sweep.trains:
+        show_summary(sweep, _wide_console(), interrupted=code > 128)
+    return code or sweep_exit_code(sweep.exit_codes())
 
 
 def _show(arguments: argparse.Namespace, own: list[Path]) -> int:
@@ -131,25 +109,6 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _sweep_job(composed: DictConfig, settings: DictConfig) -> None:
-    """Run a job of a sweep and record its result; only an interruption ends the sweep."""
-    number, overrides = int(settings.job.num), " ".join(swept_overrides(settings))
-    sweep_dir = Path(settings.sweep.dir).absolute()
-    print(f"\njob {number}: {overrides}\n  in {settings.runtime.output_dir}", flush=True)
-    result = _run_job(composed, settings)
-    record_job(sweep_dir, number, overrides, result)
-    if result.exit_code > 128:
-        raise SystemExit(result.exit_code)
-
-
-def _run_job(composed: DictConfig, settings: DictConfig) -> JobResult:
-    try:
-        return run_job(run_config(composed, settings, sys.argv[1:]))
-    except UserError as error:
-        run_dir = Path(settings.runtime.output_dir)
-        return JobResult(_user_error(str(error)), run_dir, 0.0, str(error))
-
-
 def _validate_one_command(arguments: argparse.Namespace) -> None:
     commands = {
         "--run": arguments.run,
@@ -185,17 +144,6 @@ def _wide_console() -> Console:
     console = Console()
     return console if console.is_terminal else Console(width=160)
 
-
-def _user_error(line: str) -> int:
-    print(f"error: {line}", file=sys.stderr, flush=True)
-    return USER_ERROR
-
-
-try:
-    # On import, because Hydra's launchers import this module in their own processes.
-    prepare_hydra()
-except UserError as error:
-    raise SystemExit(_user_error(str(error))) from error
 
 if __name__ == "__main__":
     sys.exit(main())

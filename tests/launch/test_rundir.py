@@ -7,6 +7,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import write_config
 from toplora_train.launch.rundir import (
     CONFIG,
+    STUDY,
     forget_failure,
     how_to_resume,
     is_already_done,
@@ -98,3 +99,8 @@ def test_an_interruption_before_the_first_checkpoint_says_that_predictions_are_k
     )
     again = run_config(command="toplora-train output_dir=run resume=auto", resume="auto")
     assert how_to_resume(again, tmp_path).endswith("continue with the same command")
+
+
+def test_a_job_of_a_study_is_not_continued_by_itself(unfinished):
+    (unfinished.parent / STUDY).touch()
+    assert how_to_resume(run_config(resume="auto"), unfinished) == "step-00000010 is saved"

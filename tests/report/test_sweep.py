@@ -6,71 +6,72 @@ from rich.console import Console
 from tests.report.made_up import made_up_report, task_score
 from toplora_train.report.json_file import write_json_atomically
 from toplora_train.report.record import write_report
-from toplora_train.report.sweep import sweep_table
+from toplora_train.report.sweep import LONGEST, SweepRow, shortened, sweep_table
 
 
-def rendered(run_dirs, width=160):
+def rendered(rows, width=160):
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(sweep_table({run_dir.name: run_dir for run_dir in run_dirs}))
+    console.print(sweep_table(rows))
     return console.file.getvalue()
+
+
+def row(run_dir, status="completed", held_out=None):
+    return SweepRow(run_dir.name, run_dir, status, held_out)
 
 
 @pytest.fixture
 def jobs(tmp_path):
-    write_report(tmp_path / "0-lora" / "report.json", made_up_report())
+    write_report(tmp_path / "lora" / "report.json", made_up_report())
     failed = {"schema_version": 1, "status": "failed", "error": "adapter.r must be\nat least 1"}
-    write_json_atomically(tmp_path / "1-toplora" / "report.json", failed)
-    (tmp_path / "2-dora").mkdir()
-    write_json_atomically(
-        tmp_path / "3-genlora" / "report.json", {"schema_version": 1, "status": "interrupted"}
-    )
-    return [tmp_path / name for name in ("0-lora", "1-toplora", "2-dora", "3-genlora")]
+    write_json_atomically(tmp_path / "toplora" / "report.json", failed)
+    statuses = {"lora": "completed", "toplora": "failed", "dora": "waiting", "genlora": "running"}
+    return [row(tmp_path / name, status) for name, status in statuses.items()]
 
 
 def test_every_job_is_a_row_whatever_its_status(jobs):
-    text = rendered(jobs)
-    lines = {name: line for line in text.splitlines() for name in text.split() if name in line}
-    assert "completed" in lines["0-lora"]
-    assert "failed" in lines["1-toplora"]
-    assert "no report" in lines["2-dora"]
-    assert "interrupted" in lines["3-genlora"]
+    lines = rendered(jobs).splitlines()
+    for job in jobs:
+        assert any(job.overrides in line.split() and job.status in line for line in lines)
 
 
 def test_a_completed_job_shows_cost_and_score_with_its_interval(jobs):
-    (line,) = [line for line in rendered(jobs).splitlines() if "0-lora" in line]
+    (line,) = [line for line in rendered(jobs).splitlines() if " lora " in line]
     for said in ("12,345", "0.4120", "64.0 % (59.2 to 68.6)", "5 min 13 s"):
         assert said in line
 
 
-def test_a_failed_job_shows_its_error_in_one_line(jobs):
-    (line,) = [line for line in rendered(jobs).splitlines() if "1-toplora" in line]
-    assert "adapter.r must be at least 1" in line
-
-
-def test_without_errors_there_is_no_error_column(jobs):
-    assert "error" not in rendered(jobs[:1])
-    assert "error" in rendered(jobs)
+def test_results_on_held_out_rows_are_a_column_if_there_are_any(tmp_path, jobs):
+    assert "held out" not in rendered(jobs)
+    text = rendered([*jobs, row(tmp_path / "lora", held_out=2.34567)])
+    assert "held out" in text
+    assert "2.3457" in text
 
 
 def test_a_job_without_tasks_is_shown_as_not_evaluated(tmp_path):
     write_report(tmp_path / "a" / "report.json", made_up_report(tasks={}))
-    assert "not evaluated" in rendered([tmp_path / "a"])
+    assert "not evaluated" in rendered([row(tmp_path / "a")])
 
 
 def test_several_tasks_are_shown_as_their_mean(tmp_path):
     tasks = {"a": task_score(), "b": task_score(100, 400, 80)}
     write_report(tmp_path / "a" / "report.json", made_up_report(tasks=tasks))
-    assert "44.5 % (" in rendered([tmp_path / "a"])
+    assert "44.5 % (" in rendered([row(tmp_path / "a")])
 
 
 def test_square_brackets_in_a_job_name_are_shown(tmp_path):
-    (tmp_path / "0-task=[bold]").mkdir()
-    assert "0-task=[bold]" in rendered([tmp_path / "0-task=[bold]"])
+    assert "task=[bold]" in rendered([row(tmp_path / "task=[bold]", "waiting")])
 
 
-def test_a_job_is_named_by_its_overrides_and_words_are_not_broken(jobs):
-    name = "0 adapter=toplora adapter.target_modules=[q_proj]"
-    console = Console(file=io.StringIO(), width=80)
-    console.print(sweep_table({name: jobs[0]}))
-    shown = console.file.getvalue()
+def test_a_job_is_named_by_its_overrides_and_words_are_not_broken(tmp_path):
+    name = "adapter=toplora adapter.target_modules=[q_proj]"
+    shown = rendered([row(tmp_path / name, "waiting")], width=80)
     assert all(word in shown for word in name.split())
+
+
+def test_the_middle_of_a_long_word_is_cut():
+    word = "dataset.train=/a/very/long/path/to/a/folder/of/rows/train.jsonl"
+    first, last = shortened(f"seed=1 {word}").split()
+    assert first == "seed=1"
+    assert len(last) <= LONGEST
+    assert last.startswith("dataset.train=")
+    assert last.endswith("train.jsonl")

@@ -32,13 +32,11 @@ from toplora_train.config.origin import find_origin
 from toplora_train.config.reading import read_text
 from toplora_train.config.rivals import settle, validate_package
 from toplora_train.config.schema import RunConfig, SharedAdapterSettings
-from toplora_train.config.sweep import register_resolvers
 from toplora_train.config.useless import validate_useful
 
 
 def prepare_hydra() -> None:
-    """Register what is not in ``conf/``: resolvers, recipes and the schema's defaults."""
-    register_resolvers()
+    """Register what is not in ``conf/``: a resolver, recipes and the schema's defaults."""
     register_by_task()
     store = ConfigStore.instance()
     store.store(name="schema_defaults", node=schema_defaults(), package="_global_")
@@ -130,7 +128,7 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
     sweeping = hydra.mode == RunMode.MULTIRUN
     if values.get("output_dir") == "":
         raise UserError("output_dir is empty; give a folder, or leave it out for a new one")
-    if values.get("resume") is not None and values.get("output_dir") is None:
+    if values.get("resume") and values.get("output_dir") is None and not sweeping:
         raise UserError(f"resume={values['resume']} needs output_dir=DIR, the run to resume")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and values.get("output_dir") is None:
         raise UserError("the launcher's processes need a common run directory; give output_dir=DIR")

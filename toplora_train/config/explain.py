@@ -25,6 +25,13 @@ from toplora_train.config.locate import conf_dir, groups, options, readable
 from toplora_train.config.origin import find_choice
 from toplora_train.config.suggest import hint, nearest_key, not_found
 
+EXTRAS = {
+    "joblib": "sweep",
+    "submitit_local": "slurm",
+    "submitit_slurm": "slurm",
+    "optuna": "sweep",
+}
+"""The extra of pyproject.toml that installs a launcher or sweeper of Hydra."""
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 
@@ -83,6 +90,8 @@ def _no_such_option(text: str, place: str, overrides: Sequence[str], own: Sequen
     if not found:
         return place + _one_line(text)
     group, _, name = found[1].rpartition("/")
+    if group.startswith("hydra/"):
+        return place + _no_such_engine(group.split("/")[1], name)
     if group not in groups():
         return f"{place}no option file '{found[1]}.yaml'"
     if not place:  # Hydra names the root config for what a recipe chose
@@ -91,6 +100,14 @@ def _no_such_option(text: str, place: str, overrides: Sequence[str], own: Sequen
         path = find_choice(group, name, chosen_files(typed, own))
         place = f"{readable(path)}: " if path is not None else ""
     return place + not_found(group, name, options(group, own))
+
+
+def _no_such_engine(group: str, name: str) -> str:
+    """A launcher or sweeper of Hydra's: its package is not installed, or there is none."""
+    extra = EXTRAS.get(name)
+    if extra is None:
+        return f"hydra/{group}={name} is not known; there are basic, {', '.join(EXTRAS)}"
+    return f"hydra/{group}={name} needs another package: pip install 'toplora-train[{extra}]'"
 
 
 def _refused_key(key: str, overrides: Sequence[str], own: Sequence[Path]) -> str:

@@ -27,6 +27,12 @@ def head_task(config: RunConfig) -> TaskSettings | None:
     return next((task for task in config.task.values() if task.kind in HEADS), None)
 
 
+def selects_by_loss(config: RunConfig) -> bool:
+    """Whether the best adapter is selected by validation loss: the default for language models."""
+    by = config.trainer.select_by
+    return by == "loss" or (by is None and head_task(config) is None)
+
+
 def own_split(config: RunConfig) -> str | None:
     """The split of the chosen tasks' own source to train on (``train: task:SPLIT``), if any."""
     train = config.dataset.train

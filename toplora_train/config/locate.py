@@ -40,10 +40,10 @@ def options(group: str, own: Iterable[Path] = ()) -> dict[str, OptionFile]:
 
 
 def groups() -> list[str]:
-    """The groups, the most important first."""
+    """The groups of a run's settings, the most important first; not those of Hydra itself."""
     order = ["recipe", "model", "dataset", "task", "adapter"]
     folders = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
-    return order + [name for name in folders if name not in order]
+    return order + [name for name in folders if name not in (*order, "hydra")]
 
 
 def description(path: Path) -> str:

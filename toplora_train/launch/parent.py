@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from toplora_train.config.aside import temporary_folder
 from toplora_train.config.resolved import write_config
@@ -57,12 +58,13 @@ class JobResult:
     error: str | None = None
 
 
-def run_job(config: RunConfig, *, module: str = WORKER) -> JobResult:
+def run_job(config: RunConfig, *, module: str = WORKER, console: TextIO | None = None) -> JobResult:
     """Run one job to its end.
 
     Args:
         config: The resolved configuration.
         module: What the worker process runs, ``python -m MODULE RUN_DIR --with-parent``.
+        console: Where the worker prints; None is this process's standard output and error.
 
     Raises:
         UserError: The run directory is in use, finished, or holds another run.
@@ -71,7 +73,7 @@ def run_job(config: RunConfig, *, module: str = WORKER) -> JobResult:
     run_dir = Path(config.output_dir)
     if not config.trains:
         with temporary_folder() as folder:
-            code, error = _work(config, folder, module)
+            code, error = _work(config, folder, module, console)
         return JobResult(code, run_dir, time.monotonic() - started, error)
     if "WORLD_SIZE" in os.environ:
         code, error = _work_in_place(config, run_dir)
@@ -84,7 +86,7 @@ def run_job(config: RunConfig, *, module: str = WORKER) -> JobResult:
             return JobResult(worker.DONE, run_dir, time.monotonic() - started)
         forget_failure(run_dir)
         with keeping_the_end(run_dir):
-            code, error = _work(config, run_dir, module, lock)
+            code, error = _work(config, run_dir, module, console, lock)
     return JobResult(code, run_dir, time.monotonic() - started, error)
 
 
@@ -109,7 +111,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def _work(
-    config: RunConfig, run_dir: Path, module: str, lock: int | None = None
+    config: RunConfig, run_dir: Path, module: str, console: TextIO | None, lock: int | None = None
 ) -> tuple[int, str | None]:
     """Start the worker, wait for it, and report how it ended."""
     write_config(config, run_dir / CONFIG)
@@ -124,6 +126,8 @@ def _work(
                 device=config.launch.device,
             ),
             stdin=subprocess.PIPE,
+            stdout=console,
+            stderr=console,
             env=worker_environment(),
             process_group=0,
             pass_fds=() if lock is None else (lock,),

@@ -14,6 +14,7 @@ from toplora_train.launch.outcome import REPORT, is_completed
 from toplora_train.report.earlier import earlier_ends
 
 CONFIG = "config.yaml"
+STUDY = "study.json"  # in the folder of a study, whose jobs are folders inside it
 
 # Settings that may differ for the same run: its location, its command and how it is displayed.
 # (For an unfinished run the checkpoint decides.)
@@ -81,6 +82,8 @@ def how_to_resume(config: RunConfig, run_dir: Path) -> str:
         kept = "no checkpoint is saved yet, but the base model's predictions are"
     else:
         return ""
+    if (run_dir.parent / STUDY).is_file():
+        return kept
     folder = "" if "output_dir=" in config.command else f", output_dir={run_dir}"
     resume = "" if config.resume is not None else " and resume=auto"
     return f"{kept}; continue with the same command{folder}{resume}"

@@ -1,8 +1,9 @@
-"""The summary table of a sweep."""
+"""The table of a sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +20,57 @@ from toplora_train.report.numbers import (
 )
 from toplora_train.report.record import read_report
 
-WHOLE_WORDS = 40  # words of job names up to this many characters are not broken
-_STYLES = {"completed": "green", "failed": "red", "interrupted": "yellow"}
+LONGEST = 40  # characters of a word in a cell
+STYLES = {"completed": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
 
 
-def sweep_table(jobs: Mapping[str, Path]) -> Table:
-    """Return a table with a row per job, from each run directory's ``report.json``.
+@dataclass(frozen=True)
+class SweepRow:
+    """A job: its overrides, run directory, status and, if any, result on the held-out rows."""
 
-    Args:
-        jobs: The run directories by job name (words separated by spaces).
+    overrides: str
+    run_dir: Path
+    status: str
+    held_out: float | None = None
+
+
+def sweep_table(rows: Sequence[SweepRow]) -> Table:
+    """Return a table with a row per job; its numbers are those of ``report.json``.
 
     A completed job shows its trainable parameters, final loss, score with its 95 % interval (the
-    mean over several tasks) and time; any other job its status and error. A directory without a
-    report is listed as such.
+    mean over several tasks) and time; any other job its status.
     """
-    reports = {name: _report(run_dir) for name, run_dir in jobs.items()}
-    errors = {name: _error(report) for name, report in reports.items()}
     table = Table()
-    longest = max((len(word) for name in jobs for word in name.split()), default=0)
-    table.add_column("job", overflow="fold", min_width=min(longest, WHOLE_WORDS))
+    shown = [shortened(row.overrides) for row in rows]
+    longest = max((len(word) for name in shown for word in name.split()), default=0)
+    table.add_column("job", overflow="fold", min_width=longest)
     table.add_column("status", no_wrap=True)
-    for heading in ("parameters", "final loss", "score (95 % interval)", "time"):
+    headings = ["parameters", "final loss", "score (95 % interval)", "time"]
+    held_out = any(row.held_out is not None for row in rows)
+    if held_out:
+        headings.insert(2, "held out")
+    for heading in headings:
         table.add_column(heading, justify="right")
-    if any(errors.values()):
-        table.add_column("error", overflow="fold")
-    for name, report in reports.items():
-        status = "no report" if report is None else str(report.get("status", "unknown"))
-        cells = [Text(name.strip()), Text(status, _STYLES.get(status, "red"))]
-        cells += [Text(cell) for cell in _numbers(report)]
-        if any(errors.values()):
-            cells.append(Text(errors[name], "red"))
-        table.add_row(*cells)
+    for name, row in zip(shown, rows, strict=True):
+        cells = _numbers(row)
+        if held_out:
+            cells.insert(2, "" if row.held_out is None else f"{row.held_out:.4f}")
+        status = Text(row.status, STYLES.get(row.status, ""))
+        table.add_row(Text(name), status, *(Text(cell) for cell in cells))
     return table
 
 
-def _numbers(report: Mapping[str, Any] | None) -> list[str]:
+def shortened(overrides: str) -> str:
+    """The overrides, the middle of each long word cut: ``dataset.train=/data/...rows.jsonl``."""
+    half = (LONGEST - 3) // 2
+    return " ".join(
+        word if len(word) <= LONGEST else f"{word[:half]}...{word[-half:]}"
+        for word in overrides.split()
+    )
+
+
+def _numbers(row: SweepRow) -> list[str]:
+    report = _report(row.run_dir) if row.status == "completed" else None
     if report is None or report.get("status") != "completed":
         return [""] * 4
     train, average, interval = report["train"], report["average"], report["average_ci95"]
@@ -69,13 +86,8 @@ def _numbers(report: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _report(run_dir: Path) -> dict[str, Any] | None:
+def _report(run_dir: Path) -> Mapping[str, Any] | None:
     try:
         return read_report(run_dir / "report.json")
     except UserError:
         return None
-
-
-def _error(report: Mapping[str, Any] | None) -> str:
-    """The error on one line, or an empty string."""
-    return "" if report is None else " ".join(str(report.get("error") or "").split())

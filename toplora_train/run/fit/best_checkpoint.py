@@ -25,7 +25,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from toplora_train.config.errors import RunFailure, UserError
-from toplora_train.config.kinds import head_task
+from toplora_train.config.kinds import head_task, selects_by_loss
 from toplora_train.config.reading import read_text, validate_json
 from toplora_train.config.schema import RunConfig
 from toplora_train.models.tensors import read_tensors
@@ -33,7 +33,6 @@ from toplora_train.run.fit.selection_metric import (
     VALIDATION_LOSS,
     SelectionMetric,
     find_selection_metric,
-    selects_by_loss,
 )
 from toplora_train.run.prepare.run_data import RunData
 from toplora_train.train.checkpoint import adapter_tensors

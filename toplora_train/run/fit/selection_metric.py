@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import head_task
+from toplora_train.config.kinds import head_task, selects_by_loss
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.rows import RowSet, content_hash, validate_answers
 from toplora_train.evaluation.answers import row_label
@@ -26,12 +26,6 @@ SelectionMetric = Callable[[PeftModel, StepRecord], float | None]
 """The score of a model after a step; None where no evaluation is due."""
 
 VALIDATION_LOSS = "validation loss"
-
-
-def selects_by_loss(config: RunConfig) -> bool:
-    """Whether the validation loss is the metric: the default for language models."""
-    by = config.trainer.select_by
-    return by == "loss" or (by is None and head_task(config) is None)
 
 
 def find_selection_metric(

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from toplora_train.config.kinds import selects_by_loss
 from toplora_train.config.schema import RunConfig
 from toplora_train.report.earlier import EarlierEnd
 from toplora_train.run.fit.best_checkpoint import selects
 from toplora_train.run.fit.optimization import learning_rate
-from toplora_train.run.fit.selection_metric import selects_by_loss
 from toplora_train.train.sampler import steps_in_epoch
 
 

@@ -1,0 +1,57 @@
+"""A GPU for each job that runs beside others."""
+
+import os
+
+import pytest
+
+from tests.config.example import run_config
+from toplora_train.study import gpus
+from toplora_train.study.gpus import VISIBLE, one_gpu
+
+
+@pytest.fixture
+def two(monkeypatch):
+    monkeypatch.setenv(VISIBLE, "4,7")
+
+
+@pytest.mark.usefixtures("two")
+def test_jobs_at_once_have_different_gpus_and_free_them(tmp_path):
+    with one_gpu(tmp_path, run_config(), "joblib"):
+        assert os.environ[VISIBLE] == "4"
+        os.environ[VISIBLE] = "4,7"  # as in the other job's process
+        with one_gpu(tmp_path, run_config(), "joblib"):
+            assert os.environ[VISIBLE] == "7"
+    with one_gpu(tmp_path, run_config(), "joblib"):
+        assert os.environ[VISIBLE] == "4"
+    assert os.environ[VISIBLE] == "4,7"
+
+
+@pytest.mark.usefixtures("two")
+def test_a_job_waits_for_a_free_gpu(tmp_path, monkeypatch):
+    held = one_gpu(tmp_path, run_config(), "joblib")
+    monkeypatch.setenv(VISIBLE, "4")
+    held.__enter__()
+    monkeypatch.setattr(gpus.time, "sleep", lambda _: held.__exit__(None, None, None))
+    with one_gpu(tmp_path, run_config(), "joblib"):
+        assert os.environ[VISIBLE] == "4"
+
+
+@pytest.mark.usefixtures("two")
+@pytest.mark.parametrize(
+    ("engine", "launch"),
+    [("basic", {}), ("joblib", {"processes": 2}), ("joblib", {"device": "cpu"})],
+)
+def test_other_jobs_see_all_gpus(tmp_path, engine, launch):
+    with one_gpu(tmp_path, run_config(launch=launch), engine):
+        assert os.environ[VISIBLE] == "4,7"
+
+
+def test_a_machine_without_gpus_reserves_none(tmp_path, monkeypatch):
+    monkeypatch.delenv(VISIBLE, raising=False)
+    monkeypatch.setattr(gpus, "DEVICES", tmp_path / "none")
+    with one_gpu(tmp_path, run_config(), "joblib"):
+        assert VISIBLE not in os.environ
+    (tmp_path / "none" / "0000:01").mkdir(parents=True)
+    with one_gpu(tmp_path, run_config(), "joblib"):
+        assert os.environ[VISIBLE] == "0"
+    assert VISIBLE not in os.environ

@@ -1,0 +1,62 @@
+"""A signal ends a sweep whose jobs run in other processes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.config.example import run_config
+from toplora_train.study.folder import Study
+from toplora_train.study.interrupt import stopping
+
+
+def send(signum, times=1):
+    for _ in range(times):
+        os.kill(os.getpid(), signum)
+        time.sleep(0.01)  # Python runs its handler between two instructions
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_no_further_job_starts_and_the_exit_code_says_why(tmp_path, signum, code):
+    study = Study(tmp_path)
+    stopped = []
+
+    def engine():
+        send(signum)
+        stopped.append(study.stops())
+        raise RuntimeError("the engine's complaint that its processes have ended")
+
+    with pytest.raises(SystemExit) as end, stopping(study):
+        engine()
+    assert stopped == [True]
+    assert end.value.code == code
+    assert not study.stops()
+
+
+def test_a_second_signal_does_not_wait(tmp_path):
+    with pytest.raises(KeyboardInterrupt), stopping(Study(tmp_path)):
+        send(signal.SIGINT, times=2)
+
+
+def test_without_a_signal_an_error_is_an_error_and_handlers_are_as_before(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="broken"), stopping(Study(tmp_path)):
+        raise RuntimeError("broken")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_the_terminal_does_not_send_to_the_jobs_is_passed_on(tmp_path):
+    study = Study(tmp_path)
+    jobs = study.place([("seed=1", run_config(seed=1)), ("seed=2", run_config(seed=2))])
+    study.write({"time": "now"}, jobs, {})
+    study.run_dir(jobs[0]).mkdir()
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    lock = study.run_dir(jobs[0]) / ".lock"
+    lock.write_text(f"process {sleeper.pid} on {socket.gethostname()}")
+    with pytest.raises(SystemExit), stopping(study):
+        send(signal.SIGTERM)
+    assert sleeper.wait(timeout=10) == -signal.SIGTERM

@@ -1,0 +1,1 @@
+"""Studies: the jobs of a ``-m`` command in one folder, which the same command continues."""

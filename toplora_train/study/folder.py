@@ -1,0 +1,310 @@
+"""The folder of a study: which jobs it has, where each one is and how far each has come.
+
+    STUDY/study.json     its commands and all of its jobs: settings digest, overrides, folder
+    STUDY/jobs.jsonl     a line as a job starts and one as it ends, appended by the job's process
+    STUDY/JOB/           the run directory of each job
+
+A job is recognized by the digest of its resolved settings, so it keeps its folder however the
+command lists its values. ``study.json`` is written by the process that launches the jobs only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.resolved import flat, read_config
+from toplora_train.config.schema import LENGTH, RunConfig
+from toplora_train.launch.outcome import is_completed, read_report
+from toplora_train.launch.rundir import CONFIG, NOT_OF_THE_RUN, STUDY
+from toplora_train.report.json_file import write_json_atomically
+
+JOBS = "jobs.jsonl"
+STOP = ".stop"
+MAX_NAME = 120
+DIGITS = 6  # of a digest in the name of a folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a study.
+
+    Attributes:
+        digest: See :func:`digest_of`.
+        overrides: The overrides in which it differs from the study's other jobs.
+        folder: Its run directory, a name inside the study.
+        status: ``waiting``, ``running``, ``completed``, ``failed`` or ``interrupted``.
+        exit_code: That of its last attempt; None before the end.
+        error: The error of its last attempt.
+        seconds: The duration of its last attempt.
+        value: Its result on the held-out rows, see :mod:`toplora_train.study.objective`.
+    """
+
+    digest: str
+    overrides: str
+    folder: str
+    status: str = "waiting"
+    exit_code: int | None = None
+    error: str | None = None
+    seconds: float | None = None
+    value: float | None = None
+
+
+class Study:
+    """The jobs of one folder.
+
+    Args:
+        path: The folder; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def jobs(self) -> list[Job]:
+        """All jobs ever planned, in that order, with their latest status."""
+        found = {entry["digest"]: Job(**entry) for entry in self._read().get("jobs", [])}
+        for event in self._events():
+            job = found.get(event["digest"])
+            if job is not None:
+                found[job.digest] = _after(job, event)
+        return list(found.values())
+
+    def find(self, digest: str) -> Job:
+        """The job with these settings.
+
+        Raises:
+            UserError: It is not planned.
+        """
+        for job in self.jobs():
+            if job.digest == digest:
+                return job
+        raise UserError(
+            f"{self.path / STUDY} does not list a job with these settings: they resolved "
+            "differently where the job runs; is a setting taken from the environment?"
+        )
+
+    def run_dir(self, job: Job) -> Path:
+        """The run directory of a job."""
+        return self.path / job.folder
+
+    def report(self, job: Job) -> dict[str, Any]:
+        """The report of a job's run directory, or an empty one."""
+        return read_report(self.run_dir(job))
+
+    def stop(self) -> None:
+        """Let no further job start, in any process, until :meth:`go_on`."""
+        (self.path / STOP).touch()
+
+    def go_on(self) -> None:
+        """Let jobs start."""
+        (self.path / STOP).unlink(missing_ok=True)
+
+    def stops(self) -> bool:
+        """Whether no further job may start."""
+        return (self.path / STOP).exists()
+
+    def place(self, planned: Sequence[tuple[str, RunConfig]]) -> list[Job]:
+        """The jobs of these overrides and settings, each with a folder of its own.
+
+        Settings that are in a folder of the study already stay there.
+        """
+        folders = self._folders()
+        taken = set(folders.values()) | {job.folder for job in self.jobs()}
+        placed = []
+        for overrides, config in planned:
+            digest, name = digest_of(config), folder_name(overrides)
+            folder = folders.get(digest)
+            if folder is None and config.resume == "extend":
+                folder = self._shorter(config, name)
+            if folder is None:
+                folder = f"{name}-{digest[:DIGITS]}" if name in taken else name
+            folders[digest] = folder
+            taken.add(folder)
+            placed.append(Job(digest, overrides, folder))
+        return placed
+
+    def write(self, command: Mapping[str, Any], jobs: Sequence[Job], of: Mapping[str, Any]) -> None:
+        """Add jobs to ``study.json``.
+
+        Args:
+            command: The command that they come from.
+            jobs: New or known ones.
+            of: What all jobs of the study share, see :func:`validate_same_study`.
+        """
+        before = self._read()
+        folders = {job.folder for job in jobs}  # one that is extended has another digest before
+        entries = before.get("jobs", [])
+        known = {
+            entry["digest"]: entry
+            for entry in entries
+            if entry["folder"] not in folders or entry["digest"] in {job.digest for job in jobs}
+        }
+        known |= {
+            job.digest: {key: asdict(job)[key] for key in ("digest", "overrides", "folder")}
+            for job in jobs
+        }
+        commands = before.get("commands", [])
+        if not commands or commands[-1]["time"] != command["time"]:  # not of an earlier batch
+            commands = [*commands, dict(command)]
+        known_of = before.get("of", {})
+        document = {
+            "schema_version": 1,
+            "created": before.get("created", command["time"]),
+            "commands": commands,
+            "of": {
+                key: sorted({*known_of.get(key, []), *of.get(key, [])})
+                for key in {**known_of, **of}
+            },
+            "jobs": list(known.values()),
+        }
+        write_json_atomically(self.path / STUDY, document)
+
+    def validate_same_study(self, of: Mapping[str, Collection[str]]) -> None:
+        """Check that new jobs belong to the study.
+
+        Args:
+            of: The values of the new jobs, for each setting by which studies are told apart.
+
+        Raises:
+            UserError: The study has one value of such a setting, and no new job has it.
+        """
+        if (self.path / CONFIG).is_file():
+            raise UserError(
+                f"output_dir={self.path} is the directory of a single run; a sweep needs a folder "
+                "of its own"
+            )
+        for key, known in self._read().get("of", {}).items():
+            if len(known) == 1 and known[0] not in of.get(key, known):
+                now = ", ".join(sorted(of[key]))
+                raise UserError(
+                    f"output_dir={self.path} is another study: {key}={known[0]} there, {now} now; "
+                    "choose another output_dir"
+                )
+
+    def record(self, job: Job, event: str, **details: Any) -> None:
+        """Append an event, ``started`` or ``ended``; several processes may do so at once."""
+        line = {
+            "event": event,
+            "time": now(),
+            "digest": job.digest,
+            "overrides": job.overrides,
+            "run_dir": job.folder,
+            **details,
+        }
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        descriptor = os.open(self.path / JOBS, flags, 0o644)
+        try:
+            os.write(descriptor, (json.dumps(line) + "\n").encode())
+        finally:
+            os.close(descriptor)
+
+    def _folders(self) -> dict[str, str]:
+        """The folder of each digest: where such a run is, else where ``study.json`` plans it."""
+        found, used = {}, set()
+        for path in sorted(self.path.glob(f"*/{CONFIG}")):
+            used.add(path.parent.name)
+            try:
+                found[digest_of(read_config(path))] = path.parent.name
+            except UserError:  # of another version of the program
+                continue
+        for entry in self._read().get("jobs", []):
+            if entry["folder"] not in used:
+                found.setdefault(entry["digest"], entry["folder"])
+        return found
+
+    def _shorter(self, config: RunConfig, name: str) -> str | None:
+        """The folder of that name, if it has a run that differs in its length only."""
+        path = self.path / name / CONFIG
+        if not path.is_file():
+            return None
+        same = digest_of(read_config(path), without=LENGTH) == digest_of(config, without=LENGTH)
+        return name if same else None
+
+    def _read(self) -> dict[str, Any]:
+        path = self.path / STUDY
+        if not path.is_file():
+            return {}
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} cannot be read ({error}); remove it to start anew") from error
+        return document if isinstance(document, dict) else {}
+
+    def _events(self) -> list[dict[str, Any]]:
+        path = self.path / JOBS
+        if not path.is_file():
+            return []
+        events = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:  # cut off by a full disk
+                continue
+            if isinstance(event, dict) and "digest" in event:
+                events.append(event)
+        return events
+
+
+def digest_of(config: RunConfig, *, without: Collection[str] = ()) -> str:
+    """The SHA-256 of the settings that make a job what it is, ``NOT_OF_THE_RUN`` left out."""
+    kept = {
+        key: value
+        for key, value in flat(config).items()
+        if key.partition(".")[0] not in NOT_OF_THE_RUN and key not in without
+    }
+    return text_digest(json.dumps(kept, sort_keys=True, default=str))
+
+
+def text_digest(text: str) -> str:
+    """The SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def folder_name(overrides: str) -> str:
+    """A folder name for overrides: no ``=`` or ``,``, so that it can be a value on a command line.
+
+    The middle of a long name is cut, because its ends (the first keys, the seed) tell more.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", overrides.replace("=", "-")).strip("_.")
+    if len(name) > MAX_NAME:
+        name = f"{name[: MAX_NAME // 2]}__{name[-MAX_NAME // 2 + 2 :]}"
+    return name or "job"
+
+
+def now() -> str:
+    """The time, in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def is_done(study: Study, job: Job) -> bool:
+    """Whether the run directory holds this very job, completed."""
+    run_dir = study.run_dir(job)
+    if not is_completed(run_dir):
+        return False
+    try:
+        return digest_of(read_config(run_dir / CONFIG)) == job.digest
+    except UserError:
+        return False
+
+
+def _after(job: Job, event: Mapping[str, Any]) -> Job:
+    if event["event"] == "started":
+        return replace(job, status="running", exit_code=None, error=None)
+    code = event["exit_code"]
+    status = "completed" if code == 0 else "interrupted" if code > 128 else "failed"
+    return replace(
+        job,
+        status=status,
+        exit_code=code,
+        error=event["error"],
+        seconds=event["seconds"],
+        value=event.get("value"),
+    )

@@ -1,0 +1,65 @@
+"""One GPU for each job of a launcher that runs several jobs at once on this machine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from toplora_train.config.schema import RunConfig
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+DEVICES = Path("/proc/driver/nvidia/gpus")  # a folder per GPU
+
+
+@contextmanager
+def one_gpu(folder: Path, config: RunConfig, engine: str) -> Iterator[None]:
+    """Reserve a GPU for a job of one process under ``hydra/launcher=joblib``; wait for a free one.
+
+    Args:
+        folder: Where the GPUs' lock files are: the study's folder.
+        config: The job's settings; one on a CPU, or of several processes, reserves nothing.
+        engine: The chosen launcher.
+    """
+    gpus = _gpus()
+    alone = config.launch.processes == 1 and config.launch.device != "cpu"
+    if engine != "joblib" or not alone or not gpus:
+        yield
+        return
+    before = os.environ.get(VISIBLE)
+    with ExitStack() as stack:
+        while (taken := _first_free(gpus, folder, stack)) is None:
+            time.sleep(1.0)
+        os.environ[VISIBLE] = taken
+        try:
+            yield
+        finally:
+            os.environ.pop(VISIBLE)
+            if before is not None:
+                os.environ[VISIBLE] = before
+
+
+def _gpus() -> list[str]:
+    visible = os.environ.get(VISIBLE)
+    if visible is not None:
+        return [one.strip() for one in visible.split(",") if one.strip()]
+    return [str(index) for index, _ in enumerate(DEVICES.glob("*"))]
+
+
+def _first_free(gpus: Sequence[str], folder: Path, stack: ExitStack) -> str | None:
+    return next((gpu for gpu in gpus if _take(folder / f".gpu-{gpu}", stack)), None)
+
+
+def _take(path: Path, stack: ExitStack) -> bool:
+    """Lock the file until the stack is closed; False if another job holds it."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    stack.enter_context(file)
+    return True

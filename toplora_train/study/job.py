@@ -1,0 +1,114 @@
+"""What Hydra calls for each job, in whichever process its launcher runs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO, cast
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from toplora_train.config.compose import prepare_hydra, run_config
+from toplora_train.config.errors import UserError
+from toplora_train.config.schema import RunConfig
+from toplora_train.launch.outcome import is_completed, read_report, write_failure
+from toplora_train.launch.parent import JobResult, run_job
+from toplora_train.launch.rundir import make_run_dir
+from toplora_train.launch.worker import USER_ERROR
+from toplora_train.study.folder import Job, Study, digest_of, is_done, now
+from toplora_train.study.gpus import one_gpu
+from toplora_train.study.objective import held_out_result
+
+BASIC = "basic"  # the launcher that runs one job after another in this process
+CONSOLE = "console.log"
+INTERRUPTED = 128  # exit codes above are those of signals
+
+
+def job(composed: DictConfig) -> float | None:
+    """Run a job: a single one exits, one of a study is recorded in the study's folder."""
+    settings = cast(DictConfig, HydraConfig.get())  # annotated as HydraConf
+    if settings.mode != RunMode.MULTIRUN:
+        raise SystemExit(_single(composed, settings))
+    if composed.plan or composed.prefetch:
+        code = _single(composed, settings)
+        if code > INTERRUPTED:
+            raise SystemExit(code)
+        return code
+    study = Study(Path(settings.sweep.dir))
+    config = run_config(composed, settings, sys.argv[1:])
+    found = study.find(digest_of(config))
+    config = replace(config, output_dir=str(study.run_dir(found)), resume=config.resume or "auto")
+    return _run(study, found, config, engine=str(settings.runtime.choices["hydra/launcher"]))
+
+
+def _single(composed: DictConfig, settings: DictConfig) -> int:
+    try:
+        return run_job(run_config(composed, settings, sys.argv[1:])).exit_code
+    except UserError as error:
+        return user_error(str(error))
+
+
+def _run(study: Study, found: Job, config: RunConfig, *, engine: str) -> float | None:
+    """Run a job of a study; only an interruption ends the sweep."""
+    run_dir = study.run_dir(found)
+    if config.resume != "extend" and is_done(study, found):
+        return found.value
+    if study.stops():
+        return None
+    make_run_dir(run_dir)
+    started = now()
+    study.record(found, "started")
+    with _console(run_dir, engine) as console, one_gpu(study.path, config, engine):
+        if console is None:
+            known = [job.digest for job in study.jobs()]
+            number = f"{known.index(found.digest) + 1} of {len(known)}"
+            print(f"\njob {number}: {found.overrides}\n  in {run_dir}", flush=True)  # noqa: T201
+        try:
+            result = run_job(config, console=console)
+        except UserError as error:
+            result = JobResult(user_error(str(error)), run_dir, 0.0, str(error))
+            if not is_completed(run_dir) and not read_report(run_dir):
+                write_failure(run_dir, status="failed", error=str(error), error_type="UserError")
+    value = held_out_result(study.report(found)) if result.exit_code == 0 else None
+    study.record(
+        found,
+        "ended",
+        started=started,
+        exit_code=result.exit_code,
+        error=result.error,
+        seconds=round(result.seconds, 3),
+        value=value,
+    )
+    if result.exit_code > INTERRUPTED and engine == BASIC:
+        raise SystemExit(result.exit_code)
+    return value
+
+
+@contextmanager
+def _console(run_dir: Path, engine: str) -> Iterator[TextIO | None]:
+    """Where a job prints: its own file, unless jobs run one after another outside a terminal."""
+    terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
+    if engine == BASIC and not terminal:
+        yield None
+        return
+    file = (run_dir / CONSOLE).open("a", encoding="utf-8")
+    with file, redirect_stdout(file), redirect_stderr(file):
+        yield file
+
+
+def user_error(line: str) -> int:
+    """Print an error on standard error; returns its exit code."""
+    print(f"error: {line}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+    return USER_ERROR
+
+
+try:
+    # On import, because Hydra's launchers compose jobs in processes of their own.
+    prepare_hydra()
+except UserError as error:
+    raise SystemExit(user_error(str(error))) from error

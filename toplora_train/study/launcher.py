@@ -1,0 +1,274 @@
+"""Passes the jobs of every sweep through their study, whichever engine launches them.
+
+Hydra's sweepers decide which jobs there are and its launchers run them; :class:`StudyLauncher`
+stands between the two. It composes each job, gives it its folder and launches those that are not
+completed. The sweeper gets every job's result on the held-out rows, as a quantity to minimize.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict, read_write
+
+from toplora_train.config.compose import typed_overrides
+from toplora_train.config.errors import UserError
+from toplora_train.launch.lock import locked
+from toplora_train.launch.rundir import NOT_OF_THE_RUN, STUDY, make_run_dir
+from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
+from toplora_train.report.numbers import counted
+from toplora_train.study.folder import DIGITS, Job, Study, is_done, now, text_digest
+from toplora_train.study.interrupt import stopping
+from toplora_train.study.objective import cost, held_out_result
+from toplora_train.study.planning import Planned, Planner, identity, validate_not_all_refused
+from toplora_train.study.progress import Progress
+from toplora_train.study.search import prepare_search, searches, validate_search
+
+LAUNCHER = "hydra_plugins.toplora_train_study.StudyLauncher"
+SWEEPER = "hydra_plugins.toplora_train_study.Combinations"
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+LOCAL_LAUNCHER = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
+TIME_LIMIT = "hydra.launcher.timeout_min="
+FOLDER = "multirun"
+_started: list[StudyLauncher] = []
+
+
+class StudyStart(Callback):
+    """Puts :class:`StudyLauncher` before the chosen launcher, when Hydra starts a sweep."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Change Hydra's own node."""
+        hydra = config.hydra
+        with read_write(config), open_dict(config):
+            target = str(hydra.launcher._target_)
+            hydra.launcher = {"_target_": LAUNCHER, "_recursive_": False, "engine": hydra.launcher}
+            if hydra.sweeper._target_ == BASIC_SWEEPER:
+                hydra.sweeper._target_ = SWEEPER
+            if searches(hydra.sweeper):
+                prepare_search(config)
+            if target == LOCAL_LAUNCHER and TIME_LIMIT not in str(hydra.overrides.hydra):
+                hydra.launcher.engine.timeout_min = 7 * 24 * 60  # no queue: not one hour
+
+
+class StudyLauncher(Launcher):
+    """Launches the jobs of a study that are not completed.
+
+    Args:
+        engine: The configuration of the launcher that runs them.
+    """
+
+    def __init__(self, engine: DictConfig) -> None:
+        self._engine_config = engine
+        self._codes: list[int] = []  # of jobs that do not train
+        self._placed: dict[str, Job] = {}  # the jobs of this command, by digest
+        self._costs: dict[str, float] = {}  # results of this command's jobs, by digest
+        self.refused: list[Job] = []
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Choose the study's folder; called by the sweeper, which shares ``config``.
+
+        Raises:
+            UserError: The folder, or what a search minimizes, is not for the user to choose so.
+        """
+        self.searches = searches(config.hydra.sweeper)
+        if self.searches:
+            validate_search(config)
+        self.trains = not (config.plan or config.prefetch)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                "a sweep starts the processes of each job itself: set launch.processes instead of "
+                "using another launcher"
+            )
+        folder = self._folder(config)
+        self.study = Study(folder)
+        self._planner = Planner(hydra_context, config, folder, searches=self.searches)
+        overrides = typed_overrides(config.hydra)
+        flags = [word for word in sys.argv[1:] if word not in overrides]
+        self.command = {
+            "time": now(),
+            "command": shlex.join(["toplora-train", *flags, *overrides]),
+            "sweeper": str(config.hydra.sweeper._target_),
+            "launcher": str(self._engine_config._target_),
+        }
+        self._named = config.get("output_dir") is not None
+        with read_write(config), open_dict(config):
+            config.hydra.launcher = self._engine_config
+            config.hydra.sweep.dir = str(folder)
+            # Each job is composed anew, in whichever process the engine runs it.
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+        self._engine = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        _started.append(self)
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run a batch of jobs.
+
+        Raises:
+            UserError: The jobs belong to another study, or all are refused for the same reason.
+        """
+        if not self.trains:
+            returned = self._engine.launch(job_overrides, initial_job_idx)
+            self._codes += [int(one.return_value) for one in returned]
+            return returned
+        planned = [
+            self._planner.plan(list(one), initial_job_idx + index)
+            for index, one in enumerate(job_overrides)
+        ]
+        if initial_job_idx == 0:
+            validate_not_all_refused(planned)
+        make_run_dir(self.study.path)
+        with locked(self.study.path):
+            jobs = self._place(planned)
+            wanted = self._not_completed(planned, jobs, say=initial_job_idx == 0)
+            if wanted:
+                batch = [job_overrides[index] for index in wanted]
+                self._launch(batch, [jobs[index] for index in wanted], initial_job_idx)
+        known = {job.digest: job for job in self.study.jobs()}
+        returned = []
+        for overrides, one, job in zip(job_overrides, planned, jobs, strict=True):
+            result = _to_minimize(one, known.get(job.digest, job))
+            if result is not None:
+                self._costs[job.digest] = result
+            done = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
+            done.return_value = result
+            returned.append(done)
+        return returned
+
+    def _launch(self, batch: Sequence[Sequence[str]], jobs: Sequence[Job], first: int) -> None:
+        """Run jobs with the engine; its own failure is that of the jobs that it was running."""
+        parallel = str(self._engine_config._target_) != BASIC_LAUNCHER
+        with Progress(self.study, jobs, parallel=parallel):
+            try:
+                # A job in this process handles signals itself.
+                with stopping(self.study) if parallel else nullcontext():
+                    for job, one in zip(jobs, self._engine.launch(batch, first), strict=True):
+                        if one.status == JobStatus.FAILED:  # before it could record anything
+                            self._record(job, CRASHED, str(one._return_value))
+            except Exception as error:  # each engine has its own
+                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                print(f"error: the launcher failed: {reason}", file=sys.stderr)  # noqa: T201
+                for job in self.study.jobs():
+                    if job.digest in self._placed and job.status == "running":
+                        self._record(job, CRASHED, f"its process was killed ({reason})")
+
+    def _record(self, job: Job, code: int, error: str | None, value: float | None = None) -> None:
+        """Record the end of a job that could not do so itself."""
+        self.study.record(job, "ended", exit_code=code, error=error, seconds=None, value=value)
+
+    def jobs(self) -> list[Job]:
+        """The study's jobs as they are now, and those of this command that were refused."""
+        return [*self.study.jobs(), *self.refused]
+
+    def best(self) -> Job | None:
+        """This command's job with the best result on the held-out rows, if any has one."""
+        if not self._costs:
+            return None
+        return self.study.find(min(self._costs, key=self._costs.__getitem__))
+
+    def exit_codes(self) -> list[int]:
+        """Those of this command's jobs; one that never ended, or never began, has crashed."""
+        codes = [job.exit_code for job in self.jobs() if job.digest in self._placed]
+        return [*self._codes, *(CRASHED if code is None else code for code in codes)]
+
+    def _folder(self, config: DictConfig) -> Path:
+        """The study's folder: as given, that of the same command before, or a new one."""
+        if not self.trains:
+            self._temporary = tempfile.TemporaryDirectory(prefix="toplora-")
+            return Path(self._temporary.name)
+        parsed = OverridesParser.create().parse_overrides(typed_overrides(config.hydra))
+        if any(one.key_or_group == "output_dir" and one.is_sweep_override() for one in parsed):
+            raise UserError("output_dir is the folder of the whole sweep; give one folder")
+        if config.get("output_dir") or config.hydra.sweep.dir != FOLDER:
+            given = config.get("output_dir") or config.hydra.sweep.dir
+            return Path(str(given)).expanduser().absolute()
+        settings = sorted(
+            str(one.input_line) for one in parsed if one.key_or_group not in NOT_OF_THE_RUN
+        )
+        digest = text_digest("\n".join([*settings, str(config.hydra.sweeper._target_)]))[:DIGITS]
+        earlier = sorted(Path(FOLDER).glob(f"*-{digest}/{STUDY}"))
+        name = earlier[-1].parent.name if earlier else f"{datetime.now():%Y%m%d-%H%M%S}-{digest}"
+        return (Path(FOLDER) / name).absolute()
+
+    def _place(self, planned: Sequence[Planned]) -> list[Job]:
+        """The planned jobs, each with its folder; they are added to the study."""
+        configs = [(one.overrides, one.config) for one in planned if one.config is not None]
+        good = [(overrides, config) for overrides, config in configs if config is not None]
+        of = identity([config for _, config in good])
+        self.study.validate_same_study(of)
+        placed = self.study.place(good)
+        self.study.write(self.command, placed, of)
+        remaining = iter(placed)
+        jobs = [one.refused() if one.config is None else next(remaining) for one in planned]
+        self._placed |= {job.digest: job for job in jobs}
+        return jobs
+
+    def _not_completed(
+        self, planned: Sequence[Planned], jobs: Sequence[Job], *, say: bool
+    ) -> list[int]:
+        """The jobs to launch, by index; refused ones are recorded as failed."""
+        known = {job.digest: job for job in self.study.jobs()}
+        wanted: dict[str, int] = {}
+        for index, (one, job) in enumerate(zip(planned, jobs, strict=True)):
+            if one.config is None:
+                self.refused.append(job)
+                self._record(job, USER_ERROR, job.error)
+                print(f"error: {job.overrides}: {job.error}", file=sys.stderr)  # noqa: T201
+            elif one.config.resume == "extend" or not is_done(self.study, job):
+                wanted.setdefault(job.digest, index)
+            elif known[job.digest].status != "completed":  # it was killed before it said so
+                self._record(job, DONE, None, held_out_result(self.study.report(job)))
+        if say:
+            self._say(jobs)
+        return list(wanted.values())
+
+    def _say(self, jobs: Sequence[Job]) -> None:
+        """How many jobs are completed already, and how many of this command's are the same."""
+        lines = []
+        known = self.study.jobs()
+        completed = sum(job.status == "completed" for job in known)
+        if completed:
+            new = "" if self._named else "; for a new study give output_dir=DIR"
+            done = f"{completed} of {counted(len(known), 'job')} completed"
+            lines.append(f"continues {self.study.path}: {done}{new}")
+        repeated = len(jobs) - len({job.digest for job in jobs})
+        if repeated:
+            lines.append(f"{repeated} of {len(jobs)} jobs repeat the settings of another: run once")
+        for line in lines:
+            print(line, flush=True)  # noqa: T201  (for the user)
+
+
+def quoted(path: Path) -> str:
+    """The path as a value in Hydra's grammar."""
+    return QuotedString(text=str(path), quote=Quote.single).with_quotes()
+
+
+def take_started() -> StudyLauncher | None:
+    """Return and forget the launcher of the sweep that this process started, if any."""
+    return _started.pop() if _started else None
+
+
+def _to_minimize(planned: Planned, job: Job) -> float | None:
+    if planned.config is None or job.exit_code != DONE or job.value is None:
+        return None
+    return cost(planned.config, job.value)

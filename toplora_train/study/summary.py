@@ -1,0 +1,80 @@
+"""What a sweep ends with: the table of its jobs, the leaderboard, what to do next, an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from toplora_train.config.errors import UserError
+from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
+from toplora_train.report.numbers import counted
+from toplora_train.report.sweep import SweepRow, sweep_table
+from toplora_train.study.folder import Job
+from toplora_train.study.launcher import StudyLauncher
+
+
+def show_summary(launcher: StudyLauncher, console: Console, *, interrupted: bool) -> None:
+    """Print the table of all jobs of the study, the reasons of failures, and the leaderboard."""
+    study, jobs = launcher.study, launcher.jobs()
+    if not jobs:  # interrupted before the first was planned
+        return
+    rows = [SweepRow(job.overrides, study.run_dir(job), job.status, job.value) for job in jobs]
+    console.print(sweep_table(rows))
+    failed = [job for job in jobs if job.status == "failed"]
+    for job in failed:
+        reason = escape(job.error or f"exit code {job.exit_code}")
+        console.print(f"[red]failed[/red] {escape(job.overrides)}: {reason}", soft_wrap=True)
+    if failed and len(failed) == len(jobs):
+        console.print(f"[red]all {counted(len(jobs), 'job')} failed[/red]")
+    completed = [job for job in jobs if job.status == "completed"]
+    if launcher.searches:
+        _show_best(launcher, console)
+    elif not interrupted:
+        _show_leaderboard(launcher, completed, console)
+    line = f"{len(completed)} of {counted(len(jobs), 'job')} completed in {escape(str(study.path))}"
+    console.print(line, soft_wrap=True, highlight=False)
+    if len(completed) < len(jobs):
+        word = "interrupted; " if interrupted else ""
+        again = escape(str(launcher.command["command"]))
+        console.print(f"{word}the same command goes on with the others: {again}", soft_wrap=True)
+
+
+def sweep_exit_code(codes: Sequence[int]) -> int:
+    """0: all completed; 130, 143: one was interrupted; 2: user errors only; 1 otherwise.
+
+    Args:
+        codes: The exit codes of the jobs.
+    """
+    failures = [code for code in codes if code != DONE]
+    interruptions = [code for code in failures if code > 128]
+    if interruptions:
+        return interruptions[0]
+    if not failures:
+        return DONE
+    return USER_ERROR if all(code == USER_ERROR for code in failures) else CRASHED
+
+
+def _show_best(launcher: StudyLauncher, console: Console) -> None:
+    best = launcher.best()
+    if best is not None and best.value is not None:
+        found = f"{escape(best.overrides)}: {best.value:.4f} on the held-out rows"
+        console.print(f"best: {found}", soft_wrap=True, highlight=False)
+
+
+def _show_leaderboard(launcher: StudyLauncher, completed: Sequence[Job], console: Console) -> None:
+    # Imported here: numpy and scipy only for those who need them.
+    from toplora_train.report.comparison import compare_runs
+    from toplora_train.report.comparison_pages import show_comparison
+    from toplora_train.report.runs import find_runs, group
+
+    if len(completed) < 2:
+        return
+    try:
+        runs = find_runs([launcher.study.run_dir(job) for job in completed])
+        if len(group(runs)) < 2:
+            return
+        show_comparison(compare_runs(runs), console)
+    except UserError as error:
+        console.print(f"no leaderboard: {escape(str(error))}", soft_wrap=True)
