@@ -228,4 +228,15 @@ def test_the_worker_has_a_quiet_environment_by_default(monkeypatch):
 
 def test_the_command_is_what_the_worker_module_documents(tmp_path):
     command = worker_command("some.module", tmp_path)
-    assert command == [sys.executable, "-m", "some.module", str(tmp_path), "--with-parent"]
+    assert command == [sys.executable, "-P", "-m", "some.module", str(tmp_path), "--with-parent"]
+
+
+def test_a_module_in_the_current_directory_does_not_shadow_the_standard_library(
+    job, tmp_path, monkeypatch
+):
+    (tmp_path / "random.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert job("exit 0").exit_code == 0
+    assert job("environment PYTHONSAFEPATH").exit_code == 0  # for its own children
+    assert (tmp_path / "run" / "notes").read_text() == "1"
+    assert not (tmp_path / "ran").exists()

@@ -10,7 +10,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from toplora_train.config.aside import write_aside
+from toplora_train.config.check import first_problem
 from toplora_train.config.errors import UserError
+from toplora_train.config.reading import read_yaml
 from toplora_train.config.schema import RunConfig
 
 _RUN_CONFIG = TypeAdapter(RunConfig)
@@ -28,18 +30,15 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         UserError: the file does not exist, or is not a configuration of this version.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path.parent} is not a run directory: it does not contain {path.name}")
     try:
-        return _RUN_CONFIG.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return _RUN_CONFIG.validate_python(yaml.safe_load(read_yaml(path)))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key, problem = first_problem(error)
         raise UserError(
-            f"{path}: not a configuration of this version ({key}: {first['msg']})"
+            f"{path}: not a configuration of this version ({f'{key} {problem}'.strip()})"
         ) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
 def plain(config: RunConfig) -> dict[str, Any]:

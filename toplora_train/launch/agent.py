@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_failure(run_dir, status="failed", error=str(error), error_type="UserError")
         print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
         return USER_ERROR
-    command = ["-m", arguments.module, str(run_dir), "--with-parent"]
+    command = ["-P", "-m", arguments.module, str(run_dir), "--with-parent"]
     if processes == 1:
         os.execv(sys.executable, [sys.executable, *command])
     return run_workers(command, processes, run_dir)
@@ -86,6 +86,7 @@ def run_workers(command: Sequence[str], processes: int, run_dir: Path) -> int:
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ["PYTHONSAFEPATH"] = "1"  # -P for the processes that a worker starts too
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -132,7 +132,7 @@ def _in_several_processes(words: list[str], processes: str, device: str, run_dir
         raise UserError(f"processes={processes} must be a whole number above zero, or auto")
     count = count_processes(processes, device, devices_here())
     if count > 1:
-        raise SystemExit(run_workers(["-m", MODULE, *words], count, run_dir))
+        raise SystemExit(run_workers(["-P", "-m", MODULE, *words], count, run_dir))
 
 
 def _validate_others(given: Mapping[str, str], key: str, valid: tuple[str, ...], why: str) -> None:

@@ -93,9 +93,9 @@ def worker_command(
 ) -> list[str]:
     """The command of the worker, or of the agent that starts several workers."""
     if processes == 1:
-        return [sys.executable, "-m", module, str(run_dir), "--with-parent"]
+        return [sys.executable, "-P", "-m", module, str(run_dir), "--with-parent"]
     options = ["--processes", str(processes), "--device", device]
-    return [sys.executable, "-m", AGENT, module, str(run_dir), *options]
+    return [sys.executable, "-P", "-m", AGENT, module, str(run_dir), *options]
 
 
 def worker_environment() -> dict[str, str]:
@@ -105,6 +105,9 @@ def worker_environment() -> dict[str, str]:
         "TOKENIZERS_PARALLELISM", "false"
     )  # it forks: silences a deadlock warning
     environment.setdefault("PYTHONUNBUFFERED", "1")
+    # -P for the processes that a worker starts too (compilers, data loaders): a random.py in the
+    # current directory must not shadow the standard library's.
+    environment["PYTHONSAFEPATH"] = "1"
     return environment
 
 

@@ -24,8 +24,10 @@ def make_run_dir(run_dir: Path) -> None:
     """Create the directory.
 
     Raises:
-        UserError: It cannot be created.
+        UserError: It cannot be created, or is the file system's root.
     """
+    if run_dir.resolve() == Path(run_dir.anchor):
+        raise UserError(f"output_dir={run_dir} is the root of the file system; give a folder")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.names import plain_name
 from toplora_train.evaluation.statistics import mean_interval
 from toplora_train.report.json_file import plain_json, write_json_atomically
 
@@ -239,6 +240,11 @@ def read_report(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: invalid JSON ({error}); run the training again") from error
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{path}: not a report of schema version {SCHEMA_VERSION}")
+    try:
+        for name in values.get("tasks", ()):
+            plain_name(str(name))  # a part of the paths of predictions and figures
+    except ValueError as error:
+        raise UserError(f"{path}: a task's name {error}") from error
     return _fill_defaults(values) if values.get("status") == "completed" else values
 
 
