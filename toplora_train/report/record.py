@@ -40,7 +40,8 @@ class ReportAdapter:
     """The adapter: its settings as given, and whether it can be merged into the weights.
 
     ``start`` is the adapter that it was initialized from (``path``, ``sha256`` of its weights file,
-    ...), None for the method's own initialization.
+    ...), None for the method's own initialization. ``files`` are the SHA-256 of the saved adapter's
+    configuration and weights.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ReportAdapter:
     mergeable: bool
     settings: Mapping[str, Any]
     start: Mapping[str, Any] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,14 @@ from toplora_train.adapters.saving import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     load_adapter,
-    read_adapter_config,
 )
 from toplora_train.config.aside import folder_aside
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config
 from toplora_train.data.prompts import build_prompt
-from toplora_train.models.locate import ModelLocation
 from toplora_train.run.prepare.objective import load_base, locate_base
+from toplora_train.run.prepare.own_adapter import validate_own_adapter
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 
 PROBE = "How many legs do three dogs and a bird have? Count them one by one."
@@ -77,7 +76,7 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
             "load its adapter/ with PEFT, which includes the head"
         )
     location = locate_base(config.model)
-    _validate_same_base(adapter, location)
+    validate_own_adapter(run_dir, location)
     # Errors surface on a model without weights.
     whole = replace(config, model=replace(config.model, quantization=None))
     without_weights = load_base(whole, location, None, meta=True)
@@ -120,15 +119,6 @@ def _empty_folder(folder: Path) -> Path:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder} already exists; choose another with output=FOLDER")
     return folder
-
-
-def _validate_same_base(adapter: Path, location: ModelLocation) -> None:
-    trained_on = read_adapter_config(adapter).get("base_model_name_or_path")
-    if trained_on is not None and trained_on != location.name:
-        raise UserError(
-            f"{adapter}: the adapter was trained on {trained_on}, but the run's config.yaml names "
-            f"{location.name} as its base model; an adapter only works with its own"
-        )
 
 
 @contextmanager
