@@ -30,6 +30,7 @@ from toplora_train.config.explain import COMPOSITION_ERRORS, explain
 from toplora_train.config.help import installed_version, show_help
 from toplora_train.config.locate import conf_dir
 from toplora_train.config.sweep import swept_overrides, take_started_sweep
+from toplora_train.launch.output import survive_lost_output
 from toplora_train.launch.parent import JobResult, run_job
 from toplora_train.launch.sweep import (
     read_jobs,
@@ -42,6 +43,7 @@ from toplora_train.launch.worker import DONE, USER_ERROR
 
 def main() -> int:
     """``toplora-train``: returns the exit code."""
+    survive_lost_output()
     if "--version" in sys.argv[1:]:  # Hydra's parser would print Hydra's version
         print(f"toplora-train {installed_version()}")
         return DONE

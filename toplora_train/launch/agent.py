@@ -20,6 +20,7 @@ from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.launch.outcome import read_report, write_failure
+from toplora_train.launch.output import survive_lost_output
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -28,6 +29,7 @@ GRACE = 24 * 3600  # seconds for a checkpoint after a signal; a second signal do
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the workers until they exit; returns the exit code."""
+    survive_lost_output()
     for number in FORWARDED:  # torch sets its own handlers when it starts the workers
         signal.signal(number, _leave)
     parser = argparse.ArgumentParser(prog="python -m toplora_train.launch.agent")

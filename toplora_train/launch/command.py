@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.launch.output import survive_lost_output
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR, rank
 
 
@@ -18,6 +19,7 @@ def run_command(command: Callable[[], None]) -> int:
 
     A ``KeyboardInterrupt`` may say how to resume.
     """
+    survive_lost_output()
     # Importing bitsandbytes always warns that a faster kernel is not installed.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:

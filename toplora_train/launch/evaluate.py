@@ -153,28 +153,28 @@ def name_of(given: Mapping[str, str]) -> str:
 
 
 def _show(report: Mapping[str, Any], folder: Path) -> None:
-    from rich.console import Console
-
+    from toplora_train.report.display import plain_console, say
     from toplora_train.report.numbers import score
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     for name, task in report["tasks"].items():
         base = (
             f"base {score(task['base_value'], task['base_ci95'], task['metric'])}, "
             if task["base_value"] is not None
             else ""
         )
-        console.print(
+        say(
+            console,
             f"{name}: {base}tuned {score(task['value'], task['ci95'], task['metric'])}, "
-            f"n = {task['n']}"
+            f"n = {task['n']}",
         )
-    console.print(f"report: {folder / 'report.html'} (also report.md, report.json)")
+    say(console, f"report: {folder / 'report.html'} (also report.md, report.json)")
 
 
 def _show_harness(found: Mapping[str, Any], file: Path) -> None:
-    from rich.console import Console
+    from toplora_train.report.display import plain_console, say
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     for task, metrics in found["tuned"].items():
         for key, value in metrics.items():
             metric, _, filter_name = key.partition(",")
@@ -183,8 +183,8 @@ def _show_harness(found: Mapping[str, Any], file: Path) -> None:
             error = metrics.get(f"{metric}_stderr,{filter_name}")
             spread = f" (standard error {error:.4f})" if isinstance(error, float) else ""
             base = f"base {found['base'][task][key]:.4f}, " if found["base"] else ""
-            console.print(f"{task} {metric}: {base}tuned {value:.4f}{spread}")
-    console.print(f"results: {file}")
+            say(console, f"{task} {metric}: {base}tuned {value:.4f}{spread}")
+    say(console, f"results: {file}")
 
 
 if __name__ == "__main__":

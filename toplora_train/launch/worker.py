@@ -22,6 +22,7 @@ from toplora_train.config.errors import Interrupted, RunFailure, UserError
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch.outcome import write_failure
+from toplora_train.launch.output import survive_lost_output
 from toplora_train.launch.rundir import CONFIG, how_to_resume
 
 Job = Callable[[RunConfig, Path], None]
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job of a run directory; returns the exit code."""
+    survive_lost_output()
     parser = argparse.ArgumentParser(prog="python -m toplora_train.launch.worker")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument(
