@@ -41,6 +41,15 @@ def read_config(path: Path) -> RunConfig:
         ) from error
 
 
+def is_run_config(path: Path) -> bool:
+    """Whether a file was written by :func:`write_config`, of this or another version."""
+    try:
+        values = yaml.safe_load(read_yaml(path))
+    except UserError:
+        return False
+    return isinstance(values, dict) and values.keys() >= {"model", "adapter", "trainer"}
+
+
 def plain(config: RunConfig) -> dict[str, Any]:
     """The configuration as dicts, lists and scalars."""
     values = _without_tuples(asdict(config))
