@@ -17,6 +17,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.launch.lock import locked
 from toplora_train.launch.parent import JobResult, run_job, worker_command, worker_environment
+from toplora_train.launch.rundir import ADAPTER
 from toplora_train.report.record import write_report
 
 STANDIN = "tests.launch.standin"
@@ -184,6 +185,9 @@ def test_a_finished_run_is_refused_and_not_changed(job, tmp_path):
     job("exit 0")
     path = tmp_path / "run" / "report.json"
     path.write_text('{"status": "completed"}')
+    (tmp_path / "run" / "adapter").mkdir()
+    for name in ADAPTER:
+        (tmp_path / "run" / name).touch()
     with pytest.raises(UserError, match="finished run"):
         job("exit 0")
     assert job("exit 1", resume="auto").exit_code == 0  # not even started

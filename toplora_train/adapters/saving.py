@@ -24,7 +24,7 @@ from toplora_train.adapters.base import adapter_prefixes
 from toplora_train.adapters.configs import check_schema_version
 from toplora_train.adapters.describe import adapter_state
 from toplora_train.config.errors import RunFailure, UserError
-from toplora_train.config.reading import read_text
+from toplora_train.config.yaml_file import read_text
 from toplora_train.models.embedding import resized_modules
 from toplora_train.models.quantized import keep_trainable
 

@@ -26,7 +26,7 @@ from toplora_train.config.locate import OptionFile, conf_dir, groups, options, r
 from toplora_train.config.names import LONGEST
 from toplora_train.config.origin import find_origin
 from toplora_train.config.outside import validate_outside
-from toplora_train.config.reading import read_yaml
+from toplora_train.config.yaml_file import read_yaml
 from toplora_train.config.rivals import settle, validate_package
 from toplora_train.config.schema import RunConfig, SharedAdapterSettings
 from toplora_train.config.sweep import register_resolvers
@@ -68,7 +68,7 @@ def load_yaml(path: Path) -> DictConfig:
     """Read an option file.
 
     Raises:
-        UserError: see :func:`~toplora_train.config.reading.read_yaml`; or it is not a mapping.
+        UserError: see :func:`~toplora_train.config.yaml_file.read_yaml`; or it is not a mapping.
     """
     content = OmegaConf.load(io.StringIO(read_yaml(path)))
     if not isinstance(content, DictConfig):

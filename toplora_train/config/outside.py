@@ -15,7 +15,7 @@ import yaml
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import groups, readable
-from toplora_train.config.reading import read_yaml
+from toplora_train.config.yaml_file import read_yaml
 
 _HYDRA = re.compile(r"(^|[\s/@.:])hydra($|[\s/@.:])")
 

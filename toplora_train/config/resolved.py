@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from toplora_train.config.aside import write_aside
 from toplora_train.config.check import first_problem
 from toplora_train.config.errors import UserError
-from toplora_train.config.reading import read_yaml
+from toplora_train.config.yaml_file import read_yaml
 from toplora_train.config.schema import RunConfig
 
 _RUN_CONFIG = TypeAdapter(RunConfig)

@@ -166,6 +166,7 @@ def _interrupted(config: RunConfig, run_dir: Path, interruption: Interrupted) ->
 def _logging_to(path: Path) -> Iterator[None]:
     """Write all logging and warnings to the file, with timestamps."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    handler.handleError = lambda _: None  # type: ignore[method-assign]  # a full disk: once is said
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level

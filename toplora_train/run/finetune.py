@@ -19,6 +19,7 @@ from toplora_train.adapters.describe import describe_adapter
 from toplora_train.adapters.saving import save_adapter
 from toplora_train.adapters.start_from import take_start
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.config.rescue import rescue
 from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.evaluation.ranks import Ranks
@@ -367,14 +368,25 @@ def fine_tune(
 
 
 def save_adapter_folder(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the adapter and its tokenizer."""
+    """Write the adapter and its tokenizer.
+
+    Raises:
+        RunFailure: They could not be written; says where they are kept instead.
+    """
+
+    def write(where: Path) -> None:
+        save_adapter(model, where)
+        tokenizer.save_pretrained(where)
+
     try:
-        save_adapter(model, folder)
-        tokenizer.save_pretrained(folder)
-    except OSError as error:
+        write(folder)
+    except (OSError, RunFailure) as error:
+        kept = rescue(write, "adapter")
+        checkpoints = sorted((folder.parent / "checkpoints").glob("step-*"))
+        last = f"; so has {checkpoints[-1]}" if checkpoints else ""
         raise RunFailure(
-            f"the adapter could not be written to {folder} ({error}); the last checkpoint has it: "
-            "free some space, then continue with resume=auto"
+            f"the adapter could not be written to {folder} ({error}); {kept}{last}: make {folder} "
+            "writable, then continue with resume=auto"
         ) from error
 
 
@@ -394,14 +406,20 @@ def write_everything(report: Report, run_data: RunData, run_dir: Path) -> None:
         else None,
         labels=head.labels if head is not None else (),
     )
-    write_text_atomically(run_dir / "adapter" / "README.md", card)
-    write_pages(
-        run_dir,
-        document,
-        read_metrics(run_dir / "metrics.jsonl"),
-        {
-            eval_set.name: read_predictions(run_dir / "predictions" / f"{eval_set.name}.jsonl")
-            for eval_set in run_data.eval_sets
-        },
-    )
-    write_report(run_dir / "report.json", report)
+    try:
+        write_text_atomically(run_dir / "adapter" / "README.md", card)
+        write_pages(
+            run_dir,
+            document,
+            read_metrics(run_dir / "metrics.jsonl"),
+            {
+                eval_set.name: read_predictions(run_dir / "predictions" / f"{eval_set.name}.jsonl")
+                for eval_set in run_data.eval_sets
+            },
+        )
+        write_report(run_dir / "report.json", report)
+    except OSError as error:
+        raise RunFailure(
+            f"the report could not be written to {run_dir} ({error}); the adapter is saved in "
+            f"{run_dir / 'adapter'}: make room there, then continue with resume=auto"
+        ) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.reading import read_bytes, read_text, read_yaml
+from toplora_train.config.yaml_file import read_bytes, read_text, read_yaml
 
 
 def test_text_is_read_without_its_byte_order_mark(tmp_path):
