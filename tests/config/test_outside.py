@@ -66,7 +66,7 @@ def test_a_recipe_that_includes_itself_is_named(own, entry):
 def test_a_pipe_in_place_of_an_option_is_not_opened(tmp_path):
     (tmp_path / "recipe").mkdir()
     os.mkfifo(tmp_path / "recipe" / "mine.yaml")
-    with pytest.raises(UserError, match="not a regular file"):
+    with pytest.raises(UserError, match="it is a pipe"):
         validate_outside(tmp_path)
 
 

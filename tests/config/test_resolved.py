@@ -69,3 +69,20 @@ def test_a_broken_file_is_reported(tmp_path):
 def test_two_configurations_compare_by_dotted_key():
     one, two = flat(run_config()), flat(run_config(optimizer__lr=2e-4))
     assert {key for key in one if one[key] != two[key]} == {"optimizer.lr"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (bytes(range(256)), "line 2: not UTF-8"),
+        ("a: b".encode("utf-16"), "line 1: not UTF-8"),
+        (b"[" * 3000, "nested too deep"),
+        (b"seed: " + b"1" * 5000, "not valid YAML \\(Exceeds the limit"),
+        (b"", "not a configuration"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_line(tmp_path, content, message):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_config(tmp_path / "config.yaml")
+    assert "\n" not in str(caught.value)

@@ -1,9 +1,12 @@
+import hashlib
 import logging
 import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from toplora_train.config.errors import UserError
 from toplora_train.data import cache
@@ -70,6 +73,30 @@ def test_a_truncated_file_is_detected(tmp_path: Path, left: int):
     path = tmp_path / "key"
     load_or_encode(path, Example, lambda: WRITTEN)
     path.write_bytes(path.read_bytes()[:left])
+    assert load_or_encode(path, Example, lambda: WRITTEN) == (WRITTEN, REBUILT)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"garbage",
+        save({"lengths": np.array([1])}),
+        save({"counts": np.zeros(3), "kept": np.arange(2), "lengths": np.array([9, 9])}),
+        save(
+            {
+                "counts": np.zeros(3, np.int64),
+                "kept": np.arange(1),
+                "lengths": np.array([5]),
+                "input_ids": np.zeros(2, np.int32),
+                "prompt_length": np.array([1]),
+            }
+        ),
+    ],
+    ids=["no safetensors", "no columns", "no ids", "too few ids"],
+)
+def test_garbage_under_a_right_checksum_is_encoded_again(tmp_path: Path, content: bytes):
+    path = tmp_path / "key"
+    path.write_bytes(hashlib.sha256(content).digest() + content)
     assert load_or_encode(path, Example, lambda: WRITTEN) == (WRITTEN, REBUILT)
 
 

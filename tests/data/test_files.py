@@ -1,6 +1,7 @@
 """Records have precise locations; errors in invalid files say where."""
 
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,8 @@ from toplora_train.config.errors import UserError
 from toplora_train.data.files import read_file, read_folder
 
 ROWS = [{"instruction": "one"}, {"instruction": "two\u2028lines", "output": "x"}]
+
+DEEP = "[" * 100_000 + "]" * 100_000
 
 
 def write(path, text):
@@ -74,6 +77,14 @@ def test_a_missing_file_is_named(tmp_path, name):
         ("a.json", '[{"a": 1},\n {"a" 1}]', r"a\.json, line 2 column 7: invalid JSON"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', r"a\.json, line 2 column 1: .*rename it to \.jsonl"),
         ("a.jsonl", '[\n{"a": 1}\n]', r"a\.jsonl, line 1: .*belongs in a \.json file"),
+        ("a.jsonl", f'{{"a": {DEEP}}}', r"a\.jsonl, line 1: invalid JSON \(nested more than 100"),
+        ("a.json", DEEP, r"a\.json: invalid JSON \(nested more than 100 deep\)"),
+        (
+            "a.jsonl",
+            f'{{"answer": {"1" * 5000}}}',
+            r"line 1: invalid JSON \(an integer of more than",
+        ),
+        ("a.jsonl", '{"a": 1}\n{"b": {"a": 1, "a": 2}}', r"line 2: .*the key 'a' occurs twice"),
         ("a.csv", "a,b\n", r"a\.csv: unknown file format '\.csv'; supported are \.json"),
     ],
 )
@@ -102,9 +113,31 @@ def test_an_invalid_parquet_file_is_an_error_that_names_it(tmp_path):
         read_file(path)
 
 
+def test_text_in_parquet_that_is_not_utf8_is_an_error_that_names_the_file(tmp_path):
+    two_bytes = pa.array([0, 2], pa.int32()).buffers()[1]
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, two_bytes, pa.py_buffer(b"\xff\xfe")])
+    pq.write_table(pa.table({"instruction": broken}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: cannot be read as Parquet \(.*UTF8"):
+        read_file(tmp_path / "a.parquet")
+
+
+def test_a_value_in_parquet_without_an_equal_in_python_is_an_error_that_names_the_file(tmp_path):
+    far = pa.array([2**62], pa.timestamp("us"))
+    pq.write_table(pa.table({"instruction": ["x"], "when": far}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: cannot be read as Parquet \(date value"):
+        read_file(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
+def test_a_pipe_is_refused_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=r"cannot be read \(it is a pipe"):
+        read_file(tmp_path / name)
+
+
 def test_an_unreadable_file_is_an_error_that_says_why(tmp_path):
     (tmp_path / "a.json").mkdir()
-    with pytest.raises(UserError, match=r"a\.json: cannot be read \(Is a directory\)"):
+    with pytest.raises(UserError, match=r"a\.json: cannot be read \(it is a folder"):
         read_file(tmp_path / "a.json")
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -105,7 +106,7 @@ def test_partial_files_of_several_processes_can_be_resumed_by_any_number_of_proc
 
 
 def test_a_missing_predictions_file_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match=r"none\.jsonl: cannot be read .*evaluate the task"):
+    with pytest.raises(UserError, match=r"none\.jsonl: no such file; evaluate the task"):
         read_predictions(tmp_path / "none.jsonl")
 
 
@@ -114,8 +115,31 @@ def test_a_broken_line_is_named(tmp_path):
     with PredictionFile(path) as file:
         file.finish([A])
     path.write_text(path.read_text(encoding="utf-8") + '{"id": 1}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"task\.jsonl, line 2: not a prediction"):
+    with pytest.raises(UserError, match=r"task\.jsonl, line 2: .*; remove the file"):
         read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"correct": "yes"}, "'correct' must be true or false"),
+        ({"correct": 1}, "'correct' must be true or false"),
+        ({"scores": {"a": "high"}}, "'scores.a' must be a number"),
+        ({"label": None}, "'label' must be a string"),
+    ],
+)
+def test_a_value_of_another_type_is_named_and_never_scored(tmp_path, change, message):
+    line = json.dumps(dataclasses.asdict(A) | change)
+    (tmp_path / "task.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=rf"task\.jsonl, line 1: {message}"):
+        read_predictions(tmp_path / "task.jsonl")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{\x00", b"\x00\x80\n", b"[" * 100_000])
+def test_a_binary_or_absurd_file_is_a_user_error(tmp_path, content):
+    (tmp_path / "task.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=r"task\.jsonl, line 1: "):
+        read_predictions(tmp_path / "task.jsonl")
 
 
 def test_a_finished_file_is_reused_only_for_the_same_weights_and_protocol(tmp_path):

@@ -58,12 +58,13 @@ def test_a_revision_of_a_folder_is_refused(tmp_path: Path):
 
 
 def test_a_package_is_not_used_if_a_revision_is_given(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
+    tiny_model().save_pretrained(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(
-        "toplora_train.models.locate.packaged_checkpoint", lambda _: (Path("weights"), "1.0")
+        "toplora_train.models.locate.packaged_checkpoint", lambda _: (tmp_path, "1.0")
     )
-    assert locate("nobody/nothing", package="some_package").folder == Path("weights")
+    assert locate("nobody/nothing", package="some_package").folder == tmp_path
     with pytest.raises(UserError, match="not in the hub's cache"):
         locate("nobody/nothing", package="some_package", revision="v2")

@@ -1,3 +1,5 @@
+import ast
+import re
 from dataclasses import replace
 
 import pytest
@@ -5,7 +7,7 @@ import yaml
 
 from tests.report.made_up import made_up_report, task_score
 from toplora_train.report.card import model_card
-from toplora_train.report.record import ReportAdapter
+from toplora_train.report.record import ReportAdapter, ReportModel
 
 
 def card(**changes):
@@ -93,3 +95,21 @@ def test_a_resized_embedding_is_resized_before_the_adapter_is_loaded():
     loaded = next(index for index, line in enumerate(code) if "PeftModel.from_pretrained" in line)
     assert resized < loaded
     assert "resize_token_embeddings" not in card()
+
+
+def test_names_from_outside_are_neither_code_nor_markup():
+    hostile = 'x"); import os; os.abort()  # ` | <b>$y$\x1b[31m'
+    report = made_up_report(
+        model=ReportModel(hostile, hostile, 10, "float32"),
+        tasks={hostile: task_score()},
+        command=hostile,
+    )
+    text = model_card(report.to_dict(), prompt="```\n{instruction}")
+    assert "\x1b" not in text
+    code = text.split("```python\n")[1].split("```")[0]
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    assert {ast.literal_eval(call.args[0]) for call in calls if len(call.args) == 1} >= {hostile}
+    assert "os.abort" not in {ast.unparse(call.func) for call in calls}
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1
+    assert "````text\n```\n{instruction}\n````" in text

@@ -1,4 +1,5 @@
 import re
+from dataclasses import asdict
 from xml.etree import ElementTree
 
 import pytest
@@ -68,3 +69,9 @@ def test_a_validation_loss_is_plotted_if_measured():
     with_it = training_chart(made_up_metrics(5, validation_loss=0.5), inline=True)
     assert "validation loss" in with_it
     assert "validation loss" not in training_chart(made_up_metrics(5), inline=True)
+
+
+def test_a_name_with_dollar_signs_and_controls_is_drawn_as_it_is():
+    chart = score_chart({"$x^2$ \x1b[31m": asdict(task_score())}, inline=False)
+    assert "$x^2$" in chart
+    assert "\x1b" not in chart

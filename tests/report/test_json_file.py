@@ -23,7 +23,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     write_json_atomically(path, {"whole": True})
     with pytest.raises(TypeError):
         write_json_atomically(path, {"broken": object()})
-    with pytest.raises(UnicodeEncodeError):
-        write_text_atomically(path, "broken \ud800")
+    with pytest.raises(TypeError):
+        write_text_atomically(path, b"broken")
     assert json.loads(path.read_text()) == {"whole": True}
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_name_that_is_not_utf8_is_written_and_read_back(tmp_path):
+    write_json_atomically(tmp_path / "a.json", {"command": "x\udcff"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"command": "x\udcff"}

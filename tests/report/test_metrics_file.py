@@ -70,5 +70,12 @@ def test_infinity_is_null(tmp_path):
 
 
 def test_a_missing_file_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be read"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: no such file"):
         read_metrics(tmp_path / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("line", ['{"step": 1, "loss": "low"}', '{"step": null}', "[]", "7"])
+def test_a_line_without_numbers_is_named(path, line):
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(UserError, match=rf"metrics\.jsonl, line {len(ROWS) + 1}: no number under"):
+        read_metrics(path)

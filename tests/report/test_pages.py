@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+from markdown_it import MarkdownIt
 
 from tests.report.made_up import (
     made_up_metrics,
@@ -13,14 +14,13 @@ from tests.report.made_up import (
     task_score,
 )
 from toplora_train.report.pages import (
-    cell,
-    fenced,
     headline,
     render_html,
     render_markdown,
     verdict,
     write_pages,
 )
+from toplora_train.report.record import ReportModel
 
 PREDICTIONS = {"arithmetic": made_up_predictions()}
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -189,15 +189,37 @@ def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head():
             table = []
 
 
-def test_a_code_fence_is_longer_than_the_backticks_inside():
-    text = fenced("a ```` b")
-    fence = text.split("text\n")[0]
-    assert fence == "`" * 5
-    assert text.endswith("\n" + fence)
+HOSTILE = '[b]\x1b[31m</td><script>alert("$x^2$")</script>`**|![](http://x)\n# title'
 
 
-def test_a_table_cell_is_one_line_with_markdown_escaped():
-    assert cell("a|b\n*c* <d>") == r"a\|b \*c\* \<d\>"
+def hostile_report():
+    report = made_up_report(
+        recipe=HOSTILE,
+        command=HOSTILE,
+        protocol=HOSTILE,
+        notes=[HOSTILE],
+        model=ReportModel(HOSTILE, HOSTILE, 1000, HOSTILE),
+        tasks={HOSTILE: task_score()},
+        environment={"python": HOSTILE, "device": HOSTILE, "packages": {HOSTILE: HOSTILE}},
+    )
+    settings = report.adapter.settings | {"target_modules": [HOSTILE]}
+    data = dataclasses.replace(report.data, source=HOSTILE, prompt=HOSTILE, tokens_from=HOSTILE)
+    adapter = dataclasses.replace(report.adapter, name=HOSTILE, settings=settings)
+    return dataclasses.replace(report, adapter=adapter, data=data).to_dict()
+
+
+def test_text_from_outside_is_never_markup_in_the_pages(tmp_path):
+    one = dataclasses.replace(made_up_predictions()[0], id=HOSTILE, output=HOSTILE, label=HOSTILE)
+    write_pages(tmp_path, hostile_report(), made_up_metrics(), {HOSTILE: [one]})
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for written in (page, text, (tmp_path / "figures" / "scores.svg").read_text(encoding="utf-8")):
+        assert "\x1b" not in written
+    assert "<script" not in page
+    rendered = MarkdownIt("commonmark").enable("table").render(text)
+    assert not re.search('<(script|img src="http)', rendered)
+    assert rendered.count("<h1>") == 1
+    ElementTree.parse(tmp_path / "figures" / "scores.svg")
 
 
 def test_the_answering_method_is_shown_with_every_score():

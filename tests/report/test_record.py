@@ -87,9 +87,10 @@ def test_a_nan_loss_is_null():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "cannot be read"),
+        (None, "no such file"),
         ("{", "invalid JSON"),
-        ("[]", "not a report of schema version 1"),
+        ("[" * 100_000, "invalid JSON \\(nested more than 100 deep"),
+        ("[]", "must be a JSON object"),
         ('{"schema_version": 99}', "not a report of schema version 1"),
     ],
 )
@@ -99,6 +100,34 @@ def test_an_unreadable_report_is_a_user_error(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(UserError, match=rf"report\.json: {message}"):
         read_report(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("train", None, "'train' must be a mapping"),
+        ("train", "text", "'train' must be a mapping"),
+        ("train", {"steps": 3}, "no 'train.epochs'"),
+        ("tasks", {"boolq": {"metric": "accuracy"}}, "no 'tasks.boolq.value'"),
+        ("gain", {"value": 0.1}, "no 'gain.ci95'"),
+        ("environment", {}, "no 'environment.packages'"),
+        ("seed", "1", "'seed' must be an integer"),
+        ("average", "high", "'average' must be a number"),
+    ],
+)
+def test_a_completed_report_with_other_content_names_the_key(tmp_path, part, change, message):
+    values = made_up_report().to_dict() | {part: change}
+    (tmp_path / "report.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=rf"report\.json: {message}"):
+        read_report(tmp_path / "report.json")
+
+
+def test_a_completed_report_without_a_part_names_it(tmp_path):
+    values = made_up_report().to_dict()
+    del values["train"]
+    (tmp_path / "report.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"report\.json: no 'train'"):
+        read_report(tmp_path / "report.json")
 
 
 TASKS = {"boolq": {"source": "a", "choices": ["true", "false"], "licence": "x"}, "b": {"n": 1}}

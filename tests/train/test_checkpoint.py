@@ -1,3 +1,4 @@
+import hashlib
 import json
 import resource
 import subprocess
@@ -114,6 +115,75 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before_it(
     assert "step-00000002 is damaged" in caplog.text
 
 
+def reseal(checkpoint: Path, **content: object) -> None:
+    """Replace files (``state__json=...``) and give the manifest their checksums."""
+    for name, value in content.items():
+        file = checkpoint / name.replace("__", ".")
+        file.write_bytes(value if isinstance(value, bytes) else json.dumps(value).encode())
+    files = [file for file in sorted(checkpoint.iterdir()) if file.name != "manifest.json"]
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    (checkpoint / "manifest.json").write_text(json.dumps(digests))
+
+
+def changed(checkpoint: Path, change: str) -> None:
+    document = json.loads((checkpoint / "state.json").read_text())
+    if change == "no train":
+        del document["train"]
+    elif change == "a field from elsewhere":
+        document["train"]["sampler"] = 1
+    elif change == "a text as step":
+        document["train"]["step"] = "2"
+    elif change == "no parameter groups":
+        document["optimizer"] = {}
+    elif change == "too deep":
+        (checkpoint / "state.json").write_text("[" * 100_000)
+        return reseal(checkpoint)
+    return reseal(checkpoint, state__json=document)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["no train", "a field from elsewhere", "a text as step", "no parameter groups", "too deep"],
+)
+def test_another_state_under_a_right_checksum_is_skipped_for_the_one_before_it(
+    tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
+):
+    model = lora()
+    good, bad = (save(tmp_path, model, adamw(model), step) for step in (1, 2))
+    changed(bad, change)
+    assert newest_checkpoint(tmp_path) == good
+    assert "step-00000002 is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", '{"../../x": "0"}', "[" * 100_000])
+def test_a_manifest_that_does_not_name_the_files_is_damage(tmp_path: Path, manifest: str):
+    model = lora()
+    good, bad = (save(tmp_path, model, adamw(model), step) for step in (1, 2))
+    (bad / "manifest.json").write_text(manifest)
+    assert newest_checkpoint(tmp_path) == good
+
+
+def test_garbage_as_tensors_under_a_right_checksum_is_damage(tmp_path: Path):
+    model = lora()
+    good, bad = (save(tmp_path, model, adamw(model), step) for step in (1, 2))
+    reseal(bad, optimizer__safetensors=b"garbage")
+    assert newest_checkpoint(tmp_path) == good
+
+
+def test_the_state_of_another_optimizer_is_one_line(tmp_path: Path):
+    model = lora()
+    optimizer = adamw(model)
+    walk(model, optimizer, 1)
+    checkpoint = save(tmp_path, model, optimizer, 1)
+    document = json.loads((checkpoint / "state.json").read_text())
+    document["optimizer"]["param_groups"] = []
+    reseal(checkpoint, state__json=document)
+    with pytest.raises(UserError, match="holds the state of another optimizer or device"):
+        load_checkpoint(
+            checkpoint, model=model, optimizer=optimizer, accelerator=Accelerator(cpu=True)
+        )
+
+
 def test_a_partial_checkpoint_of_a_killed_process_is_removed(tmp_path: Path):
     (tmp_path / ".writing-step-00000003").mkdir()
     (tmp_path / ".writing-step-00000003" / "adapter.safetensors").write_bytes(b"half")
@@ -144,9 +214,10 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path):
     checkpoint = save(tmp_path, model, adamw(model), 1)
     document = json.loads((checkpoint / "state.json").read_text())
     document["schema_version"] += 1
-    (checkpoint / "state.json").write_text(json.dumps(document))
-    with pytest.raises(UserError, match="newer toplora-train"):
-        read_state(checkpoint)
+    reseal(checkpoint, state__json=document)
+    for read in (read_state, lambda path: newest_checkpoint(path.parent)):
+        with pytest.raises(UserError, match="newer toplora-train"):
+            read(checkpoint)
 
 
 def test_changed_settings_are_refused_by_name():

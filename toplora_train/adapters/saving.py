@@ -23,8 +23,13 @@ from toplora_train.adapters.attach import (
 from toplora_train.adapters.base import adapter_prefixes
 from toplora_train.adapters.configs import check_schema_version
 from toplora_train.adapters.describe import adapter_state
+from toplora_train.adapters.stored_config import (
+    peft_errors,
+    validate_ranks,
+    validate_stored_config,
+)
 from toplora_train.config.errors import RunFailure, UserError
-from toplora_train.config.yaml_file import read_text
+from toplora_train.config.reading import read_json
 from toplora_train.models.embedding import resized_modules
 from toplora_train.models.quantized import keep_trainable
 
@@ -73,23 +78,20 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     if trainable:
         keep_trainable(model)
     found, resized = shapes_and_dtypes(folder), bool(resized_modules(model))
-    try:
-        with warnings.catch_warnings(), quiet_peft(ties=resized):
-            # PEFT would drop unknown settings. Missing tensors are checked below.
-            warnings.filterwarnings("error", message="Unexpected keyword arguments")
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")
-            warnings.filterwarnings("ignore", message="Some weights of .* were not initialized")
-            loaded = PeftModel.from_pretrained(
-                model,
-                str(folder),
-                is_trainable=trainable,
-                ignore_mismatched_sizes=True,
-                low_cpu_mem_usage=all(parameter.is_meta for parameter in model.parameters()),
-            )
-    except KeyError as error:
-        raise UserError(f"{folder / WEIGHTS_FILE}: {error.args[0]} is missing") from error
-    except (TypeError, ValueError, UserWarning) as error:
-        raise UserError(f"{folder}: {' '.join(str(error).split())}") from error
+    shapes = {name: shape for name, (shape, _) in found.items()}
+    validate_ranks(read_adapter_config(folder), shapes, folder / CONFIG_FILE)
+    with warnings.catch_warnings(), quiet_peft(ties=resized), peft_errors(str(folder)):
+        # PEFT would drop unknown settings. Missing tensors are checked below.
+        warnings.filterwarnings("error", message="Unexpected keyword arguments")
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        warnings.filterwarnings("ignore", message="Some weights of .* were not initialized")
+        loaded = PeftModel.from_pretrained(
+            model,
+            str(folder),
+            is_trainable=trainable,
+            ignore_mismatched_sizes=True,
+            low_cpu_mem_usage=all(parameter.is_meta for parameter in model.parameters()),
+        )
     _check_fit(folder / WEIGHTS_FILE, found, adapter_state(loaded))
     if resized:
         tie_trained_embeddings(loaded)
@@ -111,14 +113,10 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         UserError: The file is missing or invalid.
     """
     file = folder / CONFIG_FILE
-    if not file.exists():
+    if not file.is_file():
         raise UserError(f"{file}: no such file; give the folder of an adapter")
-    try:
-        config = json.loads(read_text(file))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not an adapter's config ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{file}: not an adapter's config (it has no keys)")
+    config = read_json(file)
+    validate_stored_config(config, file)
     return config
 
 

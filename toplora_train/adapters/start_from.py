@@ -20,7 +20,6 @@ from typing import Any
 import peft
 import torch
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel
-from safetensors.torch import load_file
 from torch import nn
 
 from toplora_train.adapters.attach import attach_adapter, quiet_peft, without_weights
@@ -33,9 +32,11 @@ from toplora_train.adapters.saving import (
     sha256_of,
     shapes_and_dtypes,
 )
+from toplora_train.adapters.stored_config import peft_errors
 from toplora_train.config.adapter import adapter_defaults, shown
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.models.embedding import resized_modules
+from toplora_train.models.tensors import read_tensors
 
 KEY = "adapter.start_from"
 MODEL = "base_model.model."  # PEFT's prefix of tensor names
@@ -142,7 +143,7 @@ def take_start(adapted: PeftModel, start: Start) -> None:
         RunFailure: A tensor was not loaded.
     """
     file = start.folder / WEIGHTS_FILE
-    tensors = load_file(file)
+    tensors = read_tensors(file)
     if sha256_of(file) != start.sha256 or not tensors.keys() >= {*start.tensors}:
         raise UserError(f"{KEY}={start.folder}: {file.name} changed while this run was starting")
     given = {name: tensors[name] for name in start.tensors}
@@ -194,10 +195,8 @@ def _peft_config(folder: Path) -> PeftConfig:
     unknown = sorted(key for key in values.keys() - known if not _is_off(values[key]))
     if unknown:
         raise UserError(f"{file}: {unknown[0]}={values[unknown[0]]!r} is not known to this PEFT")
-    try:
+    with peft_errors(str(file)):
         return kind(**{key: value for key, value in values.items() if key in known})
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"{file}: {' '.join(str(error).split())}") from error
 
 
 def _method(config: PeftConfig) -> str:
@@ -333,12 +332,9 @@ def _on_model(model: nn.Module, theirs: PeftConfig, our_config: PeftConfig) -> P
         theirs.modules_to_save = our_config.modules_to_save
     if hasattr(theirs, "init_lora_weights"):
         theirs.init_lora_weights = True
-    try:
-        ties = bool(resized_modules(model))
-        with quiet_peft(ties=ties), torch.random.fork_rng(devices=[]):
-            return peft.get_peft_model(without_weights(model), theirs, autocast_adapter_dtype=False)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{KEY}: {' '.join(str(error).split())}") from error
+    ties = bool(resized_modules(model))
+    with peft_errors(KEY), quiet_peft(ties=ties), torch.random.fork_rng(devices=[]):
+        return peft.get_peft_model(without_weights(model), theirs, autocast_adapter_dtype=False)
 
 
 def _scalings(model: PeftModel) -> dict[str, float]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from toplora_train.config.adapter import Blame
 from toplora_train.config.by_task import register_by_task
@@ -26,11 +30,11 @@ from toplora_train.config.locate import OptionFile, conf_dir, groups, options, r
 from toplora_train.config.names import LONGEST
 from toplora_train.config.origin import find_origin
 from toplora_train.config.outside import validate_outside
-from toplora_train.config.yaml_file import read_yaml
 from toplora_train.config.rivals import settle, validate_package
 from toplora_train.config.schema import RunConfig, SharedAdapterSettings
 from toplora_train.config.sweep import register_resolvers
 from toplora_train.config.useless import validate_useful
+from toplora_train.config.yaml_file import read_yaml
 
 
 def prepare_hydra() -> None:
@@ -70,7 +74,11 @@ def load_yaml(path: Path) -> DictConfig:
     Raises:
         UserError: see :func:`~toplora_train.config.yaml_file.read_yaml`; or it is not a mapping.
     """
-    content = OmegaConf.load(io.StringIO(read_yaml(path)))
+    try:
+        content = OmegaConf.load(StringIO(read_yaml(path)))
+    except (ValueError, RecursionError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{readable(path)}: not valid YAML ({reason})") from error
     if not isinstance(content, DictConfig):
         raise UserError(f"{readable(path)}: must be a mapping of keys to values")
     return content

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from toplora_train.config.printable import printable
+
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
@@ -24,7 +26,11 @@ class UserError(Exception):
     Raised anywhere in the package; only the command line catches it. The message names the file,
     key or row and says what to do, for example
     ``train.jsonl, line 7: not valid JSON (Expecting ',' delimiter); fix or remove the line``.
+    It may quote a file, so control characters are escaped here.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class RunFailure(Exception):  # noqa: N818  (a failure, as in the table of exit codes)
@@ -33,6 +39,9 @@ class RunFailure(Exception):  # noqa: N818  (a failure, as in the table of exit 
     Raised for a full disk while saving and for a NaN loss. Nothing already written is lost, and the
     message names the checkpoint to resume from.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class Interrupted(Exception):  # noqa: N818  (a requested stop, not an error)
@@ -63,3 +72,9 @@ def requirement(problem: ErrorDetails) -> str:
     for verbose, plain in _PHRASES.items():
         words = words.replace(verbose, plain)
     return words
+
+
+def one_line(error: object, longest: int = 300) -> str:
+    """The message of another library's exception in one line of limited length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= longest else f"{text[:longest]}..."

@@ -23,8 +23,8 @@ from toplora_train.config.compose import chosen_files, load_yaml
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import conf_dir, groups, options, readable
 from toplora_train.config.origin import find_choice
-from toplora_train.config.yaml_file import yaml_problem
 from toplora_train.config.suggest import hint, nearest_key, not_found
+from toplora_train.config.yaml_file import yaml_problem
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 

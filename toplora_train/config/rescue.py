@@ -1,4 +1,4 @@
-"""Keep what is in memory when the run's own folder cannot be written: full, read-only or deleted."""
+"""Keep what is in memory when the run's folder cannot be written: full, read-only or deleted."""
 
 from __future__ import annotations
 

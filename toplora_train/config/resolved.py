@@ -12,8 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from toplora_train.config.aside import write_aside
 from toplora_train.config.check import first_problem
 from toplora_train.config.errors import UserError
-from toplora_train.config.yaml_file import read_yaml
+from toplora_train.config.reading import parse_yaml
 from toplora_train.config.schema import RunConfig
+from toplora_train.config.yaml_file import read_yaml
 
 _RUN_CONFIG = TypeAdapter(RunConfig)
 
@@ -33,19 +34,21 @@ def read_config(path: Path) -> RunConfig:
     if not path.exists():
         raise UserError(f"{path.parent} is not a run directory: it does not contain {path.name}")
     try:
-        return _RUN_CONFIG.validate_python(yaml.safe_load(read_yaml(path)))
+        return _RUN_CONFIG.validate_python(parse_yaml(read_yaml(path)))
     except ValidationError as error:
         key, problem = first_problem(error)
         raise UserError(
             f"{path}: not a configuration of this version ({f'{key} {problem}'.strip()})"
         ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML ({error})") from error
 
 
 def is_run_config(path: Path) -> bool:
     """Whether a file was written by :func:`write_config`, of this or another version."""
     try:
-        values = yaml.safe_load(read_yaml(path))
-    except UserError:
+        values = parse_yaml(read_yaml(path))
+    except (UserError, ValueError):
         return False
     return isinstance(values, dict) and values.keys() >= {"model", "adapter", "trainer"}
 

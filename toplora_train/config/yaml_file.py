@@ -1,68 +1,27 @@
-"""Read a file that anybody may have written: only regular files, of bounded size, as UTF-8."""
+"""Read a YAML file that anybody may have written: of bounded size, also with its aliases."""
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
 import yaml
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import readable
+from toplora_train.config.reading import read_text
 
 SETTINGS_LIMIT = 4 * 2**20  # bytes of a configuration file
 NODES_LIMIT = 200_000  # values of a YAML file, counted where an alias repeats them
-
-
-def read_bytes(path: Path, *, limit: int) -> bytes:
-    """The content of a regular file; a pipe or device, which may never end, is not opened.
-
-    Raises:
-        UserError: There is no such file, it is not a regular one, or it exceeds ``limit`` bytes.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            os.close(descriptor)
-            raise UserError(f"{readable(path)}: not a regular file")
-        with os.fdopen(descriptor, "rb") as file:
-            content = file.read(limit + 1)
-    except FileNotFoundError:
-        raise UserError(f"{readable(path)}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{readable(path)}: cannot be read ({error.strerror})") from error
-    if len(content) > limit:
-        raise UserError(
-            f"{readable(path)}: has {found.st_size:,} bytes; at most {limit:,} are read"
-        )
-    return content
-
-
-def read_text(path: Path, *, limit: int = SETTINGS_LIMIT) -> str:
-    """The text of a UTF-8 file, without a byte-order mark.
-
-    Raises:
-        UserError: See :func:`read_bytes`; or it is not UTF-8: names the line.
-    """
-    raw = read_bytes(path, limit=limit)
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{readable(path)}, line {line}: not UTF-8; save the file as UTF-8"
-        ) from None
 
 
 def read_yaml(path: Path) -> str:
     """The text of a YAML file whose aliases do not expand without bounds.
 
     Raises:
-        UserError: See :func:`read_text`; or it is not valid YAML, nested too deep or too large.
+        UserError: See :func:`~toplora_train.config.reading.read_text`; or it is not valid YAML,
+            nested too deep, or expands too far.
     """
-    text = read_text(path)
+    text = read_text(path, limit=SETTINGS_LIMIT)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         size = _expanded(node, {}) if node is not None else 0

@@ -23,6 +23,7 @@ import numpy as np
 import safetensors.numpy
 import tokenizers
 import transformers
+from safetensors import SafetensorError
 
 from toplora_train.config.aside import remove_leftovers, temporary_folder, write_aside
 from toplora_train.config.cache import (
@@ -110,7 +111,7 @@ def load_or_encode(
     tokens_limit()  # validate the setting before spending time on encoding
     damaged = path.exists()
     if damaged:
-        logger.warning("%s is damaged (checksum mismatch); encoding the rows again", path)
+        logger.warning("%s is damaged; encoding the rows again", path)
     encoded = encode()
     try:
         _write(path, encoded)
@@ -127,10 +128,13 @@ def _read(path: Path, example: type[AnExample]) -> Encoded[AnExample] | None:
         return None
     if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
         return None
-    columns = safetensors.numpy.load(content[DIGEST:])
-    counts = dict(zip(COUNTS, columns["counts"].tolist(), strict=True))
-    kept = tuple(columns["kept"].tolist())
-    return Encoded(_examples(example, columns, len(kept)), kept, **counts)
+    try:
+        columns = safetensors.numpy.load(content[DIGEST:])
+        counts = dict(zip(COUNTS, columns["counts"].tolist(), strict=True))
+        kept = tuple(columns["kept"].tolist())
+        return Encoded(_examples(example, columns, len(kept)), kept, **counts)
+    except (SafetensorError, LookupError, ValueError, TypeError):
+        return None
 
 
 def _write(path: Path, encoded: Encoded[Any]) -> None:
@@ -161,6 +165,8 @@ def _examples(
     example: type[AnExample], columns: Mapping[str, NDArray[Any]], count: int
 ) -> tuple[AnExample, ...]:
     bounds = [0, *np.cumsum(columns["lengths"]).tolist()]
+    if np.any(columns["lengths"] < 1) or bounds[-1] != len(columns["input_ids"]):
+        raise ValueError("the lengths are not those of the ids")
     values: list[Sequence[Any]] = []
     for field in fields(example):  # type: ignore[arg-type]  # every example class is a dataclass
         column = columns.get(field.name)

@@ -1,7 +1,7 @@
 """Read data files as records, each with its location for error messages.
 
 JSON and JSON Lines are read with the standard library, which reports the line of an error; Parquet
-with pyarrow.
+with pyarrow. Data files may have any size.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.reading import parse_json, read_text, validate_file
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 WHOLE_LIST = "a list belongs in a .json file: rename it, or write one object per line"
@@ -83,17 +84,7 @@ def _split_of(path: Path) -> str | None:
 
 
 def _read_text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        text = raw.decode("utf-8-sig")  # drops a byte-order mark
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None
+    text = read_text(path, limit=None)
     if not text.strip():
         raise UserError(f"{path}: the file is empty")
     return text
@@ -101,7 +92,7 @@ def _read_text(path: Path) -> str:
 
 def _parse_json(text: str, path: Path) -> list[Record]:
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except json.JSONDecodeError as error:
         lines = error.msg == "Extra data" and text.lstrip().startswith("{")
         remedy = "one object per line is JSON Lines: rename it to .jsonl" if lines else "correct it"
@@ -109,6 +100,8 @@ def _parse_json(text: str, path: Path) -> list[Record]:
             f"{path}, line {error.lineno} column {error.colno}: invalid JSON ({error.msg}); "
             f"{remedy}"
         ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: invalid JSON ({error}); correct it") from None
     if not isinstance(content, list):
         raise UserError(f"{path}: a .json file must be a list of rows; put the rows in [...]")
     return _numbered(content, path)
@@ -121,13 +114,12 @@ def _parse_lines(text: str, path: Path) -> list[Record]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
+            fields = parse_json(line)
+        except ValueError as error:
             whole = number == 1 and line.lstrip().startswith("[")
             remedy = WHOLE_LIST if whole else "correct or remove the line"
-            raise UserError(
-                f"{path}, line {number}: invalid JSON ({error.msg}); {remedy}"
-            ) from None
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+            raise UserError(f"{path}, line {number}: invalid JSON ({reason}); {remedy}") from None
         if isinstance(fields, list):
             raise UserError(f"{path}, line {number}: is a list, not one row; {WHOLE_LIST}")
         default_id = f"{path.stem}-{len(records) + 1}"
@@ -139,14 +131,21 @@ def _read_parquet(path: Path) -> list[Record]:
     import pyarrow as pa  # type: ignore[import-untyped]  # has no types; slow to import
     import pyarrow.parquet as pq  # type: ignore[import-untyped]  # likewise
 
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
+    validate_file(path)
     try:
         table = pq.read_table(path)
+        table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read as Parquet ({reason})") from None
-    return _numbered(table.to_pylist(), path)
+        raise _not_parquet(path, error) from None
+    try:
+        return _numbered(table.to_pylist(), path)
+    except (ValueError, OverflowError, pa.ArrowException) as error:  # such as a date after 9999
+        raise _not_parquet(path, error) from None
+
+
+def _not_parquet(path: Path, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(f"{path}: cannot be read as Parquet ({reason})")
 
 
 def _numbered(content: list[object], path: Path) -> list[Record]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.reading import parse_json, read_text, validate_json
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,16 @@ def read_predictions(path: Path) -> list[Prediction]:
     Raises:
         UserError: the file is missing, or a line is not a prediction.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; evaluate the task")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); evaluate the task") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if line:
-            prediction = _parse(line)
-            if prediction is None:
-                raise UserError(
-                    f"{path}, line {number}: not a prediction; remove the file and evaluate again"
-                )
-            found.append(prediction)
-    return found
+        return [
+            validate_json(Prediction, line, f"{path}, line {number}")
+            for number, line in enumerate(read_text(path, limit=None).split("\n"), start=1)
+            if line
+        ]
+    except UserError as error:
+        raise UserError(f"{error}; remove the file and evaluate the task again") from None
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
@@ -84,8 +81,8 @@ def finished_predictions(path: Path, *, belongs_to: str) -> list[Prediction]:
         belongs_to: See :class:`PredictionFile`.
     """
     try:
-        matches = _owner_file(path).read_text(encoding="utf-8") == belongs_to
-    except OSError:
+        matches = read_text(_owner_file(path)) == belongs_to
+    except UserError:
         matches = False
     return read_predictions(path) if matches and path.is_file() else []
 
@@ -182,12 +179,8 @@ def _line(values: dict[str, Any]) -> str:
 
 def _parse(line: str) -> Prediction | None:
     try:
-        values = json.loads(line)
-        return Prediction(
-            **{field.name: values[field.name] for field in fields(Prediction)[:-1]},
-            scores=values.get("scores"),
-        )
-    except (ValueError, TypeError, KeyError):
+        return validate_json(Prediction, line, "")
+    except UserError:
         return None
 
 
@@ -201,7 +194,7 @@ def _read_partial(path: Path, belongs_to: str) -> list[Prediction]:
         return []
     head, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     try:
-        if json.loads(head) != {"belongs_to": belongs_to}:
+        if parse_json(head) != {"belongs_to": belongs_to}:
             return []
     except ValueError:
         return []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import constants, try_to_load_from_cache
 
+from toplora_train.models.folder import shards
 from toplora_train.models.known import known_model
 from toplora_train.models.locate import ModelLocation, locate_model
 from toplora_train.models.packaged import packaged_checkpoint
@@ -88,11 +88,8 @@ def model_state(
 
 def holds_weights(folder: Path) -> bool:
     """Whether a folder holds all weights of a checkpoint, every shard if it is sharded."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return all((folder / shard).is_file() for shard in shards)
-    return any(folder.glob("*.safetensors"))
+    found = shards(folder)
+    return bool(found) and all(file.is_file() for file in found)
 
 
 def _is_hub_id(path: str) -> bool:

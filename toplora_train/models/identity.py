@@ -6,10 +6,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from toplora_train.models.folder import INDEX
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.tiny import tiny_config, tiny_model
 
-INDEX = "model.safetensors.index.json"
 LENGTH = 8  # bytes of a safetensors file that hold its header's length
 
 

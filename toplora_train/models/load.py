@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from toplora_train.config.aside import temporary_folder
-from toplora_train.config.errors import UserError
+from toplora_train.config.errors import UserError, one_line
 from toplora_train.models.embedding import resize_embeddings
+from toplora_train.models.folder import STRANGE_MODEL
 from toplora_train.models.head import (
     Head,
     HeadStart,
@@ -64,9 +65,9 @@ def load_tokenizer(location: ModelLocation) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(
                 location.folder, trust_remote_code=location.trusted
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, *STRANGE_MODEL) as error:
         raise UserError(
-            f"{location.name}: no tokenizer could be read from {location.folder}: {error}"
+            f"{location.name}: no tokenizer could be read from {location.folder}: {one_line(error)}"
         ) from error
     if tokenizer.eos_token is None and tokenizer.sep_token is None:
         raise UserError(
@@ -207,14 +208,14 @@ def _from_folder(
                 ignore_mismatched_sizes=start is not None and start.redrawn,
                 **how,
             )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, *STRANGE_MODEL) as error:
         if "attn_implementation=" in str(error):
             attention = how["attn_implementation"]
             raise UserError(
                 f"{name} has no {attention} attention; set model.attention=eager"
             ) from error
         what = "a causal language model" if head is None else "a model with a head"
-        raise UserError(f"{name}: cannot be loaded as {what}: {error}") from error
+        raise UserError(f"{name}: cannot be loaded as {what}: {one_line(error)}") from error
     lost = sorted(set(head_modules(model)) & {key.split(".")[0] for key in info["missing_keys"]})
     if lost and start is not None and start.kept:
         raise UserError(

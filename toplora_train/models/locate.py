@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from toplora_train.config.errors import UserError
+from toplora_train.models.folder import validate_model_folder
 from toplora_train.models.packaged import packaged_checkpoint
 
 PLAN_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.py"]  # code runs only if trusted
@@ -67,16 +68,20 @@ def locate_model(
                 f"model.revision={revision} applies to models on the hub, but model.path={path} is "
                 "a folder; leave model.revision out"
             )
+        validate_model_folder(folder, weights=weights)
         return ModelLocation(str(folder.resolve()), folder.resolve(), "local folder")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
             f"model.path={path} is neither a folder nor a hub id of the form owner/name"
         )
-    return (
+    found = (
         _in_hub_cache(path, revision, weights)
         or (_in_package(path, package) if package is not None and revision is None else None)
         or _from_hub(path, revision, package, weights)
     )
+    if found.folder is not None:
+        validate_model_folder(found.folder, weights=weights)
+    return found
 
 
 def _validate_useful(builtin: str, **settings: str | None) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from toplora_train.config.printable import printable
 from toplora_train.report.contamination import contamination_text
+from toplora_train.report.escape import cell, code, fenced
 from toplora_train.report.numbers import (
     count,
     counted,
@@ -39,7 +42,7 @@ def model_card(
     """
     parts = [
         _front_matter(report),
-        f"# {report['adapter']['name']} adapter for {report['model']['path']}",
+        f"# {cell(report['adapter']['name'])} adapter for {cell(report['model']['path'])}",
         _summary(report),
         "## Use",
         _loading(report, labels),
@@ -51,7 +54,7 @@ def model_card(
         "## Limits",
         _limits(report),
     ]
-    return "\n\n".join(parts) + "\n"
+    return printable("\n\n".join(parts)) + "\n"
 
 
 def _front_matter(report: Mapping[str, Any]) -> str:
@@ -68,8 +71,8 @@ def _front_matter(report: Mapping[str, Any]) -> str:
 def _summary(report: Mapping[str, Any]) -> str:
     adapter, model = report["adapter"], report["model"]
     text = (
-        f"PEFT type {adapter['peft_type']}, {count(adapter['trainable_parameters'])} trainable "
-        f"parameters on top of {count(model['parameters'])} frozen ones "
+        f"PEFT type {cell(adapter['peft_type'])}, {count(adapter['trainable_parameters'])} "
+        f"trainable parameters on top of {count(model['parameters'])} frozen ones "
         f"({_identity(model)}). Trained with toplora-train; see the run's `report.html` "
         "for details."
     )
@@ -78,8 +81,8 @@ def _summary(report: Mapping[str, Any]) -> str:
 
 def _identity(model: Mapping[str, Any]) -> str:
     digest = model.get("sha256")  # missing in older reports
-    suffix = f", SHA-256 of its configuration and weight index `{digest}`" if digest else ""
-    return f"revision `{model['revision']}`{suffix}"
+    suffix = f", SHA-256 of its configuration and weight index {code(digest)}" if digest else ""
+    return f"revision {code(model['revision'])}{suffix}"
 
 
 def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
@@ -97,7 +100,7 @@ def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
         "from peft import PeftModel",
         f"from transformers import {auto}, AutoTokenizer",
         "",
-        f'base = {auto}.from_pretrained("{report["model"]["path"]}"{head})',
+        f"base = {auto}.from_pretrained({json.dumps(report['model']['path'])}{head})",
         *([f"base.resize_token_embeddings({rows}, mean_resizing=False)"] if rows else []),
         'model = PeftModel.from_pretrained(base, "FOLDER_OF_THIS_FILE")',
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER_OF_THIS_FILE")',
@@ -127,13 +130,11 @@ def _prompt(prompt: str, *, chat: bool) -> str:
             "saved with the tokenizer next to this file. The loss was computed on the last "
             "assistant message of each conversation. Build prompts with "
             "`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`; a single user "
-            f"message becomes\n\n```text\n{prompt.rstrip()}\n```"
+            f"message becomes\n\n{fenced(prompt.rstrip())}"
         )
     tail = prompt[len(prompt.rstrip()) :]
     end = "in a line break" if "\n" in tail else "in a space" if tail else "without a line break"
-    return (
-        f"It was trained only on this prompt, which ends {end}:\n\n```text\n{prompt.rstrip()}\n```"
-    )
+    return f"It was trained only on this prompt, which ends {end}:\n\n{fenced(prompt.rstrip())}"
 
 
 def _scores(report: Mapping[str, Any]) -> str:
@@ -150,13 +151,13 @@ def _scores(report: Mapping[str, Any]) -> str:
         if task["base_ci95"] is not None:
             base = f"{percent(task['base_value'])} ({percent_interval(task['base_ci95'])})"
         lines.append(
-            f"| {name} | {score_value(task, task['metric'])} | "
+            f"| {cell(name)} | {score_value(task, task['metric'])} | "
             f"{score_interval(task, task['metric'])} | {base} | "
             f"{'-' if task['kind'] == 'regress' else percent(task['majority_value'])} | "
             f"{count(task['n'])} |"
         )
     decoding = "" if has_head(report) else ", greedy decoding"
-    lines += ["", f"Protocol `{report['protocol_hash']}`{decoding}."]
+    lines += ["", f"Protocol {code(report['protocol_hash'])}{decoding}."]
     return "\n".join(lines)
 
 
@@ -165,12 +166,12 @@ def _training(report: Mapping[str, Any]) -> str:
     source = data["source"] if isinstance(data["source"], str) else ", ".join(data["source"])
     return "\n".join(
         [
-            f"- {counted(data['rows'], 'row')} of {source}, SHA-256 `{data['sha256']}`",
+            f"- {counted(data['rows'], 'row')} of {cell(source)}, SHA-256 {code(data['sha256'])}",
             f"- {counted(train['steps'], 'step')}, {train['epochs']:.2f} epochs, loss per "
             f"{wording(report).unit} {train['loss_first']:.4f} at the start, "
             f"{train['loss_last']:.4f} at the end",
             *_start(report["adapter"].get("start")),
-            f"- seed {report['seed']}: `{report['command']}`",
+            f"- seed {report['seed']}: {code(report['command'])}",
         ]
     )
 
@@ -178,13 +179,13 @@ def _training(report: Mapping[str, Any]) -> str:
 def _start(start: Mapping[str, Any] | None) -> list[str]:
     if start is None:
         return []
-    return [f"- started from the adapter {start['path']}, SHA-256 `{start['sha256']}`"]
+    return [f"- started from the adapter {cell(start['path'])}, SHA-256 {code(start['sha256'])}"]
 
 
 def _limits(report: Mapping[str, Any]) -> str:
     data = report["data"]
     notes = ["One seed: scores vary with the seed."]
-    notes.append(f"Test rows in the training data: {contamination_text(report)}.")
+    notes.append(f"Test rows in the training data: {cell(contamination_text(report))}.")
     if data["truncated_rows"]:
         notes.append(f"{count(data['truncated_rows'])} training rows had their answer truncated.")
     if data["dropped_rows"]:

@@ -11,6 +11,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from toplora_train.config.printable import printable
+
 TUNED, BASE, MAJORITY = "#2f7fd1", "#8d99a6", "#d98e2b"
 # Placeholder colour, replaced by the page's text colour when the chart is inline, or by a grey that
 # is legible on white and black when it is a file.
@@ -21,6 +23,7 @@ _STYLE = {
     "svg.hashsalt": "toplora-train",
     "font.family": "sans-serif",
     "font.size": 10,
+    "text.parse_math": False,  # a name may hold dollar signs
     "text.color": _INK,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -86,7 +89,7 @@ def score_chart(tasks: Mapping[str, Mapping[str, Any]], *, inline: bool) -> str:
                 _bar(axes, place + 0.19, task["base_value"], task["base_ci95"], BASE)
             majority = 100 * task["majority_value"]
             axes.plot([majority] * 2, [place - 0.4, place + 0.4], color=MAJORITY, linestyle=":")
-        axes.set_yticks(range(len(tasks)), list(tasks))
+        axes.set_yticks(range(len(tasks)), list(map(printable, tasks)))
         axes.set_ylim(len(tasks) - 0.5, -0.5)
         axes.set_xlim(0, 100)
         axes.set_xlabel("score (%), with 95 % interval")

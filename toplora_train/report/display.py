@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from toplora_train.config.printable import printable
 from toplora_train.evaluation.run_evaluation import Progress
 from toplora_train.report.numbers import readable_seconds
 from toplora_train.report.remaining import TimeLeft
@@ -121,6 +122,7 @@ def say(console: Console, text: str) -> None:
 
     A word longer than a line, such as a path, is not broken, so that it can be copied.
     """
+    text = printable(text)
     if console.is_terminal:
         lines = [
             textwrap.wrap(line, console.width, break_long_words=False, break_on_hyphens=False)

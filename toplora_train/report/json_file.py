@@ -22,11 +22,14 @@ def plain_json(value: Any) -> Any:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to a temporary file, then rename it to ``path``."""
+    """Write ``text`` to a temporary file, then rename it to ``path``.
+
+    A byte of a file's name that is not UTF-8 is written as an escape, which JSON reads back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.reading import parse_json, validate_file
 from toplora_train.report.json_file import plain_json, write_text_atomically
 
 KEYS = (
@@ -23,6 +24,7 @@ KEYS = (
     "tokens_per_second",
     "peak_memory_bytes",
 )
+MAX = 2.0**63  # what a plot can show; NaN is not below it
 
 
 class MetricsFile:
@@ -79,24 +81,34 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read every complete line of ``metrics.jsonl``.
 
     Raises:
-        UserError: The file cannot be read.
+        UserError: The file cannot be read, or a line is not a step's record.
     """
-    try:
-        return _complete_rows(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); is this a run?") from error
+    validate_file(path)
+    return _complete_rows(path)
 
 
 def _complete_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:  # cut off by a crash, then appended to
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
+        wrong = KEYS if not isinstance(row, dict) else [key for key in KEYS if not _valid(row, key)]
+        if wrong:
+            raise UserError(f"{path}, line {number}: no number under {wrong[0]}; remove the line")
+        rows.append(row)
     return rows
+
+
+def _valid(row: Mapping[str, Any], key: str) -> bool:
+    """Whether a key holds a number; null stands for NaN, but not as the step."""
+    value = row.get(key, "")
+    if value is None:
+        return key != "step"
+    kinds = int if key == "step" else int | float
+    return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < MAX
 
 
 def _line(row: Mapping[str, Any]) -> str:

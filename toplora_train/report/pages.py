@@ -14,6 +14,7 @@ from toplora_train.evaluation.predictions import Prediction
 from toplora_train.report import numbers
 from toplora_train.report.charts import score_chart, training_chart
 from toplora_train.report.contamination import clean_scores, contamination_text
+from toplora_train.report.escape import cell, code, fenced, finalize
 from toplora_train.report.examples import pick_examples
 from toplora_train.report.expected import expected_table
 from toplora_train.report.gain import gain_text
@@ -167,6 +168,7 @@ def templates(*, escape: bool) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=finalize,
     )
     for formatter in (
         numbers.percent,
@@ -180,19 +182,7 @@ def templates(*, escape: bool) -> Environment:
         numbers.readable_seconds,
         fenced,
         cell,
+        code,
     ):
         environment.filters[formatter.__name__] = formatter
     return environment
-
-
-def fenced(text: str) -> str:
-    """Return ``text`` as a Markdown code block, with a fence longer than any backticks in it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
-
-
-def cell(value: object) -> str:
-    """Return ``value`` escaped for a cell of a Markdown table."""
-    text = " ".join(str(value).split())
-    return re.sub(r"([\\|`*_<>])", r"\\\1", text)

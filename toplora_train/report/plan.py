@@ -11,9 +11,11 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.syntax import Syntax
-from rich.table import Table
 from rich.text import Text
 
+from toplora_train.config.printable import printable
+from toplora_train.report.display import say
+from toplora_train.report.escape import PlainTable
 from toplora_train.report.json_file import plain_json
 from toplora_train.report.numbers import readable_seconds
 
@@ -170,9 +172,9 @@ def show_plan(plan: Plan, console: Console) -> None:
         _show_line(f"trainable parameters on {plan.parameters.model}", console)
         console.print(_parameters(plan.parameters))
         if plan.parameters.fit is not None:
-            console.print(plan.parameters.fit, highlight=False)
+            say(console, plan.parameters.fit)
         if plan.parameters.start is not None:
-            console.print(plan.parameters.start, highlight=False)
+            say(console, plan.parameters.start)
         if plan.parameters.comparison is not None:
             console.print(_comparison(plan.parameters.comparison))
     console.print(_amounts(plan))
@@ -187,7 +189,7 @@ def show_plan(plan: Plan, console: Console) -> None:
             )
         )
     for line in plan.unknown:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     console.print("This was only the plan; nothing was trained. Remove plan=true to run it.")
 
 
@@ -207,7 +209,7 @@ def render(example: Sequence[tuple[str, bool]]) -> Text:
             inside = False
         elif index:
             text.append("|", style="dim")
-        text.append(token.replace("\n", "⏎\n"), style="green" if learned else "")
+        text.append(printable(token).replace("\n", "⏎\n"), style="green" if learned else "")
     if inside:
         text.append("]", style="bold green")
     return text
@@ -245,11 +247,11 @@ def _facts(one: RunInput) -> str:
 
 
 def _show_line(line: str, console: Console) -> None:
-    console.print(line, soft_wrap=True, highlight=False, markup=False)
+    console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
 
 
-def _parameters(parameters: Parameters) -> Table:
-    table = Table()
+def _parameters(parameters: Parameters) -> PlainTable:
+    table = PlainTable()
     table.add_column("module")
     table.add_column("parameters", justify="right")
     for module, count in parameters.trainable.items():
@@ -263,7 +265,7 @@ def _parameters(parameters: Parameters) -> Table:
 
 def _comparison(comparison: Comparison) -> RenderableType:
     title = f"adapters on the same modules, and at the same budget ({comparison.budget})"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = PlainTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("adapter", no_wrap=True)
     table.add_column(comparison.rank, justify="right", no_wrap=True)
     table.add_column("rank", justify="right", no_wrap=True)
@@ -279,11 +281,11 @@ def _comparison(comparison: Comparison) -> RenderableType:
             "-" if fitted is None else f"{line.miss:+.1%}",
         )
     refusals = [f"{line.name}: {line.refusal}" for line in comparison.lines if line.refusal]
-    return Group(table, *(Text(f"- {refusal}", style="dim") for refusal in refusals))
+    return Group(table, *(Text(f"- {printable(refusal)}", style="dim") for refusal in refusals))
 
 
-def _amounts(plan: Plan) -> Table:
-    table = Table(title="data and compute", title_justify="left", show_header=False)
+def _amounts(plan: Plan) -> PlainTable:
+    table = PlainTable(title="data and compute", title_justify="left", show_header=False)
     table.add_column("quantity")
     table.add_column("amount", justify="right")
     table.add_row("training rows", _count_or_unknown(plan.rows))
@@ -310,7 +312,7 @@ def _count_or_unknown(count: int | None) -> str:
     return "unknown" if count is None else f"{count:,}"
 
 
-def _add_tokens(table: Table, tokens: Tokens) -> None:
+def _add_tokens(table: PlainTable, tokens: Tokens) -> None:
     table.add_row("tokens", f"{tokens.total:,}")
     if tokens.source:
         table.add_row("token ids", tokens.source)
@@ -320,7 +322,7 @@ def _add_tokens(table: Table, tokens: Tokens) -> None:
     table.add_row("longest row", f"{tokens.longest:,} tokens")
 
 
-def _add_flops(table: Table, work: Work) -> None:
+def _add_flops(table: PlainTable, work: Work) -> None:
     """FLOPs and their time at peak: a lower bound on the run's time if the tokens were counted."""
     most = "" if work.bound is None else ", at most"
     table.add_row(f"matrix products{most}", f"{work.flops / 1e12:,.3g} TFLOP")
@@ -337,7 +339,7 @@ def _add_flops(table: Table, work: Work) -> None:
 
 def _show_memory(work: Work, console: Console) -> None:
     _show_line(f"memory per device, estimated from shapes: {work.device}", console)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     possible = [column for column in work.memory if column.refusal is None]
     table.add_column("purpose", no_wrap=True)
     for column in possible:

@@ -11,8 +11,10 @@ from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.names import plain_name
+from toplora_train.config.reading import read_json, validate
 from toplora_train.evaluation.statistics import mean_interval
 from toplora_train.report.json_file import plain_json, write_json_atomically
+from toplora_train.report.stored import Interval, Measured, StoredParts
 
 SCHEMA_VERSION = 1
 
@@ -97,13 +99,13 @@ class ReportTrain:
     """
 
     steps: int
-    epochs: float
-    loss_first: float
-    loss_last: float
+    epochs: Measured
+    loss_first: Measured
+    loss_last: Measured
     tokens: int
-    padding_fraction: float
-    seconds: float
-    tokens_per_second: float
+    padding_fraction: Measured
+    seconds: Measured
+    tokens_per_second: Measured
     peak_memory_bytes: int
     world_size: int
     mixed_precision: str
@@ -123,26 +125,26 @@ class TaskScore:
     """
 
     metric: str
-    value: float
+    value: Measured
     n: int
-    ci95: tuple[float, float]
+    ci95: Interval
     base_value: float | None
-    majority_value: float
-    seconds: float
-    base_ci95: tuple[float, float] | None = None
+    majority_value: Measured
+    seconds: Measured
+    base_ci95: Interval | None = None
     base_seconds: float | None = None
     kind: str = "generate"
     answered: str = "generated"
     more: Mapping[str, Any] = field(default_factory=dict)
     last_value: float | None = None
-    last_ci95: tuple[float, float] | None = None
+    last_ci95: Interval | None = None
 
 
 @dataclass(frozen=True)
 class Reload:
     """The check that the saved adapter, loaded again, gives the trained model's logits."""
 
-    max_abs_logit_difference: float
+    max_abs_logit_difference: Measured
     missing: list[str]
     unexpected: list[str]
 
@@ -234,34 +236,31 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is missing, or is not a report of this schema version.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); is this a run?") from error
-    except ValueError as error:
-        raise UserError(f"{path}: invalid JSON ({error}); run the training again") from error
-    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
+    values = read_json(path)
+    if values.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{path}: not a report of schema version {SCHEMA_VERSION}")
     try:
         for name in values.get("tasks", ()):
             plain_name(str(name))  # a part of the paths of predictions and figures
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path}: a task's name {error}") from error
-    return _fill_defaults(values) if values.get("status") == "completed" else values
+    return _completed(values, path) if values.get("status") == "completed" else values
 
 
-def _fill_defaults(report: dict[str, Any]) -> dict[str, Any]:
-    """Add the defaults of keys that were introduced after a report was written."""
+def _completed(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Validate a report and add the defaults of keys that were introduced after it was written."""
+    validate(Report, values, str(path))
+    validate(StoredParts, values, str(path))
     parts = {
-        key: _defaults(kind) | report[key]
+        key: _defaults(kind) | values[key]
         for key, kind in (
             ("adapter", ReportAdapter),
             ("data", ReportData),
             ("train", ReportTrain),
         )
     }
-    tasks = {name: _defaults(TaskScore) | task for name, task in report["tasks"].items()}
-    return {**_defaults(Report), **report, **parts, "tasks": tasks}
+    tasks = {name: _defaults(TaskScore) | task for name, task in values["tasks"].items()}
+    return {**_defaults(Report), **_scores({}), **values, **parts, "tasks": tasks}
 
 
 def _defaults(kind: type[Any]) -> dict[str, Any]:

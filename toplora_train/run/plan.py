@@ -30,7 +30,7 @@ from toplora_train.models.known import known_model, shape_as_model
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.memory import BYTES, MemoryEstimate, estimate_memory
 from toplora_train.models.work import training_flops
-from toplora_train.report.display import plain_console
+from toplora_train.report.display import plain_console, say
 from toplora_train.report.plan import Parameters, Plan, Tokens, Work, show_plan
 from toplora_train.run.assemble.adapter_costs import compare_adapters
 from toplora_train.run.fit.optimization import adjustments, padded_together, rows_at_once
@@ -69,7 +69,7 @@ def run(config: RunConfig) -> None:
     plan, console = make_plan(config, find_target(config)), plain_console()
     if plan.steps is not None:
         for line in adjustments(config, total_steps=plan.steps):
-            console.print(line, highlight=False, soft_wrap=True)
+            say(console, line)
     show_plan(plan, console)
 
 

@@ -21,16 +21,19 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from pydantic import ConfigDict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.config.reading import read_json, validate, validate_file
+from toplora_train.models.tensors import read_tensors, validate_tensors
 from toplora_train.train.processes import random_states, restore_random_state
 from toplora_train.train.sharding import full_tensor, shard_like
 from toplora_train.train.spikes import LossTrend
@@ -38,7 +41,8 @@ from toplora_train.train.spikes import LossTrend
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
+ADAPTER, OPTIMIZER, RANDOM = (f"{name}.safetensors" for name in ("adapter", "optimizer", "random"))
+STATE, MANIFEST = "state.json", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class TrainState:
     window_tokens: int = 0
     trend: LossTrend = field(default_factory=LossTrend)
     settings: dict[str, Any] = field(default_factory=dict)
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     def after(
         self, step: int, loss: float, *, seconds: float, tokens: int, supervised_tokens: int
@@ -77,6 +83,24 @@ class TrainState:
         """The state after a logged step, with the sums since the last log line at zero."""
         trend = replace(self.trend, spikes=0)
         return replace(self, window_loss=0.0, window_tokens=0, trend=trend)
+
+
+@dataclass(frozen=True)
+class _OptimizerState:
+    """What an optimizer's state holds besides tensors."""
+
+    param_groups: list[dict[str, Any]]
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Document:
+    """The content of ``state.json``."""
+
+    schema_version: int
+    train: TrainState
+    optimizer: _OptimizerState
+    scaler: dict[str, Any] | None
 
 
 def save_checkpoint(
@@ -112,10 +136,10 @@ def save_checkpoint(
         for stale in folder.glob(".writing-*"):  # of a killed attempt: the run locks its folder
             shutil.rmtree(stale, ignore_errors=True)
         aside.mkdir(parents=True)
-        save_file(adapter, aside / "adapter.safetensors")
-        save_file(tensors, aside / "optimizer.safetensors")
-        save_file(random, aside / "random.safetensors")
-        (aside / "state.json").write_text(json.dumps(document))
+        save_file(adapter, aside / ADAPTER)
+        save_file(tensors, aside / OPTIMIZER)
+        save_file(random, aside / RANDOM)
+        (aside / STATE).write_text(json.dumps(document))
         manifest = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
         _flush(aside)
@@ -134,7 +158,11 @@ def save_checkpoint(
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files match their checksums; damaged ones are logged."""
+    """The newest checkpoint whose files are whole and valid; damaged ones are logged.
+
+    Raises:
+        UserError: see :func:`read_state`.
+    """
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         if damage := _damage(candidate):
             logger.warning("%s is damaged (%s); using the one before it", candidate, damage)
@@ -149,13 +177,7 @@ def read_state(checkpoint: Path) -> TrainState:
     Raises:
         UserError: it was written by a newer version of this package.
     """
-    document = json.loads((checkpoint / "state.json").read_text())
-    if document["schema_version"] > SCHEMA_VERSION:
-        raise UserError(
-            f"{checkpoint} was written by a newer toplora-train; upgrade, or start a new run"
-        )
-    stored = document["train"]
-    return TrainState(**stored | {"trend": LossTrend(**stored.get("trend", {}))})
+    return _read_document(checkpoint).train
 
 
 def load_checkpoint(
@@ -168,9 +190,10 @@ def load_checkpoint(
     """Restore the adapter, optimizer, gradient scaler and RNG states.
 
     Raises:
-        UserError: the names or shapes of the checkpoint's tensors are not this adapter's.
+        UserError: the names or shapes of the checkpoint's tensors are not this adapter's, or its
+            optimizer state is not this optimizer's.
     """
-    tensors = load_file(checkpoint / "adapter.safetensors")
+    tensors = read_tensors(checkpoint / ADAPTER)
     expected = adapter_tensors(model)
     if differing := {
         name
@@ -184,13 +207,18 @@ def load_checkpoint(
             "more tensors differ; use the settings it was saved with, or another output_dir"
         )
     set_adapter_tensors(model, tensors)
-    document = json.loads((checkpoint / "state.json").read_text())
-    _restore_optimizer_state(
-        optimizer, load_file(checkpoint / "optimizer.safetensors"), document["optimizer"]
-    )
-    if accelerator.scaler is not None and document["scaler"] is not None:
-        accelerator.scaler.load_state_dict(document["scaler"])
-    restore_random_state(load_file(checkpoint / "random.safetensors"), accelerator)
+    document = _read_document(checkpoint)
+    moments, random = (read_tensors(checkpoint / name) for name in (OPTIMIZER, RANDOM))
+    try:
+        _restore_optimizer_state(optimizer, moments, document.optimizer)
+        if accelerator.scaler is not None and document.scaler is not None:
+            accelerator.scaler.load_state_dict(document.scaler)
+        restore_random_state(random, accelerator)
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{checkpoint} holds the state of another optimizer or device ({error}); use the "
+            "settings it was saved with, or another output_dir"
+        ) from error
 
 
 def validate_same_settings(
@@ -261,33 +289,63 @@ def _split_optimizer_state(
 
 
 def _restore_optimizer_state(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], scalars: _OptimizerState
 ) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     like = {key: parameters[int(key.split(".", 1)[0])] for key in tensors}
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**shard_like(tensors, like), **scalars["state"]}.items():
+    for key, value in {**shard_like(tensors, like), **scalars.state}.items():
         index, *path, name = key.split(".")
         entries = state.setdefault(int(index), {})
         for part in path:
             entries = entries.setdefault(part, {})
         entries[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": scalars["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": scalars.param_groups})
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
+    """What is wrong with a checkpoint's files, or None.
+
+    Raises:
+        UserError: nothing, but they are of a newer version of this package.
+    """
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        manifest = read_json(checkpoint / MANIFEST)
         for name, digest in manifest.items():
-            if _sha256(checkpoint / name) != digest:
+            if name != Path(name).name or _sha256(checkpoint / name) != digest:
                 return f"{name} does not match its checksum"
-    except (OSError, ValueError, AttributeError) as error:
+        document = read_json(checkpoint / STATE)
+    except (OSError, UserError) as error:
+        return str(error)
+    _refuse_newer(checkpoint, document)
+    if differing := manifest.keys() ^ {ADAPTER, OPTIMIZER, RANDOM, STATE}:
+        return f"{MANIFEST} lacks or adds {min(differing)}"
+    try:
+        validate(_Document, document, STATE)
+        for name in (ADAPTER, OPTIMIZER, RANDOM):
+            validate_tensors(checkpoint / name)
+    except UserError as error:
         return str(error)
     return None
 
 
+def _read_document(checkpoint: Path) -> _Document:
+    path = checkpoint / STATE
+    values = read_json(path)
+    _refuse_newer(checkpoint, values)
+    return validate(_Document, values, str(path))
+
+
+def _refuse_newer(checkpoint: Path, document: Mapping[str, Any]) -> None:
+    version = document.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise UserError(
+            f"{checkpoint} was written by a newer toplora-train; upgrade, or start a new run"
+        )
+
+
 def _sha256(path: Path) -> str:
+    validate_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -21,12 +21,14 @@ from typing import Any
 import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
+from toplora_train.config.reading import read_text, validate_json
 from toplora_train.config.schema import RunConfig
+from toplora_train.models.tensors import read_tensors
 from toplora_train.run.fit.selection_metric import (
     VALIDATION_LOSS,
     SelectionMetric,
@@ -141,7 +143,7 @@ class BestCheckpoint:
 
     def restore(self, model: PeftModel) -> None:
         """Load the best tensors into the model."""
-        set_peft_model_state_dict(model, load_file(self.folder / "adapter.safetensors"))
+        set_peft_model_state_dict(model, read_tensors(self.folder / "adapter.safetensors"))
 
     def _keep(self, tensors: Mapping[str, Tensor] | None) -> None:
         aside = self.folder / ".writing"
@@ -223,4 +225,9 @@ def fingerprint(model: PeftModel) -> str:
 
 
 def _read(path: Path) -> list[Candidate]:
-    return [Candidate(**one) for one in json.loads(path.read_text())] if path.is_file() else []
+    """The earlier candidates.
+
+    Raises:
+        UserError: The file holds something else.
+    """
+    return validate_json(list[Candidate], read_text(path), str(path)) if path.is_file() else []
