@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,7 +82,11 @@ def test_an_explained_failure_shows_no_log(job, capfd):
 def test_a_killed_worker_is_reported_as_killed(job, tmp_path, capfd):
     result = job("kill 9")
     assert result.exit_code == 1
-    assert result.error == "killed by signal 9 (out of memory?)"
+    assert re.fullmatch(
+        r"killed by signal 9 \(out of memory\? It had used up to [\d.]+ GiB; this machine has "
+        r"[\d.]+ GiB\)",
+        result.error,
+    )
     assert result.error in capfd.readouterr().err
     assert report(tmp_path / "run")["status"] == "failed"
 
@@ -244,3 +249,10 @@ def test_a_module_in_the_current_directory_does_not_shadow_the_standard_library(
     assert job("environment PYTHONSAFEPATH").exit_code == 0  # for its own children
     assert (tmp_path / "run" / "notes").read_text() == "1"
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_interrupted_worker_without_a_record_still_leaves_a_line(job, capfd, tmp_path):
+    result = job("exit 130")  # as after a second Ctrl-C
+    assert (result.exit_code, result.error) == (130, "interrupted by signal 2")
+    assert capfd.readouterr().err == "interrupted by signal 2\n"
+    assert report(tmp_path / "run")["status"] == "interrupted"

@@ -29,6 +29,7 @@ Job = Callable[[RunConfig, Path], None]
 
 LOG = "train.log"
 DONE, CRASHED, USER_ERROR = 0, 1, 2
+UNDER_AGENT = "TOPLORA_AGENT"  # set in the environment of the agent's workers
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,10 @@ def log_name() -> str:
 
 
 def _record(run_dir: Path, error_type: str, *, status: str, error: str) -> None:
-    """Write the error to report.json and standard error, unless another process was first."""
+    """Write the error to report.json and standard error, unless another process was first.
+
+    An agent prints it itself: it may be the consequence of another worker's end.
+    """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if write_failure(
         run_dir,
@@ -111,6 +115,8 @@ def _record(run_dir: Path, error_type: str, *, status: str, error: str) -> None:
         log=log_name() if rank() else None,
         only_first=several,
     ):
+        if status == "failed" and UNDER_AGENT in os.environ:
+            return
         line = f"error: {error}" if status == "failed" else error
         print(line, file=sys.stderr, flush=True)  # noqa: T201  (for the user)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -100,7 +100,14 @@ def run(config: RunConfig, run_dir: Path) -> None:
     config, fitted = within_budget(config, run_data)
     origin = validate_adapter(config, run_data)
     ends = earlier_ends(run_dir)
-    checkpoint, start = resume_point(config, run_dir / "checkpoints", run_data, origin, ends)
+
+    def warn(line: str) -> None:
+        log.warning(line)
+        say(console, f"warning: {line}")
+
+    checkpoint, start = resume_point(
+        config, run_dir / "checkpoints", run_data, origin, ends, warn=warn
+    )
     extension = find_extension(
         config,
         ends,
@@ -246,8 +253,12 @@ def resume_point(
     run_data: RunData,
     origin: StartFrom | None,
     ends: Sequence[EarlierEnd],
+    *,
+    warn: Callable[[str], None] = log.warning,
 ) -> tuple[Path | None, TrainState]:
     """The checkpoint to resume from, if there is one, and the initial state.
+
+    ``warn`` is called with a line for each damaged checkpoint.
 
     Raises:
         UserError: The checkpoint was made with other settings, or an extension has none.
@@ -257,7 +268,7 @@ def resume_point(
         rows_sha256=run_data.rows.sha256,
         start_sha256=origin.file.sha256 if origin is not None else None,
     )
-    checkpoint = newest_checkpoint(checkpoints) if config.resume is not None else None
+    checkpoint = newest_checkpoint(checkpoints, warn=warn) if config.resume is not None else None
     if checkpoint is None:
         if ends:
             raise UserError(
