@@ -44,9 +44,14 @@ KEYS = (
     Key("device", "where to compute", choices=("auto", "cpu", "cuda", "mps")),
     Key("processes", "how many share the rows, each with the model; auto: one per GPU"),
     Key("config_dir", "a folder with your task files, FOLDER/task/NAME.yaml or the harness's"),
+    Key(
+        "trust_remote_code",
+        "whether the base model's own Python code may run; never taken from the run",
+        choices=("true", "false"),
+    ),
     Key("name", "the evaluation's folder; by default made of the words above"),
 )
-HARNESS_KEYS = ("limit", "batch_size", "base", "device", "config_dir")
+HARNESS_KEYS = ("limit", "batch_size", "base", "device", "config_dir", "trust_remote_code")
 
 
 def main() -> int:
@@ -105,6 +110,7 @@ def _evaluate(words: list[str]) -> None:
         data_root=given.get("data_root"),
         device=given.get("device"),
         own=[own] if own else [],
+        trust_remote_code=given.get("trust_remote_code") == "true",
     )
     if "harness" in given:
         _validate_others(given, "harness", HARNESS_KEYS, "prompts and scores as the harness does")

@@ -24,6 +24,11 @@ KEYS = (
         choices=("lora", "merged"),
     ),
     Key("output", "the folder to write, by default RUN/FORMAT"),
+    Key(
+        "trust_remote_code",
+        "whether the base model's own Python code may run; never taken from the run",
+        choices=("true", "false"),
+    ),
 )
 
 
@@ -49,7 +54,12 @@ def _export(words: list[str]) -> None:
 
     console = open_console()
     output = Path(given["output"]) if "output" in given else None
-    done = export(run_dir, format=given["format"], output=output)
+    done = export(
+        run_dir,
+        format=given["format"],
+        output=output,
+        trust_remote_code=given.get("trust_remote_code") == "true",
+    )
     say(
         console,
         f"{done.format} written to {done.folder}; reloaded, its logits differ by at most "

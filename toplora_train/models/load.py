@@ -184,7 +184,7 @@ def _own_code_refused(name: str) -> Iterator[None]:
             raise
         raise UserError(
             f"{name} needs Python code of its own (auto_map), which is not run; if you trust it, "
-            "set model.trust_remote_code=true"
+            "set model.trust_remote_code=true (toplora-eval and -export: trust_remote_code=true)"
         ) from error
 
 

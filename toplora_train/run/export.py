@@ -52,13 +52,21 @@ class Export:
     quantization: str | None = None
 
 
-def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
+def export(
+    run_dir: Path,
+    *,
+    format: str,
+    output: Path | None = None,
+    trust_remote_code: bool = False,
+) -> Export:
     """Write a run's adapter in another format, and verify it.
 
     Args:
         run_dir: A finished run.
         format: ``lora`` or ``merged``.
         output: A new or empty folder; by default ``run_dir/FORMAT``.
+        trust_remote_code: Whether the base model's own Python code may run. The run's setting does
+            not count, as the run may be a stranger's.
 
     Raises:
         UserError: There is no run, the adapter does not fit its base model, or its method does not
@@ -67,6 +75,8 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
     """
     folder = _empty_folder(output or run_dir / format)
     config = read_config(run_dir / "config.yaml")
+    model = replace(config.model, trust_remote_code=trust_remote_code)
+    config = replace(config, model=model)
     adapter = run_dir / "adapter"
     if not adapter.is_dir():
         raise UserError(f"{run_dir} has no adapter: the run is not finished")
