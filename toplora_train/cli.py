@@ -21,6 +21,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.explain import COMPOSITION_ERRORS, explain
 from toplora_train.config.help import installed_version, show_help
 from toplora_train.config.locate import conf_dir
+from toplora_train.launch.output import survive_lost_output
 from toplora_train.launch.worker import DONE
 from toplora_train.study.job import job, user_error
 from toplora_train.study.launcher import take_started
@@ -29,6 +30,7 @@ from toplora_train.study.summary import show_summary, sweep_exit_code
 
 def main() -> int:
     """``toplora-train``: returns the exit code."""
+    survive_lost_output()
     if "--version" in sys.argv[1:]:  # Hydra's parser would print Hydra's version
         print(f"toplora-train {installed_version()}")
         return DONE

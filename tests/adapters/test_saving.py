@@ -1,6 +1,7 @@
 """A saved adapter loads completely or is refused with the reason."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,23 @@ def test_the_config_file_does_not_depend_on_set_order(tmp_path: Path):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     assert config["target_modules"] == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tensor: tensor * float("nan"), "toplora_.* contains NaN or infinity"),
+        (lambda tensor: tensor + float("inf"), "toplora_.* contains NaN or infinity"),
+        (lambda tensor: tensor.to(torch.int8), "toplora_.* is int8, not floating point"),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_values_that_are_not_finite_numbers_are_refused_by_name(
+    saved: Path, damage: Callable[[torch.Tensor], torch.Tensor], message: str, device: str
+):
+    file = saved / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = min(tensors)
+    save_file(tensors | {name: damage(tensors[name])}, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=message):
+        load_adapter(tiny_model().to(device), saved)

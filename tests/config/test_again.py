@@ -6,6 +6,7 @@ from tests.run.conftest import tiny_run
 from toplora_train.config.again import evaluation_config, read_task
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config, write_config
+from toplora_train.config.schema import ModelSettings
 
 OWN = """# @package task.mine
 name: mine
@@ -67,3 +68,10 @@ def test_an_error_in_a_task_file_is_reported(tmp_path: Path, text, message):
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         read_task("mine", [tmp_path])
+
+
+def test_a_strangers_run_cannot_consent_to_running_its_models_code(tmp_path: Path):
+    model = ModelSettings(name="own", path="owner/name", trust_remote_code=True)
+    config = tiny_run(tmp_path, model=model)
+    assert not evaluation_config(config).model.trust_remote_code
+    assert evaluation_config(config, trust_remote_code=True).model.trust_remote_code

@@ -26,6 +26,10 @@ def job(_config: RunConfig, run_dir: Path) -> None:
         if ACTION[0] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError("bad luck")
+    if ACTION[0] == "lose" and rank == 0:
+        wait_for(run_dir / "ready.1")
+        os.kill(int((run_dir / "ready.1").read_text()), signal.SIGKILL)
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
     (run_dir / f"ready.{rank}").write_text(str(os.getpid()))
     while ACTION[0] != "done":
         time.sleep(0.05)

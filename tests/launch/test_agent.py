@@ -13,6 +13,7 @@ import pytest
 
 from tests.config.example import run_config
 from toplora_train.config.errors import UserError
+from toplora_train.config.resolved import write_config
 from toplora_train.launch.agent import count_processes
 from toplora_train.launch.parent import JobResult, run_job, worker_command
 
@@ -76,12 +77,19 @@ def test_a_failing_rank_stops_the_others_and_its_error_is_shown(job, tmp_path, c
 
 def test_a_killed_rank_is_named_the_others_stop_and_resuming_is_explained(job, tmp_path, capfd):
     (tmp_path / "run" / "checkpoints" / "step-00000003").mkdir(parents=True)
+    write_config(run_config(), tmp_path / "run" / "config.yaml")
     result = job("kill 1", resume="auto")
     assert result.exit_code == 1
-    assert result.error == "rank 1 was killed by signal 9 (out of memory?)"
+    assert result.error.startswith("rank 1 was killed by signal 9 (out of memory? It had used up")
     shown = capfd.readouterr().err
     assert "killed by signal 9" in shown
     assert "step-00000003 is saved; continue with the same command" in shown
+
+
+def test_the_kill_is_the_reason_and_not_the_connection_that_it_broke(job, capfd):
+    result = job("lose")
+    assert result.error.startswith("rank 1 was killed by signal 9")
+    assert capfd.readouterr().err.startswith("error: rank 1 was killed by signal 9")
 
 
 @pytest.mark.parametrize(

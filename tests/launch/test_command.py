@@ -1,5 +1,9 @@
 """A small command has the same exit codes as the others, and prints one line on an error."""
 
+import os
+import signal
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -57,3 +61,29 @@ def test_a_librarys_warning_is_a_line_of_ours(capsys):
 
     assert run_command(command) == 0
     assert capsys.readouterr().err == "warning: Target modules were merged. Beware.\n"
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
+)
+def test_a_signal_at_any_moment_leaves_a_line(signum: int, code: int, capsys):
+    before = signal.getsignal(signum)
+    assert run_command(lambda: os.kill(os.getpid(), signum)) == code
+    assert capsys.readouterr().err == f"interrupted by signal {code - 128}\n"
+    assert signal.getsignal(signum) == before
+
+
+def test_a_second_signal_leaves_a_line_and_no_traceback():
+    program = """
+import os, signal
+from toplora_train.launch.command import run_command
+def command():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:  # cleaning up takes its time
+        os.kill(os.getpid(), signal.SIGINT)
+run_command(command)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert ended.returncode == 130
+    assert ended.stderr == b"a second signal: stopped at once\n"

@@ -9,7 +9,7 @@ from tests.report.made_up import made_up_report
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.launch.extension import keeping_the_end
-from toplora_train.launch.rundir import CONFIG, is_already_done
+from toplora_train.launch.rundir import ADAPTER, CONFIG, is_already_done
 from toplora_train.report.record import write_report
 
 
@@ -19,6 +19,9 @@ def finish(run_dir, **train):
     report = replace(report, train=replace(report.train, **train))
     write_report(run_dir / "report.json", report)
     write_config(wanted(), run_dir / CONFIG)
+    (run_dir / "adapter").mkdir(exist_ok=True)
+    for name in ADAPTER:
+        (run_dir / name).touch()
     (run_dir / "checkpoints" / "step-00000150").mkdir(parents=True)
     return run_dir
 

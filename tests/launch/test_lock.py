@@ -75,3 +75,11 @@ def wait_until_free(folder):
         except UserError:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def test_a_lock_that_is_a_symlink_is_not_followed(tmp_path):
+    (tmp_path / "own.txt").write_text("mine")
+    (tmp_path / ".lock").symlink_to(tmp_path / "own.txt")
+    with pytest.raises(UserError, match=r"\.lock cannot be opened"), locked(tmp_path):
+        pass
+    assert (tmp_path / "own.txt").read_text() == "mine"

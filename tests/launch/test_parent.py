@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.launch.lock import locked
 from toplora_train.launch.parent import JobResult, run_job, worker_command, worker_environment
+from toplora_train.launch.rundir import ADAPTER
 from toplora_train.report.record import write_report
 
 STANDIN = "tests.launch.standin"
@@ -80,7 +82,11 @@ def test_an_explained_failure_shows_no_log(job, capfd):
 def test_a_killed_worker_is_reported_as_killed(job, tmp_path, capfd):
     result = job("kill 9")
     assert result.exit_code == 1
-    assert result.error == "killed by signal 9 (out of memory?)"
+    assert re.fullmatch(
+        r"killed by signal 9 \(out of memory\? It had used up to [\d.]+ GiB; this machine has "
+        r"[\d.]+ GiB\)",
+        result.error,
+    )
     assert result.error in capfd.readouterr().err
     assert report(tmp_path / "run")["status"] == "failed"
 
@@ -184,6 +190,9 @@ def test_a_finished_run_is_refused_and_not_changed(job, tmp_path):
     job("exit 0")
     path = tmp_path / "run" / "report.json"
     path.write_text('{"status": "completed"}')
+    (tmp_path / "run" / "adapter").mkdir()
+    for name in ADAPTER:
+        (tmp_path / "run" / name).touch()
     with pytest.raises(UserError, match="finished run"):
         job("exit 0")
     assert job("exit 1", resume="auto").exit_code == 0  # not even started
@@ -228,4 +237,22 @@ def test_the_worker_has_a_quiet_environment_by_default(monkeypatch):
 
 def test_the_command_is_what_the_worker_module_documents(tmp_path):
     command = worker_command("some.module", tmp_path)
-    assert command == [sys.executable, "-m", "some.module", str(tmp_path), "--with-parent"]
+    assert command == [sys.executable, "-P", "-m", "some.module", str(tmp_path), "--with-parent"]
+
+
+def test_a_module_in_the_current_directory_does_not_shadow_the_standard_library(
+    job, tmp_path, monkeypatch
+):
+    (tmp_path / "random.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert job("exit 0").exit_code == 0
+    assert job("environment PYTHONSAFEPATH").exit_code == 0  # for its own children
+    assert (tmp_path / "run" / "notes").read_text() == "1"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_interrupted_worker_without_a_record_still_leaves_a_line(job, capfd, tmp_path):
+    result = job("exit 130")  # as after a second Ctrl-C
+    assert (result.exit_code, result.error) == (130, "interrupted by signal 2")
+    assert capfd.readouterr().err == "interrupted by signal 2\n"
+    assert report(tmp_path / "run")["status"] == "interrupted"

@@ -1,11 +1,14 @@
 """Whether a run may start in its directory."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.config.example import run_config
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import write_config
 from toplora_train.launch.rundir import (
+    ADAPTER,
     CONFIG,
     STUDY,
     forget_failure,
@@ -19,6 +22,9 @@ from toplora_train.launch.rundir import (
 def finished(tmp_path):
     write_config(run_config(output_dir=str(tmp_path)), tmp_path / CONFIG)
     (tmp_path / "report.json").write_text('{"status": "completed"}')
+    (tmp_path / "adapter").mkdir()
+    for name in ADAPTER:
+        (tmp_path / name).touch()
     return tmp_path
 
 
@@ -64,6 +70,7 @@ def test_an_unfinished_run_may_be_resumed(unfinished):
 
 
 def test_a_half_written_checkpoint_does_not_count(tmp_path):
+    write_config(run_config(output_dir=str(tmp_path)), tmp_path / CONFIG)
     (tmp_path / "checkpoints" / ".step-00000012.aside").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-00000012.tmp").mkdir()
     assert not is_already_done(run_config(), tmp_path)
@@ -104,3 +111,46 @@ def test_an_interruption_before_the_first_checkpoint_says_that_predictions_are_k
 def test_a_job_of_a_study_is_not_continued_by_itself(unfinished):
     (unfinished.parent / STUDY).touch()
     assert how_to_resume(run_config(resume="auto"), unfinished) == "step-00000010 is saved"
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "report.md", "adapter/README.md", "metrics.jsonl", "predictions/a.json"]
+)
+def test_files_that_no_run_wrote_are_not_overwritten(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine: all mine\n")
+    for resume in (None, "auto"):
+        with pytest.raises(UserError, match=f"its {name.split('/')[0]} would be overwritten"):
+            is_already_done(run_config(resume=resume), tmp_path)
+    assert (tmp_path / name).read_text() == "mine: all mine\n"
+
+
+def test_other_files_may_lie_in_the_folder(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert not is_already_done(run_config(), tmp_path)
+
+
+def test_a_failed_run_may_be_repeated_in_its_folder(tmp_path):
+    write_config(run_config(output_dir=str(tmp_path)), tmp_path / CONFIG)
+    (tmp_path / "report.json").write_text('{"status": "failed"}')
+    (tmp_path / "predictions").mkdir()
+    assert not is_already_done(run_config(), tmp_path)
+
+
+def test_a_finished_run_that_lost_its_adapter_is_not_called_done(finished):
+    (finished / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"without its adapter/adapter_model.*another output_dir"):
+        is_already_done(run_config(resume="auto"), finished)
+    (finished / "checkpoints" / "step-00000002").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"delete its report\.json .* from step-00000002"):
+        is_already_done(run_config(resume="auto"), finished)
+
+
+def test_a_path_that_libraries_cannot_encode_is_refused_at_the_start(tmp_path):
+    with pytest.raises(UserError, match="is not UTF-8 under this locale"):
+        make_run_dir(tmp_path / "gr\udcc3\udcb6")
+
+
+def test_the_root_of_the_file_system_is_refused():
+    with pytest.raises(UserError, match="root of the file system"):
+        make_run_dir(Path("/"))

@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,61 @@ def test_a_damaged_tokenizer_is_one_clear_error(saved: ModelLocation):
 
 def test_the_built_in_model_is_what_auto_classes_load(saved: ModelLocation):
     assert type(AutoModelForCausalLM.from_pretrained(saved.folder)) is type(tiny_model())
+
+
+CODE = """
+import json
+from dataclasses import replace
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+Path(__file__).parent.joinpath("ran").touch()
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.fixture
+def coded(saved: ModelLocation, monkeypatch) -> ModelLocation:
+    """A model folder whose config names Python code in the folder."""
+    assert saved.folder is not None
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("a prompt was shown"))
+    modules = saved.folder.parent / "modules"
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(modules))
+    monkeypatch.syspath_prepend(modules)
+    config = json.loads((saved.folder / "config.json").read_text())
+    config |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"},
+    }
+    (saved.folder / "config.json").write_text(json.dumps(config))
+    (saved.folder / "own.py").write_text(CODE)
+    return saved
+
+
+def test_the_code_of_a_models_folder_is_refused_in_one_line(coded: ModelLocation):
+    for load in (
+        lambda: load_tokenizer(coded),
+        lambda: load_model(coded, dtype="float32"),
+        lambda: load_model(coded, dtype="float32", meta=True),
+    ):
+        with pytest.raises(UserError, match=r"set model\.trust_remote_code=true") as error:
+            load()
+        assert "\n" not in str(error.value)
+    assert not list(coded.folder.parent.rglob("ran"))
+
+
+def test_a_tokenizers_code_is_refused_too(saved: ModelLocation, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("a prompt was shown"))
+    settings = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    assert saved.folder is not None
+    (saved.folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"set model\.trust_remote_code=true"):
+        load_tokenizer(saved)
+
+
+def test_the_code_of_a_trusted_folder_runs(coded: ModelLocation):
+    model = load_model(replace(coded, trusted=True), dtype="float32")
+    assert type(model).__name__ == "OwnForCausalLM"
+    assert list(coded.folder.parent.rglob("ran"))

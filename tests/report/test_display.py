@@ -6,7 +6,13 @@ import pytest
 from rich.console import Console
 
 from toplora_train.evaluation.run_evaluation import Progress
-from toplora_train.report.display import EncodingDisplay, EvaluationDisplay, TrainingDisplay, say
+from toplora_train.report.display import (
+    EncodingDisplay,
+    EvaluationDisplay,
+    TrainingDisplay,
+    plain_console,
+    say,
+)
 
 
 @pytest.fixture
@@ -175,3 +181,13 @@ def test_encoding_is_shown_only_if_it_is_slow(plain, monkeypatch):
         "encoding training rows: 2,000 of 4,000 rows",
         "encoding training rows: 4,000 of 4,000 rows",
     ]
+
+
+def test_brackets_are_printed_as_they_are(capsys):
+    console = plain_console()
+    path = "/runs/x[/red]y/[bold]z[not a tag]"
+    say(console, path)
+    console.print(path, soft_wrap=True)
+    with EvaluationDisplay(path, 4, console=Console(force_terminal=True, markup=True)):
+        pass
+    assert capsys.readouterr().out.count(path) >= 2

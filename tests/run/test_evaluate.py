@@ -103,7 +103,7 @@ def test_a_broken_adapter_is_refused_before_the_base_model_is_evaluated(run, tmp
     shutil.copytree(folder, copy)
     file = copy / "adapter" / "adapter_model.safetensors"
     save_file({k: t for k, t in load_file(file).items() if "theta" not in k}, file)
-    with pytest.raises(UserError, match=r"adapter_model\.safetensors: .* missing: .*toplora_theta"):
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors: not the file that the run"):
         evaluate(evaluation_config(config), copy, name="broken", command="c")
     assert not list((copy / "evaluations" / "broken").rglob("*.jsonl*"))
 

@@ -1,8 +1,10 @@
 import hashlib
 import json
+import re
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from toplora_train.config.errors import UserError
+from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.models.tiny import tiny_model
 from toplora_train.train.checkpoint import (
     TrainState,
@@ -248,8 +250,22 @@ except RunFailure as error:
     )
     assert result.returncode == 7, result.stderr
     assert "step 2 could not be written" in result.stdout
+    assert "step-00000001 is intact" in result.stdout
     assert "resume=auto" in result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     found = newest_checkpoint(tmp_path)
     assert found is not None and found.name == "step-00000001"
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 5000
+
+
+def test_a_checkpoint_whose_folder_is_lost_is_kept_in_the_temporary_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "checkpoints").write_text("a file in place of the folder")
+    model = lora()
+    optimizer = adamw(model)
+    walk(model, optimizer, 1)
+    with pytest.raises(RunFailure, match=r"step 1 could not be written .* it is kept in") as error:
+        save(tmp_path / "checkpoints", model, optimizer, 1)
+    kept = Path(re.search(r"it is kept in (\S+);", str(error.value))[1])
+    assert kept.name == "step-00000001"
+    assert newest_checkpoint(kept.parent) == kept

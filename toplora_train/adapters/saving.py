@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from toplora_train.adapters.attach import (
+    DTYPES,
     quiet_peft,
     set_adapter_dtype,
     tie_trained_embeddings,
@@ -34,6 +35,7 @@ from toplora_train.models.quantized import keep_trainable
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+INDEXED = ("SHIRA", "SUPERTUNING", "VBLORA")  # methods that save the positions of their values too
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
@@ -99,7 +101,7 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
         for name, (_, dtype) in found.items()
         if any(part.startswith(prefixes) for part in name.split("."))
     }
-    if len(dtypes) == 1:
+    if len(dtypes) == 1 and dtypes <= DTYPES.keys():
         set_adapter_dtype(loaded, dtypes.pop())
     return loaded
 
@@ -119,10 +121,11 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def shapes_and_dtypes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of each tensor in the weights file, after validating the config.
+    """Shape and dtype of each tensor in the weights file, after validating config and values.
 
     Raises:
-        UserError: A file is missing, or cannot be read by this version.
+        UserError: A file is missing, or cannot be read by this version; or a tensor holds
+            integers, NaN or infinity.
     """
     config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     for file in (config_file, weights_file):
@@ -141,22 +144,28 @@ def shapes_and_dtypes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         check_schema_version(config.get("schema_version"))
     except ValueError as error:
         raise UserError(f"{config_file}: {error}") from error
-    dtype_names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     try:
         with safe_open(weights_file, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            return {
-                name: (tuple(part.get_shape()), dtype_names.get(part.get_dtype(), "auto"))
-                for name, part in slices.items()
-            }
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise UserError(f"{weights_file}: not a valid safetensors file ({error})") from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() and config["peft_type"] not in INDEXED:
+            raise UserError(f"{weights_file}: {name} is {_dtype(tensor)}, not floating point")
+        if not torch.isfinite(tensor.float()).all():
+            raise UserError(f"{weights_file}: {name} contains NaN or infinity")
+    return {name: (tuple(tensor.shape), _dtype(tensor)) for name, tensor in tensors.items()}
 
 
 def sha256_of(file: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of a saved adapter's configuration and weights, by file name."""
+    return {name: sha256_of(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
 
 
 def _check_fit(
@@ -176,6 +185,10 @@ def _check_fit(
     parts = [f"{problem}: {_first(names)}" for problem, names in problems.items() if names]
     if parts:
         raise UserError(f"{file}: does not fit the model and its config: {'; '.join(parts)}")
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _first(names: Sequence[str], limit: int = 3) -> str:

@@ -33,6 +33,7 @@ def evaluation_config(
     data_root: str | None = None,
     device: str | None = None,
     own: Sequence[Path] = (),
+    trust_remote_code: bool = False,
 ) -> RunConfig:
     """The run's configuration for another evaluation.
 
@@ -43,6 +44,8 @@ def evaluation_config(
         data_root: Replaces the run's ``data_root``.
         device: Replaces the run's ``launch.device``.
         own: The user's option folders, ``FOLDER/task/NAME.yaml``.
+        trust_remote_code: Replaces the run's ``model.trust_remote_code``: the run may be a
+            stranger's, so its own consent does not count.
 
     Raises:
         UserError: a task is unknown, or a value is invalid.
@@ -51,6 +54,7 @@ def evaluation_config(
     changed["evaluation"] |= {
         key: yaml.safe_load(value) for key, value in (evaluation or {}).items()
     }
+    changed["model"]["trust_remote_code"] = trust_remote_code
     if tasks is not None:
         changed["task"] = {name: read_task(name, own) for name in tasks}
     if device is not None:

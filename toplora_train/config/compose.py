@@ -12,7 +12,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -28,11 +27,13 @@ from toplora_train.config.check import check
 from toplora_train.config.errors import UserError
 from toplora_train.config.levels import Level, levels, typed_keys, validate_complete
 from toplora_train.config.locate import OptionFile, conf_dir, groups, options, readable
+from toplora_train.config.names import LONGEST
 from toplora_train.config.origin import find_origin
-from toplora_train.config.reading import read_text
+from toplora_train.config.outside import validate_outside
 from toplora_train.config.rivals import settle, validate_package
 from toplora_train.config.schema import RunConfig, SharedAdapterSettings
 from toplora_train.config.useless import validate_useful
+from toplora_train.config.yaml_file import read_yaml
 
 
 def prepare_hydra() -> None:
@@ -69,13 +70,11 @@ def load_yaml(path: Path) -> DictConfig:
     """Read an option file.
 
     Raises:
-        UserError: it is not valid YAML, or not a mapping.
+        UserError: see :func:`~toplora_train.config.yaml_file.read_yaml`; or it is not a mapping.
     """
     try:
-        content = OmegaConf.load(StringIO(read_text(path)))
-    except yaml.YAMLError as error:
-        raise UserError(yaml_problem(error, path)) from error
-    except (OSError, ValueError, RecursionError, OmegaConfBaseException) as error:
+        content = OmegaConf.load(StringIO(read_yaml(path)))
+    except (ValueError, RecursionError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{readable(path)}: not valid YAML ({reason})") from error
     if not isinstance(content, DictConfig):
@@ -83,24 +82,15 @@ def load_yaml(path: Path) -> DictConfig:
     return content
 
 
-def yaml_problem(error: yaml.YAMLError, path: Path | None = None) -> str:
-    """Where and why a file is not valid YAML, in one line."""
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    if path is None and mark is not None:
-        path = Path(mark.name)
-    place = readable(path) if path is not None else "a configuration file"
-    line = f", line {mark.line + 1}" if mark is not None else ""
-    reason = getattr(error, "problem", None) or "cannot be parsed"
-    return f"{place}{line}: not valid YAML ({reason})"
-
-
 def validate_option_names(own: Sequence[Path]) -> None:
     """Reject a user's option with the name of one of the package's: Hydra would ignore it.
 
     Raises:
-        UserError: names the file and the remedy.
+        UserError: names the file and the remedy; or see
+            :func:`~toplora_train.config.outside.validate_outside`.
     """
     for folder in own:
+        validate_outside(folder)
         for group in groups():
             for path in sorted((folder / group).glob("*.yaml")):
                 if path.stem in options(group):
@@ -284,7 +274,7 @@ def _default_output_dir(values: Mapping[str, Any], recipe: str | None) -> str:
     """A new folder below ``runs/``, unique even among runs of the same second."""
     what = recipe or _name_of(values, "dataset")
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{what}-{_name_of(values, 'adapter')}"
-    folder = Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+    folder = Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:LONGEST]
     number = 2
     candidate = folder
     while candidate.exists():

@@ -19,11 +19,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from toplora_train.config.check import known_keys, known_tree
-from toplora_train.config.compose import chosen_files, load_yaml, yaml_problem
+from toplora_train.config.compose import chosen_files, load_yaml
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import conf_dir, groups, options, readable
 from toplora_train.config.origin import find_choice
 from toplora_train.config.suggest import hint, nearest_key, not_found
+from toplora_train.config.yaml_file import yaml_problem
 
 EXTRAS = {
     "joblib": "sweep",

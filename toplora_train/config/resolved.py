@@ -10,9 +10,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from toplora_train.config.aside import write_aside
+from toplora_train.config.check import first_problem
 from toplora_train.config.errors import UserError
-from toplora_train.config.reading import parse_yaml, read_text
+from toplora_train.config.reading import parse_yaml
 from toplora_train.config.schema import RunConfig
+from toplora_train.config.yaml_file import read_yaml
 
 _RUN_CONFIG = TypeAdapter(RunConfig)
 
@@ -29,18 +31,26 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         UserError: the file does not exist, or is not a configuration of this version.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path.parent} is not a run directory: it does not contain {path.name}")
     try:
-        return _RUN_CONFIG.validate_python(parse_yaml(read_text(path)))
+        return _RUN_CONFIG.validate_python(parse_yaml(read_yaml(path)))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key, problem = first_problem(error)
         raise UserError(
-            f"{path}: not a configuration of this version ({key}: {first['msg']})"
+            f"{path}: not a configuration of this version ({f'{key} {problem}'.strip()})"
         ) from error
     except ValueError as error:
         raise UserError(f"{path}: not valid YAML ({error})") from error
+
+
+def is_run_config(path: Path) -> bool:
+    """Whether a file was written by :func:`write_config`, of this or another version."""
+    try:
+        values = parse_yaml(read_yaml(path))
+    except (UserError, ValueError):
+        return False
+    return isinstance(values, dict) and values.keys() >= {"model", "adapter", "trainer"}
 
 
 def plain(config: RunConfig) -> dict[str, Any]:

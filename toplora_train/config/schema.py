@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from toplora_train.config.methods import language_method, method_name
+from toplora_train.config.names import plain_name
 from toplora_train.config.template import prompt_template
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
@@ -35,6 +36,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1), _Number]
 LENGTH = frozenset({"trainer.epochs", "trainer.max_steps", "trainer.max_tokens"})
 """The keys that set the length of a run."""
 RowKey = Literal["instruction", "input", "output", "answer", "messages", "id"]
+Name = Annotated[str, AfterValidator(plain_name)]
 Template = Annotated[str, AfterValidator(prompt_template)]
 Method = Annotated[str, AfterValidator(method_name)]
 LanguageMethod = Annotated[str, AfterValidator(language_method)]
@@ -62,6 +64,8 @@ class ModelSettings:
             ``8bit``; null does not quantize.
         new_head: Initialize a new classification or regression head even if the checkpoint has
             one, be it for the task's classes or for others.
+        trust_remote_code: Run the Python code of the model's own folder or hub repository, for a
+            model that transformers does not implement. Never asked for interactively.
         resize_embeddings: Add embedding rows for the tokenizer's tokens beyond the embedding; the
             embedding and the output layer are then trained and saved with the adapter.
     """
@@ -75,6 +79,7 @@ class ModelSettings:
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     quantization: Literal["4bit", "8bit"] | None = None
     new_head: bool = False
+    trust_remote_code: bool = False
     resize_embeddings: bool = False
 
 
@@ -175,7 +180,7 @@ class TaskSettings:
             change makes scores incomparable.
     """
 
-    name: str
+    name: Name
     source: str
     subset: str | None = None
     split: str = "test"
@@ -450,7 +455,7 @@ class RunConfig:
     tracker: TrackerSettings
     launch: LaunchSettings
     output_dir: str
-    task: dict[str, TaskSettings] = Field(default_factory=dict)
+    task: dict[Name, TaskSettings] = Field(default_factory=dict)
     expected: list[ExpectedSettings] = Field(default_factory=list)
     forgetting: ForgettingSettings = Field(default_factory=ForgettingSettings)
     seed: Seed = 1

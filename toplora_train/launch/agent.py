@@ -19,8 +19,9 @@ from types import FrameType
 from typing import Any
 
 from toplora_train.config.errors import UserError
-from toplora_train.launch.outcome import read_report, write_failure
-from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
+from toplora_train.launch.outcome import killed_by, read_report, write_failure
+from toplora_train.launch.output import survive_lost_output
+from toplora_train.launch.worker import CRASHED, DONE, UNDER_AGENT, USER_ERROR
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 GRACE = 24 * 3600  # seconds for a checkpoint after a signal; a second signal does not wait for it
@@ -28,6 +29,7 @@ GRACE = 24 * 3600  # seconds for a checkpoint after a signal; a second signal do
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the workers until they exit; returns the exit code."""
+    survive_lost_output()
     for number in FORWARDED:  # torch sets its own handlers when it starts the workers
         signal.signal(number, _leave)
     parser = argparse.ArgumentParser(prog="python -m toplora_train.launch.agent")
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_failure(run_dir, status="failed", error=str(error), error_type="UserError")
         print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
         return USER_ERROR
-    command = ["-m", arguments.module, str(run_dir), "--with-parent"]
+    command = ["-P", "-m", arguments.module, str(run_dir), "--with-parent"]
     if processes == 1:
         os.execv(sys.executable, [sys.executable, *command])
     return run_workers(command, processes, run_dir)
@@ -86,6 +88,8 @@ def run_workers(command: Sequence[str], processes: int, run_dir: Path) -> int:
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ[UNDER_AGENT] = "1"
+    os.environ["PYTHONSAFEPATH"] = "1"  # -P for the processes that a worker starts too
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -108,16 +112,21 @@ def run_workers(command: Sequence[str], processes: int, run_dir: Path) -> int:
 
 
 def report_failure(failures: Mapping[int, Any], run_dir: Path) -> int:
-    """The exit code of the worker that failed first; a killed worker's failure is recorded."""
+    """The exit code of the worker that failed first, whose error is printed.
+
+    When a worker is killed, the others fail on the lost connection; so the kill is the cause.
+    """
     for rank, failure in sorted(failures.items()):
         # The agent itself stops the others with SIGTERM, so they are never the cause.
         if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
-            hint = " (out of memory?)" if -failure.exitcode == signal.SIGKILL else ""
-            line = f"rank {rank} was killed by signal {-failure.exitcode}{hint}"
+            line = f"rank {rank} was {killed_by(-failure.exitcode)}"
             write_failure(run_dir, status="failed", error=line, error_type="Killed")
             print(f"error: {line}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
             return CRASHED
-    if read_report(run_dir).get("error_type") == "UserError":
+    report = read_report(run_dir)
+    if report.get("error"):  # the workers leave it to the agent, which knows the cause
+        print(f"error: {report['error']}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+    if report.get("error_type") == "UserError":
         return USER_ERROR
     first = min(failures.values(), key=lambda failure: failure.timestamp)
     return int(first.exitcode) if first.exitcode > 0 else CRASHED

@@ -9,8 +9,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.config.errors import Interrupted, RunFailure, UserError
+from toplora_train.launch.output import survive_lost_output
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR, rank
+from toplora_train.train.signals import SIGNALS, interrupt_at_once
 
 
 def run_command(command: Callable[[], None]) -> int:
@@ -18,8 +20,11 @@ def run_command(command: Callable[[], None]) -> int:
 
     A ``KeyboardInterrupt`` may say how to resume.
     """
+    survive_lost_output()
     # Importing bitsandbytes always warns that a faster kernel is not installed.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    interrupt_at_once()
     try:
         with _warnings_as_lines():
             command()
@@ -29,6 +34,11 @@ def run_command(command: Callable[[], None]) -> int:
         return _fail(str(error), CRASHED)
     except KeyboardInterrupt as interruption:
         return _fail(str(interruption) or "interrupted", 128 + signal.SIGINT)
+    except Interrupted as interruption:
+        return _fail(str(interruption), interruption.exit_code)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return DONE
 
 

@@ -44,9 +44,14 @@ KEYS = (
     Key("device", "where to compute", choices=("auto", "cpu", "cuda", "mps")),
     Key("processes", "how many share the rows, each with the model; auto: one per GPU"),
     Key("config_dir", "a folder with your task files, FOLDER/task/NAME.yaml or the harness's"),
+    Key(
+        "trust_remote_code",
+        "whether the base model's own Python code may run; never taken from the run",
+        choices=("true", "false"),
+    ),
     Key("name", "the evaluation's folder; by default made of the words above"),
 )
-HARNESS_KEYS = ("limit", "batch_size", "base", "device", "config_dir")
+HARNESS_KEYS = ("limit", "batch_size", "base", "device", "config_dir", "trust_remote_code")
 
 
 def main() -> int:
@@ -105,6 +110,7 @@ def _evaluate(words: list[str]) -> None:
         data_root=given.get("data_root"),
         device=given.get("device"),
         own=[own] if own else [],
+        trust_remote_code=given.get("trust_remote_code") == "true",
     )
     if "harness" in given:
         _validate_others(given, "harness", HARNESS_KEYS, "prompts and scores as the harness does")
@@ -132,7 +138,7 @@ def _in_several_processes(words: list[str], processes: str, device: str, run_dir
         raise UserError(f"processes={processes} must be a whole number above zero, or auto")
     count = count_processes(processes, device, devices_here())
     if count > 1:
-        raise SystemExit(run_workers(["-m", MODULE, *words], count, run_dir))
+        raise SystemExit(run_workers(["-P", "-m", MODULE, *words], count, run_dir))
 
 
 def _validate_others(given: Mapping[str, str], key: str, valid: tuple[str, ...], why: str) -> None:
@@ -153,28 +159,28 @@ def name_of(given: Mapping[str, str]) -> str:
 
 
 def _show(report: Mapping[str, Any], folder: Path) -> None:
-    from rich.console import Console
-
+    from toplora_train.report.display import plain_console, say
     from toplora_train.report.numbers import score
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     for name, task in report["tasks"].items():
         base = (
             f"base {score(task['base_value'], task['base_ci95'], task['metric'])}, "
             if task["base_value"] is not None
             else ""
         )
-        console.print(
+        say(
+            console,
             f"{name}: {base}tuned {score(task['value'], task['ci95'], task['metric'])}, "
-            f"n = {task['n']}"
+            f"n = {task['n']}",
         )
-    console.print(f"report: {folder / 'report.html'} (also report.md, report.json)")
+    say(console, f"report: {folder / 'report.html'} (also report.md, report.json)")
 
 
 def _show_harness(found: Mapping[str, Any], file: Path) -> None:
-    from rich.console import Console
+    from toplora_train.report.display import plain_console, say
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     for task, metrics in found["tuned"].items():
         for key, value in metrics.items():
             metric, _, filter_name = key.partition(",")
@@ -183,8 +189,8 @@ def _show_harness(found: Mapping[str, Any], file: Path) -> None:
             error = metrics.get(f"{metric}_stderr,{filter_name}")
             spread = f" (standard error {error:.4f})" if isinstance(error, float) else ""
             base = f"base {found['base'][task][key]:.4f}, " if found["base"] else ""
-            console.print(f"{task} {metric}: {base}tuned {value:.4f}{spread}")
-    console.print(f"results: {file}")
+            say(console, f"{task} {metric}: {base}tuned {value:.4f}{spread}")
+    say(console, f"results: {file}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,11 @@ KEYS = (
         choices=("lora", "merged"),
     ),
     Key("output", "the folder to write, by default RUN/FORMAT"),
+    Key(
+        "trust_remote_code",
+        "whether the base model's own Python code may run; never taken from the run",
+        choices=("true", "false"),
+    ),
 )
 
 
@@ -41,6 +46,7 @@ def _export(words: list[str]) -> None:
     run_dir = Path(given["run"])
     if not run_dir.is_dir():
         raise UserError(f"run={run_dir}: there is no such folder")
+    from toplora_train.report.display import say
     from toplora_train.run.export import export
     from toplora_train.run.platform.console import (
         open_console,  # heavy: only for a valid command
@@ -48,17 +54,20 @@ def _export(words: list[str]) -> None:
 
     console = open_console()
     output = Path(given["output"]) if "output" in given else None
-    done = export(run_dir, format=given["format"], output=output)
-    console.print(
+    done = export(
+        run_dir,
+        format=given["format"],
+        output=output,
+        trust_remote_code=given.get("trust_remote_code") == "true",
+    )
+    say(
+        console,
         f"{done.format} written to {done.folder}; reloaded, its logits differ by at most "
         f"{done.max_abs_logit_difference:.2g} (largest logit {done.largest_logit:.3g})",
-        highlight=False,
-        soft_wrap=True,
     )
     if done.quantization is not None:
-        console.print(
+        say(
+            console,
             f"the run trained on {done.quantization} weights; the export was made and verified "
             "with the unquantized base model, on which the adapter's outputs differ slightly",
-            highlight=False,
-            soft_wrap=True,
         )

@@ -19,7 +19,7 @@ def locked(run_dir: Path) -> Iterator[int]:
     A process that inherits the descriptor holds the lock too, so it lasts as long as either.
 
     Raises:
-        UserError: Another process holds it.
+        UserError: Another process holds it, or it is not a file of one's own, such as a symlink.
     """
     path = run_dir / ".lock"
     descriptor = _take(path, run_dir)
@@ -32,7 +32,10 @@ def locked(run_dir: Path) -> Iterator[int]:
 
 def _take(path: Path, run_dir: Path) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise UserError(f"{path} cannot be opened: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 REPORT = "report.json"
+UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of getrusage's memory
 
 
 def read_report(run_dir: Path) -> dict[str, Any]:
@@ -22,6 +26,18 @@ def read_report(run_dir: Path) -> dict[str, Any]:
 def is_completed(run_dir: Path) -> bool:
     """Whether the directory holds a finished run."""
     return read_report(run_dir).get("status") == "completed"
+
+
+def killed_by(signum: int) -> str:
+    """How a child process ended; after SIGKILL, which may be the kernel's, its memory."""
+    if signum != signal.SIGKILL:
+        return f"killed by signal {signum}"
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * UNIT
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (
+        f"killed by signal {signum} (out of memory? It had used up to {used / 2**30:.1f} GiB; this "
+        f"machine has {total / 2**30:.1f} GiB)"
+    )
 
 
 def write_failure(

@@ -27,7 +27,7 @@ from toplora_train.config.schema import RunConfig
 from toplora_train.launch import worker
 from toplora_train.launch.extension import keeping_the_end
 from toplora_train.launch.lock import locked
-from toplora_train.launch.outcome import read_report, write_failure
+from toplora_train.launch.outcome import killed_by, read_report, write_failure
 from toplora_train.launch.rundir import (
     CONFIG,
     forget_failure,
@@ -95,9 +95,9 @@ def worker_command(
 ) -> list[str]:
     """The command of the worker, or of the agent that starts several workers."""
     if processes == 1:
-        return [sys.executable, "-m", module, str(run_dir), "--with-parent"]
+        return [sys.executable, "-P", "-m", module, str(run_dir), "--with-parent"]
     options = ["--processes", str(processes), "--device", device]
-    return [sys.executable, "-m", AGENT, module, str(run_dir), *options]
+    return [sys.executable, "-P", "-m", AGENT, module, str(run_dir), *options]
 
 
 def worker_environment() -> dict[str, str]:
@@ -107,6 +107,9 @@ def worker_environment() -> dict[str, str]:
         "TOKENIZERS_PARALLELISM", "false"
     )  # it forks: silences a deadlock warning
     environment.setdefault("PYTHONUNBUFFERED", "1")
+    # -P for the processes that a worker starts too (compilers, data loaders): a random.py in the
+    # current directory must not shadow the standard library's.
+    environment["PYTHONSAFEPATH"] = "1"
     return environment
 
 
@@ -194,16 +197,18 @@ def _report(
     if returned == worker.DONE:
         return returned, None
     if returned in (worker.USER_ERROR, 128 + signal.SIGINT, 128 + signal.SIGTERM):
-        return returned, read_report(run_dir).get("error")
+        error = read_report(run_dir).get("error")
+        if error or returned == worker.USER_ERROR:
+            return returned, error
     remedy = how_to_resume(config, run_dir)
-    if returned < 0 and -returned in received:
-        error = "; ".join(filter(None, [f"interrupted by signal {-returned}", remedy]))
+    if returned > 128 or (returned < 0 and -returned in received):
+        signum = returned - 128 if returned > 128 else -returned
+        error = "; ".join(filter(None, [f"interrupted by signal {signum}", remedy]))
         write_failure(run_dir, status="interrupted", error=error, error_type="Interrupted")
         print(error, file=sys.stderr)  # noqa: T201  (for the user)
-        return 128 + (signal.SIGINT if -returned == signal.SIGINT else signal.SIGTERM), error
+        return 128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM), error
     if returned < 0:
-        hint = " (out of memory?)" if -returned == signal.SIGKILL else ""
-        error = "; ".join(filter(None, [f"killed by signal {-returned}{hint}", remedy]))
+        error = "; ".join(filter(None, [killed_by(-returned), remedy]))
         write_failure(run_dir, status="failed", error=error, error_type="Killed")
         _show_crash(f"error: {error}", run_dir)
         return worker.CRASHED, error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.resolved import flat, read_config
+from toplora_train.config.resolved import flat, is_run_config, read_config
 from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.launch.extension import validate_extension
 from toplora_train.launch.outcome import REPORT, is_completed
@@ -15,6 +15,18 @@ from toplora_train.report.earlier import earlier_ends
 
 CONFIG = "config.yaml"
 STUDY = "study.json"  # in the folder of a study, whose jobs are folders inside it
+ADAPTER = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+WRITTEN = (  # by a run; its logs are only appended to
+    CONFIG,
+    REPORT,
+    "report.md",
+    "report.html",
+    "metrics.jsonl",
+    "adapter",
+    "checkpoints",
+    "figures",
+    "predictions",
+)
 
 # Settings that may differ for the same run: its location, its command and how it is displayed.
 # (For an unfinished run the checkpoint decides.)
@@ -25,8 +37,17 @@ def make_run_dir(run_dir: Path) -> None:
     """Create the directory.
 
     Raises:
-        UserError: It cannot be created.
+        UserError: It cannot be created, is the file system's root, or its path is not UTF-8.
     """
+    if run_dir.resolve() == Path(run_dir.anchor):
+        raise UserError(f"output_dir={run_dir} is the root of the file system; give a folder")
+    try:
+        str(run_dir).encode()
+    except UnicodeEncodeError:  # libraries that save files would fail on it after training
+        raise UserError(
+            f"output_dir={str(run_dir)!a} is not UTF-8 under this locale; set LC_ALL=C.UTF-8, or "
+            "choose another output_dir"
+        ) from None
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -37,8 +58,8 @@ def is_already_done(config: RunConfig, run_dir: Path) -> bool:
     """Whether the directory holds this run, finished, and ``resume`` is set.
 
     Raises:
-        UserError: The directory holds a run that this one would overwrite, or that cannot be
-            extended.
+        UserError: The directory holds files or a run that this one would overwrite, or a run that
+            cannot be extended or has lost its adapter.
     """
     checkpoints = _checkpoints(run_dir)
     if is_completed(run_dir):
@@ -49,7 +70,9 @@ def is_already_done(config: RunConfig, run_dir: Path) -> bool:
             validate_extension(config, run_dir, changes, checkpoints=checkpoints)
             return False
         _validate_same_settings(changes, run_dir)
+        _validate_adapter_there(run_dir, checkpoints)
         return True
+    _validate_own_files(run_dir)
     ends = earlier_ends(run_dir)
     if config.resume == "extend" and not ends:
         found = f"an unfinished run (at {checkpoints[-1].name})" if checkpoints else "no run"
@@ -87,6 +110,29 @@ def how_to_resume(config: RunConfig, run_dir: Path) -> str:
     folder = "" if "output_dir=" in config.command else f", output_dir={run_dir}"
     resume = "" if config.resume is not None else " and resume=auto"
     return f"{kept}; continue with the same command{folder}{resume}"
+
+
+def _validate_own_files(run_dir: Path) -> None:
+    """Refuse to overwrite files that no run wrote: a run's folder has its ``config.yaml``."""
+    there = sorted(name for name in WRITTEN if (run_dir / name).exists())
+    if there and not is_run_config(run_dir / CONFIG):
+        raise UserError(
+            f"output_dir={run_dir} is not a run's folder, and its {there[0]} would be overwritten; "
+            "choose another output_dir"
+        )
+
+
+def _validate_adapter_there(run_dir: Path, checkpoints: list[Path]) -> None:
+    for name in ADAPTER:
+        if not (run_dir / name).is_file():
+            remedy = (
+                f"delete its {REPORT} and repeat the command to restore it from "
+                f"{checkpoints[-1].name}"
+                if checkpoints
+                else "it has no checkpoint to restore it from, so train it again in another "
+                "output_dir"
+            )
+            raise UserError(f"{run_dir} holds a finished run without its {name}; {remedy}")
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:

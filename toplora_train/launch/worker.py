@@ -22,18 +22,21 @@ from toplora_train.config.errors import Interrupted, RunFailure, UserError
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch.outcome import write_failure
+from toplora_train.launch.output import survive_lost_output
 from toplora_train.launch.rundir import CONFIG, how_to_resume
 
 Job = Callable[[RunConfig, Path], None]
 
 LOG = "train.log"
 DONE, CRASHED, USER_ERROR = 0, 1, 2
+UNDER_AGENT = "TOPLORA_AGENT"  # set in the environment of the agent's workers
 
 log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job of a run directory; returns the exit code."""
+    survive_lost_output()
     parser = argparse.ArgumentParser(prog="python -m toplora_train.launch.worker")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument(
@@ -99,7 +102,10 @@ def log_name() -> str:
 
 
 def _record(run_dir: Path, error_type: str, *, status: str, error: str) -> None:
-    """Write the error to report.json and standard error, unless another process was first."""
+    """Write the error to report.json and standard error, unless another process was first.
+
+    An agent prints it itself: it may be the consequence of another worker's end.
+    """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if write_failure(
         run_dir,
@@ -109,6 +115,8 @@ def _record(run_dir: Path, error_type: str, *, status: str, error: str) -> None:
         log=log_name() if rank() else None,
         only_first=several,
     ):
+        if status == "failed" and UNDER_AGENT in os.environ:
+            return
         line = f"error: {error}" if status == "failed" else error
         print(line, file=sys.stderr, flush=True)  # noqa: T201  (for the user)
 
@@ -164,6 +172,7 @@ def _interrupted(config: RunConfig, run_dir: Path, interruption: Interrupted) ->
 def _logging_to(path: Path) -> Iterator[None]:
     """Write all logging and warnings to the file, with timestamps."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    handler.handleError = lambda _: None  # type: ignore[method-assign]  # a full disk: once is said
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,13 @@ def load_tokenizer(location: ModelLocation) -> PreTrainedTokenizerBase:
     """
     if location.folder is None:
         return tiny_tokenizer()
+    with suppress(OSError, ValueError):  # the model's code is refused before anything is tried
+        _config_of(location)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location.folder)
+        with _own_code_refused(location.name):
+            tokenizer = AutoTokenizer.from_pretrained(
+                location.folder, trust_remote_code=location.trusted
+            )
     except UserError:
         raise
     except Exception as error:  # the tokenizers library raises no narrower one
@@ -120,7 +125,11 @@ def load_model(
         elif location.folder is None and quantization is None:
             model = _builtin(kind, head).to(torch_dtype)
         else:
-            how: dict[str, Any] = {"dtype": torch_dtype, "attn_implementation": attention}
+            how: dict[str, Any] = {
+                "dtype": torch_dtype,
+                "attn_implementation": attention,
+                "trust_remote_code": location.trusted,
+            }
             if quantization is not None:
                 kept = head_modules(empty()) if head is not None else None
                 how["quantization_config"] = quantization_config(quantization, torch_dtype, kept)
@@ -154,9 +163,31 @@ def start_of_head(location: ModelLocation, head: Head, *, new: bool = False) -> 
     Raises:
         UserError: the checkpoint's head has other classes.
     """
-    folder = location.folder
-    config = tiny_config() if folder is None else AutoConfig.from_pretrained(folder)
-    return head_start(config, head, new=new, name=location.name)
+    return head_start(_config_of(location), head, new=new, name=location.name)
+
+
+def _config_of(location: ModelLocation) -> Any:
+    if location.folder is None:
+        return tiny_config()
+    with _own_code_refused(location.name):
+        return AutoConfig.from_pretrained(location.folder, trust_remote_code=location.trusted)
+
+
+@contextmanager
+def _own_code_refused(name: str) -> Iterator[None]:
+    """Say in one line that the model has code of its own, which transformers would not run.
+
+    ``trust_remote_code`` is always given, as transformers would otherwise ask on standard input.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(
+            f"{name} needs Python code of its own (auto_map), which is not run; if you trust it, "
+            "set model.trust_remote_code=true (toplora-eval and -export: trust_remote_code=true)"
+        ) from error
 
 
 def _from_folder(
@@ -170,10 +201,11 @@ def _from_folder(
     start: HeadStart | None,
 ) -> Any:
     try:
-        with _no_report_of_missing_weights():
+        with _no_report_of_missing_weights(), _own_code_refused(name):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=how["trust_remote_code"])
             model, info = kind.from_pretrained(
                 folder,
-                config=_with_head(AutoConfig.from_pretrained(folder), head),
+                config=_with_head(config, head),
                 output_loading_info=True,
                 ignore_mismatched_sizes=start is not None and start.redrawn,
                 **how,
@@ -242,11 +274,12 @@ def _builtin(kind: Any, head: Head | None) -> Any:
 def _without_weights(
     kind: Any, location: ModelLocation, head: Head | None, dtype: torch.dtype, attention: str
 ) -> Any:
-    folder = location.folder
-    config = tiny_config() if folder is None else AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
+    with torch.device("meta"), _own_code_refused(location.name):
         return kind.from_config(
-            _with_head(config, head), dtype=dtype, attn_implementation=attention
+            _with_head(_config_of(location), head),
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=location.trusted,
         )
 
 

@@ -13,7 +13,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.models.folder import validate_model_folder
 from toplora_train.models.packaged import packaged_checkpoint
 
-PLAN_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
+PLAN_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.py"]  # code runs only if trusted
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class ModelLocation:
         name: ``base_model_name_or_path`` of the adapter: the hub id, or the local folder.
         folder: the folder with ``config.json``; None for the built-in model.
         revision: the commit, the package version, or "built in".
+        trusted: whether Python code in the folder may run (``model.trust_remote_code``).
     """
 
     name: str
     folder: Path | None
     revision: str
+    trusted: bool = False
 
     @property
     def read_from(self) -> str:

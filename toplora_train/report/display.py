@@ -42,11 +42,11 @@ class _Display:
     def __init__(
         self, name: str, total: int, console: Console | None, *, done: int = 0, stays: bool = False
     ) -> None:
-        self.console = console or Console()
+        self.console = console or plain_console()
         self.total = total
         self._began = time.monotonic()
         self._progress = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
@@ -107,6 +107,14 @@ class _TimeColumn(ProgressColumn):
         """See :class:`rich.progress.ProgressColumn`."""
         del task
         return Text(self._text(), style="progress.remaining")
+
+
+def plain_console(*, quiet: bool = False, width: int | None = None) -> Console:
+    """A console on standard output that prints text as it is.
+
+    Paths, names and rows may contain brackets, which rich would otherwise read as markup.
+    """
+    return Console(quiet=quiet, width=width, markup=False, highlight=False)
 
 
 def say(console: Console, text: str) -> None:

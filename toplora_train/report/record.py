@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.names import plain_name
 from toplora_train.config.reading import read_json, validate
 from toplora_train.evaluation.statistics import mean_interval
 from toplora_train.report.json_file import plain_json, write_json_atomically
@@ -41,7 +42,8 @@ class ReportAdapter:
     """The adapter: its settings as given, and whether it can be merged into the weights.
 
     ``start`` is the adapter that it was initialized from (``path``, ``sha256`` of its weights file,
-    ...), None for the method's own initialization.
+    ...), None for the method's own initialization. ``files`` are the SHA-256 of the saved adapter's
+    configuration and weights.
     """
 
     name: str
@@ -50,6 +52,7 @@ class ReportAdapter:
     mergeable: bool
     settings: Mapping[str, Any]
     start: Mapping[str, Any] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -241,6 +244,11 @@ def read_report(path: Path) -> dict[str, Any]:
     values = read_json(path)
     if values.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{path}: not a report of schema version {SCHEMA_VERSION}")
+    try:
+        for name in values.get("tasks", ()):
+            plain_name(str(name))  # a part of the paths of predictions and figures
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: a task's name {error}") from error
     return _completed(values, path) if values.get("status") == "completed" else values
 
 

@@ -36,6 +36,7 @@ from toplora_train.run.prepare.objective import (
     load_base,
     locate_base,
 )
+from toplora_train.run.prepare.own_adapter import validate_own_adapter
 from toplora_train.run.prepare.run_data import training_rows
 from toplora_train.run.prepare.special_tokens import open_tokenizer, special_tokens
 from toplora_train.train.signals import interrupt_at_once
@@ -84,6 +85,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     if mismatch:
         console.print(mismatch, highlight=False, markup=False, soft_wrap=True)
     location = locate_base(config.model)
+    validate_own_adapter(run_dir, location)
     tokenizer = open_tokenizer(config, location)
     special = special_tokens(tokenizer, (), eval_sets, wanted=config.dataset.special_tokens)
     eval_sets = special.marked(eval_sets)

@@ -25,15 +25,14 @@ from toplora_train.adapters.saving import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     load_adapter,
-    read_adapter_config,
 )
 from toplora_train.config.aside import folder_aside
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config
 from toplora_train.data.prompts import build_prompt
-from toplora_train.models.locate import ModelLocation
 from toplora_train.run.prepare.objective import load_base, locate_base
+from toplora_train.run.prepare.own_adapter import validate_own_adapter
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 
 PROBE = "How many legs do three dogs and a bird have? Count them one by one."
@@ -53,13 +52,21 @@ class Export:
     quantization: str | None = None
 
 
-def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
+def export(
+    run_dir: Path,
+    *,
+    format: str,
+    output: Path | None = None,
+    trust_remote_code: bool = False,
+) -> Export:
     """Write a run's adapter in another format, and verify it.
 
     Args:
         run_dir: A finished run.
         format: ``lora`` or ``merged``.
         output: A new or empty folder; by default ``run_dir/FORMAT``.
+        trust_remote_code: Whether the base model's own Python code may run. The run's setting does
+            not count, as the run may be a stranger's.
 
     Raises:
         UserError: There is no run, the adapter does not fit its base model, or its method does not
@@ -68,6 +75,8 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
     """
     folder = _empty_folder(output or run_dir / format)
     config = read_config(run_dir / "config.yaml")
+    model = replace(config.model, trust_remote_code=trust_remote_code)
+    config = replace(config, model=model)
     adapter = run_dir / "adapter"
     if not adapter.is_dir():
         raise UserError(f"{run_dir} has no adapter: the run is not finished")
@@ -77,7 +86,7 @@ def export(run_dir: Path, *, format: str, output: Path | None = None) -> Export:
             "load its adapter/ with PEFT, which includes the head"
         )
     location = locate_base(config.model)
-    _validate_same_base(adapter, location)
+    validate_own_adapter(run_dir, location)
     # Errors surface on a model without weights.
     whole = replace(config, model=replace(config.model, quantization=None))
     without_weights = load_base(whole, location, None, meta=True)
@@ -120,15 +129,6 @@ def _empty_folder(folder: Path) -> Path:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder} already exists; choose another with output=FOLDER")
     return folder
-
-
-def _validate_same_base(adapter: Path, location: ModelLocation) -> None:
-    trained_on = read_adapter_config(adapter).get("base_model_name_or_path")
-    if trained_on is not None and trained_on != location.name:
-        raise UserError(
-            f"{adapter}: the adapter was trained on {trained_on}, but the run's config.yaml names "
-            f"{location.name} as its base model; an adapter only works with its own"
-        )
 
 
 @contextmanager

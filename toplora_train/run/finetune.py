@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from toplora_train.adapters.describe import describe_adapter
 from toplora_train.adapters.saving import save_adapter
 from toplora_train.adapters.start_from import take_start
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.config.rescue import rescue
 from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.evaluation.ranks import Ranks
@@ -100,7 +101,14 @@ def run(config: RunConfig, run_dir: Path) -> None:
     config, fitted = within_budget(config, run_data)
     origin = validate_adapter(config, run_data)
     ends = earlier_ends(run_dir)
-    checkpoint, start = resume_point(config, run_dir / "checkpoints", run_data, origin, ends)
+
+    def warn(line: str) -> None:
+        log.warning(line)
+        say(console, f"warning: {line}")
+
+    checkpoint, start = resume_point(
+        config, run_dir / "checkpoints", run_data, origin, ends, warn=warn
+    )
     extension = find_extension(
         config,
         ends,
@@ -247,8 +255,12 @@ def resume_point(
     run_data: RunData,
     origin: StartFrom | None,
     ends: Sequence[EarlierEnd],
+    *,
+    warn: Callable[[str], None] = log.warning,
 ) -> tuple[Path | None, TrainState]:
     """The checkpoint to resume from, if there is one, and the initial state.
+
+    ``warn`` is called with a line for each damaged checkpoint.
 
     Raises:
         UserError: The checkpoint was made with other settings, or an extension has none.
@@ -258,7 +270,7 @@ def resume_point(
         rows_sha256=run_data.rows.sha256,
         start_sha256=origin.file.sha256 if origin is not None else None,
     )
-    checkpoint = newest_checkpoint(checkpoints) if config.resume is not None else None
+    checkpoint = newest_checkpoint(checkpoints, warn=warn) if config.resume is not None else None
     if checkpoint is None:
         if ends:
             raise UserError(
@@ -369,14 +381,25 @@ def fine_tune(
 
 
 def save_adapter_folder(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the adapter and its tokenizer."""
+    """Write the adapter and its tokenizer.
+
+    Raises:
+        RunFailure: They could not be written; says where they are kept instead.
+    """
+
+    def write(where: Path) -> None:
+        save_adapter(model, where)
+        tokenizer.save_pretrained(where)
+
     try:
-        save_adapter(model, folder)
-        tokenizer.save_pretrained(folder)
-    except OSError as error:
+        write(folder)
+    except (OSError, RunFailure) as error:
+        kept = rescue(write, "adapter")
+        checkpoints = sorted((folder.parent / "checkpoints").glob("step-*"))
+        last = f"; so has {checkpoints[-1]}" if checkpoints else ""
         raise RunFailure(
-            f"the adapter could not be written to {folder} ({error}); the last checkpoint has it: "
-            "free some space, then continue with resume=auto"
+            f"the adapter could not be written to {folder} ({error}); {kept}{last}: make {folder} "
+            "writable, then continue with resume=auto"
         ) from error
 
 
@@ -396,14 +419,20 @@ def write_everything(report: Report, run_data: RunData, run_dir: Path) -> None:
         else None,
         labels=head.labels if head is not None else (),
     )
-    write_text_atomically(run_dir / "adapter" / "README.md", card)
-    write_pages(
-        run_dir,
-        document,
-        read_metrics(run_dir / "metrics.jsonl"),
-        {
-            eval_set.name: read_predictions(run_dir / "predictions" / f"{eval_set.name}.jsonl")
-            for eval_set in run_data.eval_sets
-        },
-    )
-    write_report(run_dir / "report.json", report)
+    try:
+        write_text_atomically(run_dir / "adapter" / "README.md", card)
+        write_pages(
+            run_dir,
+            document,
+            read_metrics(run_dir / "metrics.jsonl"),
+            {
+                eval_set.name: read_predictions(run_dir / "predictions" / f"{eval_set.name}.jsonl")
+                for eval_set in run_data.eval_sets
+            },
+        )
+        write_report(run_dir / "report.json", report)
+    except OSError as error:
+        raise RunFailure(
+            f"the report could not be written to {run_dir} ({error}); the adapter is saved in "
+            f"{run_dir / 'adapter'}: make room there, then continue with resume=auto"
+        ) from error

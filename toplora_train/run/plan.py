@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import PreTrainedModel
 
 from toplora_train.adapters.attach import attach_adapter
@@ -31,7 +30,7 @@ from toplora_train.models.known import known_model, shape_as_model
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.memory import BYTES, MemoryEstimate, estimate_memory
 from toplora_train.models.work import training_flops
-from toplora_train.report.display import say
+from toplora_train.report.display import plain_console, say
 from toplora_train.report.plan import Parameters, Plan, Tokens, Work, show_plan
 from toplora_train.run.assemble.adapter_costs import compare_adapters
 from toplora_train.run.fit.optimization import adjustments, padded_together, rows_at_once
@@ -67,7 +66,7 @@ def run(config: RunConfig) -> None:
     wanted = config.launch.processes
     processes = max(1, torch.cuda.device_count()) if wanted == "auto" else wanted
     validate_settings(config, processes=processes)
-    plan, console = make_plan(config, find_target(config)), Console()
+    plan, console = make_plan(config, find_target(config)), plain_console()
     if plan.steps is not None:
         for line in adjustments(config, total_steps=plan.steps):
             say(console, line)

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +33,7 @@ from torch import Tensor
 
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.reading import read_json, validate, validate_file
+from toplora_train.config.rescue import rescue
 from toplora_train.models.tensors import read_tensors, validate_tensors
 from toplora_train.train.processes import random_states, restore_random_state
 from toplora_train.train.sharding import full_tensor, shard_like
@@ -117,7 +118,8 @@ def save_checkpoint(
     Call it on every process, as each has its own RNG state; the main process writes.
 
     Raises:
-        RunFailure: writing failed (disk full); earlier checkpoints are untouched.
+        RunFailure: writing failed (disk full); earlier checkpoints are untouched, and this one is
+            kept in the temporary folder if possible.
     """
     target = folder / f"step-{state.step:08d}"
     aside = folder / f".writing-{target.name}"
@@ -132,9 +134,8 @@ def save_checkpoint(
         "optimizer": scalars,
         "scaler": scaler.state_dict() if scaler is not None else None,
     }
-    try:
-        for stale in folder.glob(".writing-*"):  # of a killed attempt: the run locks its folder
-            shutil.rmtree(stale, ignore_errors=True)
+
+    def write(aside: Path) -> None:
         aside.mkdir(parents=True)
         save_file(adapter, aside / ADAPTER)
         save_file(tensors, aside / OPTIMIZER)
@@ -143,29 +144,37 @@ def save_checkpoint(
         manifest = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
         _flush(aside)
+
+    try:
+        for stale in folder.glob(".writing-*"):  # of a killed attempt: the run locks its folder
+            shutil.rmtree(stale, ignore_errors=True)
+        write(aside)
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
         _flush_entry(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
+        intact = sorted(folder.glob("step-*"))
+        earlier = f"{intact[-1].name} is intact" if intact else "there is no earlier one"
         raise RunFailure(
             f"the checkpoint of step {state.step} could not be written to {folder} ({error}); "
-            f"earlier ones are intact: free disk space, then continue with resume=auto"
+            f"{rescue(write, target.name)}; {earlier}. Free disk space, move what was kept to "
+            f"{folder}, then continue with resume=auto"
         ) from error
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
     return target
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files are whole and valid; damaged ones are logged.
+def newest_checkpoint(folder: Path, *, warn: Callable[[str], None] = logger.warning) -> Path | None:
+    """The newest checkpoint whose files are whole and valid; damaged ones are named by ``warn``.
 
     Raises:
         UserError: see :func:`read_state`.
     """
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         if damage := _damage(candidate):
-            logger.warning("%s is damaged (%s); using the one before it", candidate, damage)
+            warn(f"{candidate} is damaged ({damage}); using the one before it")
         else:
             return candidate
     return None

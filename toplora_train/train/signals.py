@@ -26,8 +26,8 @@ class Interruption:
         """Handle a signal."""
         if self.signum is None:
             self.signum = _meant(signum)
-        elif signum != signal.SIGUSR1:  # SLURM may send its warning more than once
-            os._exit(128 + signum)
+        else:
+            _again(signum, _frame)
 
     def raise_if_interrupted(self) -> None:
         """Raise :class:`Interrupted` if a signal has come."""
@@ -39,12 +39,20 @@ def _meant(signum: int) -> int:
     return signal.SIGTERM if signum == signal.SIGUSR1 else signum
 
 
+def _again(signum: int, _frame: FrameType | None) -> None:
+    if signum != signal.SIGUSR1:  # SLURM may send its warning more than once
+        os.write(2, b"a second signal: stopped at once\n")
+        os._exit(128 + signum)
+
+
 def _leave(signum: int, _frame: FrameType | None) -> None:
+    for number in SIGNALS:
+        signal.signal(number, _again)
     raise Interrupted(_meant(signum))
 
 
 def interrupt_at_once() -> None:
-    """From now on, raise :class:`Interrupted` as soon as a signal arrives."""
+    """From now on, raise :class:`Interrupted` as soon as a signal arrives; a second one exits."""
     for number in SIGNALS:
         signal.signal(number, _leave)
 

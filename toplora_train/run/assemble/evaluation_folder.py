@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.names import LONGEST, plain_name
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.report.gain import read_gain
 from toplora_train.report.json_file import write_json_atomically
@@ -24,8 +25,10 @@ def open_folder(run_dir: Path, name: str) -> Path:
     Raises:
         UserError: It is finished, or its name is not a plain one.
     """
-    if Path(name).name != name or name in (".", ".."):
-        raise UserError(f"name={name} must be a plain name, without folders")
+    try:
+        plain_name(name)
+    except ValueError as error:
+        raise UserError(f"name={name[:LONGEST]} {error}") from error
     folder = run_dir / "evaluations" / name
     if (folder / REPORT).is_file():
         raise UserError(f"{folder} holds a finished evaluation; choose another name=NAME")

@@ -11,6 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from toplora_train.adapters.saving import file_digests
 from toplora_train.config.schema import ModelSettings, RunConfig
 from toplora_train.data.batches import padding_fraction
 from toplora_train.data.cache import writes_the_date
@@ -182,6 +183,7 @@ def build_report(
             mergeable=described["mergeable"],
             settings={key: value for key, value in config.adapter.items() if key != "name"},
             start=outcome.start.to_dict() if outcome.start is not None else None,
+            files=file_digests(run_dir / "adapter"),
         ),
         data=ReportData(
             source=run_data.rows.source,

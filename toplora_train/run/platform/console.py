@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from transformers.utils import logging
 
+from toplora_train.report.display import plain_console
+
 
 def open_console(*, quiet: bool = False) -> Console:
     """The terminal, or nothing if ``quiet``; disables transformers' bars, which garble ours.
@@ -12,4 +14,4 @@ def open_console(*, quiet: bool = False) -> Console:
     Downloads keep their bar: it is the hub's, and they can take long.
     """
     logging.disable_progress_bar()
-    return Console(quiet=quiet)
+    return plain_console(quiet=quiet)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from toplora_train.adapters.saving import load_adapter
 from toplora_train.config.schema import RunConfig
 from toplora_train.run.prepare.objective import find_objective, load_base, locate_base
+from toplora_train.run.prepare.own_adapter import validate_own_adapter
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 
 
@@ -25,9 +26,11 @@ def load_adapted(
         device: Where to compute.
 
     Raises:
-        UserError: The base model is not available, or the adapter does not fit it.
+        UserError: The base model is not available, or the adapter is not the run's
+            own or does not fit it.
     """
     location = locate_base(config.model)
+    validate_own_adapter(run_dir, location)
     tokenizer = open_tokenizer(config, location)
     base = load_base(config, location, find_objective(config, tokenizer).head)
     adapted = load_adapter(base, run_dir / "adapter")

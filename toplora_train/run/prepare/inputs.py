@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toplora_train.config.errors import UserError
@@ -129,9 +129,12 @@ def find_model(model: ModelSettings) -> ModelState:
     Raises:
         UserError: ``model.path`` is neither a folder with a model nor a well-formed hub id.
     """
-    return model_state(
+    state = model_state(
         path=model.path, revision=model.revision, package=model.package, builtin=model.builtin
     )
+    if state.location is None:
+        return state
+    return replace(state, location=replace(state.location, trusted=model.trust_remote_code))
 
 
 def fetch_model(model: ModelSettings, *, weights: bool) -> str:

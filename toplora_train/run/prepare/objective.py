@@ -7,7 +7,7 @@ report) uses the functions of its :class:`Objective`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -215,13 +215,14 @@ def locate_base(model: ModelSettings, *, weights: bool = True) -> ModelLocation:
     Raises:
         UserError: It cannot be found; the message says what to do.
     """
-    return locate_model(
+    location = locate_model(
         path=model.path,
         revision=model.revision,
         package=model.package,
         builtin=model.builtin,
         weights=weights,
     )
+    return replace(location, trusted=model.trust_remote_code)
 
 
 def load_base(

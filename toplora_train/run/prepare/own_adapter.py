@@ -1,0 +1,52 @@
+"""Check that a run's folder holds the adapter that the run trained, on the base it trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toplora_train.adapters.saving import file_digests, read_adapter_config
+from toplora_train.config.errors import UserError
+from toplora_train.models.identity import model_digest
+from toplora_train.models.locate import ModelLocation
+from toplora_train.report.record import read_report
+
+
+def validate_own_adapter(run_dir: Path, location: ModelLocation) -> None:
+    """Compare the saved adapter and its base model with what the run recorded.
+
+    What an unfinished or older run did not record is not compared.
+
+    Args:
+        run_dir: The run.
+        location: The base model that the run's configuration names, as found now.
+
+    Raises:
+        UserError: The adapter's method, its base model or its files are not the run's.
+    """
+    adapter, report_file = run_dir / "adapter", run_dir / "report.json"
+    report = read_report(report_file) if report_file.exists() else {}
+    trained, base = report.get("adapter", {}), report.get("model", {})
+    saved = read_adapter_config(adapter)
+    method, trained_on = saved.get("peft_type"), saved.get("base_model_name_or_path")
+    if trained and method != trained["peft_type"]:
+        raise UserError(
+            f"{adapter}: holds a {method} adapter, but the run trained {trained['peft_type']}; "
+            "restore the run's own adapter"
+        )
+    if trained_on is not None and trained_on != location.name:
+        raise UserError(
+            f"{adapter}: the adapter was trained on {trained_on}, but the run's config.yaml names "
+            f"{location.name} as its base model; an adapter only works with its own"
+        )
+    if base.get("sha256") and location.folder and base["sha256"] != model_digest(location):
+        raise UserError(
+            f"{location.name}: not the model that {run_dir} was trained on (the digest of its "
+            "config and weight headers differs); an adapter only works with its own base model"
+        )
+    if trained.get("files"):
+        for name, digest in file_digests(adapter).items():
+            if digest != trained["files"].get(name):
+                raise UserError(
+                    f"{adapter / name}: not the file that the run saved (its SHA-256 is not the "
+                    f"one in {report_file.name}); restore the run's own adapter"
+                )
