@@ -80,7 +80,7 @@ class ReportData:
     validation_rows: Whole = 0
     prompt_mismatches: Whole = 0
     tokens: Whole = 0
-    supervised_share: float | None = None
+    supervised_share: Finite | None = None
     tokens_from: str = ""
     wording: str = "alpaca"
     prompt: str | None = None
@@ -109,7 +109,7 @@ class ReportTrain:
     peak_memory_bytes: Whole
     world_size: Whole
     mixed_precision: str
-    validation_loss: float | None = None
+    validation_loss: Finite | None = None
     selection: Mapping[str, Any] | None = None
     extension: Mapping[str, Any] | None = None
     planned_memory_bytes: Whole | None = None
@@ -128,15 +128,15 @@ class TaskScore:
     value: Measured
     n: Whole
     ci95: Interval
-    base_value: float | None
+    base_value: Finite | None
     majority_value: Finite
     seconds: Finite
     base_ci95: Interval | None = None
-    base_seconds: float | None = None
+    base_seconds: Finite | None = None
     kind: str = "generate"
     answered: str = "generated"
     more: Mapping[str, Any] = field(default_factory=dict)
-    last_value: float | None = None
+    last_value: Finite | None = None
     last_ci95: Interval | None = None
 
 

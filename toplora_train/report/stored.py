@@ -21,8 +21,8 @@ Interval = tuple[Measured, Measured]
 
 @dataclass(frozen=True)
 class _Gain:
-    value: float
-    ci95: tuple[float, float]
+    value: Finite
+    ci95: tuple[Finite, Finite]
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class _Metric:
 @dataclass(frozen=True)
 class _Task:
     more: dict[str, _Metric] = field(default_factory=dict)
-    base_value: float | None = None
+    base_value: Finite | None = None
     base_ci95: Interval | None = None
-    last_value: float | None = None
+    last_value: Finite | None = None
     last_ci95: Interval | None = None
 
     def __post_init__(self) -> None:
@@ -76,8 +76,8 @@ class _Published:
     adapter: str
     source: str
     protocol: str
-    scores: dict[str, float]
-    average: float | None
+    scores: dict[str, Finite]
+    average: Finite | None
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ class StoredParts:
     environment: _Environment
     gain: _MeanGain | None = None
     expected: list[_Published] | None = None
-    average: float | None = None
+    average: Finite | None = None
     average_ci95: Interval | None = None
-    average_base_value: float | None = None
+    average_base_value: Finite | None = None
     average_base_ci95: Interval | None = None
-    average_majority_value: float | None = None
+    average_majority_value: Finite | None = None
 
     def __post_init__(self) -> None:
         _validate_together(self.average, self.average_ci95, "average and average_ci95")
