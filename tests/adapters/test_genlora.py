@@ -360,7 +360,7 @@ def test_a_bad_setting_is_refused_by_a_message_that_begins_with_its_key(
 
 @pytest.fixture
 def replaced_linspace():
-    """torch collects its factory functions once; a replaced ``torch.linspace`` may be among them."""
+    """torch collects its factory functions once, and may collect a replaced ``torch.linspace``."""
     _device_constructors.cache_clear()
     with meta_device_safe_creation_ops():
         _device_constructors()
