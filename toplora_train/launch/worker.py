@@ -168,11 +168,16 @@ def _interrupted(config: RunConfig, run_dir: Path, interruption: Interrupted) ->
     return interruption.exit_code
 
 
+def _ignore(record: logging.LogRecord) -> None:
+    """Drop a record that a full disk has no room for, where logging would print a traceback."""
+    del record
+
+
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     """Write all logging and warnings to the file, with timestamps."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.handleError = lambda _: None  # type: ignore[method-assign]  # a full disk: once is said
+    handler.handleError = _ignore  # type: ignore[method-assign]
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level
