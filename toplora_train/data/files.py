@@ -116,8 +116,8 @@ def _parse_lines(text: str, path: Path) -> list[Record]:
             continue
         if len(line) > LONGEST_LINE:  # encoding its text would take hours before it is refused
             raise UserError(
-                f"{path}, line {number}: has {len(line):,} characters; at most {LONGEST_LINE:,} are "
-                "read; split or remove the line"
+                f"{path}, line {number}: has {len(line):,} characters; at most {LONGEST_LINE:,} "
+                "are read; split or remove the line"
             )
         try:
             fields = parse_json(line)
