@@ -12,6 +12,7 @@ from tests.run.conftest import tiny_run
 from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import TaskSettings
 from toplora_train.evaluation.predictions import Prediction, write_predictions
+from toplora_train.report.metrics_file import KEYS
 from toplora_train.report.record import write_report
 
 
@@ -33,11 +34,11 @@ def run_folder(
     right = right or {"t": [True, False] * 10}
     folder.mkdir(parents=True)
     config = tiny_run(folder, adapter, seed=seed)
-    classes = TaskSettings(name="", source="", choices=["y", "x"])
+    classes = [TaskSettings(name=task, source="", choices=["y", "x"]) for task in right]
     config = dataclasses.replace(
         config,
         optimizer=dataclasses.replace(config.optimizer, lr=lr),
-        task=dict.fromkeys(right, classes),
+        task=dict(zip(right, classes, strict=True)),
         evaluation=dataclasses.replace(config.evaluation, limit=limit),
     )
     write_config(config, folder / "config.yaml")
@@ -59,7 +60,10 @@ def run_folder(
     )
     write_report(folder / "report.json", report)
     if step_seconds is not None:
-        rows = [{"step": step, "seconds": step * step_seconds} for step in range(1, 5)]
+        rows = [
+            dict.fromkeys(KEYS, 0.0) | {"step": step, "seconds": step * step_seconds}
+            for step in range(1, 5)
+        ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

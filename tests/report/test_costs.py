@@ -51,3 +51,21 @@ def test_a_method_is_on_the_front_unless_another_one_is_as_good_and_as_cheap():
     table = [(0.5, 10), (0.6, 20), (0.55, 30), (0.5, 12), (0.6, 20), (0.7, None), (None, 1)]
     listed = [{"average": average, "cost": cost} for average, cost in table]
     assert mark_front(listed, "cost") == [True, True, False, False, True, False, False]
+
+
+def test_forgetting_is_the_mean_change_of_the_loss_on_the_same_text(tmp_path: Path):
+    def change(difference: float, text: str = "a") -> dict:
+        return {"sha256": text, "difference": difference, "ci95": [0.0, 0.1]}
+
+    for seed, difference in ((1, 0.02), (2, 0.04)):
+        run_folder(tmp_path / f"l{seed}", seed=seed, forgetting=change(difference))
+    run_folder(tmp_path / "d", adapter="dora", forgetting=change(0.5))
+    found = group(find_runs([tmp_path]))
+    costs = method_costs(found, found[0])
+    assert {name: cost["forgetting"] for name, cost in costs.items()} == {
+        "lora": pytest.approx(0.03),
+        "dora": 0.5,
+    }
+    run_folder(tmp_path / "other", adapter="toplora", forgetting=change(0.1, "b"))
+    found = group(find_runs([tmp_path]))
+    assert {cost["forgetting"] for cost in method_costs(found, found[0]).values()} == {None}

@@ -16,6 +16,7 @@ OF_METHOD = (
     "peak_memory_bytes",
     "adapter_bytes",
     "evaluation_seconds",
+    "forgetting",
     "seconds",
 )
 OF_PAIR = (

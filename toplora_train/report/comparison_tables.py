@@ -99,7 +99,7 @@ def leaderboard(document: Mapping[str, Any]) -> Table:
 def costs(document: Mapping[str, Any]) -> Table:
     """Costs by method, in the leaderboard's order."""
     head = ["method", "parameters", "step time", RELATIVE, "peak memory"]
-    head += ["adapter file", "training", "evaluation"]
+    head += ["adapter file", "training", "evaluation", "loss on general text"]
     rows = [
         [
             Cell(method["name"]),
@@ -110,6 +110,7 @@ def costs(document: Mapping[str, Any]) -> Table:
             _cell(method["adapter_bytes"], memory),
             _cell(method["seconds"], readable_seconds),
             _cell(method["evaluation_seconds"], readable_seconds),
+            _cell(method["forgetting"], "{:+.4f}".format),
         ]
         for method in document["methods"]
     ]

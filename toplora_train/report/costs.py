@@ -21,7 +21,8 @@ def method_costs(methods: Sequence[Method], reference: Method) -> dict[str, dict
     ratio to the reference's, None if there is no other method or the runs were on different
     machines. ``peak_memory_bytes`` is
     the largest of the runs (on a CPU that of the whole process), ``evaluation_seconds`` the mean
-    time to answer the test rows.
+    time to answer the test rows, ``forgetting`` the mean change of the loss on general text in nats
+    per token, None unless all runs have the same text.
     """
     seconds = {method.name: _median(map(_step_seconds, method.runs)) for method in methods}
     comparable = len(methods) > 1 and len(machines(methods)) == 1
@@ -39,6 +40,7 @@ def method_costs(methods: Sequence[Method], reference: Method) -> dict[str, dict
             "evaluation_seconds": fmean(
                 sum(task["seconds"] for task in run.report["tasks"].values()) for run in method.runs
             ),
+            "forgetting": _forgetting(methods, method),
         }
         for method, step in ((method, seconds[method.name]) for method in methods)
     }
@@ -115,6 +117,13 @@ def _step_seconds(run: Run) -> float | None:
 def _adapter_bytes(run: Run) -> int | None:
     path = run.home / WEIGHTS
     return path.stat().st_size if path.is_file() else None
+
+
+def _forgetting(methods: Sequence[Method], method: Method) -> float | None:
+    texts = [run.report.get("forgetting") or {} for one in methods for run in one.runs]
+    if len({text.get("sha256") for text in texts}) > 1 or not texts[0]:
+        return None
+    return fmean(run.report["forgetting"]["difference"] for run in method.runs)
 
 
 def _median(values: Any) -> float | None:
