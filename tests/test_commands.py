@@ -169,7 +169,8 @@ def test_a_sweep_runs_every_job_and_a_failed_one_leaves_the_others(tmp_path: Pat
     assert "2 of 4 jobs completed" in done.stdout
     assert done.stderr.count("r must be") == 2
     reports = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("sweep/*/report.json"))]
-    assert [report["status"] for report in reports] == ["completed"] * 2
+    assert [report["status"] for report in reports] == ["failed", "completed"] * 2
+    assert "r must be" in reports[0]["error"]
     again = toplora_train(tmp_path, "-m", *SWEEP, "adapter.r=2", "output_dir=sweep")
     assert again.returncode == 0
     assert "job 1 of" not in again.stdout  # both are completed

@@ -108,9 +108,11 @@ def test_an_interruption_before_the_first_checkpoint_says_that_predictions_are_k
     assert how_to_resume(again, tmp_path).endswith("continue with the same command")
 
 
-def test_a_job_of_a_study_is_not_continued_by_itself(unfinished):
-    (unfinished.parent / STUDY).touch()
-    assert how_to_resume(run_config(resume="auto"), unfinished) == "step-00000010 is saved"
+def test_a_job_of_a_study_is_not_continued_by_itself(tmp_path):
+    (tmp_path / STUDY).touch()
+    (tmp_path / "job" / "checkpoints" / "step-00000010").mkdir(parents=True)
+    saved = how_to_resume(run_config(resume="auto"), tmp_path / "job")
+    assert saved == "step-00000010 is saved"
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,13 @@ def test_the_size_of_the_adapters_file_is_read_from_the_folder(tmp_path: Path):
     assert step_time_warning(found) is None
 
 
+def on(device: str) -> dict:
+    return {"device": device, "packages": {}}
+
+
 def test_runs_of_different_machines_have_no_relative_step_time(tmp_path: Path):
-    run_folder(tmp_path / "a", step_seconds=1.0, environment={"device": "cpu"})
-    run_folder(tmp_path / "b", step_seconds=1.0, adapter="dora", environment={"device": "cuda"})
+    run_folder(tmp_path / "a", step_seconds=1.0, environment=on("cpu"))
+    run_folder(tmp_path / "b", step_seconds=1.0, adapter="dora", environment=on("cuda"))
     found = methods(tmp_path)
     assert [one["relative_step"] for one in method_costs(found, found[0]).values()] == [None, None]
     warning = step_time_warning(found)
