@@ -112,7 +112,7 @@ def compare_runs(
         "warnings": [
             *fairness_warnings(methods, reference, tuned=tuned),
             *filter(None, [step_time_warning(methods)]),
-            *edge_warnings(rates),
+            *edge_warnings(rates, "study.rates" if tuning else "optimizer.lr"),
         ],
     }
     if not baseline and len(methods) > 2 and all(len(method.runs) > 1 for method in methods):

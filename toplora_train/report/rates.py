@@ -59,11 +59,16 @@ def best_of(costs: Sequence[Sequence[float]]) -> int:
     )
 
 
-def edge_warnings(rates: Mapping[str, Any] | None) -> list[str]:
-    """Warn of each adapter whose best rate is the lowest or the highest one tried."""
+def edge_warnings(rates: Mapping[str, Any] | None, key: str = KEY) -> list[str]:
+    """Warn of each adapter whose best rate is the lowest or the highest one tried.
+
+    Args:
+        rates: See :func:`learning_rates`.
+        key: The setting that lists the rates.
+    """
     return [
         f"The best rate of {name} lies at the grid's edge ({rate(curve['best'])}); extend the "
-        f"grid, by optimizer.lr={rate(curve['edge'])}."
+        f"grid by {rate(curve['edge'])} ({key})."
         for name, curve in (rates["curves"].items() if rates else ())
         if curve["edge"] is not None
     ]

@@ -93,12 +93,12 @@ class StudyLauncher(Launcher):
         Raises:
             UserError: The folder, or what a search minimizes, is not for the user to choose so.
         """
-        self.searches = searches(config.hydra.sweeper)
-        if self.searches:
-            validate_search(config)
         self.has_phases = config.get("study") is not None
         if self.has_phases and config.hydra.sweeper._target_ != PHASES:
             raise UserError(f"study={config.study.name} is a sweep itself; leave out hydra/sweeper")
+        self.searches = searches(config.hydra.sweeper)
+        if self.searches:
+            validate_search(config)
         self.trains = not (config.plan or config.prefetch)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
