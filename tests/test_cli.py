@@ -222,7 +222,7 @@ def test_a_key_that_an_adapter_lacks_fails_its_job_alone_before_the_others_start
     code, _, error = call("-m", *words)
     assert code == 2
     assert [config.adapter["name"] for config in call.jobs] == ["toplora"] * 2
-    first = "error: adapter=lora adapter.gate.enabled=true: unknown key 'adapter.gate.enabled'"
+    first = "error: adapter=lora adapter.gate.enabled=True: unknown key 'adapter.gate.enabled'"
     assert error.startswith(first)
 
 

@@ -6,8 +6,11 @@ import peft
 import pytest
 import torch
 from torch import nn
+from torch.utils._device import _device_constructors
+from transformers.initialization import meta_device_safe_creation_ops
 
 from toplora_train.adapters import genlora
+from toplora_train.adapters.attach import attach_adapter, without_weights
 from toplora_train.adapters.genlora import (
     GenLoraConfig,
     GenLoraLinear,
@@ -16,6 +19,8 @@ from toplora_train.adapters.genlora import (
     radial_basis,
     synthesise,
 )
+from toplora_train.config.adapter import adapter_defaults
+from toplora_train.models.tiny import tiny_model
 
 BASE_TERMS = ("none", "linear", "silu")
 
@@ -351,3 +356,22 @@ def test_a_bad_setting_is_refused_by_a_message_that_begins_with_its_key(
 ):
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         peft_config(settings)
+
+
+@pytest.fixture
+def replaced_linspace():
+    """torch collects its factory functions once, and may collect a replaced ``torch.linspace``."""
+    _device_constructors.cache_clear()
+    with meta_device_safe_creation_ops():
+        _device_constructors()
+    yield
+    _device_constructors.cache_clear()
+
+
+@pytest.mark.usefixtures("replaced_linspace")
+def test_it_attaches_without_weights_after_transformers_has_replaced_linspace():
+    with torch.device("meta"):
+        assert torch.linspace(0, 1, 3).device.type == "cpu"
+    settings, _ = adapter_defaults("genlora")
+    adapted = attach_adapter(without_weights(tiny_model()), settings, seed=0)
+    assert all(parameter.is_meta for parameter in adapted.parameters())

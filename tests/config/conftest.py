@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from toplora_train import cli
+from toplora_train.study import job
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def refused(monkeypatch, capsys, tmp_path) -> Callable[..., str]:
     def never(*_: Any) -> None:
         raise AssertionError("the run was started")
 
-    monkeypatch.setattr(cli, "run_job", never)
+    monkeypatch.setattr(job, "run_job", never)
     monkeypatch.chdir(tmp_path)
 
     def refuse(*words: str) -> str:

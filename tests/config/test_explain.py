@@ -68,7 +68,8 @@ def own(tmp_path, monkeypatch):
         ("--resolve", "--resolve needs --cfg job"),
         ("--config-dir nowhere", "nowhere' not found"),
         ("-m --cfg job", "--multirun and --cfg are mutually exclusive"),
-        ("-m adapter=lora,toplora adapter.gate.norm=none", "'adapter.gate.norm' for adapter=lora"),
+        ("-m adapter=lora,dora adapter.gate.norm=none", "unknown key 'adapter.gate.norm'"),
+        ("-m adapter=lora,dora adapter.ranks=[1]", "unknown key 'adapter.ranks' for adapter=lora"),
     ],
 )
 def test_an_error_on_the_command_line(refused, words, message):

@@ -9,6 +9,7 @@ from toplora_train.config.levels import Level
 from toplora_train.config.rivals import RIVALS, settle
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch.parent import JobResult
+from toplora_train.study import job
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def resolved(monkeypatch, tmp_path):
 
     def resolve(*words: str) -> RunConfig:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(cli, "run_job", record)
+        monkeypatch.setattr(job, "run_job", record)
         monkeypatch.setattr(sys, "argv", ["toplora-train", *words])
         assert cli.main() == 0
         return seen[-1]

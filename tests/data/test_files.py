@@ -173,3 +173,10 @@ def test_mixing_split_files_and_other_files_is_an_error(tmp_path):
     write(tmp_path / "extra.jsonl", lines(ROWS))
     with pytest.raises(UserError, match=r"extra\.jsonl is not named after a split"):
         read_folder(tmp_path, split="test")
+
+
+def test_a_line_of_fifty_megabytes_is_refused_at_once(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": "a"}\n{"instruction": "' + "x" * 50_000_000 + '"}\n')
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 2: has 50,000,0\d\d characters"):
+        read_file(path)

@@ -7,6 +7,7 @@ the readers share; without it each reader gets a few examples, the same ones eve
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 import warnings
@@ -43,6 +44,14 @@ def check(read, folder: Path) -> bool:
     finally:
         assert time.monotonic() - began < SLOWEST
     return True
+
+
+def test_the_architecture_page_lists_exactly_these_readers(checkout: Path):
+    page = (checkout / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("## Files from outside")[1].split("## Who")[0]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| ")][2:]
+    named = {name for cell in first for name in re.findall("`([^`]+)`", cell)}
+    assert named == {*READERS}
 
 
 @pytest.mark.timeout(2 * SECONDS / len(READERS) + 300)

@@ -33,7 +33,7 @@ def run_folder(
     right = right or {"t": [True, False] * 10}
     folder.mkdir(parents=True)
     config = tiny_run(folder, adapter, seed=seed)
-    classes = TaskSettings(name="", source="", choices=["y", "x"])
+    classes = TaskSettings(name="t", source="", choices=["y", "x"])
     config = dataclasses.replace(
         config,
         optimizer=dataclasses.replace(config.optimizer, lr=lr),

@@ -27,5 +27,6 @@ def test_a_study_is_told_apart_by_recipe_model_data_and_task():
 def test_one_reason_for_all_jobs_is_said_once():
     with pytest.raises(UserError, match="same"):
         validate_not_all_refused([Planned("a", None, "same"), Planned("b", None, "same")])
-    validate_not_all_refused([Planned("a", None, "one"), Planned("b", None, "another")])
+    with pytest.raises(UserError, match="none of the 2 jobs can run; the first: a: one"):
+        validate_not_all_refused([Planned("a", None, "one"), Planned("b", None, "another")])
     validate_not_all_refused([Planned("a", None, "one"), Planned("b", run_config())])

@@ -8,10 +8,12 @@ from toplora_train.config.locate import groups, options
 from toplora_train.study.search import OPTUNA, prepare_search, searches, validate_search
 
 
-def sweep(*typed, adapter="lora", hydra=(), **sweeper):
+def sweep(*typed, adapter="lora", hydra=(), plan=False, **sweeper):
     return OmegaConf.create(
         {
             "seed": 5,
+            "plan": plan,
+            "prefetch": False,
             "hydra": {
                 "sweeper": {
                     "_target_": f"{OPTUNA}OptunaSweeper",
@@ -73,6 +75,7 @@ def test_hydras_own_groups_are_none_of_a_runs():
     ("config", "message"),
     [
         (sweep("adapter=lora,dora"), "searches the settings of one adapter"),
+        (sweep(plan=True), "needs the results of jobs that train"),
         (sweep(direction="Direction.maximize"), "direction must be minimize"),
         (sweep(adapter="mine"), r"no search space for adapter=mine: .*hydra/search/mine\.yaml"),
     ],

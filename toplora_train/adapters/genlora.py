@@ -182,10 +182,18 @@ def _in_groups(latent: Tensor, groups: int) -> Tensor:
     return F.pad(latent, (0, groups * size - len(latent))).view(groups, size)
 
 
-def initial_grid(kernels: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """K evenly spaced centres from ``low`` to ``high``, and the log of their spacing, K times."""
+def initial_grid(
+    kernels: int, low: float, high: float, *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """K evenly spaced centres from ``low`` to ``high``, and the log of their spacing, K times.
+
+    The device is explicit because transformers replaces ``torch.linspace`` while it loads a model;
+    if torch collects its factory functions at that moment, ``with torch.device(...)`` no longer
+    affects the original one.
+    """
     spacing = (high - low) / (kernels - 1)
-    return torch.linspace(low, high, kernels), torch.full((kernels,), math.log(spacing))
+    centres = torch.linspace(low, high, kernels, device=device)
+    return centres, torch.full((kernels,), math.log(spacing), device=device)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -209,7 +217,9 @@ class GenLoraLinear(AdapterLinear):
         tensors = {}
         for matrix, width in (("A", self.in_features), ("B", self.out_features)):
             latent = torch.randn(width)
-            centres, log_widths = initial_grid(config.num_kernels, *config.grid)
+            centres, log_widths = initial_grid(
+                config.num_kernels, *config.grid, device=latent.device
+            )
             weights = torch.zeros(r, config.num_groups, config.num_kernels)
             base_weights = torch.zeros(r, config.num_groups)
             if matrix == "A":

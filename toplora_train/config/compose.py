@@ -74,7 +74,7 @@ def load_yaml(path: Path) -> DictConfig:
     """
     try:
         content = OmegaConf.load(StringIO(read_yaml(path)))
-    except (ValueError, RecursionError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{readable(path)}: not valid YAML ({reason})") from error
     if not isinstance(content, DictConfig):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Hashable
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -141,14 +140,14 @@ def validate_json(kind: type[Checked], text: str, place: str) -> Checked:
         UserError: It is none; names ``place``, the key and what it must be.
     """
     try:
-        checked: Checked = _adapter(kind).validate_json(text, strict=True)
+        checked: Checked = _adapter(cast(Any, kind)).validate_json(text, strict=True)
     except ValidationError as error:
         raise UserError(f"{place}: {first_problem(error)}") from None
     return checked
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

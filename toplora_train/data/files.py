@@ -13,6 +13,7 @@ from pathlib import Path
 from toplora_train.config.errors import UserError
 from toplora_train.config.reading import parse_json, read_text, validate_file
 
+LONGEST_LINE = 4 * 2**20  # characters
 SUFFIXES = (".json", ".jsonl", ".parquet")
 WHOLE_LIST = "a list belongs in a .json file: rename it, or write one object per line"
 SPLIT_NAMES = ("train", "validation", "valid", "dev", "test", "eval")
@@ -113,6 +114,11 @@ def _parse_lines(text: str, path: Path) -> list[Record]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
+        if len(line) > LONGEST_LINE:  # encoding its text would take hours before it is refused
+            raise UserError(
+                f"{path}, line {number}: has {len(line):,} characters; at most {LONGEST_LINE:,} "
+                "are read; split or remove the line"
+            )
         try:
             fields = parse_json(line)
         except ValueError as error:

@@ -168,11 +168,17 @@ def _interrupted(config: RunConfig, run_dir: Path, interruption: Interrupted) ->
     return interruption.exit_code
 
 
+class _LogFile(logging.FileHandler):
+    """A log whose disk may be full: the run says so once, not at every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        """Do nothing."""
+
+
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     """Write all logging and warnings to the file, with timestamps."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.handleError = lambda _: None  # type: ignore[method-assign]  # a full disk: once is said
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level

@@ -14,7 +14,7 @@ from toplora_train.config.names import plain_name
 from toplora_train.config.reading import read_json, validate
 from toplora_train.evaluation.statistics import mean_interval
 from toplora_train.report.json_file import plain_json, write_json_atomically
-from toplora_train.report.stored import Interval, Measured, StoredParts
+from toplora_train.report.stored import Finite, Interval, Measured, Positive, StoredParts, Whole
 
 SCHEMA_VERSION = 1
 
@@ -30,11 +30,11 @@ class ReportModel:
 
     path: str
     revision: str
-    parameters: int
+    parameters: Positive
     dtype: str
     read_from: str = ""
     sha256: str = ""
-    embedding_rows: int | None = None
+    embedding_rows: Whole | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ReportAdapter:
 
     name: str
     peft_type: str
-    trainable_parameters: int
+    trainable_parameters: Whole
     mergeable: bool
     settings: Mapping[str, Any]
     start: Mapping[str, Any] | None = None
@@ -71,16 +71,16 @@ class ReportData:
     """
 
     source: str | list[str]
-    rows: int
+    rows: Whole
     sha256: str
-    truncated_rows: int
-    supervised_tokens: int
+    truncated_rows: Whole
+    supervised_tokens: Whole
     contamination: Mapping[str, Any] | None = None
-    dropped_rows: int = 0
-    validation_rows: int = 0
-    prompt_mismatches: int = 0
-    tokens: int = 0
-    supervised_share: float | None = None
+    dropped_rows: Whole = 0
+    validation_rows: Whole = 0
+    prompt_mismatches: Whole = 0
+    tokens: Whole = 0
+    supervised_share: Finite | None = None
     tokens_from: str = ""
     wording: str = "alpaca"
     prompt: str | None = None
@@ -98,21 +98,21 @@ class ReportTrain:
     hundred MiB) included.
     """
 
-    steps: int
-    epochs: Measured
+    steps: Whole
+    epochs: Finite
     loss_first: Measured
     loss_last: Measured
-    tokens: int
-    padding_fraction: Measured
-    seconds: Measured
-    tokens_per_second: Measured
-    peak_memory_bytes: int
-    world_size: int
+    tokens: Whole
+    padding_fraction: Finite
+    seconds: Finite
+    tokens_per_second: Finite
+    peak_memory_bytes: Whole
+    world_size: Whole
     mixed_precision: str
-    validation_loss: float | None = None
+    validation_loss: Finite | None = None
     selection: Mapping[str, Any] | None = None
     extension: Mapping[str, Any] | None = None
-    planned_memory_bytes: int | None = None
+    planned_memory_bytes: Whole | None = None
 
 
 @dataclass(frozen=True)
@@ -126,17 +126,17 @@ class TaskScore:
 
     metric: str
     value: Measured
-    n: int
+    n: Whole
     ci95: Interval
-    base_value: float | None
-    majority_value: Measured
-    seconds: Measured
+    base_value: Finite | None
+    majority_value: Finite
+    seconds: Finite
     base_ci95: Interval | None = None
-    base_seconds: float | None = None
+    base_seconds: Finite | None = None
     kind: str = "generate"
     answered: str = "generated"
     more: Mapping[str, Any] = field(default_factory=dict)
-    last_value: float | None = None
+    last_value: Finite | None = None
     last_ci95: Interval | None = None
 
 
@@ -158,7 +158,7 @@ class Report:
     """
 
     recipe: str | None
-    seed: int
+    seed: Whole
     command: str
     protocol_hash: str
     model: ReportModel

@@ -9,17 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 Measured = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
 """A number that may be NaN, which JSON writes as null."""
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Interval = tuple[Measured, Measured]
 
 
 @dataclass(frozen=True)
 class _Gain:
-    value: float
-    ci95: tuple[float, float]
+    value: Finite
+    ci95: tuple[Finite, Finite]
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ class _Metric:
 @dataclass(frozen=True)
 class _Task:
     more: dict[str, _Metric] = field(default_factory=dict)
-    base_value: float | None = None
+    base_value: Finite | None = None
     base_ci95: Interval | None = None
-    last_value: float | None = None
+    last_value: Finite | None = None
     last_ci95: Interval | None = None
 
     def __post_init__(self) -> None:
@@ -73,8 +76,8 @@ class _Published:
     adapter: str
     source: str
     protocol: str
-    scores: dict[str, float]
-    average: float | None
+    scores: dict[str, Finite]
+    average: Finite | None
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,11 @@ class StoredParts:
     environment: _Environment
     gain: _MeanGain | None = None
     expected: list[_Published] | None = None
-    average: float | None = None
+    average: Finite | None = None
     average_ci95: Interval | None = None
-    average_base_value: float | None = None
+    average_base_value: Finite | None = None
     average_base_ci95: Interval | None = None
-    average_majority_value: float | None = None
+    average_majority_value: Finite | None = None
 
     def __post_init__(self) -> None:
         _validate_together(self.average, self.average_ci95, "average and average_ci95")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import datetime
@@ -26,6 +25,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
+from toplora_train.config.aside import temporary_folder
 from toplora_train.config.compose import typed_overrides
 from toplora_train.config.errors import UserError
 from toplora_train.launch.lock import locked
@@ -105,24 +105,22 @@ class StudyLauncher(Launcher):
                 "a sweep starts the processes of each job itself: set launch.processes instead of "
                 "using another launcher"
             )
+        self._config = config
         folder = self._folder(config)
         self.study = Study(folder)
         compares = self.searches or needs_held_out(config.get("study"))
         self._planner = Planner(hydra_context, config, folder, searches=compares)
-        overrides = typed_overrides(config.hydra)
-        flags = [word for word in sys.argv[1:] if word not in overrides]
+        words = [word for word in sys.argv[1:] if word not in ("-m", "--multirun")]
         self.command = {
             "time": now(),
-            "command": shlex.join(["toplora-train", *flags, *overrides]),
+            "command": shlex.join(["toplora-train", "-m", *words]),
             "sweeper": str(config.hydra.sweeper._target_),
             "launcher": str(self._engine_config._target_),
         }
         self._named = config.get("output_dir") is not None
+        self._sweep_into(folder)
         with read_write(config), open_dict(config):
             config.hydra.launcher = self._engine_config
-            config.hydra.sweep.dir = str(folder)
-            # Each job is composed anew, in whichever process the engine runs it.
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
         self._engine = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -143,7 +141,9 @@ class StudyLauncher(Launcher):
         if initial_job_idx == 0:
             validate_not_all_refused(planned)
         if not self.trains:
-            shown = self._engine.launch(job_overrides, initial_job_idx)
+            with temporary_folder() as folder:
+                self._sweep_into(folder)
+                shown = self._engine.launch(job_overrides, initial_job_idx)
             self.plans += [one.return_value for one in shown]
             return shown
         make_run_dir(self.study.path)
@@ -175,7 +175,8 @@ class StudyLauncher(Launcher):
                         if one.status == JobStatus.FAILED:  # before it could record anything
                             self._record(job, CRASHED, str(one._return_value))
             except Exception as error:  # each engine has its own
-                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                first_line, _, _ = str(error).strip().partition("\n")
+                reason = f"{type(error).__name__}: {first_line}"
                 print(f"error: the launcher failed: {reason}", file=sys.stderr)  # noqa: T201
                 for job in self.study.jobs():
                     if job.digest in self._placed and job.status == "running":
@@ -203,9 +204,6 @@ class StudyLauncher(Launcher):
 
     def _folder(self, config: DictConfig) -> Path:
         """The study's folder: as given, that of the same command before, or a new one."""
-        if not self.trains:
-            self._temporary = tempfile.TemporaryDirectory(prefix="toplora-")
-            return Path(self._temporary.name)
         parsed = OverridesParser.create().parse_overrides(typed_overrides(config.hydra))
         if any(one.key_or_group == "output_dir" and one.is_sweep_override() for one in parsed):
             raise UserError("output_dir is the folder of the whole sweep; give one folder")
@@ -220,10 +218,16 @@ class StudyLauncher(Launcher):
         name = earlier[-1].parent.name if earlier else f"{datetime.now():%Y%m%d-%H%M%S}-{digest}"
         return (Path(FOLDER) / name).absolute()
 
+    def _sweep_into(self, folder: Path) -> None:
+        """Let all jobs, each composed anew wherever the engine runs it, know the folder."""
+        hydra = self._config.hydra
+        with read_write(self._config), open_dict(self._config):
+            hydra.sweep.dir = str(folder)
+            hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+
     def _place(self, planned: Sequence[Planned]) -> list[Job]:
         """The planned jobs, each with its folder; they are added to the study."""
-        configs = [(one.overrides, one.config) for one in planned if one.config is not None]
-        good = [(overrides, config) for overrides, config in configs if config is not None]
+        good = [(one.overrides, one.config) for one in planned if one.config is not None]
         of = identity([config for _, config in good])
         self.study.validate_same_study(of)
         placed = self.study.place(good, self.inside)

@@ -114,11 +114,15 @@ def identity(configs: Sequence[RunConfig]) -> dict[str, list[str]]:
 
 
 def validate_not_all_refused(planned: Sequence[Planned]) -> None:
-    """Check that a job can run, or that the jobs fail for reasons of their own.
+    """Check that a job can run.
 
     Raises:
-        UserError: All are refused for the same reason.
+        UserError: All are refused; names the reason, or the first one's.
     """
-    reasons = {one.refusal for one in planned}
-    if len(reasons) == 1 and None not in reasons:
-        raise UserError(str(reasons.pop()))
+    reasons = [one.refusal for one in planned if one.refusal is not None]
+    if not reasons or len(reasons) < len(planned):
+        return
+    if len(set(reasons)) == 1:
+        raise UserError(reasons[0])
+    first = f"{planned[0].overrides}: {reasons[0]}"
+    raise UserError(f"none of the {len(planned)} jobs can run; the first: {first}")

@@ -58,6 +58,10 @@ def validate_search(config: DictConfig) -> None:
             "hydra.sweeper.direction must be minimize: a job's result is its validation loss, or 1 "
             "minus its held-out metric"
         )
+    if config.plan or config.prefetch:
+        raise UserError(
+            "hydra/sweeper=optuna needs the results of jobs that train; plan or prefetch without it"
+        )
     typed = OverridesParser.create().parse_overrides(typed_overrides(config.hydra))
     swept = {one.key_or_group for one in typed if one.is_sweep_override()}
     if "adapter" in swept:

@@ -1,22 +1,42 @@
-"""Hydra's own sweep, every combination, in which a job that cannot be composed fails alone."""
+"""Every combination of the values, at once or in the phases of a study; the launcher does the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
 from toplora_train.launch.outcome import is_completed, read_report
 from toplora_train.study.phases import Method, Result, design_of, validate_keys
 
 
-class Combinations(BasicSweeper):
-    """Leaves the validation of the jobs and all files to the study's launcher."""
+class Combinations(Sweeper):
+    """Hydra's ``BasicSweeper``, in which a job that cannot be composed fails alone.
+
+    Args:
+        max_batch_size: The number of jobs per launch; None launches all at once.
+        params: Overrides in addition to those on the command line.
+    """
+
+    def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None = None) -> None:
+        self._size, self._params = max_batch_size, dict(params or {})
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Make the launcher."""
+        self.config = config
+        self.hydra_context = hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> list[Any]:
         """Launch every combination of the values.
@@ -27,7 +47,7 @@ class Combinations(BasicSweeper):
         assert self.launcher is not None
         returned: list[Any] = []
         number = 0
-        for batch in self.split_arguments(self._parsed(arguments), self.max_batch_size):
+        for batch in self._batches(self._parsed(arguments)):
             returned.append(self.launcher.launch(batch, initial_job_idx=number))
             number += len(batch)
         return returned
@@ -35,7 +55,14 @@ class Combinations(BasicSweeper):
     def _parsed(self, arguments: list[str]) -> list[Override]:
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        return parser.parse_overrides([*self._parse_config(), *arguments])
+        params = [f"{key}={value}" for key, value in self._params.items()]
+        return parser.parse_overrides([*params, *arguments])
+
+    def _batches(self, parsed: list[Override]) -> list[list[list[str]]]:
+        # Not at the top: Hydra runs this module a second time when it looks for plugins.
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        return BasicSweeper.split_arguments(parsed, self._size)
 
 
 class Phases(Combinations):
@@ -56,7 +83,7 @@ class Phases(Combinations):
             one for one in self._parsed(arguments) if one.key_or_group.partition(".")[0] != "study"
         ]
         validate_keys(design, [one.key_or_group for one in parsed])
-        (combinations,) = self.split_arguments(parsed, None)
+        combinations = [one for batch in self._batches(parsed) for one in batch]
         methods = design.methods([tuple(one) for one in combinations])
         self._number = 0
         if self.launcher.trains:
