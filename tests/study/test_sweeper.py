@@ -96,14 +96,14 @@ def test_planning_a_study_plans_each_method_once_and_counts_the_jobs(call, tmp_p
     code, shown, _ = call(*STUDY, "plan=true")
     assert code == 0
     assert [line.split("│")[1:5] for line in shown.splitlines() if line.startswith("│")] == [
-        [" tuning ", " adapter=lora    ", "    2 ", "             14.0 s "],
-        [" tuning ", " adapter=toplora ", "    2 ", "             14.0 s "],
+        [" tuning ", " adapter=lora    ", "    2 ", "               14 s "],
+        [" tuning ", " adapter=toplora ", "    2 ", "               14 s "],
         [" final  ", " adapter=lora    ", "    1 ", "              7.0 s "],
         [" final  ", " adapter=toplora ", "    1 ", "              7.0 s "],
     ]
-    assert "6 jobs, at least 42.0 s of training" in shown
+    assert "6 jobs, at least 42 s of training" in shown
     assert list(tmp_path.iterdir()) == []
-    assert "2 jobs, at least 14.0 s of training" in call("-m", "seed=1,2", "plan=true")[1]
+    assert "2 jobs, at least 14 s of training" in call("-m", "seed=1,2", "plan=true")[1]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,6 @@ def test_planning_a_study_plans_each_method_once_and_counts_the_jobs(call, tmp_p
         (["seed=3"], "study=lr_per_adapter sets seed itself; set study.tuning_seeds"),
         (["study.ratez=[1]"], "unknown key 'study.ratez' for study=lr_per_adapter; did you mean"),
         (["study=lr_per_adaptor"], "did you mean 'lr_per_adapter'?"),
-        (["hydra/sweeper=optuna"], "study=lr_per_adapter is a sweep itself"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_in_one_line(call, words, message):

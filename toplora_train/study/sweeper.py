@@ -1,4 +1,4 @@
-"""Every combination of the values, at once or in the phases of a study; the launcher does the rest."""
+"""Every combination of the values, or the phases of a study; all files are left to the launcher."""
 
 from __future__ import annotations
 
