@@ -134,7 +134,7 @@ def _unknown_of_study(key: str, chosen: Any, own: Sequence[Path]) -> str:
     option = options("study", own).get("" if chosen is None else str(chosen.value()))
     if option is None:
         return f"{key} is a setting of a study, and none is chosen; give study=NAME"
-    known = [f"study.{name}" for name in load_yaml(option.path)]
+    known = [f"study.{name!s}" for name in load_yaml(option.path)]
     return f"unknown key '{key}' for study={option.name}{hint(nearest_key(key, known))}"
 
 

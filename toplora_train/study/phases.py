@@ -53,8 +53,11 @@ class Design(Protocol):
         chosen: The keys that the study sets itself, and where its user sets them.
     """
 
-    name: str
     chosen: ClassVar[Mapping[str, str]]
+
+    @property
+    def name(self) -> str:
+        """The option's name."""
 
     def methods(self, listed: Sequence[Method]) -> list[Method]:
         """The methods of the study, given those that the command lists.

@@ -74,7 +74,7 @@ class Phases(Combinations):
         Args:
             arguments: The command line's overrides.
         """
-        assert self.launcher is not None
+        launcher: Any = self.launcher  # a StudyLauncher
         assert self.config is not None
         settings = OmegaConf.to_container(self.config.study, resolve=True)
         assert isinstance(settings, dict)
@@ -86,17 +86,17 @@ class Phases(Combinations):
         combinations = [one for batch in self._batches(parsed) for one in batch]
         methods = design.methods([tuple(one) for one in combinations])
         self._number = 0
-        if self.launcher.trains:
+        if launcher.trains:
             design.run(methods, self._launch)
         else:
-            self.launcher.outline = design.outline(methods)
-            self.launcher.launch([list(method) for method in methods], initial_job_idx=0)
+            launcher.outline = design.outline(methods)
+            launcher.launch([list(method) for method in methods], initial_job_idx=0)
         return []
 
     def _launch(self, jobs: Sequence[Method], inside: str) -> list[Result]:
-        assert self.launcher is not None
-        self.launcher.inside = inside
-        returned = self.launcher.launch([list(job) for job in jobs], initial_job_idx=self._number)
+        launcher: Any = self.launcher
+        launcher.inside = inside
+        returned = launcher.launch([list(job) for job in jobs], initial_job_idx=self._number)
         self._number += len(jobs)
         folders = [Path(str(one.working_dir)) for one in returned]
         return [
