@@ -60,7 +60,10 @@ def test_every_adapter_gets_its_own_best_mean_and_seeds_that_chose_nothing(capsy
         ("task=[mrpc]", "adapter=toplora", "optimizer.lr=0.01", "seed=11"),
         ("task=[mrpc]", "adapter=toplora", "optimizer.lr=0.01", "seed=12"),
     ]
-    assert "adapter=lora: optimizer.lr=1e-2 is the best of 2 held out" in capsys.readouterr().out
+    assert (
+        "adapter=lora: optimizer.lr=1e-2 is the best of 2 on the held-out rows\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_rate_at_which_a_seed_failed_is_not_chosen_for_its_other_seed():
@@ -69,6 +72,14 @@ def test_a_rate_at_which_a_seed_failed_is_not_chosen_for_its_other_seed():
     costs = {"lora": lora, "toplora": {1e-3: {1: 0.5, 2: 0.5}, 1e-2: {1: float("nan"), 2: 0.1}}}
     _, (_, runs) = run(study, METHODS, tuned(costs))
     assert [job[-2] for job in runs] == ["optimizer.lr=0.001"] * 2
+
+
+def test_rates_that_are_equally_good_are_named(capsys):
+    study = design("lr_per_adapter", rates=[1e-3, 1e-2], tuning_seeds=[1], seeds=[11])
+    run(study, METHODS, lambda _: Result(0.3, {}))
+    assert (
+        "1e-3 is the best of 2 on the held-out rows, as 1e-2; the lowest" in capsys.readouterr().out
+    )
 
 
 def test_an_adapter_whose_tuning_failed_is_left_out_and_named(capsys):

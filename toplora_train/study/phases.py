@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from itertools import chain
+from statistics import fmean
 from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -145,7 +146,16 @@ class LearningRates:
                 say(f"{name}: all its tuning jobs failed; the study goes on without it")
                 continue
             best = best_of(by_rate)
-            say(f"{name}: optimizer.lr={rate(rates[best])} is the best of {len(rates)} held out")
+            equal = [
+                rate(one)
+                for one, found in zip(rates, by_rate, strict=True)
+                if len(found) == len(by_rate[best]) and fmean(found) == fmean(by_rate[best])
+            ]
+            tied = f", as {' and '.join(equal[1:])}; the lowest is taken" if equal[1:] else ""
+            say(
+                f"{name}: optimizer.lr={rate(rates[best])} is the best of {len(rates)} "
+                f"on the held-out rows{tied}"
+            )
             final += with_seeds((*method, f"optimizer.lr={rates[best]!r}"), self.seeds)
         if final:
             launch(final, "")
