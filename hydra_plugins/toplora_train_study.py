@@ -9,3 +9,7 @@ class StudyLauncher(launcher.StudyLauncher):
 
 class Combinations(sweeper.Combinations):
     """See :class:`toplora_train.study.sweeper.Combinations`."""
+
+
+class Phases(sweeper.Phases):
+    """See :class:`toplora_train.study.sweeper.Phases`."""

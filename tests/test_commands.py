@@ -192,6 +192,25 @@ def test_hydras_other_launchers_run_a_sweep_to_the_same_adapters(tmp_path: Path,
 
 
 @pytest.mark.slow
+def test_a_study_tunes_every_adapter_then_compares_runs_of_fresh_seeds(tmp_path: Path):
+    words = ["recipe=smoke", "adapter=lora,toplora", "trainer.max_steps=2", "evaluation.limit=4"]
+    words += ["evaluation.base=false", "dataset.validation_rows=8", "output_dir=S"]
+    study = ["study=lr_per_adapter", "study.rates=[1e-4,1e-2]", "study.tuning_seeds=[1]"]
+    done = toplora_train(tmp_path, *study, "study.seeds=[11,12]", *words)
+    assert done.returncode == 0, done.stderr
+    tuning = [json.loads(path.read_text()) for path in tmp_path.glob("S/tuning/*/report.json")]
+    final = [json.loads(path.read_text()) for path in tmp_path.glob("S/*/report.json")]
+    assert [report["tasks"] for report in tuning] == [{}] * 4
+    assert sorted(report["seed"] for report in final) == [11, 11, 12, 12]
+    document = json.loads((tmp_path / "S" / "comparison" / "comparison.json").read_text())
+    curves = document["learning_rates"]["curves"]
+    assert curves.keys() == {"lora", "toplora"}
+    assert {method["name"] for method in document["methods"]} <= {
+        f"{name} optimizer.lr={curve['best']}" for name, curve in curves.items()
+    } | curves.keys()
+
+
+@pytest.mark.slow
 def test_an_interrupted_search_proposes_its_completed_trials_again(tmp_path: Path):
     words = ["recipe=smoke", "adapter=lora", "trainer.max_steps=2", "evaluation.base=false"]
     words += ["evaluation.limit=2", "dataset.validation_rows=8", "hydra/sweeper=optuna"]

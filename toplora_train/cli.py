@@ -25,7 +25,7 @@ from toplora_train.launch.output import survive_lost_output
 from toplora_train.launch.worker import DONE
 from toplora_train.study.job import job, user_error
 from toplora_train.study.launcher import take_started
-from toplora_train.study.summary import show_summary, sweep_exit_code
+from toplora_train.study.summary import show_plans, show_summary, sweep_exit_code
 
 
 def main() -> int:
@@ -69,6 +69,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return code
     if sweep.trains:
         show_summary(sweep, _wide_console(), interrupted=code > 128)
+    elif sweep.plans:
+        show_plans(sweep, _wide_console())
     return code or sweep_exit_code(sweep.exit_codes())
 
 
@@ -87,6 +89,9 @@ def _hydra_main(arguments: argparse.Namespace) -> None:
     """Call Hydra, which reads ``sys.argv`` and expects all overrides next to each other."""
     before = sys.argv
     flags = [word for word in before[1:] if word not in arguments.overrides]
+    has_phases = any(word.startswith("study=") for word in arguments.overrides)
+    if has_phases and not (arguments.multirun or arguments.cfg or arguments.info):
+        flags.append("--multirun")
     sys.argv = [before[0], *arguments.overrides, *flags]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()

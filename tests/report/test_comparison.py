@@ -9,7 +9,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.evaluation.metrics import Measured
 from toplora_train.evaluation.statistics import mcnemar_mid_p
 from toplora_train.report.comparison import compare_runs, letters
-from toplora_train.report.runs import find_runs
+from toplora_train.report.runs import find_runs, find_tuning_runs
 
 WEAK = [i % 2 == 0 for i in range(60)]
 STRONG = [i % 2 == 0 or i % 3 == 0 for i in range(60)]
@@ -140,3 +140,23 @@ def test_letters_hold_for_any_set_of_pairs():
         given = letters(names, apart)
         for first, second in pairs:
             assert bool(set(given[first]) & set(given[second])) == ((first, second) not in apart)
+
+
+def test_learning_rates_are_those_of_the_tuning_runs(tmp_path: Path):
+    for adapter, chosen in (("lora", 1e-3), ("toplora", 1e-2)):
+        seeded(tmp_path / "S", adapter, [0.5, 0.6], lr=chosen)
+        for lr in (1e-3, 1e-2):
+            folder = tmp_path / "S" / "tuning" / f"{adapter}-{lr}"
+            run_folder(folder, adapter=adapter, lr=lr, held_out=abs(lr - chosen), right={})
+    failed = tmp_path / "S" / "tuning" / "failed"
+    failed.mkdir()
+    (failed / "report.json").write_text('{"schema_version": 1, "status": "failed"}')
+    runs, tuning = find_runs([tmp_path / "S"]), find_tuning_runs([tmp_path / "S"])
+    assert (len(runs), len(tuning)) == (4, 4)
+    document = compare_runs(runs, tuning=tuning)
+    best = {name: one["best"] for name, one in document["learning_rates"]["curves"].items()}
+    assert best == {"lora": 1e-3, "toplora": 1e-2}
+    warnings = "\n".join(document["warnings"])
+    assert "extend the grid by 1e-4 (study.rates)" in warnings
+    assert "different learning rates" not in warnings
+    assert "different learning rates" in "\n".join(compare_runs(runs)["warnings"])

@@ -4,7 +4,7 @@ import pytest
 
 from tests.report.made_up import made_up_report
 from tests.report.run_folders import run_folder
-from toplora_train.report.rates import edge_warnings, learning_rates
+from toplora_train.report.rates import best_of, edge_warnings, learning_rates
 from toplora_train.report.runs import find_runs, group
 
 
@@ -31,9 +31,14 @@ def test_the_best_rate_has_the_lowest_mean_loss(tmp_path: Path):
     assert (lora["best"], lora["edge"]) == (1e-3, None)
     assert (toplora["best"], toplora["edge"]) == (1e-2, pytest.approx(1e-1))
     assert edge_warnings(found) == [
-        "The best rate of toplora lies at the grid's edge (1e-2); extend the grid, by "
-        "optimizer.lr=1e-1."
+        "The best rate of toplora lies at the grid's edge (1e-2); extend the grid by "
+        "1e-1 (optimizer.lr)."
     ]
+
+
+def test_a_rate_with_failed_runs_is_not_the_best():
+    assert best_of([[0.5, 0.5], [0.1]]) == 0
+    assert best_of([[0.5], [0.1]]) == 1
 
 
 def test_a_selected_epochs_metric_is_higher_the_better(tmp_path: Path):

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -78,6 +79,14 @@ def test_the_plan_is_shown_and_nothing_is_written(make_run, tmp_path, capsys):
     assert "q_proj" in shown
     assert "made in code" in shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_least_time_is_written_for_a_study_if_it_is_known(make_run, tmp_path):
+    plan.run(make_run(), tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    made = planned(make_run())
+    assert report["planned_seconds"] == pytest.approx(made.work.seconds, rel=10)  # it is measured
+    assert report["planned_seconds"] > 0
 
 
 def test_a_log_shows_the_mask_too(make_run):

@@ -49,6 +49,16 @@ def test_a_long_name_keeps_both_ends():
     assert name.endswith("_seed-3")
 
 
+def test_jobs_inside_a_folder_of_the_study_are_found_there(tmp_path):
+    study = Study(tmp_path)
+    config = run_config(seed=1)
+    (job,) = study.place([("seed=1", config)], "tuning/")
+    assert job.folder == "tuning/seed-1"
+    study.run_dir(job).parent.mkdir()
+    finish(study, job, config)
+    assert study.place([("other words", config)])[0].folder == "tuning/seed-1"
+
+
 def test_a_name_can_be_typed_as_a_value_on_a_command_line():
     from hydra.core.override_parser.overrides_parser import OverridesParser
 

@@ -154,6 +154,7 @@ def check_shown(text: str, overrides: Sequence[str], own: Sequence[Path]) -> Non
     assert isinstance(composed, DictConfig)
     found = levels_of(composed, choices, own, overrides)
     values = consistent(plain_values(composed, blame), found, own)
+    values.pop("study", None)  # of the whole study, not of its jobs
     config = check({**values, "output_dir": values.get("output_dir") or "runs"}, blame=blame)
     validate_useful(config, typed_keys(found))
 

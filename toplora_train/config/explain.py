@@ -115,6 +115,8 @@ def _refused_key(key: str, overrides: Sequence[str], own: Sequence[Path]) -> str
     """The key is unknown, or in the schema but not in the chosen option file."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     typed = {override.key_or_group: override for override in parsed}
+    if key.startswith("study."):
+        return _unknown_of_study(key, typed.get("study"), own)
     adapters = _values(typed["adapter"]) if "adapter" in typed else [_default_adapter()]
     trees = {name: known_tree(_settings_name(name, own), options("task", own)) for name in adapters}
     lacking = [name for name, tree in trees.items() if key not in known_keys(tree)]
@@ -126,6 +128,14 @@ def _refused_key(key: str, overrides: Sequence[str], own: Sequence[Path]) -> str
     everything = [*known_keys(trees[lacking[0]]), *groups()]
     others = f" for adapter={lacking[0]}" if len(adapters) > 1 else ""
     return f"unknown key '{key}'{others}{hint(nearest_key(key, everything))}"
+
+
+def _unknown_of_study(key: str, chosen: Any, own: Sequence[Path]) -> str:
+    option = options("study", own).get("" if chosen is None else str(chosen.value()))
+    if option is None:
+        return f"{key} is a setting of a study, and none is chosen; give study=NAME"
+    known = [f"study.{name!s}" for name in load_yaml(option.path)]
+    return f"unknown key '{key}' for study={option.name}{hint(nearest_key(key, known))}"
 
 
 def _values(override: Any) -> list[str]:

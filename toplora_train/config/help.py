@@ -16,6 +16,10 @@ EXAMPLES = (
     ("toplora-train recipe=smoke", "the whole pipeline in seconds, without downloads"),
     ("toplora-train recipe=llama3_commonsense adapter=toplora", "a published experiment"),
     ("toplora-train -m adapter=lora,toplora adapter.r=4,8 seed=1,2", "a sweep: every combination"),
+    (
+        "toplora-train study=lr_per_adapter recipe=minilm_glue task=[mrpc] adapter=lora,toplora",
+        "a study: both adapters tuned equally, then compared; with or without -m",
+    ),
     ("toplora-train dataset=jsonl dataset.train=a.jsonl dataset.test=b.jsonl", "your own rows"),
 )
 FLAGS = (

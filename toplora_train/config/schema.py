@@ -321,6 +321,7 @@ class EvaluationSettings:
             ``cloze`` the mean.
         batch_size: Rows per forward pass.
         limit: Evaluate only the first so many rows of each task; null evaluates all of them.
+        enabled: Evaluate the tasks; false does not even read their test rows.
         base: Evaluate the base model as well.
     """
 
@@ -330,6 +331,7 @@ class EvaluationSettings:
     option_score: Literal["sum", "mean"] | None = None
     batch_size: PositiveInt = 32
     limit: PositiveInt | None = None
+    enabled: bool = True
     base: bool = True
 
 

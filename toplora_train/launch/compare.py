@@ -49,7 +49,7 @@ def _compare(words: list[str]) -> None:
     # Only a valid command pays for the imports.
     from rich.console import Console
 
-    from toplora_train.report.runs import find_runs
+    from toplora_train.report.runs import find_runs, find_tuning_runs
 
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=160)
@@ -66,7 +66,8 @@ def _compare(words: list[str]) -> None:
         from toplora_train.report.comparison_pages import show_comparison, write_comparison
 
         baseline = options.get("baseline") or None
-        document = compare_runs(find_runs(folders), baseline=baseline, gain=gain)
+        runs, tuning = find_runs(folders), find_tuning_runs(folders)
+        document = compare_runs(runs, tuning=tuning, baseline=baseline, gain=gain)
         _create(output)
         write_comparison(output, document)
         show_comparison(document, console)

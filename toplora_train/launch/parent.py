@@ -50,12 +50,16 @@ FORWARDED = {  # received -> sent on
 
 @dataclass(frozen=True)
 class JobResult:
-    """A job's exit code (0, 1, 2, 130, 143), run directory, duration, and error if it failed."""
+    """A job's exit code (0, 1, 2, 130, 143), run directory, duration, and error if it failed.
+
+    ``planned`` is the least training time that ``plan=true`` found, in seconds.
+    """
 
     exit_code: int
     run_dir: Path
     seconds: float
     error: str | None = None
+    planned: float | None = None
 
 
 def run_job(config: RunConfig, *, module: str = WORKER, console: TextIO | None = None) -> JobResult:
@@ -74,7 +78,8 @@ def run_job(config: RunConfig, *, module: str = WORKER, console: TextIO | None =
     if not config.trains:
         with temporary_folder() as folder:
             code, error = _work(config, folder, module, console)
-        return JobResult(code, run_dir, time.monotonic() - started, error)
+            planned = read_report(folder).get("planned_seconds")
+        return JobResult(code, run_dir, time.monotonic() - started, error, planned)
     if "WORLD_SIZE" in os.environ:
         code, error = _work_in_place(config, run_dir)
         return JobResult(code, run_dir, time.monotonic() - started, error)

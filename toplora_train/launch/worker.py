@@ -62,7 +62,7 @@ def run_training(config: RunConfig, run_dir: Path) -> None:
     if config.plan:
         from toplora_train.run import plan
 
-        plan.run(config)
+        plan.run(config, run_dir)
     if config.trains:
         from toplora_train.run import finetune
 

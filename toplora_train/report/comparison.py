@@ -33,12 +33,17 @@ Pair = tuple[Method, Method]
 
 
 def compare_runs(
-    runs: Sequence[Run], *, baseline: str | None = None, gain: float = GAIN
+    runs: Sequence[Run],
+    *,
+    tuning: Sequence[Run] = (),
+    baseline: str | None = None,
+    gain: float = GAIN,
 ) -> dict[str, Any]:
     """Compare the methods of the runs.
 
     Args:
         runs: Finished runs with the same protocol.
+        tuning: The runs by which their learning rates were chosen; by default the same ones.
         baseline: The method every other one is compared to; None for all pairs.
         gain: The true difference for which the number of seeds needed is computed.
 
@@ -90,7 +95,8 @@ def compare_runs(
         for method in methods
     ]
     lines.sort(key=lambda method: -(method["average"] or 0.0))
-    rates = learning_rates(methods)
+    tuned = group(tuning) or methods
+    rates = learning_rates(tuned)
     document = {
         "protocol": runs[0].report["protocol"],
         "protocol_hash": runs[0].report["protocol_hash"],
@@ -104,9 +110,9 @@ def compare_runs(
         "gain": gain,
         "learning_rates": rates,
         "warnings": [
-            *fairness_warnings(methods, reference),
+            *fairness_warnings(methods, reference, tuned=tuned),
             *filter(None, [step_time_warning(methods)]),
-            *edge_warnings(rates),
+            *edge_warnings(rates, "study.rates" if tuning else "optimizer.lr"),
         ],
     }
     if not baseline and len(methods) > 2 and all(len(method.runs) > 1 for method in methods):

@@ -53,13 +53,21 @@ def validate_same_protocols(runs: Sequence[Run]) -> None:
         )
 
 
-def fairness_warnings(methods: Sequence[Method], reference: Method) -> list[str]:
-    """What the comparison cannot say, or is biased by: a sentence, then commands, a line each."""
+def fairness_warnings(
+    methods: Sequence[Method], reference: Method, *, tuned: Sequence[Method]
+) -> list[str]:
+    """What the comparison cannot say, or is biased by: a sentence, then commands, a line each.
+
+    Args:
+        methods: What is compared.
+        reference: The method whose size the others should have.
+        tuned: The methods at all learning rates that were tried.
+    """
     if len(methods) < 2:
         found = [limit_warning(methods)]
     else:
         found = [
-            learning_rate_warning(methods),
+            learning_rate_warning(tuned),
             budget_warning(methods, reference),
             seed_warning(methods),
             limit_warning(methods),

@@ -142,6 +142,11 @@ class Work:
     command: str | None = None
     too_large: str | None = None
 
+    @property
+    def seconds(self) -> float:
+        """The time of the FLOPs at peak."""
+        return self.flops / self.flops_per_second
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -326,14 +331,13 @@ def _add_flops(table: PlainTable, work: Work) -> None:
     """FLOPs and their time at peak: a lower bound on the run's time if the tokens were counted."""
     most = "" if work.bound is None else ", at most"
     table.add_row(f"matrix products{most}", f"{work.flops / 1e12:,.3g} TFLOP")
-    seconds = work.flops / work.flops_per_second
     label = "time, at least" if work.bound is None else "time for these products"
     speed = f"{work.flops_per_second / 1e12:,.3g} TFLOP/s, {work.speed_from}"
-    table.add_row(f"{label} (at {speed})", readable_seconds(seconds))
+    table.add_row(f"{label} (at {speed})", readable_seconds(work.seconds))
     if work.utilisation is not None:
         table.add_row(
             f"at {100 * work.utilisation:.0f} % utilisation, typical of an efficient run",
-            readable_seconds(seconds / work.utilisation),
+            readable_seconds(work.seconds / work.utilisation),
         )
 
 

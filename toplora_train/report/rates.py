@@ -47,11 +47,28 @@ def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
     }
 
 
-def edge_warnings(rates: Mapping[str, Any] | None) -> list[str]:
-    """Warn of each adapter whose best rate is the lowest or the highest one tried."""
+def best_of(costs: Sequence[Sequence[float]]) -> int:
+    """The index of the rate with the lowest mean cost, among those with the most runs.
+
+    A rate at which runs failed is not compared on the others alone.
+    """
+    most = max(map(len, costs))
+    return min(
+        (index for index, found in enumerate(costs) if len(found) == most),
+        key=lambda index: fmean(costs[index]),
+    )
+
+
+def edge_warnings(rates: Mapping[str, Any] | None, key: str = KEY) -> list[str]:
+    """Warn of each adapter whose best rate is the lowest or the highest one tried.
+
+    Args:
+        rates: See :func:`learning_rates`.
+        key: The setting that lists the rates.
+    """
     return [
         f"The best rate of {name} lies at the grid's edge ({rate(curve['best'])}); extend the "
-        f"grid, by optimizer.lr={rate(curve['edge'])}."
+        f"grid by {rate(curve['edge'])} ({key})."
         for name, curve in (rates["curves"].items() if rates else ())
         if curve["edge"] is not None
     ]
@@ -60,7 +77,7 @@ def edge_warnings(rates: Mapping[str, Any] | None) -> list[str]:
 def _curve(points: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     points = sorted(points, key=lambda point: point["rate"])
     sign = 1 if metric == LOSS else -1
-    best = min(range(len(points)), key=lambda index: sign * points[index]["mean"])
+    best = best_of([[sign * value for value in point["values"]] for point in points])
     grid = [point["rate"] for point in points]
     edge = None
     if best == 0:

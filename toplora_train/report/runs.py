@@ -17,6 +17,7 @@ from toplora_train.evaluation.metrics import Values, as_numbers
 from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.evaluation.row_scores import RowScores, other_metric, share_right
 from toplora_train.report.record import read_report
+from toplora_train.report.sweep import TUNING
 
 # Settings that do not define the method: seeds, locations, output and evaluation.
 NOT_OF_THE_METHOD = (
@@ -126,6 +127,19 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
         else:
             raise UserError(f"{folder}: not a run directory: it has no report.json")
     return [_read(run_dir) for run_dir in dict.fromkeys(path.resolve() for path in run_dirs)]
+
+
+def find_tuning_runs(folders: Sequence[Path]) -> list[Run]:
+    """The completed runs by which ``study=lr_per_adapter`` chose learning rates.
+
+    Args:
+        folders: Studies; other folders have none.
+    """
+    reports = [
+        path for folder in folders for path in sorted(folder.glob(f"{TUNING}/*/report.json"))
+    ]
+    completed = [path for path in reports if read_report(path).get("status") == "completed"]
+    return [_read(path.parent.resolve()) for path in completed]
 
 
 def _read(folder: Path) -> Run:

@@ -20,6 +20,7 @@ from toplora_train.report.numbers import (
 )
 from toplora_train.report.record import read_report
 
+TUNING = "tuning"  # the folder in a study of the runs by which learning rates are chosen
 LONGEST = 40  # characters of a word in a cell
 STYLES = {"completed": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
 

@@ -31,6 +31,7 @@ from toplora_train.models.locate import ModelLocation
 from toplora_train.models.memory import BYTES, MemoryEstimate, estimate_memory
 from toplora_train.models.work import training_flops
 from toplora_train.report.display import plain_console, say
+from toplora_train.report.json_file import write_json_atomically
 from toplora_train.report.plan import Parameters, Plan, Tokens, Work, show_plan
 from toplora_train.run.assemble.adapter_costs import compare_adapters
 from toplora_train.run.fit.optimization import adjustments, padded_together, rows_at_once
@@ -56,8 +57,12 @@ from toplora_train.train.signals import interrupt_at_once
 MOST_TOKENS = 4096  # in the product whose speed is measured
 
 
-def run(config: RunConfig) -> None:
+def run(config: RunConfig, folder: Path | None = None) -> None:
     """Show the plan of a run on the terminal.
+
+    Args:
+        config: The run.
+        folder: Where ``report.json`` gets the least training time, if it is known.
 
     Raises:
         UserError: The run could not start as configured.
@@ -71,6 +76,9 @@ def run(config: RunConfig) -> None:
         for line in adjustments(config, total_steps=plan.steps):
             say(console, line)
     show_plan(plan, console)
+    if folder is not None and plan.work is not None and plan.work.bound is None:
+        report = {"status": "planned", "planned_seconds": plan.work.seconds}
+        write_json_atomically(folder / "report.json", report)
 
 
 def make_plan(config: RunConfig, target: Target) -> Plan:

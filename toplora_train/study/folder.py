@@ -3,6 +3,7 @@
     STUDY/study.json     its commands and all of its jobs: settings digest, overrides, folder
     STUDY/jobs.jsonl     a line as a job starts and one as it ends, appended by the job's process
     STUDY/JOB/           the run directory of each job
+    STUDY/tuning/JOB/    those of the jobs by which study=lr_per_adapter chooses learning rates
 
 A job is recognized by the digest of its resolved settings, so it keeps its folder however the
 command lists its values. ``study.json`` is written by the process that launches the jobs only.
@@ -26,6 +27,7 @@ from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.launch.outcome import is_completed, read_report
 from toplora_train.launch.rundir import CONFIG, NOT_OF_THE_RUN, STUDY
 from toplora_train.report.json_file import write_json_atomically
+from toplora_train.report.sweep import TUNING
 
 JOBS = "jobs.jsonl"
 STOP = ".stop"
@@ -111,16 +113,20 @@ class Study:
         """Whether no further job may start."""
         return (self.path / STOP).exists()
 
-    def place(self, planned: Sequence[tuple[str, RunConfig]]) -> list[Job]:
+    def place(self, planned: Sequence[tuple[str, RunConfig]], inside: str = "") -> list[Job]:
         """The jobs of these overrides and settings, each with a folder of its own.
 
         Settings that are in a folder of the study already stay there.
+
+        Args:
+            planned: The jobs.
+            inside: A folder of the study for new ones, such as ``tuning/``.
         """
         folders = self._folders()
         taken = set(folders.values()) | {job.folder for job in self.jobs()}
         placed = []
         for overrides, config in planned:
-            digest, name = digest_of(config), folder_name(overrides)
+            digest, name = digest_of(config), inside + folder_name(overrides)
             folder = folders.get(digest)
             if folder is None and config.resume == "extend":
                 folder = self._shorter(config, name)
@@ -209,10 +215,13 @@ class Study:
     def _folders(self) -> dict[str, str]:
         """The folder of each digest: where such a run is, else where ``study.json`` plans it."""
         found, used = {}, set()
-        for path in sorted(self.path.glob(f"*/{CONFIG}")):
-            used.add(path.parent.name)
+        for path in sorted(
+            [*self.path.glob(f"*/{CONFIG}"), *self.path.glob(f"{TUNING}/*/{CONFIG}")]
+        ):
+            folder = path.parent.relative_to(self.path).as_posix()
+            used.add(folder)
             try:
-                found[digest_of(read_config(path))] = path.parent.name
+                found[digest_of(read_config(path))] = folder
             except UserError:  # of another version of the program
                 continue
         for entry in self._read().get("jobs", []):

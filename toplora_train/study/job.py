@@ -29,16 +29,20 @@ CONSOLE = "console.log"
 INTERRUPTED = 128  # exit codes above are those of signals
 
 
-def job(composed: DictConfig) -> float | None:
-    """Run a job: a single one exits, one of a study is recorded in the study's folder."""
+def job(composed: DictConfig) -> JobResult | float | None:
+    """Run a job: a single one exits, one of a study is recorded in the study's folder.
+
+    Returns:
+        The result on the held-out rows; of a plan or a download, how it ended.
+    """
     settings = cast(DictConfig, HydraConfig.get())  # annotated as HydraConf
     if settings.mode != RunMode.MULTIRUN:
-        raise SystemExit(_single(composed, settings))
+        raise SystemExit(_single(composed, settings).exit_code)
     if composed.plan or composed.prefetch:
-        code = _single(composed, settings)
-        if code > INTERRUPTED:
-            raise SystemExit(code)
-        return code
+        result = _single(composed, settings)
+        if result.exit_code > INTERRUPTED:
+            raise SystemExit(result.exit_code)
+        return result
     study = Study(Path(settings.sweep.dir))
     config = run_config(composed, settings, sys.argv[1:])
     found = study.find(digest_of(config))
@@ -46,11 +50,11 @@ def job(composed: DictConfig) -> float | None:
     return _run(study, found, config, engine=str(settings.runtime.choices["hydra/launcher"]))
 
 
-def _single(composed: DictConfig, settings: DictConfig) -> int:
+def _single(composed: DictConfig, settings: DictConfig) -> JobResult:
     try:
-        return run_job(run_config(composed, settings, sys.argv[1:])).exit_code
+        return run_job(run_config(composed, settings, sys.argv[1:]))
     except UserError as error:
-        return user_error(str(error))
+        return JobResult(user_error(str(error)), Path(), 0.0, str(error))
 
 
 def _run(study: Study, found: Job, config: RunConfig, *, engine: str) -> float | None:

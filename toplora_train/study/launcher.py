@@ -29,18 +29,21 @@ from toplora_train.config.aside import temporary_folder
 from toplora_train.config.compose import typed_overrides
 from toplora_train.config.errors import UserError
 from toplora_train.launch.lock import locked
+from toplora_train.launch.parent import JobResult
 from toplora_train.launch.rundir import NOT_OF_THE_RUN, STUDY, make_run_dir
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
 from toplora_train.report.numbers import counted
 from toplora_train.study.folder import DIGITS, Job, Study, is_done, now, text_digest
 from toplora_train.study.interrupt import stopping
 from toplora_train.study.objective import cost, held_out_result
+from toplora_train.study.phases import Part, needs_held_out
 from toplora_train.study.planning import Planned, Planner, identity, validate_not_all_refused
 from toplora_train.study.progress import Progress
 from toplora_train.study.search import prepare_search, searches, validate_search
 
 LAUNCHER = "hydra_plugins.toplora_train_study.StudyLauncher"
 SWEEPER = "hydra_plugins.toplora_train_study.Combinations"
+PHASES = "hydra_plugins.toplora_train_study.Phases"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 LOCAL_LAUNCHER = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
@@ -59,7 +62,7 @@ class StudyStart(Callback):
             target = str(hydra.launcher._target_)
             hydra.launcher = {"_target_": LAUNCHER, "_recursive_": False, "engine": hydra.launcher}
             if hydra.sweeper._target_ == BASIC_SWEEPER:
-                hydra.sweeper._target_ = SWEEPER
+                hydra.sweeper._target_ = SWEEPER if config.get("study") is None else PHASES
             if searches(hydra.sweeper):
                 prepare_search(config)
             if target == LOCAL_LAUNCHER and TIME_LIMIT not in str(hydra.overrides.hydra):
@@ -75,7 +78,9 @@ class StudyLauncher(Launcher):
 
     def __init__(self, engine: DictConfig) -> None:
         self._engine_config = engine
-        self._codes: list[int] = []  # of jobs that do not train
+        self.plans: list[JobResult] = []  # of jobs that do not train
+        self.outline: list[Part] = []  # of a study with phases that is only planned
+        self.inside = ""  # the folder of the study for the next jobs
         self._placed: dict[str, Job] = {}  # the jobs of this command, by digest
         self._costs: dict[str, float] = {}  # results of this command's jobs, by digest
         self.refused: list[Job] = []
@@ -88,6 +93,9 @@ class StudyLauncher(Launcher):
         Raises:
             UserError: The folder, or what a search minimizes, is not for the user to choose so.
         """
+        self.has_phases = config.get("study") is not None
+        if self.has_phases and config.hydra.sweeper._target_ != PHASES:
+            raise UserError(f"study={config.study.name} is a sweep itself; leave out hydra/sweeper")
         self.searches = searches(config.hydra.sweeper)
         if self.searches:
             validate_search(config)
@@ -100,7 +108,8 @@ class StudyLauncher(Launcher):
         self._config = config
         folder = self._folder(config)
         self.study = Study(folder)
-        self._planner = Planner(hydra_context, config, folder, searches=self.searches)
+        compares = self.searches or needs_held_out(config.get("study"))
+        self._planner = Planner(hydra_context, config, folder, searches=compares)
         words = [word for word in sys.argv[1:] if word not in ("-m", "--multirun")]
         self.command = {
             "time": now(),
@@ -125,18 +134,18 @@ class StudyLauncher(Launcher):
         Raises:
             UserError: The jobs belong to another study, or all are refused for the same reason.
         """
-        if not self.trains:
-            with temporary_folder() as folder:
-                self._sweep_into(folder)
-                returned = self._engine.launch(job_overrides, initial_job_idx)
-            self._codes += [int(one.return_value) for one in returned]
-            return returned
         planned = [
             self._planner.plan(list(one), initial_job_idx + index)
             for index, one in enumerate(job_overrides)
         ]
         if initial_job_idx == 0:
             validate_not_all_refused(planned)
+        if not self.trains:
+            with temporary_folder() as folder:
+                self._sweep_into(folder)
+                shown = self._engine.launch(job_overrides, initial_job_idx)
+            self.plans += [one.return_value for one in shown]
+            return shown
         make_run_dir(self.study.path)
         with locked(self.study.path):
             jobs = self._place(planned)
@@ -151,7 +160,7 @@ class StudyLauncher(Launcher):
             if result is not None:
                 self._costs[job.digest] = result
             done = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
-            done.return_value = result
+            done.working_dir, done.return_value = str(self.study.run_dir(job)), result
             returned.append(done)
         return returned
 
@@ -190,7 +199,8 @@ class StudyLauncher(Launcher):
     def exit_codes(self) -> list[int]:
         """Those of this command's jobs; one that never ended, or never began, has crashed."""
         codes = [job.exit_code for job in self.jobs() if job.digest in self._placed]
-        return [*self._codes, *(CRASHED if code is None else code for code in codes)]
+        plans = [one.exit_code for one in self.plans]
+        return [*plans, *(CRASHED if code is None else code for code in codes)]
 
     def _folder(self, config: DictConfig) -> Path:
         """The study's folder: as given, that of the same command before, or a new one."""
@@ -220,7 +230,7 @@ class StudyLauncher(Launcher):
         good = [(one.overrides, one.config) for one in planned if one.config is not None]
         of = identity([config for _, config in good])
         self.study.validate_same_study(of)
-        placed = self.study.place(good)
+        placed = self.study.place(good, self.inside)
         self.study.write(self.command, placed, of)
         remaining = iter(placed)
         jobs = [one.refused() if one.config is None else next(remaining) for one in planned]

@@ -49,6 +49,6 @@ def validate_held_out(config: RunConfig) -> None:
     """
     if not (config.dataset.validation_rows or config.dataset.validation_share):
         raise UserError(
-            "hydra/sweeper=optuna compares settings on held-out rows, never on the test set, and "
-            "none are held out; set dataset.validation_rows or dataset.validation_share"
+            "settings are compared on held-out rows, never on the test set, and none are held out; "
+            "set dataset.validation_rows or dataset.validation_share"
         )

@@ -59,6 +59,8 @@ class Planner:
         self._searches = searches
         typed = OverridesParser.create().parse_overrides(typed_overrides(config.hydra))
         self._common = {one.key_or_group for one in typed if not one.is_sweep_override()}
+        if config.get("study") is not None:  # a whole phase has it, in a folder of its own
+            self._common.add("evaluation.enabled")
 
     def plan(self, overrides: list[str], number: int) -> Planned:
         """Compose and validate one job.

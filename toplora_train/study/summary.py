@@ -6,13 +6,47 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from toplora_train.config.errors import UserError
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
-from toplora_train.report.numbers import counted
-from toplora_train.report.sweep import SweepRow, sweep_table
+from toplora_train.report.numbers import counted, readable_seconds
+from toplora_train.report.sweep import TUNING, SweepRow, sweep_table
 from toplora_train.study.folder import Job
 from toplora_train.study.launcher import StudyLauncher
+from toplora_train.study.phases import names
+
+COMPARISON = "comparison"
+
+
+def show_plans(launcher: StudyLauncher, console: Console) -> None:
+    """Print how many jobs there are, by phase, and how long they take at least."""
+    plans = launcher.plans
+    outline = launcher.outline
+    if any(one.planned is None for one in plans):
+        note = "; not known where rows or shapes are missing"
+    else:
+        note = ""
+    if outline:
+        methods = list(dict.fromkeys(part.method for part in outline))
+        seconds = dict(zip(methods, (one.planned for one in plans), strict=True))
+        called = dict(zip(methods, names(methods), strict=True))
+        table = Table("phase", "method")
+        for heading in ("jobs", "training, at least"):
+            table.add_column(heading, justify="right")
+        for part in outline:
+            each = seconds[part.method]
+            time = "not known" if each is None else readable_seconds(part.jobs * each)
+            table.add_row(part.phase, Text(called[part.method]), str(part.jobs), time)
+        console.print(table)
+        times = [(part.jobs, seconds[part.method]) for part in outline]
+    else:
+        times = [(1, one.planned) for one in plans]
+    known = [jobs * each for jobs, each in times if each is not None]
+    total = counted(sum(jobs for jobs, _ in times), "job")
+    least = f"at least {readable_seconds(sum(known))} of training" if known else "time not known"
+    console.print(f"{total}, {least}{note if known else ''}", highlight=False)
 
 
 def show_summary(launcher: StudyLauncher, console: Console, *, interrupted: bool) -> None:
@@ -66,15 +100,22 @@ def _show_best(launcher: StudyLauncher, console: Console) -> None:
 def _show_leaderboard(launcher: StudyLauncher, completed: Sequence[Job], console: Console) -> None:
     # Imported here: numpy and scipy only for those who need them.
     from toplora_train.report.comparison import compare_runs
-    from toplora_train.report.comparison_pages import show_comparison
-    from toplora_train.report.runs import find_runs, group
+    from toplora_train.report.comparison_pages import show_comparison, write_comparison
+    from toplora_train.report.runs import find_runs, find_tuning_runs, group
 
-    if len(completed) < 2:
+    study = launcher.study
+    final = [job for job in completed if not job.folder.startswith(f"{TUNING}/")]
+    if len(final) < 2:
         return
     try:
-        runs = find_runs([launcher.study.run_dir(job) for job in completed])
+        runs = find_runs([study.run_dir(job) for job in final])
         if len(group(runs)) < 2:
             return
-        show_comparison(compare_runs(runs), console)
+        document = compare_runs(runs, tuning=find_tuning_runs([study.path]))
+        show_comparison(document, console)
+        if launcher.has_phases:
+            write_comparison(study.path / COMPARISON, document)
+            page = study.path / COMPARISON / "comparison.html"
+            console.print(f"written to {escape(str(page))}", soft_wrap=True, highlight=False)
     except UserError as error:
         console.print(f"no leaderboard: {escape(str(error))}", soft_wrap=True)

@@ -237,3 +237,10 @@ def test_training_on_one_prompt_and_evaluating_with_another_is_refused(make_run,
         prepare(make_run(task={"own": task}, dataset=own), weights=False)
     other_name = replace(own, prompt="Question: {instruction}\nAnswer:")
     assert prepare(make_run(task={"own": task}, dataset=other_name), weights=False).eval_sets
+
+
+def test_without_evaluation_the_test_rows_are_not_read(make_run):
+    config = make_run()
+    missing = {"t": TaskSettings(name="t", source="does_not_exist.jsonl")}
+    off = replace(config, task=missing, evaluation=EvaluationSettings(enabled=False))
+    assert prepare(off, weights=False).eval_sets == []

@@ -92,7 +92,11 @@ def prepare(
     dataset = config.dataset
     data_root = Path(config.data_root) if config.data_root else None
     rows = training_rows(config, objective, data_root=data_root)
-    eval_sets = read_eval_sets(config.task, dataset, config.evaluation, data_root=data_root)
+    eval_sets = (
+        read_eval_sets(config.task, dataset, config.evaluation, data_root=data_root)
+        if config.evaluation.enabled
+        else []
+    )
     # On the rows as in the files, because a cloze may leave another question of a row.
     contaminated = contaminated_ids(rows.rows, {one.name: one.rows.rows for one in eval_sets})
     sizes = {one.name: len(one.rows.rows) for one in eval_sets}
