@@ -1,0 +1,19 @@
+"""All cases."""
+
+from tests.cases import (
+    base_models,
+    checkpoints,
+    configuration,
+    data_files,
+    saved_runs,
+    terminals,
+)
+
+CASES = (
+    *configuration.CASES,
+    *data_files.CASES,
+    *base_models.CASES,
+    *saved_runs.CASES,
+    *checkpoints.CASES,
+    *terminals.CASES,
+)
