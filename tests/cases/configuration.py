@@ -46,7 +46,7 @@ VALUES = (
     word("optimizer.betas=[0.9,1.0]", "optimizer.betas"),
     word("optimizer.betas=0.9", "optimizer.betas"),
     word("optimizer.warmup_ratio=1", "optimizer.warmup_ratio"),
-    word("optimizer.warmup_steps=1000", "warmup"),
+    word("optimizer.warmup_steps=1000", "1000 steps are more than the run's 8", code=0),
     word("optimizer.ratio=4", "optimizer.ratio"),
     word("optimizer.schedule=zigzag", "optimizer.schedule"),
     word("optimizer=sgd", "sgd"),
@@ -69,7 +69,7 @@ VALUES = (
     word("adapter.r=-8", "adapter.r"),
     word("adapter.r=null", "adapter.r"),
     word("adapter.r=2.5", "adapter.r"),
-    word("adapter.r=1000000000", "adapter.r"),
+    word("adapter.r=1000000000", "lower adapter.r"),
     word("adapter.alpha=nan", "adapter.alpha"),
     word("adapter.dropout=1.0", "adapter.dropout"),
     word("adapter.dropout=-0.1", "adapter.dropout"),
@@ -89,7 +89,7 @@ VALUES = (
     word("model.path=/nonexistent", "model"),
     word("model.dtype=float8", "model.dtype"),
     word("model.builtin=huge", "model.builtin"),
-    word("model=null", "model"),
+    word("model=null", "group"),
     word("dataset.limit=0", "dataset.limit"),
     word("dataset.max_length=4", "dataset.max_length"),
     word("dataset.validation_rows=64", "validation_rows"),
@@ -101,7 +101,8 @@ VALUES = (
     word("task=[no_such_task]", "no_such_task"),
     word("task.arithmetic.name=../../../../x", "task.arithmetic.name"),
     word("task.arithmetic.kind=guess", "task.arithmetic.kind"),
-    word("task.arithmetic.metric=f1", "f1"),
+    word("task.arithmetic.metric=f1", "task.arithmetic.metric"),
+    word("+task.arithmetic.metric=f1", "kind generate has no metric f1"),
     word("task.arithmetic.max_new_tokens=0", "max_new_tokens"),
     word("evaluation.limit=0", "evaluation.limit"),
     word("evaluation.batch_size=many", "evaluation.batch_size"),
@@ -133,11 +134,9 @@ WORDS = (
     word("seed=1,2", "seed"),
     word("+seed=3", "seed"),
     word("++no.such.key=3", "no"),
-    word("~seed", "seed"),
-    word("~trainer", "trainer"),
     Case("configuration: a key given twice", "train", (*SMOKE, "seed=1", "seed=2"), "twice"),
     word("--no-such-flag", "--no-such-flag"),
-    word("--cfg=hydra", "cfg"),
+    word("--cfg=words", "cfg"),
     word("dataset.train=\x1b]0;title\x07.jsonl", "dataset.train"),
     word("task=[\x1b[31mred]", "red"),
     word("adapter=lo\u202era", "adapter"),
@@ -145,7 +144,9 @@ WORDS = (
     word("seed=" + "[" * 2000, "seed"),
     word("seed=" + "9" * 100_000, "seed"),
     word("x" * 100_000 + "=1", "xxx"),
-    word("task=[" + "a," * 20_000 + "a]", "task"),
+    word("x" * 300 + "=1", "a key of 300 characters"),
+    word("task=[" + "a," * 20_000 + "a]", "has 40,008 characters"),
+    word("task=[" + "a," * 4_000 + "a]", "task"),
     Case("configuration: output_dir empty", "train", ("recipe=smoke", "output_dir="), "output_dir"),
     *(
         Case(
@@ -154,7 +155,7 @@ WORDS = (
             ("recipe=smoke", f"output_dir={path}"),
             "output_dir",
         )
-        for path in ("/", "/proc", "/dev/null", "/proc/self/x", LONG, "a/" * 3000, "/..", "//")
+        for path in ("/", "/dev/null", "/proc/self/x", LONG, "a/" * 3000)
     ),
     Case(
         "configuration: output_dir is a file",
@@ -186,6 +187,7 @@ WORDS = (
         ".lock",
         both(directory("run"), symlink("run/.lock", "../../../../../x")),
     ),
+    Case("configuration: output_dir=/proc", "train", ("recipe=smoke", "output_dir=/proc"), "/proc"),
     Case("configuration: the lock is a folder", "train", SMOKE, ".lock", directory("run/.lock")),
     Case(
         "configuration: plan for an unknown device",
@@ -232,7 +234,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
 OWN = ("--config-dir", "own", "recipe=mine", "output_dir=run")
 RECIPES = (
     *(recipe(kind, content, "mine.yaml") for kind, content in NOT_TEXT.items() if kind != "empty"),
-    recipe("empty", "", "mine"),
+    recipe("empty", "", "first line must be"),
     recipe("a list", HEADER + "- 1\n- 2\n", "mine.yaml"),
     recipe("a text", HEADER + "just words\n", "mine.yaml"),
     recipe("a number", HEADER + "7\n", "mine.yaml"),
@@ -268,7 +270,7 @@ RECIPES = (
     recipe("an unknown key", HEADER + "trainer:\n  epoch: 2\n", "mine.yaml"),
     recipe("a value that is not set", ON_SMOKE + "seed: ???\n", "seed"),
     recipe("a text in place of a section", HEADER + "trainer: fast\n", "trainer"),
-    recipe("a list in place of a section", HEADER + "adapter: [lora]\n", "adapter"),
+    recipe("a list in place of a section", HEADER + "adapter: [lora]\n", "mine.yaml"),
     recipe("null in place of a section", HEADER + "dataset: null\n", "dataset"),
     recipe("defaults is a text", HEADER + "defaults: adapter\n", "mine"),
     recipe("defaults has a number", HEADER + "defaults:\n  - 7\n", "mine"),

@@ -111,7 +111,7 @@ LINES = (
     row("a list as output", {"instruction": "a", "output": ["b"]}, "rows.jsonl, line 21"),
     row("true as input", GOOD | {"input": True}, "rows.jsonl, line 21"),
     row("an object as id", GOOD | {"id": {}}, "rows.jsonl, line 21"),
-    row("a misspelt key", GOOD | {"ouput": "x"}, "rows.jsonl, line 21"),
+    row("a misspelt key", {"instruction": "a", "ouput": "x"}, "rows.jsonl, line 21"),
     row("half a surrogate pair", '{"instruction": "\\ud800", "output": "a"}', "surrogate"),
     row("longer than max_length", {"instruction": "x" * 5000, "output": "a"}, "max_length"),
     row("an escape sequence in a key", {"\x1b[2Jx": 1, "instruction": "a"}, "rows.jsonl, line 21"),

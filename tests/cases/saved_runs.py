@@ -127,7 +127,7 @@ WRONG_TENSORS = (
     ("a NaN", first(lambda t: torch.full_like(t, float("nan"))), "NaN or infinity"),
     ("an infinity", first(lambda t: torch.full_like(t, float("inf"))), "NaN or infinity"),
     ("int8", first(lambda t: t.to(torch.int8)), "not floating point"),
-    ("a missing tensor", tensors(lambda found: found.pop(min(found))), "adapter_model.safetensors"),
+    ("a missing tensor", tensors(lambda found: found.pop(min(found))), "adapter"),
     (
         "a tensor too many",
         tensors(lambda found: found.update(more=torch.zeros(1))),
@@ -166,7 +166,7 @@ WRONG_FILES = (
         "layer_replication is not supported",
     ),
     ("an unknown bias", put(ADAPTER_CONFIG, bias="some"), "unknown bias"),
-    ("alpha as a list", put(ADAPTER_CONFIG, lora_alpha=[16]), "adapter_config.json"),
+    ("alpha as a list", put(ADAPTER_CONFIG, lora_alpha=[16]), "run/adapter"),
     ("a field from elsewhere", put(ADAPTER_CONFIG, no_such_field=1), "no_such_field"),
 )
 ADAPTERS = (
@@ -311,7 +311,7 @@ PREDICTED = (
         if kind != "empty"
     ),
     *(
-        command(name, written(PREDICTIONS, content), "arithmetic.jsonl")
+        command(name, written(PREDICTIONS, content), "arithmetic")
         for command in (rescored, compared)
         for name, content in (
             ("correct is a text", ROW % '"yes"'),

@@ -92,8 +92,15 @@ def main() -> None:
 
 def make_valid(root: Path, valid: Path) -> None:
     """A finished run with checkpoints and a base model's folder."""
+    root.mkdir(parents=True)
+    imported = root / "modules"
+    os.environ["CASES_MODULES"] = str(imported)
     faults = run_case(VALID_RUN, root / "made")
     assert not faults, faults
+    del os.environ["CASES_MODULES"]
+    for module in dict.fromkeys(imported.read_text().splitlines()):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     valid.mkdir()
     (root / "made" / WORK / "run").rename(valid / "run")
     tiny_model().save_pretrained(valid / "model")
@@ -132,6 +139,9 @@ def end(call: Callable[[], int | None]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
+        if "CASES_MODULES" in os.environ:  # what a job imports late, every case would import
+            with Path(os.environ["CASES_MODULES"]).open("a") as file:
+                file.write("".join(f"{name}\n" for name in sys.modules if name != "__main__"))
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
@@ -212,7 +222,8 @@ def launch(case: Case, place: Path, work: Path) -> tuple[int, bool, str]:
 def run_command(case: Case, place: Path, work: Path, terminal: int) -> int:
     """Run the case's command in this process; returns the exit code."""
     prepare(case, place, work, terminal)
-    return importlib.import_module(COMMANDS[case.command]).main()
+    code = importlib.import_module(COMMANDS[case.command]).main()
+    return int(code or 0)
 
 
 def prepare(case: Case, place: Path, work: Path, terminal: int) -> None:
