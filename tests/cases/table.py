@@ -5,6 +5,7 @@ from tests.cases import (
     checkpoints,
     configuration,
     data_files,
+    run_words,
     saved_runs,
     terminals,
 )
@@ -14,6 +15,7 @@ CASES = (
     *data_files.CASES,
     *base_models.CASES,
     *saved_runs.CASES,
+    *run_words.CASES,
     *checkpoints.CASES,
     *terminals.CASES,
 )
