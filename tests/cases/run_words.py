@@ -18,7 +18,8 @@ def words(command: str, line: str, *given: str, make: Make = nothing, code: int 
 CASES = (
     words("eval", "run is not given"),
     words("eval", "there is no such folder", "run=none"),
-    words("eval", "there is no such folder", "run=" + "x" * 300),
+    words("eval", "File name too long", "run=" + "x" * 300),
+    words("eval", "limit=[ cannot be read", "run=run", "limit=["),
     words("eval", "not KEY=VALUE", "run"),
     words("eval", "not KEY=VALUE", "\x1b[2J"),
     words("eval", "unknown key", "run=run", "tasks=x"),
@@ -40,7 +41,14 @@ CASES = (
     words("export", "format is not given", "run=run"),
     words("export", "format must be", "run=run", "format=gguf"),
     words("export", "output", "run=run", "format=merged", "output=/"),
-    words("export", "output", "run=run", "format=merged", "output=/proc/x"),
+    words(
+        "export",
+        "/proc/x: the export could not",
+        "run=run",
+        "format=merged",
+        "output=/proc/x",
+        code=1,
+    ),
     words("export", "run", "run=run", "format=merged", "output=run"),
     words(
         "export",
@@ -59,7 +67,7 @@ CASES = (
     words("report", "table", "run", "table=../../../../etc/passwd"),
     words("report", "output=", "run", "output=/proc/x"),
     words("report", "is not a run directory", "--verbose"),
-    words("report", "run", "run", "run"),
+    words("report", "written to comparison", "run", "run", code=0),
     words("cache", "'x'", "x"),
-    words("cache", "age", "clear", "older=old"),
+    words("cache", "is not an age", "older_than=old"),
 )
