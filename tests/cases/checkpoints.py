@@ -72,7 +72,9 @@ CASES = (
     resumed("manifest.json is absent", without(MANIFEST)),
     resumed("manifest.json is a pipe", fifo(MANIFEST)),
     resumed("a pipe as tensors", fifo(f"{NEWEST}/adapter.safetensors")),
-    resumed("a file too many", written(f"{NEWEST}/more.pkl", b"\x80\x04.")),
+    resumed(
+        "a file that is not read", written(f"{NEWEST}/more.pkl", b"\x80\x04."), "step-00000004"
+    ),
     resumed("a folder that is empty", directory(NEWEST)),
     resumed("a file in place of the folder", written(NEWEST, "x")),
     resumed("a link to itself", symlink(NEWEST, "step-00000004")),

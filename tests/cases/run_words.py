@@ -69,5 +69,5 @@ CASES = (
     words("report", "is not a run directory", "--verbose"),
     words("report", "written to comparison", "run", "run", code=0),
     words("cache", "'x'", "x"),
-    words("cache", "is not an age", "older_than=old"),
+    words("cache", "is not an age", "clear=all", "older_than=old"),
 )
