@@ -18,7 +18,7 @@ from rich.console import Console
 
 from toplora_train.config.compose import check_shown, validate_option_names
 from toplora_train.config.errors import UserError
-from toplora_train.config.explain import COMPOSITION_ERRORS, explain
+from toplora_train.config.explain import COMPOSITION_ERRORS, explain, validate_overrides
 from toplora_train.config.help import installed_version, show_help
 from toplora_train.config.locate import conf_dir
 from toplora_train.launch.output import survive_lost_output
@@ -42,12 +42,13 @@ def main() -> int:
             show_help(Console())
             return DONE
         overrides = arguments.overrides
+        validate_overrides(overrides)
         own = [Path(arguments.config_dir).absolute()] if arguments.config_dir else []
         validate_option_names(own)
         with _hydra_quiet_about_errors():
             return _show(arguments, own) if arguments.cfg == "job" else _run(arguments)
     except COMPOSITION_ERRORS as error:
-        return user_error(explain(error, overrides, own))
+        return user_error(str(UserError(explain(error, overrides, own))))
     except UserError as error:
         return user_error(str(error))
     except KeyboardInterrupt:  # no job was running: a job's parent process handles signals itself

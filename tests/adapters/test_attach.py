@@ -2,7 +2,7 @@
 
 import pytest
 
-from toplora_train.adapters.attach import adapter_module, attach_adapter
+from toplora_train.adapters.attach import _errors_named, adapter_module, attach_adapter
 from toplora_train.adapters.describe import trainable_parameters_by_module
 from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_model
@@ -119,3 +119,11 @@ def test_attaching_emits_no_warning_and_changes_no_setting():
     settings = {"name": "toplora", "gate": {"eps": None}, "target_modules": ["q_proj"]}
     attach_adapter(tiny_model(), settings, seed=1)  # warnings are errors here
     assert settings == {"name": "toplora", "gate": {"eps": None}, "target_modules": ["q_proj"]}
+
+
+def test_a_rank_beyond_the_memory_is_one_line():
+    line = r"adapter=lora: .*lower adapter\.r \(now 9\)"
+    with pytest.raises(UserError, match=line), _errors_named("lora", {"r": 9}):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+    with pytest.raises(RuntimeError, match="another"), _errors_named("lora", {"r": 9}):
+        raise RuntimeError("another")

@@ -47,6 +47,8 @@ def test_a_rank_above_every_saved_dimension_is_refused_before_memory_is_reserved
     for config in ({"r": 10**9}, {"ranks": [8, 65]}, {"rank_pattern": {"q": 65}}):
         with pytest.raises(UserError, match="but no saved tensor is larger than 64"):
             validate_ranks(config, shapes, FILE)
+    with pytest.raises(UserError, match="r is 'eight', not a number"):
+        validate_ranks({"r": "eight"}, shapes, FILE)
 
 
 @pytest.mark.parametrize("error", [KeyError("a"), NotImplementedError("b\nc"), RuntimeError("d")])

@@ -75,3 +75,9 @@ def test_a_strangers_run_cannot_consent_to_running_its_models_code(tmp_path: Pat
     config = tiny_run(tmp_path, model=model)
     assert not evaluation_config(config).model.trust_remote_code
     assert evaluation_config(config, trust_remote_code=True).model.trust_remote_code
+
+
+@pytest.mark.parametrize("text", ["[", "7" * 5000, "*a", "!!python/name:os.system"])
+def test_a_value_that_is_no_yaml_is_rejected_by_key(tmp_path: Path, text: str):
+    with pytest.raises(UserError, match=r"^limit=.* cannot be read"):
+        evaluation_config(tiny_run(tmp_path), evaluation={"limit": text})

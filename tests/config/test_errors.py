@@ -1,12 +1,13 @@
 """Failures: exit codes, and the wording of validation errors."""
 
+import errno
 import signal
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from toplora_train.config.errors import Interrupted, requirement
+from toplora_train.config.errors import Interrupted, path_too_long, requirement
 
 
 def test_an_interruption_has_the_exit_code_that_shells_expect():
@@ -28,3 +29,9 @@ def test_pydantics_errors_are_worded_as_requirements(kind, value, words):
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(kind).validate_python(value)
     assert requirement(caught.value.errors()[0]) == words
+
+
+def test_a_path_that_is_too_long_is_the_users():
+    error = OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300)
+    assert str(path_too_long(error)) == f"{'x' * 300}: File name too long"
+    assert path_too_long(OSError(errno.ENOSPC, "full")) is None

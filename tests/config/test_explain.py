@@ -105,3 +105,21 @@ def test_an_error_on_the_command_line(refused, words, message):
 )
 def test_an_error_in_a_users_file_names_the_file(refused, own, words, message, show):
     assert message in refused(*own, *words.split(), *show)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("=5", "'=5' is not of the form key=value"),
+        (f"seed={'9' * 5000}", "has a number of more than 4,300 digits"),
+        (f"{'x' * 300}=1", "has a key of 300 characters"),
+        (f"task=[{'a,' * 20_000}a]", "has 40,008 characters"),
+        ("trainer.note=\x1b[2J", "\\x1b[2J"),
+        ("seed=" + "[" * 2000, " ... "),
+    ],
+)
+def test_a_word_that_the_parser_fails_on_is_one_printable_line(refused, word, message):
+    line = refused(word)
+    assert message in line
+    assert "\x1b" not in line
+    assert len(line) < 2000

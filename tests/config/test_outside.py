@@ -72,3 +72,19 @@ def test_a_pipe_in_place_of_an_option_is_not_opened(tmp_path):
 
 def test_files_that_no_option_includes_are_not_read(own):
     validate_outside(own(docker__compose="a: b: c\n", other="hydra: {}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("7\n", "must be a mapping of keys to values"),
+        ("- seed\n", "must be a mapping of keys to values"),
+        (f"seed: {'7' * 5000}\n", "not valid YAML"),
+        ("seed: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("defaults: adapter\n", "defaults must be a list of options"),
+        ("defaults:\n  - 7\n", "defaults must be a list of options"),
+    ],
+)
+def test_what_hydra_would_end_with_a_traceback_is_one_line(own, text, message):
+    with pytest.raises(UserError, match=rf"recipe/mine\.yaml: {message}"):
+        validate_outside(own(recipe__mine=f"# @package _global_\n{text}"))

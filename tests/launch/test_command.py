@@ -1,5 +1,6 @@
 """A small command has the same exit codes as the others, and prints one line on an error."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,11 @@ from toplora_train.launch.command import run_command
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(UserError("no\nsuch"), 2), (RunFailure("full"), 1)],
+    [
+        (UserError("no\nsuch"), 2),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), 2),
+        (RunFailure("full"), 1),
+    ],
 )
 def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, capsys):
     def command() -> None:

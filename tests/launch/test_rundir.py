@@ -153,6 +153,7 @@ def test_a_path_that_libraries_cannot_encode_is_refused_at_the_start(tmp_path):
         make_run_dir(tmp_path / "gr\udcc3\udcb6")
 
 
-def test_the_root_of_the_file_system_is_refused():
+@pytest.mark.parametrize("root", ["/", "//", "///", "/..", "//.."])
+def test_the_root_of_the_file_system_is_refused(root: str):
     with pytest.raises(UserError, match="root of the file system"):
-        make_run_dir(Path("/"))
+        make_run_dir(Path(root))

@@ -8,6 +8,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.evaluation.statistics import wilson_interval
 from toplora_train.report.record import protocol_hash, read_report, write_report
 
+TASK = dataclasses.asdict(task_score())
 PROMISED = {
     "": "schema_version status recipe seed command protocol_hash model adapter data train tasks "
     "average reload environment",
@@ -109,6 +110,8 @@ def test_an_unreadable_report_is_a_user_error(tmp_path, text, message):
         ("train", "text", "'train' must be a mapping"),
         ("train", {"steps": 3}, "no 'train.epochs'"),
         ("tasks", {"boolq": {"metric": "accuracy"}}, "no 'tasks.boolq.value'"),
+        ("tasks", {"boolq": TASK | {"value": 7.0}}, "'tasks.boolq.value' must be at most 1"),
+        ("tasks", {"boolq": TASK | {"value": None}}, "'tasks.boolq.value' must be a number"),
         ("gain", {"value": 0.1}, "no 'gain.ci95'"),
         ("environment", {}, "no 'environment.packages'"),
         ("seed", "1", "'seed' must be an integer"),

@@ -167,6 +167,13 @@ def _errors_named(name: str, settings: Mapping[str, Any]) -> Iterator[None]:
         if isinstance(inner, Mapping) and key in inner:
             prefix = "adapter.settings."
         raise UserError(prefix + message) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # of torch's allocator for the CPU
+            raise
+        raise UserError(
+            f"adapter={name}: its tensors do not fit in memory; lower adapter.r "
+            f"(now {settings.get('r')})"
+        ) from error
 
 
 def _fit_to_model(config: PeftConfig, model: nn.Module) -> None:

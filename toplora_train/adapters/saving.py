@@ -29,7 +29,7 @@ from toplora_train.adapters.stored_config import (
     validate_stored_config,
 )
 from toplora_train.config.errors import RunFailure, UserError
-from toplora_train.config.reading import read_json
+from toplora_train.config.reading import read_json, validate_file
 from toplora_train.models.embedding import resized_modules
 from toplora_train.models.quantized import keep_trainable
 
@@ -78,8 +78,6 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     if trainable:
         keep_trainable(model)
     found, resized = shapes_and_dtypes(folder), bool(resized_modules(model))
-    shapes = {name: shape for name, (shape, _) in found.items()}
-    validate_ranks(read_adapter_config(folder), shapes, folder / CONFIG_FILE)
     with warnings.catch_warnings(), quiet_peft(ties=resized), peft_errors(str(folder)):
         # PEFT would drop unknown settings. Missing tensors are checked below.
         warnings.filterwarnings("error", message="Unexpected keyword arguments")
@@ -154,11 +152,18 @@ def shapes_and_dtypes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             raise UserError(f"{weights_file}: {name} is {_dtype(tensor)}, not floating point")
         if not torch.isfinite(tensor.float()).all():
             raise UserError(f"{weights_file}: {name} contains NaN or infinity")
-    return {name: (tuple(tensor.shape), _dtype(tensor)) for name, tensor in tensors.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    validate_ranks(config, shapes, config_file)
+    return {name: (shapes[name], _dtype(tensor)) for name, tensor in tensors.items()}
 
 
 def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+    """The SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        UserError: It is not a file, or not there.
+    """
+    validate_file(file)
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

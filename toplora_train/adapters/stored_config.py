@@ -69,6 +69,8 @@ def validate_ranks(config: Mapping[str, Any], shapes: Mapping[str, Any], file: P
         value = config.get(key)
         entries = value.values() if isinstance(value, Mapping) else [value]
         for entry in entries if not isinstance(value, list) else value:
+            if isinstance(entry, str):
+                raise UserError(f"{file}: {key} is {entry!r}, not a number")
             if isinstance(entry, int) and entry > max(largest, 1):
                 raise UserError(
                     f"{file}: {key} is {entry}, but no saved tensor is larger than {largest}"

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,6 +15,7 @@ from toplora_train.config.compose import load_yaml
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import options, readable
 from toplora_train.config.origin import PACKAGE_HEADER
+from toplora_train.config.reading import parse_yaml
 from toplora_train.config.resolved import plain
 from toplora_train.config.schema import RunConfig, TaskSettings
 from toplora_train.config.suggest import hint, nearest_key, not_found
@@ -51,9 +51,11 @@ def evaluation_config(
         UserError: a task is unknown, or a value is invalid.
     """
     changed = plain(config)
-    changed["evaluation"] |= {
-        key: yaml.safe_load(value) for key, value in (evaluation or {}).items()
-    }
+    for key, value in (evaluation or {}).items():
+        try:
+            changed["evaluation"][key] = parse_yaml(value)
+        except ValueError as error:
+            raise UserError(f"{key}={value} cannot be read ({error})") from error
     changed["model"]["trust_remote_code"] = trust_remote_code
     if tasks is not None:
         changed["task"] = {name: read_task(name, own) for name in tasks}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,13 @@ class UserError(Exception):
         if len(text) > LONGEST:
             text = f"{text[: LONGEST - LONGEST // 4]} ... {text[-LONGEST // 4 :]}"
         super().__init__(text)
+
+
+def path_too_long(error: Exception) -> UserError | None:
+    """What to say if the file system refused a path for its length, wherever it was first used."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{error.filename}: {error.strerror}")
+    return None
 
 
 class RunFailure(Exception):  # noqa: N818  (a failure, as in the table of exit codes)

@@ -35,6 +35,31 @@ EXTRAS = {
 """The extra of pyproject.toml that installs a launcher or sweeper of Hydra."""
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
+LONGEST_WORD, LONGEST_KEY, LONGEST_NUMBER = 10_000, 255, 4300
+"""Characters and digits: of what Hydra parses in seconds, a file's name, and Python's integers."""
+
+
+def validate_overrides(overrides: Sequence[str]) -> None:
+    """Refuse words that Hydra's parser fails on, or does not finish with.
+
+    Raises:
+        UserError: A word, a key or a number is too long, or a key is missing.
+    """
+    for word in overrides:
+        key, separator, _ = word.partition("=")
+        start = f"'{word[:40]}...'"
+        if separator and not key.strip():
+            raise UserError(f"'{word}' is not of the form key=value")
+        if len(word) > LONGEST_WORD:
+            raise UserError(
+                f"{start} has {len(word):,} characters; at most {LONGEST_WORD:,} are read; "
+                "write the value into a recipe"
+            )
+        if len(key) > LONGEST_KEY:
+            raise UserError(f"{start} has a key of {len(key):,} characters; no key is that long")
+        if re.search(rf"[\d_]{{{LONGEST_NUMBER + 1}}}", word):
+            raise UserError(f"{start} has a number of more than {LONGEST_NUMBER:,} digits")
+
 
 def explain(error: Exception, overrides: Sequence[str], own: Sequence[Path]) -> str:
     """Describe a composition error in one line.

@@ -15,6 +15,7 @@ import yaml
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import groups, readable
+from toplora_train.config.reading import parse_yaml
 from toplora_train.config.yaml_file import read_yaml
 
 _HYDRA = re.compile(r"(^|[\s/@.:])hydra($|[\s/@.:])")
@@ -34,13 +35,21 @@ def validate_outside(folder: Path) -> None:
         if path in includes:
             continue
         try:
-            content = yaml.safe_load(text := read_yaml(path))
+            content = parse_yaml(text := read_yaml(path))
         except UserError as error:
             if not isinstance(error.__cause__, yaml.YAMLError):
                 raise
             includes[path] = []  # invalid YAML sets nothing; it is reported if it is chosen
             continue
+        except ValueError as error:
+            raise UserError(f"{readable(path)}: not valid YAML ({error})") from error
+        if content is not None and not isinstance(content, Mapping):
+            raise UserError(f"{readable(path)}: must be a mapping of keys to values")
         entries = content.get("defaults") if isinstance(content, Mapping) else None
+        if not (entries is None or isinstance(entries, list)) or any(
+            not isinstance(entry, str | Mapping) for entry in entries or ()
+        ):
+            raise UserError(f"{readable(path)}: defaults must be a list of options")
         if (
             path.is_relative_to(folder / "hydra")
             or (isinstance(content, Mapping) and "hydra" in content)

@@ -39,7 +39,7 @@ def make_run_dir(run_dir: Path) -> None:
     Raises:
         UserError: It cannot be created, is the file system's root, or its path is not UTF-8.
     """
-    if run_dir.resolve() == Path(run_dir.anchor):
+    if run_dir.resolve() in (Path("/"), Path("//")):  # POSIX keeps two slashes apart from one
         raise UserError(f"output_dir={run_dir} is the root of the file system; give a folder")
     try:
         str(run_dir).encode()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from toplora_train.config.errors import Interrupted, RunFailure, UserError
+from toplora_train.config.errors import Interrupted, RunFailure, UserError, path_too_long
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch.outcome import write_failure
@@ -83,6 +83,8 @@ def run(config: RunConfig, run_dir: Path, *, job: Job = run_training) -> int:
         except RunFailure as error:
             return _failed(run_dir, CRASHED, error, str(error))
         except Exception as error:  # any error becomes a traceback in the log and one line
+            if (too_long := path_too_long(error)) is not None:
+                return _failed(run_dir, USER_ERROR, too_long, str(too_long))
             log.exception("the run failed")
             known = _known_failure(error, config)
             if known is not None:

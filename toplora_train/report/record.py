@@ -14,7 +14,15 @@ from toplora_train.config.names import plain_name
 from toplora_train.config.reading import read_json, validate
 from toplora_train.evaluation.statistics import mean_interval
 from toplora_train.report.json_file import plain_json, write_json_atomically
-from toplora_train.report.stored import Finite, Interval, Measured, Positive, StoredParts, Whole
+from toplora_train.report.stored import (
+    Finite,
+    Interval,
+    Measured,
+    Positive,
+    Share,
+    StoredParts,
+    Whole,
+)
 
 SCHEMA_VERSION = 1
 
@@ -125,18 +133,18 @@ class TaskScore:
     """
 
     metric: str
-    value: Measured
+    value: Share
     n: Whole
     ci95: Interval
-    base_value: Finite | None
-    majority_value: Finite
+    base_value: Share | None
+    majority_value: Share
     seconds: Finite
     base_ci95: Interval | None = None
     base_seconds: Finite | None = None
     kind: str = "generate"
     answered: str = "generated"
     more: Mapping[str, Any] = field(default_factory=dict)
-    last_value: Finite | None = None
+    last_value: Share | None = None
     last_ci95: Interval | None = None
 
 

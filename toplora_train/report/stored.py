@@ -14,6 +14,8 @@ from pydantic import BeforeValidator, Field
 Measured = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
 """A number that may be NaN, which JSON writes as null."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+"""A score: the share of right answers, or a correlation."""
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Interval = tuple[Measured, Measured]
