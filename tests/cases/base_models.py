@@ -81,10 +81,14 @@ CASES = (
             ("dtype", "float7"),
             ("dtype", 7),
             ("dtype", "nn"),
+            ("rope_parameters", "fast"),
+        )
+    ),
+    *(
+        model(f"an unknown {key}", put(CONFIG, **{key: value}), "model: cannot be loaded")
+        for key, value in (
             ("hidden_act", "no_such_function"),
             ("rope_parameters", {"rope_type": "no_such_type"}),
-            ("rope_parameters", "fast"),
-            ("architectures", 7),
         )
     ),
     model("no weights", without(WEIGHTS), "model"),
@@ -221,16 +225,6 @@ CASES = (
     model(
         "a generation config that is a list",
         written("model/generation_config.json", "[]"),
-        "generation_config.json",
-    ),
-    model(
-        "a generation config that is a pipe",
-        fifo("model/generation_config.json"),
-        "generation_config.json",
-    ),
-    model(
-        "a generation config that is binary",
-        written("model/generation_config.json", NOT_TEXT["binary"]),
-        "generation_config.json",
+        "model: cannot be loaded",
     ),
 )

@@ -52,6 +52,24 @@ class Case:
     wrong: str = ""
 
 
+VALID_RUN = Case(
+    "a valid run",
+    "train",
+    (
+        "recipe=smoke",
+        "adapter=lora",
+        "output_dir=run",
+        "trainer.max_steps=4",
+        "trainer.save_every=2",
+        "trainer.keep=2",
+        "evaluation.limit=2",
+    ),
+    "",
+    code=0,
+)
+"""What the valid ``run`` is made by."""
+
+
 def both(*makes: Make) -> Make:
     """One after the other."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.cases.case import (
     NOT_A_MAPPING,
     NOT_TEXT,
+    VALID_RUN,
     Case,
     Make,
     both,
@@ -106,7 +107,7 @@ CASES = (
     Case(
         "checkpoint: a finished run without its adapter",
         "train",
-        (*RUN, "resume=auto", "evaluation.limit=2", "evaluation.base=true"),
+        (*VALID_RUN.words, "resume=auto"),
         "adapter",
         both(copied("run"), without("run/adapter")),
     ),

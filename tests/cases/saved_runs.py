@@ -165,7 +165,7 @@ WRONG_FILES = (
         "layer_replication is not supported",
     ),
     ("an unknown bias", put(ADAPTER_CONFIG, bias="some"), "unknown bias"),
-    ("alpha as a list", put(ADAPTER_CONFIG, lora_alpha=[16]), "run/adapter"),
+    ("alpha as a list", put(ADAPTER_CONFIG, lora_alpha=[16]), "adapter"),
     ("a field from elsewhere", put(ADAPTER_CONFIG, no_such_field=1), "no_such_field"),
 )
 ADAPTERS = (

@@ -48,14 +48,14 @@ CASES = (
     *(
         trained(
             f"a path with {name}",
-            f"'output_dir={path}'" if quoted else f"output_dir={path}",
-            line=shown,
+            f"output_dir='{path}'",
+            line=path,
         )
-        for name, path, quoted, shown in (
-            ("[/red]", "run[/red]", False, "run[/red]"),
-            ("[bold]", "run[bold]x", False, "run[bold]x"),
-            ("spaces", "my run", False, "my run"),
-            ("letters beyond ASCII", "run-äöü", False, "run-äöü"),
+        for name, path in (
+            ("[/red]", "run[/red]"),
+            ("[bold]", "run[bold]x"),
+            ("spaces", "my run"),
+            ("letters beyond ASCII", "run-äöü"),
         )
     ),
     Case(

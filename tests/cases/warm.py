@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from tests.cases.case import WORK, Case
+from tests.cases.case import VALID_RUN, WORK, Case
 from tests.cases.table import CASES
 from toplora_train.launch import parent, worker
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
@@ -49,21 +49,6 @@ HEAVY = (
 )
 SECONDS = 90  # what no case may take; a hang is a failure
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-VALID_RUN = Case(
-    "a valid run",
-    "train",
-    (
-        "recipe=smoke",
-        "adapter=lora",
-        "output_dir=run",
-        "trainer.max_steps=4",
-        "trainer.save_every=2",
-        "trainer.keep=2",
-        "evaluation.limit=2",
-    ),
-    "",
-    code=0,
-)
 
 
 def main() -> None:

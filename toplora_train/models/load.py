@@ -190,6 +190,20 @@ def _own_code_refused(name: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _strange_model_named(name: str, head: Head | None, attention: str) -> Iterator[None]:
+    """Turn what transformers raises for a strange config or weights into one line."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, *STRANGE_MODEL) as error:
+        if "attn_implementation=" in str(error):
+            raise UserError(
+                f"{name} has no {attention} attention; set model.attention=eager"
+            ) from error
+        what = "a causal language model" if head is None else "a model with a head"
+        raise UserError(f"{name}: cannot be loaded as {what}: {one_line(error)}") from error
+
+
 def _from_folder(
     folder: Path,
     kind: Any,
@@ -200,24 +214,20 @@ def _from_folder(
     name: str,
     start: HeadStart | None,
 ) -> Any:
-    try:
-        with _no_report_of_missing_weights(), _own_code_refused(name):
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=how["trust_remote_code"])
-            model, info = kind.from_pretrained(
-                folder,
-                config=_with_head(config, head),
-                output_loading_info=True,
-                ignore_mismatched_sizes=start is not None and start.redrawn,
-                **how,
-            )
-    except (OSError, ValueError, ImportError, *STRANGE_MODEL) as error:
-        if "attn_implementation=" in str(error):
-            attention = how["attn_implementation"]
-            raise UserError(
-                f"{name} has no {attention} attention; set model.attention=eager"
-            ) from error
-        what = "a causal language model" if head is None else "a model with a head"
-        raise UserError(f"{name}: cannot be loaded as {what}: {one_line(error)}") from error
+    redrawn = start is not None and start.redrawn
+    with (
+        _strange_model_named(name, head, how["attn_implementation"]),
+        _no_report_of_missing_weights(),
+        _own_code_refused(name),
+    ):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=how["trust_remote_code"])
+        model, info = kind.from_pretrained(
+            folder,
+            config=_with_head(config, head),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
+            **how,
+        )
     lost = sorted(set(head_modules(model)) & {key.split(".")[0] for key in info["missing_keys"]})
     if lost and start is not None and start.kept:
         raise UserError(
@@ -225,7 +235,9 @@ def _from_folder(
             f"{', '.join(lost)}; set model.new_head=true"
         )
     other = [
-        key for key, *_ in info["mismatched_keys"] if key.split(".")[0] not in head_modules(model)
+        key
+        for key, *_ in info["mismatched_keys"]
+        if not (redrawn and key.split(".")[0] in head_modules(model))
     ]
     if other:
         raise UserError(f"{name}: the shape of {other[0]} does not match its config.json")
@@ -274,7 +286,11 @@ def _builtin(kind: Any, head: Head | None) -> Any:
 def _without_weights(
     kind: Any, location: ModelLocation, head: Head | None, dtype: torch.dtype, attention: str
 ) -> Any:
-    with torch.device("meta"), _own_code_refused(location.name):
+    with (
+        torch.device("meta"),
+        _strange_model_named(location.name, head, attention),
+        _own_code_refused(location.name),
+    ):
         return kind.from_config(
             _with_head(_config_of(location), head),
             dtype=dtype,

@@ -21,12 +21,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from accelerate import Accelerator
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -54,7 +54,7 @@ class TrainState:
     logged step, so that a resumed run logs the same means.
     """
 
-    step: int = 0
+    step: Annotated[int, Field(ge=0)] = 0
     seconds: float = 0.0
     tokens: int = 0
     supervised_tokens: int = 0
