@@ -1,5 +1,6 @@
 """Fixtures shared by all tests; the environment is offline and quiet."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,18 @@ def _own_cache() -> Iterator[None]:
 def _products() -> None:
     """As every job begins: what one test computes does not depend on a job in another."""
     choose_matmul()
+
+
+@pytest.fixture(autouse=True)
+def _no_log_to_a_closed_stream() -> Iterator[None]:
+    """Hydra's own commands log to the standard output of the test that gave them."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    for handler in root.handlers[:]:
+        if handler not in before and type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

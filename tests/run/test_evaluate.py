@@ -115,5 +115,5 @@ def test_without_a_task_there_is_nothing_to_evaluate(run):
 
 
 def test_an_unfinished_run_is_refused_before_anything_is_loaded(tmp_path: Path):
-    with pytest.raises(UserError, match=r"report\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"report\.json: no such file"):
         evaluate(tiny_run(tmp_path), tmp_path, name="x", command="c")

@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -33,7 +34,7 @@ from toplora_train.config.outside import validate_outside
 from toplora_train.config.rivals import settle, validate_package
 from toplora_train.config.schema import RunConfig, SharedAdapterSettings
 from toplora_train.config.useless import validate_useful
-from toplora_train.config.yaml_file import read_yaml
+from toplora_train.config.yaml_file import read_yaml, yaml_problem
 
 
 def prepare_hydra() -> None:
@@ -74,6 +75,8 @@ def load_yaml(path: Path) -> DictConfig:
     """
     try:
         content = OmegaConf.load(StringIO(read_yaml(path)))
+    except yaml.YAMLError as error:  # OmegaConf refuses a key given twice, which YAML takes
+        raise UserError(yaml_problem(error, path)) from error
     except (OSError, ValueError, RecursionError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{readable(path)}: not valid YAML ({reason})") from error

@@ -429,12 +429,12 @@ class RunConfig:
         optimizer: The optimizer and its schedule.
         trainer: The training loop.
         evaluation: How the tasks are evaluated.
-        forgetting: The general text on which forgetting is measured.
         tracker: Where metrics are logged.
         launch: Processes and devices.
         output_dir: The run directory; null on the command line is a new one below ``runs/``.
         task: The tasks to evaluate, by name.
         expected: Published scores to compare with.
+        forgetting: The general text on which forgetting is measured.
         seed: Seed of every random number generator.
         data_root: A local mirror of data sets that is searched before the hub.
         resume: ``auto`` resumes from the newest checkpoint in ``output_dir``; ``extend`` trains a

@@ -29,7 +29,7 @@ def test_a_name_leads_nowhere_else(tmp_path: Path, name):
 
 
 def test_only_a_completed_run_is_evaluated(tmp_path: Path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no such file"):
         finished_report(tmp_path)
     failed = {"schema_version": 1, "status": "failed"}
     (tmp_path / "report.json").write_text(json.dumps(failed))
