@@ -36,6 +36,14 @@ def test_the_best_rate_has_the_lowest_mean_loss(tmp_path: Path):
     ]
 
 
+def test_a_flat_curve_has_no_best_rate_to_go_beyond(tmp_path: Path):
+    sweep(tmp_path, "lora", {1e-3: [2.0], 1e-4: [2.0], 1e-2: [2.0]})
+    found = curves(tmp_path)
+    assert found["curves"]["lora"]["edge"] is None
+    (warning,) = edge_warnings(found)
+    assert warning.startswith("lora has the same held-out score at every learning rate")
+
+
 def test_a_rate_with_failed_runs_is_not_the_best():
     assert best_of([[0.5, 0.5], [0.1]]) == 0
     assert best_of([[0.5], [0.1]]) == 1

@@ -22,9 +22,9 @@ def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
 
     Returns:
         ``metric``, and by adapter ``curves``: the ``best`` rate, ``edge`` (a rate beyond the best
-        to try next, None if the best one is inside the grid) and ``points``, each a ``rate`` with
-        the runs' held-out ``values`` and their ``mean``. None if no adapter was trained at several
-        rates with held-out rows, or the metrics differ.
+        to try next, None if the best one is inside the grid or no better than the others) and
+        ``points``, each a ``rate`` with the runs' held-out ``values`` and their ``mean``. None if
+        no adapter was trained at several rates with held-out rows, or the metrics differ.
     """
     curves: dict[str, list[dict[str, Any]]] = {}
     metrics: set[str] = set()
@@ -60,17 +60,23 @@ def best_of(costs: Sequence[Sequence[float]]) -> int:
 
 
 def edge_warnings(rates: Mapping[str, Any] | None, key: str = KEY) -> list[str]:
-    """Warn of each adapter whose best rate is the lowest or the highest one tried.
+    """Warn of each adapter whose best rate is the lowest or the highest one tried, or any.
 
     Args:
         rates: See :func:`learning_rates`.
         key: The setting that lists the rates.
     """
+    curves = rates["curves"].items() if rates else ()
     return [
         f"The best rate of {name} lies at the grid's edge ({rate(curve['best'])}); extend the "
         f"grid by {rate(curve['edge'])} ({key})."
-        for name, curve in (rates["curves"].items() if rates else ())
+        for name, curve in curves
         if curve["edge"] is not None
+    ] + [
+        f"{name} has the same held-out score at every learning rate, so that none is the best; "
+        "hold out more rows, or train for longer."
+        for name, curve in curves
+        if _is_flat(curve["points"])
     ]
 
 
@@ -80,11 +86,15 @@ def _curve(points: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     best = best_of([[sign * value for value in point["values"]] for point in points])
     grid = [point["rate"] for point in points]
     edge = None
-    if best == 0:
+    if best == 0 and not _is_flat(points):
         edge = grid[0] ** 2 / grid[1]
     elif best == len(grid) - 1:
         edge = grid[-1] ** 2 / grid[-2]
     return {"best": grid[best], "edge": edge, "points": points}
+
+
+def _is_flat(points: Sequence[Mapping[str, Any]]) -> bool:
+    return len({point["mean"] for point in points}) == 1
 
 
 def _held_out(run: Run) -> tuple[str, float] | None:
