@@ -93,7 +93,12 @@ def test_the_kill_is_the_reason_and_not_the_connection_that_it_broke(job, capfd)
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
+    ("signum", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_reaches_every_rank_once(job, tmp_path, signum, code):
     def send() -> None:

@@ -78,7 +78,12 @@ def plain(base: Path, adapter: Path) -> PeftModel:
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.parametrize(
-    ("tied", "adapter"), [(True, "tenslora"), (False, "lora"), (False, "toplora")]
+    ("tied", "adapter"),
+    [
+        (True, "tenslora"),
+        pytest.param(False, "lora", marks=pytest.mark.slow),
+        (False, "toplora"),
+    ],
 )
 def test_a_run_trains_the_new_rows_and_its_adapter_reloads(
     tmp_path: Path, tied: bool, adapter: str
@@ -121,7 +126,7 @@ def test_a_run_trains_the_new_rows_and_its_adapter_reloads(
     assert scores["value"] == report["tasks"]["arithmetic"]["value"]
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path: Path, tied: bool):
     base = longer_vocabulary(tmp_path / "base", tied=tied)
     whole, half = tmp_path / "whole", tmp_path / "half"

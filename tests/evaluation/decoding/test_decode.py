@@ -46,7 +46,7 @@ def by_hand(model, prompt, ends, new_tokens=NEW):
     return ids[len(prompt) :]
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 32])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 32])
 def test_answers_are_those_of_decoding_by_hand_at_any_batch_size(
     model, tokenizer, prompts, batch_size
 ):
