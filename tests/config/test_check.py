@@ -109,6 +109,11 @@ def test_a_missing_key_is_named():
         ),
         ({"task__boolq__name": "piqa"}, "task.boolq.name is 'piqa'; it must be 'boolq'"),
         ({"tracker__project": "mine"}, "tracker=wandb"),
+        (
+            {"tracker__name": "trackio", "tracker__entity": "us"},
+            "tracker.entity has no effect with tracker=trackio; remove it, or use tracker=wandb",
+        ),
+        ({"forgetting__limit": 3}, "forgetting is not measured without forgetting.source"),
         ({"plan_for": "t4"}, "plan_for=t4 needs plan=true"),
         ({"task__piqa__max_new_tokens": 4}, "task.piqa is set but not chosen"),
         ({"task": {"name": "mine", "source": "x"}}, "first line must be '# @package task.mine'"),

@@ -59,7 +59,9 @@ def test_a_method_is_on_the_front_unless_another_one_is_as_good_and_as_cheap():
 
 def test_forgetting_is_the_mean_change_of_the_loss_on_the_same_text(tmp_path: Path):
     def change(difference: float, text: str = "a") -> dict:
-        return {"sha256": text, "difference": difference, "ci95": [0.0, 0.1]}
+        losses = {"before": 1.0, "after": 1.0 + difference, "difference": difference}
+        counts = {"documents": 2, "tokens": 9}
+        return {"text": "t", "sha256": text, "ci95": [0.0, 0.1], **losses, **counts}
 
     for seed, difference in ((1, 0.02), (2, 0.04)):
         run_folder(tmp_path / f"l{seed}", seed=seed, forgetting=change(difference))

@@ -77,5 +77,5 @@ def test_a_missing_file_is_a_user_error(tmp_path):
 @pytest.mark.parametrize("line", ['{"step": 1, "loss": "low"}', '{"step": null}', "[]", "7"])
 def test_a_line_without_numbers_is_named(path, line):
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(UserError, match=rf"metrics\.jsonl, line {len(ROWS) + 1}: no number under"):
+    with pytest.raises(UserError, match=rf"line {len(ROWS) + 1}: .* must be a number; remove"):
         read_metrics(path)

@@ -113,6 +113,7 @@ def test_an_unreadable_report_is_a_user_error(tmp_path, text, message):
         ("tasks", {"boolq": TASK | {"value": 7.0}}, "'tasks.boolq.value' must be at most 1"),
         ("tasks", {"boolq": TASK | {"value": None}}, "'tasks.boolq.value' must be a number"),
         ("gain", {"value": 0.1}, "no 'gain.ci95'"),
+        ("forgetting", {"text": "a"}, "no 'forgetting.sha256'"),
         ("environment", {}, "no 'environment.packages'"),
         ("seed", "1", "'seed' must be an integer"),
         ("average", "high", "'average' must be a number"),

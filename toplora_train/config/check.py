@@ -12,7 +12,12 @@ from pydantic_core import ErrorDetails
 from toplora_train.config.adapter import Blame, adapter_defaults, complete_adapter, shown
 from toplora_train.config.errors import UserError, requirement
 from toplora_train.config.kinds import validate_tasks
-from toplora_train.config.schema import RunConfig, TaskSettings, TrackerSettings
+from toplora_train.config.schema import (
+    ForgettingSettings,
+    RunConfig,
+    TaskSettings,
+    TrackerSettings,
+)
 from toplora_train.config.suggest import hint, nearest_key
 
 Tree = Mapping[str, Any]
@@ -185,6 +190,11 @@ def _validate_consistency(config: RunConfig) -> None:
     for task, settings in config.task.items():
         if settings.name != task:
             raise UserError(f"task.{task}.name is '{settings.name}'; it must be '{task}'")
+    if config.forgetting.source is None and config.forgetting != ForgettingSettings():
+        raise UserError(
+            "forgetting is not measured without forgetting.source; choose forgetting=general_text, "
+            "give forgetting.source=FILE, or leave its other settings out"
+        )
     _validate_tracker_keys(config.tracker)
 
 

@@ -134,7 +134,7 @@ def validate(kind: type[Checked], value: object, place: str) -> Checked:
 def validate_json(kind: type[Checked], text: str, place: str) -> Checked:
     """The JSON text as an instance of a dataclass or other type, checked by pydantic.
 
-    Types are strict: text is no number and 1 is no boolean.
+    Types are strict: a string is not a number, and 1 is not a boolean.
 
     Raises:
         UserError: It is none; names ``place``, the key and what it must be.

@@ -38,8 +38,8 @@ HOW = (
     "Holm's method over all comparisons of the same kind (averages and tasks separately). The "
     "detectable difference is the smallest true difference found with 80 % power; the seeds are "
     "how many each method needs to detect the given difference. Methods that share a letter "
-    "(group) cannot be told apart. Step time is the median of a training step; peak memory on a "
-    "CPU is that of the whole process."
+    "(group) do not differ significantly. Step time is the median of a training step; peak memory "
+    "on a CPU is that of the whole process."
 )
 
 

@@ -101,7 +101,7 @@ def _complete_rows(path: Path) -> list[dict[str, Any]]:
             continue
         wrong = KEYS if not isinstance(row, dict) else [key for key in KEYS if not _valid(row, key)]
         if wrong:
-            raise UserError(f"{path}, line {number}: no number under {wrong[0]}; remove the line")
+            raise UserError(f"{path}, line {number}: {wrong[0]} must be a number; remove the line")
         rows.append(row)
     return rows
 

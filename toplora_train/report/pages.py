@@ -194,7 +194,7 @@ def loss_change(forgetting: Mapping[str, Any]) -> str:
     low, high = forgetting["ci95"]
     interval = "" if low is None else f" ({low:+.4f} to {high:+.4f})"
     return (
-        f"{forgetting['name']}: {forgetting['before']:.4f} -> {forgetting['after']:.4f}, "
+        f"{forgetting['text']}: {forgetting['before']:.4f} -> {forgetting['after']:.4f}, "
         f"{forgetting['difference']:+.4f}{interval} nats per token on "
         f"{numbers.counted(forgetting['documents'], 'text')}, {forgetting['tokens']:,} tokens"
     )

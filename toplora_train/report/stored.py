@@ -83,6 +83,18 @@ class _Published:
 
 
 @dataclass(frozen=True)
+class _Forgetting:
+    text: str
+    sha256: str
+    before: Finite
+    after: Finite
+    difference: Finite
+    ci95: Interval
+    documents: Positive
+    tokens: Positive
+
+
+@dataclass(frozen=True)
 class _Environment:
     packages: dict[str, Any]
     device: str | None = None
@@ -97,6 +109,7 @@ class StoredParts:
     tasks: Mapping[str, _Task]
     environment: _Environment
     gain: _MeanGain | None = None
+    forgetting: _Forgetting | None = None
     expected: list[_Published] | None = None
     average: Finite | None = None
     average_ci95: Interval | None = None

@@ -177,7 +177,7 @@ class Study:
         """Check that new jobs belong to the study.
 
         Args:
-            of: The values of the new jobs, for each setting by which studies are told apart.
+            of: The values of the new jobs, for each setting that distinguish studies.
 
         Raises:
             UserError: The study has one value of such a setting, and no new job has it.

@@ -100,7 +100,7 @@ class Planner:
 
 
 def identity(configs: Sequence[RunConfig]) -> dict[str, list[str]]:
-    """The values of the settings by which studies are told apart."""
+    """The values of the settings that distinguish studies."""
     values = [
         {
             "recipe": str(config.recipe),

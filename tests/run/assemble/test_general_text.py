@@ -23,7 +23,7 @@ def test_an_unchanged_model_has_forgotten_nothing(make_run):
     found = text.change(losses, text.losses(tiny_model()))
     assert found["difference"] == 0
     assert found["ci95"] == (0, 0)
-    assert found["name"] == "general_text"
+    assert found["text"] == "bundled:general_text/test.jsonl"
     assert found["tokens"] > 1000
 
 

@@ -23,7 +23,7 @@ class GeneralText:
     """Documents and how their loss is computed; without documents nothing is measured.
 
     Attributes:
-        about: Name, source, licence and digest of the text, for the report.
+        about: The text as configured, where it was read and its digest, for the report.
         documents: The documents.
         batch_size: Windows per forward pass.
         autocast_dtype: Compute under autocast to this dtype; None: no autocast.
@@ -73,10 +73,5 @@ def read_general_text(
         texts = read_texts(chosen, data_root=data_root)
         cut = [windows(row.output, tokenizer, config.dataset.max_length) for row in texts.rows]
         documents = [Document(tuple(one)) for one in cut if one]
-        about = {
-            "name": chosen.name,
-            "source": texts.source,
-            "licence": chosen.licence,
-            "sha256": texts.sha256,
-        }
+        about = {"text": chosen.source, "source": texts.source, "sha256": texts.sha256}
     return GeneralText(about, documents, config.evaluation.batch_size, autocast_dtype)
