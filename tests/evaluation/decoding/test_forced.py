@@ -54,18 +54,22 @@ def tuned(tokenizer):
     return model.eval()
 
 
+@pytest.fixture(scope="module")
+def decoded(tuned, tokenizer, prompts):
+    return dict(generate(tuned, tokenizer, prompts, max_new_tokens=NEW, batch_size=1))
+
+
 def proven(model, tokenizer, prompts, batch_size=4, **changes):
     how = {"max_new_tokens": NEW} | changes
     return dict(prove_answers(model, tokenizer, prompts, RESPONSES, batch_size=batch_size, **how))
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 32])
-def test_verified_answers_are_those_of_decoding(tuned, tokenizer, prompts, batch_size):
-    decoded = dict(generate(tuned, tokenizer, prompts, max_new_tokens=NEW, batch_size=1))
+@pytest.mark.parametrize("batch_size", [2, 5, 32])
+def test_verified_answers_are_those_of_decoding(tuned, tokenizer, prompts, decoded, batch_size):
     expected = {i: text for i, text in decoded.items() if text in RESPONSES}
     assert 8 <= len(expected) < 16
     assert set(expected.values()) == set(RESPONSES)
-    found = proven(tuned, tokenizer, prompts, batch_size=max(batch_size, 2))
+    found = proven(tuned, tokenizer, prompts, batch_size=batch_size)
     assert found == expected
 
 
@@ -106,7 +110,7 @@ def test_verification_stops_after_a_batch_without_matches(tokenizer, prompts):
     assert calls == [1]
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 32])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_generate_gives_the_same_predictions_with_and_without_verification(
     tuned, tokenizer, batch_size
 ):
