@@ -1,11 +1,14 @@
-"""A run of two epochs, killed at twenty random moments, ends with the same bytes as without a kill.
+"""A run of two epochs, killed at forty random moments, ends with the same bytes as without a kill.
 
 And the launchers that people have instead of ours: torchrun and ``accelerate launch``.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from toplora_train.train.checkpoint import newest_checkpoint
 
 RUN = [
     "recipe=smoke",
@@ -100,25 +105,91 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in map(json.loads, lines)]
 
 
+LAUNCHES = {
+    "one process": ["launch.processes=1"],
+    "ddp": ["launch=ddp", "launch.processes=2", "launch.device=cpu"],
+    "fsdp2": ["launch=fsdp2", "launch.processes=2", "launch.device=cpu"],
+}
+VICTIMS = ("parent", "worker", "both")
+KILLS, STEPS = 40, 32
+AT_START, AT_END = 8, 4  # of them: before the first step, and after the last
+
+
+def matching(folder: Path, whole: Path) -> str:
+    """The newest checkpoint, whose bytes are those that the whole run saved at the same step."""
+    newest = newest_checkpoint(folder / "run" / "checkpoints")
+    if newest is None:
+        return "none yet"
+    same = whole / "run" / "checkpoints" / newest.name
+    for file in sorted(newest.glob("*.safetensors")):
+        assert file.read_bytes() == (same / file.name).read_bytes(), file
+    return newest.name
+
+
+def step_of(line: str) -> int:
+    """The step that a line of the output says is done, or -1."""
+    found = re.search(r"^step (\d+)/|resuming after step (\d+)", line)
+    return int(found[1] or found[2]) if found else -1
+
+
+def kill(folder: Path, victim: str, step: int, wait: float, *arguments: str) -> bool:
+    """Kill the victim some seconds after the step (0: the start); whether it was still running.
+
+    Every other process must end by itself.
+    """
+    with start(folder, *arguments) as process:
+        assert process.stdout is not None
+        if step and not any(step_of(line) >= step for line in process.stdout):
+            return False
+        time.sleep(wait)
+        everyone = descendants(process.pid)
+        if process.poll() is not None or not everyone:
+            return False
+        worker = (
+            everyone[int(wait * 1e6) % (len(everyone) - 1) + 1] if everyone[1:] else everyone[0]
+        )
+        chosen = {"parent": {process.pid}, "worker": {worker}, "both": {process.pid, worker}}
+        for pid in chosen[victim]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        output = process.stdout.read()  # until the last process has closed it
+        assert "is damaged" not in output, output
+    return True
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_at_twenty_random_moments_a_run_ends_byte_for_byte_the_same(tmp_path, processes):
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_killed_at_forty_random_moments_a_run_ends_byte_for_byte_the_same(tmp_path, launch):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    launch = f"launch.processes={processes}"
-    finish(whole, launch)
-    chance = random.Random(processes)
-    for step in sorted(chance.choices(range(1, 32), k=20)):
-        output = kill_after(killed, step, chance, launch, "resume=auto")
-        assert "is damaged" not in output
-        time.sleep(0.5)
-    finish(killed, launch, "resume=auto")
+    began = time.monotonic()
+    with start(whole, *LAUNCHES[launch], "trainer.keep=99") as process:
+        assert process.stdout is not None
+        shown = {step_of(line): time.monotonic() - began for line in process.stdout}
+    assert process.returncode == 0
+    to_first, after_last = shown[1], time.monotonic() - began - shown[STEPS]
+    chance = random.Random(launch)
+    between = sorted(chance.choices(range(1, STEPS), k=KILLS - AT_START - AT_END))
+    moments = [
+        *((0, chance.uniform(0, to_first)) for _ in range(AT_START)),
+        *((step, chance.uniform(0, 0.1)) for step in between),
+        *((STEPS, chance.uniform(0, 0.7 * after_last)) for _ in range(AT_END)),
+    ]
+    kills = 0
+    for (step, wait), victim in zip(moments, itertools.cycle(VICTIMS)):
+        if not kill(killed, victim, step, wait, *LAUNCHES[launch], "resume=auto"):
+            break
+        kills += 1
+        newest = matching(killed, whole)
+        print(f"{launch}: {victim} {wait:.2f} s after step {step}: checkpoint {newest}", flush=True)
+    finish(killed, *LAUNCHES[launch], "resume=auto")
     assert weights(killed) == weights(whole)
     assert losses(killed) == losses(whole)
-    log = (killed / "run" / "train.log").read_text()
-    assert "is damaged" not in log
+    assert "is damaged" not in (killed / "run" / "train.log").read_text()
+    assert kills >= KILLS - AT_END, f"only {kills} kills met a running process"
+    print(f"{launch}: byte-equal after {kills} kills", flush=True)
 
 
 @pytest.mark.slow

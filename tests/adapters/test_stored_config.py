@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from toplora_train.adapters import stored_config
 from toplora_train.adapters.stored_config import (
     peft_errors,
+    validate_matching,
     validate_ranks,
     validate_stored_config,
 )
@@ -39,6 +41,15 @@ def test_configs_as_peft_writes_them_are_valid():
     validate_stored_config(LORA, FILE)
     validate_stored_config(LORA | {"bias": "lora_only", "layer_replication": None}, FILE)
     validate_stored_config(LORA | {"target_modules": r".*\.(q|v)_proj", "rank_pattern": {}}, FILE)
+
+
+@pytest.mark.parametrize("key", ["target_modules", "rank_pattern"])
+def test_a_pattern_that_never_ends_is_refused(monkeypatch, key: str):
+    names = ["model.layers.0.self_attn.q_proj", "a" * 60]
+    validate_matching(LORA | {key: {r".*\.(q|v)_proj": 4}}, names, FILE)
+    monkeypatch.setattr(stored_config, "MATCHING", 2)
+    with pytest.raises(UserError, match=rf"{key} has '\(a\+\)\+b', which takes longer than 2 s"):
+        validate_matching(LORA | {key: {"(a+)+b": 4}}, names, FILE)
 
 
 def test_a_rank_above_every_saved_dimension_is_refused_before_memory_is_reserved():

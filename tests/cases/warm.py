@@ -54,11 +54,7 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 def main() -> None:
     """Run the cases whose name has one of the parts, and write what happened as JSON."""
     root, results, parts = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-    for module in (*HEAVY, *COMMANDS.values()):
-        importlib.import_module(module)
-    warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-    valid = root / "valid"
-    make_valid(root, valid)
+    make_valid(root, root / "valid")
     found = {}
     for number, case in enumerate(CASES):
         if parts and not any(part in case.name for part in parts):
@@ -76,7 +72,10 @@ def main() -> None:
 
 
 def make_valid(root: Path, valid: Path) -> None:
-    """A finished run with checkpoints and a base model's folder."""
+    """Import everything; make a finished run with checkpoints and a base model's folder."""
+    for module in (*HEAVY, *COMMANDS.values()):
+        importlib.import_module(module)
+    warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
     root.mkdir(parents=True)
     imported = root / "modules"
     os.environ["CASES_MODULES"] = str(imported)

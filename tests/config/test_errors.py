@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from toplora_train.config.errors import Interrupted, path_too_long, requirement
+from toplora_train.config.errors import Interrupted, RunFailure, UserError, disk_error, requirement
 
 
 def test_an_interruption_has_the_exit_code_that_shells_expect():
@@ -31,7 +31,22 @@ def test_pydantics_errors_are_worded_as_requirements(kind, value, words):
     assert requirement(caught.value.errors()[0]) == words
 
 
-def test_a_path_that_is_too_long_is_the_users():
-    error = OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300)
-    assert str(path_too_long(error)) == f"{'x' * 300}: File name too long"
-    assert path_too_long(OSError(errno.ENOSPC, "full")) is None
+@pytest.mark.parametrize(
+    ("error", "kind", "line"),
+    [
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x"), UserError, "x: File name too"),
+        (OSError(errno.ENOSPC, ""), RunFailure, "the disk is full: {} could not be written"),
+        (OSError(errno.EROFS, "", "a"), RunFailure, "the disk is read-only: a could not be"),
+        (FileNotFoundError(errno.ENOENT, ""), type(None), "None"),
+        (ValueError(errno.ENOSPC), type(None), "None"),
+    ],
+)
+def test_what_the_file_system_refuses_is_a_line(tmp_path, error, kind, line):
+    found = disk_error(error, tmp_path)
+    assert type(found) is kind
+    assert str(found).startswith(line.format(tmp_path))
+
+
+def test_a_folder_that_was_deleted_meanwhile_is_named(tmp_path):
+    found = disk_error(FileNotFoundError(errno.ENOENT, "", "x"), tmp_path / "gone")
+    assert str(found) == f"{tmp_path / 'gone'} was deleted while it was written to"

@@ -64,6 +64,7 @@ def own(tmp_path, monkeypatch):
         ("model.path=${nowhere}", "model.path: Interpolation key 'nowhere' not found"),
         ("task.boolq.max_new_tokens=4", "task=[boolq]"),
         ("~adapter.nothing", "adapter.nothing"),
+        ("~seed", "'~seed' removes a setting"),
         ("--bogus", "unrecognized arguments: --bogus"),
         ("--resolve", "--resolve needs --cfg job"),
         ("--config-dir nowhere", "nowhere' not found"),

@@ -68,6 +68,14 @@ def test_a_changed_byte_is_detected_and_the_file_rewritten(
     assert load_or_encode(path, Example, never) == (WRITTEN, FOUND)
 
 
+def test_ids_outside_the_vocabulary_are_encoded_again(tmp_path: Path):
+    path = tmp_path / "key"
+    load_or_encode(path, Example, lambda: WRITTEN)
+    assert load_or_encode(path, Example, never, vocabulary=70001) == (WRITTEN, FOUND)
+    again = load_or_encode(path, Example, lambda: WRITTEN, vocabulary=70000)
+    assert again == (WRITTEN, REBUILT)
+
+
 @pytest.mark.parametrize("left", [0, 20, 60])
 def test_a_truncated_file_is_detected(tmp_path: Path, left: int):
     path = tmp_path / "key"

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 
 import datasets
 import pytest
@@ -167,6 +168,12 @@ def test_cached_datasets_are_found_without_reading_them():
     assert (found.commit, found.rows) == (COMMITS[0], 3)
     part = cached_set("openai/gsm8k", subset="main", split="train[:2]", revision=None)
     assert (part.commit, part.rows) == (COMMITS[1], None)
+    for content in ("[" * 10**5, "{", '{"splits": [1]}', '{"splits": {"train": 3}}'):
+        for file in part.folder.glob("dataset_info.json"):
+            file.write_text(content)
+        with pytest.raises(UserError, match=r"dataset_info\.json"):
+            cached_set("openai/gsm8k", subset="main", split="train", revision=COMMITS[1])
+    shutil.rmtree(part.folder)
     for other in ({"subset": "socratic"}, {"split": "test"}, {"revision": "c" * 40}):
         wanted = {"subset": "main", "split": "train", "revision": None} | other
         assert cached_set("openai/gsm8k", **wanted) is None

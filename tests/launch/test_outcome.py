@@ -34,7 +34,7 @@ def test_a_finished_runs_report_stays(tmp_path):
     assert is_completed(tmp_path)
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[1]", '{"status": "failed"}'])
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", "[" * 10**5, '{"status": "failed"}'])
 def test_anything_else_is_not_a_finished_run(tmp_path, text):
     if text is not None:
         (tmp_path / "report.json").write_text(text)
@@ -42,5 +42,6 @@ def test_anything_else_is_not_a_finished_run(tmp_path, text):
 
 
 def test_a_full_disk_does_not_hide_the_failure(tmp_path):
-    write_failure(tmp_path / "gone", status="failed", error="disk full", error_type="RunFailure")
+    gone = tmp_path / "gone"
+    assert write_failure(gone, status="failed", error="full", error_type="RunFailure") is None
     assert list(tmp_path.iterdir()) == []

@@ -79,6 +79,13 @@ def test_an_explained_failure_shows_no_log(job, capfd):
     assert "a line of the log" not in capfd.readouterr().err
 
 
+def test_a_failure_that_could_not_be_recorded_shows_no_log_either(job, tmp_path, capfd):
+    result = job("exit 3")
+    assert result.exit_code == 1
+    assert result.error == f"failed, and {tmp_path / 'run' / 'report.json'} could not be written"
+    assert capfd.readouterr().err == ""
+
+
 def test_a_killed_worker_is_reported_as_killed(job, tmp_path, capfd):
     result = job("kill 9")
     assert result.exit_code == 1

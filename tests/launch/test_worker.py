@@ -102,6 +102,16 @@ def test_a_full_disk_is_reported_plainly(tmp_path, capsys):
     assert "disk is full: checkpoints/step-1" in capsys.readouterr().err
 
 
+def test_a_full_disk_that_takes_no_report_either_is_one_line(tmp_path, capsys):
+    (tmp_path / "report.json").mkdir()  # so that no file can be put in its place
+    (tmp_path / "checkpoints" / "step-00000004").mkdir(parents=True)
+    job = end(OSError(errno.ENOSPC, "No space left on device"))
+    assert worker.run(run_config(), tmp_path, job=job) == worker.UNRECORDED
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: the disk is full: {tmp_path} could not be written; step-000000")
+    assert line.endswith(" and resume=auto\n")
+
+
 def test_logging_and_warnings_go_to_the_log(tmp_path):
     def job(_config, _run_dir):
         logging.getLogger("anyone").info("a remark")

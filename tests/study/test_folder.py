@@ -120,6 +120,35 @@ def test_the_status_of_a_job_is_that_of_its_last_event(tmp_path):
     assert (found[1].value, found[1].error, found[1].seconds) == (0.5, None, 2.0)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"jobs": [{"digest": "d", "overrides": "", "folder": "../../x"}]},
+        {"jobs": [{"digest": "d", "overrides": "", "folder": "/x"}]},
+        {"jobs": [{"digest": "d", "overrides": "", "folder": 7}]},
+        {"jobs": ["x"]},
+        {"of": []},
+    ],
+)
+def test_a_study_of_a_stranger_is_read_by_a_schema(tmp_path, change):
+    study = Study(tmp_path)
+    planned(study, 1)
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=r"study\.json: .*; remove .* to start anew"):
+        study.jobs()
+
+
+@pytest.mark.parametrize("code", ['"0"', "[]", "1e999"])
+def test_an_event_that_holds_something_else_is_named(tmp_path, code):
+    study = Study(tmp_path)
+    (job,) = planned(study, 1)
+    line = f'{{"digest": "{job.digest}", "event": "ended", "exit_code": {code}}}\n'
+    (tmp_path / JOBS).write_text("[" * 10**5 + "\n" + line)
+    with pytest.raises(UserError, match=r"jobs\.jsonl, line 2: 'exit_code' must be"):
+        study.jobs()
+
+
 def test_jobs_that_end_together_do_not_overwrite_each_other(tmp_path):
     study = Study(tmp_path)
     jobs = planned(study, *range(20))

@@ -25,6 +25,7 @@ from toplora_train.adapters.configs import check_schema_version
 from toplora_train.adapters.describe import adapter_state
 from toplora_train.adapters.stored_config import (
     peft_errors,
+    validate_matching,
     validate_ranks,
     validate_stored_config,
 )
@@ -50,7 +51,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     try:
         model.save_pretrained(str(folder), save_embedding_layers=False)
         config_file = folder / CONFIG_FILE
-        config = json.loads(config_file.read_text(encoding="utf-8"))
+        config = read_json(config_file)
         for key in ("target_modules", "exclude_modules", "modules_to_save"):
             if isinstance(config.get(key), list):
                 config[key].sort()
@@ -78,6 +79,7 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     if trainable:
         keep_trainable(model)
     found, resized = shapes_and_dtypes(folder), bool(resized_modules(model))
+    validate_names_match(model, folder)
     with warnings.catch_warnings(), quiet_peft(ties=resized), peft_errors(str(folder)):
         # PEFT would drop unknown settings. Missing tensors are checked below.
         warnings.filterwarnings("error", message="Unexpected keyword arguments")
@@ -116,6 +118,12 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     config = read_json(file)
     validate_stored_config(config, file)
     return config
+
+
+def validate_names_match(model: nn.Module, folder: Path) -> None:
+    """See :func:`validate_matching`, for a saved adapter and a base model."""
+    names = [name for name, _ in model.named_modules()]
+    validate_matching(read_adapter_config(folder), names, folder / CONFIG_FILE)
 
 
 def shapes_and_dtypes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:

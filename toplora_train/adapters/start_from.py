@@ -31,6 +31,7 @@ from toplora_train.adapters.saving import (
     read_adapter_config,
     sha256_of,
     shapes_and_dtypes,
+    validate_names_match,
 )
 from toplora_train.adapters.stored_config import peft_errors
 from toplora_train.config.adapter import adapter_defaults, shown
@@ -108,6 +109,7 @@ def check_start(
     """
     validate_own_init(settings)
     found = {name: shape for name, (shape, _) in shapes_and_dtypes(folder).items()}
+    validate_names_match(model, folder)
     theirs = _peft_config(folder)
     trained_on = theirs.base_model_name_or_path
     ours = attach_adapter(without_weights(model), settings, seed=0)

@@ -7,8 +7,11 @@ one of many exceptions, is turned into a line by :func:`peft_errors`.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,15 @@ UNSUPPORTED = {
 }
 PATTERNS = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
 PATTERN_KEYS = ("rank_pattern", "alpha_pattern")
+MATCHING = 20  # seconds, in which a busy machine can start Python
+TRIAL = """
+import json, re, sys
+pattern, names = json.load(sys.stdin)
+for form in (pattern, rf"(.*\\.)?({pattern})$", rf".*\\.{pattern}\\.(\\d+)\\."):  # as PEFT does
+    for name in names:
+        re.match(form, name)
+        re.fullmatch(form, name)
+"""
 RANKS = ("r", "ranks", "rank", "rank_pattern")
 
 
@@ -41,16 +53,49 @@ def validate_stored_config(config: Mapping[str, Any], file: Path) -> None:
     for key, what in UNSUPPORTED.items():
         if config.get(key):
             raise UserError(f"{file}: {key} is not supported (it {what})")
+    for key, pattern in _patterns(config):
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise UserError(
+                f"{file}: {key} has {pattern!r}, which is not a regular expression ({error})"
+            ) from None
+
+
+def validate_matching(config: Mapping[str, Any], names: Sequence[str], file: Path) -> None:
+    """Refuse a pattern that takes forever to match the names of the model's modules.
+
+    Python cannot interrupt a match, so patterns that repeat more than once are tried in a process
+    of their own.
+
+    Raises:
+        UserError: Names the file and the setting.
+    """
+    for key, pattern in _patterns(config):
+        if len(re.findall(r"[*+?{|]", pattern)) < 2:
+            continue
+        try:
+            subprocess.run(
+                [sys.executable, "-I", "-c", TRIAL],
+                input=json.dumps([pattern, names]).encode(),
+                timeout=MATCHING,
+                check=True,
+                capture_output=True,
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"{file}: {key} has {one_line(pattern)!r}, which takes longer than {MATCHING} s to "
+                "match the names of the model's modules"
+            ) from None
+
+
+def _patterns(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every regular expression, with its key."""
     for key in (*PATTERNS, *PATTERN_KEYS):
         value = config.get(key)
         patterns = [value] if isinstance(value, str) else value or ()
         for pattern in patterns if isinstance(patterns, list | Mapping | tuple) else ():
-            try:
-                re.compile(str(pattern))
-            except (re.error, OverflowError, RecursionError) as error:
-                raise UserError(
-                    f"{file}: {key} has {pattern!r}, which is not a regular expression ({error})"
-                ) from None
+            yield key, str(pattern)
 
 
 def validate_ranks(config: Mapping[str, Any], shapes: Mapping[str, Any], file: Path) -> None:

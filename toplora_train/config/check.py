@@ -122,7 +122,7 @@ def _validate_package_header(values: Mapping[str, Any], blame: Blame) -> None:
     """Without its header, a recipe or task file ends up in the wrong place of the tree."""
     recipe = values.get("recipe")
     if isinstance(recipe, Mapping):
-        key = f"recipe.{next(iter(recipe), '')}"
+        key = f"recipe.{next(iter(recipe), '')}" if recipe else "recipe"
         raise UserError(f"{blame(key)}a recipe's first line must be '# @package _global_'")
     tasks = values.get("task")
     known = {field.name for field in fields(TaskSettings)}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from toplora_train.config.printable import printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic_core import ErrorDetails
 
 LONGEST = 1200
@@ -40,10 +42,30 @@ class UserError(Exception):
         super().__init__(text)
 
 
-def path_too_long(error: Exception) -> UserError | None:
-    """What to say if the file system refused a path for its length, wherever it was first used."""
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EIO: "the disk has an error",
+}
+
+
+def disk_error(error: Exception, folder: Path | None = None) -> UserError | RunFailure | None:
+    """What to say if the file system refused to read or write, wherever that was first noticed.
+
+    Args:
+        error: Any exception.
+        folder: What is written to, as the error may not say, and its folder may be deleted.
+    """
+    if not isinstance(error, OSError):
+        return None
+    if error.errno == errno.ENAMETOOLONG:
         return UserError(f"{error.filename}: {error.strerror}")
+    if error.errno == errno.ENOENT and folder is not None and not folder.is_dir():
+        return RunFailure(f"{folder} was deleted while it was written to")
+    if error.errno in _DISK:
+        path = error.filename or folder or "a file"
+        return RunFailure(f"{_DISK[error.errno]}: {path} could not be written")
     return None
 
 

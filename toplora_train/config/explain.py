@@ -43,13 +43,18 @@ def validate_overrides(overrides: Sequence[str]) -> None:
     """Refuse words that Hydra's parser fails on, or does not finish with.
 
     Raises:
-        UserError: A word, a key or a number is too long, or a key is missing.
+        UserError: A word, a key or a number is too long, or a key is missing or removed.
     """
     for word in overrides:
         key, separator, _ = word.partition("=")
         start = f"'{word[:40]}...'"
         if separator and not key.strip():
             raise UserError(f"'{word}' is not of the form key=value")
+        if word.startswith("~") and not word.startswith("~hydra"):
+            raise UserError(
+                f"'{word[:40]}' removes a setting, so that its default is used whatever the recipe "
+                "says; set it to a value instead"
+            )
         if len(word) > LONGEST_WORD:
             raise UserError(
                 f"{start} has {len(word):,} characters; at most {LONGEST_WORD:,} are read; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LONGEST = 120  # bytes; the file system allows 255, and suffixes are added
+LONGEST = 128  # bytes; the file system allows 255, and suffixes are added
 
 
 def plain_name(name: str) -> str:

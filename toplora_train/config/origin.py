@@ -47,14 +47,14 @@ def package_of(file: OptionFile) -> str:
 
 
 def _inside(key: str, package: str) -> str | None:
-    if not package:
-        return key
+    if not package or key == package == "recipe":  # without a header, all of its content
+        return "" if package else key
     return key.removeprefix(package + ".") if key.startswith(package + ".") else None
 
 
 def _holds(content: Any, key: str) -> bool:
     node = content
-    for part in key.split("."):
+    for part in key.split(".") if key else ():
         if not isinstance(node, DictConfig) or part not in node:
             return False
         node = node._get_node(part)

@@ -89,22 +89,27 @@ def writes_the_date(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def load_or_encode(
-    path: Path, example: type[AnExample], encode: Callable[[], Encoded[AnExample]]
+    path: Path,
+    example: type[AnExample],
+    encode: Callable[[], Encoded[AnExample]],
+    *,
+    vocabulary: int = 2**31,
 ) -> tuple[Encoded[AnExample], str]:
     """Load cached examples, or encode and cache them.
 
-    A damaged file is detected by its checksum and rewritten. If the folder is not writable, a
-    warning is logged and nothing is cached.
+    A damaged file is detected by its checksum, or by ids outside the vocabulary, and rewritten. If
+    the folder is not writable, a warning is logged and nothing is cached.
 
     Args:
         path: The file, named by :func:`tokens_key`.
         example: The class of the examples, a dataclass of ids and numbers.
         encode: Creates the examples.
+        vocabulary: What every id is less than.
 
     Returns:
         The examples and where they came from: ``FOUND``, ``FRESH`` or ``REBUILT``.
     """
-    found = _read(path, example)
+    found = _read(path, example, vocabulary)
     if found is not None:
         mark_used(path)
         return found, FOUND
@@ -120,7 +125,7 @@ def load_or_encode(
     return encoded, REBUILT if damaged else FRESH
 
 
-def _read(path: Path, example: type[AnExample]) -> Encoded[AnExample] | None:
+def _read(path: Path, example: type[AnExample], vocabulary: int) -> Encoded[AnExample] | None:
     """The content of a file; None if it is missing or damaged."""
     try:
         content = path.read_bytes()
@@ -132,6 +137,8 @@ def _read(path: Path, example: type[AnExample]) -> Encoded[AnExample] | None:
         columns = safetensors.numpy.load(content[DIGEST:])
         counts = dict(zip(COUNTS, columns["counts"].tolist(), strict=True))
         kept = tuple(columns["kept"].tolist())
+        if np.any((columns["input_ids"] < 0) | (columns["input_ids"] >= vocabulary)):
+            return None
         return Encoded(_examples(example, columns, len(kept)), kept, **counts)
     except (SafetensorError, LookupError, ValueError, TypeError):
         return None

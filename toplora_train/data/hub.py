@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.reading import read_json, validate
 from toplora_train.data.files import Record
 
 logger = logging.getLogger(__name__)
@@ -66,10 +66,12 @@ def cached_set(
     commit = revision if revision and _COMMIT.fullmatch(revision) else "*"
     found = []
     for path in root.glob(f"{glob.escape(subset) if subset else '*'}/*/{commit}/dataset_info.json"):
-        splits = json.loads(path.read_text(encoding="utf-8")).get("splits") or {}
+        stored = read_json(path).get("splits") or {}
+        splits = validate(dict[str, dict[str, Any]], stored, f"{path}: splits")
         base = split.partition("[")[0]
         if base in splits:
             rows = splits[base].get("num_examples") if base == split else None
+            validate(int | None, rows, f"{path}: num_examples")  # type: ignore[arg-type]
             found.append((path.stat().st_mtime, CachedSet(path.parent, path.parent.name, rows)))
     return max(found, key=lambda one: one[0])[1] if found else None
 

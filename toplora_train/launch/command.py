@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from toplora_train.config.errors import Interrupted, RunFailure, UserError, path_too_long
+from toplora_train.config.errors import Interrupted, RunFailure, UserError, disk_error
 from toplora_train.launch.output import survive_lost_output
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR, rank
 from toplora_train.train.signals import SIGNALS, interrupt_at_once
@@ -33,9 +33,9 @@ def run_command(command: Callable[[], None]) -> int:
     except RunFailure as error:
         return _fail(str(error), CRASHED)
     except OSError as error:
-        if (too_long := path_too_long(error)) is None:
+        if (found := disk_error(error)) is None:
             raise
-        return _fail(str(too_long), USER_ERROR)
+        return _fail(str(found), USER_ERROR if isinstance(found, UserError) else CRASHED)
     except KeyboardInterrupt as interruption:
         return _fail(str(interruption) or "interrupted", 128 + signal.SIGINT)
     except Interrupted as interruption:

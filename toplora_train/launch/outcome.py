@@ -7,8 +7,12 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.reading import read_json
 
 REPORT = "report.json"
 UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of getrusage's memory
@@ -17,10 +21,9 @@ UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of getrusage's memory
 def read_report(run_dir: Path) -> dict[str, Any]:
     """The run's report, or an empty one if there is none or it is unreadable."""
     try:
-        report = json.loads((run_dir / REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(run_dir / REPORT)
+    except UserError:
         return {}
-    return report if isinstance(report, dict) else {}
 
 
 def is_completed(run_dir: Path) -> bool:
@@ -48,7 +51,7 @@ def write_failure(
     error_type: str,
     log: str | None = None,
     only_first: bool = False,
-) -> bool:
+) -> bool | None:
     """Record how the run ended, replacing an earlier failure but never a finished run's report.
 
     A full disk must not hide the failure itself, so this never raises OSError.
@@ -62,7 +65,7 @@ def write_failure(
         only_first: Keep an earlier record, because the first process to fail is the cause.
 
     Returns:
-        False if another process has already recorded its failure.
+        False if another process has already recorded its failure, None if the disk takes nothing.
     """
     report = read_report(run_dir)
     if report.get("status") == "completed":
@@ -87,5 +90,7 @@ def write_failure(
         aside.unlink()
         return False
     except OSError:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        return None
     return True

@@ -22,12 +22,13 @@ from types import FrameType
 from typing import TextIO
 
 from toplora_train.config.aside import temporary_folder
+from toplora_train.config.errors import disk_error
 from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch import worker
 from toplora_train.launch.extension import keeping_the_end
 from toplora_train.launch.lock import locked
-from toplora_train.launch.outcome import killed_by, read_report, write_failure
+from toplora_train.launch.outcome import REPORT, killed_by, read_report, write_failure
 from toplora_train.launch.rundir import (
     CONFIG,
     forget_failure,
@@ -84,14 +85,20 @@ def run_job(config: RunConfig, *, module: str = WORKER, console: TextIO | None =
         code, error = _work_in_place(config, run_dir)
         return JobResult(code, run_dir, time.monotonic() - started, error)
     make_run_dir(run_dir)
-    with locked(run_dir) as lock:
-        undo_unbegun(run_dir)  # of a parent that was killed
-        if is_already_done(config, run_dir):
-            print(f"{run_dir} is already finished; nothing to do")  # noqa: T201  (for the user)
-            return JobResult(worker.DONE, run_dir, time.monotonic() - started)
-        forget_failure(run_dir)
-        with keeping_the_end(run_dir):
-            code, error = _work(config, run_dir, module, console, lock)
+    try:
+        with locked(run_dir) as lock:
+            undo_unbegun(run_dir)  # of a parent that was killed
+            if is_already_done(config, run_dir):
+                print(f"{run_dir} is already finished; nothing to do")  # noqa: T201  (for the user)
+                return JobResult(worker.DONE, run_dir, time.monotonic() - started)
+            forget_failure(run_dir)
+            with keeping_the_end(run_dir):
+                code, error = _work(config, run_dir, module, console, lock)
+    except OSError as found:
+        if (refused := disk_error(found, run_dir)) is None:
+            raise
+        code, error = worker.CRASHED, str(refused)
+        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
     return JobResult(code, run_dir, time.monotonic() - started, error)
 
 
@@ -205,6 +212,8 @@ def _report(
         error = read_report(run_dir).get("error")
         if error or returned == worker.USER_ERROR:
             return returned, error
+    if returned == worker.UNRECORDED:
+        return worker.CRASHED, f"failed, and {run_dir / REPORT} could not be written"
     remedy = how_to_resume(config, run_dir)
     if returned > 128 or (returned < 0 and -returned in received):
         signum = returned - 128 if returned > 128 else -returned

@@ -8,17 +8,16 @@ or several times by :mod:`toplora_train.launch.agent`, torchrun or ``accelerate 
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from toplora_train.config.errors import Interrupted, RunFailure, UserError, path_too_long
+from toplora_train.config.errors import Interrupted, RunFailure, UserError, disk_error
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch.outcome import write_failure
@@ -29,6 +28,7 @@ Job = Callable[[RunConfig, Path], None]
 
 LOG = "train.log"
 DONE, CRASHED, USER_ERROR = 0, 1, 2
+UNRECORDED = 3  # failed, with a line on standard error, but report.json could not be written
 UNDER_AGENT = "TOPLORA_AGENT"  # set in the environment of the agent's workers
 
 log = logging.getLogger(__name__)
@@ -83,9 +83,12 @@ def run(config: RunConfig, run_dir: Path, *, job: Job = run_training) -> int:
         except RunFailure as error:
             return _failed(run_dir, CRASHED, error, str(error))
         except Exception as error:  # any error becomes a traceback in the log and one line
-            if (too_long := path_too_long(error)) is not None:
-                return _failed(run_dir, USER_ERROR, too_long, str(too_long))
+            if isinstance(found := disk_error(error, run_dir), UserError):
+                return _failed(run_dir, USER_ERROR, found, str(found))
             log.exception("the run failed")
+            if found is not None:
+                line = "; ".join(filter(None, [str(found), how_to_resume(config, run_dir)]))
+                return _failed(run_dir, CRASHED, found, line)
             known = _known_failure(error, config)
             if known is not None:
                 return _failed(run_dir, CRASHED, known, str(known))
@@ -103,24 +106,27 @@ def log_name() -> str:
     return LOG if rank() == 0 else f"train.rank{rank()}.log"
 
 
-def _record(run_dir: Path, error_type: str, *, status: str, error: str) -> None:
+def _record(run_dir: Path, error_type: str, *, status: str, error: str) -> bool:
     """Write the error to report.json and standard error, unless another process was first.
+
+    Returns False if report.json cannot be written.
 
     An agent prints it itself: it may be the consequence of another worker's end.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if write_failure(
+    first = write_failure(
         run_dir,
         status=status,
         error=error,
         error_type=error_type,
         log=log_name() if rank() else None,
         only_first=several,
-    ):
-        if status == "failed" and UNDER_AGENT in os.environ:
-            return
+    )
+    printed_by_agent = first and status == "failed" and UNDER_AGENT in os.environ
+    if first is not False and not printed_by_agent:
         line = f"error: {error}" if status == "failed" else error
         print(line, file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+    return first is not None
 
 
 def end_with_parent() -> None:
@@ -143,8 +149,6 @@ def _known_failure(error: Exception, config: RunConfig) -> RunFailure | None:
             f"(now {config.trainer.micro_batch_size}) or evaluation.batch_size "
             f"(now {config.evaluation.batch_size}), or set trainer.activation_checkpointing=true"
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunFailure(f"the disk is full: {error.filename or 'a file'} could not be written")
     if type(error).__name__ == "DistNetworkError" and "EADDRINUSE" in str(error):  # torch's too
         return RunFailure(
             f"the rendezvous port {os.environ.get('MASTER_PORT', '?')} is in use; give the "
@@ -159,8 +163,8 @@ def _failed(run_dir: Path, code: int, error: Exception, text: str) -> int:
     log.error("%s", line)
     if rank() and code == CRASHED:
         line = f"rank {rank()}: {line}"
-    _record(run_dir, type(error).__name__, status="failed", error=line)
-    return code
+    recorded = _record(run_dir, type(error).__name__, status="failed", error=line)
+    return code if recorded or code == USER_ERROR else UNRECORDED
 
 
 def _interrupted(config: RunConfig, run_dir: Path, interruption: Interrupted) -> int:
@@ -176,11 +180,18 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         """Do nothing."""
 
+    def close(self) -> None:
+        """Close the file, whether or not what is buffered can be written."""
+        with suppress(OSError):
+            super().close()
+
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     """Write all logging and warnings to the file, with timestamps."""
-    handler = _LogFile(path, encoding="utf-8")
+    handler: logging.Handler = logging.NullHandler()
+    with suppress(OSError):  # the run itself says which of its files cannot be written
+        handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level

@@ -15,13 +15,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.names import plain_name
+from toplora_train.config.reading import parse_json, read_bytes, read_json, validate
 from toplora_train.config.resolved import flat, read_config
 from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.launch.outcome import is_completed, read_report
@@ -59,6 +61,22 @@ class Job:
     seconds: float | None = None
     value: float | None = None
 
+    def __post_init__(self) -> None:
+        """A study may be a stranger's: its jobs' folders are inside it."""
+        for part in self.folder.split("/"):
+            plain_name(part)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The schema of ``study.json``."""
+
+    schema_version: Literal[1]
+    created: str
+    commands: list[dict[str, Any]]
+    of: dict[str, list[Any]]
+    jobs: list[Job]
+
 
 class Study:
     """The jobs of one folder.
@@ -72,11 +90,13 @@ class Study:
 
     def jobs(self) -> list[Job]:
         """All jobs ever planned, in that order, with their latest status."""
-        found = {entry["digest"]: Job(**entry) for entry in self._read().get("jobs", [])}
-        for event in self._events():
-            job = found.get(event["digest"])
+        entries = validate(list[Job], self._read().get("jobs", []), str(self.path / STUDY))
+        found = {job.digest: job for job in entries}
+        for number, event in self._events():
+            job = found.get(str(event.get("digest")))
             if job is not None:
-                found[job.digest] = _after(job, event)
+                place = f"{self.path / JOBS}, line {number}"
+                found[job.digest] = _after(job, event, place)
         return list(found.values())
 
     def find(self, digest: str) -> Job:
@@ -242,24 +262,25 @@ class Study:
         if not path.is_file():
             return {}
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} cannot be read ({error}); remove it to start anew") from error
-        return document if isinstance(document, dict) else {}
+            document = read_json(path)
+            validate(_Written, document, str(path))
+        except UserError as error:
+            raise UserError(f"{error}; remove {path} to start anew") from error
+        return document
 
-    def _events(self) -> list[dict[str, Any]]:
+    def _events(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The lines of ``jobs.jsonl`` with their numbers."""
         path = self.path / JOBS
         if not path.is_file():
-            return []
-        events = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            return
+        lines = read_bytes(path).decode(errors="replace").splitlines()
+        for number, line in enumerate(lines, start=1):
             try:
-                event = json.loads(line)
+                event = parse_json(line)
             except ValueError:  # cut off by a full disk
                 continue
-            if isinstance(event, dict) and "digest" in event:
-                events.append(event)
-        return events
+            if isinstance(event, dict):
+                yield number, event
 
 
 def digest_of(config: RunConfig, *, without: Collection[str] = ()) -> str:
@@ -304,16 +325,11 @@ def is_done(study: Study, job: Job) -> bool:
         return False
 
 
-def _after(job: Job, event: Mapping[str, Any]) -> Job:
-    if event["event"] == "started":
+def _after(job: Job, event: Mapping[str, Any], place: str) -> Job:
+    if event.get("event") == "started":
         return replace(job, status="running", exit_code=None, error=None)
-    code = event["exit_code"]
-    status = "completed" if code == 0 else "interrupted" if code > 128 else "failed"
-    return replace(
-        job,
-        status=status,
-        exit_code=code,
-        error=event["error"],
-        seconds=event["seconds"],
-        value=event.get("value"),
-    )
+    ended = {key: event.get(key) for key in ("exit_code", "error", "seconds", "value")}
+    job = validate(Job, asdict(job) | ended, place)
+    code = job.exit_code
+    status = "completed" if code == 0 else "interrupted" if (code or 0) > 128 else "failed"
+    return replace(job, status=status)

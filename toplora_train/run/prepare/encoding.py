@@ -66,6 +66,7 @@ class Encoder:
     ) -> None:
         self._encoding = encoding
         self._tokenizer = tokenizer_digest(tokenizer) if folder is not None else ""
+        self._vocabulary = 1 + max(tokenizer.get_vocab().values(), default=-1)
         self._folder = folder
         self._console = console
 
@@ -83,7 +84,9 @@ class Encoder:
         if self._folder is None:
             return encode(), FRESH
         key = tokens_key(rows.sha256, self._tokenizer, self._encoding.settings)
-        found = load_or_encode(self._folder / key, self._encoding.example, encode)
+        found = load_or_encode(
+            self._folder / key, self._encoding.example, encode, vocabulary=self._vocabulary
+        )
         logger.info("the tokens of the %s: %s", name, found[1])
         return found
 
