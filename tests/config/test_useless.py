@@ -34,7 +34,7 @@ CHOICES = {
             {"task__boolq": HEAD, "dataset__train": "task:train"},
             "task:SPLIT uses the task's source",
         ),
-        ("dataset.split", {}, "a single file is read whole"),
+        ("dataset.split", {}, "of a single file give a slice"),
         ("task.boolq.split", {}, "boolq.json is a single file"),
         ("optimizer.no_decay", {}, "optimizer.weight_decay is 0"),
         ("launch.engine", {}, "over several processes"),

@@ -1,5 +1,7 @@
 """Conversations: prompts and training text follow the chat template."""
 
+from dataclasses import replace
+
 import pytest
 from tokenizers import processors
 
@@ -200,3 +202,59 @@ def test_questions_become_user_messages_and_conversations_are_unchanged():
     ]
     assert (told.rows[1].answer, told.source) == ("3", "here")
     assert told.sha256 == content_hash(told.rows) != content_hash(rows)
+
+
+def learned(tokenizer, row, learn="last"):
+    (example,) = encode_chat_rows(
+        tokenizer, [row], max_length=500, overflow="error", learn=learn
+    ).examples
+    ids = [id for id, one in zip(example.input_ids, example.learned, strict=True) if one]
+    assert example.supervised == len(ids)
+    return tokenizer.decode(ids)
+
+
+def test_every_message_of_the_assistant_is_learned_with_its_end_of_turn():
+    for template, first in ((CHATML, "I.<eos>"), (TURNS, "I.<end_of_turn>")):
+        tokenizer = chat_tokenizer(template)
+        assert learned(tokenizer, ROW, "assistant") == first + LEARNED[template]
+        assert learned(tokenizer, ROW) == LEARNED[template]
+
+
+def test_a_messages_own_train_takes_precedence():
+    tokenizer, (ask, first, again) = chat_tokenizer(), BEFORE
+    left_out = replace(ROW, messages=(ask, replace(first, train=False), again))
+    assert learned(tokenizer, left_out, "assistant") == "Me.<eos>"
+    kept = replace(ROW, messages=(ask, replace(first, train=True), again))
+    assert learned(tokenizer, kept) == "I.<eos>Me.<eos>"
+    only_first = replace(kept, reply=Message("assistant", "", train=False))
+    assert learned(tokenizer, only_first) == "I.<eos>"
+    nothing = replace(only_first, messages=left_out.messages)
+    with pytest.raises(UserError, match="no message is learned"):
+        learned(tokenizer, nothing, "assistant")
+
+
+def test_a_template_that_rewrites_earlier_turns_cannot_learn_them():
+    forgets = CHATML.replace(
+        "{{ m.content }}", "{{ '...' if m.role == 'assistant' and not loop.last else m.content }}"
+    )
+    with pytest.raises(UserError, match="writes message 2 differently once others follow"):
+        learned(chat_tokenizer(forgets), ROW, "assistant")
+
+
+TOOLS = '[{"type": "function", "function": {"name": "add", "parameters": {}}}]'
+CALL = '[{"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}]'
+TAKES_TOOLS = "{% if tools %}<tools>{{ tools | tojson }}</tools>\n{% endif %}" + CHATML.replace(
+    "{{ m.content }}",
+    "{{ m.content }}{% for c in m.tool_calls %}{{ c.function | tojson }}{% endfor %}",
+)
+
+
+def test_tools_and_calls_are_written_by_the_template_and_a_call_is_learned():
+    called = replace(ROW, output="", reply=Message("assistant", "", tool_calls=CALL), tools=TOOLS)
+    tokenizer = chat_tokenizer(TAKES_TOOLS)
+    assert learned(tokenizer, called) == '{"name": "add", "arguments": {"a": 2}}<eos>'
+    assert '<tools>[{"type"' in chat_prompt(tokenizer, called)
+    with pytest.raises(UserError, match="leaves out the tool 'add'"):
+        chat_prompt(chat_tokenizer(), called)
+    with pytest.raises(UserError, match="leaves out the tool 'add'"):
+        learned(chat_tokenizer(), replace(called, tools=""))

@@ -265,3 +265,28 @@ def test_a_character_cut_in_half_is_rendered_as_what_it_is():
         "x",
         "\N{REPLACEMENT CHARACTER}",
     ]
+
+
+def test_plain_text_is_learned_from_its_second_token_on():
+    tokenizer = tiny_tokenizer()
+    row = Row("a", "", "", "ab\n", "", form="text")
+    encoded = encode_rows(tokenizer, [row], max_length=10, overflow="error")
+    (example,) = encoded.examples
+    assert tokenizer.decode(example.input_ids) == "ab\n<eos>"
+    assert example.learned == (0, 1, 1, 1)
+    prove_prompt_prefix(tokenizer, [row], encoded)
+
+
+def test_long_text_is_split_so_that_each_token_is_learned_once():
+    tokenizer = tiny_tokenizer()
+    row = Row("a", "", "", "abcdefghijk", "", form="text")
+    encoded = encode_rows(tokenizer, [row], max_length=8, overflow="split")
+    assert encoded.kept == (0, 0)
+    first, second = encoded.examples
+    assert first.input_ids[-1] == second.input_ids[0]
+    assert tokenizer.decode(first.input_ids[1:] + second.input_ids[1:]) == "bcdefghijk<eos>"
+    assert len(first.input_ids) == 8
+    with pytest.raises(UserError, match="split is for plain text"):
+        encode_rows(tokenizer, [Row("a", "q", "", "r", "")], max_length=8, overflow="split")
+    with pytest.raises(UserError, match=r"set dataset\.overflow=split"):
+        encode_rows(tokenizer, [row], max_length=8, overflow="error")

@@ -85,7 +85,7 @@ def test_a_missing_file_is_named(tmp_path, name):
             r"line 1: invalid JSON \(an integer of more than",
         ),
         ("a.jsonl", '{"a": 1}\n{"b": {"a": 1, "a": 2}}', r"line 2: .*the key 'a' occurs twice"),
-        ("a.csv", "a,b\n", r"a\.csv: unknown file format '\.csv'; supported are \.json"),
+        ("a.xlsx", "a,b\n", r"a\.xlsx: unknown file format .\.xlsx.; supported are \.json"),
     ],
 )
 def test_an_invalid_file_is_an_error_that_names_the_location(tmp_path, name, text, message):
@@ -153,7 +153,7 @@ def test_a_folder_is_read_sorted_by_name_and_other_files_are_ignored(tmp_path):
 def test_a_folder_without_data_files_is_an_error_that_lists_the_formats(tmp_path):
     write(tmp_path / "README.md", "rows")
     with pytest.raises(
-        UserError, match=r"no data files .*looked for \.json, \.jsonl and \.parquet"
+        UserError, match=r"no data files .*looked for \.json, \.jsonl, \.csv, \.tsv and \.parquet"
     ):
         read_folder(tmp_path, split="train")
 

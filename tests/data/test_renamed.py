@@ -91,3 +91,32 @@ def test_a_row_that_the_template_cannot_be_filled_from_is_named(record, message:
 def test_a_prompt_of_nothing_is_refused():
     with pytest.raises(UserError, match=r"dataset\.prompt gives it an empty prompt"):
         parse_renamed({"instruction": "?", "a": ""}, names={}, prompt="{a}", **HOW)
+
+
+@pytest.mark.parametrize(
+    ("record", "remedy"),
+    [
+        ({"text": "x", "label": 1}, r"dataset=table dataset\.text=text dataset\.label=label"),
+        (
+            {"premise": "x", "hypothesis": "y", "label": 1},
+            r"dataset=table dataset\.text=\[premise,hypothesis\] dataset\.label=label",
+        ),
+        ({"dialog": [], "id": 1}, r"try dataset\.fields='\{messages: dialog\}'"),
+    ],
+)
+def test_a_record_of_another_kind_is_refused_with_the_way_to_use_it(record, remedy):
+    with pytest.raises(UserError, match=remedy):
+        parse_renamed(record, names={}, **HOW)
+
+
+def test_a_labelled_text_can_be_learned_as_text():
+    row = parse_renamed({"text": "x", "label": 1}, names={"text": "text"}, **HOW)
+    assert (row.form, row.output) == ("text", "x")
+
+
+def test_formats_are_recognised_under_other_names():
+    turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]
+    row = parse_renamed({"dialog": turns}, names={"conversations": "dialog"}, **HOW)
+    assert row.output == "!"
+    with pytest.raises(UserError, match=r"used as it is; leave dataset\.prompt out"):
+        parse_renamed({"prompt": "?", "completion": "!"}, names={}, prompt="{instruction}", **HOW)

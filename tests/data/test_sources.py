@@ -229,13 +229,13 @@ def test_a_duplicate_id_is_an_error_that_names_both_rows(tmp_path):
 
 def test_a_union_of_one_source_is_that_source(tmp_path):
     path = str(write_lines(tmp_path / "rows.jsonl"))
-    assert read_union([path]) == read_rows(path)
+    assert read_union([(path, 1)]) == read_rows(path)
 
 
 def test_a_union_keeps_the_order_and_makes_ids_unique(tmp_path):
     first = str(write_lines(tmp_path / "a" / "rows.jsonl", ROWS[:2]))
     second = str(write_lines(tmp_path / "b" / "rows.jsonl", ROWS[2:]))
-    union = read_union([first, second])
+    union = read_union([(first, 1), (second, 1)])
     assert [row.output for row in union.rows] == ["0", "1", "2", "3", "4"]
     ids = ["1/rows-1", "1/rows-2", "2/rows-1", "2/rows-2", "2/rows-3"]
     assert [row.id for row in union.rows] == ids
@@ -245,14 +245,19 @@ def test_a_union_keeps_the_order_and_makes_ids_unique(tmp_path):
 
 def test_the_limit_applies_to_each_source_of_a_union(tmp_path):
     sources = [str(write_lines(tmp_path / name / "rows.jsonl")) for name in "ab"]
-    assert [row.output for row in read_union(sources, limit=2).rows] == ["0", "1", "0", "1"]
+    assert [row.output for row in read_union([(one, 1) for one in sources], limit=2).rows] == [
+        "0",
+        "1",
+        "0",
+        "1",
+    ]
 
 
 def test_a_duplicate_source_is_an_error(tmp_path, monkeypatch):
     path = write_lines(tmp_path / "rows.jsonl")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"rows\.jsonl is given twice"):
-        read_union([str(path), "rows.jsonl"])
+        read_union([(str(path), 1), ("rows.jsonl", 1)])
 
 
 def test_an_empty_list_of_sources_is_an_error():

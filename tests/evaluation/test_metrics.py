@@ -12,6 +12,9 @@ from toplora_train.evaluation.metrics import METRICS, bootstrap_interval, measur
 CLASS_ORACLES = {
     "accuracy": sklearn_metrics.accuracy_score,
     "f1": lambda right, predicted: sklearn_metrics.f1_score(right, predicted, zero_division=0.0),
+    "macro_f1": lambda right, predicted: sklearn_metrics.f1_score(
+        right, predicted, average="macro", zero_division=0.0
+    ),
     "matthews": sklearn_metrics.matthews_corrcoef,
 }
 NUMBER_ORACLES = {

@@ -24,8 +24,8 @@ from toplora_train.config.resolved import read_config, write_config
 from toplora_train.data.cache import load_or_encode
 from toplora_train.data.encode import Example
 from toplora_train.data.files import read_file
-from toplora_train.data.formats import parse_gsm8k
-from toplora_train.data.labelled import parse_labelled
+from toplora_train.data.formats.gsm8k import parse as parse_gsm8k
+from toplora_train.data.labels import parse_labelled
 from toplora_train.data.overflow import Encoded
 from toplora_train.data.renamed import parse_renamed
 from toplora_train.data.rows import content_hash, parse_row
@@ -196,6 +196,10 @@ READERS = {
         lambda folder: (folder / "rows.json").write_text(json.dumps([ROW, ROW])), _rows("json")
     ),
     "rows.parquet": Reader(_write_parquet, _rows("parquet")),
+    "rows.csv": Reader(
+        lambda folder: (folder / "rows.csv").write_text('instruction,output\n"a ""b""",c\n'),
+        _rows("csv"),
+    ),
     "gsm8k": Reader(
         _write_lines({"question": "1+1?", "answer": "It is <<1+1=2>>2.\n#### 2"}),
         _parsed(parse_gsm8k),

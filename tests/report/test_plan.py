@@ -25,7 +25,7 @@ TOKENS = Tokens(
     padding_fraction=0.04,
     dropped_rows=3,
     truncated_rows=0,
-    example=[("1 + 1", False), ("\n", False), ("2", True), ("<eos>", True)],
+    examples=[[("1 + 1", False), ("\n", False), ("2", True), ("<eos>", True)]],
 )
 WORK = Work(
     device="a-device (4 GB)",

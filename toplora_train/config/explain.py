@@ -130,7 +130,10 @@ def _no_such_option(text: str, place: str, overrides: Sequence[str], own: Sequen
         typed = {chosen_group: option for chosen_group, _, option in words}
         path = find_choice(group, name, chosen_files(typed, own))
         place = f"{readable(path)}: " if path is not None else ""
-    return place + not_found(group, name, options(group, own))
+    line = place + not_found(group, name, options(group, own))
+    if group == "model":
+        line += f"; any other model by its hub id or folder: model.path={name}"
+    return line
 
 
 def _no_such_engine(group: str, name: str) -> str:

@@ -10,10 +10,10 @@ from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
 from toplora_train.config.template import columns, over_fields
 
 METRICS_OF = {
-    "classify": ("accuracy", "f1", "matthews"),
+    "classify": ("accuracy", "f1", "macro_f1", "matthews"),
     "regress": ("pearson", "spearman"),
 }
-HEADS_ONLY = ("text", "text_pair", "label")
+HEADS_ONLY = ("text", "text_pair", "label", "label_names")
 WRITERS_ONLY = ("fields", "prompt", "extraction", "response", "max_new_tokens")
 
 
@@ -31,6 +31,12 @@ def selects_by_loss(config: RunConfig) -> bool:
     """Whether the best adapter is selected by validation loss: the default for language models."""
     by = config.trainer.select_by
     return by == "loss" or (by is None and head_task(config) is None)
+
+
+def training_sources(dataset: DatasetSettings) -> list[tuple[str, float]]:
+    """The sources of the training rows with their weights."""
+    train = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
+    return [(one, 1.0) if isinstance(one, str) else (one.path, one.weight) for one in train]
 
 
 def own_split(config: RunConfig) -> str | None:

@@ -1,4 +1,4 @@
-"""The names of the answering methods: each is a module in ``evaluation/methods``.
+"""The names of the answering methods and of the formats of rows: each is a module in a folder.
 
 The folder is listed, not imported, so that a configuration is validated without torch.
 """
@@ -10,12 +10,29 @@ from pathlib import Path
 HEADS = ("classify", "regress")
 """Methods that train and use a head; all others use a language model."""
 
-_FOLDER = Path(__file__).parent.parent / "evaluation" / "methods"
+_PACKAGE = Path(__file__).parent.parent
+
+
+def format_names() -> tuple[str, ...]:
+    """The formats of rows that have a module: the values of ``dataset.format``."""
+    return tuple(sorted(path.stem for path in (_PACKAGE / "data" / "formats").glob("[a-z]*.py")))
+
+
+def format_name(value: str) -> str:
+    """Validate ``dataset.format``.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    return _one_of(value, format_names())
 
 
 def method_names() -> tuple[str, ...]:
     """All methods, the default ``generate`` first."""
-    found = {path.stem for path in _FOLDER.glob("[a-z]*.py")} - {"base", "generate"}
+    found = {path.stem for path in (_PACKAGE / "evaluation" / "methods").glob("[a-z]*.py")} - {
+        "base",
+        "generate",
+    }
     return ("generate", *sorted(found))
 
 

@@ -64,7 +64,15 @@ def read_text(path: Path, *, limit: int | None = DOCUMENT) -> str:
     Raises:
         UserError: See :func:`read_bytes`; or it is not UTF-8: names the line.
     """
-    raw = read_bytes(path, limit=limit)
+    return decoded(read_bytes(path, limit=limit), path)
+
+
+def decoded(raw: bytes, path: Path) -> str:
+    """The text of a file's bytes, without a byte-order mark.
+
+    Raises:
+        UserError: They are not UTF-8: names the line.
+    """
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

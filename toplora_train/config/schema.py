@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from toplora_train.config.methods import language_method, method_name
+from toplora_train.config.methods import format_name, language_method, method_name
 from toplora_train.config.names import plain_name
 from toplora_train.config.template import prompt_template
 
@@ -35,12 +35,25 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1), _Number]  # NumPy's range
 Fraction = Annotated[float, Field(ge=0, lt=1), _Number]
 LENGTH = frozenset({"trainer.epochs", "trainer.max_steps", "trainer.max_tokens"})
 """The keys that set the length of a run."""
-RowKey = Literal["instruction", "input", "output", "answer", "messages", "id"]
+RowKey = Literal[
+    "instruction",
+    "input",
+    "output",
+    "answer",
+    "messages",
+    "tools",
+    "text",
+    "prompt",
+    "completion",
+    "conversations",
+    "system",
+    "id",
+]
 Name = Annotated[str, AfterValidator(plain_name)]
 Template = Annotated[str, AfterValidator(prompt_template)]
 Method = Annotated[str, AfterValidator(method_name)]
 LanguageMethod = Annotated[str, AfterValidator(language_method)]
-Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 ProtocolName = Literal["clean", "legacy.toplora", "legacy.llm_adapters"]
 PROTOCOLS: tuple[str, ...] = get_args(ProtocolName)
 """The names of the evaluation protocols."""
@@ -84,16 +97,32 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class WeightedSource:
+    """A source of a mixture.
+
+    Attributes:
+        path: The source.
+        weight: How often its rows are trained on in an epoch; of 0.5, a fixed random half is.
+    """
+
+    path: str
+    weight: PositiveFloat = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
 class DatasetSettings:
     """The training rows and how they are tokenized.
 
     Attributes:
         name: The option's name, used in reports and directory names.
         train: One source or several (see :mod:`toplora_train.data.sources`): a file, a folder or a
-            hub data set. ``task:SPLIT`` is that split of the chosen task's own source.
+            hub data set. In a list a source may have a weight, ``{path: a.jsonl, weight: 2}``: its
+            rows are trained on twice an epoch. ``task:SPLIT`` is that split of the chosen task's
+            own source.
         test: A source of test rows. It is evaluated as an additional task named ``test``.
         subset: Configuration name of the hub data set in ``train``.
-        split: Split of the hub data set or folder in ``train``; a single file is read whole.
+        split: Split of the hub data set or folder in ``train``, or a slice: ``train[:10%]``. Of a
+            single file only the slice matters.
         revision: Branch, tag or commit of the hub data set in ``train``.
         limit: Use only the first so many rows of each training source; null uses all of them.
         validation_rows: Number of training rows held out for validation; 0 holds out none. Give
@@ -101,8 +130,8 @@ class DatasetSettings:
         validation_share: Fraction of the training rows held out for validation.
         max_length: Maximum length of a row in tokens, including EOS.
         overflow: What happens to a longer row: ``error`` stops the run, ``drop`` skips the row,
-            ``truncate`` cuts the end of the response, including EOS. The report counts these rows
-            in every case.
+            ``truncate`` cuts the end of the response, including EOS; ``split`` cuts plain text
+            into pieces. The report counts these rows in every case.
         special_tokens: How a special token that occurs in a row's own text, such as
             ``<|im_end|>`` in a message, is tokenized: ``keep`` as the special token, ``text`` as
             ordinary text, ``error`` stops the run. Training and test rows are counted in every
@@ -114,8 +143,15 @@ class DatasetSettings:
         prompt: Template of the rows' prompt, used verbatim: a column in braces stands for its
             value, and the response follows directly: ``Question: {question} Answer: ``. Null is the
             project's own prompt. With ``task:SPLIT`` the task's fields and prompt apply instead.
-        format: A well-known row format that ``fields`` cannot describe (see
-            :mod:`toplora_train.data.formats`); null is the project's own.
+        text: Of a table to classify or to predict numbers from (``dataset=table``): the column of
+            the text, or the two columns of a pair.
+        label: Of such a table: the column of the class or number. Both are found out: numbers with
+            a fraction, or of more than 20 values, are predicted as numbers, other labels are
+            classes. Without ``test`` a fixed random fifth of the rows, at most 2,000, is held out.
+        format: The format of the rows, a module of :mod:`toplora_train.data.formats`; null
+            recognises it by the rows' keys. ``gsm8k`` has to be named.
+        learn: What is learned of a conversation: the ``last`` answer, or every message of the
+            ``assistant``. A message's own ``train: true`` or ``false`` takes precedence.
         max_overlap: Largest allowed fraction of a test set's questions that also occur in the
             training rows; above it the run stops, and 1 disables the check.
         allow_leaks: Training files known to contain test rows that may be used anyway; any other
@@ -126,7 +162,7 @@ class DatasetSettings:
     """
 
     name: str
-    train: str | list[str] | None = None
+    train: str | list[str | WeightedSource] | None = None
     test: str | None = None
     subset: str | None = None
     split: str = "train"
@@ -135,13 +171,16 @@ class DatasetSettings:
     validation_rows: NonNegativeInt = 0
     validation_share: Fraction = 0.0
     max_length: Annotated[int, Field(ge=8)] = 256
-    overflow: Literal["error", "drop", "truncate"] = "error"
+    overflow: Literal["error", "drop", "truncate", "split"] = "error"
     special_tokens: Literal["keep", "text", "error"] = "keep"
     test_extraction: Literal["number", "choice", "exact"] = "exact"
     test_max_new_tokens: PositiveInt = 64
     fields: dict[RowKey, str] | None = None
     prompt: Template | None = None
-    format: Literal["gsm8k"] | None = None
+    text: str | list[str] | None = None
+    label: str | None = None
+    format: Annotated[str, AfterValidator(format_name)] | None = None
+    learn: Literal["last", "assistant"] = "last"
     max_overlap: Annotated[float, Field(ge=0, le=1), _Number] = 1.0
     allow_leaks: list[str] | None = None
     cache: bool = True
@@ -172,6 +211,7 @@ class TaskSettings:
         text: Column with the text to classify. For tasks with a head only.
         text_pair: Column with a second text; null if there is only one.
         label: Column with the label. For tasks with a head only.
+        label_names: Whether a number in ``label`` is the name of its class, not its number.
         metric: The metric that is the task's score; all but ``accuracy`` need a head.
         also: Additional metrics to report.
         max_new_tokens: Maximum number of tokens generated per row.
@@ -194,6 +234,7 @@ class TaskSettings:
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
+    label_names: bool = False
     metric: Metric = "accuracy"
     also: list[Metric] = Field(default_factory=list)
     max_new_tokens: PositiveInt = 32

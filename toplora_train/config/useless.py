@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import chooses, head_task, own_split
+from toplora_train.config.kinds import chooses, head_task, own_split, training_sources
 from toplora_train.config.schema import RunConfig
 
 
@@ -52,7 +52,7 @@ USES = (
         "applies to the rows of dataset.test, which is not set",
     ),
     Use(
-        ("dataset.fields", "dataset.prompt"),
+        ("dataset.fields", "dataset.prompt", "dataset.learn"),
         lambda config: head_task(config) is None,
         "describes the rows of a language model; the columns of a task with a head are set by "
         "task.NAME.text, text_pair and label",
@@ -71,8 +71,11 @@ USES = (
     ),
     Use(
         ("dataset.split",),
-        lambda config: not all(_is_one_file(source) for source in _sources(config)),
-        "applies to hub data sets and folders; a single file is read whole",
+        lambda config: (
+            "[" in config.dataset.split
+            or not all(_is_one_file(source) for source, _ in training_sources(config.dataset))
+        ),
+        "applies to hub data sets and folders; of a single file give a slice: train[:10%]",
     ),
     Use(
         ("optimizer.no_decay",),
@@ -114,10 +117,5 @@ def validate_useful(config: RunConfig, typed: Collection[str]) -> None:
             )
 
 
-def _sources(config: RunConfig) -> list[str]:
-    train = config.dataset.train
-    return [train] if isinstance(train, str) else train or []
-
-
 def _is_one_file(source: str) -> bool:
-    return PurePath(source).suffix in (".json", ".jsonl", ".parquet")
+    return PurePath(source).suffix in (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz", ".zst")

@@ -5,8 +5,8 @@
 ``llm-adapters:dataset/boolq/test.json``     ``<data_root>/llm-adapters/dataset/boolq/test.json``,
                                              else the same path in the cache folder, else
                                              downloaded from LLM-Adapters' repository
-``rows.jsonl``, ``folder``                   a local ``.json``, ``.jsonl``, ``.parquet`` file, or a
-                                             folder of them
+``rows.jsonl``, ``folder``                   a local file (:mod:`toplora_train.data.files`), or a
+                                             folder of them or of ``save_to_disk``
 ``owner/name``                               ``<data_root>/hub/owner/name``, else the Hugging Face
                                              cache, else the Hugging Face Hub
 ===========================================  ====================================================
@@ -23,14 +23,15 @@ from typing import Literal
 from toplora_train.config.errors import UserError
 from toplora_train.config.folders import cache_folder
 from toplora_train.data.download import download, has_blob_id
-from toplora_train.data.files import SUFFIXES
+from toplora_train.data.files import is_file_name
 from toplora_train.data.hub import cached_set, hub_address, read_hub
 from toplora_train.data.llm_adapters import REPOSITORY, address, known_files
+from toplora_train.data.parts import without_part
 
 BUNDLED = Path(__file__).parent / "bundled"
 FORMS = (
-    "bundled:FILE, llm-adapters:FILE, a local .json, .jsonl or .parquet file or a folder of them, "
-    "or a hub id owner/name"
+    "bundled:FILE, llm-adapters:FILE, a local .jsonl, .json, .csv, .tsv or .parquet file, a folder "
+    "of them or of save_to_disk, or a hub id owner/name"
 )
 OFFLINE = "HF_HUB_OFFLINE"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -78,6 +79,12 @@ def source_state(
     Raises:
         UserError: The source has none of the forms.
     """
+    prefix, whole = without_part(source)
+    if prefix:
+        state = source_state(
+            whole, data_root=data_root, subset=subset, split=split, revision=revision
+        )
+        return replace(state, source=source, rows=None)
     scheme = _SCHEME.fullmatch(source)
     if scheme is not None and scheme[1] == "bundled":
         return _present(source, _bundled(scheme[2]))
@@ -86,8 +93,8 @@ def source_state(
     path = Path(source).expanduser().absolute()
     if path.exists():
         return _present(source, path)
-    if HUB_ID.fullmatch(source) is None or path.suffix in SUFFIXES:
-        if path.suffix in SUFFIXES or source.startswith(("/", "~", ".")):
+    if HUB_ID.fullmatch(source) is None or is_file_name(path):
+        if is_file_name(path) or source.startswith(("/", "~", ".")):
             return SourceState(source, "unavailable", path)
         raise UserError(f"{source}: no such file or folder; a source is {FORMS}")
     return _hub(source, data_root=data_root, subset=subset, split=split, revision=revision)
@@ -111,6 +118,7 @@ def fetch(
     Raises:
         UserError: It cannot be obtained; the message says where to put it.
     """
+    source = without_part(source)[1]
     where = {"data_root": data_root, "subset": subset, "split": split, "revision": revision}
     state = source_state(source, **where)  # type: ignore[arg-type]  # passed on unchanged
     if source.startswith("llm-adapters:") and state.state != "local":
@@ -143,7 +151,7 @@ def _bundled(name: str) -> Path:
         known = sorted(
             f"bundled:{file.relative_to(BUNDLED).as_posix()}"
             for file in BUNDLED.rglob("*")
-            if file.suffix in SUFFIXES
+            if is_file_name(file)
         )
         raise UserError(f"bundled:{name}: no such file in this package; it has {', '.join(known)}")
     return path

@@ -88,7 +88,8 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]
         ids = torch.tensor(example.input_ids, dtype=torch.long)
         input_ids[index, : len(ids)] = ids
         attention_mask[index, : len(ids)] = 1
-        labels[index, example.prompt_length : len(ids)] = ids[example.prompt_length :]
+        learned = torch.tensor(example.learned, dtype=torch.bool)
+        labels[index, : len(ids)][learned] = ids[learned]
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 

@@ -2,28 +2,31 @@
 
 The prompt is the template applied to the messages before the answer, with the generation prompt.
 The training row is the template applied to all messages, up to the end of the last turn; the loss
-is computed on the last assistant message and its end of turn. EOS is appended if the template does
-not end the turn with it, so that generation stops with any client.
+is computed on the last assistant message and its end of turn, or on every assistant message. EOS is
+appended if the template does not end the turn with it, so that generation stops with any client.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.conversation import Message
+from toplora_train.data.conversation import Message, tool_name
 from toplora_train.data.encode import (
     REMEDIES,
+    SPLIT,
     Example,
     OnRows,
     chunks,
     cut_response,
     encode_prompt,
     end_of_text,
+    validate_outputs,
 )
 from toplora_train.data.overflow import Encoded, within_limit
 from toplora_train.data.prompts import row_prompt
@@ -83,27 +86,32 @@ def encode_chat_rows(
     *,
     max_length: int,
     overflow: str,
+    learn: str = "last",
     on_rows: OnRows | None = None,
 ) -> Encoded[Example]:
-    """Encode conversations, with the loss on the last assistant message.
+    """Encode conversations, with the loss on the last assistant message or on all of them.
 
     Args:
         tokenizer: The base model's, with its chat template.
         rows: The rows, each a conversation with an answer.
         max_length: The longest example, in ids.
         overflow: See :func:`toplora_train.data.encode.encode_rows`.
+        learn: ``last`` or ``assistant``, for messages that do not say it themselves (``train``).
         on_rows: Progress callback.
 
     Raises:
-        UserError: A row has no answer, its prompt and training text disagree, or it is too long.
+        UserError: A row has no answer, none of its messages is learned, its prompt and
+            training text disagree, or it is too long.
     """
-    for row in rows:
-        if not row.output:
-            raise UserError(
-                f"{row.where} does not end with an assistant message, so there is nothing to "
-                "train on; add the answer or remove the row"
-            )
+    validate_outputs(rows)
+    if overflow == SPLIT:
+        raise UserError("dataset.overflow=split is for plain text; use drop or truncate")
     whole = [one for chunk in chunks(rows, on_rows) for one in _encode(tokenizer, chunk)]
+    if learn != "last" or any(message.train is not None for row in rows for message in _turns(row)):
+        whole = [
+            replace(one, mask=_mask(tokenizer, row, one, learn))
+            for one, row in zip(whole, rows, strict=True)
+        ]
     return within_limit(
         whole,
         rows,
@@ -125,7 +133,8 @@ def prove_chat_prefix(
     for index, example in zip(encoded.kept, encoded.examples, strict=True):
         row = rows[index]
         prompt = tokenizer.apply_chat_template(
-            [asdict(message) for message in row.messages],
+            [message.for_template() for message in row.messages],
+            tools=_tools(row),
             add_generation_prompt=True,
             return_dict=False,
             tokenizer_kwargs={"split_special_tokens": False},
@@ -137,7 +146,7 @@ def prove_chat_prefix(
                 f"{row.where}: its training tokens do not start with the prompt tokens used in "
                 "evaluation; the tokenizer is inconsistent, use another one"
             )
-        if example.supervised < 1:
+        if not any(example.learned):
             raise UserError(f"{row.where} has no supervised token; raise dataset.max_length")
 
 
@@ -169,8 +178,8 @@ def _hide_special(tokenizer: PreTrainedTokenizerBase, row: Row) -> Row:
     hidden = hide(tokenizer, row)
     if hidden == row:
         return row
-    answer = (Message("assistant", row.output),) if row.output else ()
-    hidden_answer = (Message("assistant", hidden.output),) if row.output else ()
+    answer = (row.last_message,) if row.output else ()
+    hidden_answer = (hidden.last_message,) if row.output else ()
     plain = _render(tokenizer, row, (*row.messages, *answer), add_generation_prompt=not answer)
     with_hidden = _render(
         tokenizer, row, (*hidden.messages, *hidden_answer), add_generation_prompt=not answer
@@ -185,8 +194,7 @@ def _hide_special(tokenizer: PreTrainedTokenizerBase, row: Row) -> Row:
 
 def _whole(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: str) -> str:
     """All messages as text, up to the end of the last turn, without trailing whitespace."""
-    answer = Message("assistant", row.output)
-    text = _render(tokenizer, row, (*row.messages, answer), add_generation_prompt=False)
+    text = _render(tokenizer, row, _turns(row), add_generation_prompt=False)
     if not text.startswith(prompt):
         same = next(
             (at for at, (a, b) in enumerate(zip(text, prompt, strict=False)) if a != b), len(text)
@@ -219,7 +227,8 @@ def _render(
         )
     try:
         text: str = tokenizer.apply_chat_template(
-            [asdict(message) for message in messages],
+            [message.for_template() for message in messages],
+            tools=_tools(row),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
@@ -228,7 +237,74 @@ def _render(
             f"{row.where}: the model's chat template rejects the conversation "
             f"({' '.join(str(error).split())}); correct or remove the row"
         ) from error
+    calls = [call for message in messages for call in json.loads(message.tool_calls or "[]")]
+    for tool in (*(_tools(row) or ()), *calls):
+        if tool_name(tool) not in text:
+            raise UserError(
+                f"{row.where}: the model's chat template leaves out the tool '{tool_name(tool)}'; "
+                "use a model whose template takes tools, or write them into the messages' content"
+            )
     return text
+
+
+def _tools(row: Row) -> Any:
+    return json.loads(row.tools) if row.tools else None
+
+
+def _turns(row: Row) -> tuple[Message, ...]:
+    """All messages, the answer last."""
+    return (*row.messages, row.last_message)
+
+
+def _mask(
+    tokenizer: PreTrainedTokenizerBase, row: Row, example: Example, learn: str
+) -> tuple[int, ...]:
+    """1 for the tokens of each learned message and its end of turn.
+
+    Raises:
+        UserError: None is learned, or it cannot be found where the template writes it.
+    """
+    last = row.last_message.train is not False
+    spans = [
+        _span(tokenizer, row, number)
+        for number, message in enumerate(row.messages)
+        if message.role == "assistant"
+        and (message.train if message.train is not None else learn == "assistant")
+    ]
+    if not spans and not last:
+        raise UserError(f"{row.where}: no message is learned; set 'train' to true for one of them")
+    mask = [0] * example.prompt_length
+    mask += [int(last)] * (len(example.input_ids) - example.prompt_length)
+    if not spans:
+        return tuple(mask)
+    if not tokenizer.is_fast or encodes_as_text(tokenizer):
+        raise UserError(
+            f"{row.where}: to learn earlier messages, the tokenizer has to tell where its tokens "
+            "are in the text; use a fast one and dataset.special_tokens=keep, or dataset.learn=last"
+        )
+    offsets = tokenizer(
+        chat_prompt(tokenizer, row),
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )["offset_mapping"]
+    for index, (start, _) in enumerate(offsets):
+        mask[index] = int(any(begin <= start < end for begin, end in spans))
+    return tuple(mask)
+
+
+def _span(tokenizer: PreTrainedTokenizerBase, row: Row, number: int) -> tuple[int, int]:
+    """Where the prompt has the content of a message and its end of turn."""
+    before = _render(tokenizer, row, row.messages[:number], add_generation_prompt=True)
+    after = _render(
+        tokenizer, row, row.messages[: number + 1], add_generation_prompt=False
+    ).rstrip()
+    if not (chat_prompt(tokenizer, row).startswith(after) and after.startswith(before)):
+        raise UserError(
+            f"{row.where}: the model's chat template writes message {number + 1} differently once "
+            "others follow, so it cannot be learned as it is generated; use dataset.learn=last"
+        )
+    return len(before), len(after)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -1,21 +1,21 @@
 """Rows as token ids, with the position where the response begins.
 
 An example is ``prompt ids + response ids + EOS``; the loss is computed on everything from
-``prompt_length`` on. The parts are tokenized separately, so that the prompt ids are the same in
-training and evaluation with every tokenizer; :func:`prove_prompt_prefix` checks the finished
-examples.
+``prompt_length`` on, of plain text on every token. The parts are tokenized separately, so that the
+prompt ids are the same in training and evaluation with every tokenizer; :func:`prove_prompt_prefix`
+checks the finished examples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.overflow import Encoded, within_limit
 from toplora_train.data.prompts import row_prompt
-from toplora_train.data.rows import Row
+from toplora_train.data.rows import TEXT, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,20 +27,34 @@ OnRows = Callable[[int], None]
 REMEDIES = (
     "dataset.overflow=drop (skip such rows) or dataset.overflow=truncate (cut their response)"
 )
+TEXT_REMEDIES = f"dataset.overflow=split (into pieces of max_length), {REMEDIES}"
+SPLIT = "split"
 CHUNK = 1000  # rows per call of the tokenizer: enough for its own threads, little memory
 
 
 @dataclass(frozen=True)
 class Example:
-    """One example; the labels are ``input_ids[prompt_length:]``."""
+    """One example; the labels are ``input_ids[prompt_length:]``, or as ``mask`` says.
+
+    ``mask`` is 1 for each supervised token of a conversation that learns several messages.
+    """
 
     input_ids: tuple[int, ...]
     prompt_length: int
+    mask: tuple[int, ...] | None = None
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """1 for each supervised token, 0 for the others."""
+        if self.mask is not None:
+            return self.mask
+        start = min(self.prompt_length, len(self.input_ids))
+        return (0,) * start + (1,) * (len(self.input_ids) - start)
 
     @property
     def supervised(self) -> int:
         """The number of supervised tokens."""
-        return len(self.input_ids) - self.prompt_length
+        return len(self.input_ids) - self.prompt_length if self.mask is None else sum(self.mask)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -83,34 +97,76 @@ def encode_rows(
     overflow: str,
     on_rows: OnRows | None = None,
 ) -> Encoded[Example]:
-    """Tokenize a training set; the response is the row's ``output``, stripped.
+    """Tokenize a training set; the response is the row's ``output``, stripped unless verbatim.
+
+    Plain text has no prompt; it is learned from its second token on, which the first predicts.
 
     Args:
         tokenizer: The base model's.
         rows: The rows, each with an ``output``.
         max_length: Maximum length of an example in tokens, EOS included.
-        overflow: What happens to a longer one: ``error``; ``drop``; or ``truncate``, which cuts the
-            end of the response, EOS included.
+        overflow: What happens to a longer one: ``error``; ``drop``; ``truncate``, which cuts the
+            end of the response, EOS included; or ``split``, which cuts plain text into pieces.
         on_rows: Called with the number of rows tokenized, for progress.
 
     Raises:
         UserError: A row has no output; a row is too long under ``error``; a prompt alone fills
             ``max_length`` under ``truncate``; no rows are left.
-        ValueError: ``overflow`` is none of the three.
+        ValueError: ``overflow`` is none of the four.
     """
-    for row in rows:
-        if not row.output.strip():
-            raise UserError(f"{row.where}: no 'output' to train on; fill it in or remove the row")
-    pairs = [(row_prompt(row), row.output.strip()) for row in rows]
+    validate_outputs(rows)
+    pairs = [("" if row.form == TEXT else row_prompt(row), row.response) for row in rows]
     whole = list(_encode_pairs(tokenizer, pairs, on_rows))
+    if rows[0].form == TEXT:
+        whole = [replace(one, prompt_length=1) for one in whole]
+    if overflow == SPLIT:
+        return _pieces(whole, rows, max_length)
     return within_limit(
         whole,
         rows,
         max_length=max_length,
         overflow=overflow,
         cut=lambda long: [cut_response(whole[index], rows[index], max_length) for index in long],
-        remedies=REMEDIES,
+        remedies=TEXT_REMEDIES if rows[0].form == TEXT else REMEDIES,
     )
+
+
+def _pieces(whole: Sequence[Example], rows: Sequence[Row], length: int) -> Encoded[Example]:
+    """Plain texts in pieces of at most ``length`` tokens; each token but the first is learned once.
+
+    A piece begins with the last token of the one before it, which predicts its second.
+
+    Raises:
+        UserError: The rows are not plain text.
+    """
+    if rows[0].form != TEXT:
+        raise UserError(
+            f"dataset.overflow=split is for plain text, but {rows[0].where} has a prompt; use "
+            "drop or truncate"
+        )
+    pieces = [
+        (Example(one.input_ids[start : start + length], 1), index)
+        for index, one in enumerate(whole)
+        for start in range(0, len(one.input_ids) - 1, length - 1)
+    ]
+    return Encoded(tuple(piece for piece, _ in pieces), tuple(index for _, index in pieces))
+
+
+def validate_outputs(rows: Sequence[Row]) -> None:
+    """Refuse a training row without a response.
+
+    Raises:
+        UserError: Names the row.
+    """
+    for row in rows:
+        if row.messages:
+            if not row.output and row.reply is None:
+                raise UserError(
+                    f"{row.where} does not end with an assistant message, so there is nothing to "
+                    "train on; add the answer or remove the row"
+                )
+        elif not row.output.strip():
+            raise UserError(f"{row.where}: no 'output' to train on; fill it in or remove the row")
 
 
 def cut_response(example: Example, row: Row, max_length: int) -> Example:
@@ -125,7 +181,8 @@ def cut_response(example: Example, row: Row, max_length: int) -> Example:
             f"max_length={max_length}, so no token of it would be supervised; raise "
             "dataset.max_length or set dataset.overflow=drop"
         )
-    return Example(example.input_ids[:max_length], example.prompt_length)
+    mask = None if example.mask is None else example.mask[:max_length]
+    return Example(example.input_ids[:max_length], example.prompt_length, mask)
 
 
 def prove_prompt_prefix(
@@ -138,8 +195,8 @@ def prove_prompt_prefix(
     """
     for index, example in zip(encoded.kept, encoded.examples, strict=True):
         row = rows[index]
-        prompt = encode_prompt(tokenizer, row_prompt(row))
-        if list(example.input_ids[: example.prompt_length]) != prompt:
+        prompt = [] if row.form == TEXT else encode_prompt(tokenizer, row_prompt(row))
+        if row.form != TEXT and list(example.input_ids[: example.prompt_length]) != prompt:
             raise UserError(
                 f"{row.where}: its training tokens do not begin with the tokens of the evaluation "
                 "prompt; this tokenizer encodes one text in two ways, use another"
@@ -164,13 +221,13 @@ def render_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list
     the pieces of the others are empty.
     """
     rendered: list[tuple[str, bool]] = []
-    shown = ""
+    shown, learned = "", example.learned
     for end in range(1, len(example.input_ids) + 1):
         text = _decode(tokenizer, example.input_ids[:end])
         unfinished = text.endswith("\N{REPLACEMENT CHARACTER}") and end < len(example.input_ids)
         piece = "" if unfinished else text[len(shown) :]
         shown += piece
-        rendered.append((piece, end > example.prompt_length))
+        rendered.append((piece, bool(learned[end - 1])))
     return rendered
 
 

@@ -1,7 +1,7 @@
 """Read data files as records, each with its location for error messages.
 
-JSON and JSON Lines are read with the standard library, which reports the line of an error; Parquet
-with pyarrow. Data files may have any size.
+JSON and JSON Lines are read with the standard library, which reports the line of an error; tables
+with pyarrow (:mod:`toplora_train.data.tables`). Data files may have any size.
 """
 
 from __future__ import annotations
@@ -11,10 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.reading import parse_json, read_text, validate_file
+from toplora_train.config.reading import decoded, parse_json, read_bytes
+from toplora_train.data.tables import (
+    CODECS,
+    csv_rows,
+    decompressed,
+    is_saved,
+    parquet_rows,
+    saved_rows,
+    saved_splits,
+)
 
 LONGEST_LINE = 4 * 2**20  # characters
-SUFFIXES = (".json", ".jsonl", ".parquet")
+TEXTS = (".json", ".jsonl", ".csv", ".tsv")  # may be compressed
+SUFFIXES = (*TEXTS, ".parquet")
+NAMES = ".json, .jsonl, .csv, .tsv and .parquet; all but .parquet also with .gz or .zst"
 WHOLE_LIST = "a list belongs in a .json file: rename it, or write one object per line"
 SPLIT_NAMES = ("train", "validation", "valid", "dev", "test", "eval")
 
@@ -28,28 +39,48 @@ class Record:
     fields: object
 
 
+def is_file_name(path: Path) -> bool:
+    """Whether a path is named like a data file, compressed or not."""
+    return path.suffix in SUFFIXES or _format(path) in TEXTS
+
+
 def read_file(path: Path) -> list[Record]:
-    """Read every record of a ``.json`` (one list), ``.jsonl`` or ``.parquet`` file.
+    """Read every record of a data file; its name says which format it has.
 
     Raises:
         UserError: The file is missing, unreadable, empty, invalid or of an unknown format.
     """
-    if path.suffix not in SUFFIXES:
+    if not is_file_name(path):
         raise UserError(
-            f"{path}: unknown file format '{path.suffix}'; supported are {_list(SUFFIXES)}"
+            f"{path}: unknown file format '{path.suffix}'; supported are {NAMES}: convert the "
+            "file, or rename it if its content is one of these"
         )
     if path.suffix == ".parquet":
-        records = _read_parquet(path)
+        records = _numbered(parquet_rows(path), path)
     else:
-        text = _read_text(path)
-        records = _parse_json(text, path) if path.suffix == ".json" else _parse_lines(text, path)
+        content = decompressed(path) if path.suffix in CODECS else read_bytes(path, limit=None)
+        records = _parse(content, path, _format(path))
     if not records:
         raise UserError(f"{path}: contains no rows")
     return records
 
 
+def _format(path: Path) -> str:
+    """The suffix that names the format, without that of a compression."""
+    return Path(path.stem).suffix if path.suffix in CODECS else path.suffix
+
+
+def _parse(content: bytes, path: Path, format: str) -> list[Record]:
+    text = decoded(content, path)
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty")
+    if format in (".csv", ".tsv"):
+        return _numbered(csv_rows(content, path, "\t" if format == ".tsv" else None), path)
+    return _parse_json(text, path) if format == ".json" else _parse_lines(text, path)
+
+
 def read_folder(folder: Path, *, split: str) -> list[Record]:
-    """Read the data files directly in a folder, sorted by name.
+    """Read the data files directly in a folder, sorted by name, or what ``save_to_disk`` wrote.
 
     If files are named after splits (``train.jsonl``, ``test-00000.parquet``), only those of
     ``split`` are read, so that nobody trains on a test file by accident.
@@ -57,11 +88,20 @@ def read_folder(folder: Path, *, split: str) -> list[Record]:
     Raises:
         UserError: There are no data files, none of the split, or only some are named after splits.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    splits = saved_splits(folder)
+    if splits and split not in splits:
+        raise UserError(f"{folder}: no split '{split}' (found: {', '.join(splits)})")
+    saved = folder / split if splits else folder
+    if is_saved(saved):
+        records = _numbered(saved_rows(saved), saved)
+        if not records:
+            raise UserError(f"{saved}: contains no rows")
+        return records
+    paths = sorted(path for path in folder.iterdir() if is_file_name(path))
     if not paths:
         raise UserError(
-            f"{folder}: no data files in this folder (looked for {_list(SUFFIXES)}); name a file, "
-            "or set subset=NAME if it is a copy of a Hub dataset"
+            f"{folder}: no data files in this folder (looked for {NAMES}, or a folder of "
+            "save_to_disk); name a file, or set subset=NAME if it is a copy of a Hub dataset"
         )
     by_split = {path: _split_of(path) for path in paths}
     if any(by_split.values()):
@@ -82,13 +122,6 @@ def _split_of(path: Path) -> str | None:
     """The split at the start of a file name (``test`` of ``test-00000-of-00002``), if any."""
     first = path.stem.replace("_", "-").replace(".", "-").split("-")[0].lower()
     return first if first in SPLIT_NAMES else None
-
-
-def _read_text(path: Path) -> str:
-    text = read_text(path, limit=None)
-    if not text.strip():
-        raise UserError(f"{path}: the file is empty")
-    return text
 
 
 def _parse_json(text: str, path: Path) -> list[Record]:
@@ -128,38 +161,17 @@ def _parse_lines(text: str, path: Path) -> list[Record]:
             raise UserError(f"{path}, line {number}: invalid JSON ({reason}); {remedy}") from None
         if isinstance(fields, list):
             raise UserError(f"{path}, line {number}: is a list, not one row; {WHOLE_LIST}")
-        default_id = f"{path.stem}-{len(records) + 1}"
+        default_id = f"{_stem(path)}-{len(records) + 1}"
         records.append(Record(f"{path}, line {number}", default_id, fields))
     return records
 
 
-def _read_parquet(path: Path) -> list[Record]:
-    import pyarrow as pa  # type: ignore[import-untyped]  # has no types; slow to import
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]  # likewise
-
-    validate_file(path)
-    try:
-        table = pq.read_table(path)
-        table.validate(full=True)
-    except (OSError, pa.ArrowException) as error:
-        raise _not_parquet(path, error) from None
-    try:
-        return _numbered(table.to_pylist(), path)
-    except (ValueError, OverflowError, pa.ArrowException) as error:  # such as a date after 9999
-        raise _not_parquet(path, error) from None
-
-
-def _not_parquet(path: Path, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(f"{path}: cannot be read as Parquet ({reason})")
+def _stem(path: Path) -> str:
+    return Path(path.stem).stem if path.suffix in CODECS else path.stem
 
 
 def _numbered(content: list[object], path: Path) -> list[Record]:
     return [
-        Record(f"{path}, row {number}", f"{path.stem}-{number}", fields)
+        Record(f"{path}, row {number}", f"{_stem(path)}-{number}", fields)
         for number, fields in enumerate(content, start=1)
     ]
-
-
-def _list(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,13 +1,8 @@
-"""Labelled rows: a text or a pair of texts, with a class or a number.
-
-A labelled row is an ordinary :class:`Row`: its question is the texts, its answer the label's name.
-So it is hashed, checked for contamination and reported like all rows; only its encoding differs,
-because a classification or regression head takes the texts without a prompt.
-"""
+"""Labelled rows as tokens: a classification or regression head takes texts without a prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +10,6 @@ import torch
 from torch import Tensor
 
 from toplora_train.config.errors import UserError
-from toplora_train.data import fields as values
 from toplora_train.data.encode import OnRows, chunks
 from toplora_train.data.overflow import Encoded, within_limit
 from toplora_train.data.rows import Row
@@ -41,61 +35,6 @@ class LabelledExample:
         return 1
 
 
-def parse_labelled(
-    fields: object,
-    *,
-    place: str,
-    default_id: str,
-    text: str,
-    text_pair: str | None,
-    label: str,
-    choices: Sequence[str],
-) -> Row:
-    """Check one record of a file and return it as a row.
-
-    Args:
-        fields: The record.
-        place: File and row, for error messages.
-        default_id: The id of a row without an id of its own.
-        text: The key of the text.
-        text_pair: The key of the second text, if there are two.
-        label: The key of the label: a class number, a class name, or a number.
-        choices: The class names, by class number; empty for regression.
-
-    Raises:
-        UserError: A text or the label is missing, or the label is not one of the choices.
-    """
-    keys = [text, *([text_pair] if text_pair else []), label]
-    if not isinstance(fields, Mapping):
-        raise UserError(
-            f"{place}: a row must be an object with {_names(keys)}, not {values.kind(fields)}"
-        )
-    for key in keys:
-        if fields.get(key) is None:
-            raise UserError(
-                f"{place}: {values.lacks(fields, key)}; rows of this task need {_names(keys)}"
-            )
-    texts = []
-    for key in keys[:-1]:
-        texts.append(values.text(fields, key, place))
-        if not texts[-1].strip():
-            raise UserError(f"{place}: '{key}' is empty; fill it in or remove the row")
-    answer = (
-        values.class_name(fields, label, place, choices)
-        if choices
-        else f"{values.number(fields, label, place):.7g}"  # 3.8 stored as float32 is 3.799999952
-    )
-    named = {key: value for key, value in fields.items() if value is not None}
-    return Row(
-        id=values.label(named, "id", place) or default_id,
-        instruction=texts[0],
-        input=texts[1] if text_pair else "",
-        output="",
-        answer=answer,
-        place=place,
-    )
-
-
 def encode_labelled(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
@@ -117,8 +56,8 @@ def encode_labelled(
         on_rows: Progress callback.
 
     Raises:
-        UserError: A row is too long with ``error``, no row is left, or a row exceeds the
-            tokenizer's maximum length.
+        UserError: A row ends with the padding token or is too long with ``error``, no row is left,
+            or a row exceeds the tokenizer's maximum length.
         ValueError: ``overflow`` is none of the three.
     """
     encoded = within_limit(
@@ -132,6 +71,13 @@ def encode_labelled(
         remedies="dataset.overflow=truncate (cut the longer text); training rows can also be "
         "dropped with dataset.overflow=drop",
     )
+    # A head on a decoder reads the last token that is not padding.
+    for index, example in zip(encoded.kept, encoded.examples, strict=True):
+        if example.input_ids[-1] == tokenizer.pad_token_id:
+            raise UserError(
+                f"{rows[index].where}: ends with the token that pads, {tokenizer.pad_token}; "
+                "remove it, or use a model whose tokenizer has a pad token of its own"
+            )
     longest = max(len(example.input_ids) for example in encoded.examples)
     if longest > tokenizer.model_max_length:
         raise UserError(
@@ -203,7 +149,3 @@ def _encode(
                 token_type_ids=tuple(types[index]) if types is not None else None,
                 target=numbers[row.answer] if choices else float(row.answer),
             )
-
-
-def _names(keys: Sequence[str]) -> str:
-    return ", ".join(f"'{key}'" for key in keys)

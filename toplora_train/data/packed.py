@@ -27,10 +27,12 @@ def pack(examples: Sequence[Example]) -> dict[str, Tensor]:
     positions: list[int] = []
     labels: list[int] = []
     for example in examples:
-        length, start = len(example.input_ids), max(1, example.prompt_length)
         ids += example.input_ids
-        positions += range(length)
-        labels += [IGNORE] * min(start, length) + list(example.input_ids[start:])
+        positions += range(len(example.input_ids))
+        learned = (0, *example.learned[1:])
+        labels += [
+            id if one else IGNORE for id, one in zip(example.input_ids, learned, strict=True)
+        ]
     return {
         name: torch.tensor([values], dtype=torch.long)
         for name, values in {"input_ids": ids, "position_ids": positions, "labels": labels}.items()

@@ -1,4 +1,4 @@
-"""Rows with other keys, mapped by ``{instruction: question, output: response}``."""
+"""Rows of a user's files: keys mapped by ``{instruction: question}``, then their format found."""
 
 from __future__ import annotations
 
@@ -10,14 +10,26 @@ from typing import Any
 from toplora_train.config.errors import UserError
 from toplora_train.config.template import PROMPT_FIELDS, columns, fill, fill_partly, over_fields
 from toplora_train.data.fields import label, lacks
-from toplora_train.data.rows import Row, parse_row
+from toplora_train.data.formats import find_format
+from toplora_train.data.rows import OWN_KEYS, TEXT, Row, parse_row
 
 COMMON_NAMES = {
     "instruction": ("question", "prompt", "query", "problem", "text", "sentence"),
+    "messages": ("conversation", "dialog", "dialogue", "chat", "turns"),
     "output": ("response", "completion", "solution", "answer", "target"),
     "answer": ("label", "gold", "target", "solution", "output", "response", "completion"),
 }
 """Common names of these fields in public data sets, suggested by error messages."""
+LABELS = ("label", "labels", "class", "category", "sentiment", "gold_label", "score", "rating")
+PAIRS = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("question", "sentence"),
+)
+TEXTS = ("text", "sentence", "review", "content", "comment", "tweet", "title", "question")
 
 
 def parse_renamed(
@@ -27,9 +39,12 @@ def parse_renamed(
     place: str,
     key: str = "dataset",
     prompt: str | None = None,
+    format: str | None = None,
     **how: Any,
 ) -> Row:
     """Read a record as :func:`toplora_train.data.rows.parse_row` does, under other names.
+
+    The format is that of the record with our names, see :mod:`toplora_train.data.formats`.
 
     Args:
         fields: The record.
@@ -38,6 +53,7 @@ def parse_renamed(
         place: File and row or line, for error messages.
         key: The group of settings that ``names`` and ``prompt`` are from, for error messages.
         prompt: The template of the row's prompt; None for the project's own prompt.
+        format: The format of the rows; None recognises it.
         how: The other arguments of ``parse_row``.
 
     Raises:
@@ -56,8 +72,10 @@ def parse_renamed(
     moved = {*names, *names.values(), *others}
     record = {column: value for column, value in fields.items() if column not in moved}
     record |= {ours: fields[theirs] for ours, theirs in names.items()}
-    _validate_present(fields, record, names, place=place, key=key, **how)
-    row = parse_row(record, place=place, **how)
+    parse = find_format(record, format, place)
+    if parse is parse_row:
+        _validate_present(fields, record, names, place=place, key=key, **how)
+    row = parse(record, place=place, **how)
     return row if template is None else _with_prompt(row, template, fields, others, place, key)
 
 
@@ -77,6 +95,12 @@ def _with_prompt(
         raise UserError(
             f"{place}: has 'messages', which the model's own chat template turns into a prompt; "
             f"leave {key}.prompt out, or give rows without messages"
+        )
+    if row.form:
+        raise UserError(
+            f"{place}: is {'plain text' if row.form == TEXT else 'a prompt and its completion'}, "
+            f"which is used as it is; leave {key}.prompt out, or name its columns: "
+            f"{key}.fields='{{instruction: COLUMN, output: COLUMN}}'"
         )
     for column in others:
         if fields.get(column) is None:
@@ -106,11 +130,15 @@ def _validate_present(
     """Refuse a record without a question or an answer, proposing the column that may hold it."""
     if record.get("messages") is not None:
         return
-    if "instruction" not in record:
+    classify = "" if any(name in names for name in (*OWN_KEYS, TEXT)) else _table_hint(fields)
+    if record.get("instruction") is None and (record.get("text") is None or classify):
         missing = ["instruction", *(["answer"] if needs_answer and "answer" not in record else [])]
+        missing = ["messages"] if {*COMMON_NAMES["messages"]} & {*fields} else missing
+        learn_text = f"; to learn the text alone: {key}.fields='{{text: text}}'"
         raise UserError(
             f"{place}: {lacks(fields, 'instruction')}; rows need an instruction and an output or "
-            f"answer, or messages: {_remedy(fields, names, key, missing)}"
+            f"answer, or messages: {_remedy(fields, names, key, missing)}{classify}"
+            f"{learn_text if record.get('text') is not None else ''}"
         )
     if needs_answer and "answer" not in record and {*COMMON_NAMES["answer"]} & {*fields}:
         raise UserError(
@@ -130,8 +158,23 @@ def _remedy(
         named[ours] = next(
             (name for name in (*near, *COMMON_NAMES.get(ours, ())) if name in found), "COLUMN"
         )
-    if "output" not in found and "answer" not in {*found, *named} and "output" not in named:
+    answered = {"output", "answer"} & {*found, *named} or "messages" in missing
+    if not answered:
         guess = next((name for name in COMMON_NAMES["output"] if name in found), None)
         named |= {} if guess is None else {"output": guess}
     pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in named.items())
     return f"try {key}.fields='{{{pairs}}}'"
+
+
+def _table_hint(fields: Mapping[Any, Any]) -> str:
+    """How to classify instead, if the record looks like a text or a pair with its label."""
+    label = next((name for name in LABELS if name in fields), None)
+    pair = next((pair for pair in PAIRS if {*pair} <= {*fields}), None)
+    texts = pair or [next((name for name in TEXTS if name in fields), None)]
+    if label is None or texts[0] is None:
+        return ""
+    columns = f"[{','.join(map(str, texts))}]" if pair else str(texts[0])
+    return (
+        f"; to classify, or to predict a number: dataset=table dataset.text={columns} "
+        f"dataset.label={label}"
+    )

@@ -1,8 +1,8 @@
 """A row: prompt, response, and gold answer.
 
 Records of every file format become :class:`Row` objects here; this is the only place that knows the
-schemas ``instruction, input, output, answer`` (LLM-Adapters', arXiv:2304.01933) and
-``messages, answer`` (a conversation, as chat templates take it).
+schemas ``instruction, input, output, answer`` (LLM-Adapters', arXiv:2304.01933), ``messages, tools,
+answer`` (a conversation, as chat templates take it) and ``text`` (language modelling).
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.conversation import Message, parse_messages
+from toplora_train.data.conversation import Message, parse_messages, parse_tools
 from toplora_train.data.fields import kind, label, lacks, text
 
 TEXT_FIELDS = ("instruction", "input", "output", "answer")
+OWN_KEYS = ("messages", "instruction")
+"""The keys by which :func:`parse_row` recognises a record; ``text`` counts without them."""
+TEXT, COMPLETION = "text", "completion"
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,11 @@ class Row:
 
     ``output`` is the response to train on (empty in rows that are only evaluated), ``answer`` the
     short gold answer for scoring (empty in rows that are only trained on). In a conversation
-    ``messages`` are those before the response, ``output`` is the last assistant message, and
-    ``instruction`` the user's text, used to detect contamination. ``options`` are labels and words
+    ``messages`` are those before the response, ``output`` is the last assistant message (``reply``,
+    if it has more than its content), ``tools`` the tools' definitions as JSON, and
+    ``instruction`` the user's text, used to detect contamination. ``form`` is ``text`` for plain
+    text, in ``output``, and ``completion`` where prompt and output are used verbatim; else empty.
+    ``options`` are labels and words
     of a cloze row's answers. ``prompt`` is the row's prompt template over ``{instruction}`` and
     ``{input}``, empty for the project's own prompt (see
     :func:`toplora_train.data.prompts.row_prompt`). ``place`` is the file and line it was read from;
@@ -43,12 +49,27 @@ class Row:
     messages: tuple[Message, ...] = ()
     options: tuple[tuple[str, str], ...] = ()
     prompt: str = ""
+    form: str = ""
+    tools: str = ""
+    reply: Message | None = None
     place: str = field(default="", compare=False)
 
     @property
     def where(self) -> str:
         """The row's name in messages: its file and line, else its id."""
         return self.place or f"row '{self.id}'"
+
+    @property
+    def response(self) -> str:
+        """What is learned, as it is encoded."""
+        return self.output if self.form else self.output.strip()
+
+    @property
+    def last_message(self) -> Message:
+        """The conversation's answer."""
+        if self.reply is None:
+            return Message("assistant", self.output)
+        return replace(self.reply, content=self.output)
 
 
 @dataclass(frozen=True)
@@ -69,9 +90,9 @@ def parse_row(fields: object, *, place: str, default_id: str, needs_answer: bool
 
     Args:
         fields: The record: a mapping with ``instruction`` and optionally ``input``, ``output``,
-            ``answer`` and ``id``; or with ``messages`` instead of the first three. Null counts as
-            absent. Other keys are ignored, unless they look like a misspelling of an absent one
-            (``inputs``).
+            ``answer`` and ``id``; or with ``messages``, or ``text`` alone, instead of the first
+            three. Null counts as absent. Other keys are ignored, unless they look like a
+            misspelling of an absent one (``inputs``).
         place: File and row or line, for error messages.
         default_id: The id of a row without one.
         needs_answer: Whether a row without ``answer`` is an error (rows to be scored).
@@ -88,10 +109,12 @@ def parse_row(fields: object, *, place: str, default_id: str, needs_answer: bool
         row = _conversation(present, place, default_id)
     elif "instruction" in present:
         row = _instruction(present, place, default_id)
+    elif "text" in present:
+        row = _text(present, place, default_id)
     else:
         raise UserError(
             f"{place}: {lacks(fields, 'instruction')}; rows need the keys instruction and output, "
-            "and may have input, answer and id; or messages, answer and id"
+            "and may have input, answer and id; or messages, answer and id; or text"
         )
     if needs_answer and not row.answer.strip():
         raise UserError(f"{place}: no 'answer' to score against; add one to every row")
@@ -141,11 +164,17 @@ def content_hash(rows: Iterable[Row]) -> str:
     for row in rows:
         content: dict[str, Any] = {name: getattr(row, name) for name in TEXT_FIELDS}
         if row.messages:
-            content["messages"] = [[message.role, message.content] for message in row.messages]
+            content["messages"] = [message.identity() for message in row.messages]
         if row.prompt:
             content["prompt"] = row.prompt
         if row.options:
             content["options"] = row.options
+        if row.form:
+            content["form"] = row.form
+        if row.tools:
+            content["tools"] = row.tools
+        if row.reply is not None:
+            content["reply"] = row.reply.identity()
         digest.update(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
         digest.update(b"\n")
     return digest.hexdigest()
@@ -173,15 +202,32 @@ def _conversation(fields: Mapping[object, object], place: str, default_id: str) 
                 f"{place}: has 'messages' and '{other}', so it is not clear what to train on; "
                 "remove one of them"
             )
-    _validate_spelling(fields, place, ("answer",))
-    messages, output = parse_messages(fields["messages"], place)
+    _validate_spelling(fields, place, ("answer", "tools"))
+    messages, reply = parse_messages(fields["messages"], place)
     return Row(
         id=label(fields, "id", place) or default_id,
         instruction="\n".join(one.content for one in messages if one.role == "user"),
         input="",
-        output=output,
+        output="" if reply is None else reply.content,
         answer=label(fields, "answer", place),
         messages=messages,
+        tools=parse_tools(fields["tools"], place) if "tools" in fields else "",
+        reply=reply if reply and (reply.tool_calls or reply.train is not None) else None,
+        place=place,
+    )
+
+
+def _text(fields: Mapping[object, object], place: str, default_id: str) -> Row:
+    output = text(fields, "text", place)
+    if not output.strip():
+        raise UserError(f"{place}: 'text' is empty; fill it in or remove the row")
+    return Row(
+        id=label(fields, "id", place) or default_id,
+        instruction="",
+        input="",
+        output=output,
+        answer="",
+        form=TEXT,
         place=place,
     )
 

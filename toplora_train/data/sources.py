@@ -9,8 +9,9 @@ from pathlib import Path
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.availability import FORMS, HUB_ID, fetch
-from toplora_train.data.files import SUFFIXES, Record, read_file, read_folder
+from toplora_train.data.files import Record, is_file_name, read_file, read_folder
 from toplora_train.data.hub import read_hub, read_mirror
+from toplora_train.data.parts import part, sliced, weighted, without_part
 from toplora_train.data.rows import Row, RowSet, content_hash, parse_row
 
 RowParser = Callable[..., Row]
@@ -35,8 +36,8 @@ def read_rows(
             the working directory.
         data_root: A folder tried before the cache and the network.
         subset: A Hub dataset's configuration name; an error for a file, which has none.
-        split: The split of a Hub dataset, or of a folder whose files are named after splits;
-            ignored for a single file.
+        split: The split of a Hub dataset, or of a folder whose files are named after splits, or
+            a slice of it: ``train[:10%]``. Of a single file only the slice matters.
         revision: A Hub dataset's branch, tag or commit.
         limit: Use only the first ``limit`` rows (all are validated).
         needs_answer: Whether a row without ``answer`` is an error.
@@ -50,9 +51,11 @@ def read_rows(
     """
     if data_root is not None and not data_root.is_dir():
         raise UserError(f"data_root={data_root} is not a folder; correct or remove data_root")
+    prefix, whole = without_part(source)
     records, found = _find(
-        source, data_root=data_root, subset=subset, split=split, revision=revision
+        whole, data_root=data_root, subset=subset, split=split, revision=revision
     )
+    records, found = part(records, prefix, found), f"{prefix}{found}"
     if needs_answer:
         parse = partial(parse, needs_answer=True)
     rows = [
@@ -64,7 +67,7 @@ def read_rows(
 
 
 def read_union(
-    sources: Sequence[str],
+    sources: Sequence[tuple[str, float]],
     *,
     data_root: Path | None = None,
     subset: str | None = None,
@@ -74,10 +77,11 @@ def read_union(
     needs_answer: bool = False,
     parse: RowParser = parse_row,
 ) -> RowSet:
-    """Read and concatenate several sources with :func:`read_rows`.
+    """Read and concatenate several sources, each with its weight, with :func:`read_rows`.
 
-    ``limit`` applies to each source. With more than one source an id becomes
-    ``NUMBER_OF_SOURCE/ID``, because files with the same name in two folders would share ids.
+    ``limit`` applies to each source. A source of weight 2 has every row twice. With more
+    than one source an id becomes ``NUMBER_OF_SOURCE/ID``, because
+    files with the same name in two folders would share ids.
 
     Raises:
         UserError: As :func:`read_rows`, or there are no sources, or one is given twice.
@@ -85,17 +89,20 @@ def read_union(
     if not sources:
         raise UserError("no data source was given; a source is " + FORMS)
     sets = [
-        read_rows(
-            source,
-            data_root=data_root,
-            subset=subset,
-            split=split,
-            revision=revision,
-            limit=limit,
-            needs_answer=needs_answer,
-            parse=parse,
+        _weighted(
+            weight,
+            read_rows(
+                source,
+                data_root=data_root,
+                subset=subset,
+                split=split,
+                revision=revision,
+                limit=limit,
+                needs_answer=needs_answer,
+                parse=parse,
+            ),
         )
-        for source in sources
+        for source, weight in sources
     ]
     if len(sets) == 1:
         return sets[0]
@@ -109,6 +116,15 @@ def read_union(
         for row in one.rows
     )
     return RowSet(rows, ", ".join(places), content_hash(rows))
+
+
+def _weighted(weight: float, rows: RowSet) -> RowSet:
+    if weight == 1:
+        return rows
+    taken = tuple(weighted(rows.rows, weight))
+    if not taken:
+        raise UserError(f"{rows.source}: weight {weight:g} leaves no rows; raise it")
+    return RowSet(taken, f"{weight:g} x {rows.source}", content_hash(taken))
 
 
 def _find(
@@ -129,13 +145,13 @@ def _find(
         if subset is not None:
             mirror = read_mirror(path, subset=subset, split=split, revision=revision)
             return mirror, str(path)
-        records = read_folder(path, split=split)
+        records = sliced(read_folder(path, split=split.partition("[")[0]), split, str(path))
     else:
         if subset is not None:
             raise UserError(
                 f"{source}: subset={subset} is for Hub datasets, this is a file; remove subset"
             )
-        records = read_file(path)
+        records = sliced(read_file(path), split, str(path))
     if revision is not None:
         raise UserError(
             f"{source}: revision={revision} is for Hub datasets, this is local; remove revision"
@@ -146,7 +162,7 @@ def _find(
 def _find_hub(
     source: str, *, data_root: Path | None, subset: str | None, split: str, revision: str | None
 ) -> tuple[list[Record], str]:
-    if HUB_ID.fullmatch(source) is None or Path(source).suffix in SUFFIXES:
+    if HUB_ID.fullmatch(source) is None or is_file_name(Path(source)):
         raise UserError(f"{source}: no such file or folder; a source is {FORMS}")
     mirror = None if data_root is None else (data_root / "hub" / source).absolute()
     if mirror is not None and mirror.is_dir():

@@ -49,6 +49,15 @@ def f1(predicted: Values, right: Values) -> float:
     return float(2 * hits / total) if total else 0.0
 
 
+def macro_f1(predicted: Values, right: Values) -> float:
+    r"""The mean over the classes of :math:`2tp / (2tp + fp + fn)`; each counts alike, however rare.
+
+    The classes are those that occur among the labels or the predictions, as in scikit-learn.
+    """
+    classes = np.union1d(predicted, right)
+    return float(np.mean([f1(predicted == one, right == one) for one in classes]))
+
+
 def matthews(predicted: Values, right: Values) -> float:
     r"""Matthews correlation coefficient for any number of classes.
 
@@ -93,6 +102,7 @@ def _ranks(values: Values) -> Values:
 METRICS: dict[str, Callable[[Values, Values], float]] = {
     "accuracy": accuracy,
     "f1": f1,
+    "macro_f1": macro_f1,
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import TextIO
 
 from toplora_train.config.aside import temporary_folder
-from toplora_train.config.errors import disk_error
+from toplora_train.config.errors import UserError, disk_error
 from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch import worker
@@ -72,10 +72,16 @@ def run_job(config: RunConfig, *, module: str = WORKER, console: TextIO | None =
         console: Where the worker prints; None is this process's standard output and error.
 
     Raises:
-        UserError: The run directory is in use, finished, or holds another run.
+        UserError: The run directory is in use, finished, or holds another run; or the run's own
+            table makes no task.
     """
+    from toplora_train.run.prepare.own_table import with_table  # --help does not need it
+
     started = time.monotonic()
     run_dir = Path(config.output_dir)
+    config, found = with_table(config)
+    if found is not None:
+        print(found, file=console, flush=True)
     if not config.trains:
         with temporary_folder() as folder:
             code, error = _work(config, folder, module, console)
@@ -128,8 +134,17 @@ def worker_environment() -> dict[str, str]:
 def _work(
     config: RunConfig, run_dir: Path, module: str, console: TextIO | None, lock: int | None = None
 ) -> tuple[int, str | None]:
-    """Start the worker, wait for it, and report how it ended."""
+    """Check the rows, start the worker, wait for it, and report how it ended."""
+    from toplora_train.run.prepare.early import check_rows  # --help does not need it
+
     write_config(config, run_dir / CONFIG)
+    try:
+        check_rows(config)
+    except UserError as refused:
+        error = " ".join(str(refused).split())
+        write_failure(run_dir, status="failed", error=error, error_type="UserError")
+        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+        return worker.USER_ERROR, error
     with _forwarding_signals() as (received, send_to):
         # In its own process group, so that the terminal's Ctrl-C only reaches the parent. The pipe
         # to its standard input closes when the parent dies for any reason; then the worker exits.

@@ -15,7 +15,7 @@ from toplora_train.report import numbers
 from toplora_train.report.charts import score_chart, training_chart
 from toplora_train.report.contamination import clean_scores, contamination_text
 from toplora_train.report.escape import cell, code, fenced, finalize
-from toplora_train.report.examples import pick_examples
+from toplora_train.report.examples import confusion, pick_examples
 from toplora_train.report.expected import expected_table
 from toplora_train.report.gain import gain_text
 from toplora_train.report.json_file import write_text_atomically
@@ -146,6 +146,12 @@ def _content(
         ),
         "clean": clean_scores(report, predictions),
         "settings": dict(_settings(report["adapter"]["settings"])),
+        "confusion": {
+            name: table
+            for name, task in report["tasks"].items()
+            if task.get("kind") == "classify"
+            and (table := confusion(predictions.get(name, ()))) is not None
+        },
         "examples": {name: picked for name, picked in examples.items() if any(picked)},
     }
 

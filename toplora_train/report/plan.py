@@ -84,8 +84,8 @@ class Parameters:
 class Tokens:
     """Tokens of the training data; ``total`` and ``supervised`` count all epochs of the run.
 
-    ``source`` says whether they were cached; ``example`` is one training row as (token text,
-    whether the loss is computed on it).
+    ``source`` says whether they were cached; ``examples`` are the first training rows as (token
+    text, whether the loss is computed on it).
     """
 
     total: int
@@ -94,7 +94,7 @@ class Tokens:
     padding_fraction: float
     dropped_rows: int
     truncated_rows: int
-    example: Sequence[tuple[str, bool]]
+    examples: Sequence[Sequence[tuple[str, bool]]]
     source: str = ""
 
 
@@ -186,10 +186,11 @@ def show_plan(plan: Plan, console: Console) -> None:
     if plan.work is not None:
         _show_memory(plan.work, console)
     if plan.tokens is not None:
+        rows = [render(example) for example in plan.tokens.examples]
         console.print(
             Panel(
-                Group(render(plan.tokens.example), Text(_LEGEND, style="dim")),
-                title="first training row, token by token",
+                Group(*Text("\n\n").join(rows).split("\n"), Text(_LEGEND, style="dim")),
+                title=f"the first {len(rows)} training rows, token by token",
                 title_align="left",
             )
         )

@@ -32,7 +32,6 @@ from toplora_train.run.prepare.objective import (
     Objective,
     base_weights,
     find_objective,
-    learned_template,
     load_base,
     locate_base,
 )
@@ -77,7 +76,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     validate_same_head(config, trained)
     mismatch = form_mismatch(config.evaluation, trained.evaluation)
     if wording in ("alpaca", "template"):
-        learned = learned_template(trained)
+        learned = finished_report(run_dir)["data"].get("prompt")
         prompts = [prompt_mismatch(eval_set, learned) for eval_set in eval_sets]
         mismatch = (
             " ".join(filter(None, [mismatch, *(f"{one}." for one in prompts if one)])) or None

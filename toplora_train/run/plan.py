@@ -38,7 +38,8 @@ from toplora_train.run.fit.optimization import adjustments, padded_together, row
 from toplora_train.run.prepare.budget import within_budget_on
 from toplora_train.run.prepare.eval_sets import read_eval_sets
 from toplora_train.run.prepare.inputs import TEST, RowsInput, as_list, find_model, find_rows
-from toplora_train.run.prepare.objective import load_base, training_parser
+from toplora_train.run.prepare.objective import load_base
+from toplora_train.run.prepare.parsing import training_parser
 from toplora_train.run.prepare.plan_target import (
     Target,
     compute_dtype,
@@ -54,6 +55,7 @@ from toplora_train.run.prepare.validate_settings import validate_settings
 from toplora_train.train.sampler import remaining_batches, steps_in_epoch
 from toplora_train.train.signals import interrupt_at_once
 
+SHOWN = 3  # training rows
 MOST_TOKENS = 4096  # in the product whose speed is measured
 
 
@@ -215,7 +217,7 @@ def _count_source(config: RunConfig, one: RowsInput) -> int | None:
         limit=one.limit,
         parse=training_parser(config),
     )
-    return len(found.rows)
+    return round(one.weight * len(found.rows))
 
 
 def _held_out(config: RunConfig, rows: int | None) -> tuple[int | None, int]:
@@ -313,7 +315,7 @@ def _tokens(config: RunConfig, run_data: RunData, tokens: _TrainedTokens | None)
         ),
         dropped_rows=run_data.encoded.dropped_rows,
         truncated_rows=run_data.encoded.truncated_rows,
-        example=run_data.objective.render(run_data.train[0]),
+        examples=[run_data.objective.render(one) for one in run_data.train[:SHOWN]],
         source=run_data.tokens_from,
     )
 

@@ -8,10 +8,11 @@ import torch
 from tests.run.conftest import tiny_run
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.config.errors import UserError
-from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
+from toplora_train.config.schema import RunConfig, TaskSettings
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.tiny import tiny_tokenizer
-from toplora_train.run.prepare.objective import find_objective, load_base, own_parser, row_parser
+from toplora_train.run.prepare.objective import find_objective, load_base
+from toplora_train.run.prepare.parsing import row_parser
 from toplora_train.train.losses import label_loss, value_loss
 from toplora_train.train.step import supervised_loss
 
@@ -57,10 +58,16 @@ def test_regression_trains_on_numbers():
 
 
 @pytest.mark.parametrize("pad", [None, "<eos>"])
-def test_a_decoder_without_a_pad_token_of_its_own_is_refused(pad: str | None):
+def test_a_decoder_without_a_pad_token_of_its_own_pads_with_eos(pad: str | None):
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = pad
-    with pytest.raises(UserError, match=r"task.t needs a head.*tiny has no pad token of its own"):
+    objective = find_objective(judged_run(), tokenizer)
+    assert objective.head is not None and objective.head.pad_token_id == tokenizer.eos_token_id
+    row = objective.parse({"text": "ab<eos>", "label": 1}, place="row 1", default_id="1")
+    with pytest.raises(UserError, match="row 1: ends with the token that pads"):
+        objective.encoding.encode([row], ignore)
+    tokenizer.pad_token = tokenizer.eos_token = None
+    with pytest.raises(UserError, match=r"task.t needs a head.*tiny has neither"):
         find_objective(judged_run(), tokenizer)
 
 
@@ -89,15 +96,3 @@ def test_a_head_refuses_packed_rows():
     packed = replace(run, trainer=replace(run.trainer, batching="packed"))
     with pytest.raises(UserError, match=r"trainer\.batching=packed is for language models"):
         find_objective(packed, tiny_tokenizer())
-
-
-def test_rows_are_read_under_other_names_or_by_a_sets_own_format_but_not_both():
-    record = {"question": "2 + 2?", "answer": "So 2 + 2 = <<2+2=4>>4.\n#### 4"}
-    how = {"place": "a.jsonl, line 1", "default_id": "a-1"}
-    by_format = own_parser(DatasetSettings(name="d", format="gsm8k"))(record, **how)
-    assert (by_format.output, by_format.answer) == ("So 2 + 2 = 4.\nThe answer is 4.", "4")
-    names = {"instruction": "question", "output": "answer"}
-    by_names = own_parser(DatasetSettings(name="d", fields=names))(record, **how)
-    assert by_names.output == record["answer"]
-    with pytest.raises(UserError, match=r"format=gsm8k defines .* so does dataset\.fields"):
-        own_parser(DatasetSettings(name="d", fields=names, format="gsm8k"))

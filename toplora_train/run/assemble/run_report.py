@@ -47,7 +47,6 @@ from toplora_train.run.fit.optimization import adjustments, padded_together
 from toplora_train.run.plan import planned_memory
 from toplora_train.run.platform.device import device_name
 from toplora_train.run.prepare.extension import Extension
-from toplora_train.run.prepare.objective import learned_template
 from toplora_train.run.prepare.run_data import RunData, total_steps
 from toplora_train.run.prepare.start_from import StartFrom
 from toplora_train.train.checkpoint import TrainState
@@ -201,7 +200,7 @@ def build_report(
             supervised_share=None if run_data.objective.head else supervised / sum(lengths),
             tokens_from=run_data.tokens_from,
             wording=run_data.wording,
-            prompt=learned_template(config) if run_data.wording == "template" else None,
+            prompt=run_data.prompt,
             special_tokens=run_data.special_tokens.to_dict(),
         ),
         train=ReportTrain(

@@ -25,9 +25,10 @@ from toplora_train.data.legacy import (
 )
 from toplora_train.data.overflow import Encoded
 from toplora_train.data.prompts import build_prompt
-from toplora_train.data.rows import Row, RowSet
+from toplora_train.data.rows import COMPLETION, TEXT, Row, RowSet
 from toplora_train.report.display import EncodingDisplay
 
+KINDS = {"": "an instruction", TEXT: "plain text", COMPLETION: "a prompt and its completion"}
 logger = logging.getLogger(__name__)
 
 
@@ -118,14 +119,18 @@ def has_conversations(rows: Sequence[Row]) -> bool:
     Raises:
         UserError: Only some of them are.
     """
-    first = bool(rows[0].messages)
+    first = _kind(rows[0])
     for row in rows:
-        if bool(row.messages) != first:
+        if _kind(row) != first:
             raise UserError(
-                f"{rows[0].where} is {'a conversation' if first else 'an instruction'}, "
-                f"{row.where} is not; a run trains on one kind only: convert one of them"
+                f"{rows[0].where} is {first}, {row.where} is not; a run trains on one kind only: "
+                "convert one of them"
             )
-    return first
+    return bool(rows[0].messages)
+
+
+def _kind(row: Row) -> str:
+    return "a conversation" if row.messages else KINDS[row.form]
 
 
 def encode_for(
@@ -135,6 +140,7 @@ def encode_for(
     *,
     max_length: int,
     overflow: str,
+    learn: str = "last",
     on_rows: OnRows | None = None,
 ) -> Encoded[Example]:
     """Encode the rows, and check that training and evaluation prompts have the same tokens.
@@ -154,11 +160,26 @@ def encode_for(
                 f"{rows[0].where} is one; use protocol=clean"
             )
         encoded = encode_chat_rows(
-            tokenizer, rows, max_length=max_length, overflow=overflow, on_rows=on_rows
+            tokenizer,
+            rows,
+            max_length=max_length,
+            overflow=overflow,
+            learn=learn,
+            on_rows=on_rows,
         )
         prove_chat_prefix(tokenizer, rows, encoded)
         return encoded
+    if learn != "last":
+        raise UserError(
+            f"dataset.learn={learn} is for conversations, but {rows[0].where} is {_kind(rows[0])}; "
+            "leave it out"
+        )
     if protocol in SUPERVISES_PROMPT:
+        if rows[0].form:
+            raise UserError(
+                f"evaluation.protocol={protocol} has its own prompts, but {rows[0].where} is "
+                f"{_kind(rows[0])}, which is used as it is; use protocol=clean"
+            )
         encoded = encode_legacy_rows(
             tokenizer, rows, supervise_prompt=SUPERVISES_PROMPT[protocol], on_rows=on_rows
         )

@@ -14,12 +14,13 @@ from toplora_train.config.methods import HEADS
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
 from toplora_train.config.template import columns
 from toplora_train.data.chat import as_conversations
-from toplora_train.data.rows import validate_answers
+from toplora_train.data.formats.completion import VERBATIM
+from toplora_train.data.rows import COMPLETION, TEXT, RowSet, validate_answers
 from toplora_train.data.sources import read_rows
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.evaluation.protocol import find_protocol
-from toplora_train.run.prepare.objective import own_parser, row_parser, template_of
+from toplora_train.run.prepare.parsing import own_parser, row_parser, template_of
 
 
 def read_eval_sets(
@@ -67,17 +68,18 @@ def read_eval_sets(
     if dataset.test is not None:
         if "test" in tasks:
             raise UserError("dataset.test adds a task named 'test'; rename your task of that name")
+        rows = read_rows(
+            dataset.test,
+            data_root=data_root,
+            split="test",
+            limit=evaluation.limit,
+            parse=own_parser(dataset),
+        )
         sets.append(
             EvalSet(
                 name="test",
                 kind="generate",
-                rows=read_rows(
-                    dataset.test,
-                    data_root=data_root,
-                    split="test",
-                    limit=evaluation.limit,
-                    parse=own_parser(dataset),
-                ),
+                rows=rows,
                 extraction=dataset.test_extraction,
                 choices=(),
                 response=None,
@@ -85,13 +87,32 @@ def read_eval_sets(
                 version=1,
                 protocol=protocol,
                 option_score=evaluation.option_score,
-                prompt=template_of(dataset),
+                prompt=VERBATIM if _form(rows) == COMPLETION else template_of(dataset),
             )
         )
     for eval_set in sets:
         validate_answers(eval_set.rows.rows)
         find_method(eval_set.kind).validate(eval_set)
     return sets
+
+
+def _form(rows: RowSet) -> str:
+    """The form of test rows, which is the same for all.
+
+    Raises:
+        UserError: They are plain text, which has no question, or in different forms.
+    """
+    first = rows.rows[0]
+    for row in rows.rows:
+        if row.form == TEXT:
+            raise UserError(
+                f"{row.where}: plain text has no question to answer; for the loss on text that is "
+                "not trained on set dataset.validation_rows or forgetting.source, and leave "
+                "dataset.test out"
+            )
+        if row.form != first.form:
+            raise UserError(f"{first.where} and {row.where} have different formats; use one")
+    return first.form
 
 
 def match_training_form(eval_set: EvalSet, wording: str) -> EvalSet:

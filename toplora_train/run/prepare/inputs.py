@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import own_split
+from toplora_train.config.kinds import own_split, training_sources
 from toplora_train.config.schema import ModelSettings, RunConfig
 from toplora_train.data.availability import SourceState, fetch, source_state
 from toplora_train.data.published import published_rows
@@ -31,6 +31,7 @@ class RowsInput:
         data_root: The local mirror, tried first.
         licence: As configured.
         state: Where the source is.
+        weight: How often training rows are trained on in an epoch.
     """
 
     task: str | None
@@ -42,6 +43,7 @@ class RowsInput:
     data_root: Path | None
     licence: str | None
     state: SourceState
+    weight: float = 1.0
 
     @property
     def use(self) -> str:
@@ -57,7 +59,9 @@ class RowsInput:
     def published(self) -> int | None:
         """The number of rows, if known without reading them."""
         rows = self.state.rows or published_rows(self.source, subset=self.subset, split=self.split)
-        return rows if rows is None or self.limit is None else min(rows, self.limit)
+        if rows is None:
+            return None
+        return round(self.weight * (rows if self.limit is None else min(rows, self.limit)))
 
     def fetch_place(self) -> Path | None:
         """Download them and return their location; None if it is in the hub cache.
@@ -86,13 +90,14 @@ def find_rows(config: RunConfig) -> list[RowsInput]:
         raise UserError(f"data_root={data_root} is not a folder; correct it or leave it out")
     split = own_split(config)
     training: list[tuple[str, str | None, str, str | None, str | None]]
+    weights = [1.0]
     if split is not None:
         own = next(iter(tasks.values()))
         training = [(own.source, own.subset, split, own.revision, own.licence)]
     else:
-        sources = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
         of_all = (dataset.subset, dataset.split, dataset.revision, None)
-        training = [(source, *of_all) for source in sources]
+        training = [(source, *of_all) for source, _ in training_sources(dataset)]
+        weights = [weight for _, weight in training_sources(dataset)]
     wanted: list[tuple[str | None, str, str | None, str, str | None, str | None, int | None]]
     wanted = [(None, *source, dataset.limit) for source in training]
     wanted += [
@@ -118,8 +123,9 @@ def find_rows(config: RunConfig) -> list[RowsInput]:
             state=source_state(
                 source, data_root=data_root, subset=subset, split=split, revision=revision
             ),
+            weight=weights[number] if number < len(weights) else 1.0,
         )
-        for task, source, subset, split, revision, licence, limit in wanted
+        for number, (task, source, subset, split, revision, licence, limit) in enumerate(wanted)
     ]
 
 

@@ -15,22 +15,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toplora_train.adapters.targets import plain_names
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import head_task, own_split
-from toplora_train.config.schema import DatasetSettings, ModelSettings, RunConfig, TaskSettings
-from toplora_train.config.template import over_fields
+from toplora_train.config.kinds import head_task
+from toplora_train.config.schema import ModelSettings, RunConfig, TaskSettings
 from toplora_train.data.batches import collate
 from toplora_train.data.encode import Example, OnRows, render_example
-from toplora_train.data.formats import FORMATS
 from toplora_train.data.labelled import (
     LabelledExample,
     collate_labelled,
     encode_labelled,
-    parse_labelled,
     render_labelled,
 )
 from toplora_train.data.overflow import Encoded
 from toplora_train.data.packed import pack
-from toplora_train.data.renamed import parse_renamed
 from toplora_train.data.rows import Row
 from toplora_train.data.sources import RowParser
 from toplora_train.models.embedding import vocabulary_size
@@ -38,6 +34,7 @@ from toplora_train.models.head import Head
 from toplora_train.models.load import load_model, load_tokenizer
 from toplora_train.models.locate import ModelLocation, locate_model
 from toplora_train.run.prepare.encoding import Encoding, encode_for
+from toplora_train.run.prepare.parsing import learned_template, training_parser
 from toplora_train.train.losses import label_loss, value_loss
 from toplora_train.train.step import Batch, Loss, supervised_loss
 
@@ -82,6 +79,7 @@ def find_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Obj
 def language_objective(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
     """Train on the tokens of the responses."""
     protocol, limits = config.evaluation.protocol, length_limits(config)
+    limits["learn"] = config.dataset.learn
     special = {"special_tokens": config.dataset.special_tokens}
 
     def encode(rows: Sequence[Row], on_rows: OnRows) -> Encoded[Any]:
@@ -108,66 +106,22 @@ def length_limits(config: RunConfig) -> dict[str, Any]:
     return {"max_length": config.dataset.max_length, "overflow": config.dataset.overflow}
 
 
-def training_parser(config: RunConfig) -> RowParser:
-    """How a record to train on becomes a row: as a head's, as its task's, or as the data set's."""
-    task = head_task(config) or _own_task(config)
-    return own_parser(config.dataset) if task is None else row_parser(task)
-
-
-def learned_template(config: RunConfig) -> str | None:
-    """The template of the prompts that are trained on; None for the project's own prompt."""
-    return template_of(_own_task(config) or config.dataset)
-
-
-def _own_task(config: RunConfig) -> TaskSettings | None:
-    """The task whose own split is trained on; None where the data set names its rows."""
-    if own_split(config) is None:
-        return None
-    return next(iter(config.task.values()), None)
-
-
-def template_of(settings: TaskSettings | DatasetSettings) -> str | None:
-    """The prompt template over the row's own fields, so that templates can be compared."""
-    if settings.prompt is None:
-        return None
-    return over_fields(settings.prompt, _names(settings))
-
-
-def _names(settings: TaskSettings | DatasetSettings) -> dict[str, str]:
-    return {str(ours): theirs for ours, theirs in (settings.fields or {}).items()}
-
-
-def own_parser(dataset: DatasetSettings) -> RowParser:
-    """How a record of the user's files becomes a row.
-
-    Raises:
-        UserError: Both a format and field names are set.
-    """
-    if dataset.format is None:
-        return partial(parse_renamed, names=_names(dataset), prompt=dataset.prompt)
-    for key in ("fields", "prompt"):
-        if getattr(dataset, key):
-            raise UserError(
-                f"dataset.format={dataset.format} defines the rows' fields, and so does "
-                f"dataset.{key}; leave one of them out"
-            )
-    return FORMATS[dataset.format]
-
-
 def head_objective(
     config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenizerBase
 ) -> Objective:
     """Train a head on the label of a text or a pair of texts.
 
     Raises:
-        UserError: The tokenizer cannot pad, or packing is configured.
+        UserError: The tokenizer has no token to pad with, or packing is configured.
     """
     choices = tuple(task.choices)
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    if tokenizer.pad_token_id is None:  # encode_labelled checks that no text ends with it
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
         raise UserError(
             f"task.{task.name} needs a head, which finds the end of a text by its padding, but the "
-            f"tokenizer of {config.model.path or config.model.name} has no pad token of its own; "
-            "use a model that has one, or save a tokenizer with pad_token set in the model's folder"
+            f"tokenizer of {config.model.path or config.model.name} has neither a pad token nor "
+            "EOS; save a tokenizer with pad_token set in the model's folder"
         )
 
     if config.trainer.batching == "packed":
@@ -191,21 +145,6 @@ def head_objective(
         training_collate=padded,
         loss=label_loss if choices else value_loss,
         render=partial(render_labelled, tokenizer, choices=choices),
-    )
-
-
-def row_parser(task: TaskSettings) -> RowParser:
-    """How a record of the task's files becomes a row."""
-    if task.kind not in ("classify", "regress"):
-        return partial(
-            parse_renamed, names=_names(task), key=f"task.{task.name}", prompt=task.prompt
-        )
-    return partial(
-        parse_labelled,
-        text=task.text,
-        text_pair=task.text_pair,
-        label=task.label,
-        choices=tuple(task.choices),
     )
 
 

@@ -14,7 +14,7 @@ from toplora_train.config.schema import (
     TrainerSettings,
 )
 from toplora_train.run.fit.best_checkpoint import selects
-from toplora_train.run.prepare.objective import learned_template
+from toplora_train.run.prepare.parsing import learned_template
 
 # These change what is written or shown, not the training.
 FREE = {
@@ -45,6 +45,7 @@ def resume_settings(
             "max_length": config.dataset.max_length,
             "overflow": config.dataset.overflow,
             "special_tokens": config.dataset.special_tokens,
+            "learn": config.dataset.learn,
             "validation_rows": config.dataset.validation_rows,
             "validation_share": config.dataset.validation_share,
         },

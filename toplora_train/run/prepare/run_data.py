@@ -12,12 +12,13 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.folders import cache_folder
-from toplora_train.config.kinds import own_split
+from toplora_train.config.kinds import own_split, training_sources
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.contamination import contaminated_ids
+from toplora_train.data.formats.completion import VERBATIM
 from toplora_train.data.leaks import validate_overlap, validate_sources
 from toplora_train.data.overflow import Encoded
-from toplora_train.data.rows import Row, RowSet, with_responses
+from toplora_train.data.rows import COMPLETION, TEXT, Row, RowSet, with_responses
 from toplora_train.data.sources import read_rows, read_union
 from toplora_train.data.split import hold_out
 from toplora_train.evaluation.eval_set import EvalSet
@@ -34,11 +35,13 @@ from toplora_train.run.prepare.eval_sets import (
 from toplora_train.run.prepare.objective import (
     Objective,
     find_objective,
-    learned_template,
     locate_base,
 )
+from toplora_train.run.prepare.parsing import learned_template
 from toplora_train.run.prepare.special_tokens import SpecialTokens, open_tokenizer, special_tokens
 from toplora_train.train.sampler import steps_for_tokens, steps_in_epoch
+
+FORM_PROMPTS = {COMPLETION: VERBATIM, TEXT: "{text}"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class RunData:
     tokenizer: PreTrainedTokenizerBase
     rows: RowSet
     objective: Objective
-    wording: str  # how rows become prompts: "chat", "alpaca", "template", or "none" with a head
+    wording: str  # "chat", "alpaca", "template", "text", or "none" with a head
+    prompt: str | None  # the template of the rows' prompts, if they have their own
     encoded: Encoded[Any]
     train: list[Any]  # the objective's kind of example
     validation: list[Any]
@@ -105,8 +109,10 @@ def prepare(
     if config.evaluation.multiple_choice is not None:  # train in the form that is evaluated
         rows = find_method(config.evaluation.multiple_choice).prepare(rows)
     eval_sets = [match_training_form(one, wording) for one in eval_sets]
-    if wording not in ("chat", "none"):
-        validate_same_prompt(eval_sets, learned_template(config))
+    prompt = FORM_PROMPTS.get(rows.rows[0].form, learned_template(config))
+    prompt = prompt if wording in ("template", "text") else None
+    if wording in ("alpaca", "template"):
+        validate_same_prompt(eval_sets, prompt)
     special = special_tokens(tokenizer, rows.rows, eval_sets, wanted=dataset.special_tokens)
     eval_sets = special.marked(eval_sets)
     truncated_tests = {}
@@ -124,13 +130,15 @@ def prepare(
                 truncated_tests[eval_set.name] = encoded_tests.truncated_rows
     count = len(encoded.examples)
     held_out = dataset.validation_rows or round(dataset.validation_share * count)
-    train, validation = hold_out(count, held_out, seed=config.seed)
+    groups = [rows.rows[index].where for index in encoded.kept]
+    train, validation = hold_out(groups, held_out, seed=config.seed)
     return RunData(
         location=location,
         tokenizer=tokenizer,
         rows=rows,
         objective=objective,
         wording=wording,
+        prompt=prompt,
         encoded=encoded,
         train=[encoded.examples[index] for index in train],
         validation=[encoded.examples[index] for index in validation],
@@ -147,7 +155,7 @@ def prepare(
 
 
 def wording_of(rows: RowSet, objective: Objective) -> str:
-    """How the rows become prompts: ``chat``, ``alpaca``, or ``none`` with a head.
+    """How the rows become prompts: ``chat``, ``alpaca``, ``template``, ``text``, ``none``.
 
     Raises:
         UserError: Only some rows are conversations.
@@ -156,6 +164,8 @@ def wording_of(rows: RowSet, objective: Objective) -> str:
         return "none"
     if has_conversations(rows.rows):
         return "chat"
+    if rows.rows[0].form == TEXT:
+        return "text"
     return "template" if rows.rows[0].prompt else "alpaca"
 
 
@@ -175,8 +185,8 @@ def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | 
             parse=objective.parse,
         )
         return rows if objective.head is not None else with_responses(rows, task.response)
-    sources = [dataset.train] if isinstance(dataset.train, str) else dataset.train or []
-    validate_sources(sources, allowed=dataset.allow_leaks or ())
+    sources = training_sources(dataset)
+    validate_sources([source for source, _ in sources], allowed=dataset.allow_leaks or ())
     return read_union(
         sources,
         data_root=data_root,

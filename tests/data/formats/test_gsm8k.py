@@ -1,12 +1,9 @@
 """Rows of well-known sets become ours, and what is not of the set is refused by its place."""
 
-from typing import get_args, get_type_hints
-
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.schema import DatasetSettings
-from toplora_train.data.formats import FORMATS, parse_gsm8k
+from toplora_train.data.formats.gsm8k import parse as parse_gsm8k
 from toplora_train.data.rows import Row
 from toplora_train.data.sources import read_rows
 from toplora_train.evaluation.answers import is_correct
@@ -17,11 +14,6 @@ HOW = {"place": "a.jsonl, line 3", "default_id": "a-3"}
 
 def gsm8k(answer, question="How many?"):
     return parse_gsm8k({"question": question, "answer": answer}, **HOW)
-
-
-def test_the_configuration_knows_the_formats_that_there_are():
-    (literal, _) = get_args(get_type_hints(DatasetSettings)["format"])
-    assert set(get_args(literal)) == set(FORMATS)
 
 
 def test_a_solution_is_learned_as_text_and_its_number_is_the_answer():

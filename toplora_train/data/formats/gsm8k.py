@@ -1,11 +1,12 @@
-r"""Rows as well-known sets write them: a converter for each, by the name ``dataset.format`` gives.
+r"""GSM8K's rows, as the hub's ``openai/gsm8k`` has them (arXiv:2110.14168).
 
-``gsm8k`` is that of the hub's ``openai/gsm8k`` (arXiv:2110.14168)::
+::
 
     {"question": "Ann has 12 pens and buys 7. How many has she?",
      "answer": "She has 12 + 7 = <<12+7=19>>19 pens.\n#### 19"}
 
-The marks of the authors' calculator are left out, and the last line becomes a sentence.
+The marks of the authors' calculator are left out, and the last line becomes a sentence. Other sets
+have these keys as well, so the format has to be named: ``dataset.format=gsm8k``.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.fields import text
+from toplora_train.data.formats import names_of
 from toplora_train.data.rows import Row, parse_row
 
+KEYS = ()
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
-def parse_gsm8k(fields: object, *, place: str, **how: Any) -> Row:
+def parse(fields: object, *, place: str, **how: Any) -> Row:
     """Read a record of GSM8K: the solution ends in ``The answer is N.`` and ``answer`` is N.
 
     Args:
@@ -34,10 +37,9 @@ def parse_gsm8k(fields: object, *, place: str, **how: Any) -> Row:
         UserError: it is no such record, or its answer does not end in ``#### NUMBER``.
     """
     if not isinstance(fields, Mapping) or not {"question", "answer"} <= fields.keys():
-        found = ", ".join(map(str, fields)) if isinstance(fields, Mapping) else "no keys"
         raise UserError(
-            f"{place}: no 'question' and 'answer' (found: {found}), which dataset.format=gsm8k "
-            "reads; leave it out for rows with instruction and output"
+            f"{place}: no 'question' and 'answer' (found: {names_of(fields)}), which "
+            "dataset.format=gsm8k reads; leave it out for rows with instruction and output"
         )
     solution, _, last = text(fields, "answer", place).rpartition("####")
     number = last.strip().replace(",", "")
@@ -53,6 +55,3 @@ def parse_gsm8k(fields: object, *, place: str, **how: Any) -> Row:
         "answer": number,
     }
     return parse_row(row, place=place, **how)
-
-
-FORMATS = {"gsm8k": parse_gsm8k}

@@ -1,0 +1,50 @@
+"""Slices, the held-out fifth and mixtures are exact, disjoint and the same every time."""
+
+import pytest
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.parts import HELD_OUT, REST_OF, part, sliced, weighted, without_part
+from toplora_train.data.rows import Row
+
+ROWS = [Row(str(number), f"q{number}", "", "a", "") for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    "split", ["train", "train[:10%]", "train[2:5]", "train[-3:]", "train[50%:]", "train[:-15%]"]
+)
+def test_slices_are_those_of_the_datasets_library(split):
+    datasets = pytest.importorskip("datasets")
+    instruction = datasets.ReadInstruction.from_spec(split).to_absolute({"train": 97})[0]
+    want = list(range(97))[instruction.from_ : instruction.to]
+    assert sliced(range(97), split, "a") == want
+
+
+@pytest.mark.parametrize("split", ["train[", "train[5]", "train[x:]", "train[20:30]"])
+def test_a_slice_without_rows_or_sense_is_refused(split):
+    with pytest.raises(UserError, match=r"train\["):
+        sliced(ROWS, split, "a.csv")
+
+
+def test_the_two_parts_are_disjoint_and_complete_and_random():
+    held, rest = part(range(500), HELD_OUT, "a"), part(range(500), REST_OF, "a")
+    assert sorted([*held, *rest]) == list(range(500))
+    assert len(held) == 100
+    assert held == part(range(500), HELD_OUT, "b") != list(range(100))
+    assert part(range(500), "", "a") == list(range(500))
+    assert len(part(range(50_000), HELD_OUT, "a")) == 2000
+    with pytest.raises(UserError, match="1 row cannot be divided"):
+        part([1], HELD_OUT, "a")
+
+
+def test_a_part_is_named_before_its_source():
+    assert without_part("held-out:a.csv") == ("held-out:", "a.csv")
+    assert without_part("a.csv") == ("", "a.csv")
+
+
+def test_a_weight_repeats_rows_and_a_fraction_draws_some():
+    mixed = weighted(ROWS, 2.5)
+    assert [sum(row.instruction == one.instruction for row in mixed) for one in ROWS].count(3) == 5
+    assert len(mixed) == 25
+    assert len({row.id for row in mixed}) == 25
+    assert weighted(ROWS, 1) == ROWS
+    assert weighted(ROWS, 0.5) == weighted(ROWS, 0.5)

@@ -1,0 +1,135 @@
+"""Tables as records, read with pyarrow: CSV, TSV, Parquet, and Arrow files of ``save_to_disk``.
+
+Every value of a CSV or TSV file stays text, so ``007`` and ``NA`` are what the file says; an empty
+cell without quotes is an absent value, as pandas writes it.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.reading import read_json, validate_file
+
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+"""The suffixes of compressed files, with pyarrow's names of their codecs."""
+
+
+def decompressed(path: Path) -> bytes:
+    """The content of a ``.gz`` or ``.zst`` file.
+
+    Raises:
+        UserError: It cannot be read, or is not compressed so.
+    """
+    import pyarrow as pa  # type: ignore[import-untyped]  # has no types; slow to import
+
+    validate_file(path)
+    codec = CODECS[path.suffix]
+    try:
+        with pa.input_stream(str(path), compression=codec) as stream:
+            content: bytes = stream.read()
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, codec, error) from None
+    return content
+
+
+def csv_rows(content: bytes, path: Path, delimiter: str | None = None) -> list[Any]:
+    """The rows of a delimited text with a header line.
+
+    Args:
+        content: UTF-8, not empty.
+        path: The file, for error messages.
+        delimiter: Between cells; None finds out whether it is ``,``, ``;`` or a tab.
+
+    Raises:
+        UserError: It is not such a text, or two columns have one name.
+    """
+    import pyarrow as pa
+    from pyarrow import csv  # type: ignore[import-untyped]  # likewise
+
+    header = content.partition(b"\n")[0].decode("utf-8", "replace")
+    parse = csv.ParseOptions(
+        delimiter=delimiter or max(",;\t", key=header.count), newlines_in_values=True
+    )
+    read = csv.ReadOptions(use_threads=False, block_size=max(len(content), 1))  # numbers bad rows
+    try:
+        with csv.open_csv(io.BytesIO(content), read, parse) as opened:
+            names = opened.schema.names
+        convert = csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        )
+        table = csv.read_csv(io.BytesIO(content), read, parse, convert)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, "CSV", error) from None
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: two columns are named '{twice}'; rename one of them")
+    rows: list[Any] = table.to_pylist()
+    return rows
+
+
+def parquet_rows(path: Path) -> list[Any]:
+    """The rows of a Parquet file.
+
+    Raises:
+        UserError: It is none, or a value has no equal in Python.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]  # likewise
+
+    validate_file(path)
+    try:
+        table = pq.read_table(path)
+        table.validate(full=True)
+        rows: list[Any] = table.to_pylist()
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # a date after 9999
+        raise _unreadable(path, "Parquet", error) from None
+    return rows
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether ``datasets`` wrote this folder: ``Dataset.save_to_disk``."""
+    return (folder / "state.json").is_file()
+
+
+def saved_splits(folder: Path) -> list[str]:
+    """The splits of a folder of ``DatasetDict.save_to_disk``; none of another folder's."""
+    listing = folder / "dataset_dict.json"
+    return [str(name) for name in read_json(listing).get("splits", [])] if listing.is_file() else []
+
+
+def saved_rows(folder: Path) -> list[Any]:
+    """The rows of a folder of ``Dataset.save_to_disk``.
+
+    Raises:
+        UserError: A file is missing or damaged.
+    """
+    import pyarrow as pa
+
+    rows: list[Any] = []
+    state = folder / "state.json"
+    listed = read_json(state).get("_data_files")
+    for number, one in enumerate(listed if isinstance(listed, list) else [None], start=1):
+        name = one.get("filename") if isinstance(one, dict) else None
+        if not isinstance(name, str) or Path(name).name != name:
+            raise UserError(f"{state}: data file {number} has no plain file name; save it again")
+        path = folder / name
+        validate_file(path)
+        try:
+            with pa.memory_map(str(path)) as file:
+                table = pa.ipc.open_stream(file).read_all()
+                table.validate(full=True)
+                rows += table.to_pylist()
+        except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+            raise _unreadable(path, "Arrow", error) from None
+    return rows
+
+
+def _unreadable(path: Path, what: str, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return UserError(f"{path}: cannot be read as {what} ({reason})")

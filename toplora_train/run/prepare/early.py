@@ -1,0 +1,50 @@
+"""Check local rows before torch is imported: a mistake in a file shows within a second."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from toplora_train.config.kinds import own_split, training_sources
+from toplora_train.config.methods import HEADS
+from toplora_train.config.schema import RunConfig
+from toplora_train.data.encode import validate_outputs
+from toplora_train.data.parts import without_part
+from toplora_train.data.rows import validate_answers
+from toplora_train.data.sources import read_rows
+from toplora_train.run.prepare.parsing import own_parser, row_parser, training_parser
+
+LARGE = 64 * 2**20  # bytes; reading a larger file twice would cost more than it saves
+
+
+def check_rows(config: RunConfig) -> None:
+    """Read and check the rows of every local file of the run that is not large.
+
+    Raises:
+        UserError: As when the run reads them.
+    """
+    dataset, data_root = config.dataset, Path(config.data_root) if config.data_root else None
+    read = partial(read_rows, data_root=data_root)
+    parse = training_parser(config)
+    heads = any(task.kind in HEADS for task in config.task.values())
+    for source, _ in training_sources(dataset) if own_split(config) is None else ():
+        if _is_small_file(source):
+            rows = read(source, split=dataset.split, limit=dataset.limit, parse=parse)
+            if not heads:
+                validate_outputs(rows.rows)
+    if not config.evaluation.enabled:
+        return
+    for task in config.task.values():
+        if _is_small_file(task.source) and task.subset is None and task.revision is None:
+            needs_answer = task.kind not in HEADS
+            rows = read(
+                task.source, split=task.split, needs_answer=needs_answer, parse=row_parser(task)
+            )
+            validate_answers(rows.rows)
+    if dataset.test is not None and _is_small_file(dataset.test):
+        validate_answers(read(dataset.test, split="test", parse=own_parser(dataset)).rows)
+
+
+def _is_small_file(source: str) -> bool:
+    path = Path(without_part(source)[1]).expanduser()
+    return path.is_file() and path.stat().st_size <= LARGE
