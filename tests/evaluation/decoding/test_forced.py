@@ -61,7 +61,8 @@ def proven(model, tokenizer, prompts, batch_size=4, **changes):
 
 @pytest.mark.parametrize("batch_size", [1, 5, 32])
 def test_verified_answers_are_those_of_decoding(tuned, tokenizer, prompts, batch_size):
-    decoded = dict(generate(tuned, tokenizer, prompts, max_new_tokens=NEW, batch_size=1))
+    found = generate(tuned, tokenizer, prompts, max_new_tokens=NEW, batch_size=1)
+    decoded = {one.index: one.text for one in found}
     expected = {i: text for i, text in decoded.items() if text in RESPONSES}
     assert 8 <= len(expected) < 16
     assert set(expected.values()) == set(RESPONSES)
