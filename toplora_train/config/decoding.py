@@ -46,8 +46,6 @@ _DECODING = TypeAdapter(Decoding)
 def find_decoding(config: RunConfig, given: Mapping[str, str]) -> Decoding:
     """The run's own settings, replaced by the ones that are ``given`` as typed.
 
-    An answer is as long as the longest answer of the run's tasks may be.
-
     Raises:
         UserError: A value is invalid or has no effect, or the run trained a head.
     """
@@ -56,10 +54,7 @@ def find_decoding(config: RunConfig, given: Mapping[str, str]) -> Decoding:
             f"the run trained a head for {task.name}, which scores texts and generates none; use "
             "toplora-eval, or load it as adapter/README.md shows"
         )
-    lengths = [task.max_new_tokens for task in config.task.values()]
-    if config.dataset.test is not None or not lengths:
-        lengths.append(config.dataset.test_max_new_tokens)
-    own = {"max_new_tokens": max(lengths), "batch_size": config.evaluation.batch_size}
+    own = {"max_new_tokens": longest_answer(config), "batch_size": config.evaluation.batch_size}
     try:
         decoding = _DECODING.validate_python(own | dict(given))
     except ValidationError as error:
@@ -69,3 +64,11 @@ def find_decoding(config: RunConfig, given: Mapping[str, str]) -> Decoding:
         if key in given and decoding.sampling is None:
             raise UserError(f"{key} applies to sampling; give temperature=0.7, or leave it out")
     return decoding
+
+
+def longest_answer(config: RunConfig) -> int:
+    """The most tokens of an answer in any of the run's tasks."""
+    lengths = [task.max_new_tokens for task in config.task.values()]
+    if config.dataset.test is not None or not lengths:
+        lengths.append(config.dataset.test_max_new_tokens)
+    return max(lengths)
