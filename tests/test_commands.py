@@ -141,8 +141,8 @@ predictions = [json.loads(line) for line in open("run/predictions/arithmetic.jso
 model = PeftModel.from_pretrained(tiny_model(), "run/adapter")
 tokenizer = tiny_tokenizer()
 prompts = [tokenizer(p["prompt"])["input_ids"] for p in predictions]
-for index, text in generate(model, tokenizer, prompts, max_new_tokens=32, batch_size=1):
-    assert text == predictions[index]["output"], (index, text, predictions[index]["output"])
+for one in generate(model, tokenizer, prompts, max_new_tokens=32, batch_size=1):
+    assert one.text == predictions[one.index]["output"], (one, predictions[one.index]["output"])
 with model.disable_adapter():
     base = model(torch.tensor(prompts[:1])).logits
 assert not torch.equal(base, model(torch.tensor(prompts[:1])).logits)

@@ -28,3 +28,7 @@ def test_no_other_key_of_the_adapter_is_free(refused):
     assert refused("adapter=lora", "adapter.settings.r=4").startswith(
         "unknown key 'adapter.settings.r'"
     )
+
+
+def test_the_node_that_frees_them_is_no_option(refused):
+    assert "free_settings" not in refused("adapter=nope")

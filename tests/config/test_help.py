@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from toplora_train.config.help import EXAMPLES, installed_version, show_help
-from toplora_train.config.locate import groups, options
+from toplora_train.config.locate import description, groups, options
 
 
 def page(width: int) -> str:
@@ -31,3 +31,12 @@ def test_examples_are_not_wrapped_in_a_narrow_terminal():
 
 def test_the_version_is_known_or_reported_as_unknown():
     assert installed_version()[0].isdigit() or "checkout" in installed_version()
+
+
+def test_no_description_is_cut_off_mid_sentence():
+    texts = [description(o.path) for group in groups() for o in options(group).values()]
+    assert "for quick tests on the same tasks." in " ".join(texts)
+    for text in texts:
+        assert text.count("(") == text.count(")")
+        assert not text.endswith((":", ",", " the", " by", " with", " larger"))
+        assert "How many" not in text, "an example"

@@ -42,7 +42,7 @@ def prepare_hydra() -> None:
     register_by_task()
     store = ConfigStore.instance()
     store.store(name="schema_defaults", node=schema_defaults(), package="_global_")
-    store.store(group="adapter", name="free_settings", node=_free_settings())
+    store.store(name="free_settings", node=_free_settings())
     for recipe in options("recipe").values():
         store.store(
             group="recipe", name=recipe.name, node=load_yaml(recipe.path), package="_global_"

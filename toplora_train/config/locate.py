@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
+LINE_LENGTH = 97  # of the option files' comments, without the "# "
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,19 @@ def groups() -> list[str]:
 
 
 def description(path: Path) -> str:
-    """The first comment line of an option file that is not a Hydra header."""
+    """The first comment of an option file that is not a Hydra header, with its wrapped lines."""
+    found: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         text = line.removeprefix("#").strip()
-        if line.startswith("#") and text and not text.startswith("@package"):
-            return text
-    return ""
+        if not line.startswith("#") or line.startswith(("#  ", "# @package")):
+            text = ""  # an example, a header or a setting
+        if found:
+            full = len(found[-1]) + len(" ".join(text.split()[:1])) + 1 > LINE_LENGTH
+            if not text or not full or found[-1].endswith("."):
+                break
+        if text:
+            found.append(text)
+    return " ".join(found)
 
 
 def readable(path: Path) -> str:

@@ -49,18 +49,34 @@ def validate_prompts(
             )
         seen.add(row.id)
         _validate_label(row.where, row_label(row, extraction), extraction, choices)
+    return [
+        encode_within_positions(model, tokenizer, row, text, max_new_tokens=max_new_tokens)
+        for row, text in zip(rows, texts, strict=True)
+    ]
+
+
+def encode_within_positions(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    row: Row,
+    text: str,
+    *,
+    max_new_tokens: int,
+) -> list[int]:
+    """The token ids of a row's prompt ``text``, which fit the model with an answer.
+
+    Raises:
+        UserError: the prompt and its answer exceed the model's positions.
+    """
+    ids = question_ids(tokenizer, row, text)
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    prompts = []
-    for row, text in zip(rows, texts, strict=True):
-        ids = question_ids(tokenizer, row, text)
-        if positions is not None and len(ids) + max_new_tokens > positions:
-            raise UserError(
-                f"{row.where}: its prompt of {len(ids)} tokens and an answer of up to "
-                f"{max_new_tokens} exceed the model's {positions} positions; shorten or remove the "
-                "row, or lower the task's max_new_tokens"
-            )
-        prompts.append(ids)
-    return prompts
+    if positions is not None and len(ids) + max_new_tokens > positions:
+        raise UserError(
+            f"{row.where}: its prompt of {len(ids)} tokens and an answer of up to "
+            f"{max_new_tokens} exceed the model's {positions} positions; shorten or remove the "
+            "row, or lower max_new_tokens"
+        )
+    return ids
 
 
 def _validate_label(name: str, label: str, extraction: str, choices: Sequence[str]) -> None:

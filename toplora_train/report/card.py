@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from toplora_train.config.printable import printable
+from toplora_train.report.card_metadata import (
+    Facts,
+    front_matter,
+    model_name,
+    public_command,
+    source_name,
+    without_folders,
+)
+from toplora_train.report.card_use import use
 from toplora_train.report.contamination import contamination_text
-from toplora_train.report.escape import cell, code, fenced
+from toplora_train.report.escape import cell, code
 from toplora_train.report.numbers import (
     count,
     counted,
@@ -22,9 +28,7 @@ from toplora_train.report.numbers import (
 )
 from toplora_train.report.wording import has_head, wording
 
-# PEFT types that are registered with PEFT by importing this package.
-NEEDS_IMPORT = frozenset({"TOPLORA", "TENSLORA", "GENLORA"})
-
+NO_FACTS = Facts()
 OWN_INTERPRETATION = (
     "GenLoRA here is toplora-train's own interpretation of arXiv 2602.05709, whose details were "
     "not available; do not expect it to match the paper's results."
@@ -32,7 +36,11 @@ OWN_INTERPRETATION = (
 
 
 def model_card(
-    report: Mapping[str, Any], *, prompt: str | None = None, labels: Sequence[str] = ()
+    report: Mapping[str, Any],
+    *,
+    prompt: str | None = None,
+    labels: Sequence[str] = (),
+    facts: Facts = NO_FACTS,
 ) -> str:
     """Return the text of the model card.
 
@@ -40,14 +48,14 @@ def model_card(
         report: A completed run's ``report.json``.
         prompt: The prompt the adapter was trained on, with ``{instruction}`` as a placeholder.
         labels: The class names of its classification head.
+        facts: What the report does not record.
     """
     parts = [
-        _front_matter(report),
-        f"# {cell(report['adapter']['name'])} adapter for {cell(report['model']['path'])}",
+        front_matter(report, facts),
+        f"# {cell(report['adapter']['name'])} adapter for {cell(model_name(report))}",
         _summary(report),
         "## Use",
-        _loading(report, labels),
-        *([_prompt(prompt, chat=report["data"].get("wording") == "chat")] if prompt else []),
+        use(report, prompt=prompt, labels=labels, max_new_tokens=facts.max_new_tokens),
         "## Scores",
         _scores(report),
         "## Training",
@@ -56,17 +64,6 @@ def model_card(
         _limits(report),
     ]
     return printable("\n\n".join(parts)) + "\n"
-
-
-def _front_matter(report: Mapping[str, Any]) -> str:
-    front = {
-        "base_model": report["model"]["path"],
-        "library_name": "peft",
-        "pipeline_tag": "text-classification" if has_head(report) else "text-generation",
-        "tags": ["toplora-train", report["adapter"]["name"], "adapter"],
-    }
-    text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()
-    return f"---\n{text}\n---"
 
 
 def _summary(report: Mapping[str, Any]) -> str:
@@ -84,58 +81,6 @@ def _identity(model: Mapping[str, Any]) -> str:
     digest = model.get("sha256")  # missing in older reports
     suffix = f", SHA-256 of its configuration and weight index {code(digest)}" if digest else ""
     return f"revision {code(model['revision'])}{suffix}"
-
-
-def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
-    kind = report["adapter"]["peft_type"]
-    auto, head = "AutoModelForCausalLM", ""
-    if has_head(report):  # the adapter file contains the head's weights but not its class names
-        auto = "AutoModelForSequenceClassification"
-        head = f", id2label={dict(enumerate(labels))}" if labels else ", num_labels=1"
-    rows = report["model"].get("embedding_rows")  # earlier reports have none
-    needs_import = kind in NEEDS_IMPORT
-    lines = ["```python"]
-    if needs_import:
-        lines.append(f"import toplora_train  # registers {kind} with PEFT; import it first")
-    lines += [
-        "from peft import PeftModel",
-        f"from transformers import {auto}, AutoTokenizer",
-        "",
-        f"base = {auto}.from_pretrained({json.dumps(report['model']['path'])}{head})",
-        *([f"base.resize_token_embeddings({rows}, mean_resizing=False)"] if rows else []),
-        'model = PeftModel.from_pretrained(base, "FOLDER_OF_THIS_FILE")',
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER_OF_THIS_FILE")',
-        "```",
-    ]
-    text = "\n".join(lines)
-    if needs_import:
-        text += (
-            f"\n\nWithout `import toplora_train` (from `pip install toplora-train`), PEFT raises "
-            f"`KeyError: '{kind}'`."
-        )
-    if rows:
-        text += (
-            "\n\nThe base model must be resized first, as shown: the tokenizer beside this file "
-            "has more tokens than the base model's embedding has rows. All rows, old and new, are "
-            "in this adapter's file."
-        )
-    if not report["adapter"]["mergeable"]:
-        text += "\n\nThis adapter cannot be merged into the base weights; load it as shown."
-    return text
-
-
-def _prompt(prompt: str, *, chat: bool) -> str:
-    if chat:
-        return (
-            "It was trained only on conversations in the base model's chat template, which is "
-            "saved with the tokenizer next to this file. The loss was computed on the last "
-            "assistant message of each conversation. Build prompts with "
-            "`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`; a single user "
-            f"message becomes\n\n{fenced(prompt.rstrip())}"
-        )
-    tail = prompt[len(prompt.rstrip()) :]
-    end = "in a line break" if "\n" in tail else "in a space" if tail else "without a line break"
-    return f"It was trained only on this prompt, which ends {end}:\n\n{fenced(prompt.rstrip())}"
 
 
 def _scores(report: Mapping[str, Any]) -> str:
@@ -164,15 +109,16 @@ def _scores(report: Mapping[str, Any]) -> str:
 
 def _training(report: Mapping[str, Any]) -> str:
     data, train = report["data"], report["train"]
-    source = data["source"] if isinstance(data["source"], str) else ", ".join(data["source"])
+    given = [data["source"]] if isinstance(data["source"], str) else data["source"]
+    sources = ", ".join(map(source_name, given))
     return "\n".join(
         [
-            f"- {counted(data['rows'], 'row')} of {cell(source)}, SHA-256 {code(data['sha256'])}",
+            f"- {counted(data['rows'], 'row')} of {cell(sources)}, SHA-256 {code(data['sha256'])}",
             f"- {counted(train['steps'], 'step')}, {train['epochs']:.2f} epochs, loss per "
             f"{wording(report).unit} {fixed(train['loss_first'])} at the start, "
             f"{fixed(train['loss_last'])} at the end",
             *_start(report["adapter"].get("start")),
-            f"- seed {report['seed']}: {code(report['command'])}",
+            f"- seed {report['seed']}: {code(public_command(report['command']))}",
         ]
     )
 
@@ -180,7 +126,8 @@ def _training(report: Mapping[str, Any]) -> str:
 def _start(start: Mapping[str, Any] | None) -> list[str]:
     if start is None:
         return []
-    return [f"- started from the adapter {cell(start['path'])}, SHA-256 {code(start['sha256'])}"]
+    path = cell(without_folders(start["path"]))
+    return [f"- started from the adapter {path}, SHA-256 {code(start['sha256'])}"]
 
 
 def _limits(report: Mapping[str, Any]) -> str:
@@ -192,6 +139,7 @@ def _limits(report: Mapping[str, Any]) -> str:
     if data["dropped_rows"]:
         notes.append(f"{count(data['dropped_rows'])} rows were too long and were dropped.")
     notes.append(
-        "It was evaluated only on the tasks above. The base model's limitations and licence apply."
+        "It was evaluated only on the tasks above. The base model's limitations apply, "
+        "and its licence and those of the training rows."
     )
     return "\n".join(f"- {note}" for note in notes)

@@ -133,11 +133,13 @@ def say(console: Console, text: str) -> None:
 
 
 class EncodingDisplay(_Display):
-    """Shows how many rows have been encoded, if encoding takes more than two seconds."""
+    """Shows how many rows have been encoded or answered, if it takes more than two seconds."""
 
-    def __init__(self, name: str, total: int, *, console: Console | None = None) -> None:
-        super().__init__(f"encoding {name}", total, console)
-        self._name = name
+    def __init__(
+        self, name: str, total: int, *, console: Console | None = None, verb: str = "encoding"
+    ) -> None:
+        super().__init__(f"{verb} {name}", total, console)
+        self._name = f"{verb} {name}"
         self._done = 0
         self._next_line = self._began + 2
 
@@ -150,7 +152,7 @@ class EncodingDisplay(_Display):
         self._show(self._done, "rows")
         if time.monotonic() > self._next_line:
             self._start()
-            self._line(f"encoding {self._name}: {self._done:,} of {self.total:,} rows")
+            self._line(f"{self._name}: {self._done:,} of {self.total:,} rows")
             self._next_line = time.monotonic() + 10
 
     def _seconds_left(self) -> float | None:

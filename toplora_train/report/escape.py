@@ -37,10 +37,10 @@ def cell(value: object) -> str:
     return re.sub(r"([\\|`*_<>\[\]&$~])", r"\\\1", text)
 
 
-def fenced(text: str) -> str:
+def fenced(text: str, language: str = "text") -> str:
     """Return ``text`` as a Markdown code block, with a fence longer than any backticks in it."""
     fence = "`" * max(3, _longest_run(text) + 1)
-    return f"{fence}text\n{printable(text)}\n{fence}"
+    return f"{fence}{language}\n{printable(text)}\n{fence}"
 
 
 def code(value: object) -> str:

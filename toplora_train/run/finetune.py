@@ -26,6 +26,7 @@ from toplora_train.evaluation.ranks import Ranks
 from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.models.activation import checkpoint_activations
 from toplora_train.report.card import model_card
+from toplora_train.report.card_metadata import Facts
 from toplora_train.report.display import say
 from toplora_train.report.earlier import EarlierEnd, earlier_ends
 from toplora_train.report.json_file import write_text_atomically
@@ -227,7 +228,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         ),
         accelerator=accelerator,
     )
-    write_everything(report, run_data, run_dir)
+    write_everything(report, config, run_data, run_dir)
     tracker.finish(
         {f"{name}/{s.metric}": s.value for name, s in scores.items()},
         [run_dir / name for name in ("report.json", "report.md", "report.html", "metrics.csv")],
@@ -403,7 +404,7 @@ def save_adapter_folder(model: PeftModel, tokenizer: PreTrainedTokenizerBase, fo
         ) from error
 
 
-def write_everything(report: Report, run_data: RunData, run_dir: Path) -> None:
+def write_everything(report: Report, config: RunConfig, run_data: RunData, run_dir: Path) -> None:
     """Model card, pages, and last ``report.json``, whose presence says that the run is finished."""
     document = report.to_dict()
     head = run_data.objective.head
@@ -418,6 +419,7 @@ def write_everything(report: Report, run_data: RunData, run_dir: Path) -> None:
         if head is None
         else None,
         labels=head.labels if head is not None else (),
+        facts=Facts.of(config),
     )
     try:
         write_text_atomically(run_dir / "adapter" / "README.md", card)

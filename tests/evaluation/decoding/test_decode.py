@@ -38,7 +38,7 @@ def by_hand_of_all(tokenizer, prompts):
 def answers(model, tokenizer, prompts, batch_size=32, **settings):
     settings = {"max_new_tokens": NEW} | settings
     found = generate(model, tokenizer, prompts, batch_size=batch_size, **settings)
-    return dict(found)
+    return {one.index: one.text for one in found}
 
 
 @torch.no_grad()
@@ -75,13 +75,13 @@ def test_each_row_ends_at_its_own_eos(model, tokenizer, prompts):
 
 def test_the_longest_prompts_come_first(model, tokenizer, prompts):
     found = generate(model, tokenizer, prompts, max_new_tokens=1, batch_size=8)
-    lengths = [len(prompts[index]) for index, _ in found]
+    lengths = [len(prompts[one.index]) for one in found]
     assert lengths == sorted(lengths, reverse=True)
 
 
 def test_by_length_false_keeps_the_order(model, tokenizer, prompts):
     found = generate(model, tokenizer, prompts, max_new_tokens=1, batch_size=8, by_length=False)
-    assert [index for index, _ in found] == list(range(len(prompts)))
+    assert [one.index for one in found] == list(range(len(prompts)))
 
 
 def test_as_many_beams_as_tokens_find_the_most_probable_answer(model, tokenizer, prompts):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.generation.streamers import BaseStreamer
 
 from toplora_train.evaluation.forward import (
     autocast,
@@ -21,6 +23,21 @@ from toplora_train.evaluation.forward import (
 )
 
 
+@dataclass(frozen=True)
+class Generated:
+    """A generated text.
+
+    Attributes:
+        index: The index of its prompt.
+        text: The text before the first EOS.
+        finished: Whether it ends in an EOS; else it was cut off at ``max_new_tokens``.
+    """
+
+    index: int
+    text: str
+    finished: bool
+
+
 def generate(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -31,8 +48,10 @@ def generate(
     num_beams: int = 1,
     by_length: bool = True,
     autocast_dtype: torch.dtype | None = None,
-) -> Iterator[tuple[int, str]]:
-    """Yield ``(index of the prompt, generated text)`` as batches finish, longest prompts first.
+    sampling: Mapping[str, Any] | None = None,
+    streamer: BaseStreamer | None = None,
+) -> Iterator[Generated]:
+    """Yield the generated texts as batches finish, longest prompts first.
 
     Rows of similar length are batched together to reduce padding. Sampling, penalties and beams in
     the model's own generation config are ignored. Each row ends at its first EOS, the tokenizer's
@@ -47,12 +66,15 @@ def generate(
         num_beams: Beams of beam search; 1 is greedy decoding.
         by_length: Whether to batch by length, or in the order given.
         autocast_dtype: Compute under autocast to this dtype.
+        sampling: ``temperature``, ``top_p`` and the like, to sample instead of decoding greedily.
+        streamer: Receives the tokens of a single prompt as they are generated, without beams.
     """
     ends = end_token_ids(model, tokenizer)
     pad = pad_token_id(tokenizer, ends)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
+        do_sample=sampling is not None,
+        **(sampling or {}),
         num_beams=num_beams,
         use_cache=True,
         pad_token_id=pad,
@@ -72,10 +94,12 @@ def generate(
                 tokens = model.generate(  # type: ignore[operator]  # nn.Module hides it
                     **{name: tensor.to(device) for name, tensor in inputs.items()},
                     generation_config=settings,
+                    streamer=streamer,
                 )
             answers = tokens[:, inputs["input_ids"].shape[1] :].tolist()
             for index, answer in zip(batch, answers, strict=True):
-                yield index, decode_answer(tokenizer, answer, ends)
+                finished = not ends.isdisjoint(answer)
+                yield Generated(index, decode_answer(tokenizer, answer, ends), finished)
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, answer: list[int], ends: set[int]) -> str:

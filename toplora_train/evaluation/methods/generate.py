@@ -78,7 +78,7 @@ class Generate(Method):
                     del left[place]
                     yield place, text, None
             places = list(left)
-            for place, text in generate(
+            for one in generate(
                 model,
                 tokenizer,
                 [ids[pending[place]] for place in places],
@@ -88,7 +88,7 @@ class Generate(Method):
                 by_length=protocol.by_length,
                 autocast_dtype=context.autocast_dtype,
             ):
-                yield places[place], text, None
+                yield places[one.index], one.text, None
 
         def score_row(index: int, output: str, _scores: Scores | None) -> Prediction:
             label = row_label(rows[index], eval_set.extraction)

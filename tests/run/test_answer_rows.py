@@ -1,0 +1,43 @@
+"""All rows of a file are answered, once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.run.test_generate import open_tiny
+from toplora_train.run.answer_rows import answer_rows
+from toplora_train.run.generate import Answerer
+
+ROWS = "bundled:arithmetic/test.jsonl"
+
+
+def test_an_interrupted_job_ends_with_the_answers_of_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    answerer, whole = open_tiny(tmp_path), tmp_path / "whole.jsonl"
+    said = answer_rows(answerer, ROWS, whole, base=True, limit=3)
+    assert said == f"6 answers written to {whole}; 6 cut off at max_new_tokens=4"
+    lines = [json.loads(line) for line in whole.read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["test-1", "test-2", "test-3"]
+    assert any(line["output"] != line["base_output"] for line in lines)
+
+    answers, again = Answerer.answers, tmp_path / "again.jsonl"
+    calls: list[int] = []
+
+    def interrupted(self, prompts, **how):
+        calls.append(len(prompts))
+        for count, one in enumerate(answers(self, prompts, **how)):
+            if len(calls) == 2 and count == 1:
+                raise KeyboardInterrupt
+            yield one
+
+    monkeypatch.setattr(Answerer, "answers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        answer_rows(answerer, ROWS, again, base=True, limit=3)
+    assert not again.exists()
+    assert "4 of them from the interrupted job" in answer_rows(
+        answerer, ROWS, again, base=True, limit=3
+    )
+    assert calls == [3, 3, 2]
+    assert again.read_bytes() == whole.read_bytes()

@@ -1,0 +1,74 @@
+"""The chat reads questions until it is ended."""
+
+import io
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.run.test_generate import open_tiny
+from toplora_train.run.chat import chat
+from toplora_train.run.generate import Answerer
+
+
+@pytest.fixture(autouse=True)
+def _own_signal():
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def talk(answerer: Answerer, text: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The prompts of a chat in which ``text`` is typed."""
+    prompts: list[str] = []
+    show = Answerer.show
+
+    def shown(self, prompt, **how):
+        prompts.append(prompt.text)
+        return show(self, prompt, **how)
+
+    monkeypatch.setattr(Answerer, "show", shown)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    chat(answerer, base=False)
+    return prompts
+
+
+def test_exit_ends_it_and_empty_lines_are_no_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    prompts = talk(open_tiny(tmp_path), "one\n\n  \ntwo\n/exit\nthree\n", monkeypatch)
+    assert [("one" in text, "two" in text) for text in prompts] == [(True, False), (False, True)]
+    assert "(cut off at max_new_tokens=4)" in capsys.readouterr().err
+
+
+def test_a_conversation_grows_until_it_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    answerer = open_tiny(tmp_path, chat=True)
+    first, second, third = talk(answerer, "one\ntwo\n/clear\nthree\n", monkeypatch)
+    assert second.startswith(first)
+    assert "two" in second
+    assert "one" not in third
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_chat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    calls: list[str] = []
+
+    def stopped(_self, prompt, **_how):
+        calls.append(prompt.text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Answerer, "show", stopped)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+    chat(open_tiny(tmp_path), base=False)
+    assert len(calls) == 2
+    assert capsys.readouterr().out.count("(stopped)") == 2
+
+
+def test_a_question_that_is_too_long_does_not_end_the_chat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    prompts = talk(open_tiny(tmp_path), "long " * 9999 + "\nshort\n", monkeypatch)
+    assert len(prompts) == 1
+    assert "error: the question: its prompt of" in capsys.readouterr().out

@@ -1,0 +1,105 @@
+"""The command ``toplora-generate``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from toplora_train.config.arguments import Key, parse_arguments, show_usage
+from toplora_train.config.decoding import find_decoding
+from toplora_train.config.errors import Interrupted, UserError
+from toplora_train.config.resolved import read_config
+from toplora_train.launch.command import run_command
+
+COMMAND = "toplora-generate"
+PURPOSE = (
+    "Let a run's tuned model answer: a question, the rows of a file, or (with neither) an "
+    "interactive\nchat. Prompts and decoding are those of the run's evaluation, unless other "
+    "settings are given."
+)
+KEYS = (
+    Key("run", "the run directory, the one with report.json", required=True),
+    Key("prompt", "a question, answered on standard output"),
+    Key("file", 'rows like the run\'s own, or {"prompt": ...} per line; needs output'),
+    Key("output", "the JSONL file for their answers; the same command resumes after an interrupt"),
+    Key("limit", "only the file's first rows"),
+    Key("base", "whether to show the base model's answers too", choices=("true", "false")),
+    Key("max_new_tokens", "the most tokens of an answer"),
+    Key("temperature", "sample at this temperature instead of decoding greedily"),
+    Key("top_p", "sample from the most probable tokens with this total probability"),
+    Key("seed", "the seed of sampling, by default 1"),
+    Key("batch_size", "rows per forward pass"),
+    Key("data_root", "the local mirror to look for rows in"),
+    Key("device", "where to compute", choices=("auto", "cpu", "cuda", "mps")),
+    Key(
+        "trust_remote_code",
+        "whether the base model's own Python code may run; never taken from the run",
+        choices=("true", "false"),
+    ),
+)
+DECODING = ("max_new_tokens", "temperature", "top_p", "seed", "batch_size")
+
+
+def main() -> int:
+    """``toplora-generate``: returns the exit code."""
+    words = sys.argv[1:]
+    if any(word in ("-h", "--help") for word in words):
+        print(show_usage(COMMAND, PURPOSE, KEYS))  # noqa: T201  (for the user)
+        return 0
+    return run_command(lambda: _generate(words))
+
+
+def _generate(words: list[str]) -> None:
+    given = parse_arguments(words, KEYS, command=COMMAND)
+    run_dir = Path(given["run"])
+    if not run_dir.is_dir():
+        raise UserError(f"run={run_dir}: there is no such folder")
+    _validate_together(given)
+    limit = given.get("limit")
+    if limit is not None and not (limit.isdecimal() and int(limit)):
+        raise UserError(f"limit={limit} must be a whole number above zero")
+    config = read_config(run_dir / "config.yaml")
+    decoding = find_decoding(config, {key: given[key] for key in DECODING if key in given})
+
+    from toplora_train.config.again import evaluation_config  # heavy, as the imports below
+    from toplora_train.report.display import plain_console, say
+    from toplora_train.run.answer_rows import answer_rows
+    from toplora_train.run.chat import answer, chat
+    from toplora_train.run.generate import open_answerer
+
+    again = evaluation_config(
+        config,
+        data_root=given.get("data_root"),
+        device=given.get("device"),
+        trust_remote_code=given.get("trust_remote_code") == "true",
+    )
+    answerer, base = open_answerer(again, run_dir, decoding), given.get("base") == "true"
+    console = plain_console()
+    if "prompt" in given:
+        answer(answerer, given["prompt"], [], base=base, console=console)
+    elif "file" in given:
+        output = Path(given["output"])
+        rows = int(limit) if limit else None
+        try:
+            say(console, answer_rows(answerer, given["file"], output, base=base, limit=rows))
+        except Interrupted as interruption:
+            kept = "; the answers so far are kept: run the same command to resume"
+            raise KeyboardInterrupt(f"{interruption}{kept}") from interruption
+    else:
+        chat(answerer, base=base)
+
+
+def _validate_together(given: dict[str, str]) -> None:
+    if "prompt" in given and "file" in given:
+        raise UserError("prompt= and file= are two ways to ask; give one of them")
+    if "file" in given and "output" not in given:
+        raise UserError("file= needs a file for the answers: output=answers.jsonl")
+    for key in ("output", "limit"):
+        if key in given and "file" not in given:
+            raise UserError(f"{key}={given[key]} applies to file=FILE, which is not given")
+    if not given.get("prompt", "?").strip():
+        raise UserError("prompt is empty; give a question")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

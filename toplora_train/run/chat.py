@@ -1,0 +1,106 @@
+"""The interactive chat of ``toplora-generate``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+
+from rich.console import Console
+
+from toplora_train.config.errors import UserError
+from toplora_train.data.conversation import Message
+from toplora_train.report.display import plain_console, say
+from toplora_train.run.generate import Answerer
+
+HELP = "/exit or Ctrl-D ends, /clear forgets the conversation, Ctrl-C stops an answer"
+
+
+def chat(answerer: Answerer, *, base: bool) -> None:
+    """Answer questions from standard input until it ends.
+
+    Ctrl-C stops an answer; at the prompt it ends the chat.
+
+    Args:
+        answerer: The run's model.
+        base: Whether the base model answers first, without the adapter.
+    """
+    console = plain_console()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.stdin.isatty():
+        import_module("readline")  # lets input() edit lines and recall earlier ones
+        say(console, f"{_introduction(answerer)}\n{HELP}")
+    messages: list[Message] = []
+    for question in _questions():
+        if question == "/clear":
+            messages = []
+            continue
+        try:
+            messages = answer(answerer, question, messages, base=base, console=console)
+        except UserError as error:
+            say(console, f"error: {error}")
+        except KeyboardInterrupt:
+            say(console, "\n(stopped)")
+
+
+def answer(
+    answerer: Answerer,
+    question: str,
+    messages: list[Message],
+    *,
+    base: bool,
+    console: Console,
+) -> list[Message]:
+    """Print the answer, with ``base`` after the base model's; return the longer conversation.
+
+    Raises:
+        UserError: The question is no text, or too long.
+    """
+    prompt = answerer.question(question, messages)
+    if base:
+        say(console, "base model:")
+        _say_if_cut(answerer, answerer.show(prompt, base=True).finished)
+        say(console, "tuned model:")
+    found = answerer.show(prompt)
+    _say_if_cut(answerer, found.finished)
+    return [*messages, Message("user", question), Message("assistant", found.text)]
+
+
+def _say_if_cut(answerer: Answerer, finished: bool) -> None:
+    if not finished:
+        limit = answerer.decoding.max_new_tokens
+        print(f"(cut off at max_new_tokens={limit})", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _questions() -> Iterator[str]:
+    """The lines of standard input until its end, Ctrl-C or /exit."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = input(prompt).strip()
+        except (EOFError, KeyboardInterrupt):
+            if prompt:
+                print()  # noqa: T201  (ends the prompt's line)
+            return
+        except UnicodeDecodeError as error:
+            raise UserError("standard input is not valid UTF-8; correct its encoding") from error
+        if line == "/exit":
+            return
+        if line:
+            yield line
+
+
+def _introduction(answerer: Answerer) -> str:
+    decoding, config = answerer.decoding, answerer.config
+    how = (
+        "Questions and answers are a conversation in the model's chat template."
+        if answerer.chat
+        else "Each question is put in the prompt that the run was trained on, without the earlier "
+        "ones."
+    )
+    sampled = f"sampled at temperature {decoding.temperature:g}" if decoding.sampling else "greedy"
+    return (
+        f"{config.model.path or config.model.name} with the run's {config.adapter.name} adapter, "
+        f"{sampled}, at most {decoding.max_new_tokens} tokens. {how}"
+    )

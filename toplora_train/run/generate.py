@@ -1,0 +1,207 @@
+"""``toplora-generate``: a finished run's answers, decoded as its evaluation decodes them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase, TextStreamer
+
+from toplora_train.adapters.saving import WEIGHTS_FILE, load_adapter, sha256_of
+from toplora_train.config.decoding import Decoding
+from toplora_train.config.errors import UserError
+from toplora_train.config.printable import printable
+from toplora_train.config.schema import RunConfig
+from toplora_train.data.chat import as_conversations, question_text
+from toplora_train.data.conversation import Message
+from toplora_train.data.rows import Row, parse_row
+from toplora_train.data.sources import read_rows
+from toplora_train.data.special import find_special
+from toplora_train.evaluation.decoding.decode import Generated, generate
+from toplora_train.evaluation.protocol import find_protocol
+from toplora_train.evaluation.validate import encode_within_positions
+from toplora_train.run.assemble.evaluation_folder import finished_report
+from toplora_train.run.platform.console import open_console
+from toplora_train.run.platform.device import AUTOCAST, open_accelerator
+from toplora_train.run.prepare.objective import (
+    base_weights,
+    learned_template,
+    load_base,
+    locate_base,
+    training_parser,
+)
+from toplora_train.run.prepare.own_adapter import validate_own_adapter
+from toplora_train.run.prepare.special_tokens import open_tokenizer
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A row's whole prompt: the row's id, the text and its token ids."""
+
+    id: str
+    text: str
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A run's model, ready to answer.
+
+    Attributes:
+        model: The base model with the run's adapter.
+        tokenizer: Its tokenizer.
+        config: The run's configuration.
+        chat: Whether questions are put in the model's chat template, as in training.
+        decoding: How answers are decoded.
+        weights: Identifies the weights of base model and adapter.
+    """
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    config: RunConfig
+    chat: bool
+    decoding: Decoding
+    weights: str
+
+    def question(self, text: str, before: Sequence[Message] = ()) -> Prompt:
+        """The prompt of a question, in a chat after the messages ``before``.
+
+        Raises:
+            UserError: It is not UTF-8, or exceeds the model's positions.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError("the question is not valid UTF-8; correct its encoding") from error
+        messages = (*before, Message("user", text)) if self.chat else ()
+        template = learned_template(self.config) or ""
+        return self._prompt(
+            Row("", text, "", "", "", messages, prompt=template, place="the question")
+        )
+
+    def read(self, source: str, limit: int | None) -> list[Prompt]:
+        """The prompts of a file whose rows are like the run's own, or ``{"prompt": QUESTION}``.
+
+        Raises:
+            UserError: The file or a row cannot be read, or a row's prompt is too long.
+        """
+        own_row = training_parser(self.config)
+
+        def parse(fields: object, **how: Any) -> Row:
+            if isinstance(fields, Mapping) and fields.keys() - {"id"} == {"prompt"}:
+                question = {"instruction": fields["prompt"], "id": fields.get("id")}
+                row = parse_row(question, **how)
+                return replace(row, prompt=learned_template(self.config) or "")
+            row = own_row(fields, **how)
+            if row.messages and not self.chat:
+                raise UserError(
+                    f"{row.where} is a conversation, but the run was not trained on "
+                    "conversations; give an instruction"
+                )
+            return row
+
+        root = Path(self.config.data_root) if self.config.data_root else None
+        rows = read_rows(source, data_root=root, split="test", limit=limit, parse=parse)
+        if not rows.rows:
+            raise UserError(f"{source} has no rows, so there is nothing to answer")
+        if self.chat:
+            rows = as_conversations(rows)
+        return [self._prompt(row) for row in rows.rows]
+
+    def answers(
+        self, prompts: Sequence[Prompt], *, base: bool = False, streamer: Any = None
+    ) -> Iterator[Generated]:
+        """Answer the prompts in the evaluation's order; ``base``: without the adapter."""
+        protocol = find_protocol(self.config.evaluation.protocol)
+        with self.model.disable_adapter() if base else nullcontext():
+            yield from generate(
+                self.model,
+                self.tokenizer,
+                [prompt.ids for prompt in prompts],
+                max_new_tokens=self.decoding.max_new_tokens,
+                batch_size=self.decoding.batch_size,
+                num_beams=protocol.num_beams,
+                by_length=protocol.by_length,
+                autocast_dtype=AUTOCAST[self.config.trainer.mixed_precision],
+                sampling=self.decoding.sampling,
+                streamer=None if protocol.num_beams > 1 else streamer,  # beams are not final
+            )
+
+    def show(self, prompt: Prompt, *, base: bool = False) -> Generated:
+        """Print the answer to standard output as it is generated, and return it."""
+        printer = Printer(self.tokenizer)
+        (answer,) = self.answers([prompt], base=base, streamer=printer)
+        if not printer.used:
+            printer.on_finalized_text(answer.text, stream_end=True)
+        return answer
+
+    def _prompt(self, row: Row) -> Prompt:
+        if self.config.dataset.special_tokens == "error":
+            found = find_special(self.tokenizer, [row], outputs=False)
+            if found.rows:
+                raise UserError(
+                    f"{row.where}: contains the model's special token "
+                    f"{next(iter(found.tokens))}, which the run's dataset.special_tokens=error "
+                    "refuses; remove it"
+                )
+        protocol = find_protocol(self.config.evaluation.protocol)
+        text = question_text(self.tokenizer, row, protocol.build_prompt)
+        ids = encode_within_positions(
+            self.model, self.tokenizer, row, text, max_new_tokens=self.decoding.max_new_tokens
+        )
+        return Prompt(row.id, text, ids)
+
+
+class Printer(TextStreamer):
+    """Prints tokens as they come, with control characters as escapes.
+
+    Attributes:
+        used: Whether it has printed.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(
+            tokenizer,
+            skip_prompt=True,
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        self.used = False
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """See :class:`transformers.TextStreamer`."""
+        self.used = True
+        sys.stdout.write(printable(text) + "\n" * stream_end)
+        sys.stdout.flush()
+
+
+def open_answerer(config: RunConfig, run_dir: Path, decoding: Decoding) -> Answerer:
+    """Load a finished run's model.
+
+    Args:
+        config: The run's configuration, with the device to use.
+        run_dir: The run.
+        decoding: How answers are decoded.
+
+    Raises:
+        UserError: The run is not finished, or its adapter or base model is not the run's own.
+    """
+    wording = finished_report(run_dir)["data"].get("wording", "alpaca")
+    open_console()
+    accelerator = open_accelerator(
+        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
+    )
+    location = locate_base(config.model)
+    validate_own_adapter(run_dir, location)
+    tokenizer = open_tokenizer(config, location)
+    model = load_base(config, location, None).to(accelerator.device)
+    adapted = load_adapter(model, run_dir / "adapter").to(accelerator.device)
+    torch.manual_seed(decoding.seed)
+    weights = f"{base_weights(config, location)} {sha256_of(run_dir / 'adapter' / WEIGHTS_FILE)}"
+    return Answerer(adapted, tokenizer, config, wording == "chat", decoding, weights)
