@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from tests.adapters.test_contract import ADAPTERS, defaults, shaken, tensors, token_ids
+from tests.adapters.test_contract import ADAPTERS, defaults
 from tests.adapters.variants import (
     MODELS,
     VARIANTS,
@@ -24,6 +24,7 @@ from toplora_train.adapters.describe import count_adapter_parameters, describe_a
 from toplora_train.adapters.export import save_as_lora
 from toplora_train.adapters.saving import load_adapter, save_adapter
 from toplora_train.config.errors import UserError
+from toplora_train.contract.subject import shaken, tensors, token_ids
 from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.adapters.test_contract import attached, shaken
+from tests.adapters.test_contract import attached
 from tests.run.conftest import tiny_run
 from toplora_train.adapters.saving import save_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.config.schema import ModelSettings, TaskSettings
+from toplora_train.contract.subject import shaken
 from toplora_train.data.prompts import build_prompt
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 from toplora_train.run.export import PROBE, export

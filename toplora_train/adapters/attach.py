@@ -1,7 +1,8 @@
 """Find an adapter by its name and attach it to a model.
 
-An adapter is a module of this package with a function ``peft_config(settings)``; modules are found
-by name, not listed. Optional: ``refine(model, settings)``, called after attaching;
+An adapter is a module of this package, or of the user's own (:mod:`toplora_train.config.plugins`),
+with a function ``peft_config(settings)``; modules are found by name, not listed. Optional:
+``refine(model, settings)``, called after attaching;
 ``start_from_data(model, settings, batches)``, called with training rows; ``TARGETS_BY_PEFT``, if
 PEFT chooses the default target modules; and ``tucker_tensors(model)``, the mode sizes of tensors
 whose modes can have ranks of their own, for the budget.
@@ -35,6 +36,7 @@ from toplora_train.adapters.targets import (
     plain_names,
 )
 from toplora_train.config.errors import UserError
+from toplora_train.config.plugins import plugin
 from toplora_train.models.embedding import resized_modules
 from toplora_train.models.head import head_modules
 from toplora_train.models.quantized import keep_trainable
@@ -71,6 +73,11 @@ def adapter_module(name: str) -> ModuleType:
     Raises:
         UserError: There is no such adapter.
     """
+    own = plugin("adapter", name)
+    if own is not None:
+        if not hasattr(own, "peft_config"):
+            raise UserError(f"{own.__file__}: an adapter must define peft_config(settings)")
+        return own
     if name not in _module_names() or not hasattr(_module(name), "peft_config"):
         raise UserError(
             f"adapter={name}: there is no such adapter; known: {', '.join(adapter_names())}"

@@ -145,7 +145,10 @@ def shapes_and_dtypes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             raise UserError(f"{file}: no such file; {remedy}")
     config = read_adapter_config(folder)
     if config.get("peft_type") not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        raise UserError(f"{config_file}: unknown peft_type {config.get('peft_type')!r}")
+        raise UserError(
+            f"{config_file}: unknown peft_type {config.get('peft_type')!r}; your own method is "
+            "known after config_dir=FOLDER, or the import of its module"
+        )
     try:
         check_schema_version(config.get("schema_version"))
     except ValueError as error:

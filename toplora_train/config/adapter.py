@@ -8,7 +8,7 @@ every adapter has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from toplora_train.config.errors import UserError, requirement
 from toplora_train.config.locate import options
+from toplora_train.config.plugins import plugin
 from toplora_train.config.schema import SharedAdapterSettings
 from toplora_train.config.suggest import not_found
 
@@ -25,18 +26,25 @@ Blame = Callable[[str], str]
 """For a dotted key, the file that set it as ``"FILE: "``, or "" for the command line."""
 
 
-def adapter_defaults(name: Any) -> tuple[dict[str, Any], Path]:
+def adapter_defaults(name: Any, own: Sequence[Path] = ()) -> tuple[dict[str, Any], Path]:
     """The adapter's defaults, which are also its schema, and the file that defines them.
 
+    Args:
+        name: The adapter's name.
+        own: The user's folders; an adapter of the user's own that has been imported needs none.
+
     Raises:
-        UserError: the package has no adapter of this name.
+        UserError: there is no adapter of this name.
     """
-    known = options("adapter")
+    known = {option: file.path for option, file in options("adapter", own).items()}
+    module = plugin("adapter", str(name))
+    if module is not None:
+        known[str(name)] = Path(str(module.__file__)).with_suffix(".yaml")
     if name is None:
         raise UserError(f"adapter.name is not set; known: {', '.join(known)}")
     if name not in known:
         raise UserError(f"adapter.name: {not_found('adapter', str(name), known)}")
-    path = known[name].path
+    path = known[name]
     values = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(values, dict)
     own = {str(key): value for key, value in values.items() if key != "defaults"}
@@ -44,7 +52,11 @@ def adapter_defaults(name: Any) -> tuple[dict[str, Any], Path]:
 
 
 def complete_adapter(
-    settings: Mapping[str, Any], name: str, *, blame: Blame = lambda _: ""
+    settings: Mapping[str, Any],
+    name: str,
+    *,
+    own: Sequence[Path] = (),
+    blame: Blame = lambda _: "",
 ) -> dict[str, Any]:
     """The adapter's defaults, overridden by the settings, whose types are validated.
 
@@ -53,7 +65,7 @@ def complete_adapter(
     Raises:
         UserError: a value's type differs from its default's.
     """
-    defaults, _ = adapter_defaults(name)
+    defaults, _ = adapter_defaults(name, own)
 
     def complete(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         completed = dict(known)

@@ -15,6 +15,7 @@ from toplora_train.config.compose import load_yaml
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import options, readable
 from toplora_train.config.origin import PACKAGE_HEADER
+from toplora_train.config.plugins import find_plugins
 from toplora_train.config.reading import parse_yaml
 from toplora_train.config.resolved import plain
 from toplora_train.config.schema import RunConfig, TaskSettings
@@ -59,6 +60,10 @@ def evaluation_config(
     changed["model"]["trust_remote_code"] = trust_remote_code
     if tasks is not None:
         changed["task"] = {name: read_task(name, own) for name in tasks}
+        kept = {
+            key: digest for key, digest in config.plugins.items() if not key.startswith("task/")
+        }
+        changed["plugins"] = kept | find_plugins({"task": tasks}, own)
     if device is not None:
         changed["launch"]["device"] = device
     try:

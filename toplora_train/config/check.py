@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,6 +13,7 @@ from pydantic_core import ErrorDetails
 from toplora_train.config.adapter import Blame, adapter_defaults, complete_adapter, shown
 from toplora_train.config.errors import UserError, requirement
 from toplora_train.config.kinds import validate_tasks
+from toplora_train.config.plugins import find_plugins
 from toplora_train.config.schema import (
     ForgettingSettings,
     RunConfig,
@@ -24,7 +26,7 @@ Tree = Mapping[str, Any]
 """Known keys: nested keys, an empty mapping if any key is allowed, None for a value."""
 
 _RUN_CONFIG = TypeAdapter(RunConfig)
-_FILLED_IN = ("command", "recipe")  # by the program, not by the user
+_FILLED_IN = ("command", "recipe", "plugins", "config_dirs")  # by the program, not by the user
 
 
 def check(
@@ -32,6 +34,7 @@ def check(
     *,
     recipe: str | None = None,
     command: str = "",
+    own: Sequence[Path] = (),
     blame: Blame = lambda _: "",
 ) -> RunConfig:
     """Validate composed values and return the frozen configuration.
@@ -40,6 +43,7 @@ def check(
         values: plain dicts and scalars, interpolations resolved, ``output_dir`` filled in.
         recipe: the recipe's name, for the report.
         command: the command line, for the report.
+        own: the user's folders of options.
         blame: returns the file that set a key.
 
     Raises:
@@ -49,13 +53,18 @@ def check(
     _validate_chosen_tasks(values, blame)
     adapter = values.get("adapter")
     name = adapter.get("name") if isinstance(adapter, Mapping) else None
-    validate_known_keys(values, known_tree(name, values.get("task")), blame)
+    validate_known_keys(values, known_tree(name, values.get("task"), own), blame)
     assert isinstance(adapter, Mapping)
+    plugins = find_plugins(values, own)
     try:
-        completed = complete_adapter(adapter, str(name), blame=blame)
-        config = _RUN_CONFIG.validate_python(
-            {**values, "adapter": completed, "recipe": recipe, "command": command}
-        )
+        completed = complete_adapter(adapter, str(name), own=own, blame=blame)
+        filled_in = {
+            "recipe": recipe,
+            "command": command,
+            "plugins": plugins,
+            "config_dirs": [str(folder.absolute()) for folder in own] if plugins else [],
+        }
+        config = _RUN_CONFIG.validate_python({**values, "adapter": completed, **filled_in})
     except ValidationError as error:
         key, problem = first_problem(error)
         raise UserError(f"{blame(key)}{key} {problem}") from error
@@ -63,10 +72,10 @@ def check(
     return config
 
 
-def known_tree(adapter: Any, tasks: Any) -> Tree:
+def known_tree(adapter: Any, tasks: Any, own: Sequence[Path] = ()) -> Tree:
     """All keys that exist for this adapter and these tasks."""
     tree = {key: inner for key, inner in _tree_of(RunConfig).items() if key not in _FILLED_IN}
-    tree["adapter"] = _tree_of_values(adapter_defaults(adapter)[0])
+    tree["adapter"] = _tree_of_values(adapter_defaults(adapter, own)[0])
     names = tasks if isinstance(tasks, Mapping) else ()
     tree["task"] = {str(task): _tree_of(TaskSettings) for task in names}
     return tree

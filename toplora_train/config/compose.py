@@ -27,9 +27,9 @@ from toplora_train.config.by_task import register_by_task
 from toplora_train.config.check import check
 from toplora_train.config.errors import UserError
 from toplora_train.config.levels import Level, levels, typed_keys, validate_complete
-from toplora_train.config.locate import OptionFile, conf_dir, groups, options, readable
+from toplora_train.config.locate import OptionFile, conf_dir, groups, installed, options, readable
 from toplora_train.config.names import LONGEST
-from toplora_train.config.origin import find_origin
+from toplora_train.config.origin import find_origin, package_of
 from toplora_train.config.outside import validate_outside
 from toplora_train.config.rivals import settle, validate_package
 from toplora_train.config.schema import RunConfig, SharedAdapterSettings
@@ -43,6 +43,9 @@ def prepare_hydra() -> None:
     store = ConfigStore.instance()
     store.store(name="schema_defaults", node=schema_defaults(), package="_global_")
     store.store(name="free_settings", node=_free_settings())
+    for option in (option for group in groups() for option in installed(group).values()):
+        node, package = load_yaml(option.path), package_of(option) or "_global_"
+        store.store(group=option.group, name=option.name, node=node, package=package)
     for recipe in options("recipe").values():
         store.store(
             group="recipe", name=recipe.name, node=load_yaml(recipe.path), package="_global_"
@@ -140,7 +143,7 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
         if start.is_dir():  # else a hub id
             adapter["start_from"] = str(start.absolute())
     command = shlex.join(["toplora-train", *(overrides if sweeping else argv)])
-    config = check(values, recipe=recipe, command=command, blame=blame)
+    config = check(values, recipe=recipe, command=command, own=own, blame=blame)
     validate_useful(config, typed_keys(found))
     return config
 
@@ -158,7 +161,9 @@ def check_shown(text: str, overrides: Sequence[str], own: Sequence[Path]) -> Non
     found = levels_of(composed, choices, own, overrides)
     values = consistent(plain_values(composed, blame), found, own)
     values.pop("study", None)  # of the whole study, not of its jobs
-    config = check({**values, "output_dir": values.get("output_dir") or "runs"}, blame=blame)
+    config = check(
+        {**values, "output_dir": values.get("output_dir") or "runs"}, own=own, blame=blame
+    )
     validate_useful(config, typed_keys(found))
 
 

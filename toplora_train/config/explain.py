@@ -151,7 +151,9 @@ def _refused_key(key: str, overrides: Sequence[str], own: Sequence[Path]) -> str
     if key.startswith("study."):
         return _unknown_of_study(key, typed.get("study"), own)
     adapters = _values(typed["adapter"]) if "adapter" in typed else [_default_adapter()]
-    trees = {name: known_tree(_settings_name(name, own), options("task", own)) for name in adapters}
+    trees = {
+        name: known_tree(_settings_name(name, own), options("task", own), own) for name in adapters
+    }
     lacking = [name for name, tree in trees.items() if key not in known_keys(tree)]
     if not lacking:
         group, _, rest = key.partition(".")

@@ -1,22 +1,37 @@
-"""Finds option files and recipes: inside a wheel, or beside the package in a checkout."""
+"""Finds option files and recipes: inside a wheel, beside the package, or from another package.
+
+Another installed package adds options through entry points: ``NAME = "its.module"`` in the group
+``toplora_train.adapters`` (or ``.optimizers``, ``.datasets``, ``.tasks``) is the option ``NAME``,
+whose file ``NAME.yaml`` is beside the module.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
 LINE_LENGTH = 97  # of the option files' comments, without the "# "
+GROUPS_WITH_MODULES = ("adapter", "optimizer", "dataset", "task")
+"""The groups whose options may have a Python module, see :mod:`toplora_train.config.plugins`."""
 
 
 @dataclass(frozen=True)
 class OptionFile:
-    """One option of a group: ``adapter/toplora`` is ``conf/adapter/toplora.yaml``."""
+    """One option of a group: ``adapter/toplora`` is ``conf/adapter/toplora.yaml``.
+
+    ``module`` is the dotted name of its module in another installed package, if it is from there.
+    """
 
     group: str
     name: str
     path: Path
+    module: str | None = None
 
 
 def conf_dir() -> Path:
@@ -30,14 +45,55 @@ def recipes_dir() -> Path:
 
 
 def options(group: str, own: Iterable[Path] = ()) -> dict[str, OptionFile]:
-    """The options of a group by name: the package's, then those in the user's ``--config-dir``."""
+    """The options of a group by name: the package's, other packages', then the user's own.
+
+    Args:
+        group: The group.
+        own: The user's folders (``--config-dir``), with a folder for each group.
+    """
     shipped = recipes_dir() if group == "recipe" else conf_dir() / group
-    folders = [shipped, *(folder / group for folder in own)]
-    found: dict[str, OptionFile] = {}
-    for folder in folders:
-        for path in sorted(folder.glob("*.yaml")):
-            found.setdefault(path.stem, OptionFile(group, path.stem, path))
+    found = _in_folder(group, shipped)
+    for more in (installed(group), *(_in_folder(group, folder / group) for folder in own)):
+        found = {**more, **found}
     return found
+
+
+def _in_folder(group: str, folder: Path) -> dict[str, OptionFile]:
+    return {path.stem: OptionFile(group, path.stem, path) for path in sorted(folder.glob("*.yaml"))}
+
+
+@cache
+def installed(group: str) -> dict[str, OptionFile]:
+    """The options that other installed packages add; their modules are not imported here."""
+    found: dict[str, OptionFile] = {}
+    if group not in GROUPS_WITH_MODULES:
+        return found
+    for point in sorted(_entry_points().select(group=f"toplora_train.{group}s")):
+        path = _module_folder(point.value) / f"{point.name}.yaml"
+        if path.is_file() and path.stem == point.value.rpartition(".")[2]:
+            found[point.name] = OptionFile(group, point.name, path, point.value)
+        else:
+            warnings.warn(
+                f"the entry point {point.name} = {point.value} is ignored: it must name a module "
+                f"called {point.name} with {point.name}.yaml beside it",
+                stacklevel=2,
+            )
+    return found
+
+
+@cache
+def _entry_points() -> EntryPoints:
+    return entry_points()
+
+
+def _module_folder(name: str) -> Path:
+    """The folder of a module, found without importing the packages that it is in."""
+    top, *inner = name.split(".")
+    spec = find_spec(top)
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    if inner:
+        return Path(*places[:1], *inner[:-1])
+    return Path(spec.origin).parent if spec is not None and spec.origin else Path(top)
 
 
 def groups() -> list[str]:

@@ -487,6 +487,9 @@ class RunConfig:
             model's weights, then show the plan.
         recipe: Name of the recipe; filled in by the program.
         command: The command line; filled in by the program.
+        plugins: The user's own modules (:mod:`toplora_train.config.plugins`) and the SHA-256 of
+            each; filled in by the program.
+        config_dirs: The folders these modules are in; filled in by the program.
     """
 
     model: ModelSettings
@@ -509,6 +512,8 @@ class RunConfig:
     prefetch: bool = False
     recipe: str | None = None
     command: str = ""
+    plugins: dict[str, str] = Field(default_factory=dict)
+    config_dirs: list[str] = Field(default_factory=list)
 
     @property
     def trains(self) -> bool:

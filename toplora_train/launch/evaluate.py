@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 from toplora_train.config.arguments import Key, parse_arguments, parse_list, show_usage
 from toplora_train.config.errors import Interrupted, UserError
 from toplora_train.config.methods import language_methods
+from toplora_train.config.plugins import load_plugins, needed_to_use
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import EvaluationSettings
 from toplora_train.launch.command import run_command
@@ -43,7 +44,11 @@ KEYS = (
     Key("data_root", "the local mirror to look for rows in"),
     Key("device", "where to compute", choices=("auto", "cpu", "cuda", "mps")),
     Key("processes", "how many share the rows, each with the model; auto: one per GPU"),
-    Key("config_dir", "a folder with your task files, FOLDER/task/NAME.yaml or the harness's"),
+    Key(
+        "config_dir",
+        "a folder with your task files, FOLDER/task/NAME.yaml or the harness's, and "
+        "the modules of your own that the run uses",
+    ),
     Key(
         "trust_remote_code",
         "whether the base model's own Python code may run; never taken from the run",
@@ -112,6 +117,7 @@ def _evaluate(words: list[str]) -> None:
         own=[own] if own else [],
         trust_remote_code=given.get("trust_remote_code") == "true",
     )
+    load_plugins(needed_to_use(again.plugins), [own] if own else [])
     if "harness" in given:
         _validate_others(given, "harness", HARNESS_KEYS, "prompts and scores as the harness does")
         from toplora_train.run.harness import evaluate_harness

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from toplora_train.config.arguments import Key, parse_arguments, show_usage
 from toplora_train.config.errors import UserError
+from toplora_train.config.plugins import load_plugins, needed_to_use
+from toplora_train.config.resolved import read_config
 from toplora_train.launch.command import run_command
 
 COMMAND = "toplora-export"
@@ -24,6 +26,7 @@ KEYS = (
         choices=("lora", "merged"),
     ),
     Key("output", "the folder to write, by default RUN/FORMAT"),
+    Key("config_dir", "the folder with the modules of your own that the run uses"),
     Key(
         "trust_remote_code",
         "whether the base model's own Python code may run; never taken from the run",
@@ -46,6 +49,8 @@ def _export(words: list[str]) -> None:
     run_dir = Path(given["run"])
     if not run_dir.is_dir():
         raise UserError(f"run={run_dir}: there is no such folder")
+    recorded = read_config(run_dir / "config.yaml").plugins
+    load_plugins(needed_to_use(recorded), [given["config_dir"]] if "config_dir" in given else [])
     from toplora_train.report.display import say
     from toplora_train.run.export import export
     from toplora_train.run.platform.console import (

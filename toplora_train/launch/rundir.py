@@ -30,7 +30,16 @@ WRITTEN = (  # by a run; its logs are only appended to
 
 # Settings that may differ for the same run: its location, its command and how it is displayed.
 # (For an unfinished run the checkpoint decides.)
-NOT_OF_THE_RUN = ("output_dir", "data_root", "resume", "plan", "command", "tracker", "launch")
+NOT_OF_THE_RUN = (
+    "output_dir",
+    "data_root",
+    "resume",
+    "plan",
+    "command",
+    "tracker",
+    "launch",
+    "config_dirs",
+)
 
 
 def make_run_dir(run_dir: Path) -> None:

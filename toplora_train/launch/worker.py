@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from toplora_train.config.errors import Interrupted, RunFailure, UserError, disk_error
+from toplora_train.config.plugins import load_plugins
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch.outcome import write_failure
@@ -73,6 +74,7 @@ def run(config: RunConfig, run_dir: Path, *, job: Job = run_training) -> int:
     """Run the job in this process and turn its result into an exit code."""
     with _logging_to(run_dir / log_name()):
         try:
+            load_plugins(config.plugins, config.config_dirs)
             job(config, run_dir)
         except Interrupted as interruption:
             return _interrupted(config, run_dir, interruption)

@@ -16,7 +16,8 @@ from toplora_train.config.locate import options
 from toplora_train.report.plan import Alternative, Comparison
 
 # LoRA first, as the reference; PEFT's other methods need settings of their own.
-ADAPTERS = ("lora", *(name for name in options("adapter") if name not in ("lora", "peft")))
+SHIPPED = [name for name, option in options("adapter").items() if option.module is None]
+ADAPTERS = ("lora", *(name for name in SHIPPED if name not in ("lora", "peft")))
 CARRIED_OVER = ("target_modules", "exclude_modules", "layers_to_transform")
 
 
