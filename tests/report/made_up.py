@@ -1,10 +1,12 @@
 """A plausible synthetic run for the tests of the report."""
 
 from functools import cache
+from pathlib import Path
 
-from toplora_train.evaluation.predictions import Prediction
+from toplora_train.evaluation.predictions import Prediction, write_predictions
 from toplora_train.evaluation.statistics import wilson_interval
 from toplora_train.report.gain import gain
+from toplora_train.report.metrics_file import MetricsFile
 from toplora_train.report.record import (
     Reload,
     Report,
@@ -13,6 +15,7 @@ from toplora_train.report.record import (
     ReportModel,
     ReportTrain,
     TaskScore,
+    write_report,
 )
 
 
@@ -109,3 +112,60 @@ def made_up_predictions(right=14, wrong=12):
         )
         for index in range(right + wrong)
     ]
+
+
+HOSTILE = (
+    "<script>document.title='run'</script></style></script><img src=x onerror=alert(1)> **bold** "
+    "\x1b[31mred\x1b[0m \u202eright to left\u202c \x00 \U0001f600 ${alert(1)}"
+)
+
+
+def made_up_answers(rows):
+    """The base and the tuned model's answers: row 0 is hostile, every tenth row is unreadable."""
+    base, tuned = [], []
+    for row in range(rows):
+        prompt = (
+            "Below is an instruction.\n\n### Instruction:\n"
+            f"Box {row} has {row * 7 % 93} shells. {'Why? ' * (row % 5)}\n\n### Response:\n"
+        )
+        label = HOSTILE if row == 0 else str(row)
+        for answers, right in ((base, row % 3 == 0), (tuned, row % 4 != 1)):
+            answer = None if row % 10 == 9 else label if right else str(-row)
+            output = f"It is {answer}." if row else HOSTILE
+            correct = right and answer is not None
+            answers.append(Prediction(f"row-{row}", prompt, output, answer, label, correct))
+    return base, tuned
+
+
+def made_up_run(folder: Path, *, rows=40, steps=60) -> Path:
+    """A finished run: report, metrics with a resume, a spike and validations, and predictions."""
+    base, tuned = made_up_answers(rows)
+    right = [sum(one.correct for one in answers) for answers in (tuned, base)]
+    data = ReportData(
+        "train.jsonl", 3000, "ab" * 32, 2, 41_230, {"arithmetic": {"rows": 1, "ids": ["row-2"]}}
+    )
+    report = made_up_report(
+        data=data,
+        tasks={"arithmetic": task_score(right[0], rows, right[1])},
+        gain=gain({"arithmetic": (base, tuned)}),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_report(folder / "report.json", report)
+    write_predictions(folder / "predictions" / "arithmetic.jsonl", tuned)
+    write_predictions(folder / "predictions" / "arithmetic.base.jsonl", base)
+    metrics = made_up_metrics(steps)
+    for place, row in enumerate(metrics):
+        row["loss"] += 0.1 * (place % 3) + 2 * (place == steps // 2)
+        row |= {"loss_spikes": int(place == steps // 2), "update_norm_largest": 0.1}
+        if place % 10 == 9:
+            row["validation_loss"] = row["loss"] + 0.1
+    middle = metrics[steps * 2 // 3]["step"]
+    with MetricsFile(folder / "metrics.jsonl") as file:
+        for row in metrics:
+            if row["step"] <= middle:
+                file.append(row)
+    with MetricsFile(folder / "metrics.jsonl", resumed_step=middle) as file:
+        for row in metrics:
+            if row["step"] > middle:
+                file.append(row)
+    return folder

@@ -39,7 +39,8 @@ def test_a_record_without_a_required_key_is_refused(tmp_path):
 def test_a_resumed_run_drops_the_lines_after_its_checkpoint(path):
     with MetricsFile(path, resumed_step=40) as file:
         file.append(ROWS[4])
-    assert read_metrics(path) == ROWS[:5]
+        file.append(ROWS[5])
+    assert read_metrics(path) == [*ROWS[:4], ROWS[4] | {"resumed_after": 40}, ROWS[5]]
 
 
 def test_a_fresh_run_replaces_the_file(path):
@@ -57,7 +58,7 @@ def test_an_incomplete_last_line_is_dropped(path):
     assert read_metrics(path) == ROWS[:5]
     with MetricsFile(path, resumed_step=60) as file:
         file.append(ROWS[5])
-    assert read_metrics(path) == ROWS
+    assert read_metrics(path) == [*ROWS[:5], ROWS[5] | {"resumed_after": 60}]
     assert len(path.read_text().splitlines()) == 6
 
 

@@ -1,4 +1,4 @@
-"""The charts of reports and comparisons as SVG text."""
+"""The charts of comparisons as SVG text."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from toplora_train.config.printable import printable
 from toplora_train.report.costs import mark_front
 from toplora_train.report.numbers import rate, shortened
 
-TUNED, BASE, MAJORITY = "#2f7fd1", "#8d99a6", "#d98e2b"
-_COLORS = (TUNED, MAJORITY, "#3fa46a", "#b45bc2", "#c0483c", "#5f8a8b", BASE)
-# Placeholder colour, replaced by the page's text colour when the chart is inline, or by a grey that
-# is legible on white and black when it is a file.
-_INK = "#010203"
-_FILE_INK = "#808890"
+TUNED = "#2f7fd1"
+_COLORS = (TUNED, "#d98e2b", "#3fa46a", "#b45bc2", "#c0483c", "#5f8a8b", "#8d99a6")
+_INK = "#010203"  # placeholder, replaced by the page's text colour
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "toplora-train",
@@ -38,73 +34,6 @@ _STYLE = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
-
-
-def training_chart(metrics: Sequence[Mapping[str, Any]], *, inline: bool) -> str:
-    """Plot training loss, validation loss if measured, and learning rate against steps.
-
-    Args:
-        metrics: The rows of ``metrics.jsonl``, at least one.
-        inline: Whether the chart is embedded in a page rather than written to a file.
-    """
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(8, 3.6), layout="constrained")
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        steps = [row["step"] for row in metrics]
-        marker = "o" if len(steps) < 3 else ""
-        losses = [_loss(row["loss"]) for row in metrics]
-        above.plot(steps, losses, color=TUNED, marker=marker, label="training loss")
-        measured = [row for row in metrics if row.get("validation_loss") is not None]
-        if measured:
-            above.plot(
-                [row["step"] for row in measured],
-                [row["validation_loss"] for row in measured],
-                color=MAJORITY,
-                marker="o",
-                markersize=4,
-                label="validation loss",
-            )
-            above.legend(loc="upper right")
-        above.set_ylabel("loss per token")
-        _light_grid(above, "y")
-        below.plot(steps, [row["lr"] for row in metrics], color=BASE, marker=marker)
-        below.set_ylabel("learning rate")
-        below.set_ylim(bottom=0)
-        below.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        below.set_xlabel("step")
-        _light_grid(below, "y")
-        return _svg(figure, "Training loss and learning rate by step", inline)
-
-
-def score_chart(tasks: Mapping[str, Mapping[str, Any]], *, inline: bool) -> str:
-    """Plot each task's score with its 95 % interval next to the base model and majority baseline.
-
-    Args:
-        tasks: ``tasks`` of ``report.json``, at least one.
-        inline: Whether the chart is embedded in a page rather than written to a file.
-    """
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(8, 0.9 + 0.62 * len(tasks)), layout="constrained")
-        axes = figure.subplots()
-        for place, task in enumerate(tasks.values()):
-            _bar(axes, place - 0.19, task["value"], task["ci95"], TUNED)
-            if task["base_value"] is not None:
-                _bar(axes, place + 0.19, task["base_value"], task["base_ci95"], BASE)
-            majority = 100 * task["majority_value"]
-            axes.plot([majority] * 2, [place - 0.4, place + 0.4], color=MAJORITY, linestyle=":")
-        axes.set_yticks(range(len(tasks)), list(map(printable, tasks)))
-        axes.set_ylim(len(tasks) - 0.5, -0.5)
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("score (%), with 95 % interval")
-        legend = [("tuned", TUNED, "-", 7.0), ("base model", BASE, "-", 7.0)]
-        legend.append(("most frequent answer", MAJORITY, ":", 1.5))
-        handles = [
-            axes.plot([], [], color=color, linestyle=style, linewidth=width, label=label)[0]
-            for label, color, style, width in legend
-        ]
-        figure.legend(handles=handles, loc="outside upper left", ncols=3)
-        _light_grid(axes, "x")
-        return _svg(figure, "Scores by task with 95 % intervals", inline)
 
 
 def pareto_chart(methods: Sequence[Mapping[str, Any]], cost: str, label: str) -> str:
@@ -149,7 +78,7 @@ def pareto_chart(methods: Sequence[Mapping[str, Any]], cost: str, label: str) ->
         axes.margins(x=0.3)
         axes.xaxis.set_major_formatter("{x:,g}")
         _light_grid(axes, "both")
-        return _svg(figure, f"Score against {cost.replace('_', ' ')}", inline=True)
+        return _svg(figure, f"Score against {cost.replace('_', ' ')}")
 
 
 def rate_chart(rates: Mapping[str, Any]) -> str:
@@ -180,22 +109,7 @@ def rate_chart(rates: Mapping[str, Any]) -> str:
         for text in axes.legend().get_texts():
             text.set_parse_math(False)
         _light_grid(axes, "y")
-        return _svg(figure, "Held-out score by learning rate", inline=True)
-
-
-def _bar(
-    axes: Axes, place: float, value: float, interval: Sequence[float] | None, color: str
-) -> None:
-    axes.barh(place, 100 * value, height=0.34, color=color)
-    if interval is not None:
-        low, high = (100 * bound for bound in interval)
-        spread = [[max(0.0, 100 * value - low)], [max(0.0, high - 100 * value)]]
-        axes.errorbar(100 * value, place, xerr=spread, color=_INK, capsize=3, linewidth=1)
-
-
-def _loss(value: float | None) -> float:
-    """NaN losses are null in JSON; they leave a gap in the curve."""
-    return float("nan") if value is None else value
+        return _svg(figure, "Held-out score by learning rate")
 
 
 def _light_grid(axes: Axes, axis: Any) -> None:
@@ -203,12 +117,10 @@ def _light_grid(axes: Axes, axis: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def _svg(figure: Figure, title: str, inline: bool) -> str:
+def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title})
     text = buffer.getvalue()
-    if not inline:
-        return text.replace(_INK, _FILE_INK)
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # Two charts on one page must not share ids, and a chart scales with the page.

@@ -44,6 +44,7 @@ class MetricsFile:
         kept = [row for row in lines if row["step"] <= (resumed_step or 0)]
         write_text_atomically(path, "".join(_line(row) for row in kept))
         self._path = path
+        self._resumed_after = resumed_step
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> MetricsFile:
@@ -58,7 +59,7 @@ class MetricsFile:
         self.close()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Append one step's record and flush.
+        """Append one step's record and flush; the first of a resumed run has ``resumed_after``.
 
         Args:
             record: All of ``KEYS`` and any other metrics; None values of the latter are left out.
@@ -72,6 +73,8 @@ class MetricsFile:
             for key, value in record.items()
             if key not in row and key != "logged" and value is not None
         }
+        if self._resumed_after is not None:
+            row["resumed_after"], self._resumed_after = self._resumed_after, None
         self._file.write(_line(row))
         self._file.flush()
 

@@ -2,86 +2,176 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from toplora_train.evaluation.predictions import Prediction
+from toplora_train.config.errors import UserError
+from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.report import numbers
-from toplora_train.report.charts import score_chart, training_chart
+from toplora_train.report.answers import FILTERS, LONGEST, PAGE_BYTES, answer_table, pack
+from toplora_train.report.confusion import confusion
 from toplora_train.report.contamination import clean_scores, contamination_text
+from toplora_train.report.curves import curve_table, training_curves
 from toplora_train.report.escape import cell, code, fenced, finalize
-from toplora_train.report.examples import confusion, pick_examples
 from toplora_train.report.expected import expected_table
 from toplora_train.report.gain import gain_text
 from toplora_train.report.json_file import write_text_atomically
+from toplora_train.report.metrics_file import read_metrics
+from toplora_train.report.record import read_report
 from toplora_train.report.wording import has_head, head_verdict, wording
 
-FIGURES = "figures"
 PROTOCOLS = {
     "clean": "Answers are generated with greedy decoding.",
     "legacy.toplora": "Protocol of TopLoRA's scripts, for reproduction only.",
     "legacy.llm_adapters": "Protocol of LLM-Adapters' and DoRA's scripts, for reproduction only.",
 }
+Answers = Mapping[str, Sequence[Prediction]]
 
 
-def write_pages(
-    run_dir: Path,
-    report: Mapping[str, Any],
-    metrics: Sequence[Mapping[str, Any]],
-    predictions: Mapping[str, Sequence[Prediction]],
-) -> None:
-    """Write ``report.md`` (with its charts in ``figures/``) and a self-contained ``report.html``.
+def write_pages(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write ``report.md`` and a self-contained ``report.html``.
 
     Args:
-        run_dir: The run directory.
-        report: A completed run's ``report.json``.
-        metrics: The rows of ``metrics.jsonl``.
-        predictions: Each task's predictions, by task name.
+        folder: A run, or a later evaluation of one, with its ``predictions/``; the page shows those
+            that are there, and the steps of the run's ``metrics.jsonl``.
+        report: The ``report.json`` of a completed run.
+
+    Raises:
+        UserError: One of these files is there but cannot be read.
     """
-    if metrics:
-        write_text_atomically(
-            run_dir / FIGURES / "training.svg", training_chart(metrics, inline=False)
-        )
-    if report["tasks"]:
-        write_text_atomically(
-            run_dir / FIGURES / "scores.svg", score_chart(report["tasks"], inline=False)
-        )
-    markdown = render_markdown(report, predictions, with_training_chart=bool(metrics))
-    write_text_atomically(run_dir / "report.md", markdown)
-    write_text_atomically(run_dir / "report.html", render_html(report, metrics, predictions))
-
-
-def render_markdown(
-    report: Mapping[str, Any],
-    predictions: Mapping[str, Sequence[Prediction]],
-    *,
-    with_training_chart: bool = True,
-) -> str:
-    """Return the text of ``report.md``; its charts are files in ``figures/``."""
-    template = templates(escape=False).get_template("report.md.j2")
-    text = template.render(
-        **_content(report, predictions), figures=FIGURES, with_training_chart=with_training_chart
+    home = folder.parent.parent if folder.parent.name == "evaluations" else folder
+    log = home / "metrics.jsonl"
+    metrics = read_metrics(log) if log.exists() else []
+    tuned, base = (
+        {
+            task: read_predictions(path)
+            for task in report["tasks"]
+            if (path := folder / "predictions" / f"{task}{suffix}.jsonl").exists()
+        }
+        for suffix in ("", ".base")
     )
+    write_text_atomically(folder / "report.md", render_markdown(report, tuned))
+    write_text_atomically(folder / "report.html", render_html(report, metrics, tuned, base))
+
+
+def rewrite_pages(folder: Path) -> Path:
+    """Write a finished run's pages anew from its files; return the path of ``report.html``.
+
+    Raises:
+        UserError: The run is not completed, or one of its files cannot be read.
+    """
+    report = read_report(folder / "report.json")
+    if report.get("status") != "completed":
+        raise UserError(f"{folder}: its status is {report.get('status')}, not completed; finish it")
+    write_pages(folder, report)
+    return folder / "report.html"
+
+
+def render_markdown(report: Mapping[str, Any], predictions: Answers) -> str:
+    """Return the text of ``report.md``."""
+    template = templates(escape=False).get_template("report.md.j2")
+    text = template.render(**_content(report, predictions))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def render_html(
     report: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
-    predictions: Mapping[str, Sequence[Prediction]],
+    predictions: Answers,
+    base: Answers | None = None,
 ) -> str:
-    """Return a self-contained ``report.html`` without scripts, with light and dark themes."""
-    template = templates(escape=True).get_template("report.html.j2")
-    return template.render(
-        **_content(report, predictions),
-        training_chart=training_chart(metrics, inline=True) if metrics else None,
-        score_chart=score_chart(report["tasks"], inline=True) if report["tasks"] else None,
+    """Return ``report.html``: no request leaves it, and no script but its own runs in it.
+
+    Args:
+        report: The ``report.json`` of a completed run.
+        metrics: The rows of ``metrics.jsonl``.
+        predictions: Each task's answers of the tuned model.
+        base: Those of the base model.
+    """
+    environment = templates(escape=True)
+    style = _source(environment, "report.css") + _source(environment, "run.css")
+    script = _source(environment, "report.js")
+    content = _content(report, predictions)
+    curves = training_curves(metrics, content["words"].unit)
+    return environment.get_template("report.html.j2").render(
+        **content,
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        scale=score_scale(report),
+        curves=curves,
+        packed_curves=pack(curves),
+        values=curve_table(metrics),
+        answers=_answers(report, predictions, base or {}),
+        filters=FILTERS,
+        longest=LONGEST,
     )
+
+
+def score_scale(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the picture of the scores has its marks, in percent of its width.
+
+    Returns:
+        ``low`` (0, or -100 where a correlation is negative) and for each task ``tuned`` and
+        ``base`` (value, low and high bound; None if not evaluated) and ``majority``.
+    """
+    tasks = report["tasks"].values()
+    low = -1.0 if any(min(task["value"], *task["ci95"]) < 0 for task in tasks) else 0.0
+
+    def places(*values: float) -> list[float]:
+        return [round(min(100, max(0, 100 * (v - low) / (1 - low))), 2) for v in values]
+
+    return {
+        "low": round(100 * low),
+        "tasks": {
+            name: {
+                "tuned": places(task["value"], *task["ci95"]),
+                "base": places(task["base_value"], *task["base_ci95"])
+                if task["base_ci95"]
+                else None,
+                "majority": None
+                if task.get("kind") == "regress"
+                else places(task["majority_value"])[0],
+            }
+            for name, task in report["tasks"].items()
+        },
+    }
+
+
+def _answers(report: Mapping[str, Any], tuned: Answers, base: Answers) -> dict[str, dict[str, Any]]:
+    """The table of each task's answers; the page's room is divided by the number of rows."""
+    total = sum(map(len, tuned.values()))
+    seen = report["data"]["contamination"] or {}
+    return {
+        task: answer_table(
+            task,
+            rows,
+            base.get(task, ()),
+            seen=frozenset(seen.get(task, {}).get("ids", ())),
+            most_bytes=PAGE_BYTES * len(rows) // total,
+        )
+        for task, rows in tuned.items()
+        if rows
+    }
+
+
+def _source(environment: Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _hash(text: str) -> str:
+    """The source expression that allows ``text`` in a content security policy."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -124,13 +214,15 @@ def verdict(report: Mapping[str, Any]) -> str:
     return "The difference between the tuned model and its base model is not significant."
 
 
-def _content(
-    report: Mapping[str, Any], predictions: Mapping[str, Sequence[Prediction]]
-) -> dict[str, Any]:
-    examples = {name: pick_examples(predictions.get(name, ())) for name in report["tasks"]}
+def _content(report: Mapping[str, Any], predictions: Answers) -> dict[str, Any]:
+    settings = dict(_settings(report["adapter"]["settings"]))
+    line = headline(report)
+    result, _, interval = line.partition(" (")
     return {
         "report": report,
-        "headline": headline(report),
+        "headline": line,
+        "result": result,
+        "interval": interval.removesuffix(")"),
         "verdict": verdict(report),
         "words": wording(report),
         "contamination": contamination_text(report),
@@ -145,14 +237,14 @@ def _content(
             "training rows do not start with the prompt tokens that evaluation uses."
         ),
         "clean": clean_scores(report, predictions),
-        "settings": dict(_settings(report["adapter"]["settings"])),
         "confusion": {
             name: table
             for name, task in report["tasks"].items()
             if task.get("kind") == "classify"
             and (table := confusion(predictions.get(name, ()))) is not None
         },
-        "examples": {name: picked for name, picked in examples.items() if any(picked)},
+        "settings": {key: value for key, value in settings.items() if value != "null"},
+        "unset": [key for key, value in settings.items() if value == "null"],
     }
 
 
@@ -165,6 +257,7 @@ def _settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
 
 
+@cache
 def templates(*, escape: bool) -> Environment:
     """The Jinja environment of this package's templates; ``escape`` for HTML."""
     environment = Environment(

@@ -14,7 +14,6 @@ from toplora_train.data.contamination import contaminated_ids
 from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
-from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.report.record import protocol_hash
 from toplora_train.run.assemble.evaluation_folder import (
@@ -126,9 +125,6 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
             config.evaluation.limit,
         ),
         tasks={t.name: task_score(t, scores[t.name], base_scores) for t in eval_sets},
-        predictions={
-            t.name: read_predictions(folder / "predictions" / f"{t.name}.jsonl") for t in eval_sets
-        },
         contamination=find_contamination(config, objective, in_files, data_root),
         note="These scores were computed after the run, by toplora-eval, from the saved adapter."
         + (f" {mismatch}" if mismatch else "")

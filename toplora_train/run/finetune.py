@@ -21,7 +21,6 @@ from toplora_train.adapters.start_from import take_start
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.rescue import rescue
 from toplora_train.config.schema import LENGTH, RunConfig
-from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.models.activation import checkpoint_activations
@@ -30,7 +29,6 @@ from toplora_train.report.card_metadata import Facts
 from toplora_train.report.display import say
 from toplora_train.report.earlier import EarlierEnd, earlier_ends
 from toplora_train.report.json_file import write_text_atomically
-from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.pages import write_pages
 from toplora_train.report.record import Report, write_report
 from toplora_train.report.trackers.base import NoTracker, TrackedRun, open_tracker
@@ -423,15 +421,7 @@ def write_everything(report: Report, config: RunConfig, run_data: RunData, run_d
     )
     try:
         write_text_atomically(run_dir / "adapter" / "README.md", card)
-        write_pages(
-            run_dir,
-            document,
-            read_metrics(run_dir / "metrics.jsonl"),
-            {
-                eval_set.name: read_predictions(run_dir / "predictions" / f"{eval_set.name}.jsonl")
-                for eval_set in run_data.eval_sets
-            },
-        )
+        write_pages(run_dir, document)
         write_report(run_dir / "report.json", report)
     except OSError as error:
         raise RunFailure(

@@ -76,7 +76,6 @@ def rescore(
         protocol=f"{run['protocol']}, read by the rules of {protocol.name}",
         protocol_hash=protocol_hash({}, 0, f"{run['protocol_hash']} by {protocol.name}", None),
         tasks=tasks,
-        predictions=tuned,
         contamination=run["data"]["contamination"],
         note=(
             f"The outputs are the run's own; answers were extracted and scored by the rules of "

@@ -45,7 +45,6 @@ def test_the_report_is_the_runs_with_other_scores(tmp_path: Path):
         protocol="clean",
         protocol_hash="abc",
         tasks={"gsm8k": task_score(300, 400, 100)},
-        predictions={},
         contamination={"gsm8k": {"rows": 0, "ids": []}},
         note="later",
     )

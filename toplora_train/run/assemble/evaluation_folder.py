@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.names import LONGEST, plain_name
-from toplora_train.evaluation.predictions import Prediction
 from toplora_train.report.gain import read_gain
 from toplora_train.report.json_file import write_json_atomically
-from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.pages import write_pages
 from toplora_train.report.record import TaskScore, read_report, with_scores
 
@@ -53,13 +51,12 @@ def finished_report(run_dir: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores and predictions by task, how they were obtained, and a note for the report."""
+    """Scores by task, how they were obtained, and a note for the report."""
 
     command: str
     protocol: str
     protocol_hash: str
     tasks: Mapping[str, TaskScore]
-    predictions: Mapping[str, Sequence[Prediction]]
     contamination: Mapping[str, Any] | None
     note: str
 
@@ -76,8 +73,6 @@ def write_evaluation(folder: Path, run_dir: Path, evaluation: Evaluation) -> dic
         "data": run["data"] | {"contamination": evaluation.contamination},
         "notes": [evaluation.note],
     }
-    metrics = run_dir / "metrics.jsonl"
-    records = read_metrics(metrics) if metrics.is_file() else []
-    write_pages(folder, report, records, evaluation.predictions)
+    write_pages(folder, report)
     write_json_atomically(folder / REPORT, report)
     return report
