@@ -16,7 +16,6 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,39 +24,13 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import flat, read_config
 from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.launch.outcome import is_completed, read_report
-from toplora_train.launch.rundir import CONFIG, NOT_OF_THE_RUN, STUDY
+from toplora_train.launch.rundir import CONFIG, NOT_OF_THE_RUN
+from toplora_train.report.jobs import JOBS, STUDY, TUNING, Job, read_jobs, read_study
 from toplora_train.report.json_file import write_json_atomically
-from toplora_train.report.sweep import TUNING
 
-JOBS = "jobs.jsonl"
 STOP = ".stop"
 MAX_NAME = 120
 DIGITS = 6  # of a digest in the name of a folder
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job of a study.
-
-    Attributes:
-        digest: See :func:`digest_of`.
-        overrides: The overrides in which it differs from the study's other jobs.
-        folder: Its run directory, a name inside the study.
-        status: ``waiting``, ``running``, ``completed``, ``failed`` or ``interrupted``.
-        exit_code: That of its last attempt; None before the end.
-        error: The error of its last attempt.
-        seconds: The duration of its last attempt.
-        value: Its result on the held-out rows, see :mod:`toplora_train.study.objective`.
-    """
-
-    digest: str
-    overrides: str
-    folder: str
-    status: str = "waiting"
-    exit_code: int | None = None
-    error: str | None = None
-    seconds: float | None = None
-    value: float | None = None
 
 
 class Study:
@@ -72,12 +45,7 @@ class Study:
 
     def jobs(self) -> list[Job]:
         """All jobs ever planned, in that order, with their latest status."""
-        found = {entry["digest"]: Job(**entry) for entry in self._read().get("jobs", [])}
-        for event in self._events():
-            job = found.get(event["digest"])
-            if job is not None:
-                found[job.digest] = _after(job, event)
-        return list(found.values())
+        return read_jobs(self.path)
 
     def find(self, digest: str) -> Job:
         """The job with these settings.
@@ -145,7 +113,7 @@ class Study:
             jobs: New or known ones.
             of: What all jobs of the study share, see :func:`validate_same_study`.
         """
-        before = self._read()
+        before = read_study(self.path)
         folders = {job.folder for job in jobs}  # one that is extended has another digest before
         entries = before.get("jobs", [])
         known = {
@@ -154,7 +122,12 @@ class Study:
             if entry["folder"] not in folders or entry["digest"] in {job.digest for job in jobs}
         }
         known |= {
-            job.digest: {key: asdict(job)[key] for key in ("digest", "overrides", "folder")}
+            job.digest: {
+                "digest": job.digest,
+                "overrides": job.overrides,
+                "folder": job.folder,
+                "planned": command["time"],
+            }
             for job in jobs
         }
         commands = before.get("commands", [])
@@ -187,7 +160,7 @@ class Study:
                 f"output_dir={self.path} is the directory of a single run; a sweep needs a folder "
                 "of its own"
             )
-        for key, known in self._read().get("of", {}).items():
+        for key, known in read_study(self.path).get("of", {}).items():
             if len(known) == 1 and known[0] not in of.get(key, known):
                 now = ", ".join(sorted(of[key]))
                 raise UserError(
@@ -224,7 +197,7 @@ class Study:
                 found[digest_of(read_config(path))] = folder
             except UserError:  # of another version of the program
                 continue
-        for entry in self._read().get("jobs", []):
+        for entry in read_study(self.path).get("jobs", []):
             if entry["folder"] not in used:
                 found.setdefault(entry["digest"], entry["folder"])
         return found
@@ -236,30 +209,6 @@ class Study:
             return None
         same = digest_of(read_config(path), without=LENGTH) == digest_of(config, without=LENGTH)
         return name if same else None
-
-    def _read(self) -> dict[str, Any]:
-        path = self.path / STUDY
-        if not path.is_file():
-            return {}
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} cannot be read ({error}); remove it to start anew") from error
-        return document if isinstance(document, dict) else {}
-
-    def _events(self) -> list[dict[str, Any]]:
-        path = self.path / JOBS
-        if not path.is_file():
-            return []
-        events = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:  # cut off by a full disk
-                continue
-            if isinstance(event, dict) and "digest" in event:
-                events.append(event)
-        return events
 
 
 def digest_of(config: RunConfig, *, without: Collection[str] = ()) -> str:
@@ -302,18 +251,3 @@ def is_done(study: Study, job: Job) -> bool:
         return digest_of(read_config(run_dir / CONFIG)) == job.digest
     except UserError:
         return False
-
-
-def _after(job: Job, event: Mapping[str, Any]) -> Job:
-    if event["event"] == "started":
-        return replace(job, status="running", exit_code=None, error=None)
-    code = event["exit_code"]
-    status = "completed" if code == 0 else "interrupted" if code > 128 else "failed"
-    return replace(
-        job,
-        status=status,
-        exit_code=code,
-        error=event["error"],
-        seconds=event["seconds"],
-        value=event.get("value"),
-    )
