@@ -29,12 +29,13 @@ def run_folder(
     parameters: int = 12_345,
     held_out: float | None = None,
     step_seconds: float | None = None,
+    kind: str = "generate",
     **changes,
 ) -> Path:
     right = right or {"t": [True, False] * 10}
     folder.mkdir(parents=True)
     config = tiny_run(folder, adapter, seed=seed)
-    classes = [TaskSettings(name=task, source="", choices=["y", "x"]) for task in right]
+    classes = [TaskSettings(name=task, source="", choices=["y", "x"], kind=kind) for task in right]
     config = dataclasses.replace(
         config,
         optimizer=dataclasses.replace(config.optimizer, lr=lr),
@@ -49,7 +50,9 @@ def run_folder(
         ]
         write_predictions(folder / "predictions" / f"{task}.jsonl", predictions)
     tasks = {
-        task: dataclasses.replace(task_score(sum(a), len(a), 0), metric=metric, more=more or {})
+        task: dataclasses.replace(
+            task_score(sum(a), len(a), 0), metric=metric, more=more or {}, kind=kind
+        )
         for task, a in right.items()
     }
     report = made_up_report(tasks=tasks, seed=seed, **changes)

@@ -44,9 +44,7 @@ def test_runs_that_were_evaluated_differently_are_refused(tmp_path: Path, other,
 
 def test_runs_with_heads_of_different_tasks_are_compared_by_task(tmp_path: Path):
     run_folder(tmp_path / "a")
-    folder = run_folder(tmp_path / "b", right={"u": [True]}, protocol_hash="f" * 16)
-    report = folder / "report.json"
-    report.write_text(report.read_text().replace('"generate"', '"classify"'))
+    run_folder(tmp_path / "b", right={"u": [True]}, protocol_hash="f" * 16, kind="classify")
     with pytest.raises(UserError, match="a head answers the task it was trained on only"):
         validate_same_protocols(find_runs([tmp_path]))
 

@@ -8,7 +8,8 @@ import pytest
 from tests.config.example import run_config
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import write_config
-from toplora_train.study.folder import JOBS, MAX_NAME, Study, digest_of, folder_name, is_done
+from toplora_train.report.jobs import JOBS
+from toplora_train.study.folder import MAX_NAME, Study, digest_of, folder_name, is_done
 
 COMMAND = {"time": "2026-01-01T00:00:00", "command": "toplora-train -m seed=1,2"}
 

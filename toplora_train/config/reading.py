@@ -117,6 +117,32 @@ def parse_json(text: str) -> Any:
     return content
 
 
+def json_lines(path: Path, *, last: int | None = None) -> list[tuple[int, Any]]:
+    """The number and value of each line of a file that a process appends JSON to.
+
+    A line that a crash cut off is left out, and so is a last one without a newline, even if it
+    happens to be valid.
+
+    Args:
+        path: The file.
+        last: Read at most this many bytes from its end.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        if last is not None:
+            file.seek(max(0, path.stat().st_size - last))
+        lines = file.read().decode("utf-8", errors="replace").split("\n")[:-1]
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append((number, parse_json(line)))
+        except ValueError:
+            continue
+    return found
+
+
 def parse_yaml(text: str) -> Any:
     """Parse YAML; a single exception for all that can be wrong with it.
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.reading import parse_json, read_text, validate_json
+from toplora_train.config.reading import json_lines, read_text, validate, validate_json
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,9 @@ def _line(values: dict[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
-def _parse(line: str) -> Prediction | None:
+def _parse(values: Any) -> Prediction | None:
     try:
-        return validate_json(Prediction, line, "")
+        return validate(Prediction, values, "")
     except UserError:
         return None
 
@@ -190,13 +190,7 @@ def _partial_files(path: Path) -> list[Path]:
 
 
 def _read_partial(path: Path, belongs_to: str) -> list[Prediction]:
-    if not path.is_file():
+    lines = [line for _, line in json_lines(path)] if path.is_file() else []
+    if lines[:1] != [{"belongs_to": belongs_to}]:
         return []
-    head, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    try:
-        if parse_json(head) != {"belongs_to": belongs_to}:
-            return []
-    except ValueError:
-        return []
-    # A last line without a newline was cut off, even if it happens to be valid JSON.
-    return [found for line in lines[:-1] if (found := _parse(line)) is not None]
+    return [found for line in lines[1:] if (found := _parse(line)) is not None]

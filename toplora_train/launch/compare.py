@@ -14,7 +14,7 @@ USAGE = """\
 Compare finished runs: a leaderboard, and pairwise comparisons of methods on the same rows, with
 the smallest difference that each could detect. Runs that differ only in their seed are one method.
 With one seed the verdict is on the adapters, not on the methods. Runs with different protocols are
-refused.
+refused. Of a study the completed runs are compared and the others listed.
 
 usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [output=FOLDER]
        toplora-report RUN... table=NAME [output=FOLDER]
@@ -49,6 +49,7 @@ def _compare(words: list[str]) -> None:
     # Only a valid command pays for the imports.
     from rich.console import Console
 
+    from toplora_train.report.jobs import unfinished_runs
     from toplora_train.report.runs import find_runs, find_tuning_runs
 
     terminal = Console()
@@ -66,8 +67,13 @@ def _compare(words: list[str]) -> None:
         from toplora_train.report.comparison_pages import show_comparison, write_comparison
 
         baseline = options.get("baseline") or None
-        runs, tuning = find_runs(folders), find_tuning_runs(folders)
-        document = compare_runs(runs, tuning=tuning, baseline=baseline, gain=gain)
+        document = compare_runs(
+            find_runs(folders),
+            tuning=find_tuning_runs(folders),
+            unfinished=unfinished_runs(folders),
+            baseline=baseline,
+            gain=gain,
+        )
         _create(output)
         write_comparison(output, document)
         show_comparison(document, console)

@@ -12,9 +12,9 @@ from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.launch.extension import validate_extension
 from toplora_train.launch.outcome import REPORT, is_completed
 from toplora_train.report.earlier import earlier_ends
+from toplora_train.report.jobs import STUDY
 
 CONFIG = "config.yaml"
-STUDY = "study.json"  # in the folder of a study, whose jobs are folders inside it
 ADAPTER = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 WRITTEN = (  # by a run; its logs are only appended to
     CONFIG,

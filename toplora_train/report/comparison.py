@@ -22,10 +22,13 @@ from toplora_train.evaluation.paired import (
 )
 from toplora_train.evaluation.row_scores import RowScores, mean_over_tasks
 from toplora_train.report.costs import method_costs, step_time_warning
-from toplora_train.report.fairness import fairness_warnings, validate_same_protocols
+from toplora_train.report.fairness import fairness_warnings
+from toplora_train.report.jobs import Unfinished
+from toplora_train.report.joint import join_tasks, methods_by_task
 from toplora_train.report.json_file import plain_json
+from toplora_train.report.numbers import counted
 from toplora_train.report.rates import edge_warnings, learning_rates
-from toplora_train.report.runs import Method, Run, group, task_scores
+from toplora_train.report.runs import Method, Run, task_scores
 
 GAIN = 0.01
 
@@ -36,6 +39,7 @@ def compare_runs(
     runs: Sequence[Run],
     *,
     tuning: Sequence[Run] = (),
+    unfinished: Sequence[Unfinished] = (),
     baseline: str | None = None,
     gain: float = GAIN,
 ) -> dict[str, Any]:
@@ -44,6 +48,7 @@ def compare_runs(
     Args:
         runs: Finished runs with the same protocol.
         tuning: The runs by which their learning rates were chosen; by default the same ones.
+        unfinished: Runs of the same study that are not completed.
         baseline: The method every other one is compared to; None for all pairs.
         gain: The true difference for which the number of seeds needed is computed.
 
@@ -53,18 +58,18 @@ def compare_runs(
         ``group`` letters and its costs (:func:`toplora_train.report.costs.method_costs`, relative
         to ``reference``: the baseline or the first method); ``comparisons``, each of ``first`` and
         ``second`` with the difference, interval, p values, ``detectable``, ``seeds_needed`` and
-        verdict by task and on average; and ``learning_rates``
-        (:func:`toplora_train.report.rates.learning_rates`). A task's other metrics are compared as
-        ``TASK (METRIC)`` and not averaged.
+        verdict by task and on average; ``learning_rates``
+        (:func:`toplora_train.report.rates.learning_rates`); and ``unfinished``. A task's other
+        metrics are compared as ``TASK (METRIC)`` and not averaged.
 
     Raises:
         UserError: The runs' protocols differ, or ``baseline`` is not one of the methods.
     """
-    validate_same_protocols(runs)
-    methods = group(runs)
+    methods, left_out = join_tasks(runs)
     pairs = _pairs(methods, baseline)
-    tasks: Mapping[str, Any] = runs[0].report["tasks"]
     ordered = [run for method in methods for run in method.runs]
+    first_report = ordered[0].report
+    tasks: Mapping[str, Any] = first_report["tasks"]
     scores = {task: task_scores(ordered, task, how["metric"]) for task, how in tasks.items()}
     other_metrics = {
         f"{task} ({metric})": task_scores(ordered, task, metric)
@@ -95,11 +100,16 @@ def compare_runs(
         for method in methods
     ]
     lines.sort(key=lambda method: -(method["average"] or 0.0))
-    tuned = group(tuning) or methods
+    tuned = [
+        Method(f"{one.name} on {','.join(of)}", one.runs) if len(by_task) > 1 else one
+        for by_task in [methods_by_task(tuning or runs)]
+        for of, found in by_task.items()
+        for one in found
+    ]
     rates = learning_rates(tuned)
     document = {
-        "protocol": runs[0].report["protocol"],
-        "protocol_hash": runs[0].report["protocol_hash"],
+        "protocol": first_report["protocol"],
+        "protocol_hash": first_report["protocol_hash"],
         "tasks": {
             task: {key: how[key] for key in ("metric", "kind", "n")} for task, how in tasks.items()
         },
@@ -109,7 +119,10 @@ def compare_runs(
         "comparisons": comparisons,
         "gain": gain,
         "learning_rates": rates,
+        "unfinished": [asdict(one) for one in unfinished],
         "warnings": [
+            *_unfinished_warnings(unfinished),
+            *left_out,
             *fairness_warnings(methods, reference, tuned=tuned),
             *filter(None, [step_time_warning(methods)]),
             *edge_warnings(rates, "study.rates" if tuning else "optimizer.lr"),
@@ -234,6 +247,16 @@ def _significant_pairs(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[s
     ]
 
 
+def _unfinished_warnings(unfinished: Sequence[Unfinished]) -> list[str]:
+    if not unfinished:
+        return []
+    commands = dict.fromkeys(one.command for one in unfinished)
+    names = counted(len(unfinished), "run")
+    verb = "is" if len(unfinished) == 1 else "are"
+    line = f"{names} of the study {verb} not completed and not compared. To continue:"
+    return ["\n".join([line, *commands])]
+
+
 def _scores_of(
     method: Method, tasks: Sequence[str], ci95: tuple[float, float] | None
 ) -> dict[str, Any]:
@@ -242,7 +265,7 @@ def _scores_of(
     averages = [report["average"] for report in reports if report["average"] is not None]
     return {
         "name": method.name,
-        "runs": [str(run.folder) for run in method.runs],
+        "runs": [str(run.folder) for run in method.each],
         "seeds": [report["seed"] for report in reports],
         "tasks": {
             task: float(np.mean([report["tasks"][task]["value"] for report in reports]))

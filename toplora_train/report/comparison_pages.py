@@ -22,6 +22,7 @@ from toplora_train.report.comparison_tables import (
     differences,
     leaderboard,
     learning_rate_table,
+    unfinished,
 )
 from toplora_train.report.json_file import write_json_atomically, write_text_atomically
 from toplora_train.report.latex import latex_tables
@@ -103,6 +104,7 @@ def show_comparison(document: Mapping[str, Any], console: Console) -> None:
         shown.append(by_task(document))
     if document["learning_rates"]:
         shown.append(learning_rate_table(document["learning_rates"]))
+    shown.append(unfinished(document))
     for table in shown:
         if table.rows:
             show_table(table, console, names)

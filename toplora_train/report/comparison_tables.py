@@ -56,11 +56,12 @@ class Table:
 
 
 def comparison_tables(document: Mapping[str, Any]) -> list[Table]:
-    """All tables: leaderboard, costs, differences, differences by task, learning rates."""
+    """All tables: leaderboard, costs, differences (by task too), learning rates, missing runs."""
     rates = document["learning_rates"]
     tables = [leaderboard(document), costs(document), differences(document), by_task(document)]
     if rates:
         tables.append(learning_rate_table(rates))
+    tables.append(unfinished(document))
     return [table for table in tables if table.rows]
 
 
@@ -162,6 +163,14 @@ def learning_rate_table(rates: Mapping[str, Any]) -> Table:
     return Table(
         "Learning rates", ["method", "rate", f"held-out {rates['metric']}", "seeds", ""], rows
     )
+
+
+def unfinished(document: Mapping[str, Any]) -> Table:
+    """The runs that are not completed, with the reason."""
+    rows = [
+        [Cell(one[key]) for key in ("name", "state", "reason")] for one in document["unfinished"]
+    ]
+    return Table("Not completed", ["run", "state", "reason"], rows).without("reason")
 
 
 RELATIVE = "relative step"

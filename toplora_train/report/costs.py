@@ -24,7 +24,7 @@ def method_costs(methods: Sequence[Method], reference: Method) -> dict[str, dict
     time to answer the test rows, ``forgetting`` the mean change of the loss on general text in nats
     per token, None unless all runs have the same text.
     """
-    seconds = {method.name: _median(map(_step_seconds, method.runs)) for method in methods}
+    seconds = {method.name: _median(map(_step_seconds, method.each)) for method in methods}
     comparable = len(methods) > 1 and len(machines(methods)) == 1
     base = seconds[reference.name] if comparable else None
     return {
@@ -34,9 +34,9 @@ def method_costs(methods: Sequence[Method], reference: Method) -> dict[str, dict
             "step_seconds": step,
             "relative_step": step / base if step and base else None,
             "peak_memory_bytes": max(
-                run.report["train"]["peak_memory_bytes"] for run in method.runs
+                run.report["train"]["peak_memory_bytes"] for run in method.each
             ),
-            "adapter_bytes": _median(map(_adapter_bytes, method.runs)),
+            "adapter_bytes": _median(map(_adapter_bytes, method.each)),
             "evaluation_seconds": fmean(
                 sum(task["seconds"] for task in run.report["tasks"].values()) for run in method.runs
             ),
@@ -48,7 +48,7 @@ def method_costs(methods: Sequence[Method], reference: Method) -> dict[str, dict
 
 def machines(methods: Sequence[Method]) -> list[str]:
     """The distinct machines and devices that the runs were trained on, in words."""
-    found = dict.fromkeys(_machine(run) for method in methods for run in method.runs)
+    found = dict.fromkeys(_machine(run) for method in methods for run in method.each)
     return list(found)
 
 
@@ -62,7 +62,7 @@ def step_time_warning(methods: Sequence[Method]) -> str | None:
             f"The runs were trained on different machines ({'; '.join(found)}), so their step "
             "times are not compared; train all methods on one."
         )
-    times = {method.name: [*filter(None, map(_step_seconds, method.runs))] for method in methods}
+    times = {method.name: [*filter(None, map(_step_seconds, method.each))] for method in methods}
     spread = {name: max(own) / min(own) for name, own in times.items() if own}
     widest = max(spread, key=spread.__getitem__, default=None)
     if widest is None or spread[widest] < STEADY:
@@ -120,10 +120,10 @@ def _adapter_bytes(run: Run) -> int | None:
 
 
 def _forgetting(methods: Sequence[Method], method: Method) -> float | None:
-    texts = [run.report.get("forgetting") or {} for one in methods for run in one.runs]
+    texts = [run.report.get("forgetting") or {} for one in methods for run in one.each]
     if len({text.get("sha256") for text in texts}) > 1 or not texts[0]:
         return None
-    return fmean(run.report["forgetting"]["difference"] for run in method.runs)
+    return fmean(run.report["forgetting"]["difference"] for run in method.each)
 
 
 def _median(values: Any) -> float | None:

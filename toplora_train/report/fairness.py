@@ -10,7 +10,6 @@ from typing import Any
 from toplora_train.config.errors import UserError
 from toplora_train.report.numbers import count, rate
 from toplora_train.report.runs import Method, Run
-from toplora_train.report.wording import has_head
 
 BUDGET_TOLERANCE = 0.1  # relative difference in trainable parameters
 MOST_NAMED = 3  # methods or commands in a warning
@@ -44,7 +43,7 @@ def validate_same_protocols(runs: Sequence[Run]) -> None:
         again = [run] if words else [first, run]
         commands = "; ".join(_evaluated(one, *words, "name=again") for one in again)
         remedy = f"evaluate again ({commands}) and give RUN/evaluations/again instead"
-        if set(ours["tasks"]) != set(theirs["tasks"]) and (has_head(ours) or has_head(theirs)):
+        if first.head_of != run.head_of:
             remedy = "a head answers the task it was trained on only: compare the runs of each task"
         raise UserError(
             f"{first.folder.name} and {run.folder.name} were evaluated differently "
@@ -165,7 +164,7 @@ def limit_warning(methods: Sequence[Method]) -> str | None:
     cut = [
         run
         for method in methods
-        for run in method.runs
+        for run in method.each
         if run.limit is not None
         and any(task["n"] == run.limit for task in run.report["tasks"].values())
     ]
@@ -199,7 +198,7 @@ def _evaluated(run: Run, *words: str) -> str:
 
 def _trained(run: Run, changes: Mapping[str, str], *, without: Sequence[str] = ()) -> str:
     """The run's command with other values; empty if it was not a training command."""
-    program, *words = shlex.split(run.command)
+    program, *words = shlex.split(run.command) or [""]
     if Path(program).name != "toplora-train":
         return ""
     replaced = {"-m", "output_dir", *without, *changes}

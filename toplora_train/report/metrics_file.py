@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.reading import parse_json, validate_file
+from toplora_train.config.reading import json_lines, validate_file
 from toplora_train.report.json_file import plain_json, write_text_atomically
 
 KEYS = (
@@ -96,12 +96,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _complete_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = parse_json(line)
-        except ValueError:  # cut off by a crash, then appended to
-            continue
+    for number, row in json_lines(path):
         wrong = KEYS if not isinstance(row, dict) else [key for key in KEYS if not _valid(row, key)]
         if wrong:
             raise UserError(f"{path}, line {number}: {wrong[0]} must be a number; remove the line")

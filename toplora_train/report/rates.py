@@ -24,7 +24,7 @@ def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
         ``metric``, and by adapter ``curves``: the ``best`` rate, ``edge`` (a rate beyond the best
         to try next, None if the best one is inside the grid or no better than the others) and
         ``points``, each a ``rate`` with the runs' held-out ``values`` and their ``mean``. None if
-        no adapter was trained at several rates with held-out rows, or the metrics differ.
+        no adapter was trained at several rates with held-out rows, or only some have a loss.
     """
     curves: dict[str, list[dict[str, Any]]] = {}
     metrics: set[str] = set()
@@ -38,9 +38,9 @@ def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
             point = {"rate": float(value), "values": values, "mean": fmean(values)}
             curves.setdefault(name, []).append(point)
     grids = {name: points for name, points in curves.items() if len(points) > 1}
-    if not grids or len(metrics) > 1:
+    if not grids or (LOSS in metrics and len(metrics) > 1):
         return None
-    (metric,) = metrics
+    metric = metrics.pop() if len(metrics) == 1 else "score"  # tasks have different ones
     return {
         "metric": metric,
         "curves": {name: _curve(points, metric) for name, points in grids.items()},

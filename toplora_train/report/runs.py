@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import flat, read_config
 from toplora_train.evaluation.metrics import Values, as_numbers
 from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.evaluation.row_scores import RowScores, other_metric, share_right
+from toplora_train.report.jobs import TUNING, unfinished_runs
 from toplora_train.report.record import read_report
-from toplora_train.report.sweep import TUNING
 
 # Settings that do not define the method: seeds, locations, output and evaluation.
 NOT_OF_THE_METHOD = (
@@ -38,7 +39,7 @@ NOT_OF_THE_METHOD = (
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, or a later evaluation of it."""
+    """A finished run, a later evaluation of it, or runs on one task each (``parts``) as one."""
 
     folder: Path
     home: Path  # the run that the evaluation is of; else the folder itself
@@ -47,6 +48,8 @@ class Run:
     choices: Mapping[str, Sequence[str]]  # by task, the class names by class number
     limit: int | None  # of the rows per task
     command: str  # that trained it
+    head_of: tuple[str, ...] = ()  # the tasks that a head was trained on
+    parts: tuple[Run, ...] = ()
 
     def predictions(self, task: str) -> list[Prediction]:
         """The stored predictions on a task."""
@@ -66,7 +69,8 @@ class Run:
             ) from error
 
     def _stored(self, task: str) -> Path:
-        return self.folder / "predictions" / f"{task}.jsonl"
+        folders = [part.folder for part in self.parts if task in part.report["tasks"]]
+        return (*folders, self.folder)[0] / "predictions" / f"{task}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,11 @@ class Method:
 
     name: str
     runs: tuple[Run, ...]
+
+    @property
+    def each(self) -> list[Run]:
+        """The runs, those on one task each listed singly."""
+        return [part for run in self.runs for part in run.parts or (run,)]
 
 
 def task_scores(runs: Sequence[Run], task: str, metric: str) -> RowScores:
@@ -110,22 +119,27 @@ def task_scores(runs: Sequence[Run], task: str, metric: str) -> RowScores:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read runs; a folder of runs, such as a sweep's, stands for all runs in it.
+    """Read runs; a folder of runs, such as a sweep's, stands for all completed runs in it.
 
     Raises:
-        UserError: A folder contains no run, or one that is not completed.
+        UserError: A folder contains no completed run, or a run given by itself is not completed.
     """
     run_dirs: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
-        inside = sorted(path.parent for path in folder.glob("*/report.json"))
         if (folder / "report.json").is_file():
             run_dirs.append(folder)
-        elif inside:
-            run_dirs += inside
-        else:
+            continue
+        inside = _completed(folder.glob("*/report.json"))
+        for one in [] if inside else unfinished_runs([folder])[:1]:
+            raise UserError(
+                f"{folder}: none of its runs is completed; {one.name}: {one.state} ({one.reason}); "
+                f"continue with {one.command}"
+            )
+        if not inside:
             raise UserError(f"{folder}: not a run directory: it has no report.json")
+        run_dirs += inside
     return [_read(run_dir) for run_dir in dict.fromkeys(path.resolve() for path in run_dirs)]
 
 
@@ -135,11 +149,14 @@ def find_tuning_runs(folders: Sequence[Path]) -> list[Run]:
     Args:
         folders: Studies; other folders have none.
     """
-    reports = [
-        path for folder in folders for path in sorted(folder.glob(f"{TUNING}/*/report.json"))
-    ]
+    found = [_completed(folder.glob(f"{TUNING}/*/report.json")) for folder in folders]
+    return [_read(run_dir.resolve()) for run_dirs in found for run_dir in run_dirs]
+
+
+def _completed(reports: Iterable[Path]) -> list[Path]:
+    """The run directories of the reports of completed runs."""
     completed = [path for path in reports if read_report(path).get("status") == "completed"]
-    return [_read(path.parent.resolve()) for path in completed]
+    return sorted(path.parent for path in completed)
 
 
 def _read(folder: Path) -> Run:
@@ -159,7 +176,8 @@ def _read(folder: Path) -> Run:
     choices = {name: task.choices for name, task in config.task.items()}
     limit = _limit(report["command"], config.evaluation.limit)
     trained = report if home == folder else read_report(home / "report.json")
-    return Run(folder, home, report, settings, choices, limit, trained["command"])
+    head_of = tuple(sorted(config.task)) if head_task(config) else ()
+    return Run(folder, home, report, settings, choices, limit, trained["command"], head_of)
 
 
 def _limit(command: str, of_training: int | None) -> int | None:

@@ -15,67 +15,22 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.names import plain_name
-from toplora_train.config.reading import parse_json, read_bytes, read_json, validate
 from toplora_train.config.resolved import flat, read_config
 from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.launch.outcome import is_completed, read_report
-from toplora_train.launch.rundir import CONFIG, NOT_OF_THE_RUN, STUDY
+from toplora_train.launch.rundir import CONFIG, NOT_OF_THE_RUN
+from toplora_train.report.jobs import JOBS, STUDY, TUNING, Job, read_jobs, read_study
 from toplora_train.report.json_file import write_json_atomically
-from toplora_train.report.sweep import TUNING
 
-JOBS = "jobs.jsonl"
 STOP = ".stop"
 MAX_NAME = 120
 DIGITS = 6  # of a digest in the name of a folder
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job of a study.
-
-    Attributes:
-        digest: See :func:`digest_of`.
-        overrides: The overrides in which it differs from the study's other jobs.
-        folder: Its run directory, a name inside the study.
-        status: ``waiting``, ``running``, ``completed``, ``failed`` or ``interrupted``.
-        exit_code: That of its last attempt; None before the end.
-        error: The error of its last attempt.
-        seconds: The duration of its last attempt.
-        value: Its result on the held-out rows, see :mod:`toplora_train.study.objective`.
-    """
-
-    digest: str
-    overrides: str
-    folder: str
-    status: str = "waiting"
-    exit_code: int | None = None
-    error: str | None = None
-    seconds: float | None = None
-    value: float | None = None
-
-    def __post_init__(self) -> None:
-        """A study may be a stranger's: its jobs' folders are inside it."""
-        for part in self.folder.split("/"):
-            plain_name(part)
-
-
-@dataclass(frozen=True)
-class _Written:
-    """The schema of ``study.json``."""
-
-    schema_version: Literal[1]
-    created: str
-    commands: list[dict[str, Any]]
-    of: dict[str, list[Any]]
-    jobs: list[Job]
 
 
 class Study:
@@ -90,14 +45,7 @@ class Study:
 
     def jobs(self) -> list[Job]:
         """All jobs ever planned, in that order, with their latest status."""
-        entries = validate(list[Job], self._read().get("jobs", []), str(self.path / STUDY))
-        found = {job.digest: job for job in entries}
-        for number, event in self._events():
-            job = found.get(str(event.get("digest")))
-            if job is not None:
-                place = f"{self.path / JOBS}, line {number}"
-                found[job.digest] = _after(job, event, place)
-        return list(found.values())
+        return read_jobs(self.path)
 
     def find(self, digest: str) -> Job:
         """The job with these settings.
@@ -165,7 +113,7 @@ class Study:
             jobs: New or known ones.
             of: What all jobs of the study share, see :func:`validate_same_study`.
         """
-        before = self._read()
+        before = read_study(self.path)
         folders = {job.folder for job in jobs}  # one that is extended has another digest before
         entries = before.get("jobs", [])
         known = {
@@ -174,7 +122,12 @@ class Study:
             if entry["folder"] not in folders or entry["digest"] in {job.digest for job in jobs}
         }
         known |= {
-            job.digest: {key: asdict(job)[key] for key in ("digest", "overrides", "folder")}
+            job.digest: {
+                "digest": job.digest,
+                "overrides": job.overrides,
+                "folder": job.folder,
+                "planned": command["time"],
+            }
             for job in jobs
         }
         commands = before.get("commands", [])
@@ -207,7 +160,7 @@ class Study:
                 f"output_dir={self.path} is the directory of a single run; a sweep needs a folder "
                 "of its own"
             )
-        for key, known in self._read().get("of", {}).items():
+        for key, known in read_study(self.path).get("of", {}).items():
             if len(known) == 1 and known[0] not in of.get(key, known):
                 now = ", ".join(sorted(of[key]))
                 raise UserError(
@@ -244,7 +197,7 @@ class Study:
                 found[digest_of(read_config(path))] = folder
             except UserError:  # of another version of the program
                 continue
-        for entry in self._read().get("jobs", []):
+        for entry in read_study(self.path).get("jobs", []):
             if entry["folder"] not in used:
                 found.setdefault(entry["digest"], entry["folder"])
         return found
@@ -256,31 +209,6 @@ class Study:
             return None
         same = digest_of(read_config(path), without=LENGTH) == digest_of(config, without=LENGTH)
         return name if same else None
-
-    def _read(self) -> dict[str, Any]:
-        path = self.path / STUDY
-        if not path.is_file():
-            return {}
-        try:
-            document = read_json(path)
-            validate(_Written, document, str(path))
-        except UserError as error:
-            raise UserError(f"{error}; remove {path} to start anew") from error
-        return document
-
-    def _events(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The lines of ``jobs.jsonl`` with their numbers."""
-        path = self.path / JOBS
-        if not path.is_file():
-            return
-        lines = read_bytes(path).decode(errors="replace").splitlines()
-        for number, line in enumerate(lines, start=1):
-            try:
-                event = parse_json(line)
-            except ValueError:  # cut off by a full disk
-                continue
-            if isinstance(event, dict):
-                yield number, event
 
 
 def digest_of(config: RunConfig, *, without: Collection[str] = ()) -> str:
@@ -323,13 +251,3 @@ def is_done(study: Study, job: Job) -> bool:
         return digest_of(read_config(run_dir / CONFIG)) == job.digest
     except UserError:
         return False
-
-
-def _after(job: Job, event: Mapping[str, Any], place: str) -> Job:
-    if event.get("event") == "started":
-        return replace(job, status="running", exit_code=None, error=None)
-    ended = {key: event.get(key) for key in ("exit_code", "error", "seconds", "value")}
-    job = validate(Job, asdict(job) | ended, place)
-    code = job.exit_code
-    status = "completed" if code == 0 else "interrupted" if (code or 0) > 128 else "failed"
-    return replace(job, status=status)

@@ -20,7 +20,8 @@ from toplora_train.launch.outcome import is_completed, read_report, write_failur
 from toplora_train.launch.parent import JobResult, run_job
 from toplora_train.launch.rundir import make_run_dir
 from toplora_train.launch.worker import USER_ERROR
-from toplora_train.study.folder import Job, Study, digest_of, is_done, now
+from toplora_train.report.jobs import Job
+from toplora_train.study.folder import Study, digest_of, is_done, now
 from toplora_train.study.gpus import one_gpu
 from toplora_train.study.objective import held_out_result
 

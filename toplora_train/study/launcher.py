@@ -30,10 +30,11 @@ from toplora_train.config.compose import typed_overrides
 from toplora_train.config.errors import UserError
 from toplora_train.launch.lock import locked
 from toplora_train.launch.parent import JobResult
-from toplora_train.launch.rundir import NOT_OF_THE_RUN, STUDY, make_run_dir
+from toplora_train.launch.rundir import NOT_OF_THE_RUN, make_run_dir
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
+from toplora_train.report.jobs import STUDY, Job
 from toplora_train.report.numbers import counted
-from toplora_train.study.folder import DIGITS, Job, Study, is_done, now, text_digest
+from toplora_train.study.folder import DIGITS, Study, is_done, now, text_digest
 from toplora_train.study.interrupt import stopping
 from toplora_train.study.objective import cost, held_out_result
 from toplora_train.study.phases import Part, needs_held_out

@@ -18,8 +18,8 @@ from pydantic.dataclasses import dataclass
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import STRICT, PositiveFloat, Seed
+from toplora_train.report.jobs import TUNING
 from toplora_train.report.numbers import counted, rate
-from toplora_train.report.sweep import TUNING
 
 Method = tuple[str, ...]
 Seeds = Annotated[list[Seed], Field(min_length=1)]

@@ -18,7 +18,8 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.explain import COMPOSITION_ERRORS, explain
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch.worker import USER_ERROR
-from toplora_train.study.folder import Job, folder_name, text_digest
+from toplora_train.report.jobs import Job
+from toplora_train.study.folder import folder_name, text_digest
 from toplora_train.study.objective import validate_held_out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Sequence
@@ -16,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.reading import json_lines
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import TrainerSettings
 from toplora_train.launch.rundir import CONFIG
+from toplora_train.report.jobs import Job
 from toplora_train.report.numbers import counted, percent, readable_seconds
 from toplora_train.report.sweep import STYLES, shortened
-from toplora_train.study.folder import Job, Study
+from toplora_train.study.folder import Study
 
 SECONDS = 1.0  # between two looks at the files
 TAIL = 8192  # bytes: more than a line of metrics.jsonl
@@ -157,9 +158,7 @@ def _those_that_fit(jobs: Sequence[Job], rows: int) -> list[Job]:
 def _last_line(path: Path) -> dict[str, Any] | None:
     """The last complete line of a metrics file, if there is one."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL))
-            lines = file.read().decode("utf-8", errors="replace").split("\n")[:-1]
-        return dict(json.loads(lines[-1])) if lines else None
-    except (OSError, ValueError):
+        rows = [row for _, row in json_lines(path, last=TAIL) if isinstance(row, dict)]
+        return rows[-1] if rows else None
+    except OSError:
         return None

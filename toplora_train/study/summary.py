@@ -11,9 +11,9 @@ from rich.text import Text
 
 from toplora_train.config.errors import UserError
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
+from toplora_train.report.jobs import TUNING, Job
 from toplora_train.report.numbers import counted, readable_seconds
-from toplora_train.report.sweep import TUNING, SweepRow, sweep_table
-from toplora_train.study.folder import Job
+from toplora_train.report.sweep import sweep_table
 from toplora_train.study.launcher import StudyLauncher
 from toplora_train.study.phases import names
 
@@ -54,8 +54,7 @@ def show_summary(launcher: StudyLauncher, console: Console, *, interrupted: bool
     study, jobs = launcher.study, launcher.jobs()
     if not jobs:  # interrupted before the first was planned
         return
-    rows = [SweepRow(job.overrides, study.run_dir(job), job.status, job.value) for job in jobs]
-    console.print(sweep_table(rows))
+    console.print(sweep_table(study.path, jobs))
     failed = [job for job in jobs if job.status == "failed"]
     for job in failed:
         reason = escape(job.error or f"exit code {job.exit_code}")
@@ -101,17 +100,18 @@ def _show_leaderboard(launcher: StudyLauncher, completed: Sequence[Job], console
     # Imported here: numpy and scipy only for those who need them.
     from toplora_train.report.comparison import compare_runs
     from toplora_train.report.comparison_pages import show_comparison, write_comparison
-    from toplora_train.report.runs import find_runs, find_tuning_runs, group
+    from toplora_train.report.runs import find_runs, find_tuning_runs
 
     study = launcher.study
     final = [job for job in completed if not job.folder.startswith(f"{TUNING}/")]
     if len(final) < 2:
         return
     try:
-        runs = find_runs([study.run_dir(job) for job in final])
-        if len(group(runs)) < 2:
+        document = compare_runs(
+            find_runs([study.run_dir(job) for job in final]), tuning=find_tuning_runs([study.path])
+        )
+        if len(document["methods"]) < 2:
             return
-        document = compare_runs(runs, tuning=find_tuning_runs([study.path]))
         show_comparison(document, console)
         if launcher.has_phases:
             write_comparison(study.path / COMPARISON, document)

@@ -1,0 +1,157 @@
+"""The jobs of a study, as its folder records them.
+
+STUDY/study.json     its commands and all of its jobs: settings digest, overrides, folder
+STUDY/jobs.jsonl     a line as a job starts and one as it ends
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.names import plain_name
+from toplora_train.config.reading import json_lines, read_json, validate
+from toplora_train.config.resolved import read_config
+from toplora_train.report.record import read_report
+
+STUDY = "study.json"  # in the folder of a study, whose jobs are folders inside it
+JOBS = "jobs.jsonl"
+TUNING = "tuning"  # the folder in a study of the runs by which learning rates are chosen
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a study.
+
+    Attributes:
+        digest: That of its settings; "" for a run that is not in a study.
+        overrides: The overrides in which it differs from the study's other jobs.
+        folder: Its run directory, a name inside the study.
+        planned: When the last command that lists it was given.
+        status: ``waiting``, ``running``, ``completed``, ``failed``, ``pruned`` or ``interrupted``.
+        exit_code: That of its last attempt; None before the end.
+        error: The error of its last attempt.
+        seconds: The duration of its last attempt.
+        value: Its result on the held-out rows, see :mod:`toplora_train.study.objective`.
+    """
+
+    digest: str
+    overrides: str
+    folder: str
+    planned: str = ""
+    status: str = "waiting"
+    exit_code: int | None = None
+    error: str | None = None
+    seconds: float | None = None
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        """A study may be a stranger's: its jobs' folders are inside it."""
+        for part in self.folder.split("/"):
+            plain_name(part)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The schema of ``study.json``."""
+
+    schema_version: Literal[1]
+    created: str
+    commands: list[dict[str, Any]]
+    of: dict[str, list[Any]]
+    jobs: list[Job]
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that cannot be compared: its state, the reason, and the command that continues it."""
+
+    name: str
+    state: str
+    reason: str
+    command: str
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """The content of ``study.json``; empty if there is none.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    path = folder / STUDY
+    if not path.is_file():
+        return {}
+    try:
+        document = read_json(path)
+        validate(_Written, document, str(path))
+    except UserError as error:
+        raise UserError(f"{error}; remove {path} to start anew") from error
+    return document
+
+
+def read_jobs(folder: Path) -> list[Job]:
+    """All jobs ever planned, in that order, with their latest status."""
+    entries = validate(list[Job], read_study(folder).get("jobs", []), str(folder / STUDY))
+    found = {job.digest: job for job in entries}
+    path = folder / JOBS
+    for number, event in json_lines(path) if path.is_file() else []:
+        job = found.get(str(event.get("digest"))) if isinstance(event, dict) else None
+        if job is not None:
+            found[job.digest] = _after(job, event, f"{path}, line {number}")
+    return list(found.values())
+
+
+def unfinished_runs(folders: list[Path]) -> list[Unfinished]:
+    """The jobs of studies, and the runs in other folders, that are not completed."""
+    return [
+        one
+        for folder in folders
+        if not (folder / "report.json").is_file()
+        for one in (_jobs(folder) if (folder / STUDY).is_file() else _runs(folder))
+    ]
+
+
+def _jobs(study: Path) -> list[Unfinished]:
+    commands = {one["time"]: one["command"] for one in read_study(study).get("commands", [])}
+    return [
+        Unfinished(
+            job.overrides or job.folder,
+            "missing" if job.status == "completed" else job.status,
+            job.error or "",
+            commands.get(job.planned, next(reversed(commands.values()), "")),
+        )
+        for job in read_jobs(study)
+        if _report(study / job.folder).get("status") != "completed"
+    ]
+
+
+def _runs(folder: Path) -> list[Unfinished]:
+    found = []
+    for path in sorted(folder.glob("*/config.yaml")):
+        run, report = path.parent, _report(path.parent)
+        if report.get("status") != "completed":
+            program, *words = shlex.split(read_config(path).command) or ["toplora-train"]
+            kept = [word for word in words if not word.startswith(("output_dir=", "resume="))]
+            command = shlex.join([program, *kept, f"output_dir={run}", "resume=auto"])
+            state = str(report.get("status", "interrupted"))
+            found.append(Unfinished(run.name, state, str(report.get("error", "")), command))
+    return found
+
+
+def _report(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "report.json"
+    return read_report(path) if path.is_file() else {}
+
+
+def _after(job: Job, event: Mapping[str, Any], place: str) -> Job:
+    if event.get("event") == "started":
+        return replace(job, status="running", exit_code=None, error=None)
+    ended = {key: event.get(key) for key in ("exit_code", "error", "seconds", "value")}
+    job = validate(Job, asdict(job) | ended, place)
+    code = job.exit_code
+    status = "completed" if code == 0 else "interrupted" if (code or 0) > 128 else "failed"
+    return replace(job, status=str(event.get("status", status)))
