@@ -54,7 +54,13 @@ _started: list[StudyLauncher] = []
 
 
 class StudyStart(Callback):
-    """Puts :class:`StudyLauncher` before the chosen launcher, when Hydra starts a sweep."""
+    """Puts :class:`StudyLauncher` before the chosen launcher, when Hydra starts a sweep.
+
+    Args:
+        prune: Whether the jobs of a search end early when they are hopeless; read by the jobs.
+    """
+
+    def __init__(self, prune: bool) -> None: ...
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Change Hydra's own node."""
@@ -158,7 +164,7 @@ class StudyLauncher(Launcher):
         returned = []
         for overrides, one, job in zip(job_overrides, planned, jobs, strict=True):
             result = _to_minimize(one, known.get(job.digest, job))
-            if result is not None:
+            if result is not None and known[job.digest].status == "completed":
                 self._costs[job.digest] = result
             done = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
             done.working_dir, done.return_value = str(self.study.run_dir(job)), result
@@ -250,7 +256,8 @@ class StudyLauncher(Launcher):
                 self._record(job, USER_ERROR, job.error)
                 print(f"error: {job.overrides}: {job.error}", file=sys.stderr)  # noqa: T201
             elif one.config.resume == "extend" or not is_done(self.study, job):
-                wanted.setdefault(job.digest, index)
+                if known[job.digest].status != "pruned":
+                    wanted.setdefault(job.digest, index)
             elif known[job.digest].status != "completed":  # it was killed before it said so
                 self._record(job, DONE, None, held_out_result(self.study.report(job)))
         if say:

@@ -66,9 +66,11 @@ def show_summary(launcher: StudyLauncher, console: Console, *, interrupted: bool
         _show_best(launcher, console)
     elif not interrupted:
         _show_leaderboard(launcher, completed, console)
-    line = f"{len(completed)} of {counted(len(jobs), 'job')} completed in {escape(str(study.path))}"
+    pruned = sum(job.status == "pruned" for job in jobs)
+    ended = f"completed, {pruned} pruned" if pruned else "completed"
+    line = f"{len(completed)} of {counted(len(jobs), 'job')} {ended} in {escape(str(study.path))}"
     console.print(line, soft_wrap=True, highlight=False)
-    if len(completed) < len(jobs):
+    if len(completed) + pruned < len(jobs):
         word = "interrupted; " if interrupted else ""
         again = escape(str(launcher.command["command"]))
         console.print(f"{word}the same command goes on with the others: {again}", soft_wrap=True)
