@@ -64,7 +64,9 @@ def _single(composed: DictConfig, settings: DictConfig) -> JobResult:
         return JobResult(user_error(str(error)), Path(), 0.0, str(error))
 
 
-def _run(study: Study, found: Job, config: RunConfig, *, engine: str, prunes: bool) -> float | None:
+def _run(
+    study: Study, found: Job, config: RunConfig, *, engine: str, prunes: bool = False
+) -> float | None:
     """Run a job of a study; only an interruption ends the sweep."""
     run_dir = study.run_dir(found)
     if config.resume != "extend" and is_done(study, found):

@@ -103,6 +103,7 @@ def _show_leaderboard(launcher: StudyLauncher, completed: Sequence[Job], console
     from toplora_train.report.comparison import compare_runs
     from toplora_train.report.comparison_pages import show_comparison, write_comparison
     from toplora_train.report.runs import find_runs, find_tuning_runs
+    from toplora_train.report.trackers.base import TrackedRun, open_tracker
 
     study = launcher.study
     final = [job for job in completed if not job.folder.startswith(f"{TUNING}/")]
@@ -115,9 +116,18 @@ def _show_leaderboard(launcher: StudyLauncher, completed: Sequence[Job], console
         if len(document["methods"]) < 2:
             return
         show_comparison(document, console)
-        if launcher.has_phases:
-            write_comparison(study.path / COMPARISON, document)
-            page = study.path / COMPARISON / "comparison.html"
+        tracker = launcher.tracker
+        if launcher.has_phases or tracker.name != "none":
+            folder = study.path / COMPARISON
+            write_comparison(folder, document)
+            page = folder / "comparison.html"
             console.print(f"written to {escape(str(page))}", soft_wrap=True, highlight=False)
+            tracked = TrackedRun(folder, tracker, {}, title=f"{study.path.name} comparison")
+            averages = {
+                f"average/{method['name']}": method["average"]
+                for method in document["methods"]
+                if method["average"] is not None
+            }
+            open_tracker(tracked).finish(averages, sorted(folder.glob("comparison.*")))
     except UserError as error:
         console.print(f"no leaderboard: {escape(str(error))}", soft_wrap=True)
