@@ -111,3 +111,16 @@ def test_the_limit_of_a_later_evaluation_is_that_of_its_command(tmp_path: Path):
     ):
         run_folder(tmp_path / name, command=command, seed=ord(name), limit=3)
     assert [run.limit for run in find_runs([tmp_path])] == [9, None, 3]
+
+
+def test_a_setting_that_a_method_does_not_have_is_not_in_its_name(tmp_path: Path):
+    import yaml
+
+    run_folder(tmp_path / "a")
+    config = yaml.safe_load(
+        (run_folder(tmp_path / "b", adapter="toplora") / "config.yaml").read_text()
+    )
+    config["adapter"]["budget"] = "4096"
+    (tmp_path / "b" / "config.yaml").write_text(yaml.safe_dump(config))
+    names = [method.name for method in group(find_runs([tmp_path]))]
+    assert names == ["lora", "toplora adapter.budget=4096"]

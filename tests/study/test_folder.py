@@ -198,7 +198,7 @@ def test_the_directory_of_a_single_run_is_no_study(tmp_path):
 def test_a_job_that_is_not_planned_is_named(tmp_path):
     study = Study(tmp_path)
     (job,) = planned(study, 1)
-    assert study.find(job.digest) == job
+    assert study.find(job.digest).folder == job.folder
     with pytest.raises(UserError, match="is a setting taken from the environment"):
         study.find("0" * 64)
 

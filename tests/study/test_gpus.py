@@ -6,7 +6,7 @@ import pytest
 
 from tests.config.example import run_config
 from toplora_train.study import gpus
-from toplora_train.study.gpus import VISIBLE, one_gpu
+from toplora_train.study.gpus import KEPT, VISIBLE, keep_visible, one_gpu
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_job_waits_for_a_free_gpu(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("two")
 @pytest.mark.parametrize(
     ("engine", "launch"),
-    [("basic", {}), ("joblib", {"processes": 2}), ("joblib", {"device": "cpu"})],
+    [("basic", {}), ("joblib", {"processes": 2}), ("joblib", {"device": "cpu"}), ("ray", {})],
 )
 def test_other_jobs_see_all_gpus(tmp_path, engine, launch):
     with one_gpu(tmp_path, run_config(launch=launch), engine):
@@ -55,3 +55,15 @@ def test_a_machine_without_gpus_reserves_none(tmp_path, monkeypatch):
     with one_gpu(tmp_path, run_config(), "joblib"):
         assert os.environ[VISIBLE] == "0"
     assert VISIBLE not in os.environ
+
+
+@pytest.mark.usefixtures("two")
+@pytest.mark.parametrize(("launch", "seen"), [({}, "4"), ({"processes": 2}, "4,7")])
+def test_jobs_of_submitit_see_the_gpus_that_it_hides(tmp_path, monkeypatch, launch, seen):
+    monkeypatch.setenv(KEPT, "")
+    monkeypatch.delenv(KEPT)
+    keep_visible()
+    monkeypatch.setenv(VISIBLE, "")  # as submitit sets it in the job's process
+    with one_gpu(tmp_path, run_config(launch=launch), "submitit_local"):
+        assert os.environ[VISIBLE] == seen
+    assert os.environ[VISIBLE] == ""

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
@@ -49,14 +48,24 @@ def test_without_a_signal_an_error_is_an_error_and_handlers_are_as_before(tmp_pa
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_what_the_terminal_does_not_send_to_the_jobs_is_passed_on(tmp_path):
+@pytest.mark.parametrize(
+    ("signum", "group", "passed_on"),
+    [(signal.SIGTERM, None, True), (signal.SIGINT, 0, True), (signal.SIGINT, None, False)],
+    ids=["not Ctrl-C", "Ctrl-C, another process group", "Ctrl-C"],
+)
+def test_what_the_terminal_does_not_send_to_the_jobs_is_passed_on(
+    tmp_path, signum, group, passed_on
+):
     study = Study(tmp_path)
     jobs = study.place([("seed=1", run_config(seed=1)), ("seed=2", run_config(seed=2))])
     study.write({"time": "now"}, jobs, {})
     study.run_dir(jobs[0]).mkdir()
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    sleeper = subprocess.Popen(["sleep", "60"], process_group=group)
     lock = study.run_dir(jobs[0]) / ".lock"
     lock.write_text(f"process {sleeper.pid} on {socket.gethostname()}")
     with pytest.raises(SystemExit), stopping(study):
-        send(signal.SIGTERM)
-    assert sleeper.wait(timeout=10) == -signal.SIGTERM
+        send(signum)
+    if not passed_on:
+        assert sleeper.poll() is None
+        sleeper.kill()
+    assert sleeper.wait(timeout=10) == (-signal.SIGTERM if passed_on else -signal.SIGKILL)

@@ -30,6 +30,7 @@ EXTRAS = {
     "joblib": "sweep",
     "submitit_local": "slurm",
     "submitit_slurm": "slurm",
+    "ray": "ray",
     "optuna": "sweep",
 }
 """The extra of pyproject.toml that installs a launcher or sweeper of Hydra."""

@@ -248,9 +248,9 @@ def _significant_pairs(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[s
 
 
 def _unfinished_warnings(unfinished: Sequence[Unfinished]) -> list[str]:
-    if not unfinished:
+    commands = dict.fromkeys(one.command for one in unfinished if one.command)
+    if not commands:
         return []
-    commands = dict.fromkeys(one.command for one in unfinished)
     names = counted(len(unfinished), "run")
     verb = "is" if len(unfinished) == 1 else "are"
     line = f"{names} of the study {verb} not completed and not compared. To continue:"

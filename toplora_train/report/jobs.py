@@ -68,7 +68,10 @@ class _Written:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that cannot be compared: its state, the reason, and the command that continues it."""
+    """A run that cannot be compared: its state, the reason, and the command that continues it.
+
+    The command is empty if there is nothing to continue.
+    """
 
     name: str
     state: str
@@ -122,7 +125,9 @@ def _jobs(study: Path) -> list[Unfinished]:
             job.overrides or job.folder,
             "missing" if job.status == "completed" else job.status,
             job.error or "",
-            commands.get(job.planned, next(reversed(commands.values()), "")),
+            ""
+            if job.status == "pruned"
+            else commands.get(job.planned, next(reversed(commands.values()), "")),
         )
         for job in read_jobs(study)
         if _report(study / job.folder).get("status") != "completed"

@@ -223,7 +223,8 @@ def _differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _name(run: Run, keys: Sequence[str]) -> str:
-    values = [f"{key}={typed(run.settings[key])}" for key in keys if key in run.settings]
+    given = [key for key in keys if run.settings.get(key) is not None]
+    values = [f"{key}={typed(run.settings[key])}" for key in given]
     return " ".join([str(run.settings["adapter.name"]), *values])
 
 

@@ -21,7 +21,13 @@ from toplora_train.report.numbers import (
 from toplora_train.report.record import read_report
 
 LONGEST = 40  # characters of a word in a cell
-STYLES = {"completed": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
+STYLES = {
+    "completed": "green",
+    "failed": "red",
+    "interrupted": "yellow",
+    "pruned": "yellow",
+    "running": "cyan",
+}
 
 
 def sweep_table(study: Path, jobs: Sequence[Job]) -> Table:

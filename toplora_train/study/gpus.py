@@ -11,27 +11,29 @@ from pathlib import Path
 
 from toplora_train.config.schema import RunConfig
 
+ENGINES = ("joblib", "submitit_local")  # ray and SLURM reserve GPUs themselves
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+KEPT = "TOPLORA_STUDY_GPUS"
 DEVICES = Path("/proc/driver/nvidia/gpus")  # a folder per GPU
 
 
 @contextmanager
 def one_gpu(folder: Path, config: RunConfig, engine: str) -> Iterator[None]:
-    """Reserve a GPU for a job of one process under ``hydra/launcher=joblib``; wait for a free one.
+    """Reserve a GPU for a job of one process beside others on this machine; wait for a free one.
 
     Args:
         folder: Where the GPUs' lock files are: the study's folder.
         config: The job's settings; one on a CPU, or of several processes, reserves nothing.
         engine: The chosen launcher.
     """
-    gpus = _gpus()
-    alone = config.launch.processes == 1 and config.launch.device != "cpu"
-    if engine != "joblib" or not alone or not gpus:
+    gpus = visible_gpus()
+    if engine not in ENGINES or config.launch.device == "cpu" or not gpus:
         yield
         return
     before = os.environ.get(VISIBLE)
     with ExitStack() as stack:
-        while (taken := _first_free(gpus, folder, stack)) is None:
+        taken: str | None = None if config.launch.processes == 1 else ",".join(gpus)
+        while taken is None and (taken := _first_free(gpus, folder, stack)) is None:
             time.sleep(1.0)
         os.environ[VISIBLE] = taken
         try:
@@ -42,8 +44,14 @@ def one_gpu(folder: Path, config: RunConfig, engine: str) -> Iterator[None]:
                 os.environ[VISIBLE] = before
 
 
-def _gpus() -> list[str]:
-    visible = os.environ.get(VISIBLE)
+def keep_visible() -> None:
+    """Tell the jobs of ``hydra/launcher=submitit_local`` the GPUs, which submitit hides."""
+    os.environ[KEPT] = ",".join(visible_gpus())
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of the study's jobs, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    visible = os.environ.get(KEPT, os.environ.get(VISIBLE))
     if visible is not None:
         return [one.strip() for one in visible.split(",") if one.strip()]
     return [str(index) for index, _ in enumerate(DEVICES.glob("*"))]

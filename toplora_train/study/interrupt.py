@@ -19,7 +19,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def stopping(study: Study) -> Iterator[None]:
     """On a signal, let the running jobs write their checkpoints, then exit; on a second, exit now.
 
-    The terminal sends Ctrl-C to the jobs as well; other signals are passed on to them.
+    The terminal sends Ctrl-C to the jobs of this process group; other signals, and other jobs, get
+    it from here.
 
     Raises:
         SystemExit: A signal arrived; the code is 130 or 143.
@@ -31,8 +32,7 @@ def stopping(study: Study) -> Iterator[None]:
         if len(received) > 1:
             raise KeyboardInterrupt
         study.stop()
-        if signum != signal.SIGINT:
-            _pass_on(study)
+        _pass_on(study, from_terminal=signum == signal.SIGINT)
         print("stopping: the running jobs save first", file=sys.stderr)  # noqa: T201  (for the user)
 
     study.go_on()
@@ -51,13 +51,19 @@ def stopping(study: Study) -> Iterator[None]:
         raise SystemExit(128 + code)
 
 
-def _pass_on(study: Study) -> None:
-    """Send SIGTERM to the processes on this machine that hold the jobs' locks."""
+def _pass_on(study: Study, *, from_terminal: bool) -> None:
+    """Send SIGTERM to the processes on this machine that hold the jobs' locks.
+
+    Args:
+        study: Whose jobs they are.
+        from_terminal: Those of this process's group have it already; Ray's workers do not.
+    """
     for job in study.jobs():
         path = study.run_dir(job) / ".lock"
         try:
             _, pid, _, host = path.read_text(encoding="utf-8").split()
-            if host == socket.gethostname():
+            has_it = from_terminal and os.getpgid(int(pid)) == os.getpgrp()
+            if host == socket.gethostname() and not has_it:
                 os.kill(int(pid), signal.SIGTERM)
         except (OSError, ValueError):  # not running, or ended just now
             continue

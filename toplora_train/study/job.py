@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -24,10 +25,13 @@ from toplora_train.report.jobs import Job
 from toplora_train.study.folder import Study, digest_of, is_done, now
 from toplora_train.study.gpus import one_gpu
 from toplora_train.study.objective import held_out_result
+from toplora_train.study.pruning import curve_of, pruning
+from toplora_train.study.search import searches
 
 BASIC = "basic"  # the launcher that runs one job after another in this process
 CONSOLE = "console.log"
 INTERRUPTED = 128  # exit codes above are those of signals
+PRUNED = INTERRUPTED + signal.SIGTERM
 
 
 def job(composed: DictConfig) -> JobResult | float | None:
@@ -48,7 +52,9 @@ def job(composed: DictConfig) -> JobResult | float | None:
     config = run_config(composed, settings, sys.argv[1:])
     found = study.find(digest_of(config))
     config = replace(config, output_dir=str(study.run_dir(found)), resume=config.resume or "auto")
-    return _run(study, found, config, engine=str(settings.runtime.choices["hydra/launcher"]))
+    prunes = searches(settings.sweeper) and settings.callbacks.study.prune
+    engine = str(settings.runtime.choices["hydra/launcher"])
+    return _run(study, found, config, engine=engine, prunes=prunes)
 
 
 def _single(composed: DictConfig, settings: DictConfig) -> JobResult:
@@ -58,7 +64,9 @@ def _single(composed: DictConfig, settings: DictConfig) -> JobResult:
         return JobResult(user_error(str(error)), Path(), 0.0, str(error))
 
 
-def _run(study: Study, found: Job, config: RunConfig, *, engine: str) -> float | None:
+def _run(
+    study: Study, found: Job, config: RunConfig, *, engine: str, prunes: bool = False
+) -> float | None:
     """Run a job of a study; only an interruption ends the sweep."""
     run_dir = study.run_dir(found)
     if config.resume != "extend" and is_done(study, found):
@@ -73,13 +81,20 @@ def _run(study: Study, found: Job, config: RunConfig, *, engine: str) -> float |
             known = [job.digest for job in study.jobs()]
             number = f"{known.index(found.digest) + 1} of {len(known)}"
             print(f"\njob {number}: {found.overrides}\n  in {run_dir}", flush=True)  # noqa: T201
+        pruned: list[str] = []
         try:
-            result = run_job(config, console=console)
+            with pruning(study, found, config) if prunes else nullcontext(pruned) as pruned:
+                result = run_job(config, console=console)
         except UserError as error:
             result = JobResult(user_error(str(error)), run_dir, 0.0, str(error))
             if not is_completed(run_dir) and not read_report(run_dir):
                 write_failure(run_dir, status="failed", error=str(error), error_type="UserError")
     value = held_out_result(study.report(found)) if result.exit_code == 0 else None
+    status: dict[str, Any] = {}
+    if pruned and result.exit_code == PRUNED:
+        value = list(curve_of(study, found).values())[-1]
+        status = {"status": "pruned"}
+        result = replace(result, exit_code=0, error=pruned[0])
     study.record(
         found,
         "ended",
@@ -88,6 +103,7 @@ def _run(study: Study, found: Job, config: RunConfig, *, engine: str) -> float |
         error=result.error,
         seconds=round(result.seconds, 3),
         value=value,
+        **status,
     )
     if result.exit_code > INTERRUPTED and engine == BASIC:
         raise SystemExit(result.exit_code)

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from toplora_train.config.aside import temporary_folder
 from toplora_train.config.compose import typed_overrides
 from toplora_train.config.errors import UserError
+from toplora_train.config.schema import TrackerSettings
 from toplora_train.launch.lock import locked
 from toplora_train.launch.parent import JobResult
 from toplora_train.launch.rundir import NOT_OF_THE_RUN, make_run_dir
@@ -35,6 +36,7 @@ from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
 from toplora_train.report.jobs import STUDY, Job
 from toplora_train.report.numbers import counted
 from toplora_train.study.folder import DIGITS, Study, is_done, now, text_digest
+from toplora_train.study.gpus import keep_visible
 from toplora_train.study.interrupt import stopping
 from toplora_train.study.objective import cost, held_out_result
 from toplora_train.study.phases import Part, needs_held_out
@@ -54,7 +56,13 @@ _started: list[StudyLauncher] = []
 
 
 class StudyStart(Callback):
-    """Puts :class:`StudyLauncher` before the chosen launcher, when Hydra starts a sweep."""
+    """Puts :class:`StudyLauncher` before the chosen launcher, when Hydra starts a sweep.
+
+    Args:
+        prune: Whether the jobs of a search end early when they are hopeless; read by the jobs.
+    """
+
+    def __init__(self, prune: bool) -> None: ...
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Change Hydra's own node."""
@@ -66,8 +74,10 @@ class StudyStart(Callback):
                 hydra.sweeper._target_ = SWEEPER if config.get("study") is None else PHASES
             if searches(hydra.sweeper):
                 prepare_search(config)
-            if target == LOCAL_LAUNCHER and TIME_LIMIT not in str(hydra.overrides.hydra):
-                hydra.launcher.engine.timeout_min = 7 * 24 * 60  # no queue: not one hour
+            if target == LOCAL_LAUNCHER:
+                if TIME_LIMIT not in str(hydra.overrides.hydra):
+                    hydra.launcher.engine.timeout_min = 7 * 24 * 60  # no queue: not one hour
+                keep_visible()
 
 
 class StudyLauncher(Launcher):
@@ -158,7 +168,7 @@ class StudyLauncher(Launcher):
         returned = []
         for overrides, one, job in zip(job_overrides, planned, jobs, strict=True):
             result = _to_minimize(one, known.get(job.digest, job))
-            if result is not None:
+            if result is not None and known[job.digest].status == "completed":
                 self._costs[job.digest] = result
             done = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
             done.working_dir, done.return_value = str(self.study.run_dir(job)), result
@@ -186,6 +196,13 @@ class StudyLauncher(Launcher):
     def _record(self, job: Job, code: int, error: str | None, value: float | None = None) -> None:
         """Record the end of a job that could not do so itself."""
         self.study.record(job, "ended", exit_code=code, error=error, seconds=None, value=value)
+
+    @property
+    def tracker(self) -> TrackerSettings:
+        """Where the comparison is logged, in the group of the study's jobs."""
+        given = self._config.tracker
+        group = given.group or self.study.path.name
+        return TrackerSettings(given.name, given.project, given.entity, group)
 
     def jobs(self) -> list[Job]:
         """The study's jobs as they are now, and those of this command that were refused."""
@@ -250,7 +267,8 @@ class StudyLauncher(Launcher):
                 self._record(job, USER_ERROR, job.error)
                 print(f"error: {job.overrides}: {job.error}", file=sys.stderr)  # noqa: T201
             elif one.config.resume == "extend" or not is_done(self.study, job):
-                wanted.setdefault(job.digest, index)
+                if known[job.digest].status != "pruned":
+                    wanted.setdefault(job.digest, index)
             elif known[job.digest].status != "completed":  # it was killed before it said so
                 self._record(job, DONE, None, held_out_result(self.study.report(job)))
         if say:

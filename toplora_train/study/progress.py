@@ -26,7 +26,7 @@ from toplora_train.study.folder import Study
 
 SECONDS = 1.0  # between two looks at the files
 TAIL = 8192  # bytes: more than a line of metrics.jsonl
-ENDED = ("completed", "failed", "interrupted")
+ENDED = ("completed", "failed", "interrupted", "pruned")
 
 
 class Progress:
@@ -151,7 +151,7 @@ def _those_that_fit(jobs: Sequence[Job], rows: int) -> list[Job]:
     """At most so many jobs: running ones, then those that failed, are waiting, are completed."""
     if len(jobs) <= max(rows, 1):
         return list(jobs)
-    order = ["running", "failed", "interrupted", "waiting", "completed"]
+    order = ["running", "failed", "interrupted", "waiting", "pruned", "completed"]
     return sorted(jobs, key=lambda job: order.index(job.status))[: max(rows, 1)]
 
 

@@ -66,9 +66,11 @@ def show_summary(launcher: StudyLauncher, console: Console, *, interrupted: bool
         _show_best(launcher, console)
     elif not interrupted:
         _show_leaderboard(launcher, completed, console)
-    line = f"{len(completed)} of {counted(len(jobs), 'job')} completed in {escape(str(study.path))}"
+    pruned = sum(job.status == "pruned" for job in jobs)
+    ended = f"completed, {pruned} pruned" if pruned else "completed"
+    line = f"{len(completed)} of {counted(len(jobs), 'job')} {ended} in {escape(str(study.path))}"
     console.print(line, soft_wrap=True, highlight=False)
-    if len(completed) < len(jobs):
+    if len(completed) + pruned < len(jobs):
         word = "interrupted; " if interrupted else ""
         again = escape(str(launcher.command["command"]))
         console.print(f"{word}the same command goes on with the others: {again}", soft_wrap=True)
@@ -101,6 +103,7 @@ def _show_leaderboard(launcher: StudyLauncher, completed: Sequence[Job], console
     from toplora_train.report.comparison import compare_runs
     from toplora_train.report.comparison_pages import show_comparison, write_comparison
     from toplora_train.report.runs import find_runs, find_tuning_runs
+    from toplora_train.report.trackers.base import TrackedRun, open_tracker
 
     study = launcher.study
     final = [job for job in completed if not job.folder.startswith(f"{TUNING}/")]
@@ -113,9 +116,18 @@ def _show_leaderboard(launcher: StudyLauncher, completed: Sequence[Job], console
         if len(document["methods"]) < 2:
             return
         show_comparison(document, console)
-        if launcher.has_phases:
-            write_comparison(study.path / COMPARISON, document)
-            page = study.path / COMPARISON / "comparison.html"
+        tracker = launcher.tracker
+        if launcher.has_phases or tracker.name != "none":
+            folder = study.path / COMPARISON
+            write_comparison(folder, document)
+            page = folder / "comparison.html"
             console.print(f"written to {escape(str(page))}", soft_wrap=True, highlight=False)
+            tracked = TrackedRun(folder, tracker, {}, title=f"{study.path.name} comparison")
+            averages = {
+                f"average/{method['name']}": method["average"]
+                for method in document["methods"]
+                if method["average"] is not None
+            }
+            open_tracker(tracked).finish(averages, sorted(folder.glob("comparison.*")))
     except UserError as error:
         console.print(f"no leaderboard: {escape(str(error))}", soft_wrap=True)

@@ -27,16 +27,23 @@ class TrackedRun:
     """A run as a tracker sees it.
 
     Attributes:
-        folder: The run directory; its name is the run's name.
+        folder: The run directory.
         settings: Project, entity and group.
         config: The resolved configuration.
         resumed_step: The step that the run resumes from; 0 for a new run.
+        title: The run's name, if it is not that of the folder.
     """
 
     folder: Path
     settings: TrackerSettings
     config: Mapping[str, Any]
     resumed_step: int = 0
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """The run's name: its title, or else that of its folder."""
+        return self.title or self.folder.name
 
 
 class Tracker(Protocol):

@@ -16,7 +16,7 @@ def open_run(run: TrackedRun) -> TrackioTracker:
     return TrackioTracker(
         trackio.init(
             project=run.settings.project,
-            name=run.folder.name,
+            name=run.name,
             group=run.settings.group,
             config=dict(run.config),
             resume="allow" if run.resumed_step else "never",
@@ -37,5 +37,7 @@ class TrackioTracker:
 
     def finish(self, summary: Mapping[str, float], _files: Sequence[Path], /) -> None:
         """Record the final metrics; the reports stay in the run directory."""
+        import trackio
+
         self._run.log(dict(summary))
-        self._run.finish()
+        trackio.finish()  # the run's own method is called a second time as Python exits

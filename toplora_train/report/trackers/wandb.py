@@ -42,7 +42,7 @@ def open_run(run: TrackedRun) -> WandbTracker:
         project=run.settings.project,
         entity=run.settings.entity,
         group=run.settings.group,
-        name=run.folder.name,
+        name=run.name,
         id=_run_id(folder / RUN_ID, new=secrets.token_hex(4)),
         resume="allow",
         dir=str(run.folder),
