@@ -32,7 +32,11 @@ OWN_INTERPRETATION = (
 
 
 def model_card(
-    report: Mapping[str, Any], *, prompt: str | None = None, labels: Sequence[str] = ()
+    report: Mapping[str, Any],
+    *,
+    prompt: str | None = None,
+    labels: Sequence[str] = (),
+    own_module: bool = False,
 ) -> str:
     """Return the text of the model card.
 
@@ -40,13 +44,14 @@ def model_card(
         report: A completed run's ``report.json``.
         prompt: The prompt the adapter was trained on, with ``{instruction}`` as a placeholder.
         labels: The class names of its classification head.
+        own_module: Whether the method is a module of the author's own.
     """
     parts = [
         _front_matter(report),
         f"# {cell(report['adapter']['name'])} adapter for {cell(report['model']['path'])}",
         _summary(report),
         "## Use",
-        _loading(report, labels),
+        _loading(report, labels, own_module=own_module),
         *([_prompt(prompt, chat=report["data"].get("wording") == "chat")] if prompt else []),
         "## Scores",
         _scores(report),
@@ -86,17 +91,18 @@ def _identity(model: Mapping[str, Any]) -> str:
     return f"revision {code(model['revision'])}{suffix}"
 
 
-def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
+def _loading(report: Mapping[str, Any], labels: Sequence[str], *, own_module: bool) -> str:
     kind = report["adapter"]["peft_type"]
     auto, head = "AutoModelForCausalLM", ""
     if has_head(report):  # the adapter file contains the head's weights but not its class names
         auto = "AutoModelForSequenceClassification"
         head = f", id2label={dict(enumerate(labels))}" if labels else ", num_labels=1"
     rows = report["model"].get("embedding_rows")  # earlier reports have none
-    needs_import = kind in NEEDS_IMPORT
+    module = "toplora_train" if kind in NEEDS_IMPORT else None
+    module = str(report["adapter"]["name"]) if own_module else module
     lines = ["```python"]
-    if needs_import:
-        lines.append(f"import toplora_train  # registers {kind} with PEFT; import it first")
+    if module:
+        lines.append(f"import {module}  # registers {kind} with PEFT; import it first")
     lines += [
         "from peft import PeftModel",
         f"from transformers import {auto}, AutoTokenizer",
@@ -108,9 +114,10 @@ def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
         "```",
     ]
     text = "\n".join(lines)
-    if needs_import:
+    if module:
+        source = f"`{module}.py`, its author's own, with" if own_module else "from"
         text += (
-            f"\n\nWithout `import toplora_train` (from `pip install toplora-train`), PEFT raises "
+            f"\n\nWithout `import {module}` ({source} `pip install toplora-train`), PEFT raises "
             f"`KeyError: '{kind}'`."
         )
     if rows:

@@ -19,6 +19,7 @@ from toplora_train.adapters.describe import describe_adapter
 from toplora_train.adapters.saving import save_adapter
 from toplora_train.adapters.start_from import take_start
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.config.plugins import plugin
 from toplora_train.config.rescue import rescue
 from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.evaluation.predictions import read_predictions
@@ -418,6 +419,7 @@ def write_everything(report: Report, run_data: RunData, run_dir: Path) -> None:
         if head is None
         else None,
         labels=head.labels if head is not None else (),
+        own_module=plugin("adapter", report.adapter.name) is not None,
     )
     try:
         write_text_atomically(run_dir / "adapter" / "README.md", card)
