@@ -33,6 +33,13 @@ def test_a_method_that_peft_lacks_says_what_to_import_first(kind):
     compile(code, "card", "exec")
 
 
+def test_a_method_of_the_authors_own_says_which_module_to_import():
+    report = made_up_report(adapter=ReportAdapter("diagonal", "DIAGONAL", 1, True, {})).to_dict()
+    text = model_card(report, own_module=True)
+    assert text.split("```python\n")[1].startswith("import diagonal  # registers DIAGONAL")
+    assert "`diagonal.py`, its author's own" in text
+
+
 def test_a_method_of_peft_needs_no_import():
     text = card(adapter=ReportAdapter("lora", "LORA", 1, True, {}))
     assert "import toplora_train" not in text
