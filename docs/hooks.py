@@ -81,6 +81,8 @@ def _type(value: dict[str, Any]) -> str:
         return " and ".join(_type(item) for item in value["prefixItems"])
     if value["type"] == "array":
         return f"list of {_type(value['items'])}"
+    if value.get("additionalProperties") is True:
+        return "mapping"
     if value["type"] == "object":
         return f"mapping to {_type(value['additionalProperties'])}"
     bounds = [f"{sign} {value[key]}" for key, sign in BOUNDS.items() if key in value]

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from toplora_train.config.errors import UserError
 from toplora_train.evaluation.answers import extract_answer, is_correct
 
 LETTERS = tuple("ABCDE")
@@ -66,7 +67,7 @@ def test_text_after_the_next_instruction_header_is_ignored(extraction):
 
 
 def test_an_unknown_extraction_is_refused():
-    with pytest.raises(ValueError, match="number, choice, exact"):
+    with pytest.raises(UserError, match="no extraction letter; known: number, choice, exact"):
         extract_answer("1", "letter")
 
 

@@ -87,7 +87,7 @@ def test_an_interruption_says_that_the_same_command_resumes(monkeypatch, capsys)
     def interrupted(_words):
         raise Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr(evaluate, "_evaluate", interrupted)
+    monkeypatch.setattr(evaluate, "evaluate_words", interrupted)
     monkeypatch.setattr(sys, "argv", ["toplora-eval", "run=x"])
     assert evaluate.main() == 143
     assert capsys.readouterr().err == (

@@ -7,6 +7,7 @@ import yaml
 
 from tests.report.made_up import made_up_report, task_score
 from toplora_train.report.card import model_card
+from toplora_train.report.card_metadata import Facts
 from toplora_train.report.record import ReportAdapter, ReportModel
 
 
@@ -31,6 +32,13 @@ def test_a_method_that_peft_lacks_says_what_to_import_first(kind):
     assert code.startswith("import toplora_train")
     assert f"KeyError: '{kind}'" in text
     compile(code, "card", "exec")
+
+
+def test_a_method_of_the_authors_own_says_which_module_to_import():
+    report = made_up_report(adapter=ReportAdapter("diagonal", "DIAGONAL", 1, True, {})).to_dict()
+    text = model_card(report, facts=Facts(module="diagonal"))
+    assert text.split("```python\n")[1].startswith("import diagonal  # registers DIAGONAL")
+    assert "`diagonal.py`, its author's own" in text
 
 
 def test_a_method_of_peft_needs_no_import():

@@ -15,8 +15,7 @@ A new adapter is one module that defines three classes and calls :func:`register
   created in ``plan_adapter`` and handed to the layers in ``equip_layer``.
 
 For :mod:`toplora_train.adapters.attach` it also defines a function ``peft_config(settings)`` that
-builds the config from the keys of its YAML. To export the classes from the package itself, list
-them in ``toplora_train/__init__.py``.
+builds the config from the keys of its YAML.
 
 Everything else is inherited (:mod:`toplora_train.adapters._peft`): several adapters, switching,
 disabling and deleting them, mixed batches (``adapter_names=``), merging, saving and loading,

@@ -47,8 +47,8 @@ def adapter_defaults(name: Any, own: Sequence[Path] = ()) -> tuple[dict[str, Any
     path = known[name]
     values = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(values, dict)
-    own = {str(key): value for key, value in values.items() if key != "defaults"}
-    return own | asdict(SharedAdapterSettings()), path
+    settings = {str(key): value for key, value in values.items() if key != "defaults"}
+    return settings | asdict(SharedAdapterSettings()), path
 
 
 def complete_adapter(

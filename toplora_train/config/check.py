@@ -26,6 +26,7 @@ Tree = Mapping[str, Any]
 """Known keys: nested keys, an empty mapping if any key is allowed, None for a value."""
 
 _RUN_CONFIG = TypeAdapter(RunConfig)
+OPTIMIZERS = ("adamw", "loraplus", "adamw8bit", "muon")
 _FILLED_IN = ("command", "recipe", "plugins", "config_dirs")  # by the program, not by the user
 
 
@@ -187,11 +188,7 @@ def _validate_consistency(config: RunConfig) -> None:
     if config.plan_for is not None and not config.plan:
         raise UserError(f"plan_for={config.plan_for} needs plan=true; add it or leave plan_for out")
     validate_tasks(config)
-    if (config.optimizer.ratio is None) == (config.optimizer.name == "loraplus"):
-        raise UserError(
-            "optimizer.ratio is LoRA+'s ratio of the learning rates of B and A; set it with "
-            "optimizer=loraplus, and only there"
-        )
+    _validate_optimizer(config)
     if config.dataset.test is not None and "test" in config.task:
         raise UserError(
             "dataset.test becomes the task 'test', which exists already; rename that task"
@@ -205,6 +202,21 @@ def _validate_consistency(config: RunConfig) -> None:
             "give forgetting.source=FILE, or leave its other settings out"
         )
     _validate_tracker_keys(config.tracker)
+
+
+def _validate_optimizer(config: RunConfig) -> None:
+    if f"optimizer/{config.optimizer.name}" in config.plugins:
+        return
+    if config.optimizer.name not in OPTIMIZERS:
+        known = f"one of {', '.join(OPTIMIZERS)}, or have a module of your own"
+        raise UserError(f"optimizer.name must be {known}, not '{config.optimizer.name}'")
+    if config.optimizer.settings:
+        raise UserError("optimizer.settings is for an optimizer of your own; leave it out")
+    if (config.optimizer.ratio is None) == (config.optimizer.name == "loraplus"):
+        raise UserError(
+            "optimizer.ratio is LoRA+'s ratio of the learning rates of B and A; set it with "
+            "optimizer=loraplus, and only there"
+        )
 
 
 _TRACKER_KEYS = {

@@ -13,6 +13,8 @@ METRICS_OF = {
     "classify": ("accuracy", "f1", "macro_f1", "matthews"),
     "regress": ("pearson", "spearman"),
 }
+METRICS = ("accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman")
+EXTRACTIONS = ("number", "choice", "exact")
 HEADS_ONLY = ("text", "text_pair", "label", "label_names")
 WRITERS_ONLY = ("fields", "prompt", "extraction", "response", "max_new_tokens")
 
@@ -50,13 +52,19 @@ def own_split(config: RunConfig) -> str | None:
 def validate_tasks(config: RunConfig) -> None:
     """Reject tasks that one model cannot learn, and settings that have no effect on their kind.
 
+    Names of metrics, extractions and prompts may be defined by a module of the user's own, which is
+    not imported here.
+
     Raises:
         UserError: names the task or the two tasks.
     """
+    own = any(key.startswith(("task/", "dataset/")) for key in config.plugins)
     for name, task in config.task.items():
-        _validate_task(name, task)
-        _validate_prompt(f"task.{name}", task, config.evaluation.protocol)
-    _validate_prompt("dataset", config.dataset, config.evaluation.protocol)
+        _validate_task(name, task, own=own)
+        _validate_extraction(f"task.{name}.extraction", task.extraction, own=own)
+        _validate_prompt(f"task.{name}", task, config.evaluation.protocol, own=own)
+    _validate_extraction("dataset.test_extraction", config.dataset.test_extraction, own=own)
+    _validate_prompt("dataset", config.dataset, config.evaluation.protocol, own=own)
     head = head_task(config)
     if head is not None:
         _validate_one_model(config, head)
@@ -82,13 +90,13 @@ def _validate_one_model(config: RunConfig, head: TaskSettings) -> None:
         )
 
 
-def _validate_task(name: str, task: TaskSettings) -> None:
+def _validate_task(name: str, task: TaskSettings, *, own: bool) -> None:
     for key in WRITERS_ONLY if task.kind in HEADS else HEADS_ONLY:
         if getattr(task, key) != TaskSettings.__dataclass_fields__[key].default:
             raise UserError(f"task.{name}.{key} has no effect on kind {task.kind}; leave it out")
     allowed = METRICS_OF.get(task.kind, ("accuracy",))
     for metric in (task.metric, *task.also):
-        if metric not in allowed:
+        if metric not in allowed and not (own and task.kind in HEADS and metric not in METRICS):
             raise UserError(
                 f"task.{name}: kind {task.kind} has no metric {metric}; use {', '.join(allowed)}"
             )
@@ -104,7 +112,14 @@ def _validate_task(name: str, task: TaskSettings) -> None:
         raise UserError(f"task.{name}: kind regress predicts numbers, so it takes no choices")
 
 
-def _validate_prompt(key: str, settings: TaskSettings | DatasetSettings, protocol: str) -> None:
+def _validate_extraction(key: str, extraction: str, *, own: bool) -> None:
+    if extraction not in EXTRACTIONS and not own:
+        raise UserError(f"{key} must be one of {', '.join(EXTRACTIONS)}, not '{extraction}'")
+
+
+def _validate_prompt(
+    key: str, settings: TaskSettings | DatasetSettings, protocol: str, *, own: bool
+) -> None:
     """A template is for the clean protocol, and does not show the answer."""
     if settings.prompt is None:
         return
@@ -112,6 +127,11 @@ def _validate_prompt(key: str, settings: TaskSettings | DatasetSettings, protoco
         raise UserError(
             f"evaluation.protocol={protocol} has its own prompts; leave {key}.prompt out, or use "
             "protocol=clean"
+        )
+    if not columns(settings.prompt) and not own:
+        raise UserError(
+            f"{key}.prompt must be a string that names at least one column, such as {{question}}, "
+            f"not '{settings.prompt}'"
         )
     names = {str(ours): theirs for ours, theirs in (settings.fields or {}).items()}
     for column in columns(over_fields(settings.prompt, names)):

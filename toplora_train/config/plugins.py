@@ -31,7 +31,8 @@ _LOADED: dict[str, tuple[ModuleType, str]] = {}
 
 def find_plugins(values: Mapping[str, Any], own: Sequence[Path]) -> dict[str, str]:
     """``GROUP/NAME`` of every chosen option that has a module, and the SHA-256 of its file."""
-    named = [(group, (values.get(group) or {}).get("name")) for group in GROUPS_WITH_MODULES[:-1]]
+    chosen = [(group, values.get(group)) for group in GROUPS_WITH_MODULES if group != "task"]
+    named = [(group, one.get("name")) for group, one in chosen if isinstance(one, Mapping)]
     named += [("task", name) for name in values.get("task") or ()]
     return {f"{group}/{name}": _digest(file) for group, name, file in _files(named, own)}
 

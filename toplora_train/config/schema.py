@@ -53,7 +53,6 @@ Name = Annotated[str, AfterValidator(plain_name)]
 Template = Annotated[str, AfterValidator(prompt_template)]
 Method = Annotated[str, AfterValidator(method_name)]
 LanguageMethod = Annotated[str, AfterValidator(language_method)]
-Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 ProtocolName = Literal["clean", "legacy.toplora", "legacy.llm_adapters"]
 PROTOCOLS: tuple[str, ...] = get_args(ProtocolName)
 """The names of the evaluation protocols."""
@@ -173,7 +172,7 @@ class DatasetSettings:
     max_length: Annotated[int, Field(ge=8)] = 256
     overflow: Literal["error", "drop", "truncate", "split"] = "error"
     special_tokens: Literal["keep", "text", "error"] = "keep"
-    test_extraction: Literal["number", "choice", "exact"] = "exact"
+    test_extraction: Name = "exact"
     test_max_new_tokens: PositiveInt = 64
     fields: dict[RowKey, str] | None = None
     prompt: Template | None = None
@@ -202,7 +201,8 @@ class TaskSettings:
             of ``choices``, ``cloze`` scores the words of each answer, ``classify`` and ``regress``
             use a head.
         extraction: How the answer is read from a generated response: ``number`` takes the stated or
-            last number, ``choice`` the stated or only choice, ``exact`` the whole text.
+            last number, ``choice`` the stated or only choice, ``exact`` the whole text; or one of
+            your own.
         choices: The possible answers. For ``classify``, the class names in the order of their
             label ids.
         response: The sentence that states an answer in the training rows, with ``{answer}`` as the
@@ -212,7 +212,8 @@ class TaskSettings:
         text_pair: Column with a second text; null if there is only one.
         label: Column with the label. For tasks with a head only.
         label_names: Whether a number in ``label`` is the name of its class, not its number.
-        metric: The metric that is the task's score; all but ``accuracy`` need a head.
+        metric: The metric that is the task's score: ``accuracy``; with a head also ``f1`` (two
+            classes), ``matthews``, ``pearson``, ``spearman`` or one of your own.
         also: Additional metrics to report.
         max_new_tokens: Maximum number of tokens generated per row.
         licence: Licence of the test rows, for ``plan=true``; it does not affect results.
@@ -228,15 +229,15 @@ class TaskSettings:
     fields: dict[RowKey, str] | None = None
     prompt: Template | None = None
     kind: Method = "generate"
-    extraction: Literal["number", "choice", "exact"] = "exact"
+    extraction: Name = "exact"
     choices: list[str] = Field(default_factory=list)
     response: str | None = None
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
     label_names: bool = False
-    metric: Metric = "accuracy"
-    also: list[Metric] = Field(default_factory=list)
+    metric: Name = "accuracy"
+    also: list[Name] = Field(default_factory=list)
     max_new_tokens: PositiveInt = 32
     licence: str = "unknown"
     version: PositiveInt = 1
@@ -260,8 +261,8 @@ class OptimizerSettings:
     """The optimizer and its learning-rate schedule.
 
     Attributes:
-        name: ``adamw``, ``adamw8bit`` (moments in 8 bits, bitsandbytes), ``loraplus`` (LoRA+) or
-            ``muon`` (Muon for matrices, AdamW for other tensors).
+        name: ``adamw``, ``adamw8bit`` (moments in 8 bits, bitsandbytes), ``loraplus`` (LoRA+),
+            ``muon`` (Muon for matrices, AdamW for other tensors), or one of your own.
         lr: Peak learning rate.
         betas: Decay rates of AdamW's two moments.
         eps: Added to AdamW's denominator.
@@ -272,9 +273,10 @@ class OptimizerSettings:
         schedule: Shape of the learning rate after warm-up.
         warmup_steps: Number of warm-up steps. Null uses ``warmup_ratio``; give one of them.
         warmup_ratio: Warm-up as a fraction of all steps.
+        settings: Further arguments of an optimizer of your own.
     """
 
-    name: Literal["adamw", "loraplus", "adamw8bit", "muon"]
+    name: Name
     lr: PositiveFloat = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
@@ -285,6 +287,7 @@ class OptimizerSettings:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: NonNegativeInt | None = None
     warmup_ratio: Fraction = 0.0
+    settings: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -24,10 +24,13 @@ def columns(template: str) -> tuple[str, ...]:
 def prompt_template(template: str) -> str:
     """Validate a prompt template.
 
+    A bare name stands for a function in a module of the user's own (``PROMPTS`` of
+    :mod:`toplora_train.data.prompts`); :mod:`toplora_train.config.kinds` refuses it without one.
+
     Raises:
         ValueError: It is malformed or names no column, so that all rows would share one prompt.
     """
-    if not columns(template):
+    if not columns(template) and not template.isidentifier():
         raise ValueError("must be a string that names at least one column, such as {question}")
     return template
 
@@ -43,8 +46,8 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 def fill_partly(template: str, values: Mapping[str, str]) -> str:
     """The template with some columns filled in; the others can be filled in later."""
     return "".join(
-        _escape(text)
-        + ("" if name is None else _escape(values[name]) if name in values else f"{{{name}}}")
+        escape(text)
+        + ("" if name is None else escape(values[name]) if name in values else f"{{{name}}}")
         for text, name in _parts(template)
     )
 
@@ -57,7 +60,7 @@ def over_fields(template: str, names: Mapping[str, str]) -> str:
     """
     ours = {names[field]: field for field in PROMPT_FIELDS if field in names}
     return "".join(
-        _escape(text)
+        escape(text)
         + ("" if name is None else f"{{{name if name in names else ours.get(name, name)}}}")
         for text, name in _parts(template)
     )
@@ -81,5 +84,6 @@ def _parts(template: str) -> list[tuple[str, str | None]]:
     return [(text, name) for text, name, _, _ in parsed]
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """The template whose text is ``text``."""
     return text.replace("{", "{{").replace("}", "}}")

@@ -129,7 +129,7 @@ def no_network() -> Iterator[None]:
 def encoder() -> nn.Module:
     """A classifier with named query, key and value, and a head that is trained."""
     torch.manual_seed(0)
-    return RobertaForSequenceClassification(
+    model: nn.Module = RobertaForSequenceClassification(
         RobertaConfig(
             vocab_size=258,
             hidden_size=32,
@@ -139,14 +139,24 @@ def encoder() -> nn.Module:
             max_position_embeddings=32,
         )
     )
+    return model
 
 
 def transposed() -> nn.Module:
     """A decoder whose layers store transposed weights, with one matrix for query, key, value."""
     torch.manual_seed(0)
-    return GPT2LMHeadModel(
-        GPT2Config(vocab_size=258, n_embd=32, n_layer=2, n_head=4, n_positions=32)
+    model: nn.Module = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=258,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=32,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
     )
+    return model
 
 
 ARCHITECTURES: dict[str, tuple[Model, frozenset[str]]] = {

@@ -8,13 +8,17 @@ indentation and trailing blanks, which differ between their training and their e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from toplora_train.config.template import fill
 from toplora_train.data.rows import Row
 
 PROMPT_VERSION = 1
 """Raised with every change to a byte of the prompt; part of the protocol's hash."""
+
+PROMPTS: dict[str, Callable[[Mapping[str, Any]], str]] = {}
+"""Prompts of the user's own, chosen by ``prompt: NAME``: functions of a record's columns."""
 
 _REQUEST = "Write a response that appropriately completes the request."
 _ALONE = f"Below is an instruction that describes a task. {_REQUEST}"

@@ -7,10 +7,18 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from toplora_train.config.errors import UserError
-from toplora_train.config.template import PROMPT_FIELDS, columns, fill, fill_partly, over_fields
+from toplora_train.config.errors import UserError, one_line
+from toplora_train.config.template import (
+    PROMPT_FIELDS,
+    columns,
+    escape,
+    fill,
+    fill_partly,
+    over_fields,
+)
 from toplora_train.data.fields import label, lacks
 from toplora_train.data.formats import find_format
+from toplora_train.data.prompts import PROMPTS
 from toplora_train.data.rows import OWN_KEYS, TEXT, Row, parse_row
 
 COMMON_NAMES = {
@@ -102,6 +110,14 @@ def _with_prompt(
             f"which is used as it is; leave {key}.prompt out, or name its columns: "
             f"{key}.fields='{{instruction: COLUMN, output: COLUMN}}'"
         )
+    if template in PROMPTS:
+        try:
+            return replace(row, prompt=escape(PROMPTS[template](fields)))
+        except Exception as error:  # of the user's own function
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise UserError(f"{place}: {key}.prompt={template} failed ({reason})") from error
+    if not columns(template):
+        raise UserError(f"{key}.prompt={template}: its module adds no such function to PROMPTS")
     for column in others:
         if fields.get(column) is None:
             near = get_close_matches(column, map(str, fields), n=1)

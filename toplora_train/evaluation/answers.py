@@ -13,12 +13,12 @@ header on is ignored.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from toplora_train.config.errors import UserError
 from toplora_train.data.rows import Row
 from toplora_train.evaluation.numbers import find_numbers, parse_number, same_number
-
-EXTRACTIONS = ("number", "choice", "exact")
 
 _STATEMENT = re.compile(r"\banswer(?:\s+is\b|\s*[:=])", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)")
@@ -31,38 +31,25 @@ def extract_answer(text: str, extraction: str, choices: Sequence[str] = ()) -> s
 
     Args:
         text: The model's output after the prompt.
-        extraction: ``number``, ``choice`` or ``exact``.
+        extraction: A name in :data:`EXTRACTIONS`.
         choices: The options of a ``choice``; single letters are case-sensitive ("a total of" is not
             option A), longer options are not. Empty: any single word is an option.
 
     Raises:
-        ValueError: ``extraction`` is unknown.
+        UserError: ``extraction`` is unknown.
     """
     answer_part = _NEXT_QUESTION.split(text, maxsplit=1)[0]
-    if extraction == "number":
-        return _extract_number(answer_part)
-    if extraction == "choice":
-        return _extract_choice(answer_part, choices)
-    if extraction == "exact":
-        return normalise_space(answer_part) or None
-    raise ValueError(f"extraction must be one of {', '.join(EXTRACTIONS)}, not {extraction!r}")
+    return find_extraction(extraction).extract(answer_part, choices)
 
 
 def is_correct(prediction: str | None, label: str, extraction: str) -> bool:
     """Whether an extracted ``prediction`` equals the ``label``; None is never correct."""
-    if prediction is None:
-        return False
-    if extraction == "number":
-        predicted, gold = parse_number(prediction), parse_number(label)
-        return predicted is not None and gold is not None and same_number(predicted, gold)
-    if extraction == "choice":
-        return same_choice(prediction, label)
-    return normalise_space(prediction) == normalise_space(label)
+    return prediction is not None and find_extraction(extraction).same(prediction, label)
 
 
 def row_label(row: Row, extraction: str) -> str:
-    """The row's gold label: its ``answer`` or, for ``exact`` without one, its ``output``."""
-    return row.answer or (row.output if extraction == "exact" else "")
+    """The row's gold label: its ``answer`` or, where any text is one, its ``output``."""
+    return row.answer or ("" if extraction in ("number", "choice") else row.output)
 
 
 def same_choice(left: str, right: str) -> bool:
@@ -76,7 +63,21 @@ def normalise_space(text: str) -> str:
     return " ".join(text.split())
 
 
-def _extract_number(text: str) -> str | None:
+def same_text(left: str, right: str) -> bool:
+    """Whether two texts are equal but for white space."""
+    return normalise_space(left) == normalise_space(right)
+
+
+def _same_number(left: str, right: str) -> bool:
+    predicted, gold = parse_number(left), parse_number(right)
+    return predicted is not None and gold is not None and same_number(predicted, gold)
+
+
+def _extract_all(text: str, _choices: Sequence[str]) -> str | None:
+    return normalise_space(text) or None
+
+
+def _extract_number(text: str, _choices: Sequence[str]) -> str | None:
     for statement in _statements(text):
         # "the answer is 3 + 4 = 7": the result follows the last equals sign
         found = find_numbers(statement.rpartition("=")[2]) or find_numbers(statement)
@@ -107,3 +108,38 @@ def _statements(text: str) -> list[str]:
     """The text after each "answer is" up to the end of its sentence, last statement first."""
     starts = [match.end() for match in _STATEMENT.finditer(text)]
     return [_SENTENCE_END.split(text[start:].lstrip(), maxsplit=1)[0] for start in reversed(starts)]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How an answer is read from a text and scored.
+
+    Attributes:
+        extract: Maps a text and the task's choices to the answer, or None if there is none.
+        same: Whether an extracted answer equals the label.
+    """
+
+    extract: Callable[[str, Sequence[str]], str | None]
+    same: Callable[[str, str], bool] = same_text
+
+
+EXTRACTIONS = {
+    "number": Extraction(_extract_number, _same_number),
+    "choice": Extraction(_extract_choice, same_choice),
+    "exact": Extraction(_extract_all),
+}
+"""The extractions by name; a module of the user's own may add some."""
+
+
+def find_extraction(name: str) -> Extraction:
+    """The extraction of this name.
+
+    Raises:
+        UserError: There is none, and no module of the user's own has added it.
+    """
+    if name not in EXTRACTIONS:
+        raise UserError(
+            f"there is no extraction {name}; known: {', '.join(EXTRACTIONS)} (one of your own is "
+            "known after config_dir=FOLDER, if its task's module adds it to EXTRACTIONS)"
+        )
+    return EXTRACTIONS[name]

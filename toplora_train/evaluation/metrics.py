@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from toplora_train.config.errors import UserError
 from toplora_train.evaluation.statistics import wilson_interval
 
 Values = NDArray[np.float64]
@@ -99,7 +100,10 @@ def _ranks(values: Values) -> Values:
     return ranks
 
 
-METRICS: dict[str, Callable[[Values, Values], float]] = {
+Metric = Callable[[Values, Values], float]
+"""Computes a score from predictions and labels; more is better."""
+
+METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
     "f1": f1,
     "macro_f1": macro_f1,
@@ -107,6 +111,20 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "pearson": pearson,
     "spearman": spearman,
 }
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of this name.
+
+    Raises:
+        UserError: There is none, and no module of the user's own has added it.
+    """
+    if name not in METRICS:
+        raise UserError(
+            f"there is no metric {name}; known: {', '.join(METRICS)} (one of your own is known "
+            "after config_dir=FOLDER, if its task's module adds it to METRICS)"
+        )
+    return METRICS[name]
 
 
 def measure(metric: str, predicted: Values, right: Values, *, seed: int = 0) -> Measured:
@@ -123,15 +141,15 @@ def measure(metric: str, predicted: Values, right: Values, *, seed: int = 0) -> 
     """
     if len(predicted) != len(right) or not len(right):
         raise ValueError(f"{len(predicted)} predictions for {len(right)} labels")
-    value = METRICS[metric](predicted, right)
+    value = find_metric(metric)(predicted, right)
     if metric == "accuracy":
         correct = int(np.sum(predicted == right))
         return Measured(value, wilson_interval(correct, len(right)))
-    return Measured(value, bootstrap_interval(METRICS[metric], predicted, right, seed=seed))
+    return Measured(value, bootstrap_interval(find_metric(metric), predicted, right, seed=seed))
 
 
 def bootstrap_interval(
-    metric: Callable[[Values, Values], float],
+    metric: Metric,
     predicted: Values,
     right: Values,
     *,

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from toplora_train.evaluation.metrics import METRICS
+from toplora_train.evaluation.metrics import find_metric
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -90,7 +90,7 @@ def other_metric(
     """
     cluster = _numbered(questions)
     n, many = len(right), int(cluster.max()) + 1
-    measure = METRICS[metric]
+    measure = find_metric(metric)
     values = np.array([measure(row, right) for row in predicted])
     draws = np.empty((RESAMPLES, len(predicted)))
     rng = np.random.default_rng(seed)

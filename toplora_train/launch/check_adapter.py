@@ -50,9 +50,12 @@ def _check(words: list[str]) -> None:
         raise UserError(beside if is_path else not_found("adapter", name, known))
     load_plugins(find_plugins({"adapter": {"name": name}}, own), own)
 
-    from toplora_train.contract.checks import CHECKS  # heavy: only for a valid command
+    from transformers import logging  # heavy: only for a valid command
+
+    from toplora_train.contract.checks import CHECKS
     from toplora_train.contract.subject import Subject
 
+    logging.set_verbosity_error()
     failed = 0
     for claim, check in CHECKS.items():
         try:

@@ -23,10 +23,9 @@ def run_command(command: Callable[[], None]) -> int:
     survive_lost_output()
     # Importing bitsandbytes always warns that a faster kernel is not installed.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    interrupt_at_once()
     try:
-        with _warnings_as_lines():
+        with signals_restored(), _warnings_as_lines():
+            interrupt_at_once()
             command()
     except UserError as error:
         return _fail(str(error), USER_ERROR)
@@ -40,10 +39,18 @@ def run_command(command: Callable[[], None]) -> int:
         return _fail(str(interruption) or "interrupted", 128 + signal.SIGINT)
     except Interrupted as interruption:
         return _fail(str(interruption), interruption.exit_code)
+    return DONE
+
+
+@contextmanager
+def signals_restored() -> Iterator[None]:
+    """Restore the signal handlers at the end."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return DONE
 
 
 @contextmanager

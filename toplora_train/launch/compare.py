@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.plugins import find_plugins, load_plugins
 from toplora_train.launch.command import run_command
 
 COMMAND = "toplora-report"
-OPTIONS = ("baseline", "gain", "table", "output")
+OPTIONS = ("baseline", "gain", "table", "output", "config_dir")
 USAGE = """\
 Compare finished runs: a leaderboard, and pairwise comparisons of methods on the same rows, with
 the smallest difference that each could detect. Runs that differ only in their seed are one method.
@@ -25,7 +28,8 @@ usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [output=FOLDER]
   gain      report how many seeds would detect a true difference of this many points; default 1
   table     a published table, with the scores of these runs beside its own: dora_commonsense,
             lora_glue, toplora_ablation
-  output    the folder for the files (.md, .html, .csv, .tex, .json); default ./comparison"""
+  output    the folder for the files (.md, .html, .csv, .tex, .json); default ./comparison
+  config_dir  the folder with the metrics of your own that the runs use"""
 
 
 def main() -> int:
@@ -39,13 +43,44 @@ def main() -> int:
 
 def _compare(words: list[str]) -> None:
     options, folders = _parse(words)
-    gain, output = _points(options.get("gain", "1")), Path(options.get("output") or "comparison")
     table = options.get("table")
-    if not folders:
-        raise UserError(f"no run given; {COMMAND} RUN... [baseline=METHOD] [output=FOLDER]")
     for key in ("baseline", "gain"):
         if table is not None and key in options:
             raise UserError(f"table={table} compares with published scores, without {key}=")
+    compare_folders(
+        folders,
+        table=table,
+        baseline=options.get("baseline") or None,
+        gain=_points(options.get("gain", "1")),
+        output=Path(options.get("output") or "comparison"),
+        own=[Path(options["config_dir"])] if "config_dir" in options else [],
+    )
+
+
+def compare_folders(
+    folders: Sequence[Path],
+    *,
+    baseline: str | None,
+    gain: float,
+    output: Path,
+    own: Sequence[Path],
+    table: str | None = None,
+) -> dict[str, Any]:
+    """Compare runs, show and write the comparison, and return it.
+
+    Args:
+        folders: Runs, later evaluations, or folders of runs.
+        baseline: The method to compare all others with; None compares all pairs.
+        gain: The difference, as a fraction, whose number of seeds is reported.
+        output: The folder for the files.
+        own: The user's folders with the metrics that the runs use.
+        table: A published table to compare with instead.
+
+    Raises:
+        UserError: The runs cannot be compared.
+    """
+    if not folders:
+        raise UserError(f"no run given; {COMMAND} RUN... [baseline=METHOD] [output=FOLDER]")
     # Only a valid command pays for the imports.
     from rich.console import Console
 
@@ -63,14 +98,15 @@ def _compare(words: list[str]) -> None:
         write_published(output, table, document)
         show_published(document, console)
     else:
+        tasks = [path.stem for folder in own for path in (folder / "task").glob("*.yaml")]
+        load_plugins(find_plugins({"task": tasks}, own), own)
         from toplora_train.report.comparison import compare_runs
         from toplora_train.report.comparison_pages import show_comparison, write_comparison
 
-        baseline = options.get("baseline") or None
         document = compare_runs(
             find_runs(folders),
             tuning=find_tuning_runs(folders),
-            unfinished=unfinished_runs(folders),
+            unfinished=unfinished_runs(list(folders)),
             baseline=baseline,
             gain=gain,
         )
@@ -79,6 +115,7 @@ def _compare(words: list[str]) -> None:
         show_comparison(document, console)
     page = output / f"{table or 'comparison'}.html"
     print(f"written to {page} (also .md, .csv, .tex, .json)")  # noqa: T201  (for the user)
+    return dict(document)
 
 
 def _parse(words: list[str]) -> tuple[dict[str, str], list[Path]]:

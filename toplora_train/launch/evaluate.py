@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -69,7 +70,7 @@ def main() -> int:
 
     def evaluate() -> None:
         try:
-            _evaluate(words)
+            evaluate_words(words).show()
         except Interrupted as interruption:
             interrupted.append(interruption.exit_code)
             raise KeyboardInterrupt(f"{interruption}{remedy(words)}") from interruption
@@ -85,14 +86,41 @@ def remedy(words: list[str]) -> str:
     return "; the predictions so far are kept: run the same command to resume"
 
 
-def _evaluate(words: list[str]) -> None:
+@dataclass(frozen=True)
+class Evaluated:
+    """What was evaluated and written: the report, and how to show it.
+
+    Only rank 0 of several processes has a report; the others' is empty.
+    """
+
+    report: Mapping[str, Any]
+    place: Path
+    show_report: Callable[[Mapping[str, Any], Path], None]
+
+    def show(self) -> None:
+        """Print the scores and where they were written."""
+        if self.report:
+            self.show_report(self.report, self.place)
+
+
+def evaluate_words(words: list[str]) -> Evaluated:
+    """Evaluate as the command line says.
+
+    Raises:
+        UserError: A word is invalid, or the run cannot be evaluated so.
+    """
     given = parse_arguments(words, KEYS, command=COMMAND)
     run_dir = Path(given["run"])
     if not run_dir.is_dir():
         raise UserError(f"run={run_dir}: there is no such folder")
     config = read_config(run_dir / "config.yaml")
+    own = Path(given["config_dir"]) if "config_dir" in given else None
+    if own is not None and not own.is_dir():
+        raise UserError(f"config_dir={own}: there is no such folder")
+    folders = [own] if own else []
     if "rescore" in given:
-        _validate_others(given, "rescore", (), "reuses the stored outputs")
+        _validate_others(given, "rescore", ("config_dir",), "reuses the stored outputs")
+        load_plugins(needed_to_use(config.plugins), folders)
         from toplora_train.run.rescore import rescore
 
         name = given.get("name", f"rescored-{given['rescore']}")
@@ -100,24 +128,21 @@ def _evaluate(words: list[str]) -> None:
         folder, report = rescore(
             config, run_dir, protocol_name=protocol, name=name, command=command
         )
-        return _show(report, folder)
+        return Evaluated(report, folder, _show)
 
     # Imported here, as rescoring does not need it.
     from toplora_train.config.again import EVALUATION, evaluation_config
 
-    own = Path(given["config_dir"]) if "config_dir" in given else None
-    if own is not None and not own.is_dir():
-        raise UserError(f"config_dir={own}: there is no such folder")
     again = evaluation_config(
         config,
         tasks=parse_list(given["task"]) if "task" in given else None,
         evaluation={key: given[key] for key in EVALUATION if key in given},
         data_root=given.get("data_root"),
         device=given.get("device"),
-        own=[own] if own else [],
+        own=folders,
         trust_remote_code=given.get("trust_remote_code") == "true",
     )
-    load_plugins(needed_to_use(again.plugins), [own] if own else [])
+    load_plugins(needed_to_use(again.plugins), folders)
     if "harness" in given:
         _validate_others(given, "harness", HARNESS_KEYS, "prompts and scores as the harness does")
         from toplora_train.run.harness import evaluate_harness
@@ -126,14 +151,14 @@ def _evaluate(words: list[str]) -> None:
         name = given.get("name", "-".join(["harness", *tasks]))
         limit = again.evaluation.limit if "limit" in given else None
         file, found = evaluate_harness(again, run_dir, tasks, name=name, limit=limit, own=own)
-        return _show_harness(found, file)
+        return Evaluated(found, file, _show_harness)
     if "processes" in given and "WORLD_SIZE" not in os.environ:
         _in_several_processes(words, given["processes"], again.launch.device, run_dir)
     from toplora_train.run.evaluate import evaluate  # heavy: only for a valid command
 
     name = given.get("name", name_of(given))
     folder, report = evaluate(again, run_dir, name=name, command=shlex.join([COMMAND, *words]))
-    return _show(report, folder) if report is not None else None
+    return Evaluated(report or {}, folder, _show)
 
 
 def _in_several_processes(words: list[str], processes: str, device: str, run_dir: Path) -> None:

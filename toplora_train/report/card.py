@@ -55,7 +55,7 @@ def model_card(
         f"# {cell(report['adapter']['name'])} adapter for {cell(model_name(report))}",
         _summary(report),
         "## Use",
-        use(report, prompt=prompt, labels=labels, max_new_tokens=facts.max_new_tokens),
+        use(report, prompt=prompt, labels=labels, facts=facts),
         "## Scores",
         _scores(report),
         "## Training",

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from toplora_train.config.decoding import longest_answer
 from toplora_train.config.locate import options
+from toplora_train.config.plugins import plugin
 from toplora_train.config.schema import RunConfig
 from toplora_train.models.known import known_model
 from toplora_train.report.numbers import percent_interval
@@ -36,16 +37,19 @@ class Facts:
         language: The language code of the rows; None if unknown.
         sources: Each task's source by the task's name, a hub id or another form.
         max_new_tokens: The most tokens of an answer in the evaluation.
+        module: The module of the author's own that registers the method with PEFT, if any.
     """
 
     licence: str | None = None
     language: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     max_new_tokens: int = 64
+    module: str | None = None
 
     @classmethod
     def of(cls, config: RunConfig) -> Facts:
         """The facts about a run's model and data sets, as far as they ship with this package."""
+        adapter = str(config.adapter["name"])
         known, data = known_model(config.model.path), config.dataset
         own = data.name == "jsonl" or data.name not in options("dataset") or data.test is not None
         return cls(
@@ -53,6 +57,7 @@ class Facts:
             language=None if own else "en",
             sources={name: task.source for name, task in config.task.items()},
             max_new_tokens=longest_answer(config),
+            module=adapter if plugin("adapter", adapter) else None,
         )
 
 

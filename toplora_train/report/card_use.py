@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toplora_train.report.card_metadata import is_local
+from toplora_train.report.card_metadata import Facts, is_local
 from toplora_train.report.escape import cell, code, fenced
 from toplora_train.report.wording import has_head
 
@@ -18,7 +18,7 @@ _PACKAGE = re.compile(r"([\w.-]+) ([\w.+-]+)(, .* dequantised)?")
 
 
 def use(
-    report: Mapping[str, Any], *, prompt: str | None, labels: Sequence[str], max_new_tokens: int
+    report: Mapping[str, Any], *, prompt: str | None, labels: Sequence[str], facts: Facts
 ) -> str:
     """The section's text.
 
@@ -26,25 +26,26 @@ def use(
         report: A completed run's ``report.json``.
         prompt: The prompt the adapter was trained on, with ``{instruction}`` as a placeholder.
         labels: The class names of its classification head.
-        max_new_tokens: The most tokens of an answer in the evaluation.
+        facts: What the report does not record.
     """
     kind, chat = report["adapter"]["peft_type"], report["data"].get("wording") == "chat"
     rows = report["model"].get("embedding_rows")  # earlier reports have none
-    needs_import = kind in NEEDS_IMPORT
+    module = facts.module or ("toplora_train" if kind in NEEDS_IMPORT else None)
     lines = [
-        *([f"import toplora_train  # registers {kind} with PEFT; import it first"] * needs_import),
+        *([f"import {module}  # registers {kind} with PEFT; import it first"] if module else []),
         "from peft import PeftModel",
         *_base(report, labels),
         *([f"base.resize_token_embeddings({rows}, mean_resizing=False)"] if rows else []),
         'model = PeftModel.from_pretrained(base, "FOLDER_OF_THIS_FILE").eval()',
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER_OF_THIS_FILE")',
         "",
-        *(_score() if has_head(report) else _answer(prompt or "", max_new_tokens, chat=chat)),
+        *(_score() if has_head(report) else _answer(prompt or "", facts.max_new_tokens, chat=chat)),
     ]
     paragraphs = [fenced("\n".join(lines), "python"), *_base_remark(report)]
-    if needs_import:
+    if module:
+        source = f"`{module}.py`, its author's own, with" if facts.module else "from"
         paragraphs.append(
-            "Without `import toplora_train` (from `pip install toplora-train`), PEFT raises "
+            f"Without `import {module}` ({source} `pip install toplora-train`), PEFT raises "
             f"`KeyError: '{kind}'`."
         )
     if rows:

@@ -25,6 +25,7 @@ NOT_OF_THE_METHOD = (
     "seed",
     "output_dir",
     "data_root",
+    "config_dirs",
     "resume",
     "plan",
     "command",

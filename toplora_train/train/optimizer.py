@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from toplora_train.config.errors import UserError
+from toplora_train.config.check import OPTIMIZERS
+from toplora_train.config.errors import UserError, one_line
+from toplora_train.config.plugins import plugin
 from toplora_train.train.muon import MuonAndAdamW
 
 LORA_PLUS = r"lora_B\."
@@ -30,14 +32,16 @@ def build_optimizer(
     weight_decay: float,
     lr_multipliers: Mapping[str, float] | None = None,
     no_decay: Sequence[str] = (),
+    **settings: Any,
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, 2019) over the trainable parameters.
 
     Args:
         model: the model.
         name: ``adamw8bit`` keeps the moments of large tensors in 8 bits (bitsandbytes; Dettmers et
-            al., 2022); ``muon`` uses Muon for matrices; any other name is torch's AdamW, fused if
-            the parameters are on a GPU.
+            al., 2022); ``muon`` uses Muon for matrices; ``adamw`` and ``loraplus`` are torch's
+            AdamW, fused if the parameters are on a GPU; any other name is a module of the user's
+            own with a function ``build_optimizer(groups, *, lr, betas, eps, **settings)``.
         lr: the learning rate.
         betas: decay rates of the moments.
         eps: added to the root of the second moment.
@@ -46,13 +50,17 @@ def build_optimizer(
         lr_multipliers: regular expression over parameter names to learning-rate factor; where
             several match, their factors multiply.
         no_decay: regular expressions over parameter names to exempt from weight decay.
+        settings: further arguments of an optimizer of the user's own.
 
     Raises:
-        UserError: a pattern is invalid or matches nothing, or bitsandbytes is not installed.
+        UserError: a pattern is invalid or matches nothing, bitsandbytes is not installed, or the
+            user's own function fails.
     """
     groups = parameter_groups(
         model, weight_decay=weight_decay, lr_multipliers=lr_multipliers or {}, no_decay=no_decay
     )
+    if name not in OPTIMIZERS:
+        return _own_optimizer(name, groups, lr=lr, betas=betas, eps=eps, **settings)
     fused = any(p.requires_grad and p.device.type == "cuda" for p in model.parameters())
     if name == "adamw8bit":
         eight_bit: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(
@@ -115,6 +123,24 @@ def _validate_patterns(key: str, pattern: str, names: Sequence[str]) -> None:
         f"{key}: '{pattern}' matches no trainable parameter; their names contain, for example, "
         f"{', '.join(kinds[:12])}"
     )
+
+
+def _own_optimizer(
+    name: str, groups: list[dict[str, Any]], **settings: Any
+) -> torch.optim.Optimizer:
+    module = plugin("optimizer", name)
+    if module is None or not hasattr(module, "build_optimizer"):
+        raise UserError(
+            f"optimizer.name={name} needs a module of your own, optimizer/{name}.py, that defines "
+            "build_optimizer(groups, *, lr, betas, eps)"
+        )
+    try:
+        optimizer = module.build_optimizer(groups, **settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer={name}: {one_line(error)}") from error
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return optimizer
+    raise UserError(f"optimizer={name}: build_optimizer must return a torch.optim.Optimizer")
 
 
 def _bitsandbytes() -> Any:

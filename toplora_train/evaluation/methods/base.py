@@ -18,6 +18,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import EXTRACTIONS, METRICS
+from toplora_train.config.plugins import plugin_digests
 from toplora_train.data.rows import RowSet
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.predictions import Prediction
@@ -114,6 +116,9 @@ def protocol_of(eval_set: EvalSet) -> dict[str, Any]:
     settings = dict(find_method(eval_set.kind).identity(eval_set))
     if eval_set.prompt is not None:
         settings["prompt"] = eval_set.prompt
+    names = {eval_set.extraction, eval_set.metric, *eval_set.also}
+    if not names <= {*EXTRACTIONS, *METRICS}:  # code that the names alone do not determine
+        settings["modules"] = plugin_digests("task") | plugin_digests("dataset")
     if eval_set.special_tokens != "keep":
         settings["special_tokens"] = eval_set.special_tokens
     return settings

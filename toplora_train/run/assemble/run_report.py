@@ -19,7 +19,7 @@ from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.answers import row_label
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method, protocol_of
-from toplora_train.evaluation.metrics import METRICS, as_numbers
+from toplora_train.evaluation.metrics import as_numbers, find_metric
 from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.evaluation.statistics import majority_share
 from toplora_train.models.embedding import vocabulary_size
@@ -338,7 +338,7 @@ def majority_value(eval_set: EvalSet) -> float:
         return majority_share(labels)
     right = as_numbers(labels, eval_set.choices)
     most_frequent = as_numbers([Counter(labels).most_common(1)[0][0]], eval_set.choices)
-    return METRICS[eval_set.metric](most_frequent.repeat(len(right)), right)
+    return find_metric(eval_set.metric)(most_frequent.repeat(len(right)), right)
 
 
 def identity(eval_set: EvalSet) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
         weight_decay=settings.weight_decay,
         lr_multipliers=multipliers,
         no_decay=settings.no_decay or (),
+        **(settings.settings or {}),
     )
 
 

@@ -24,7 +24,7 @@ from toplora_train.data.legacy import (
     training_prompt,
 )
 from toplora_train.data.overflow import Encoded
-from toplora_train.data.prompts import build_prompt
+from toplora_train.data.prompts import PROMPTS, build_prompt
 from toplora_train.data.rows import COMPLETION, TEXT, Row, RowSet
 from toplora_train.report.display import EncodingDisplay
 
@@ -107,6 +107,8 @@ def learned_prompt(
     if chat and tokenizer is not None:
         message = Message("user", "{instruction}")
         return chat_prompt(tokenizer, Row("", message.content, "", "", "", (message,)))
+    if template in PROMPTS:
+        return f"(the text that its author's own function {template} makes of a row)"
     if template is not None:
         return fill(template, {})
     build = training_prompt if protocol in SUPERVISES_PROMPT else build_prompt

@@ -19,6 +19,7 @@ from toplora_train.data.rows import COMPLETION, TEXT, RowSet, validate_answers
 from toplora_train.data.sources import read_rows
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
+from toplora_train.evaluation.metrics import find_metric
 from toplora_train.evaluation.protocol import find_protocol
 from toplora_train.run.prepare.parsing import own_parser, row_parser, template_of
 
@@ -92,6 +93,8 @@ def read_eval_sets(
         )
     for eval_set in sets:
         validate_answers(eval_set.rows.rows)
+        for metric in (eval_set.metric, *eval_set.also):
+            find_metric(metric)
         find_method(eval_set.kind).validate(eval_set)
     return sets
 

@@ -50,6 +50,7 @@ def resume_settings(
             "validation_share": config.dataset.validation_share,
         },
         "seed": config.seed,
+        "plugins": {k: v for k, v in config.plugins.items() if not k.startswith("task/")},
     }
     template = learned_template(config)
     if template is not None:  # a checkpoint from before templates has no such key

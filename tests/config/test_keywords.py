@@ -1,0 +1,52 @@
+"""Keyword arguments are the command line's words, composed and validated like these."""
+
+from pathlib import Path
+
+import pytest
+
+from toplora_train.config.errors import UserError
+from toplora_train.config.keywords import compose_run, override_words
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"recipe": "smoke", "seed": 2}, ["recipe=smoke", "seed=2"]),
+        ({"adapter": {"name": "toplora", "r": 4}}, ["adapter=toplora", "adapter.r=4"]),
+        ({"trainer": {"max_steps": None}}, ["trainer.max_steps=null"]),
+        ({"adapter": {"gate": {"norm": "none"}}}, ["adapter.gate={norm:'none'}"]),
+        ({"task": ["boolq", "piqa"]}, ["task=[boolq,piqa]"]),
+        ({"task": {"boolq": {"version": 2}}}, ["task=[boolq]", "task.boolq.version=2"]),
+        ({"evaluation": {"base": False}}, ["evaluation.base=false"]),
+        ({"output_dir": Path("a b")}, ["output_dir='a b'"]),
+    ],
+)
+def test_settings_are_words(settings, words):
+    assert override_words(settings) == words
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "it's", 'a "b"', "a,b=c", "{x}", "[y]", "x: y", "null", "1e3", "a\\b'", "é "]
+)
+def test_a_string_arrives_as_it_is(value):
+    config = compose_run(override_words({"recipe": "smoke", "model": {"revision": value}}))
+    assert config.model.revision == value
+
+
+@pytest.mark.parametrize("key", ["question", "lora_B.x", "a b", "x:y", "a=b,c", "q(1)"])
+def test_the_keys_of_a_mapping_arrive_as_they_are(key):
+    words = override_words({"recipe": "smoke", "optimizer": {"lr_multipliers": {key: 2.5}}})
+    assert compose_run(words).optimizer.lr_multipliers == {key: 2.5}
+
+
+def test_the_command_that_would_give_the_same_run_is_recorded(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("# Mine\nname: mine\nbuiltin: tiny\n")
+    config = compose_run(override_words({"recipe": "smoke", "model": "mine"}), [tmp_path])
+    assert config.model.name == "mine"
+    assert config.command == f"toplora-train recipe=smoke model=mine --config-dir {tmp_path}"
+
+
+def test_a_value_that_no_setting_can_be_is_refused():
+    with pytest.raises(UserError, match="is a complex, which no setting can be"):
+        override_words({"seed": 1j})
