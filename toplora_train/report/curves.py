@@ -140,7 +140,7 @@ def _kind(key: str) -> str:
 
 
 def _time_unit(longest: float) -> tuple[float, str]:
-    return (1, "s") if longest < 300 else (60, "min") if longest < 18_000 else (3600, "h")
+    return (1, "s") if longest < 300 else (60, "min") if longest < 7200 else (3600, "h")
 
 
 def _in_binary_units(lines: Sequence[dict[str, Any]]) -> str:
