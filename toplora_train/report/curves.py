@@ -110,17 +110,18 @@ def thinned(metrics: Rows, most: int) -> list[int]:
     count = len(metrics)
     if count <= most:
         return list(range(count))
-    marked = [
+    marked: Sequence[int] = [
         place
         for place, row in enumerate(metrics)
         if place in (0, count - 1) or row.get("validation_loss") is not None or _mark(place, row)
     ]
-    marked = _spread(marked, most)
-    spread = _spread(range(count), most - len(marked))
-    return sorted({*marked, *spread})
+    marked = spread(marked, most)
+    others = spread(range(count), most - len(marked))
+    return sorted({*marked, *others})
 
 
-def _spread(places: Sequence[int], most: int) -> Sequence[int]:
+def spread(places: Sequence[int], most: int) -> Sequence[int]:
+    """At most ``most`` of the places, evenly spaced."""
     if len(places) <= most:
         return places
     return [places[number * len(places) // most] for number in range(most)]
