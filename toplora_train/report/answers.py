@@ -95,7 +95,7 @@ def answer_table(
 def pack(value: Any) -> str:
     """Base64 of gzipped JSON; equal values give equal text."""
     plain = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(plain.encode(), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(plain.encode(), 6, mtime=0)).decode()
 
 
 class _Texts:

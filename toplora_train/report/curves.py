@@ -51,12 +51,12 @@ def training_curves(metrics: Rows, unit: str) -> dict[str, Any] | None:
     charts = []
     for title, metrics_of in CHARTS:
         lines = [
-            {"name": name, "kind": _kind(key), "values": [row.get(key) for row in rows]}
+            {"name": name, "kind": _kind(key), "values": [_short(row.get(key)) for row in rows]}
             for key, name in metrics_of
             if any(row.get(key) is not None for row in rows)
         ]
         if metrics_of[0][0] == "loss" and lines:
-            smooth = {"name": "smoothed", "kind": "main", "values": [loss[at] for at in kept]}
+            smooth = {"name": "smoothed", "kind": "main", "values": [_short(loss[at]) for at in kept]}
             lines.insert(1, smooth)
         if title == "memory":
             title = f"memory ({_in_binary_units(lines)})"
@@ -64,7 +64,7 @@ def training_curves(metrics: Rows, unit: str) -> dict[str, Any] | None:
             charts.append({"title": title.format(unit), "lines": lines})
     return {
         "step": [row["step"] for row in rows],
-        "time": [None if one is None else one / divisor for one in seconds],
+        "time": [_short(one, divisor) for one in seconds],
         "time_unit": time_unit,
         "charts": charts,
         "marks": [mark for at, row in enumerate(rows) if (mark := _mark(at, row))],
@@ -149,5 +149,10 @@ def _in_binary_units(lines: Sequence[dict[str, Any]]) -> str:
     largest = max((v for line in lines for v in line["values"] if v is not None), default=0)
     size, unit = (2**30, "GiB") if largest >= 2**30 else (2**20, "MiB")
     for line in lines:
-        line["values"] = [None if value is None else value / size for value in line["values"]]
+        line["values"] = [_short(value, size) for value in line["values"]]
     return unit
+
+
+def _short(value: float | None, divisor: float = 1) -> float | None:
+    """As many digits as a chart can show."""
+    return None if value is None else float(f"{value / divisor:.6g}")
