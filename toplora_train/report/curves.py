@@ -56,8 +56,8 @@ def training_curves(metrics: Rows, unit: str) -> dict[str, Any] | None:
             if any(row.get(key) is not None for row in rows)
         ]
         if metrics_of[0][0] == "loss" and lines:
-            smooth = {"name": "smoothed", "kind": "main", "values": [_short(loss[at]) for at in kept]}
-            lines.insert(1, smooth)
+            values = [_short(loss[at]) for at in kept]
+            lines.insert(1, {"name": "smoothed", "kind": "main", "values": values})
         if title == "memory":
             title = f"memory ({_in_binary_units(lines)})"
         if lines:
