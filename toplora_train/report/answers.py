@@ -9,24 +9,32 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from toplora_train.config.printable import printable
 from toplora_train.evaluation.predictions import Prediction
+from toplora_train.report.curves import spread
 
 LONGEST = 4000  # characters of a text in the page
 PAGE_BYTES = 2_000_000  # of all packed answers of a page, which stays under 3 MB
 RIGHT, BASE_RIGHT, SEEN, NO_BASE = 1, 2, 4, 8
+
+
+def changed(flags: int) -> bool:
+    """Whether one of the models is right and the other wrong."""
+    return not flags & NO_BASE and bool(flags & RIGHT) != bool(flags & BASE_RIGHT)
+
+
 # The filters, in the order of the page: what the adapter fixed and broke comes first.
-FILTERS = {
-    "fixed": "fixed by the adapter",
-    "broken": "broken by the adapter",
-    "wrong": "wrong",
-    "right": "right",
-    "unreadable": "unreadable",
-    "seen": "in the training rows",
-    "all": "all",
+FILTERS: dict[str, tuple[str, Callable[[int, Prediction], bool]]] = {
+    "fixed": ("fixed by the adapter", lambda flags, _: changed(flags) and bool(flags & RIGHT)),
+    "broken": ("broken by the adapter", lambda flags, _: changed(flags) and not flags & RIGHT),
+    "wrong": ("wrong", lambda flags, _: not flags & RIGHT),
+    "right": ("right", lambda flags, _: bool(flags & RIGHT)),
+    "unreadable": ("unreadable", lambda _, own: own.prediction is None),
+    "seen": ("in the training rows", lambda flags, _: bool(flags & SEEN)),
+    "all": ("all", lambda *_: True),
 }
 
 
@@ -54,17 +62,17 @@ def answer_table(
     """
     of_base = {one.id: one for one in base}
     flags = [_flags(one, of_base.get(one.id), one.id in seen) for one in tuned]
-    counts = {name: sum(map(_filter(name), flags, tuned)) for name in FILTERS}
-    if not base:
-        del counts["fixed"], counts["broken"]
+    counts = {name: sum(map(keep, flags, tuned)) for name, (_, keep) in FILTERS.items()}
+    unknown = {"fixed", "broken"} if not base else set()
+    if not seen:
+        unknown.add("seen")
     before, after = _shared([one.prompt for one in tuned])
     # Rows that the adapter changed come first, so that they are kept; the rest are spread evenly.
-    changed = [place for place, flag in enumerate(flags) if _changed(flag)]
-    others = [place for place, flag in enumerate(flags) if not _changed(flag)]
+    order = [place for place, flag in enumerate(flags) if changed(flag)]
+    others = [place for place, flag in enumerate(flags) if not changed(flag)]
     kept = len(tuned)
     while True:
-        room = max(0, kept - len(changed))
-        places = sorted(changed[:kept] + [others[n * len(others) // room] for n in range(room)])
+        places = sorted([*order[:kept], *spread(others, max(0, kept - len(order)))])
         texts = _Texts(task)
         rows = [
             _row(texts, place, flags[place], tuned[place], of_base, (len(before), len(after)))
@@ -76,7 +84,7 @@ def answer_table(
             break
         kept = int(kept * 0.95 * most_bytes / len(packed))
     return {
-        "counts": {name: n for name, n in counts.items() if n or name != "seen"},
+        "counts": {name: n for name, n in counts.items() if name not in unknown},
         "rows": len(tuned),
         "shown": len(rows),
         "cut": texts.cut,
@@ -87,7 +95,7 @@ def answer_table(
 def pack(value: Any) -> str:
     """Base64 of gzipped JSON; equal values give equal text."""
     plain = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(plain.encode(), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(plain.encode(), 6, mtime=0)).decode()
 
 
 class _Texts:
@@ -144,22 +152,6 @@ def _scores(texts: _Texts, own: Prediction, base: Prediction | None) -> list[lis
 def _flags(own: Prediction, base: Prediction | None, seen: bool) -> int:
     of_base = NO_BASE if base is None else BASE_RIGHT * base.correct
     return RIGHT * own.correct + of_base + SEEN * seen
-
-
-def _changed(flags: int) -> bool:
-    return not flags & NO_BASE and bool(flags & RIGHT) != bool(flags & BASE_RIGHT)
-
-
-def _filter(name: str) -> Any:
-    return {
-        "fixed": lambda flags, _: _changed(flags) and bool(flags & RIGHT),
-        "broken": lambda flags, _: _changed(flags) and not flags & RIGHT,
-        "wrong": lambda flags, _: not flags & RIGHT,
-        "right": lambda flags, _: bool(flags & RIGHT),
-        "unreadable": lambda _, one: one.prediction is None,
-        "seen": lambda flags, _: bool(flags & SEEN),
-        "all": lambda *_: True,
-    }[name]
 
 
 def _shared(prompts: Sequence[str]) -> tuple[str, str]:

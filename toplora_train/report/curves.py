@@ -51,20 +51,20 @@ def training_curves(metrics: Rows, unit: str) -> dict[str, Any] | None:
     charts = []
     for title, metrics_of in CHARTS:
         lines = [
-            {"name": name, "kind": _kind(key), "values": [row.get(key) for row in rows]}
+            {"name": name, "kind": _kind(key), "values": [_short(row.get(key)) for row in rows]}
             for key, name in metrics_of
             if any(row.get(key) is not None for row in rows)
         ]
         if metrics_of[0][0] == "loss" and lines:
-            smooth = {"name": "smoothed", "kind": "main", "values": [loss[at] for at in kept]}
-            lines.insert(1, smooth)
+            values = [_short(loss[at]) for at in kept]
+            lines.insert(1, {"name": "smoothed", "kind": "main", "values": values})
         if title == "memory":
             title = f"memory ({_in_binary_units(lines)})"
         if lines:
             charts.append({"title": title.format(unit), "lines": lines})
     return {
         "step": [row["step"] for row in rows],
-        "time": [None if one is None else one / divisor for one in seconds],
+        "time": [_short(one, divisor) for one in seconds],
         "time_unit": time_unit,
         "charts": charts,
         "marks": [mark for at, row in enumerate(rows) if (mark := _mark(at, row))],
@@ -110,17 +110,18 @@ def thinned(metrics: Rows, most: int) -> list[int]:
     count = len(metrics)
     if count <= most:
         return list(range(count))
-    marked = [
+    marked: Sequence[int] = [
         place
         for place, row in enumerate(metrics)
         if place in (0, count - 1) or row.get("validation_loss") is not None or _mark(place, row)
     ]
-    marked = _spread(marked, most)
-    spread = _spread(range(count), most - len(marked))
-    return sorted({*marked, *spread})
+    marked = spread(marked, most)
+    others = spread(range(count), most - len(marked))
+    return sorted({*marked, *others})
 
 
-def _spread(places: Sequence[int], most: int) -> Sequence[int]:
+def spread(places: Sequence[int], most: int) -> Sequence[int]:
+    """At most ``most`` of the places, evenly spaced."""
     if len(places) <= most:
         return places
     return [places[number * len(places) // most] for number in range(most)]
@@ -140,7 +141,7 @@ def _kind(key: str) -> str:
 
 
 def _time_unit(longest: float) -> tuple[float, str]:
-    return (1, "s") if longest < 300 else (60, "min") if longest < 18_000 else (3600, "h")
+    return (1, "s") if longest < 300 else (60, "min") if longest < 7200 else (3600, "h")
 
 
 def _in_binary_units(lines: Sequence[dict[str, Any]]) -> str:
@@ -148,5 +149,10 @@ def _in_binary_units(lines: Sequence[dict[str, Any]]) -> str:
     largest = max((v for line in lines for v in line["values"] if v is not None), default=0)
     size, unit = (2**30, "GiB") if largest >= 2**30 else (2**20, "MiB")
     for line in lines:
-        line["values"] = [None if value is None else value / size for value in line["values"]]
+        line["values"] = [_short(value, size) for value in line["values"]]
     return unit
+
+
+def _short(value: float | None, divisor: float = 1) -> float | None:
+    """As many digits as a chart can show."""
+    return None if value is None else float(f"{value / divisor:.6g}")

@@ -13,7 +13,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from toplora_train.config.errors import UserError
 from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.report import numbers
 from toplora_train.report.answers import FILTERS, LONGEST, PAGE_BYTES, answer_table, pack
@@ -25,7 +24,7 @@ from toplora_train.report.expected import expected_table
 from toplora_train.report.gain import gain_text
 from toplora_train.report.json_file import write_text_atomically
 from toplora_train.report.metrics_file import read_metrics
-from toplora_train.report.record import read_report
+from toplora_train.report.record import completed_report
 from toplora_train.report.wording import has_head, head_verdict, wording
 
 PROTOCOLS = {
@@ -68,10 +67,7 @@ def rewrite_pages(folder: Path) -> Path:
     Raises:
         UserError: The run is not completed, or one of its files cannot be read.
     """
-    report = read_report(folder / "report.json")
-    if report.get("status") != "completed":
-        raise UserError(f"{folder}: its status is {report.get('status')}, not completed; finish it")
-    write_pages(folder, report)
+    write_pages(folder, completed_report(folder))
     return folder / "report.html"
 
 

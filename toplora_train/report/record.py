@@ -260,6 +260,21 @@ def read_report(path: Path) -> dict[str, Any]:
     return _completed(values, path) if values.get("status") == "completed" else values
 
 
+def completed_report(folder: Path) -> dict[str, Any]:
+    """The ``report.json`` of a completed run or evaluation.
+
+    Raises:
+        UserError: It is missing or invalid, or the run is not completed.
+    """
+    report = read_report(folder / "report.json")
+    if report.get("status") != "completed":
+        raise UserError(
+            f"{folder}: its status is {report.get('status', 'not finished')}, not completed; "
+            "finish it, or give completed runs only"
+        )
+    return report
+
+
 def _completed(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """Validate a report and add the defaults of keys that were introduced after it was written."""
     validate(Report, values, str(path))

@@ -18,7 +18,7 @@ from toplora_train.evaluation.metrics import Values, as_numbers
 from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.evaluation.row_scores import RowScores, other_metric, share_right
 from toplora_train.report.jobs import TUNING, unfinished_runs
-from toplora_train.report.record import read_report
+from toplora_train.report.record import completed_report, read_report
 
 # Settings that do not define the method: seeds, locations, output and evaluation.
 NOT_OF_THE_METHOD = (
@@ -161,12 +161,7 @@ def _completed(reports: Iterable[Path]) -> list[Path]:
 
 
 def _read(folder: Path) -> Run:
-    report = read_report(folder / "report.json")
-    if report.get("status") != "completed":
-        raise UserError(
-            f"{folder}: its status is {report.get('status')}, not completed; finish it, or give "
-            "the completed runs only"
-        )
+    report = completed_report(folder)
     home = folder.parent.parent if folder.parent.name == "evaluations" else folder
     config = read_config(home / "config.yaml")
     settings = {

@@ -1,6 +1,9 @@
 from pathlib import Path
 
+from tests.report.made_up import made_up_report
+from tests.report.made_up import task_score as made_up_score
 from toplora_train.evaluation.run_evaluation import Score
+from toplora_train.report.record import Reload
 from toplora_train.run.assemble.run_report import conclusion, identity, introduction, task_score
 from toplora_train.run.prepare.run_data import prepare
 from toplora_train.train.checkpoint import TrainState
@@ -31,17 +34,23 @@ def test_the_introduction_says_what_is_about_to_happen(make_run):
     assert "arithmetic (3 rows)" in text
 
 
-def test_the_conclusion_gives_every_score_its_interval_and_n():
-    task = {"value": 0.5, "ci95": [0.4, 0.6], "base_value": 0.1, "base_ci95": [0.05, 0.2], "n": 99}
-    report = {
-        "tasks": {"arithmetic": task},
-        "adapter": {"trainable_parameters": 1234},
-        "train": {"steps": 5, "seconds": 61.0},
-        "reload": {"max_abs_logit_difference": 0.0},
-    }
-    text = conclusion(report, Path("runs/x"))
-    assert "base 10.0 % (5.0 to 20.0) -> tuned 50.0 % (40.0 to 60.0), n = 99" in text
-    assert "runs/x/report.html" in text
+def test_the_conclusion_gives_scores_verdict_and_cost_in_eighty_columns():
+    tasks = {"arithmetic": made_up_score(256, 400, 48), "a_task_with_a_long_name": made_up_score()}
+    report = made_up_report(tasks=tasks).to_dict()
+    assert conclusion(report, Path("runs/x")).splitlines() == [
+        "                  base model            tuned                  rows",
+        "arithmetic        12.0 % (9.2 to 15.6)  64.0 % (59.2 to 68.6)  400",
+        "a_task_wit…_name  12.0 % (9.2 to 15.6)  64.0 % (59.2 to 68.6)  400",
+        "The tuned model is better than its base model: +52.0 points (+47.1 to +56.9).",
+        "12,345 trainable parameters, 150 steps in 5 min 13 s, 2.0 GiB at peak",
+        "report   runs/x/report.html",
+        "adapter  runs/x/adapter",
+    ]
+
+
+def test_the_conclusion_tells_of_a_reload_that_differs():
+    report = made_up_report(tasks={}, reload=Reload(3e-5, [], [])).to_dict()
+    assert "the reloaded adapter's logits differ by 3e-05" in conclusion(report, Path("x"))
 
 
 HEAD = {"base_value": None, "base_ci95": None, "n": 99, "majority_value": 0.4}
@@ -51,7 +60,7 @@ def concluded(name, **task):
     report = {
         "tasks": {name: HEAD | task},
         "adapter": {"trainable_parameters": 1234},
-        "train": {"steps": 1, "seconds": 61.0},
+        "train": {"steps": 1, "seconds": 61.0, "peak_memory_bytes": 2**31},
         "reload": {"max_abs_logit_difference": 0.0},
     }
     return conclusion(report, Path("runs/x"))
@@ -59,20 +68,20 @@ def concluded(name, **task):
 
 def test_a_classification_is_held_against_its_most_frequent_class():
     text = concluded("sst2", kind="classify", metric="accuracy", value=0.5, ci95=[0.4, 0.6])
-    assert "sst2: the most frequent class 40.0 % -> tuned 50.0 % (40.0 to 60.0), n = 99" in text
+    assert "sst2  40.0 %         50.0 % (40.0 to 60.0)  99" in text
 
 
 def test_a_regression_has_no_most_frequent_answer():
     text = concluded("stsb", kind="regress", metric="pearson", value=0.5, ci95=[0.4, 0.6])
-    assert "stsb (pearson): tuned 50.0 % (40.0 to 60.0), n = 99" in text
+    assert "stsb (pearson)  50.0 % (40.0 to 60.0)  99" in text
     assert "most frequent" not in text
 
 
 def test_constant_targets_are_concluded_as_undefined():
     text = concluded("stsb", kind="regress", metric="pearson", value=0.0, ci95=[0.0, 0.0])
-    assert "stsb (pearson): tuned undefined, n = 99" in text
+    assert "stsb (pearson)  undefined  99" in text
 
 
 def test_one_step_is_one_step_and_a_minute_is_said_as_one():
     text = concluded("sst2", kind="classify", metric="accuracy", value=0.5, ci95=[0.4, 0.6])
-    assert "for 1 step in 1 min 1 s" in text
+    assert "1 step in 1 min 1 s" in text

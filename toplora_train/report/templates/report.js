@@ -91,15 +91,11 @@ const curves = async () => {
       });
       root.append(svg("path", {class: style(line, number), d: path.join("")}));
       const drawn = line.values.map((value, at) => [value, at]).filter(([value]) => value !== null);
-      if (line.kind === "points" || drawn.length < 3) for (const [value, at] of drawn) root.append(
+      if (drawn.length < (line.kind === "points" ? 60 : 3)) for (const [value, at] of drawn) root.append(
         svg("circle", {class: style(line, number), cx: x(xs[at]), cy: y(value), r: 3}));
     });
-    if (chart.tall) for (const mark of data.marks) {
-      const value = chart.lines[0].values[mark.at];
-      if (mark.kind !== "spike" || value === null) continue;
-      const [cx, cy] = [x(xs[mark.at]), y(value)];
-      root.append(svg("path", {class: "spike", d: `M${cx - 5} ${cy - 12}h10l-5 9z`}));
-    }
+    if (chart.tall) for (const mark of data.marks) if (mark.kind === "spike") root.append(
+      svg("path", {class: "spike", d: `M${x(xs[mark.at]) - 5} 0h10l-5 8z`}));
     chart.cursor = svg("line", {class: "cursor", y1: top, y2: height - bottom});
     root.append(chart.cursor);
     chart.x = x;
@@ -199,7 +195,8 @@ const answers = () => {
       part("base model's answer", make("pre", {tabIndex: 0}, row[BASE_OUTPUT])));
     pair.append(part(`tuned model's answer, ${row[LENGTH].toLocaleString("en")} characters`,
       make("pre", {tabIndex: 0}, row[OUTPUT])));
-    box.append(pair, part("label", make("pre", {tabIndex: 0}, row[LABEL])));
+    pair.append(part("label", make("pre", {tabIndex: 0}, row[LABEL])));
+    box.append(pair);
     if (row[SCORES]) {
       const cells = (tag, ...texts) => texts.map(text => make(tag, {}, text));
       const base = row[SCORES].some(([, , value]) => value !== null);
@@ -208,7 +205,8 @@ const answers = () => {
         ...row[SCORES].map(([choice, tuned, value]) => make("tr", {},
           ...cells("th", choice), ...cells("td", short(tuned), ...base ? [short(value)] : [])))))));
     }
-    return make("tr", {}, make("td", {colSpan: 5, className: "detail"}, box));
+    const columns = all("thead th", table).filter(head => head.offsetWidth > 0).length;
+    return make("tr", {}, make("td", {colSpan: columns, className: "detail"}, box));
   };
 
   const line = row => {
@@ -266,6 +264,7 @@ const answers = () => {
     }
     data = loaded.get(task);
     table.hidden = false;
+    table.classList.toggle("no-base", data.rows.every(row => row[FLAGS] & NO_BASE));
     filter();
   };
   const data_count = input => Number(find("b", input.parentElement).textContent.replaceAll(",", ""));

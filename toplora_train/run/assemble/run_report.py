@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,9 +29,18 @@ from toplora_train.report.environment import environment
 from toplora_train.report.expected import matching
 from toplora_train.report.gain import read_gain
 from toplora_train.report.metrics_file import read_metrics
-from toplora_train.report.numbers import count, counted, percent, readable_seconds
+from toplora_train.report.numbers import (
+    count,
+    counted,
+    fixed,
+    memory,
+    percent,
+    points,
+    readable_seconds,
+    shortened,
+)
 from toplora_train.report.numbers import score as score_text
-from toplora_train.report.pages import loss_change
+from toplora_train.report.pages import loss_change, verdict
 from toplora_train.report.record import (
     Reload,
     Report,
@@ -347,38 +357,53 @@ def identity(eval_set: EvalSet) -> dict[str, Any]:
 
 
 def conclusion(report: dict[str, Any], run_dir: Path) -> str:
-    """Base and tuned scores, the time, and where the report is."""
-    lines = []
-    for name, task in report["tasks"].items():
+    """The scores, the verdict, the cost, and where report and adapter are; 80 columns wide."""
+    train, differs = report["train"], (report["reload"] or {}).get("max_abs_logit_difference")
+    sentence = verdict(report) if report["tasks"] else ""
+    if gain := report.get("gain"):
+        low, high = map(points, gain["ci95"])
+        sentence = f"{sentence[:-1]}: {points(gain['value'])} points ({low} to {high})."
+    lines = [
+        sentence,
+        f"loss on {loss_change(report['forgetting'])}" if report.get("forgetting") else "",
+        f"{counted(report['adapter']['trainable_parameters'], 'trainable parameter')}, "
+        f"{counted(train['steps'], 'step')} in {readable_seconds(train['seconds'])}, "
+        f"{memory(train['peak_memory_bytes'])} at peak",
+        # None stands for NaN; a difference of 0 is what everyone expects
+        "" if differs == 0 else f"the reloaded adapter's logits differ by {fixed(differs, 'g')}",
+    ]
+    wrapped = [textwrap.fill(line, 80, subsequent_indent="  ") for line in lines if line]
+    paths = [f"report   {run_dir / 'report.html'}", f"adapter  {run_dir / 'adapter'}"]
+    return "\n".join([*_score_lines(report["tasks"]), *wrapped, *paths])
+
+
+def _score_lines(tasks: Mapping[str, Any]) -> list[str]:
+    """A table of each task's scores, beside the base model's or the most frequent class's."""
+    with_base = any(task["base_value"] is not None for task in tasks.values())
+    rows: list[tuple[str, ...]] = [
+        ("", "base model" if with_base else "most frequent", "tuned", "rows")
+    ]
+    for name, task in tasks.items():
         metric = task.get("metric", "accuracy")
-        base = (
-            f"base {score_text(task['base_value'], task['base_ci95'], metric)} -> "
-            if task["base_value"] is not None
-            else ""
-        )
-        if task.get("kind") == "classify" and metric == "accuracy":
-            base = f"the most frequent class {percent(task['majority_value'])} -> "
-        named = "" if metric == "accuracy" else f" ({metric})"
-        last = (
-            f"; the last step {score_text(task['last_value'], task['last_ci95'], metric)}"
-            if task.get("last_value") is not None
-            else ""
-        )
-        lines.append(
-            f"{name}{named}: {base}tuned {score_text(task['value'], task['ci95'], metric)}, "
-            f"n = {task['n']}{last}"
-        )
-    if report.get("forgetting") is not None:
-        lines.append(f"loss on {loss_change(report['forgetting'])}")
-    lines.append(
-        f"trained {report['adapter']['trainable_parameters']:,} parameters for "
-        f"{counted(report['train']['steps'], 'step')} in "
-        f"{readable_seconds(report['train']['seconds'])}; the reloaded "
-        f"adapter's logits differ by {report['reload']['max_abs_logit_difference']:g}"
+        against = ""
+        if task["base_value"] is not None:
+            against = score_text(task["base_value"], task["base_ci95"], metric)
+        elif not with_base and task.get("kind") == "classify" and metric == "accuracy":
+            against = percent(task["majority_value"])
+        named = name if metric == "accuracy" else f"{name} ({metric})"
+        tuned = score_text(task["value"], task["ci95"], metric)
+        rows.append((shortened(named, 16), against, tuned, count(task["n"])))
+        if task.get("last_value") is not None:
+            last = score_text(task["last_value"], task["last_ci95"], metric)
+            rows.append(("  last step", "", last, ""))
+    if not any(against for _, against, *_ in rows[1:]):
+        rows = [(name, "", *others) for name, _, *others in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width)
+        for row in rows
     )
-    lines.append(f"report: {run_dir / 'report.html'} (also report.md, report.json)")
-    lines.append(f"adapter: {run_dir / 'adapter'}")
-    return "\n".join(lines)
+    return [line.rstrip() for line in lines] if tasks else []
 
 
 def mean(values: Sequence[float]) -> float:
