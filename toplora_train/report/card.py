@@ -47,7 +47,7 @@ def model_card(
         _summary(report),
         "## Use",
         _loading(report, labels),
-        *([_prompt(prompt, chat=report["data"].get("wording") == "chat")] if prompt else []),
+        *([_prompt(prompt, report["data"])] if prompt else []),
         "## Scores",
         _scores(report),
         "## Training",
@@ -124,12 +124,13 @@ def _loading(report: Mapping[str, Any], labels: Sequence[str]) -> str:
     return text
 
 
-def _prompt(prompt: str, *, chat: bool) -> str:
-    if chat:
+def _prompt(prompt: str, data: Mapping[str, Any]) -> str:
+    if data.get("wording") == "chat":
+        which = "every" if data.get("learn") == "assistant" else "the last"
         return (
             "It was trained only on conversations in the base model's chat template, which is "
-            "saved with the tokenizer next to this file. The loss was computed on the last "
-            "assistant message of each conversation. Build prompts with "
+            "saved with the tokenizer next to this file. The loss was computed on "
+            f"{which} assistant message of each conversation. Build prompts with "
             "`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`; a single user "
             f"message becomes\n\n{fenced(prompt.rstrip())}"
         )

@@ -415,7 +415,7 @@ def write_everything(report: Report, run_data: RunData, run_dir: Path) -> None:
             chat=run_data.wording == "chat",
             template=report.data.prompt,
         )
-        if head is None
+        if head is None and run_data.wording != "text"
         else None,
         labels=head.labels if head is not None else (),
     )
