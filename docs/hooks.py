@@ -75,6 +75,8 @@ def _type(value: dict[str, Any]) -> str:
     """A JSON schema in words: ``integer ≥ 1 or null``."""
     if "anyOf" in value:
         return " or ".join(_type(choice) for choice in value["anyOf"])
+    if "$ref" in value:
+        return "mapping"
     if "enum" in value or "const" in value:
         return ", ".join(f"`{word}`" for word in value.get("enum", [value.get("const")]))
     if "prefixItems" in value:

@@ -54,6 +54,7 @@ def own(tmp_path, monkeypatch):
             "no recipe named 'lama3_math'; did you mean 'llama3_math'? known: ",
         ),
         ("adapter=zzz", "no adapter named 'zzz'; known: "),
+        ("model=gpt2", "by its hub id or folder: model.path=gpt2"),
         ("seed", "'seed' is not of the form key=value"),
         ("output_dir=runs/a=b", "quote its value: \"output_dir='runs/a=b'\""),
         ("seed=1,2", "seed=1,2 gives several values; add -m to run each of them"),

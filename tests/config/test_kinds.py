@@ -6,8 +6,8 @@ import pytest
 
 from tests.run.conftest import tiny_run
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import head_task, own_split, validate_tasks
-from toplora_train.config.schema import RunConfig, TaskSettings
+from toplora_train.config.kinds import head_task, own_split, training_sources, validate_tasks
+from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
 
 
 def task(name: str, **settings: Any) -> TaskSettings:
@@ -113,3 +113,11 @@ def test_a_prompt_protocol_is_rejected_for_a_task_with_a_head():
     config = replace(config, evaluation=replace(config.evaluation, protocol="legacy.toplora"))
     with pytest.raises(UserError, match=r"task\.rte has kind classify; leave it out"):
         validate_tasks(config)
+
+
+def test_sources_have_weights_and_one_source_is_one():
+    train = ["a.jsonl", {"path": "b.jsonl", "weight": 2}, {"path": "c.jsonl"}]
+    dataset = DatasetSettings(name="d", train=train)
+    assert training_sources(dataset) == [("a.jsonl", 1), ("b.jsonl", 2), ("c.jsonl", 1)]
+    assert training_sources(replace(dataset, train="a.jsonl")) == [("a.jsonl", 1)]
+    assert training_sources(replace(dataset, train=None)) == []

@@ -152,3 +152,25 @@ def test_the_hash_of_a_conversation_is_of_every_message():
     other = [{"role": "system", "content": "Be long."}, *TALK[1:]]
     hashes = {content_hash([parse({"messages": talk})]) for talk in (TALK, other, TALK[1:])}
     assert len(hashes) == 3
+
+
+def test_text_alone_is_a_row_of_plain_text():
+    row = parse({"text": "Once.", "url": "x"})
+    assert row == Row("a-12", "", "", "Once.", "", form="text")
+    with pytest.raises(UserError, match="'text' is empty"):
+        parse({"text": " \n"})
+
+
+def test_what_changes_the_tokens_changes_the_digest():
+    ask = {"role": "user", "content": "?"}
+    tell = {"role": "assistant", "content": "!"}
+    records = [
+        {"messages": [ask, tell]},
+        {"messages": [ask, tell | {"train": True}]},
+        {"messages": [ask, tell], "tools": [{"name": "add"}]},
+        {"messages": [ask, tell | {"tool_calls": [{"name": "add"}]}]},
+        {"messages": [ask, tell, ask, tell]},
+        {"messages": [ask, tell | {"train": False}, ask, tell]},
+    ]
+    digests = {content_hash([parse(record)]) for record in records}
+    assert len(digests) == len(records)

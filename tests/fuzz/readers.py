@@ -23,7 +23,7 @@ from toplora_train.config.compose import load_yaml
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.data.cache import load_or_encode
 from toplora_train.data.encode import Example
-from toplora_train.data.files import read_file
+from toplora_train.data.files import read_file, read_folder
 from toplora_train.data.formats.gsm8k import parse as parse_gsm8k
 from toplora_train.data.labels import parse_labelled
 from toplora_train.data.overflow import Encoded
@@ -63,6 +63,14 @@ class Reader:
 
     write: Callable[[Path], object]
     read: Callable[[Path], object]
+
+
+def _save_to_disk(folder: Path) -> None:
+    """The files of ``datasets``' ``save_to_disk`` that hold rows."""
+    table = pa.table({"instruction": ["1+1?"], "output": ["2"]})
+    with pa.ipc.new_stream(folder / "data.arrow", table.schema) as stream:
+        stream.write_table(table)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
 
 
 def _rows(suffix: str) -> Callable[[Path], object]:
@@ -200,6 +208,7 @@ READERS = {
         lambda folder: (folder / "rows.csv").write_text('instruction,output\n"a ""b""",c\n'),
         _rows("csv"),
     ),
+    "saved rows": Reader(_save_to_disk, lambda folder: read_folder(folder, split="train")),
     "gsm8k": Reader(
         _write_lines({"question": "1+1?", "answer": "It is <<1+1=2>>2.\n#### 2"}),
         _parsed(parse_gsm8k),

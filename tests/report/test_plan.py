@@ -60,7 +60,7 @@ def shown(plan: Plan = PLAN) -> str:
 
 
 def test_supervised_tokens_are_in_brackets():
-    assert render(TOKENS.example).plain == "1 + 1|⏎\n[2|<eos>]"
+    assert render(TOKENS.examples[0]).plain == "1 + 1|⏎\n[2|<eos>]"
 
 
 def test_every_number_of_the_plan_is_shown():

@@ -65,8 +65,8 @@ def test_the_plan_counts_what_training_would_do(make_run):
     assert made.steps == 4
     assert made.tests == {"arithmetic": 3}
     assert made.unknown == []
-    text = "".join(token for token, _ in made.tokens.example)
-    learned = "".join(token for token, is_learned in made.tokens.example if is_learned)
+    text = "".join(token for token, _ in made.tokens.examples[0])
+    learned = "".join(token for token, is_learned in made.tokens.examples[0] if is_learned)
     assert text.endswith(learned)
     assert learned.endswith("<eos>")
     assert "### Response" not in learned

@@ -61,5 +61,5 @@ def language_method(value: str) -> str:
 
 def _one_of(value: str, names: tuple[str, ...]) -> str:
     if value not in names:
-        raise ValueError(f"must be one of {', '.join(names)}, not {value!r}")
+        raise ValueError(f"must be one of {', '.join(names)}")
     return value

@@ -19,7 +19,6 @@ from toplora_train.config.errors import UserError
 from toplora_train.data.conversation import Message, tool_name
 from toplora_train.data.encode import (
     REMEDIES,
-    SPLIT,
     Example,
     OnRows,
     chunks,
@@ -104,8 +103,6 @@ def encode_chat_rows(
             training text disagree, or it is too long.
     """
     validate_outputs(rows)
-    if overflow == SPLIT:
-        raise UserError("dataset.overflow=split is for plain text; use drop or truncate")
     whole = [one for chunk in chunks(rows, on_rows) for one in _encode(tokenizer, chunk)]
     if learn != "last" or any(message.train is not None for row in rows for message in _turns(row)):
         whole = [

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.overflow import Encoded, within_limit
+from toplora_train.data.overflow import SPLIT, Encoded, within_limit
 from toplora_train.data.prompts import row_prompt
 from toplora_train.data.rows import TEXT, Row
 
@@ -28,7 +28,6 @@ REMEDIES = (
     "dataset.overflow=drop (skip such rows) or dataset.overflow=truncate (cut their response)"
 )
 TEXT_REMEDIES = f"dataset.overflow=split (into pieces of max_length), {REMEDIES}"
-SPLIT = "split"
 CHUNK = 1000  # rows per call of the tokenizer: enough for its own threads, little memory
 
 
@@ -119,8 +118,8 @@ def encode_rows(
     whole = list(_encode_pairs(tokenizer, pairs, on_rows))
     if rows[0].form == TEXT:
         whole = [replace(one, prompt_length=1) for one in whole]
-    if overflow == SPLIT:
-        return _pieces(whole, rows, max_length)
+        if overflow == SPLIT:
+            return _pieces(whole, max_length)
     return within_limit(
         whole,
         rows,
@@ -131,19 +130,11 @@ def encode_rows(
     )
 
 
-def _pieces(whole: Sequence[Example], rows: Sequence[Row], length: int) -> Encoded[Example]:
+def _pieces(whole: Sequence[Example], length: int) -> Encoded[Example]:
     """Plain texts in pieces of at most ``length`` tokens; each token but the first is learned once.
 
     A piece begins with the last token of the one before it, which predicts its second.
-
-    Raises:
-        UserError: The rows are not plain text.
     """
-    if rows[0].form != TEXT:
-        raise UserError(
-            f"dataset.overflow=split is for plain text, but {rows[0].where} has a prompt; use "
-            "drop or truncate"
-        )
     pieces = [
         (Example(one.input_ids[start : start + length], 1), index)
         for index, one in enumerate(whole)

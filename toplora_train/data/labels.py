@@ -62,9 +62,9 @@ def parse_labelled(
         if choices
         else f"{values.number(fields, label, place):.7g}"  # 3.8 stored as float32 is 3.799999952
     )
-    named = {key: value for key, value in fields.items() if value is not None}
+    present = {key: value for key, value in fields.items() if value is not None}
     return Row(
-        id=values.label(named, "id", place) or default_id,
+        id=values.label(present, "id", place) or default_id,
         instruction=texts[0],
         input=texts[1] if text_pair else "",
         output="",

@@ -10,6 +10,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.data.rows import Row
 
 WAYS = ("error", "drop", "truncate")
+SPLIT = "split"  # plain text only, see encode_rows
 
 
 class AnyExample(Protocol):
@@ -72,9 +73,14 @@ def within_limit(
         remedies: What the error message suggests besides a larger ``max_length``.
 
     Raises:
-        UserError: An example is too long with ``error``, or none is left.
+        UserError: An example is too long with ``error``, none is left, or it is ``split``.
         ValueError: ``overflow`` is none of the three.
     """
+    if overflow == SPLIT:
+        raise UserError(
+            f"dataset.overflow=split is for plain text, and {rows[0].where} is not; use drop or "
+            "truncate"
+        )
     if overflow not in WAYS:
         raise ValueError(f"overflow must be error, drop or truncate, not {overflow!r}")
     long = [index for index, example in enumerate(whole) if len(example.input_ids) > max_length]

@@ -146,7 +146,8 @@ def _validate_present(
     """Refuse a record without a question or an answer, proposing the column that may hold it."""
     if record.get("messages") is not None:
         return
-    classify = "" if any(name in names for name in (*OWN_KEYS, TEXT)) else _table_hint(fields)
+    described = key != "dataset" or any(name in names for name in (*OWN_KEYS, TEXT))
+    classify = "" if described else _table_hint(fields)
     if record.get("instruction") is None and (record.get("text") is None or classify):
         missing = ["instruction", *(["answer"] if needs_answer and "answer" not in record else [])]
         missing = ["messages"] if {*COMMON_NAMES["messages"]} & {*fields} else missing

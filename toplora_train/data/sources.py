@@ -74,14 +74,13 @@ def read_union(
     split: str = "train",
     revision: str | None = None,
     limit: int | None = None,
-    needs_answer: bool = False,
     parse: RowParser = parse_row,
 ) -> RowSet:
     """Read and concatenate several sources, each with its weight, with :func:`read_rows`.
 
-    ``limit`` applies to each source. A source of weight 2 has every row twice. With more
-    than one source an id becomes ``NUMBER_OF_SOURCE/ID``, because
-    files with the same name in two folders would share ids.
+    ``limit`` applies to each source. A source of weight 2 has every row twice. With more than one
+    source an id becomes ``NUMBER_OF_SOURCE/ID``, because files with the same name in two folders
+    would share ids.
 
     Raises:
         UserError: As :func:`read_rows`, or there are no sources, or one is given twice.
@@ -98,7 +97,6 @@ def read_union(
                 split=split,
                 revision=revision,
                 limit=limit,
-                needs_answer=needs_answer,
                 parse=parse,
             ),
         )

@@ -47,7 +47,7 @@ def csv_rows(content: bytes, path: Path, delimiter: str | None = None) -> list[A
         UserError: It is not such a text, or two columns have one name.
     """
     import pyarrow as pa
-    from pyarrow import csv  # type: ignore[import-untyped]  # likewise
+    from pyarrow import csv
 
     header = content.partition(b"\n")[0].decode("utf-8", "replace")
     parse = csv.ParseOptions(

@@ -57,7 +57,7 @@ def use(
     if not report["adapter"]["mergeable"]:
         paragraphs.append("This adapter cannot be merged into the base weights; load it as shown.")
     if prompt:
-        paragraphs.append(_prompt(prompt, chat=chat))
+        paragraphs.append(_prompt(prompt, report["data"]))
     return "\n\n".join(paragraphs)
 
 
@@ -140,12 +140,13 @@ def _score() -> list[str]:
     ]
 
 
-def _prompt(prompt: str, *, chat: bool) -> str:
-    if chat:
+def _prompt(prompt: str, data: Mapping[str, Any]) -> str:
+    if data.get("wording") == "chat":
+        which = "every" if data.get("learn") == "assistant" else "the last"
         return (
             "It was trained only on conversations in the base model's chat template, which is "
-            "saved with the tokenizer next to this file. The loss was computed on the last "
-            "assistant message of each conversation. Build prompts with "
+            "saved with the tokenizer next to this file. The loss was computed on "
+            f"{which} assistant message of each conversation. Build prompts with "
             "`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`; a single user "
             f"message becomes\n\n{fenced(prompt.rstrip())}"
         )

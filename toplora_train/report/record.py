@@ -72,8 +72,8 @@ class ReportData:
     tokens differ between training and evaluation (always 0 except with a legacy protocol).
     ``supervised_share`` is the fraction of ``tokens`` that the loss is computed on (None with a
     classification or regression head); ``tokens_from`` says whether they were encoded or cached;
-    ``wording`` is the prompt format: ``alpaca``, ``chat`` (the model's chat template; loss on the
-    last assistant message), ``template`` (``prompt``), or ``none`` with a head.
+    ``wording`` is the prompt format: ``alpaca``, ``chat`` (the model's chat template; loss as
+    ``learn`` says), ``template`` (``prompt``), ``text`` (no prompt), or ``none`` with a head.
     ``special_tokens`` describes special tokens found in the rows' text: how they were ``encoded``,
     the ``rows`` with them by set, and counts.
     """
@@ -91,6 +91,7 @@ class ReportData:
     supervised_share: Finite | None = None
     tokens_from: str = ""
     wording: str = "alpaca"
+    learn: str = "last"
     prompt: str | None = None
     special_tokens: Mapping[str, Any] | None = None
 

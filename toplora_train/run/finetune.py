@@ -414,7 +414,7 @@ def write_everything(report: Report, config: RunConfig, run_data: RunData, run_d
             chat=run_data.wording == "chat",
             template=report.data.prompt,
         )
-        if head is None
+        if head is None and run_data.wording != "text"
         else None,
         labels=head.labels if head is not None else (),
         facts=Facts.of(config),

@@ -3,7 +3,6 @@
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.methods import format_names
 from toplora_train.data.formats import completion, find_format, gsm8k, sharegpt
 from toplora_train.data.rows import parse_row
 
@@ -35,4 +34,3 @@ def test_keys_of_two_formats_are_refused():
 
 def test_the_name_decides_where_it_is_given():
     assert find_format({"instruction": "?"}, "gsm8k", "a") is gsm8k.parse
-    assert {"gsm8k", "sharegpt", "completion"} == {*format_names()}

@@ -189,3 +189,17 @@ def test_a_prompt_has_no_place_in_a_chat_template(tmp_path: Path):
     (found,) = read(with_prompt(tmp_path, "{question}"))
     with pytest.raises(UserError, match=r"task\.wet has a prompt of its own, but .* chat template"):
         match_training_form(found, "chat")
+
+
+def test_a_prompt_and_its_completion_are_evaluated_verbatim_and_plain_text_is_not(tmp_path: Path):
+    rows = tmp_path / "b.jsonl"
+    dataset = DatasetSettings(name="jsonl", test=str(rows))
+    rows.write_text('{"prompt": "2 + 2 =", "completion": " 4"}\n')
+    (found,) = read({}, dataset)
+    assert (found.prompt, row_prompt(found.rows.rows[0])) == ("{instruction}", "2 + 2 =")
+    rows.write_text('{"prompt": "?", "completion": "!"}\n{"instruction": "?", "output": "!"}\n')
+    with pytest.raises(UserError, match=r"line 1 and .*line 2 have different formats"):
+        read({}, dataset)
+    rows.write_text('{"text": "Once upon a time."}\n')
+    with pytest.raises(UserError, match="plain text has no question to answer; for the loss"):
+        read({}, dataset)

@@ -210,6 +210,7 @@ def build_report(
             supervised_share=None if run_data.objective.head else supervised / sum(lengths),
             tokens_from=run_data.tokens_from,
             wording=run_data.wording,
+            learn=config.dataset.learn,
             prompt=run_data.prompt,
             special_tokens=run_data.special_tokens.to_dict(),
         ),

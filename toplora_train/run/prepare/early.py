@@ -1,4 +1,4 @@
-"""Check local rows before torch is imported: a mistake in a file shows within a second."""
+"""Check local rows before torch is imported: a mistake in a file shows at once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from toplora_train.data.rows import validate_answers
 from toplora_train.data.sources import read_rows
 from toplora_train.run.prepare.parsing import own_parser, row_parser, training_parser
 
-LARGE = 64 * 2**20  # bytes; reading a larger file twice would cost more than it saves
+LARGE = 64 * 2**20  # bytes; reading a larger source twice would cost more than it saves
 
 
 def check_rows(config: RunConfig) -> None:
-    """Read and check the rows of every local file of the run that is not large.
+    """Read and check the rows of every local file or folder of the run that is not large.
 
     Raises:
         UserError: As when the run reads them.
@@ -28,23 +28,27 @@ def check_rows(config: RunConfig) -> None:
     parse = training_parser(config)
     heads = any(task.kind in HEADS for task in config.task.values())
     for source, _ in training_sources(dataset) if own_split(config) is None else ():
-        if _is_small_file(source):
+        if _is_small(source, dataset.subset, dataset.revision):
             rows = read(source, split=dataset.split, limit=dataset.limit, parse=parse)
             if not heads:
                 validate_outputs(rows.rows)
     if not config.evaluation.enabled:
         return
     for task in config.task.values():
-        if _is_small_file(task.source) and task.subset is None and task.revision is None:
+        if _is_small(task.source, task.subset, task.revision):
             needs_answer = task.kind not in HEADS
             rows = read(
                 task.source, split=task.split, needs_answer=needs_answer, parse=row_parser(task)
             )
             validate_answers(rows.rows)
-    if dataset.test is not None and _is_small_file(dataset.test):
+    if dataset.test is not None and _is_small(dataset.test):
         validate_answers(read(dataset.test, split="test", parse=own_parser(dataset)).rows)
 
 
-def _is_small_file(source: str) -> bool:
+def _is_small(source: str, *of_hub: str | None) -> bool:
+    """Whether a source is local; a copy of a hub data set is read by its slow library instead."""
     path = Path(without_part(source)[1]).expanduser()
-    return path.is_file() and path.stat().st_size <= LARGE
+    if any(of_hub) or not path.exists():
+        return False
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file()) <= LARGE
