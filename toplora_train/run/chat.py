@@ -101,6 +101,6 @@ def _introduction(answerer: Answerer) -> str:
     )
     sampled = f"sampled at temperature {decoding.temperature:g}" if decoding.sampling else "greedy"
     return (
-        f"{config.model.path or config.model.name} with the run's {config.adapter.name} adapter, "
+        f"{config.model.path or config.model.name} with the run's {config.adapter['name']} adapter, "
         f"{sampled}, at most {decoding.max_new_tokens} tokens. {how}"
     )
