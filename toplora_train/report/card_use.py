@@ -68,7 +68,7 @@ def _base(report: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
     if has_head(report):  # the adapter file contains the head's weights but not its class names
         auto = "AutoModelForSequenceClassification"
         how += f", id2label={dict(enumerate(labels))}" if labels else ", num_labels=1"
-    if model["revision"] == "built in":
+    if model["revision"] == "built in" and not has_head(report):
         return [
             "from transformers import AutoTokenizer",
             "from toplora_train.models.tiny import tiny_model",
