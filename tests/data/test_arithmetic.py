@@ -41,7 +41,7 @@ def test_the_bundled_files_match_the_commands_output(tmp_path, monkeypatch):
 
 
 def test_the_bundled_sources_have_the_documented_sizes():
-    for split, count in (("train", 3000), ("test", 400)):
+    for split, count in (("train", 3000), ("test", 208)):
         found = read_rows(f"bundled:arithmetic/{split}.jsonl", needs_answer=True)
         assert len(found.rows) == count
         assert found.rows[0].id == f"{split}-1"

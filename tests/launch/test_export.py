@@ -19,6 +19,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         (["format=lora"], "run is not given: run=RUN, the run directory"),
         (["run=x", "fromat=lora"], "unknown key 'fromat'; did you mean 'format'?"),
         (["run=nowhere", "format=lora"], "run=nowhere: there is no such folder"),
+        (["run=."], "give format=lora|merged to write a folder, or push=owner/name"),
+        (["run=.", "format=lora", "dry_run=true"], "dry_run=true applies to push=owner/name"),
+        (["run=.", "push=a/b", "format=lora"], "push= uploads the run's own adapter"),
         (["run=x", "format=gguf"], "format must be one of lora, merged, not 'gguf'"),
     ],
 )
@@ -38,6 +41,6 @@ def test_a_folder_that_is_not_a_run_is_named(
 
 def test_help_shows_the_keys_without_importing_torch(monkeypatch: pytest.MonkeyPatch, capsys):
     assert run(monkeypatch, "--help") == 0
-    assert "usage: toplora-export run=RUN format=lora|merged [output=OUTPUT]" in (
+    assert "usage: toplora-export run=RUN [format=lora|merged] [output=OUTPUT] [push=PUSH]" in (
         capsys.readouterr().out
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.test_generate import open_tiny
-from toplora_train.run.chat import chat
+from toplora_train.run.chat import _introduction, chat
 from toplora_train.run.generate import Answerer
 
 
@@ -72,3 +72,10 @@ def test_a_question_that_is_too_long_does_not_end_the_chat(
     prompts = talk(open_tiny(tmp_path), "long " * 9999 + "\nshort\n", monkeypatch)
     assert len(prompts) == 1
     assert "error: the question: its prompt of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("chats", [False, True])
+def test_the_introduction_says_who_answers_and_how(chats: bool, tmp_path: Path):
+    text = _introduction(open_tiny(tmp_path, chat=chats))
+    assert "tiny with the run's toplora adapter, greedy, at most 4 tokens" in text
+    assert ("chat template" in text) == chats

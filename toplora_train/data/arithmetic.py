@@ -19,7 +19,7 @@ from pathlib import Path
 from toplora_train.data.shuffle import shuffled
 
 TRAIN_ROWS = 3000
-TEST_ROWS = 400
+TEST_ROWS = 208
 SEED = 2025
 TEST_SHARE = 3  # one in three number combinations of a template is reserved for the test set
 

@@ -15,22 +15,27 @@ COMMAND = "toplora-export"
 PURPOSE = (
     "Export a run's adapter to a format that needs no toplora-train, and verify it: as a plain "
     "LoRA,\nor merged into the base model's weights. TopLoRA supports neither, because its gate "
-    "depends on the\ntoken."
+    "depends on the\ntoken. Or upload the adapter as it is, with model card and report, to the hub."
 )
+SWITCH = ("true", "false")
+PUSH = ("push", "private", "report", "dry_run")
 KEYS = (
     Key("run", "the run directory, the one with report.json", required=True),
     Key(
         "format",
         "lora: an adapter for PEFT; merged: a checkpoint for transformers",
-        required=True,
         choices=("lora", "merged"),
     ),
     Key("output", "the folder to write, by default RUN/FORMAT"),
     Key("config_dir", "the folder with the modules of your own that the run uses"),
+    Key("push", "the hub's repository, owner/name, to upload the run's adapter to"),
+    Key("private", "whether a new repository is private, by default true", choices=SWITCH),
+    Key("report", "whether the report is uploaded too, by default true", choices=SWITCH),
+    Key("dry_run", "only list what would be uploaded; needs no network", choices=SWITCH),
     Key(
         "trust_remote_code",
         "whether the base model's own Python code may run; never taken from the run",
-        choices=("true", "false"),
+        choices=SWITCH,
     ),
 )
 
@@ -49,6 +54,14 @@ def _export(words: list[str]) -> None:
     run_dir = Path(given["run"])
     if not run_dir.is_dir():
         raise UserError(f"run={run_dir}: there is no such folder")
+    for key in PUSH[1:]:
+        if key in given and "push" not in given:
+            raise UserError(f"{key}={given[key]} applies to push=owner/name, which is not given")
+    if "push" in given:
+        _push(given, run_dir)
+        return
+    if "format" not in given:
+        raise UserError("give format=lora|merged to write a folder, or push=owner/name to upload")
     recorded = read_config(run_dir / "config.yaml").plugins
     load_plugins(needed_to_use(recorded), [given["config_dir"]] if "config_dir" in given else [])
     from toplora_train.report.display import say
@@ -76,3 +89,28 @@ def _export(words: list[str]) -> None:
             f"the run trained on {done.quantization} weights; the export was made and verified "
             "with the unquantized base model, on which the adapter's outputs differ slightly",
         )
+
+
+def _push(given: dict[str, str], run_dir: Path) -> None:
+    for key in given:
+        if key not in ("run", *PUSH):
+            raise UserError(
+                f"push= uploads the run's own adapter, so {key}= has no effect; leave one of the "
+                "two out (an exported folder is uploaded by `hf upload owner/name FOLDER`)"
+            )
+    from toplora_train.report.display import plain_console, say
+    from toplora_train.report.numbers import counted, memory
+    from toplora_train.run.push import files_to_push, names_folders, push  # heavy
+
+    console, repo = plain_console(), given["push"]
+    files = files_to_push(run_dir, repo, report=given.get("report") != "false")
+    for name, file in files.items():
+        size = len(file) if isinstance(file, bytes) else file.stat().st_size
+        say(console, f"{memory(size):>9}  {name}")
+    if named := names_folders(files):
+        say(console, f"{', '.join(named)}: holds paths of your home folder")
+    if given.get("dry_run") == "true":
+        say(console, f"{counted(len(files), 'file')} would go to {repo}; nothing was uploaded")
+        return
+    address = push(files, repo, private=given.get("private") != "false")
+    say(console, f"{counted(len(files), 'file')} uploaded: {address}")

@@ -12,6 +12,7 @@ from toplora_train.report.wording import has_head
 
 # PEFT types that are registered with PEFT by importing this package.
 NEEDS_IMPORT = frozenset({"TOPLORA", "TENSLORA", "GENLORA"})
+FOLDER = "FOLDER_OF_THIS_FILE"
 _QUESTION = "How many legs do three dogs have?"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PACKAGE = re.compile(r"([\w.-]+) ([\w.+-]+)(, .* dequantised)?")
@@ -36,8 +37,8 @@ def use(
         "from peft import PeftModel",
         *_base(report, labels),
         *([f"base.resize_token_embeddings({rows}, mean_resizing=False)"] if rows else []),
-        'model = PeftModel.from_pretrained(base, "FOLDER_OF_THIS_FILE").eval()',
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER_OF_THIS_FILE")',
+        f'model = PeftModel.from_pretrained(base, "{FOLDER}").eval()',
+        f'tokenizer = AutoTokenizer.from_pretrained("{FOLDER}")',
         "",
         *(_score() if has_head(report) else _answer(prompt or "", facts.max_new_tokens, chat=chat)),
     ]
@@ -68,7 +69,7 @@ def _base(report: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
     if has_head(report):  # the adapter file contains the head's weights but not its class names
         auto = "AutoModelForSequenceClassification"
         how += f", id2label={dict(enumerate(labels))}" if labels else ", num_labels=1"
-    if model["revision"] == "built in":
+    if model["revision"] == "built in" and not has_head(report):
         return [
             "from transformers import AutoTokenizer",
             "from toplora_train.models.tiny import tiny_model",

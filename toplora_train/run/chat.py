@@ -100,7 +100,8 @@ def _introduction(answerer: Answerer) -> str:
         "ones."
     )
     sampled = f"sampled at temperature {decoding.temperature:g}" if decoding.sampling else "greedy"
+    model, adapter = config.model.path or config.model.name, config.adapter["name"]
     return (
-        f"{config.model.path or config.model.name} with the run's {config.adapter.name} adapter, "
-        f"{sampled}, at most {decoding.max_new_tokens} tokens. {how}"
+        f"{model} with the run's {adapter} adapter, {sampled}, at most {decoding.max_new_tokens} "
+        f"tokens. {how}"
     )

@@ -11,14 +11,15 @@ from toplora_train.models.locate import ModelLocation
 from toplora_train.report.record import read_report
 
 
-def validate_own_adapter(run_dir: Path, location: ModelLocation) -> None:
+def validate_own_adapter(run_dir: Path, location: ModelLocation | None) -> None:
     """Compare the saved adapter and its base model with what the run recorded.
 
     What an unfinished or older run did not record is not compared.
 
     Args:
         run_dir: The run.
-        location: The base model that the run's configuration names, as found now.
+        location: The base model that the run's configuration names, as found now;
+            None: not compared.
 
     Raises:
         UserError: The adapter's method, its base model or its files are not the run's.
@@ -33,14 +34,15 @@ def validate_own_adapter(run_dir: Path, location: ModelLocation) -> None:
             f"{adapter}: holds a {method} adapter, but the run trained {trained['peft_type']}; "
             "restore the run's own adapter"
         )
-    if trained_on is not None and trained_on != location.name:
+    if location and trained_on is not None and trained_on != location.name:
         raise UserError(
             f"{adapter}: the adapter was trained on {trained_on}, but the run's config.yaml names "
             f"{location.name} as its base model; an adapter only works with its own"
         )
-    if base.get("sha256") and location.folder and base["sha256"] != model_digest(location):
+    digest = model_digest(location) if location and location.folder else None
+    if base.get("sha256") and digest and base["sha256"] != digest:
         raise UserError(
-            f"{location.name}: not the model that {run_dir} was trained on (the digest of its "
+            f"{trained_on}: not the model that {run_dir} was trained on (the digest of its "
             "config and weight headers differs); an adapter only works with its own base model"
         )
     if trained.get("files"):
