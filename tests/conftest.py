@@ -1,5 +1,6 @@
 """Fixtures shared by all tests; the environment is offline and quiet."""
 
+import gc
 import logging
 import os
 import tempfile
@@ -16,6 +17,15 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toplora-train"
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+# The modules that collecting imports stay until the end: no garbage collection looks at them.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
