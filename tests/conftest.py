@@ -1,5 +1,6 @@
 """Fixtures shared by all tests; the environment is offline and quiet."""
 
+import gc
 import logging
 import os
 import tempfile
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from toplora_train.run.platform.cpu_matmul import choose_matmul
 
@@ -16,6 +18,15 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toplora-train"
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+# The modules that collecting imports stay until the end: no garbage collection looks at them.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,6 +39,26 @@ def _own_cache() -> Iterator[None]:
         patch.setenv("TOPLORA_CACHE", folder)
         (KEPT / "models").mkdir(parents=True, exist_ok=True)
         (Path(folder) / "models").symlink_to(KEPT / "models")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parse_the_packages_files_once() -> Iterator[None]:
+    """A test composes dozens of YAML files that do not change, and parsing them is pure Python."""
+    load, known = yaml.load, {}
+    folders = tuple(f"{CHECKOUT / name}{os.sep}" for name in ("conf", "recipes"))
+
+    def load_once(stream, Loader):
+        name = str(getattr(stream, "name", ""))
+        if not name.startswith(folders):
+            return load(stream, Loader)
+        key = (name, Loader.__qualname__)
+        if key not in known:
+            known[key] = load(stream, Loader)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml, "load", load_once)
         yield
 
 

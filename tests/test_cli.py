@@ -40,7 +40,15 @@ def call(tmp_path, monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--version"], ["--cfg", "job"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        pytest.param(["-h"], marks=pytest.mark.slow),
+        pytest.param(["--version"], marks=pytest.mark.slow),
+        ["--cfg", "job"],
+    ],
+)
 def test_help_and_cfg_import_nothing_heavy(tmp_path, checkout, words):
     script = (
         "import sys; from toplora_train.cli import main; code = main()\n"
@@ -109,7 +117,9 @@ def test_the_given_folder_is_used(call, tmp_path):
     assert call.jobs[0].data_root == str(tmp_path / "mirror")
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 130, 143])
+@pytest.mark.parametrize(
+    "code", [0, 143, *(pytest.param(code, marks=pytest.mark.slow) for code in (1, 2, 130))]
+)
 def test_the_jobs_exit_code_is_the_commands(call, code):
     call.codes = [code]
     assert call("recipe=smoke")[0] == code

@@ -71,14 +71,18 @@ def refuse_what_cannot_be_had(source, revision):
 
 
 @pytest.mark.parametrize("word", ["recipe", "dataset"])
-def test_every_source_can_be_had_and_is_the_same_for_everyone(word, monkeypatch, capsys):
+def test_every_one_composes_and_its_sources_can_be_had_and_are_the_same_for_everyone(
+    word, monkeypatch, capsys
+):
     monkeypatch.delenv("TOPLORA_LLM_ADAPTERS_TABLE", raising=False)
     for name in options(word):
-        train = ["dataset.train=bundled:arithmetic/train.jsonl"] if name == "jsonl" else []
+        own = word == "dataset" and load_yaml(options(word)[name].path).train is None
+        train = ["dataset.train=bundled:arithmetic/train.jsonl"] if own else []
         words = ["toplora-train", f"{word}={name}", *train, "--cfg", "job"]
         monkeypatch.setattr(sys, "argv", words)
         assert cli.main() == 0, capsys.readouterr().err
         composed = yaml.safe_load(capsys.readouterr().out)
+        assert word == "recipe" or composed[word]["name"] == name
         dataset, tasks = composed["dataset"], composed["task"].values()
         train = dataset["train"]
         for source in [*(train if isinstance(train, list) else [train]), dataset["test"]]:

@@ -14,6 +14,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_model
 
 SIZES = [(96, 96, 3, 12)]
+OTHER_FORMS = [("tenslora", "9k"), ("toplora", "2.5%")]  # a form is parsed before any adapter
 
 
 @pytest.mark.parametrize(
@@ -85,8 +86,18 @@ def test_mode_ranks_do_not_exceed_their_modes_and_meet_the_budget(wanted: int):
     assert abs(cost - wanted) <= one_more / 2
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-@pytest.mark.parametrize("budget", ["lora_r4", "9k", "2.5%"])
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [
+        pytest.param(
+            name,
+            budget,
+            marks=[] if budget == "lora_r4" or (name, budget) in OTHER_FORMS else pytest.mark.slow,
+        )
+        for name in ADAPTERS
+        for budget in ("lora_r4", "9k", "2.5%")
+    ],
+)
 def test_the_adapter_that_is_attached_is_the_one_that_was_fitted(name: str, budget: str):
     settings = defaults(name, budget=budget, **FOR_A_TINY_MODEL.get(name, {}))
     before = torch.get_rng_state()

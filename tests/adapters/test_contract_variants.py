@@ -35,9 +35,24 @@ EVERYWHERE = [*ADAPTERS, "toplora-ungated", "tenslora-att_qkv_depth_tucker", "te
 CASES = [(variant, "llama") for variant in VARIANTS] + [
     (variant, kind) for kind in ("bert", "gemma") for variant in EVERYWHERE
 ]
+
 every_case = pytest.mark.parametrize(
     ("variant", "kind"), CASES, ids=["-on-".join(c) for c in CASES]
 )
+
+
+def a_third_of_the_cases(first: int) -> pytest.MarkDecorator:
+    """Every third case by default; the others are slow tests."""
+    marks = [[] if number % 3 == first else pytest.mark.slow for number in range(len(CASES))]
+    return pytest.mark.parametrize(
+        ("variant", "kind"),
+        [
+            pytest.param(*case, id="-on-".join(case), marks=mark)
+            for case, mark in zip(CASES, marks, strict=True)
+        ],
+    )
+
+
 every_adapter = pytest.mark.parametrize("variant", ADAPTERS)
 
 
@@ -70,7 +85,7 @@ def test_every_yaml_has_variants():
     assert {name for name, _ in VARIANTS.values()} == set(ADAPTERS)
 
 
-@every_case
+@a_third_of_the_cases(0)
 def test_it_starts_as_the_base_model(variant: str, kind: str):
     torch.testing.assert_close(logits(on(kind, variant)), logits(MODELS[kind]()), **TOLERANCE)
 
@@ -93,7 +108,7 @@ def test_its_parameter_count_is_the_closed_formulas(variant: str, kind: str):
     assert count_adapter_parameters(model) == closed_formula(settings["name"], settings, kind)
 
 
-@every_case
+@a_third_of_the_cases(1)
 def test_saving_and_loading_change_no_bit(variant: str, kind: str, tmp_path: Path):
     model = shaken(on(kind, variant))
     save_adapter(model, tmp_path)
@@ -136,7 +151,7 @@ def convert(model: PeftModel) -> None:
     save_as_lora(model, Path("never written"))
 
 
-@every_case
+@a_third_of_the_cases(2)
 def test_autocast_and_half_precision_stay_close(variant: str, kind: str):
     model = shaken(on(kind, variant), size=1 / 32)
     expected = logits(model)

@@ -97,17 +97,33 @@ def test_arguments_and_flags_can_be_mixed(composed, own):
 
 @pytest.mark.parametrize(
     ("group", "option"),
-    [(group, option) for group in groups() for option in options(group)],
+    [
+        (group, option)
+        for group in groups()
+        if group not in ("task", "recipe", "dataset")  # recipes and datasets: tests/test_recipes.py
+        for option in options(group)
+    ],
 )
-def test_every_option_and_recipe_of_the_package_composes_and_passes_the_check(
-    composed, group, option
-):
-    chosen = f"[{option}]" if group == "task" else option
-    config = composed(f"{group}={chosen}", "dataset.train=rows.jsonl")
-    if group == "task":
-        assert list(config["task"]) == [option]
-    elif group != "recipe":
-        assert config[group]["name"] == option
+def test_every_option_of_the_package_composes_and_passes_the_check(composed, group, option):
+    config = composed(f"{group}={option}", "dataset.train=rows.jsonl")
+    assert config[group]["name"] == option
+
+
+def tasks_of_one_run() -> list[list[str]]:
+    """All tasks without a head together; a head has a run of its own."""
+    files = options("task")
+    heads = [
+        name
+        for name, file in files.items()
+        if load_yaml(file.path).get("kind") in ("classify", "regress")
+    ]
+    return [[name for name in files if name not in heads], *([name] for name in heads)]
+
+
+@pytest.mark.parametrize("tasks", tasks_of_one_run(), ids=lambda tasks: tasks[0])
+def test_all_tasks_of_the_package_compose_and_pass_the_check(composed, tasks):
+    config = composed(f"task=[{','.join(tasks)}]", "dataset.train=rows.jsonl")
+    assert list(config["task"]) == tasks
 
 
 def test_a_recipe_describes_itself_its_command_and_what_it_reproduces():

@@ -78,7 +78,11 @@ def test_an_error_on_the_command_line(refused, words, message):
     assert message in refused(*words.split())
 
 
-@pytest.mark.parametrize("show", [[], ["--cfg", "job"]], ids=["run", "cfg"])
+@pytest.mark.parametrize(
+    "show",
+    [[], pytest.param(["--cfg", "job"], marks=pytest.mark.slow)],
+    ids=["run", "cfg"],
+)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -107,6 +111,11 @@ def test_an_error_on_the_command_line(refused, words, message):
 )
 def test_an_error_in_a_users_file_names_the_file(refused, own, words, message, show):
     assert message in refused(*own, *words.split(), *show)
+
+
+def test_an_error_in_a_users_file_names_the_file_where_the_configuration_is_shown(refused, own):
+    line = refused(*own, "recipe=bad_value", "--cfg", "job")
+    assert line.startswith("own/recipe/bad_value.yaml: trainer.keep must be at least 1, not 0")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_no_content_of_a_file_is_an_error_of_another_kind(name: str, tmp_path: P
         if path.is_file()
     }
     assert check(reader.read, tmp_path / "valid"), "the file that is mutated must be valid"
-    tries = 3 if name in QUICK else 30
+    tries = 2 if name in QUICK else 12
 
     @settings(
         max_examples=50 if SECONDS else tries,

@@ -14,6 +14,7 @@ import pytest
 from tests.config.example import run_config
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import write_config
+from toplora_train.launch import agent, parent
 from toplora_train.launch.agent import count_processes
 from toplora_train.launch.parent import JobResult, run_job, worker_command
 
@@ -38,9 +39,49 @@ def test_a_single_worker_needs_no_agent(tmp_path: Path):
     assert "toplora_train.launch.agent" in worker_command("m", tmp_path, processes=2)
 
 
+class ForkedAgent:
+    """Stands for ``subprocess`` in the parent: the agent is a fork, which has imported torch.
+
+    Started anew it is in the last test of this file and in tests/run/test_sharing.py.
+    """
+
+    PIPE = subprocess.PIPE
+
+    class Popen:
+        def __init__(self, command, *, env, process_group, **_):
+            assert command[:4] == [sys.executable, "-P", "-m", parent.AGENT], command
+            read, write = os.pipe()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self.pid = os.fork()
+            if self.pid == 0:
+                code = 70
+                try:
+                    os.close(write)
+                    os.dup2(read, 0)
+                    os.setpgid(0, process_group)
+                    os.environ.update(env)
+                    code = agent.main(command[4:])
+                except SystemExit as ended:
+                    code = ended.code
+                finally:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(code)
+            os.close(read)
+            self.stdin = os.fdopen(write, "wb")
+
+        def send_signal(self, signum):
+            os.kill(self.pid, signum)
+
+        def wait(self):
+            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
 @pytest.fixture
 def job(tmp_path, monkeypatch, checkout):
     """Run the stand-in in two processes."""
+    monkeypatch.setattr(parent, "subprocess", ForkedAgent)
     monkeypatch.setenv("PYTHONPATH", str(checkout))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("WORLD_SIZE", raising=False)

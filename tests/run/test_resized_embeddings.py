@@ -82,7 +82,7 @@ def plain(base: Path, adapter: Path) -> PeftModel:
     [
         (True, "tenslora"),
         pytest.param(False, "lora", marks=pytest.mark.slow),
-        (False, "toplora"),
+        pytest.param(False, "toplora", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_trains_the_new_rows_and_its_adapter_reloads(

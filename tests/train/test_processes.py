@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from tests.train.several import SHARDED, TRAINED, train_one
+from tests.train.several import DEFAULT, SHARDED, TRAINED, train_one
 from toplora_train.train.processes import (
     all_reduce_max,
     micro_batches,
@@ -70,12 +70,14 @@ def test_rng_states_of_a_different_number_of_processes_are_ignored_with_a_warnin
 
 
 @pytest.fixture(scope="module")
-def of_two(tmp_path_factory, checkout) -> Path:
-    """The folder with two processes' losses and tensors of every adapter."""
+def of_two(tmp_path_factory, checkout, request) -> Path:
+    """The folder with two processes' losses and tensors of every adapter that is tested."""
     folder = tmp_path_factory.mktemp("two")
+    tests = (i for i in request.session.items if "of_two" in getattr(i, "fixturenames", ()))
+    adapters = "all" if any(test.get_closest_marker("slow") for test in tests) else "default"
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--local-addr", "localhost"]
     done = subprocess.run(
-        [sys.executable, *command, "-m", "tests.train.several", str(folder)],
+        [sys.executable, *command, "-m", "tests.train.several", str(folder), adapters],
         cwd=checkout,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -87,7 +89,12 @@ def of_two(tmp_path_factory, checkout) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", TRAINED)
+def by_default(names: tuple[str, ...]) -> list:
+    marks = {name: [] if name in DEFAULT else pytest.mark.slow for name in names}
+    return [pytest.param(name, marks=mark) for name, mark in marks.items()]
+
+
+@pytest.mark.parametrize("name", by_default(TRAINED))
 def test_two_processes_train_what_one_trains(tmp_path: Path, of_two: Path, name: str):
     """The last batch of an epoch is a single row: one process has none."""
     accelerator = Accelerator(cpu=True)
@@ -99,7 +106,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, of_two: Path, name:
 
 
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
-@pytest.mark.parametrize("name", SHARDED)
+@pytest.mark.parametrize("name", by_default(SHARDED))
 def test_sharded_training_matches_ddp(of_two: Path, name: str, stage: str):
     """ZeRO stages 2 and 3, including TensLoRA's tensors in the root unit."""
     ddp, zero = (load_file(f / f"{name}.safetensors") for f in (of_two, of_two / stage))

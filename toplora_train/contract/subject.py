@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -46,7 +48,7 @@ class Subject:
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         """The YAML's settings as in a run, without dropout, which is random."""
-        settings = yaml.safe_load(self.file.read_text(encoding="utf-8"))
+        settings = copy.deepcopy(_parsed(self.file.read_text(encoding="utf-8")))
         if "dropout" in settings:
             settings["dropout"] = 0.0
         settings.pop("defaults", None)  # Hydra's
@@ -56,6 +58,11 @@ class Subject:
         """A model, by default the tiny Llama, with the adapter attached."""
         base = tiny_model() if model is None else model
         return attach_adapter(base, self.settings(**changes), seed=seed)
+
+
+@cache
+def _parsed(text: str) -> Any:
+    return yaml.safe_load(text)
 
 
 def shaken(model: PeftModel, seed: int = 0, size: float = 1 / 8) -> Any:
