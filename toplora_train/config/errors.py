@@ -21,6 +21,7 @@ _PHRASES = {
     "a valid boolean": "true or false",
     "a valid integer": "an integer",
     "a valid dictionary": "a mapping",
+    "a valid array": "a list",
     "a valid ": "a ",
 }
 
