@@ -141,7 +141,7 @@ def _read_parquet(path: Path) -> list[Record]:
     try:
         table = pq.read_table(path)
         table.validate(full=True)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a column's name
         raise _not_parquet(path, error) from None
     try:
         return _numbered(table.to_pylist(), path)
