@@ -23,7 +23,7 @@ from tests.cases.case import (
 )
 
 CONFIG, WEIGHTS = "model/config.json", "model/model.safetensors"
-TOKENIZER = "model/tokenizer.json"
+TOKENIZER, GENERATION = "model/tokenizer.json", "model/generation_config.json"
 REMOTE = "open('../../../../../ran', 'w').close()\n"
 AUTO_MAP = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
 
@@ -78,6 +78,8 @@ CASES = (
             ("vocab_size", [258]),
             ("intermediate_size", -1),
             ("num_key_value_heads", 3),
+            ("architectures", 7),
+            ("architectures", [7]),
             ("dtype", "float7"),
             ("dtype", 7),
             ("dtype", "nn"),
@@ -222,9 +224,9 @@ CASES = (
         "model",
         stdin=b"y\n",
     ),
-    model(
-        "a generation config that is a list",
-        written("model/generation_config.json", "[]"),
-        "model: cannot be loaded",
+    *(
+        model(f"generation_config.json is {kind}", written(GENERATION, content), GENERATION)
+        for kind, content in (NOT_TEXT | NOT_A_MAPPING).items()
     ),
+    model("generation_config.json is a pipe", fifo(GENERATION), GENERATION),
 )

@@ -234,7 +234,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
 OWN = ("--config-dir", "own", "recipe=mine", "output_dir=run")
 RECIPES = (
     *(recipe(kind, content, "mine.yaml") for kind, content in NOT_TEXT.items() if kind != "empty"),
-    recipe("empty", "", "empty.yaml: a recipe's first line must be"),
+    recipe("empty", "", "mine.yaml: a recipe's first line must be"),
     recipe("a list", HEADER + "- 1\n- 2\n", "mine.yaml"),
     recipe("a text", HEADER + "just words\n", "mine.yaml"),
     recipe("a number", HEADER + "7\n", "mine.yaml"),

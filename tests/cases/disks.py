@@ -104,7 +104,7 @@ def concluded(name: str, work: Path, code: int, line: str) -> bool:
     """Resume on a disk that has room, print what came of it, and unmount the disk."""
     again, second = attempt(work, "resume=auto")
     saved, whole = work / DISK / "run" / LAST, valid(work) / "run" / LAST
-    equal = again == 0 and saved.read_bytes() == whole.read_bytes()
+    equal = again == 0 and saved.is_file() and saved.read_bytes() == whole.read_bytes()
     call("umount", work / DISK)
     right = equal and not line.startswith("WRONG") and not second
     print(

@@ -45,8 +45,3 @@ def test_what_the_file_system_refuses_is_a_line(tmp_path, error, kind, line):
     found = disk_error(error, tmp_path)
     assert type(found) is kind
     assert str(found).startswith(line.format(tmp_path))
-
-
-def test_a_folder_that_was_deleted_meanwhile_is_named(tmp_path):
-    found = disk_error(FileNotFoundError(errno.ENOENT, "", "x"), tmp_path / "gone")
-    assert str(found) == f"{tmp_path / 'gone'} was deleted while it was written to"

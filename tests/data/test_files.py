@@ -121,6 +121,14 @@ def test_text_in_parquet_that_is_not_utf8_is_an_error_that_names_the_file(tmp_pa
         read_file(tmp_path / "a.parquet")
 
 
+def test_a_column_in_parquet_whose_name_is_not_utf8_is_an_error_that_names_the_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"instruction": ["x"]}), path)
+    path.write_bytes(path.read_bytes().replace(b"\x0binstruction", b"\x0b\x80nstruction"))
+    with pytest.raises(UserError, match=r"a\.parquet: cannot be read as Parquet \(.*utf-8"):
+        read_file(path)
+
+
 def test_a_value_in_parquet_without_an_equal_in_python_is_an_error_that_names_the_file(tmp_path):
     far = pa.array([2**62], pa.timestamp("us"))
     pq.write_table(pa.table({"instruction": ["x"], "when": far}), tmp_path / "a.parquet")

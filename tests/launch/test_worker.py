@@ -3,9 +3,11 @@
 import errno
 import json
 import logging
+import shutil
 import signal
 import socket
 import warnings
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +15,7 @@ from tests.config.example import run_config
 from toplora_train.config.errors import Interrupted, RunFailure, UserError
 from toplora_train.config.resolved import write_config
 from toplora_train.launch import worker
+from toplora_train.launch.rundir import is_already_done
 
 
 class OutOfMemoryError(RuntimeError):
@@ -110,6 +113,24 @@ def test_a_full_disk_that_takes_no_report_either_is_one_line(tmp_path, capsys):
     line = capsys.readouterr().err
     assert line.startswith(f"error: the disk is full: {tmp_path} could not be written; step-000000")
     assert line.endswith(" and resume=auto\n")
+
+
+@pytest.mark.parametrize("failure", [None, UserError("metrics.jsonl: no such file"), OSError(2)])
+def test_a_run_whose_folder_was_deleted_fails_and_can_be_resumed(tmp_path, capsys, failure):
+    config, run_dir = run_config(), tmp_path / "run"
+    write_config(config, run_dir / "config.yaml")
+
+    def job(_config, run_dir):
+        shutil.rmtree(run_dir)
+        (run_dir / "checkpoints" / "step-00000002").mkdir(parents=True)
+        (run_dir / "report.json").write_text('{"status": "completed"}')
+        if failure is not None:
+            raise failure
+
+    assert worker.run(config, run_dir, job=job) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: {run_dir} was deleted during the run; step-00000002 is saved;")
+    assert not is_already_done(replace(config, resume="auto"), run_dir)
 
 
 def test_logging_and_warnings_go_to_the_log(tmp_path):

@@ -31,6 +31,7 @@ def test_a_saved_model_is_valid(folder: Path):
         ({"hidden_size": "64"}, "not a config of llama"),
         ({"dtype": "float99"}, "dtype is 'float99', which is not a dtype"),
         ({"dtype": ["float32"]}, "dtype is .*, which is not a dtype"),
+        ({"architectures": 7}, "architectures must be a list"),
         ({"torch_dtype": "nn"}, "torch_dtype is 'nn', which is not a dtype"),
     ],
 )
@@ -46,6 +47,13 @@ def test_an_impossible_config_names_the_key(folder: Path, change: dict, message:
 def test_a_config_that_is_none_is_one_line(folder: Path, content: bytes):
     (folder / "config.json").write_bytes(content)
     with pytest.raises(UserError, match=r"config\.json"):
+        validate_model_folder(folder)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"\xff\xfe\x00", b"[" * 100_000, b""])
+def test_a_generation_config_that_is_none_is_not_passed_over(folder: Path, content: bytes):
+    (folder / "generation_config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"generation_config\.json"):
         validate_model_folder(folder)
 
 

@@ -21,6 +21,7 @@ _PHRASES = {
     "a valid boolean": "true or false",
     "a valid integer": "an integer",
     "a valid dictionary": "a mapping",
+    "a valid array": "a list",
     "a valid ": "a ",
 }
 
@@ -55,14 +56,12 @@ def disk_error(error: Exception, folder: Path | None = None) -> UserError | RunF
 
     Args:
         error: Any exception.
-        folder: What is written to, as the error may not say, and its folder may be deleted.
+        folder: What is written to, as the error may not say.
     """
     if not isinstance(error, OSError):
         return None
     if error.errno == errno.ENAMETOOLONG:
         return UserError(f"{error.filename}: {error.strerror}")
-    if error.errno == errno.ENOENT and folder is not None and not folder.is_dir():
-        return RunFailure(f"{folder} was deleted while it was written to")
     if error.errno in _DISK:
         path = error.filename or folder or "a file"
         return RunFailure(f"{_DISK[error.errno]}: {path} could not be written")

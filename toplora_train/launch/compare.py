@@ -89,7 +89,7 @@ def compare_folders(
         from toplora_train.report.pages import rewrite_pages
 
         print(f"written to {rewrite_pages(folders[0])} (also .md)")  # noqa: T201  (for the user)
-        return
+        return None
 
     from rich.console import Console
 

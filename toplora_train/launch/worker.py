@@ -19,9 +19,9 @@ from pathlib import Path
 
 from toplora_train.config.errors import Interrupted, RunFailure, UserError, disk_error
 from toplora_train.config.plugins import load_plugins
-from toplora_train.config.resolved import read_config
+from toplora_train.config.resolved import read_config, write_config
 from toplora_train.config.schema import RunConfig
-from toplora_train.launch.outcome import write_failure
+from toplora_train.launch.outcome import REPORT, write_failure
 from toplora_train.launch.output import survive_lost_output
 from toplora_train.launch.rundir import CONFIG, how_to_resume
 
@@ -75,7 +75,8 @@ def run(config: RunConfig, run_dir: Path, *, job: Job = run_training) -> int:
     with _logging_to(run_dir / log_name()):
         try:
             load_plugins(config.plugins, config.config_dirs)
-            job(config, run_dir)
+            with _noticing_deletion(config, run_dir):
+                job(config, run_dir)
         except Interrupted as interruption:
             return _interrupted(config, run_dir, interruption)
         except KeyboardInterrupt:  # before the job installed its signal handlers
@@ -96,6 +97,36 @@ def run(config: RunConfig, run_dir: Path, *, job: Job = run_training) -> int:
                 return _failed(run_dir, CRASHED, known, str(known))
             return _failed(run_dir, CRASHED, error, f"{type(error).__name__}: {error}")
     return DONE
+
+
+@contextmanager
+def _noticing_deletion(config: RunConfig, run_dir: Path) -> Iterator[None]:
+    """Fail if the run's folder was deleted meanwhile: what was saved since is not a whole run.
+
+    Raises:
+        RunFailure: It was deleted; or the job's own, which says where the adapter is.
+    """
+    there = (run_dir / CONFIG).exists()
+    try:
+        yield
+    except Exception as error:
+        lost = _restored(config, run_dir) if there else None
+        if lost is None or isinstance(error, Interrupted | RunFailure):
+            raise
+        raise lost from error
+    if there and (lost := _restored(config, run_dir)) is not None:
+        raise lost
+
+
+def _restored(config: RunConfig, run_dir: Path) -> RunFailure | None:
+    """Make a deleted folder a run's folder again, from which the run can be resumed."""
+    if (run_dir / CONFIG).exists():
+        return None
+    with suppress(OSError):
+        write_config(config, run_dir / CONFIG)
+        (run_dir / REPORT).unlink(missing_ok=True)
+    remedy = how_to_resume(config, run_dir) or "nothing is saved; start it again"
+    return RunFailure(f"{run_dir} was deleted during the run; {remedy}")
 
 
 def rank() -> int:

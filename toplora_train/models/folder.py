@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from toplora_train.config.errors import UserError, one_line
-from toplora_train.config.reading import read_json
+from toplora_train.config.reading import read_json, validate
 from toplora_train.models.tensors import validate_tensors
 
 INDEX = "model.safetensors.index.json"
@@ -52,6 +52,9 @@ def validate_model_folder(folder: Path, *, weights: bool = True) -> None:
     config = read_json(file)
     if "auto_map" not in config:
         _validate_config(config, file)
+    generation = folder / "generation_config.json"
+    if generation.exists():  # transformers would do without it, and so without its eos_token_id
+        read_json(generation)
     if weights:
         _validate_weights(folder)
 
@@ -79,6 +82,7 @@ def _validate_config(config: Mapping[str, Any], file: Path) -> None:
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         found = "no model_type" if kind is None else f"the unknown model_type {kind!r}"
         raise UserError(f"{file}: has {found}; is it a model for transformers?")
+    validate(list[str] | None, config.get("architectures"), f"{file}: architectures")  # type: ignore[arg-type]
     text = config.get("text_config")
     for part in (config, text if isinstance(text, Mapping) else {}):
         for key, largest in SIZES.items():
