@@ -6,7 +6,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from toplora_train.config.errors import UserError
@@ -26,7 +26,8 @@ def locked(run_dir: Path) -> Iterator[int]:
     try:
         yield descriptor
     finally:
-        path.unlink(missing_ok=True)  # while held: see _take
+        with suppress(OSError):  # left on a disk that has turned read-only, it locks nothing
+            path.unlink()  # while held: see _take
         os.close(descriptor)
 
 
