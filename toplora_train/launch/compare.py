@@ -46,6 +46,11 @@ def main() -> int:
 
 def _compare(words: list[str]) -> None:
     options, folders = _parse(words)
+    if len(folders) == 1 and not options and (folders[0] / "report.json").is_file():
+        from toplora_train.report.pages import rewrite_pages
+
+        print(f"written to {rewrite_pages(folders[0])} (also .md)")  # noqa: T201  (for the user)
+        return
     table = options.get("table")
     for key in ("baseline", "gain"):
         if table is not None and key in options:
@@ -85,12 +90,6 @@ def compare_folders(
     if not folders:
         raise UserError(f"no run given; {COMMAND} RUN... [baseline=METHOD] [output=FOLDER]")
     # Only a valid command pays for the imports.
-    if len(folders) == 1 and not options and (folders[0] / "report.json").is_file():
-        from toplora_train.report.pages import rewrite_pages
-
-        print(f"written to {rewrite_pages(folders[0])} (also .md)")  # noqa: T201  (for the user)
-        return None
-
     from rich.console import Console
 
     from toplora_train.report.jobs import unfinished_runs

@@ -101,7 +101,8 @@ def front_matter(report: Mapping[str, Any], facts: Facts) -> str:
         pipeline_tag=kind,
         tags=["toplora-train", name, "adapter"],
     )
-    text = yaml.safe_dump(data.to_dict(), sort_keys=False, allow_unicode=True).strip()
+    content: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True).strip()
     return f"---\n{text}\n---"
 
 

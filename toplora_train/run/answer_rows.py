@@ -44,8 +44,8 @@ def answer_rows(
         for index, prompt in enumerate(prompts):
             lines.append({"id": prompt.id, "prompt": prompt.text})
             for who, prefix in zip(reversed(whose), ("", "base_"), strict=False):
-                one = found[who, index]
-                lines[-1] |= {f"{prefix}output": one.text, f"{prefix}finished": one.finished}
+                answer = found[who, index]
+                lines[-1] |= {f"{prefix}output": answer.text, f"{prefix}finished": answer.finished}
         file.finish(lines)
     cut = sum(not answer.finished for answer in found.values())
     limit_hit = f"; {cut} cut off at max_new_tokens={answerer.decoding.max_new_tokens}"

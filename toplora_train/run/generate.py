@@ -31,12 +31,11 @@ from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import AUTOCAST, open_accelerator
 from toplora_train.run.prepare.objective import (
     base_weights,
-    learned_template,
     load_base,
     locate_base,
-    training_parser,
 )
 from toplora_train.run.prepare.own_adapter import validate_own_adapter
+from toplora_train.run.prepare.parsing import learned_template, training_parser
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 
 
@@ -158,7 +157,7 @@ class Answerer:
         return Prompt(row.id, text, ids)
 
 
-class Printer(TextStreamer):
+class Printer(TextStreamer):  # type: ignore[misc]  # transformers has no types
     """Prints tokens as they come, with control characters as escapes.
 
     Attributes:

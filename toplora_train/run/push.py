@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: its library's
     HFValidationError,
-    HTTPError,  # type: ignore[attr-defined]  # of its HTTP library, which differs by version
+    HTTPError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.reading import read_text
