@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.adapters.test_contract import attached, shaken
+from tests.adapters.test_contract import attached
 from tests.report.made_up import made_up_report
 from toplora_train.adapters.saving import save_adapter
+from toplora_train.contract.subject import shaken
 from toplora_train.evaluation.decoding.decode import generate
 from toplora_train.models.tiny import tiny_tokenizer
+from toplora_train.report.card_metadata import Facts
 from toplora_train.report.card_use import use
 from toplora_train.report.record import ReportModel
 
@@ -17,7 +19,9 @@ PROMPT = "Question: {instruction}\nAnswer:\n"
 
 
 def section(prompt: str | None = PROMPT, **changes) -> str:
-    return use(made_up_report(**changes).to_dict(), prompt=prompt, labels=(), max_new_tokens=4)
+    return use(
+        made_up_report(**changes).to_dict(), prompt=prompt, labels=(), facts=Facts(max_new_tokens=4)
+    )
 
 
 def python(text: str) -> str:

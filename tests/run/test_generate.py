@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.adapters.test_contract import attached, shaken
+from tests.adapters.test_contract import attached
 from tests.run.conftest import tiny_run
 from toplora_train.config.decoding import Decoding
 from toplora_train.config.errors import UserError
+from toplora_train.contract.subject import shaken
 from toplora_train.data.conversation import Message
 from toplora_train.evaluation.methods.base import EvalContext, find_method
 from toplora_train.models.tiny import tiny_tokenizer
