@@ -26,6 +26,7 @@ def word(word: str, line: str, *, make=nothing, code: int = 2) -> Case:  # type:
 
 
 VALUES = (
+    word("~seed", "'~seed' removes a setting"),
     word("seed=18446744073709551616", "seed"),
     word("seed=-1", "seed"),
     word("seed=true", "seed must be a number"),

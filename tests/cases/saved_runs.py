@@ -158,6 +158,11 @@ WRONG_FILES = (
         put(ADAPTER_CONFIG, target_modules="((("),
         "not a regular expression",
     ),
+    (
+        "a regular expression that takes forever",
+        put(ADAPTER_CONFIG, target_modules="(.+)+_none"),
+        "takes longer than 20 s",
+    ),
     ("targets that are absent", put(ADAPTER_CONFIG, target_modules=["nothing"]), "adapter"),
     (
         "layer_replication",

@@ -42,6 +42,7 @@ from toplora_train.report.metrics_file import MetricsFile, read_metrics
 from toplora_train.report.pages import render_html, render_markdown
 from toplora_train.report.record import read_report, write_report
 from toplora_train.run.fit.best_checkpoint import _read as read_judged
+from toplora_train.study.folder import Study
 from toplora_train.train.checkpoint import (
     MANIFEST,
     TrainState,
@@ -187,6 +188,21 @@ def _read_tokens(folder: Path) -> None:
     load_or_encode(folder / "tokens", Example, lambda: CACHED)
 
 
+def _write_study(folder: Path) -> None:
+    study = Study(folder)
+    (job,) = study.place([("seed=1", run_config())])
+    study.write({"time": "2026-01-01", "command": ["seed=1"]}, [job], {"model": ["tiny"]})
+    study.record(job, "started")
+    study.record(job, "ended", exit_code=0, error=None, seconds=1.5, value=0.25)
+
+
+def _read_study(folder: Path) -> None:
+    study = Study(folder)
+    study.validate_same_study({"model": ["other", "tiny"]})
+    study.place([("seed=2", run_config(seed=2))])
+    study.jobs()
+
+
 def _write_model(folder: Path) -> None:
     tiny_model().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
@@ -266,6 +282,7 @@ READERS = {
     "tokens": Reader(
         lambda folder: load_or_encode(folder / "tokens", Example, lambda: CACHED), _read_tokens
     ),
+    "study": Reader(_write_study, _read_study),
     "base model": Reader(_write_model, _read_model),
 }
 """The readers by the name in the table of the architecture page."""

@@ -31,7 +31,7 @@ def test_a_saved_model_is_valid(folder: Path):
         ({"hidden_size": "64"}, "not a config of llama"),
         ({"dtype": "float99"}, "dtype is 'float99', which is not a dtype"),
         ({"dtype": ["float32"]}, "dtype is .*, which is not a dtype"),
-        ({"architectures": 7}, "architectures must be a list"),
+        ({"architectures": 7}, "architectures: must be a list"),
         ({"torch_dtype": "nn"}, "torch_dtype is 'nn', which is not a dtype"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -59,7 +60,9 @@ class MetricsFile:
         self.close()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Append one step's record and flush; the first of a resumed run has ``resumed_after``.
+        """Append one step's record, on the disk before the checkpoint of the same step is.
+
+        The first record of a resumed run has ``resumed_after``.
 
         Args:
             record: All of ``KEYS`` and any other metrics; None values of the latter are left out.
@@ -77,6 +80,7 @@ class MetricsFile:
             row["resumed_after"], self._resumed_after = self._resumed_after, None
         self._file.write(_line(row))
         self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file, of which every line has been flushed, and write it as a table too."""

@@ -13,6 +13,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from toplora_train.adapters.saving import file_digests
+from toplora_train.config.errors import RunFailure
 from toplora_train.config.schema import ModelSettings, RunConfig
 from toplora_train.data.batches import padding_fraction
 from toplora_train.data.cache import writes_the_date
@@ -150,6 +151,11 @@ def build_report(
     """Gather what was done, at what cost, with what result."""
     selection, described = outcome.selection, outcome.described
     metrics = read_metrics(run_dir / "metrics.jsonl")
+    if not metrics:  # the folder was deleted, or its disk lost them, and no step was left to train
+        raise RunFailure(
+            f"{run_dir / 'metrics.jsonl'} has lost its lines; delete the newest folder in "
+            f"{run_dir / 'checkpoints'}, then continue with resume=auto to repeat its steps"
+        )
     lengths = run_data.lengths
     supervised = sum(example.supervised for example in run_data.train)
     last = metrics[-1]
