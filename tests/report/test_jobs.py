@@ -21,7 +21,8 @@ def study(folder):
     commands = [{"time": "t0", "command": EARLIER}, {"time": "t1", "command": LATER}]
     for seed in (1, 2, 3):
         run_folder(folder / f"s{seed}", seed=seed)
-    (folder / STUDY).write_text(json.dumps({"jobs": jobs, "commands": commands}))
+    written = {"schema_version": 1, "created": "t0", "commands": commands, "of": {}, "jobs": jobs}
+    (folder / STUDY).write_text(json.dumps(written))
     failed = {"schema_version": 1, "status": "failed", "error": "out of memory"}
     (folder / "s2" / "report.json").write_text(json.dumps(failed))
     events = [

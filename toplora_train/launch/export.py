@@ -27,11 +27,11 @@ KEYS = (
         choices=("lora", "merged"),
     ),
     Key("output", "the folder to write, by default RUN/FORMAT"),
-    Key("config_dir", "the folder with the modules of your own that the run uses"),
     Key("push", "the hub's repository, owner/name, to upload the run's adapter to"),
     Key("private", "whether a new repository is private, by default true", choices=SWITCH),
     Key("report", "whether the report is uploaded too, by default true", choices=SWITCH),
     Key("dry_run", "only list what would be uploaded; needs no network", choices=SWITCH),
+    Key("config_dir", "the folder with the modules of your own that the run uses"),
     Key(
         "trust_remote_code",
         "whether the base model's own Python code may run; never taken from the run",

@@ -56,7 +56,8 @@ def tuned(tokenizer):
 
 @pytest.fixture(scope="module")
 def decoded(tuned, tokenizer, prompts):
-    return dict(generate(tuned, tokenizer, prompts, max_new_tokens=NEW, batch_size=1))
+    found = generate(tuned, tokenizer, prompts, max_new_tokens=NEW, batch_size=1)
+    return {one.index: one.text for one in found}
 
 
 def proven(model, tokenizer, prompts, batch_size=4, **changes):

@@ -5,6 +5,7 @@ import pytest
 
 from tests.run.fit.test_best_checkpoint import judged_run, step
 from toplora_train.config.errors import UserError
+from toplora_train.evaluation.decoding.decode import Generated
 from toplora_train.run.fit import selection_metric
 from toplora_train.run.fit.selection_metric import (
     VALIDATION_LOSS,
@@ -75,7 +76,8 @@ def test_accuracy_is_measured_where_the_validation_loss_was(make_run, monkeypatc
     def written(_model, tokenizer, prompts, **_):
         for place, prompt in enumerate(prompts):
             text = tokenizer.decode(prompt)
-            yield place, next((known[one] for one in known if one in text), "none")
+            answer = next((known[one] for one in known if one in text), "none")
+            yield Generated(place, answer, finished=True)
 
     monkeypatch.setattr("toplora_train.evaluation.methods.generate.generate", written)
     assert metric(model, record) == 0.5
