@@ -38,7 +38,7 @@ CASES = (
         words("eval", "name", *EVAL, f"name={name}")
         for name in ("../../../../../x", "/abs", "..", "a/b", "x" * 300, "\x1b[31m")
     ),
-    words("export", "format is not given", "run=run"),
+    words("export", "give format=lora|merged", "run=run"),
     words("export", "format must be", "run=run", "format=gguf"),
     words("export", "output", "run=run", "format=merged", "output=/"),
     words(

@@ -64,6 +64,11 @@ def test_what_is_not_a_local_file_waits_for_the_run(tmp_path):
     check_rows(replace(config, dataset=replace(config.dataset, train="owner/name")))
 
 
+def test_a_name_that_no_file_can_have_waits_for_the_run(tmp_path):
+    config = run(tmp_path, GOOD)
+    check_rows(replace(config, dataset=replace(config.dataset, train="x" * 300 + ".jsonl")))
+
+
 def test_torch_is_not_imported_for_it():
     code = (
         "import sys, toplora_train.run.prepare.early, toplora_train.run.prepare.own_table\n"

@@ -48,7 +48,10 @@ def check_rows(config: RunConfig) -> None:
 def _is_small(source: str, *of_hub: str | None) -> bool:
     """Whether a source is local; a copy of a hub data set is read by its slow library instead."""
     path = Path(without_part(source)[1]).expanduser()
-    if any(of_hub) or not path.exists():
+    try:
+        if any(of_hub) or not path.exists():
+            return False
+        files = [path, *path.rglob("*")] if path.is_dir() else [path]
+        return sum(file.stat().st_size for file in files if file.is_file()) <= LARGE
+    except OSError:  # such as a name that is too long: the run says what is wrong with it
         return False
-    files = [path, *path.rglob("*")] if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file()) <= LARGE
