@@ -39,27 +39,57 @@ def toplora_train(
     )
 
 
-@pytest.mark.parametrize(
-    "adapter",
-    ["toplora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "dora"))],
+@pytest.fixture(
+    scope="module",
+    params=["toplora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "dora"))],
 )
-def test_the_smoke_recipe_completes_with_every_adapter(tmp_path: Path, adapter: str):
-    done = toplora_train(tmp_path, "recipe=smoke", f"adapter={adapter}", "output_dir=run")
+def smoke(request, tmp_path_factory) -> tuple[Path, list[str], subprocess.CompletedProcess]:
+    """The folder and the words of a finished run of the smoke recipe, and how it ended."""
+    folder = tmp_path_factory.mktemp(request.param)
+    words = ["recipe=smoke", f"adapter={request.param}", "optimizer.lr=1e-2", "output_dir=run"]
+    return folder, words, toplora_train(folder, *words)
+
+
+def test_the_smoke_recipe_completes_with_every_adapter(smoke):
+    folder, words, done = smoke
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    report = json.loads((folder / "run" / "report.json").read_text())
     for part, keys in REPORT_KEYS.items():
         assert set(keys.split()) <= (report[part] if part else report).keys()
     assert set(TASK_KEYS.split()) <= report["tasks"]["arithmetic"].keys()
     assert report["status"] == "completed"
-    assert report["adapter"]["name"] == adapter
+    assert f"adapter={report['adapter']['name']}" in words
     assert report["reload"]["max_abs_logit_difference"] <= 1e-6
     assert "report.html" in done.stdout
 
-    before = weights(tmp_path)
-    again = toplora_train(tmp_path, "recipe=smoke", f"adapter={adapter}", "output_dir=run")
+    before = weights(folder)
+    again = toplora_train(folder, *words)
     assert again.returncode == 2
     assert "output_dir" in again.stderr
-    assert weights(tmp_path) == before, "a finished run was overwritten"
+    assert weights(folder) == before, "a finished run was overwritten"
+
+
+def test_the_adapter_loads_in_another_process_to_the_logits_of_the_training_one(smoke):
+    script = """
+import json, torch, toplora_train
+from peft import PeftModel
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+from toplora_train.evaluation.decoding.decode import generate
+predictions = [json.loads(line) for line in open("run/predictions/arithmetic.jsonl")]
+model = PeftModel.from_pretrained(tiny_model(), "run/adapter")
+tokenizer = tiny_tokenizer()
+prompts = [tokenizer(p["prompt"])["input_ids"] for p in predictions]
+for one in generate(model, tokenizer, prompts, max_new_tokens=32, batch_size=1):
+    assert one.text == predictions[one.index]["output"], (one, predictions[one.index]["output"])
+with model.disable_adapter():
+    base = model(torch.tensor(prompts[:1])).logits
+assert not torch.equal(base, model(torch.tensor(prompts[:1])).logits)
+print("same", len(prompts))
+"""
+    again = subprocess.run(
+        [sys.executable, "-c", script], cwd=smoke[0], capture_output=True, text=True, check=False
+    )
+    assert "same 16" in again.stdout, again.stderr
 
 
 TWO_EPOCHS = [
@@ -130,31 +160,6 @@ def retry_while_locked(folder: Path) -> subprocess.CompletedProcess:
             break
         time.sleep(0.5)
     return resumed
-
-
-def test_the_adapter_loads_in_another_process_to_the_logits_of_the_training_one(tmp_path: Path):
-    done = toplora_train(tmp_path, "recipe=smoke", "output_dir=run", "optimizer.lr=1e-2")
-    assert done.returncode == 0, done.stderr
-    script = """
-import json, torch, toplora_train
-from peft import PeftModel
-from toplora_train.models.tiny import tiny_model, tiny_tokenizer
-from toplora_train.evaluation.decoding.decode import generate
-predictions = [json.loads(line) for line in open("run/predictions/arithmetic.jsonl")]
-model = PeftModel.from_pretrained(tiny_model(), "run/adapter")
-tokenizer = tiny_tokenizer()
-prompts = [tokenizer(p["prompt"])["input_ids"] for p in predictions]
-for one in generate(model, tokenizer, prompts, max_new_tokens=32, batch_size=1):
-    assert one.text == predictions[one.index]["output"], (one, predictions[one.index]["output"])
-with model.disable_adapter():
-    base = model(torch.tensor(prompts[:1])).logits
-assert not torch.equal(base, model(torch.tensor(prompts[:1])).logits)
-print("same", len(prompts))
-"""
-    again = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert "same 16" in again.stdout, again.stderr
 
 
 SWEEP = [
