@@ -143,6 +143,12 @@ def test_what_a_run_lacks_is_named_and_the_rest_is_shown():
     assert "base model's answers are not there" in page()
 
 
+def test_a_report_of_an_earlier_version_has_a_page_too():
+    report = made_up_report().to_dict()
+    html = render_html(report | {"environment": {"packages": {"peft": "0.21.2"}}}, [], {})
+    assert "0.21.2" in html  # found by make fuzz: there was no device then
+
+
 def test_settings_that_are_not_set_are_one_line():
     made = made_up_report()
     settings = made.adapter.settings | {"budget": None, "gate": {"eps": None}}
