@@ -28,6 +28,7 @@ def test_a_saved_model_is_valid(folder: Path):
         ({"model_type": ["llama"]}, "has the unknown model_type"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, not a size from 1"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, not a size"),
+        ({"vocab_size": 8, "pad_token_id": 8}, "pad_token_id is 8, beyond the 8 tokens"),
         ({"hidden_size": "64"}, "not a config of llama"),
         ({"dtype": "float99"}, "dtype is 'float99', which is not a dtype"),
         ({"dtype": ["float32"]}, "dtype is .*, which is not a dtype"),

@@ -89,6 +89,11 @@ def _validate_config(config: Mapping[str, Any], file: Path) -> None:
             value = part.get(key)
             if isinstance(value, int) and not 1 <= value <= largest:  # a list has one per layer
                 raise UserError(f"{file}: {key} is {value!r}, not a size from 1 to {largest}")
+        pad, size = part.get("pad_token_id"), part.get("vocab_size")
+        if isinstance(pad, int) and isinstance(size, int) and not -size <= pad < size:
+            raise UserError(
+                f"{file}: pad_token_id is {pad}, beyond the {size} tokens of vocab_size"
+            )
         for key in ("dtype", "torch_dtype"):
             value = part.get(key)
             known = isinstance(value, str) and isinstance(
