@@ -1,12 +1,18 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.report.made_up import made_up_report, task_score
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.statistics import wilson_interval
-from toplora_train.report.record import protocol_hash, read_report, write_report
+from toplora_train.report.record import (
+    completed_report,
+    protocol_hash,
+    read_report,
+    write_report,
+)
 
 TASK = dataclasses.asdict(task_score())
 PROMISED = {
@@ -161,3 +167,12 @@ def test_whatever_affects_scores_changes_the_protocol_hash(other):
 def test_a_licence_does_not_change_the_protocol_hash():
     other = TASKS | {"boolq": TASKS["boolq"] | {"licence": "y"}}
     assert protocol_hash(other, 1, "clean", None) == protocol_hash(TASKS, 1, "clean", None)
+
+
+def test_only_a_completed_run_has_a_report_to_go_on_with(tmp_path: Path):
+    with pytest.raises(UserError, match="no such file"):
+        completed_report(tmp_path)
+    failed = {"schema_version": 1, "status": "failed"}
+    (tmp_path / "report.json").write_text(json.dumps(failed))
+    with pytest.raises(UserError, match="its status is failed, not completed"):
+        completed_report(tmp_path)

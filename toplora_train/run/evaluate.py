@@ -15,10 +15,9 @@ from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.evaluation.ranks import Ranks
-from toplora_train.report.record import protocol_hash
+from toplora_train.report.record import completed_report, protocol_hash
 from toplora_train.run.assemble.evaluation_folder import (
     Evaluation,
-    finished_report,
     open_folder,
     write_evaluation,
 )
@@ -59,7 +58,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         UserError: The run has no adapter, or the tasks cannot be evaluated.
     """
     interrupt_at_once()
-    wording = finished_report(run_dir)["data"].get("wording", "alpaca")
+    wording = completed_report(run_dir)["data"].get("wording", "alpaca")
     folder = open_folder(run_dir, name)
     accelerator = open_accelerator(
         device=config.launch.device, mixed_precision=config.trainer.mixed_precision
@@ -75,7 +74,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     validate_same_head(config, trained)
     mismatch = form_mismatch(config.evaluation, trained.evaluation)
     if wording in ("alpaca", "template"):
-        learned = finished_report(run_dir)["data"].get("prompt")
+        learned = completed_report(run_dir)["data"].get("prompt")
         prompts = [prompt_mismatch(eval_set, learned) for eval_set in eval_sets]
         mismatch = (
             " ".join(filter(None, [mismatch, *(f"{one}." for one in prompts if one)])) or None

@@ -26,7 +26,7 @@ from toplora_train.data.special import find_special
 from toplora_train.evaluation.decoding.decode import Generated, generate
 from toplora_train.evaluation.protocol import find_protocol
 from toplora_train.evaluation.validate import encode_within_positions
-from toplora_train.run.assemble.evaluation_folder import finished_report
+from toplora_train.report.record import completed_report
 from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import AUTOCAST, open_accelerator
 from toplora_train.run.prepare.objective import (
@@ -191,7 +191,7 @@ def open_answerer(config: RunConfig, run_dir: Path, decoding: Decoding) -> Answe
     Raises:
         UserError: The run is not finished, or its adapter or base model is not the run's own.
     """
-    wording = finished_report(run_dir)["data"].get("wording", "alpaca")
+    wording = completed_report(run_dir)["data"].get("wording", "alpaca")
     open_console()
     accelerator = open_accelerator(
         device=config.launch.device, mixed_precision=config.trainer.mixed_precision

@@ -16,7 +16,8 @@ from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import RunConfig
 from toplora_train.config.suggest import hint, nearest_name
 from toplora_train.report.json_file import plain_json, write_json_atomically
-from toplora_train.run.assemble.evaluation_folder import finished_report, open_folder
+from toplora_train.report.record import completed_report
+from toplora_train.run.assemble.evaluation_folder import open_folder
 from toplora_train.run.platform.device import AUTOCAST, open_accelerator
 from toplora_train.run.prepare.adapted_model import load_adapted
 
@@ -56,7 +57,7 @@ def evaluate_harness(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    finished_report(run_dir)
+    completed_report(run_dir)
     if (task := head_task(config)) is not None:
         raise UserError(f"harness= is for language models; this run has a head for {task.name}")
     file = open_folder(run_dir, name) / RESULTS

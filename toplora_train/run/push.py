@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.reading import read_text
 from toplora_train.report.card_use import FOLDER
-from toplora_train.run.assemble.evaluation_folder import finished_report
+from toplora_train.report.record import completed_report
 from toplora_train.run.prepare.own_adapter import validate_own_adapter
 
 REPORTS = ("report.html", "report.md", "report.json")
@@ -38,7 +38,7 @@ def files_to_push(run_dir: Path, repo: str, *, report: bool) -> dict[str, Path |
         raise UserError(f"push={repo}: {str(error).splitlines()[0]}") from error
     if repo.count("/") != 1:
         raise UserError(f"push={repo} is no repository of the hub; give owner/name")
-    finished_report(run_dir)
+    completed_report(run_dir)
     validate_own_adapter(run_dir, None)
     adapter = run_dir / "adapter"
     found: dict[str, Path | bytes] = {

@@ -13,10 +13,9 @@ from toplora_train.evaluation.predictions import Prediction, read_predictions, w
 from toplora_train.evaluation.protocol import Protocol, find_protocol
 from toplora_train.evaluation.run_evaluation import Score, count
 from toplora_train.evaluation.statistics import majority_share
-from toplora_train.report.record import TaskScore, protocol_hash
+from toplora_train.report.record import TaskScore, completed_report, protocol_hash
 from toplora_train.run.assemble.evaluation_folder import (
     Evaluation,
-    finished_report,
     open_folder,
     write_evaluation,
 )
@@ -45,7 +44,7 @@ def rescore(
         UserError: The run or protocol does not exist, or the answers were not generated.
     """
     protocol = find_protocol(protocol_name)
-    run = finished_report(run_dir)
+    run = completed_report(run_dir)
     rules = {task: (how.extraction, tuple(how.choices)) for task, how in config.task.items()}
     if config.dataset.test is not None:
         rules["test"] = (config.dataset.test_extraction, ())

@@ -8,7 +8,6 @@ from tests.run.finished import finished_run
 from toplora_train.config.errors import UserError
 from toplora_train.run.assemble.evaluation_folder import (
     Evaluation,
-    finished_report,
     open_folder,
     write_evaluation,
 )
@@ -26,15 +25,6 @@ def test_a_finished_evaluation_is_not_overwritten(tmp_path: Path):
 def test_a_name_leads_nowhere_else(tmp_path: Path, name):
     with pytest.raises(UserError, match="must be a plain name"):
         open_folder(tmp_path, name)
-
-
-def test_only_a_completed_run_is_evaluated(tmp_path: Path):
-    with pytest.raises(UserError, match="no such file"):
-        finished_report(tmp_path)
-    failed = {"schema_version": 1, "status": "failed"}
-    (tmp_path / "report.json").write_text(json.dumps(failed))
-    with pytest.raises(UserError, match="is failed; only a completed run"):
-        finished_report(tmp_path)
 
 
 def test_the_report_is_the_runs_with_other_scores(tmp_path: Path):

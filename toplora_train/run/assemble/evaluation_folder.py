@@ -12,7 +12,7 @@ from toplora_train.config.names import LONGEST, plain_name
 from toplora_train.report.gain import read_gain
 from toplora_train.report.json_file import write_json_atomically
 from toplora_train.report.pages import write_pages
-from toplora_train.report.record import TaskScore, read_report, with_scores
+from toplora_train.report.record import TaskScore, completed_report, with_scores
 
 REPORT = "report.json"
 
@@ -34,21 +34,6 @@ def open_folder(run_dir: Path, name: str) -> Path:
     return folder
 
 
-def finished_report(run_dir: Path) -> dict[str, Any]:
-    """The report of a completed run.
-
-    Raises:
-        UserError: The run is not completed.
-    """
-    report = read_report(run_dir / REPORT)
-    if report.get("status") != "completed":
-        raise UserError(
-            f"{run_dir} is {report.get('status', 'not finished')}; only a completed run has an "
-            "adapter to evaluate"
-        )
-    return report
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Scores by task, how they were obtained, and a note for the report."""
@@ -63,7 +48,7 @@ class Evaluation:
 
 def write_evaluation(folder: Path, run_dir: Path, evaluation: Evaluation) -> dict[str, Any]:
     """Write the run's report with its scores replaced by the evaluation's; return it."""
-    run, tasks = finished_report(run_dir), evaluation.tasks
+    run, tasks = completed_report(run_dir), evaluation.tasks
     with_base = all(score.base_value is not None for score in tasks.values())
     gain = read_gain(folder / "predictions", list(tasks)) if with_base else None
     report = with_scores(run, tasks, gain) | {
