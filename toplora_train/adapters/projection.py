@@ -1,0 +1,86 @@
+"""The thin products with x and their gradients, with dropout, in one pass over x each.
+
+    h = [drop(x) K_d^T, x K_e^T],   drop(x) = x * mask / (1 - p)
+
+Shapes: x (T, n), K = [K_d; K_e] (k, n), h (T, k); ``dropped`` is the number of rows of K_d. The
+mask is drawn again from ``seed`` for each product instead of being stored, so that dropout costs
+neither memory nor, because masks are drawn for as many rows as fit in a processor's cache, passes
+over memory. On CUDA devices with Triton, :mod:`toplora_train.adapters.kernels` computes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+CACHE_BYTES = 2**19
+"""Size of the rows of x that are processed at a time on a CPU."""
+
+
+def project(x: Tensor, K: Tensor, p: float, seed: int, dropped: int) -> Tensor:
+    """The thin product ``(T, k)``, in the dtype of ``x``."""
+    if p == 0:
+        return x @ K.T
+    K = _scaled(K, p, dropped)
+    h = x.new_empty(len(x), len(K))
+    for rows, mask in _masks(x, p, seed):
+        part = x[rows]
+        torch.mm(mask.mul_(part), K[:dropped].T, out=h[rows, :dropped])
+        if dropped < len(K):
+            torch.mm(part, K[dropped:].T, out=h[rows, dropped:])
+    return h
+
+
+def add_input_gradient(
+    dx: Tensor, dh: Tensor, K: Tensor, p: float, seed: int, dropped: int
+) -> Tensor:
+    """``dx + mask / (1 - p) * (dh_d K_d) + dh_e K_e``, added in place: ``(T, n)``."""
+    if p == 0:
+        return dx.addmm_(dh, K)
+    K = _scaled(K, p, dropped)
+    for rows, mask in _masks(dx, p, seed):
+        dx[rows].addcmul_(dh[rows, :dropped] @ K[:dropped], mask)
+        if dropped < len(K):
+            dx[rows].addmm_(dh[rows, dropped:], K[dropped:])
+    return dx
+
+
+def weight_gradient(dh: Tensor, x: Tensor, p: float, seed: int, dropped: int) -> Tensor:
+    """``[dh_d^T drop(x); dh_e^T x]``, ``(k, n)`` in float32 or wider."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if p == 0:
+        return wide_product(dh.T, x)
+    dK = x.new_zeros(dh.shape[1], x.shape[1], dtype=wide)
+    for rows, mask in _masks(x, p, seed):
+        part = x[rows]
+        if dropped < len(dK):
+            dK[dropped:] += wide_product(dh[rows, dropped:].T, part)
+        dK[:dropped] += wide_product(dh[rows, :dropped].T, mask.mul_(part))
+    dK[:dropped] /= 1 - p
+    return dK
+
+
+def wide_product(left: Tensor, right: Tensor) -> Tensor:
+    """The product in float32 or wider, accumulated in it where the device can."""
+    wide = torch.promote_types(left.dtype, torch.float32)
+    if left.is_cuda and left.dtype != wide:
+        return torch.mm(left, right, out_dtype=wide)
+    return (left @ right).to(wide)
+
+
+def _scaled(K: Tensor, p: float, dropped: int) -> Tensor:
+    return torch.cat([K[:dropped] / (1 - p), K[dropped:]])
+
+
+def _masks(x: Tensor, p: float, seed: int) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of rows, and for each a new 0/1 tensor in the shape and dtype of the rows."""
+    generator = torch.Generator(x.device).manual_seed(seed)
+    rows, count = len(x), len(x)
+    if x.device.type == "cpu":
+        rows = max(1, CACHE_BYTES // (x.shape[1] * x.element_size()))
+    for start in range(0, count, max(1, rows)):
+        part = slice(start, min(start + rows, count))
+        mask = torch.empty_like(x[part], memory_format=torch.contiguous_format)
+        yield part, mask.bernoulli_(1 - p, generator=generator)
