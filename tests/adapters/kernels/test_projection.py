@@ -117,8 +117,9 @@ def test_the_sums_of_a_tile_fit_in_the_registers():
     for k in (16, 32, 64, 96, 128, 256, 512):
         for itemsize in (2, 4):
             tiles = tiles_of(2**14, k, itemsize)
-            assert max(tiles.rows, tiles.columns) * k <= 128 * 32 * tiles.warps
-    assert tiles_of(100, 16, 2).rows == 16 and tiles_of(2**14, 16, 2).rows == 64
+            assert tiles.forward.rows * k <= 128 * 32 * tiles.forward.warps
+            assert tiles.backward_weight.columns * k <= 128 * 32 * tiles.backward_weight.warps
+    assert tiles_of(100, 16, 2).forward.rows == 16 and tiles_of(2**14, 16, 2).forward.rows == 64
 
 
 def test_what_does_not_fit_is_refused(device):

@@ -56,5 +56,6 @@ def kept(seed, rows, groups, threshold):
         key_a += 0x9E3779B9
         key_b += 0xBB67AE85
     words = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (R, G * 4))
-    bits = tl.reshape(tl.join(words & 0xFFFF, words >> 16), (R, G * 8))
-    return bits >= threshold.to(tl.uint32)
+    # The low and the high half of each word, compared in the place of the high half.
+    bits = tl.reshape(tl.join(words << 16, words), (R, G * 8))
+    return bits >= threshold.to(tl.uint32) << 16

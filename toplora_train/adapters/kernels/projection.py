@@ -155,30 +155,39 @@ def _project_backward_weight(
         tl.store(places + index_p[None, :] * n, sum_p, mask=mask)
 
 
-class Tiles(NamedTuple):
-    """How the launches split their work; chosen from shapes alone."""
+class Tile(NamedTuple):
+    """What one program of a launch takes of x at a time."""
 
     rows: int
-    """Of x in a program of `project`; the programs of the other two have ``steps``."""
     columns: int
-    steps: int
-    inner: int
-    """How many of the k terms `project_backward_input` loads at a time."""
     warps: int
 
 
+class Tiles(NamedTuple):
+    """How the three launches split their work."""
+
+    forward: Tile
+    backward_input: Tile
+    backward_weight: Tile
+    inner: int
+    """How many of the k terms `project_backward_input` loads at a time."""
+
+
 def tiles_of(T: int, k: int, itemsize: int) -> Tiles:
-    """The tiles for T rows and k (padded) rows of K.
+    """The tiles for T rows and k (padded) rows of K, from shapes alone.
 
     Rows are fewer where 64 would leave multiprocessors idle; columns, where the sums (a tile's rows
-    or columns times k, in float32) need the registers. Tensor cores have no float32: those products
-    are unrolled instructions, and their tiles are small.
+    or columns times k, in float32) need the registers. Programs of the gradient by x are short, and
+    many of them hide the latency. Tensor cores have no float32: those products are unrolled
+    instructions, and their tiles are small.
     """
     rows = 64 if T >= 64 * MULTIPROCESSORS else 32 if T >= 32 * MULTIPROCESSORS else 16
     warps = 4 if k <= 64 else 8
     if itemsize == 4:
-        return Tiles(min(rows, 32), 32 if k <= 128 else 16, 32 if k <= 128 else 16, 16, warps)
-    return Tiles(rows, 128 if k <= 64 else 64 if k <= 256 else 32, 64, 64, warps)
+        side = 32 if k <= 128 else 16
+        return Tiles(Tile(min(rows, 32), side, warps), Tile(side, 64, 4), Tile(side, side, 8), 16)
+    columns = 128 if k <= 64 else 64 if k <= 256 else 32
+    return Tiles(Tile(rows, columns, warps), Tile(64, 64, 4), Tile(64, columns, 8), 64)
 
 
 class _Product(NamedTuple):
@@ -244,13 +253,13 @@ def project(x: Tensor, K: Tensor, p: float, seed: int | Tensor, dropped: int) ->
     if K.shape[1] != work.n:
         raise ValueError(f"K {tuple(K.shape)} does not multiply x {tuple(x.shape)}")
     out = x.new_empty(work.T, work.k)
-    tiles = work.tiles
+    rows, columns, warps = work.tiles.forward
     if work.T:
         with torch.cuda.device_of(x):
-            _project[(triton.cdiv(work.T, tiles.rows),)](
+            _project[(triton.cdiv(work.T, rows),)](
                 x, K, out, work.T, work.n, _seed(seed), work.threshold, work.scale,
                 work.k, work.dropped, work.padded_dropped, work.padded_plain,
-                tiles.rows, tiles.columns, num_warps=tiles.warps, num_stages=3,
+                rows, columns, num_warps=warps, num_stages=3,
             )  # fmt: skip
     return out
 
@@ -278,15 +287,14 @@ def project_backward_input(
         )
     if K.dtype != dx.dtype or not K.is_contiguous():
         raise ValueError("K must be contiguous and in dx's dtype")
-    tiles = work.tiles
-    columns = 64  # small tiles that are many: the programs are short, and many hide the latency
-    blocks = triton.cdiv(work.T, tiles.steps) * triton.cdiv(work.n, columns)
+    rows, columns, warps = work.tiles.backward_input
+    blocks = triton.cdiv(work.T, rows) * triton.cdiv(work.n, columns)
     if blocks:
         with torch.cuda.device_of(dx):
             _project_backward_input[(blocks,)](
                 dhidden, K, dx, work.T, work.n, _seed(seed), work.threshold, work.scale,
                 work.k, work.dropped, work.padded_dropped, work.padded_plain,
-                tiles.steps, columns, tiles.inner, num_warps=4, num_stages=1,
+                rows, columns, work.tiles.inner, num_warps=warps, num_stages=1,
             )  # fmt: skip
 
 
@@ -311,11 +319,11 @@ def project_backward_weight(
     work = _product(x, dhidden, dhidden.shape[-1], p, dropped)
     if len(dhidden) != work.T:
         raise ValueError(f"dhidden {tuple(dhidden.shape)} has not x's {work.T} rows")
-    steps, columns = work.tiles.steps, work.tiles.columns
+    rows, columns, warps = work.tiles.backward_weight
     across = triton.cdiv(work.n, columns)
     # Two programs for each multiprocessor: more would only add partial sums to write and read.
-    spans = max(1, min(2 * MULTIPROCESSORS // across, triton.cdiv(work.T, steps)))
-    span = triton.cdiv(triton.cdiv(work.T, spans), steps) * steps
+    spans = max(1, min(2 * MULTIPROCESSORS // across, triton.cdiv(work.T, rows)))
+    span = triton.cdiv(triton.cdiv(work.T, spans), rows) * rows
     spans = triton.cdiv(work.T, span) if span else 0
     parts = torch.empty(spans, work.k, work.n, dtype=torch.float32, device=x.device)
     if spans:
@@ -323,6 +331,6 @@ def project_backward_weight(
             _project_backward_weight[(across, spans)](
                 dhidden, x, parts, work.T, work.n, span, _seed(seed), work.threshold, work.scale,
                 work.k, work.dropped, work.padded_dropped, work.padded_plain,
-                steps, columns, num_warps=8, num_stages=3,
+                rows, columns, num_warps=warps, num_stages=3,
             )  # fmt: skip
     return parts[0] if spans == 1 else parts.sum(dim=0)
