@@ -12,9 +12,9 @@ are x, h and z. All is computed in the dtype of the frozen layer, from a copy of
 as autocast does; the gate and the gradients of the factors are float32 or wider.
 
 It is used where one adapter is active in a layer and the input has the frozen layer's dtype, or
-autocast's. Otherwise, and inside ``torch.compile``, which fuses by itself, the update is composed of
-PyTorch's operations (:func:`~toplora_train.adapters.low_rank.composed_update`). The frozen layer is
-part of the function if it is an ``nn.Linear`` without hooks; others (quantised ones) are called.
+autocast's. Otherwise, and inside ``torch.compile``, which fuses by itself, the update is composed
+of PyTorch's operations (:func:`~toplora_train.adapters.low_rank.composed_update`). The frozen layer
+is part of the function if it is an ``nn.Linear`` without hooks; others (quantised) are called.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from toplora_train.adapters import projection
+from toplora_train.adapters import kernels, projection
 from toplora_train.adapters.low_rank import Gate, LowRank, gated
 
 
@@ -111,7 +111,7 @@ class _FusedLinear(torch.autograd.Function):
         gain: Tensor | None,
         how: _How,
     ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).to(how.dtype)
+        rows = x.reshape(-1, x.shape[-1]).to(how.dtype).contiguous()
         K = (A if theta is None else torch.cat([A, theta.T])).to(how.dtype)
         thin = B.to(how.dtype)
         h = projection.project(rows, K, how.p, how.seed, len(A))
@@ -160,6 +160,11 @@ class _FusedLinear(torch.autograd.Function):
 def _gate(h: Tensor, gain: Tensor | None, how: _How) -> Tensor:
     """``s (A x) * g(x Theta)``, ``(T, r)``, from h ``(T, 2 r)``."""
     assert how.gate is not None
+    epsilon = how.gate.kernel_epsilon
+    if epsilon is not None and gain is not None and _has_kernel(h):
+        from toplora_train.adapters.kernels.gate import gated as in_one_launch
+
+        return in_one_launch(h, gain, how.scaling, epsilon)
     hidden, logits = h.chunk(2, dim=1)
     return gated(hidden, logits, how.gate._replace(gain=gain), how.scaling)
 
@@ -168,8 +173,18 @@ def _gate_gradient(
     dz: Tensor, h: Tensor, gain: Tensor | None, how: _How
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of h and gain; z is cheap to compute again, and autograd differentiates it."""
+    assert how.gate is not None
+    epsilon = how.gate.kernel_epsilon
+    if epsilon is not None and gain is not None and _has_kernel(h):
+        from toplora_train.adapters.kernels.gate import gated_backward
+
+        return gated_backward(dz, h, gain, how.scaling, epsilon)
     inputs = [t.detach().requires_grad_() for t in (h, gain) if t is not None]
     with torch.enable_grad():
         z = _gate(inputs[0], inputs[1] if len(inputs) == 2 else None, how)
     dh, *dgain = torch.autograd.grad(z, inputs, dz)
     return dh, dgain[0] if dgain else None
+
+
+def _has_kernel(h: Tensor) -> bool:
+    return kernels.available(h) and h.shape[1] <= 2 * kernels.MAX_RANK

@@ -5,7 +5,8 @@
 Shapes: x (T, n), K = [K_d; K_e] (k, n), h (T, k); ``dropped`` is the number of rows of K_d. The
 mask is drawn again from ``seed`` for each product instead of being stored, so that dropout costs
 neither memory nor, because masks are drawn for as many rows as fit in a processor's cache, passes
-over memory. On CUDA devices with Triton, :mod:`toplora_train.adapters.kernels` computes the same.
+over memory. On a CUDA device with Triton, :mod:`toplora_train.adapters.kernels` does the same in
+one launch each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from toplora_train.adapters import kernels
+
 CACHE_BYTES = 2**19
 """Size of the rows of x that are processed at a time on a CPU."""
 
@@ -23,6 +26,10 @@ def project(x: Tensor, K: Tensor, p: float, seed: int, dropped: int) -> Tensor:
     """The thin product ``(T, k)``, in the dtype of ``x``."""
     if p == 0:
         return x @ K.T
+    if _has_kernel(x, K):
+        from toplora_train.adapters.kernels.projection import project as in_one_launch
+
+        return in_one_launch(x, K, p, seed, dropped)
     K = _scaled(K, p, dropped)
     h = x.new_empty(len(x), len(K))
     for rows, mask in _masks(x, p, seed):
@@ -39,6 +46,11 @@ def add_input_gradient(
     """``dx + mask / (1 - p) * (dh_d K_d) + dh_e K_e``, added in place: ``(T, n)``."""
     if p == 0:
         return dx.addmm_(dh, K)
+    if _has_kernel(dx, K):
+        from toplora_train.adapters.kernels.projection import project_backward_input
+
+        project_backward_input(dh.contiguous(), K, p, seed, dropped, dx)
+        return dx
     K = _scaled(K, p, dropped)
     for rows, mask in _masks(dx, p, seed):
         dx[rows].addcmul_(dh[rows, :dropped] @ K[:dropped], mask)
@@ -49,9 +61,13 @@ def add_input_gradient(
 
 def weight_gradient(dh: Tensor, x: Tensor, p: float, seed: int, dropped: int) -> Tensor:
     """``[dh_d^T drop(x); dh_e^T x]``, ``(k, n)`` in float32 or wider."""
-    wide = torch.promote_types(x.dtype, torch.float32)
     if p == 0:
         return wide_product(dh.T, x)
+    if _has_kernel(x, dh):
+        from toplora_train.adapters.kernels.projection import project_backward_weight
+
+        return project_backward_weight(dh.contiguous(), x, p, seed, dropped)
+    wide = torch.promote_types(x.dtype, torch.float32)
     dK = x.new_zeros(dh.shape[1], x.shape[1], dtype=wide)
     for rows, mask in _masks(x, p, seed):
         part = x[rows]
@@ -68,6 +84,10 @@ def wide_product(left: Tensor, right: Tensor) -> Tensor:
     if left.is_cuda and left.dtype != wide:
         return torch.mm(left, right, out_dtype=wide)
     return (left @ right).to(wide)
+
+
+def _has_kernel(x: Tensor, thin: Tensor) -> bool:
+    return kernels.available(x) and min(thin.shape) <= kernels.MAX_RANK
 
 
 def _scaled(K: Tensor, p: float, dropped: int) -> Tensor:
