@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 from toplora_train.adapters.kernels.gate import gated, gated_backward
 
 SCALING, EPS = 1.75, 2.0**-7
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+TOLERANCE = {torch.float32: 5e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 def inputs(T: int, r: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, ...]:

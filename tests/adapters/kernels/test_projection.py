@@ -18,13 +18,13 @@ from toplora_train.adapters.kernels.projection import (
 SEED = 2**40 + 11
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 CASES = [
-    (37, 70, 2, 1, torch.float32, 0.5),
-    (65, 140, 8, 4, torch.bfloat16, 0.05),
+    (33, 40, 2, 1, torch.float32, 0.5),
+    (65, 134, 8, 4, torch.bfloat16, 0.05),
     (1, 136, 16, 8, torch.float16, 0.3),
     (130, 128, 32, 16, torch.bfloat16, 0.0),
-    (67, 100, 48, 48, torch.bfloat16, 0.2),
-    (50, 72, 96, 48, torch.float32, 0.1),
-    (33, 40, 300, 44, torch.bfloat16, 0.1),
+    (20, 100, 48, 48, torch.bfloat16, 0.2),
+    (18, 24, 96, 48, torch.float32, 0.1),
+    (17, 40, 300, 44, torch.bfloat16, 0.1),
 ]
 
 
@@ -71,7 +71,7 @@ def test_unit_vectors_read_the_same_mask_from_all_three(mask, device):
 
 @pytest.mark.usefixtures("poison")
 def test_many_spans_of_rows_give_the_same_weight_gradient_every_time(mask, device):
-    T, n, k = 200, 24, 5
+    T, n, k = 100, 24, 5
     x, dhidden = torch.randn(T, n, device=device), torch.randn(T, k, device=device)
     first = project_backward_weight(dhidden, x, 0.4, SEED, 3)
     assert torch.equal(first, project_backward_weight(dhidden, x, 0.4, SEED, 3))

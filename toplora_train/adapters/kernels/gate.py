@@ -25,7 +25,9 @@ ELEMENTS = 2048
 
 
 @triton.jit(do_not_specialize=["T"])
-def _gated(hidden, gain, z, T, r, scaling, eps, ROWS: tl.constexpr, RANK: tl.constexpr):
+def _gated(
+    hidden, gain, z, T, r: tl.constexpr, scaling, eps, ROWS: tl.constexpr, RANK: tl.constexpr
+):
     first = tl.program_id(0).to(tl.int64) * ROWS
     rows = tl.arange(0, ROWS)
     index = tl.arange(0, RANK)
@@ -41,8 +43,9 @@ def _gated(hidden, gain, z, T, r, scaling, eps, ROWS: tl.constexpr, RANK: tl.con
 
 @triton.jit(do_not_specialize=["T"])
 def _gated_backward(
-    dz, hidden, gain, dhidden, dgain, T, r, scaling, eps, ROWS: tl.constexpr, RANK: tl.constexpr
-):
+    dz, hidden, gain, dhidden, dgain, T, r: tl.constexpr, scaling, eps,
+    ROWS: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
     first = tl.program_id(0).to(tl.int64) * ROWS
     rows = tl.arange(0, ROWS)
     index = tl.arange(0, RANK)
@@ -130,16 +133,7 @@ def gated_backward(
     if T:
         with torch.cuda.device_of(hidden):
             _gated_backward[(blocks,)](
-                dz.contiguous(),
-                hidden,
-                gain.contiguous(),
-                dhidden,
-                parts,
-                T,
-                r,
-                float(scaling),
-                float(eps),
-                rows,
-                padded,
-            )
+                dz.contiguous(), hidden, gain.contiguous(), dhidden, parts,
+                T, r, float(scaling), float(eps), rows, padded,
+            )  # fmt: skip
     return dhidden, parts.sum(dim=0)

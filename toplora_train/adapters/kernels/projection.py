@@ -185,7 +185,7 @@ def tiles_of(T: int, k: int, itemsize: int) -> Tiles:
     warps = 4 if k <= 64 else 8
     if itemsize == 4:
         side = 32 if k <= 128 else 16
-        return Tiles(Tile(min(rows, 32), side, warps), Tile(side, 64, 4), Tile(side, side, 8), 16)
+        return Tiles(Tile(min(rows, side), side, warps), Tile(side, 64, 4), Tile(side, side, 8), 16)
     columns = 128 if k <= 64 else 64 if k <= 256 else 32
     return Tiles(Tile(rows, columns, warps), Tile(64, 64, 4), Tile(64, columns, 8), 64)
 
