@@ -157,12 +157,17 @@ def measure(
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
                 before = torch.cuda.memory_allocated()
-            taken = milliseconds(lambda model=model: step(model, inputs, labels), device)
+            result: list[Tensor] = []
+            taken = milliseconds(
+                lambda model=model, result=result: result.append(step(model, inputs, labels)),
+                device,
+            )
             if repeat:  # the first one warms up
                 times[label].append(taken)
-            elif device == "cuda":
+                continue
+            losses[label] = float(result[0])
+            if device == "cuda":
                 peaks[label] = (torch.cuda.max_memory_allocated() - before) / 2**30
-                losses[label] = float(step(model, inputs, labels))
     median = {label: statistics.median(values) for label, values in times.items()}
     weights = sum(p.numel() for n, p in base.model.layers.named_parameters() if p.dim() == 2)
     head = base.lm_head.weight.numel() / SUPERVISED

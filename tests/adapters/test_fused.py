@@ -38,7 +38,8 @@ class Layer:
         if gate is not None:
             activation, norm = gate
             function = partial(gate_of, activation=activation, norm=norm, epsilon=1e-6)
-            made = Gate(self.theta, None if norm == "none" else self.gain, function)
+            epsilon = 1e-6 if gate == ("exp", "rms") else None
+            made = Gate(self.theta, None if norm == "none" else self.gain, function, epsilon)
         self.factors = LowRank(self.A, self.B, 1.7, made)
         gate_tensors = [] if made is None else [t for t in made[:2] if t is not None]
         self.inputs = [self.x, self.A, self.B, *gate_tensors]

@@ -48,18 +48,19 @@ def test_products_and_gradients_are_those_of_one_mask(tensors, dropped):
     onto = torch.ones(T, N).double()
     x, k = x.detach(), k.detach()
     torch.testing.assert_close(add_input_gradient(onto, dh, k, P, SEED, dropped), 1 + dx)
-    torch.testing.assert_close(weight_gradient(dh, x, P, SEED, dropped), dk)
+    torch.testing.assert_close(weight_gradient(dh, x, P, SEED, dropped, x.dtype), dk)
 
 
 def test_without_dropout_they_are_plain_products(tensors):
     x, k, dh = tensors
     torch.testing.assert_close(project(x, k, 0.0, 0, DROPPED), x @ k.T)
-    torch.testing.assert_close(weight_gradient(dh, x, 0.0, 0, DROPPED), dh.T @ x)
+    torch.testing.assert_close(weight_gradient(dh, x, 0.0, 0, DROPPED, x.dtype), dh.T @ x)
     onto = torch.ones(T, N).double()
     torch.testing.assert_close(add_input_gradient(onto, dh, k, 0.0, 0, DROPPED), 1 + dh @ k)
 
 
-def test_gradients_of_bf16_factors_are_float32(tensors):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_have_the_dtype_of_the_factors(tensors, dtype):
     x, _, dh = (tensor.bfloat16() for tensor in tensors)
-    assert weight_gradient(dh, x, P, SEED, DROPPED).dtype is torch.float32
-    assert weight_gradient(dh, x, 0.0, 0, DROPPED).dtype is torch.float32
+    for p in (0.0, P):
+        assert weight_gradient(dh, x, p, SEED, DROPPED, dtype).dtype is dtype

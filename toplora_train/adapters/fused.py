@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from toplora_train.adapters import gate as paper_gate
 from toplora_train.adapters import kernels, projection
 from toplora_train.adapters.low_rank import Gate, LowRank, gated
 
@@ -135,36 +136,30 @@ class _FusedLinear(torch.autograd.Function):
         how: _How = ctx.how
         r = B.shape[1]
         dy_rows = dy.reshape(-1, len(B))
-        dz = dy_rows @ B
-        dB = projection.wide_product(dy_rows.T, z)
-        dtheta = dgain = dx = None
+        of_x, of_A, of_B, of_theta, of_gain = ctx.dtypes
+        dB = projection.product(dy_rows.T, z, of_B)
+        dx = dtheta = dgain = None
         if how.gate is None:
-            dh = dz.mul_(how.scaling)
+            dh = torch.addmm(h, dy_rows, B, beta=0, alpha=how.scaling)
             dB.mul_(how.scaling)
         else:
-            dh, dgain = _gate_gradient(dz, h, gain, how)
-        dK = projection.weight_gradient(dh, rows, how.p, how.seed, r)
+            dh, dgain = _gate_gradient(dy_rows @ B, h, gain, how)
+        dK = projection.weight_gradient(dh, rows, how.p, how.seed, r, of_A)
         if ctx.needs_input_grad[0]:
             of_base = torch.zeros_like(rows) if weight is None else dy_rows @ weight.to(how.dtype)
-            dx = projection.add_input_gradient(of_base, dh, K, how.p, how.seed, r).view(ctx.shape)
+            dx = projection.add_input_gradient(of_base, dh, K, how.p, how.seed, r)
+            dx = dx.view(ctx.shape).to(of_x)
         if how.gate is not None:
-            dtheta = dK[r:].T
-        gradients = (dx, dK[:r], dB, dtheta, dgain)
-        dx, dA, dB, dtheta, dgain = (
-            gradient if gradient is None else gradient.to(dtype)
-            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
-        )
-        return dx, None, None, dy if weight is None else None, dA, dB, dtheta, dgain, None
+            dtheta = dK[r:].T.to(of_theta)
+            dgain = None if dgain is None else dgain.to(of_gain)
+        return dx, None, None, dy if weight is None else None, dK[:r], dB, dtheta, dgain, None
 
 
 def _gate(h: Tensor, gain: Tensor | None, how: _How) -> Tensor:
     """``s (A x) * g(x Theta)``, ``(T, r)``, from h ``(T, 2 r)``."""
     assert how.gate is not None
-    epsilon = how.gate.kernel_epsilon
-    if epsilon is not None and gain is not None and _has_kernel(h):
-        from toplora_train.adapters.kernels.gate import gated as in_one_launch
-
-        return in_one_launch(h, gain, how.scaling, epsilon)
+    if how.gate.paper_epsilon is not None and gain is not None:
+        return _paper_gate(h).gated(h, gain, how.scaling, how.gate.paper_epsilon)
     hidden, logits = h.chunk(2, dim=1)
     return gated(hidden, logits, how.gate._replace(gain=gain), how.scaling)
 
@@ -174,11 +169,9 @@ def _gate_gradient(
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of h and gain; z is cheap to compute again, and autograd differentiates it."""
     assert how.gate is not None
-    epsilon = how.gate.kernel_epsilon
-    if epsilon is not None and gain is not None and _has_kernel(h):
-        from toplora_train.adapters.kernels.gate import gated_backward
-
-        return gated_backward(dz, h, gain, how.scaling, epsilon)
+    epsilon = how.gate.paper_epsilon
+    if epsilon is not None and gain is not None:
+        return _paper_gate(h).gated_backward(dz, h, gain, how.scaling, epsilon)
     inputs = [t.detach().requires_grad_() for t in (h, gain) if t is not None]
     with torch.enable_grad():
         z = _gate(inputs[0], inputs[1] if len(inputs) == 2 else None, how)
@@ -186,5 +179,10 @@ def _gate_gradient(
     return dh, dgain[0] if dgain else None
 
 
-def _has_kernel(h: Tensor) -> bool:
-    return kernels.available(h) and h.shape[1] <= 2 * kernels.MAX_RANK
+def _paper_gate(h: Tensor) -> Any:
+    """The module that computes the paper's gate on the device of ``h``."""
+    if kernels.available(h) and h.shape[1] <= 2 * kernels.MAX_RANK:
+        from toplora_train.adapters.kernels import gate as in_one_launch
+
+        return in_one_launch
+    return paper_gate

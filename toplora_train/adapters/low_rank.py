@@ -24,14 +24,14 @@ class Gate(NamedTuple):
         theta: ``(n, r)``.
         gain: The norm's gain ``(r)``, or None.
         function: ``(x Theta, gain) -> weights``, ``(..., r)`` each, in float32 or wider.
-        kernel_epsilon: The norm's epsilon if ``function`` is ``exp(RMSNorm_r(.))``, for which
-            there is a kernel; else None.
+        paper_epsilon: The norm's epsilon if ``function`` is the paper's, ``exp(RMSNorm_r(.))``,
+            which has a faster form; else None.
     """
 
     theta: Tensor
     gain: Tensor | None
     function: Callable[[Tensor, Tensor | None], Tensor]
-    kernel_epsilon: float | None = None
+    paper_epsilon: float | None = None
 
 
 class LowRank(NamedTuple):

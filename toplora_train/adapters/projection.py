@@ -59,31 +59,32 @@ def add_input_gradient(
     return dx
 
 
-def weight_gradient(dh: Tensor, x: Tensor, p: float, seed: int, dropped: int) -> Tensor:
-    """``[dh_d^T drop(x); dh_e^T x]``, ``(k, n)`` in float32 or wider."""
+def weight_gradient(
+    dh: Tensor, x: Tensor, p: float, seed: int, dropped: int, dtype: torch.dtype
+) -> Tensor:
+    """``[dh_d^T drop(x); dh_e^T x]``, ``(k, n)`` in ``dtype``."""
     if p == 0:
-        return wide_product(dh.T, x)
+        return product(dh.T, x, dtype)
     if _has_kernel(x, dh):
         from toplora_train.adapters.kernels.projection import project_backward_weight
 
-        return project_backward_weight(dh.contiguous(), x, p, seed, dropped)
+        return project_backward_weight(dh.contiguous(), x, p, seed, dropped).to(dtype)
     wide = torch.promote_types(x.dtype, torch.float32)
     dK = x.new_zeros(dh.shape[1], x.shape[1], dtype=wide)
     for rows, mask in _masks(x, p, seed):
         part = x[rows]
         if dropped < len(dK):
-            dK[dropped:] += wide_product(dh[rows, dropped:].T, part)
-        dK[:dropped] += wide_product(dh[rows, :dropped].T, mask.mul_(part))
+            dK[dropped:] += dh[rows, dropped:].T @ part
+        dK[:dropped] += dh[rows, :dropped].T @ mask.mul_(part)
     dK[:dropped] /= 1 - p
-    return dK
+    return dK.to(dtype)
 
 
-def wide_product(left: Tensor, right: Tensor) -> Tensor:
-    """The product in float32 or wider, accumulated in it where the device can."""
-    wide = torch.promote_types(left.dtype, torch.float32)
-    if left.is_cuda and left.dtype != wide:
-        return torch.mm(left, right, out_dtype=wide)
-    return (left @ right).to(wide)
+def product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """The matrix product in ``dtype``, without rounding in between where the device can."""
+    if left.is_cuda and dtype == torch.float32 != left.dtype:
+        return torch.mm(left, right, out_dtype=dtype)
+    return (left @ right).to(dtype)
 
 
 def _has_kernel(x: Tensor, thin: Tensor) -> bool:

@@ -96,7 +96,7 @@ class GateSettings:
         return PAPER_BF16_EPS if self.eps == "paper-bf16" else float(self.eps)
 
     @property
-    def kernel_epsilon(self) -> float | None:
+    def paper_epsilon(self) -> float | None:
         """The norm's epsilon if the gate is the paper's, else None."""
         return self.epsilon if (self.activation, self.norm) == ("exp", "rms") else None
 
@@ -198,7 +198,7 @@ class TopLoraLinear(AdapterLinear):
                     norm=settings.norm,
                     epsilon=settings.epsilon,
                 ),
-                settings.kernel_epsilon,
+                settings.paper_epsilon,
             )
         A, B = self.toplora_A[adapter_name], self.toplora_B[adapter_name]
         return LowRank(A, B, self.scaling[adapter_name], gate)
