@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from toplora_train.adapters import projection
-from toplora_train.adapters.projection import add_input_gradient, project, weight_gradient
+from toplora_train.adapters.projection import add_product, project, weight_gradient
 
 T, N, K, DROPPED, P, SEED = 37, 24, 6, 4, 0.3, 5
 
@@ -47,7 +47,7 @@ def test_products_and_gradients_are_those_of_one_mask(tensors, dropped):
     dx, dk = torch.autograd.grad(expected, [x, k], dh)
     onto = torch.ones(T, N).double()
     x, k = x.detach(), k.detach()
-    torch.testing.assert_close(add_input_gradient(onto, dh, k, P, SEED, dropped), 1 + dx)
+    torch.testing.assert_close(add_product(onto, dh, k, P, SEED, dropped), 1 + dx)
     torch.testing.assert_close(weight_gradient(dh, x, P, SEED, dropped, x.dtype), dk)
 
 
@@ -56,7 +56,7 @@ def test_without_dropout_they_are_plain_products(tensors):
     torch.testing.assert_close(project(x, k, 0.0, 0, DROPPED), x @ k.T)
     torch.testing.assert_close(weight_gradient(dh, x, 0.0, 0, DROPPED, x.dtype), dh.T @ x)
     onto = torch.ones(T, N).double()
-    torch.testing.assert_close(add_input_gradient(onto, dh, k, 0.0, 0, DROPPED), 1 + dh @ k)
+    torch.testing.assert_close(add_product(onto, dh, k, 0.0, 0, DROPPED), 1 + dh @ k)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

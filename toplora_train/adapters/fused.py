@@ -1,8 +1,9 @@
 """A frozen linear layer and its low-rank update as one differentiable function.
 
-    y  = x W^T + c + a z B^T,      h = [drop(x) A^T, x Theta],   z = gated(h) (a = 1) or h (a = s)
-    dz = a dy B     dB = a dy^T z     dh = dz dgated(h)/dh
-    dx = dy W + d/dx h             d[A; Theta^T] = dh^T [drop(x), x]
+    h  = [drop(x) A^T, x Theta]    z = s h_A * gate(h_Theta)    y = x W^T + c + z B^T
+    dB = dy^T z                    dz = dy B                    dh from dz through the gate
+    dA = dh_A^T drop(x)            dTheta = x^T dh_Theta
+    dx = dy W + mask / (1 - p) * (dh_A A) + dh_Theta Theta^T
 
 Shapes: x (T, n) after flattening, W (m, n), c (m), A (r, n), B (m, r), Theta (n, r), h (T, r or
 2 r), z (T, r). Autograd would store and pass over tensors of x's size several times more often:
@@ -114,17 +115,18 @@ class _FusedLinear(torch.autograd.Function):
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).to(how.dtype).contiguous()
         K = (A if theta is None else torch.cat([A, theta.T])).to(how.dtype)
-        thin = B.to(how.dtype)
+        scale = how.scaling if how.gate is None else 1.0
+        # Transposed, scaled and cast in one launch.
+        K_out = torch.mul(B.T, scale, out=B.new_empty(B.shape[1], len(B), dtype=how.dtype))
         h = projection.project(rows, K, how.p, how.seed, len(A))
         z = h if how.gate is None else _gate(h, gain, how)
-        scale = how.scaling if how.gate is None else 1.0
         if weight is None:
             assert result is not None
-            y = torch.addmm(result.reshape(-1, len(B)), z, thin.T, beta=1, alpha=scale)
+            y = torch.addmm(result.reshape(-1, len(B)), z, K_out)
         else:
             bias = None if bias is None else bias.to(how.dtype)
-            y = F.linear(rows, weight.to(how.dtype), bias).addmm_(z, thin.T, alpha=scale)
-        ctx.save_for_backward(rows, weight, K, thin, h, z, gain)
+            y = projection.add_product(F.linear(rows, weight.to(how.dtype), bias), z, K_out)
+        ctx.save_for_backward(rows, weight, K, K_out, h, z, gain)
         ctx.how, ctx.shape = how, x.shape
         ctx.dtypes = [None if t is None else t.dtype for t in (x, A, B, theta, gain)]
         return y.view(*x.shape[:-1], len(B))
@@ -132,22 +134,22 @@ class _FusedLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, K, B, h, z, gain = ctx.saved_tensors
+        rows, weight, K, K_out, h, z, gain = ctx.saved_tensors
         how: _How = ctx.how
-        r = B.shape[1]
-        dy_rows = dy.reshape(-1, len(B))
+        r, m = K_out.shape
+        dy_rows = dy.reshape(-1, m)
         of_x, of_A, of_B, of_theta, of_gain = ctx.dtypes
         dB = projection.product(dy_rows.T, z, of_B)
+        dh = dy_rows @ K_out.T
         dx = dtheta = dgain = None
         if how.gate is None:
-            dh = torch.addmm(h, dy_rows, B, beta=0, alpha=how.scaling)
             dB.mul_(how.scaling)
         else:
-            dh, dgain = _gate_gradient(dy_rows @ B, h, gain, how)
+            dh, dgain = _gate_gradient(dh, h, gain, how)
         dK = projection.weight_gradient(dh, rows, how.p, how.seed, r, of_A)
         if ctx.needs_input_grad[0]:
             of_base = torch.zeros_like(rows) if weight is None else dy_rows @ weight.to(how.dtype)
-            dx = projection.add_input_gradient(of_base, dh, K, how.p, how.seed, r)
+            dx = projection.add_product(of_base, dh, K, how.p, how.seed, r)
             dx = dx.view(ctx.shape).to(of_x)
         if how.gate is not None:
             dtheta = dK[r:].T.to(of_theta)

@@ -1,7 +1,10 @@
 """The gate's kernel and its gradient against autograd in float64."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 
 from toplora_train.adapters.toplora import gate_of
 
@@ -70,3 +73,40 @@ def test_what_does_not_fit_is_refused(device):
         gated_backward(dz[:2], hidden, gain, SCALING, EPS)
     with pytest.raises(ValueError, match="1 to 256"):
         gated(torch.zeros(1, 514, device=device), torch.ones(257, device=device), 1.0, EPS)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_a_fused_layer_on_the_kernels_is_the_composed_one(device, monkeypatch, p):
+    from toplora_train.adapters import projection
+    from toplora_train.adapters.fused import fused_linear
+    from toplora_train.adapters.low_rank import Gate, LowRank
+    from toplora_train.adapters.toplora import gate_of
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # not only while the kernels are imported
+    torch.manual_seed(0)
+    base = torch.nn.Linear(40, 24, device=device).requires_grad_(False)
+    A, B, theta = (
+        (torch.randn(*shape, device=device) / 3).requires_grad_()
+        for shape in [(4, 40), (24, 4), (40, 4)]
+    )
+    gain = torch.rand(4, device=device).requires_grad_()
+    x = torch.randn(3, 11, 40, device=device).requires_grad_()
+    function = partial(gate_of, activation="exp", norm="rms", epsilon=1e-5)
+    inputs = [x, A, B, theta, gain]
+    torch.manual_seed(5)
+    y = fused_linear(x, base, LowRank(A, B, 1.5, Gate(theta, gain, function, 1e-5)), nn.Dropout(p))
+    torch.manual_seed(5)
+    mask, ones = torch.ones(33, 40, device=device), torch.ones(33, 40, device=device)
+    if p:
+        eye = torch.eye(40, device=device)
+        mask = projection.project(ones, eye, p, int(torch.randint(2**62, ())), 40)
+        assert 0.1 < (mask == 0).float().mean() < 0.5
+    hidden = (x * mask.view_as(x)) @ A.T
+    expected = base(x) + 1.5 * (hidden * function(x @ theta, gain)) @ B.T
+    dy = torch.randn_like(expected)
+    for ours, right in zip(
+        (y, *torch.autograd.grad(y, inputs, dy)),
+        (expected, *torch.autograd.grad(expected, inputs, dy)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-4)
