@@ -1,46 +1,101 @@
-"""Measure the cost of an adapter in a training step: time and activation memory.
+"""Measure training steps of every method beside PEFT's and the frozen base model's.
 
-    python benchmarks/adapter_step.py [--hidden 576] [--layers 4] [--tokens 1024] [--repeats 7]
+    python benchmarks/adapter_step.py [--cases 135m:qkv:8:0.05:float32/float32 ...] [--out FILE]
 
-Every method, with non-zero weights, does forward and backward passes on the same tokens in a random
-Llama. Methods are interleaved within each repeat, so that machine noise affects all equally; the
-minimum over repeats is reported relative to PEFT's LoRA, with the A/A spread of the base model.
-Parity: TopLoRA without its gate and with LoRA's weights must have LoRA's loss. Prints JSON.
+A case is SHAPE:MODULES:RANK:DROPOUT:BASE/ADAPTER: the shape of SmolLM2 135M, Llama 3.2 1B or 3B or
+Llama 3.1 8B with random weights; q, k and v (``qkv``) or ``all`` linear layers; the dtypes of base
+and adapter. One base model is shared by all methods, whose B is not zero. Rows are right-padded,
+their lengths real ones around the median (``--lengths``, a JSON list; else all 128 tokens); the
+loss is that of 7 % of the tokens, with logits for those alone. A step is forward and backward.
+Methods are interleaved; the statistic is the median of CUDA events, on a CPU the minimum of
+processor times, which other programs on the machine disturb less than the clock. The base model is measured twice for the A/A spread. FLOPs: 4 per weight and token
+(no weight gradients); the ceiling is a large bf16 product of random matrices in the same run.
+Memory: on a CUDA device the peak of a step; on a CPU what autograd saves for the backward pass,
+without weights. Parity: LoRA has the same loss by both kernels. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import peft
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from toplora_train.adapters.attach import adapter_names, attach_adapter
+from toplora_train.adapters.attach import attach_adapter
 from toplora_train.config.adapter import adapter_defaults
 
+SHAPES = {  # vocabulary, hidden, intermediate, layers, heads, key-value heads
+    "tiny": (512, 64, 128, 2, 4, 2),
+    "135m": (49_152, 576, 1536, 30, 9, 3),
+    "1b": (128_256, 2048, 8192, 16, 32, 8),
+    "3b": (128_256, 3072, 8192, 28, 24, 8),
+    "8b": (128_256, 4096, 14336, 32, 32, 8),
+}
+CASES = ("135m:qkv:8:0:float32/float32", "135m:qkv:8:0.05:float32/float32")
+SUPERVISED = 14  # every 14th token: 7.1 %
 
-def base_model(hidden: int, layers: int) -> LlamaForCausalLM:
-    torch.manual_seed(0)
+
+class Case:
+    """A case of the command line."""
+
+    def __init__(self, text: str) -> None:
+        self.shape, self.modules, r, dropout, dtypes = text.split(":")
+        self.base, self.dtype = dtypes.split("/")
+        self.r, self.dropout = int(r), float(dropout)
+
+
+def base_model(case: Case, device: str) -> LlamaForCausalLM:
+    vocabulary, hidden, intermediate, layers, heads, key_value_heads = SHAPES[case.shape]
     config = LlamaConfig(
-        vocab_size=1000,
+        vocab_size=vocabulary,
         hidden_size=hidden,
-        intermediate_size=hidden * 8 // 3,
+        intermediate_size=intermediate,
         num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        num_key_value_heads=max(1, hidden // 192),
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        tie_word_embeddings=True,
         use_cache=False,
+        dtype=getattr(torch, case.base),
     )
-    return LlamaForCausalLM(config).requires_grad_(False).train()
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = LlamaForCausalLM(config).to(getattr(torch, case.base))
+    return model.requires_grad_(False).train()
 
 
-def adapted(name: str, hidden: int, layers: int, **changes: object) -> nn.Module:
-    settings = adapter_defaults(name)[0] | {"dropout": 0.0} | changes
-    model = attach_adapter(base_model(hidden, layers), settings, seed=0)
-    generator = torch.Generator().manual_seed(1)
+def shared_copy(model: nn.Module) -> nn.Module:
+    """The same modules around the same tensors."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def adapted(base: nn.Module, name: str, kernel: str, case: Case) -> nn.Module:
+    """By PEFT alone (``kernel=peft`` and its own DoRA norm), or as this package trains it."""
+    settings: dict[str, Any] = adapter_defaults(name)[0] | {
+        "dropout": case.dropout,
+        "dtype": case.dtype,
+        "target_modules": "all-linear" if case.modules == "all" else None,
+    }
+    if name == "tenslora":
+        settings["construction"] = "depth" if case.modules == "all" else "qkv_depth"
+    else:
+        settings |= {"r": case.r, "alpha": 2 * case.r}
+    if "kernel" in settings:
+        settings["kernel"] = kernel
+    if name == "dora":
+        settings["norm"] = "peft" if kernel == "peft" else "factored"
+    model = attach_adapter(shared_copy(base), settings, seed=0)
+    generator = torch.Generator(next(base.parameters()).device).manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad and parameter.abs().sum() == 0:
@@ -48,87 +103,156 @@ def adapted(name: str, hidden: int, layers: int, **changes: object) -> nn.Module
     return model
 
 
-def trained(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+def rows_of(lengths: list[int], tokens: int) -> tuple[int, int]:
+    """Rows and padded length of a batch of about ``tokens`` tokens around the median length."""
+    ordered = sorted(lengths)
+    longest = ordered[min(len(ordered) - 1, len(ordered) // 2 + tokens // ordered[-1] // 2)]
+    return max(1, tokens // longest), longest
 
 
-def step(model: nn.Module, inputs: torch.Tensor) -> float:
-    model.zero_grad()
-    loss = model(inputs_embeds=inputs, logits_to_keep=1).logits.float().logsumexp(-1).mean()
+def step(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    for parameter in model.parameters():
+        parameter.grad = None
+    inputs.grad = None
+    whole: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    hidden = whole.model(inputs_embeds=inputs).last_hidden_state
+    logits = whole.lm_head(hidden.flatten(0, 1)[::SUPERVISED])
+    loss = nn.functional.cross_entropy(logits.float(), labels)
     loss.backward()
-    return float(loss.detach())
+    return loss.detach()
 
 
-def kept_bytes(model: nn.Module, inputs: torch.Tensor) -> int:
-    """Bytes of the distinct tensors that autograd saves, excluding weights."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+def milliseconds(run: Callable[[], Any], device: str) -> float:
+    if device == "cpu":
+        began = time.process_time()
+        run()
+        return 1e3 * (time.process_time() - began)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def ceiling(device: str) -> float:
+    """TFLOP/s of a large bf16 product."""
+    size = 8192 if device == "cuda" else 512
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    times = [milliseconds(lambda: left @ right, device) for _ in range(15)]
+    return 2 * size**3 / statistics.median(times[5:]) / 1e9
+
+
+def kept_gib(model: nn.Module, run: Callable[[], Any]) -> float:
+    """The distinct storages that autograd saves in a step, without weights."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
     kept: dict[int, int] = {}
-    alive = []  # so that no storage address is reused
+    alive = []  # so that no storage address is used twice
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         alive.append(tensor)
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(inputs_embeds=inputs, logits_to_keep=1).logits.sum()
-    return sum(kept.values())
+        run()
+    return sum(kept.values()) / 2**30
 
 
-def timed(run: Callable[[], float]) -> tuple[float, float]:
-    began = time.perf_counter()
-    loss = run()
-    return time.perf_counter() - began, loss
+def measure(
+    case: Case, base: nn.Module, methods: dict[str, tuple[str, str]], size: tuple[int, int],
+    repeats: int, device: str,
+) -> dict[str, Any]:  # fmt: skip
+    rows, length = size
+    torch.manual_seed(2)
+    width, dtype = SHAPES[case.shape][1], getattr(torch, case.base)
+    inputs = torch.randn(rows, length, width, device=device, dtype=dtype).requires_grad_()
+    positions = len(range(0, rows * length, SUPERVISED))
+    labels = torch.randint(0, 500, (positions,), device=device)
+    models = {"base": base, "base again": base}
+    models |= {label: adapted(base, *method, case=case) for label, method in methods.items()}
+    times: dict[str, list[float]] = {label: [] for label in models}
+    losses, memory = {}, {}
+    for repeat in range(repeats + 1):
+        for label, model in models.items():
+            found: list[Tensor] = []
+
+            def run(model: nn.Module = model, found: list[Tensor] = found) -> None:
+                found.append(step(model, inputs, labels))
+
+            if repeat:
+                times[label].append(milliseconds(run, device))
+            elif device == "cuda":  # the first one warms up
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
+                run()
+                memory[label] = (torch.cuda.max_memory_allocated() - before) / 2**30
+            else:
+                memory[label] = kept_gib(model, run)
+            losses[label] = float(found[0])
+    statistic = statistics.median if device == "cuda" else min
+    taken = {label: statistic(values) for label, values in times.items()}
+    weights = sum(p.numel() for p in base.model.layers.parameters() if p.dim() == 2)
+    head = base.lm_head.weight.numel() / SUPERVISED
+    flops = 4 * (weights + head) * rows * length
+    return {
+        "rows": rows,
+        "length": length,
+        "ms": {label: round(value, 2) for label, value in taken.items()},
+        "spread": {label: round(max(v) / min(v) - 1, 4) for label, v in times.items()},
+        "over_base": {label: round(value / taken["base"], 4) for label, value in taken.items()},
+        "tflops": {label: round(flops / value / 1e9, 3) for label, value in taken.items()},
+        "memory_gib": {label: round(value, 3) for label, value in memory.items()},
+        "losses": losses,
+    }
+
+
+METHODS = {
+    "PEFT LoRA": ("lora", "peft"),
+    "LoRA": ("lora", "fused"),
+    "TopLoRA": ("toplora", "fused"),
+    "TopLoRA composed": ("toplora", "peft"),
+    "PEFT DoRA": ("dora", "peft"),
+    "DoRA": ("dora", "fused"),
+    "TensLoRA": ("tenslora", "fused"),
+    "GenLoRA": ("genlora", "fused"),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hidden", type=int, default=576)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=7)
-    arguments = parser.parse_args()
-
-    size = (arguments.hidden, arguments.layers)
-    models: dict[str, nn.Module] = {"base": base_model(*size), "base again": base_model(*size)}
-    models |= {name: adapted(name, *size) for name in adapter_names() if name != "peft"}
-    plain = adapter_defaults("toplora")[0]["gate"] | {"enabled": False}
-    models["toplora without gate"] = adapted("toplora", *size, gate=plain)
-    with torch.no_grad():
-        for mine, lora in zip(
-            *map(trained, (models["toplora without gate"], models["lora"])), strict=True
-        ):
-            mine.copy_(lora)
-    torch.manual_seed(2)
-    inputs = torch.randn(4, arguments.tokens // 4, arguments.hidden).requires_grad_()
-
-    best = dict.fromkeys(models, float("inf"))
-    losses: dict[str, float] = {}
-    for _ in range(arguments.repeats):
-        for name, model in models.items():
-            seconds, losses[name] = timed(lambda model=model: step(model, inputs))
-            best[name] = min(best[name], seconds)
-    kept = {name: kept_bytes(model, inputs) for name, model in models.items()}
-    print(
-        json.dumps(
-            {
-                "settings": vars(arguments) | {"threads": torch.get_num_threads()},
-                "aa_spread": abs(best["base"] / best["base again"] - 1),
-                "parity": abs(losses["toplora without gate"] - losses["lora"]),
-                "step_over_lora": {name: t / best["lora"] for name, t in best.items()},
-                "step_over_base": {name: t / best["base"] for name, t in best.items()},
-                "kept_over_base": {name: b / kept["base"] for name, b in kept.items()},
-                "trainable": {
-                    name: model.get_nb_trainable_parameters()[0]
-                    for name, model in models.items()
-                    if not name.startswith("base")
-                },
-            },
-            indent=2,
-        )
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--cases", nargs="+", default=CASES)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--lengths", type=Path)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lengths = json.loads(arguments.lengths.read_text()) if arguments.lengths else [128]
+    size = rows_of(lengths, arguments.tokens)
+    found: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "versions": {"torch": torch.__version__, "peft": peft.__version__, "python": sys.version},
+        "threads": torch.get_num_threads(),
+        "ceiling_tflops": round(ceiling(device), 2),
+        "cases": {},
+    }
+    base, shape = None, ("", "")
+    for text in arguments.cases:
+        case = Case(text)
+        if (case.shape, case.base) != shape:
+            base = None  # before the next one is built
+            base, shape = base_model(case, device), (case.shape, case.base)
+        methods = {label: METHODS[label] for label in arguments.methods}
+        found["cases"][text] = measure(case, base, methods, size, arguments.repeats, device)
+        print(text, json.dumps(found["cases"][text]), flush=True)
+        if arguments.out:
+            arguments.out.write_text(json.dumps(found, indent=2))
+    print("ceiling", found["ceiling_tflops"], "TFLOP/s on", found["device"])
 
 
 if __name__ == "__main__":
