@@ -13,7 +13,7 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all fuzz test-browser test-gpu test-peft-floor check format bench docs clean
+.PHONY: help install demo test test-all fuzz test-browser test-gpu test-peft-floor check format bench bench-quick docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,8 +70,14 @@ format: $(STAMP) ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## what an adapter adds to a step, as JSON
+bench: $(STAMP) ## the figures of docs/speed.md on this machine; a quarter of an hour on two cores
+	$(BIN)/python benchmarks/memory_passes.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/adapter_step.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/products.py
+	$(BIN)/python benchmarks/kernels.py
+
+bench-quick: $(STAMP) ## the same scripts at toy size, as `make test` runs them
+	$(BIN)/python -m pytest tests/test_benchmarks.py
 
 clean: ## remove the virtual environments and caches (never runs/)
 	rm -rf $(VENV) $(FLOOR) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -143,7 +143,7 @@ def ceiling(device: str) -> float:
     return 2 * size**3 / statistics.median(times[5:]) / 1e9
 
 
-def kept_gib(model: nn.Module, run: Callable[[], Any]) -> float:
+def kept_mib(model: nn.Module, run: Callable[[], Any]) -> float:
     """The distinct storages that autograd saves in a step, without weights."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
     kept: dict[int, int] = {}
@@ -157,7 +157,7 @@ def kept_gib(model: nn.Module, run: Callable[[], Any]) -> float:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         run()
-    return sum(kept.values()) / 2**30
+    return sum(kept.values()) / 2**20
 
 
 def measure(
@@ -187,9 +187,9 @@ def measure(
                 torch.cuda.reset_peak_memory_stats()
                 before = torch.cuda.memory_allocated()
                 run()
-                memory[label] = (torch.cuda.max_memory_allocated() - before) / 2**30
+                memory[label] = (torch.cuda.max_memory_allocated() - before) / 2**20
             else:
-                memory[label] = kept_gib(model, run)
+                memory[label] = kept_mib(model, run)
             losses[label] = float(found[0])
     statistic = statistics.median if device == "cuda" else min
     taken = {label: statistic(values) for label, values in times.items()}
@@ -203,7 +203,7 @@ def measure(
         "spread": {label: round(max(v) / min(v) - 1, 4) for label, v in times.items()},
         "over_base": {label: round(value / taken["base"], 4) for label, value in taken.items()},
         "tflops": {label: round(flops / value / 1e9, 3) for label, value in taken.items()},
-        "memory_gib": {label: round(value, 3) for label, value in memory.items()},
+        "memory_mib": {label: round(value, 2) for label, value in memory.items()},
         "losses": losses,
     }
 

@@ -1,0 +1,46 @@
+"""The benchmarks of steps and memory run, and the counted goals hold; nothing is timed."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_adapted_layer_moves_little_memory_beyond_the_frozen_one(monkeypatch):
+    """Goals in passes over T x d 16-bit numbers: TopLoRA's, LoRA's; PEFT's LoRA for comparison."""
+    counting = script("memory_passes")
+    wanted = ("PEFT LoRA", "LoRA", "TopLoRA")
+    monkeypatch.setattr(counting, "METHODS", {name: counting.METHODS[name] for name in wanted})
+    monkeypatch.setattr(counting, "SETTINGS", counting.SETTINGS[:5])
+    goals = [(9.5, 9), (13, 12), (12, 12), (16, 15), (19, 18)]
+    for line, (toplora, lora) in zip(counting.measure(1024, 2048, 8), goals, strict=True):
+        assert line["TopLoRA"]["passes"] <= toplora < line["PEFT LoRA"]["passes"]
+        assert line["LoRA"]["passes"] <= lora
+        if not line["dropout"]:
+            assert line["LoRA"]["operations"] <= line["PEFT LoRA"]["operations"]
+
+
+def test_a_step_of_every_method_is_measured_on_the_same_tokens(tmp_path, capsys, monkeypatch):
+    steps, out = script("adapter_step"), tmp_path / "out.json"
+    case = "tiny:qkv:8:0:float32/float32"
+    arguments = ["", "--cases", case, "--tokens", "256", "--repeats", "1", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
+    steps.main()
+    found = json.loads(out.read_text())["cases"][case]
+    assert set(found["ms"]) == {"base", "base again", *steps.METHODS}
+    losses = found["losses"]
+    assert losses["LoRA"] == pytest.approx(losses["PEFT LoRA"], rel=1e-6)
+    assert losses["TopLoRA"] == pytest.approx(losses["TopLoRA composed"], rel=1e-6)
+    assert losses["LoRA"] != losses["base"] != losses["TopLoRA"]
+    assert capsys.readouterr().out
