@@ -41,6 +41,9 @@ def prepare_hydra() -> None:
     """Register what is not in ``conf/``: a resolver, recipes and the schema's defaults."""
     register_by_task()
     store = ConfigStore.instance()
+    # Hydra copies its sources, and with them this singleton, at every composition; what it loads
+    # from it is copied again.
+    setattr(store, "__deepcopy__", lambda _memo: store)  # noqa: B010  (Hydra declares none)
     store.store(name="schema_defaults", node=schema_defaults(), package="_global_")
     store.store(name="free_settings", node=_free_settings())
     for option in (option for group in groups() for option in installed(group).values()):
