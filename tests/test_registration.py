@@ -27,10 +27,10 @@ def run(code: str, checkout: Path) -> subprocess.CompletedProcess:
 ORDERS = (
     "import toplora_train; import peft",
     "import peft; import toplora_train",
-    "import toplora_train.adapters.toplora",
     "import toplora_train, importlib.util as u; u.find_spec('peft'); import peft.utils",
 )
 MORE_ORDERS = (
+    "import toplora_train.adapters.toplora",
     "from toplora_train import TopLoraConfig",
     "import toplora_train.adapters.base",
     "import toplora_train.adapters.attach",
