@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,11 @@ def _parse_the_packages_files_once() -> Iterator[None]:
 
     def load_once(stream, Loader):
         name = str(getattr(stream, "name", ""))
-        if not name.startswith(folders):
+        if isinstance(
+            stream, StringIO
+        ):  # a file's text, as toplora_train.config.yaml_file reads it
+            name = stream.getvalue()
+        elif not name.startswith(folders):
             return load(stream, Loader)
         key = (name, Loader.__qualname__)
         if key not in known:

@@ -70,6 +70,27 @@ def test_the_door_and_the_report_import_nothing_heavy():
         assert not imported_roots(path) & HEAVY, path
 
 
+LIGHT = """
+import importlib, importlib.util, sys
+import toplora_train
+importlib.util.find_spec("peft")
+from toplora_train.report.environment import environment
+environment()
+for name in (
+    "run.prepare.early", "run.prepare.own_table", "report.comparison", "report.comparison_pages",
+    "run.rescore", "launch.evaluate", "launch.compare", "launch.export", "launch.generate",
+):
+    importlib.import_module(f"toplora_train.{name}")
+    heavy = {"torch", "transformers", "peft", "accelerate", "datasets", "pandas", "hydra"}
+    assert not heavy & {*sys.modules}, (name, heavy & {*sys.modules})
+"""
+
+
+def test_what_needs_no_model_imports_nothing_heavy_not_even_in_turn(checkout):
+    """The package itself, versions, checking rows, comparing, rescoring, and commands' usage."""
+    subprocess.run([sys.executable, "-W", "error", "-c", LIGHT], cwd=checkout, check=True)
+
+
 def test_pefts_inner_modules_are_imported_in_one_folder_only():
     """What PEFT does not export at its top level may move with any release."""
     importing = set()

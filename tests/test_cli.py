@@ -40,24 +40,17 @@ def call(tmp_path, monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--help"],
-        pytest.param(["-h"], marks=pytest.mark.slow),
-        pytest.param(["--version"], marks=pytest.mark.slow),
-        ["--cfg", "job"],
-    ],
-)
-def test_help_and_cfg_import_nothing_heavy(tmp_path, checkout, words):
+def test_help_and_cfg_import_nothing_heavy(tmp_path, checkout):
     script = (
-        "import sys; from toplora_train.cli import main; code = main()\n"
-        f"heavy = [name for name in {HEAVY} if name in sys.modules]\n"
-        "assert not heavy, heavy\n"
-        "sys.exit(code)"
+        "import sys; from toplora_train.cli import main\n"
+        "for words in (['--help'], ['--version'], ['--cfg', 'job']):\n"
+        "    sys.argv[1:] = words\n"
+        "    assert main() == 0, words\n"
+        f"    heavy = [name for name in {HEAVY} if name in sys.modules]\n"
+        "    assert not heavy, (words, heavy)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *words],
+        [sys.executable, "-W", "error", "-c", script],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(checkout)},
         capture_output=True,
@@ -105,10 +98,10 @@ def test_a_run_without_a_recipe_is_named_after_its_dataset(call):
 
 
 def test_two_runs_of_the_same_second_have_two_folders(call):
-    for _ in range(3):
+    for _ in range(2):
         call("recipe=smoke")
         Path(call.jobs[-1].output_dir).mkdir(parents=True)
-    assert len({config.output_dir for config in call.jobs}) == 3
+    assert len({config.output_dir for config in call.jobs}) == 2
 
 
 def test_the_given_folder_is_used(call, tmp_path):
@@ -163,24 +156,24 @@ def test_jobs_with_the_same_settings_are_one_job_and_said_to_be(call):
 
 
 def test_the_same_command_continues_its_sweep_and_runs_what_is_not_completed(call, tmp_path):
-    words = ["-m", "recipe=smoke", "seed=1,2,3", "adapter=lora"]
+    words = ["-m", "recipe=smoke", "seed=1,2", "adapter=lora"]
     call.codes = [0, 1]
     assert call(*words)[0] == 1
     code, shown, _ = call(*words)
     assert code == 0
-    assert names(call) == ["seed-1", "seed-2", "seed-3", "seed-2"]
-    assert "2 of 3 jobs completed; for a new study give output_dir=DIR" in shown
-    assert "3 of 3 jobs completed" in shown
+    assert names(call) == ["seed-1", "seed-2", "seed-2"]
+    assert "1 of 2 jobs completed; for a new study give output_dir=DIR" in shown
+    assert "2 of 2 jobs completed" in shown
     assert len(list((tmp_path / "multirun").iterdir())) == 1
-    call("-m", "recipe=smoke", "seed=1,2,3", "adapter=dora")
+    call("-m", "recipe=smoke", "seed=1,2", "adapter=dora")
     assert len(list((tmp_path / "multirun").iterdir())) == 2
 
 
 def test_values_and_keys_added_later_extend_a_sweep(call):
     call("-m", "recipe=smoke", "seed=1,2", "output_dir=S")
     call("-m", "recipe=smoke", "seed=1,2,3", "output_dir=S", "resume=auto")
-    call("-m", "recipe=smoke", "seed=1,2,3", "adapter=toplora,lora", "output_dir=S")
-    added = [f"seed-{seed}_adapter-lora" for seed in (1, 2, 3)]
+    call("-m", "recipe=smoke", "seed=1,2", "adapter=toplora,lora", "output_dir=S")
+    added = [f"seed-{seed}_adapter-lora" for seed in (1, 2)]
     assert names(call) == ["seed-1", "seed-2", "seed-3", *added]
 
 
@@ -203,11 +196,11 @@ def test_another_study_is_not_continued(call):
 
 def test_a_failed_job_leaves_the_others_running_and_shows_in_the_exit_code(call):
     call.codes = [0, 1, 2]
-    code, shown, _ = call("-m", "recipe=smoke", "seed=1,2,3,4")
+    code, shown, _ = call("-m", "recipe=smoke", "seed=1,2,3")
     assert code == 1
-    assert [config.seed for config in call.jobs] == [1, 2, 3, 4]
+    assert [config.seed for config in call.jobs] == [1, 2, 3]
     assert "failed seed=2: it failed" in shown
-    assert "2 of 4 jobs completed" in shown
+    assert "1 of 3 jobs completed" in shown
     call.codes = [0, 2]
     assert call("-m", "recipe=smoke", "seed=1,2")[0] == 2
 
@@ -246,11 +239,11 @@ def test_an_unknown_key_stops_a_sweep_before_its_first_job(call, words):
 @pytest.mark.parametrize("code", [130, 143])
 def test_an_interruption_ends_the_sweep_and_says_how_to_go_on(call, code):
     call.codes = [0, code]
-    done, shown, _ = call("-m", "recipe=smoke", "seed=1,2,3,4")
+    done, shown, _ = call("-m", "recipe=smoke", "seed=1,2,3")
     assert done == code
     assert len(call.jobs) == 2
-    assert "1 of 4 jobs completed" in shown
-    command = "toplora-train -m recipe=smoke seed=1,2,3,4"
+    assert "1 of 3 jobs completed" in shown
+    command = "toplora-train -m recipe=smoke seed=1,2,3"
     assert f"interrupted; the same command goes on with the others: {command}" in shown
 
 

@@ -1,4 +1,8 @@
-"""The commands as a user types them, in processes."""
+"""The commands as a user types them, in processes.
+
+A process that has to import torch costs ten times what its run does, so only what depends on a
+process of its own is one; for the others this process is the parent, and their workers its forks.
+"""
 
 import json
 import os
@@ -9,6 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
+
+from tests.cases.warm import ForkedWorkers
+from toplora_train import cli
+from toplora_train.evaluation.decoding.decode import generate
+from toplora_train.launch import parent
+from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
 COMMAND = [sys.executable, "-m", "toplora_train.cli"]
 REPORT_KEYS = {
@@ -39,6 +51,23 @@ def toplora_train(
     )
 
 
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Call ``toplora-train`` in this process, whose forks are the workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the workers; and a fork has no threads of its parent's
+    monkeypatch.setattr(parent, "subprocess", ForkedWorkers)
+
+    def call(folder: Path, *words: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["toplora-train", *words])
+        capfd.readouterr()
+        return cli.main(), *capfd.readouterr()
+
+    yield call
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(
     scope="module",
     params=["toplora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "dora"))],
@@ -50,7 +79,7 @@ def smoke(request, tmp_path_factory) -> tuple[Path, list[str], subprocess.Comple
     return folder, words, toplora_train(folder, *words)
 
 
-def test_the_smoke_recipe_completes_with_every_adapter(smoke):
+def test_the_smoke_recipe_completes_with_every_adapter(smoke, call):
     folder, words, done = smoke
     assert done.returncode == 0, done.stderr
     report = json.loads((folder / "run" / "report.json").read_text())
@@ -63,33 +92,26 @@ def test_the_smoke_recipe_completes_with_every_adapter(smoke):
     assert "report.html" in done.stdout
 
     before = weights(folder)
-    again = toplora_train(folder, *words)
-    assert again.returncode == 2
-    assert "output_dir" in again.stderr
+    code, _, error = call(folder, *words)
+    assert code == 2
+    assert "output_dir" in error
     assert weights(folder) == before, "a finished run was overwritten"
 
 
+@pytest.mark.usefixtures("call")
 def test_the_adapter_loads_in_another_process_to_the_logits_of_the_training_one(smoke):
-    script = """
-import json, torch, toplora_train
-from peft import PeftModel
-from toplora_train.models.tiny import tiny_model, tiny_tokenizer
-from toplora_train.evaluation.decoding.decode import generate
-predictions = [json.loads(line) for line in open("run/predictions/arithmetic.jsonl")]
-model = PeftModel.from_pretrained(tiny_model(), "run/adapter")
-tokenizer = tiny_tokenizer()
-prompts = [tokenizer(p["prompt"])["input_ids"] for p in predictions]
-for one in generate(model, tokenizer, prompts, max_new_tokens=32, batch_size=1):
-    assert one.text == predictions[one.index]["output"], (one, predictions[one.index]["output"])
-with model.disable_adapter():
-    base = model(torch.tensor(prompts[:1])).logits
-assert not torch.equal(base, model(torch.tensor(prompts[:1])).logits)
-print("same", len(prompts))
-"""
-    again = subprocess.run(
-        [sys.executable, "-c", script], cwd=smoke[0], capture_output=True, text=True, check=False
-    )
-    assert "same 16" in again.stdout, again.stderr
+    run = smoke[0] / "run"
+    lines = (run / "predictions" / "arithmetic.jsonl").read_text().splitlines()
+    predictions = [json.loads(line) for line in lines]
+    assert len(predictions) == 16
+    model = PeftModel.from_pretrained(tiny_model(), run / "adapter")
+    tokenizer = tiny_tokenizer()
+    prompts = [tokenizer(p["prompt"])["input_ids"] for p in predictions]
+    for one in generate(model, tokenizer, prompts, max_new_tokens=32, batch_size=1):
+        assert one.text == predictions[one.index]["output"]
+    with model.disable_adapter():
+        base = model(torch.tensor(prompts[:1])).logits
+    assert not torch.equal(base, model(torch.tensor(prompts[:1])).logits)
 
 
 TWO_EPOCHS = [
@@ -135,28 +157,28 @@ def interrupt(folder: Path, signum: int, *, after_step: int) -> int:
     ],
 )
 def test_a_killed_and_an_interrupted_run_end_byte_for_byte_like_an_uninterrupted_one(
-    tmp_path: Path, signum: int, after_step: int, exit_code: int
+    tmp_path: Path, call, signum: int, after_step: int, exit_code: int
 ):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     whole.mkdir()
     stopped.mkdir()
-    done = toplora_train(whole, *TWO_EPOCHS)
-    assert done.returncode == 0, done.stderr
+    code, _, error = call(whole, *TWO_EPOCHS)
+    assert code == 0, error
 
     assert interrupt(stopped, signum, after_step=after_step) == exit_code
-    resumed = retry_while_locked(stopped)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resuming after step" in resumed.stdout
+    code, shown, error = retry_while_locked(call, stopped)
+    assert code == 0, error
+    assert "resuming after step" in shown
     assert weights(stopped) == weights(whole)
     lines = (stopped / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 13))
 
 
-def retry_while_locked(folder: Path) -> subprocess.CompletedProcess:
+def retry_while_locked(call, folder: Path) -> tuple[int, str, str]:
     """A killed parent's worker ends when it notices; until then the directory is in use."""
     for _ in range(20):
-        resumed = toplora_train(folder, *TWO_EPOCHS, "resume=auto")
-        if "in use" not in resumed.stderr:
+        resumed = call(folder, *TWO_EPOCHS, "resume=auto")
+        if "in use" not in resumed[2]:
             break
         time.sleep(0.5)
     return resumed
@@ -171,18 +193,18 @@ SWEEP = [
 ]
 
 
-def test_a_sweep_runs_every_job_and_a_failed_one_leaves_the_others(tmp_path: Path):
-    done = toplora_train(tmp_path, "-m", *SWEEP, "adapter.r=0,2", "output_dir=sweep")
-    assert done.returncode == 2
-    assert "2 of 4 jobs completed" in done.stdout
-    assert done.stderr.count("r must be") == 2
+def test_a_sweep_runs_every_job_and_a_failed_one_leaves_the_others(tmp_path: Path, call):
+    code, shown, error = call(tmp_path, "-m", *SWEEP, "adapter.r=0,2", "output_dir=sweep")
+    assert code == 2
+    assert "2 of 4 jobs completed" in shown
+    assert error.count("r must be") == 2
     reports = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("sweep/*/report.json"))]
     assert [report["status"] for report in reports] == ["failed", "completed"] * 2
     assert "r must be" in reports[0]["error"]
-    again = toplora_train(tmp_path, "-m", *SWEEP, "adapter.r=2", "output_dir=sweep")
-    assert again.returncode == 0
-    assert "job 1 of" not in again.stdout  # both are completed
-    assert "Leaderboard" in again.stdout
+    code, shown, _ = call(tmp_path, "-m", *SWEEP, "adapter.r=2", "output_dir=sweep")
+    assert code == 0
+    assert "job 1 of" not in shown  # both are completed
+    assert "Leaderboard" in shown
 
 
 STUDY = [
@@ -295,12 +317,12 @@ AS_WELL = [  # the same code path; each error has its own test where it is raise
     [*ONCE_IN_FULL, *(pytest.param(*case, marks=pytest.mark.slow) for case in AS_WELL)],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_clear_line_and_exit_code_2(tmp_path: Path, arguments, message):
+def test_bad_input_is_one_clear_line_and_exit_code_2(tmp_path: Path, call, arguments, message):
     (tmp_path / "broken.jsonl").write_text('{"instruction": "1?", "output": "1"}\n{"instruction"\n')
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "typed.jsonl").write_text('{"instruction": ["1?"], "output": "1"}\n')
-    done = toplora_train(tmp_path, "recipe=smoke", *arguments, "output_dir=run", HF_HUB_OFFLINE="1")
-    assert done.returncode == 2, (done.stdout, done.stderr)
-    assert message.lower() in done.stderr.lower()
-    assert "Traceback" not in done.stderr + done.stdout
-    assert len(done.stderr.strip().splitlines()) == 1
+    code, shown, error = call(tmp_path, "recipe=smoke", *arguments, "output_dir=run")
+    assert code == 2, (shown, error)
+    assert message.lower() in error.lower()
+    assert "Traceback" not in error + shown
+    assert len(error.strip().splitlines()) == 1

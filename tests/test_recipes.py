@@ -71,17 +71,21 @@ def refuse_what_cannot_be_had(source, revision):
 
 
 @pytest.mark.parametrize("word", ["recipe", "dataset"])
-def test_every_one_composes_and_its_sources_can_be_had_and_are_the_same_for_everyone(
+def test_every_one_composes_with_the_users_adapter_and_its_sources_can_be_had_by_everyone(
     word, monkeypatch, capsys
 ):
     monkeypatch.delenv("TOPLORA_LLM_ADAPTERS_TABLE", raising=False)
-    for name in options(word):
+    adapters = [*options("adapter")]
+    assert len(options(word)) >= len(adapters)
+    for index, name in enumerate(options(word)):
+        adapter = adapters[index % len(adapters)]
         own = word == "dataset" and load_yaml(options(word)[name].path).train is None
         train = ["dataset.train=bundled:arithmetic/train.jsonl"] if own else []
-        words = ["toplora-train", f"{word}={name}", *train, "--cfg", "job"]
-        monkeypatch.setattr(sys, "argv", words)
+        words = ["toplora-train", f"{word}={name}", f"adapter={adapter}", *train]
+        monkeypatch.setattr(sys, "argv", [*words, "--cfg", "job"])
         assert cli.main() == 0, capsys.readouterr().err
         composed = yaml.safe_load(capsys.readouterr().out)
+        assert composed["adapter"]["name"] == adapter
         assert word == "recipe" or composed[word]["name"] == name
         dataset, tasks = composed["dataset"], composed["task"].values()
         train = dataset["train"]

@@ -27,10 +27,10 @@ def run(code: str, checkout: Path) -> subprocess.CompletedProcess:
 ORDERS = (
     "import toplora_train; import peft",
     "import peft; import toplora_train",
-    "import toplora_train.adapters.toplora",
     "import toplora_train, importlib.util as u; u.find_spec('peft'); import peft.utils",
 )
 MORE_ORDERS = (
+    "import toplora_train.adapters.toplora",
     "from toplora_train import TopLoraConfig",
     "import toplora_train.adapters.base",
     "import toplora_train.adapters.attach",
@@ -75,15 +75,6 @@ def test_the_methods_are_registered_in_any_order_of_imports_and_not_without_the_
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done") == len(orders)
     assert "without the package: KeyError 'TOPLORA'" in done.stdout
-
-
-def test_importing_the_package_alone_imports_no_torch(checkout: Path):
-    done = run(
-        "import sys, importlib.util, toplora_train; importlib.util.find_spec('peft');"
-        "assert not {'torch', 'peft', 'transformers'} & set(sys.modules)",
-        checkout,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def declared_exports() -> dict[str, str]:

@@ -38,7 +38,7 @@ def main() -> int:
     elif "=" in words[0] or words[0].startswith("-"):
         name = "train"
     else:
-        print(f"error: {not_found('command', words[0], COMMANDS)}", file=sys.stderr)  # noqa: T201
+        print(f"error: {not_found('command', words[0], COMMANDS)}", file=sys.stderr)
         return USER_ERROR
     sys.argv = [f"toplora-{name}", *words]
     code: int = import_module(COMMANDS[name][0]).main()

@@ -73,14 +73,6 @@ def test_a_dataset_brings_its_tasks_unless_others_are_chosen(composed, own):
     ]
 
 
-def test_a_recipe_leaves_the_adapter_to_the_user(composed):
-    # Each recipe with one adapter, each adapter with one recipe at least: the rule is Hydra's.
-    recipes, adapters = list(options("recipe")), list(options("adapter"))
-    for index in range(max(len(recipes), len(adapters))):
-        recipe, adapter = recipes[index % len(recipes)], adapters[index % len(adapters)]
-        assert composed(f"recipe={recipe}", f"adapter={adapter}")["adapter"]["name"] == adapter
-
-
 def test_the_users_own_options_are_options(composed, own):
     config = composed(*own, "adapter=wide", "model=mymodel", "task=[mytask,boolq]")
     assert config["adapter"] == {"name": "lora", "r": 64, "start_from": None}
@@ -95,20 +87,6 @@ def test_arguments_and_flags_can_be_mixed(composed, own):
     assert composed("seed=3", *own, "adapter=wide")["seed"] == 3
 
 
-@pytest.mark.parametrize(
-    ("group", "option"),
-    [
-        (group, option)
-        for group in groups()
-        if group not in ("task", "recipe", "dataset")  # recipes and datasets: tests/test_recipes.py
-        for option in options(group)
-    ],
-)
-def test_every_option_of_the_package_composes_and_passes_the_check(composed, group, option):
-    config = composed(f"{group}={option}", "dataset.train=rows.jsonl")
-    assert config[group]["name"] == option
-
-
 def tasks_of_one_run() -> list[list[str]]:
     """All tasks without a head together; a head has a run of its own."""
     files = options("task")
@@ -120,10 +98,21 @@ def tasks_of_one_run() -> list[list[str]]:
     return [[name for name in files if name not in heads], *([name] for name in heads)]
 
 
-@pytest.mark.parametrize("tasks", tasks_of_one_run(), ids=lambda tasks: tasks[0])
-def test_all_tasks_of_the_package_compose_and_pass_the_check(composed, tasks):
-    config = composed(f"task=[{','.join(tasks)}]", "dataset.train=rows.jsonl")
-    assert list(config["task"]) == tasks
+def test_every_option_and_task_of_the_package_composes_and_passes_the_check(composed):
+    """Side by side: as many compositions as the largest group has options."""
+    found = {
+        group: [*options(group)]
+        for group in groups()
+        if group not in ("task", "recipe", "dataset")  # recipes and datasets: tests/test_recipes.py
+    }
+    tasks = tasks_of_one_run()
+    for index in range(max(map(len, [tasks, *found.values()]))):
+        chosen = {group: names[index % len(names)] for group, names in found.items()}
+        of_run = tasks[index % len(tasks)]
+        words = [f"{group}={name}" for group, name in chosen.items()]
+        config = composed(*words, f"task=[{','.join(of_run)}]", "dataset.train=rows.jsonl")
+        assert {group: config[group]["name"] for group in chosen} == chosen
+        assert list(config["task"]) == of_run
 
 
 def test_a_recipe_describes_itself_its_command_and_what_it_reproduces():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.keywords import compose_run, override_words
@@ -25,18 +26,29 @@ def test_settings_are_words(settings, words):
     assert override_words(settings) == words
 
 
-@pytest.mark.parametrize(
-    "value", ["plain", "it's", 'a "b"', "a,b=c", "{x}", "[y]", "x: y", "null", "1e3", "a\\b'", "é "]
-)
-def test_a_string_arrives_as_it_is(value):
-    config = compose_run(override_words({"recipe": "smoke", "model": {"revision": value}}))
-    assert config.model.revision == value
+STRINGS = ("plain", "it's", 'a "b"', "a,b=c", "{x}", "[y]", "x: y", "null", "1e3", "a\\b'", "é ")
+KEYS = ("question", "lora_B.x", "a b", "x:y", "a=b,c", "q(1)")
 
 
-@pytest.mark.parametrize("key", ["question", "lora_B.x", "a b", "x:y", "a=b,c", "q(1)"])
-def test_the_keys_of_a_mapping_arrive_as_they_are(key):
-    words = override_words({"recipe": "smoke", "optimizer": {"lr_multipliers": {key: 2.5}}})
-    assert compose_run(words).optimizer.lr_multipliers == {key: 2.5}
+@pytest.mark.parametrize("value", STRINGS)
+def test_hydra_reads_a_string_as_it_is(value):
+    (word,) = override_words({"model": {"revision": value}})
+    assert OverridesParser.create().parse_override(word).value() == value
+
+
+def test_strings_and_the_keys_of_a_mapping_arrive_as_they_are():
+    free = dict(zip(KEYS, range(2, 8), strict=True))
+    settings = {
+        "recipe": "smoke",
+        "model": {"revision": "a\\b'"},
+        "dataset": {"revision": "1e3"},
+        "adapter": {"name": "lora", "target_modules": [*STRINGS]},
+        "optimizer": {"lr_multipliers": free},
+    }
+    config = compose_run(override_words(settings))
+    assert (config.model.revision, config.dataset.revision) == ("a\\b'", "1e3")
+    assert config.adapter["target_modules"] == [*STRINGS]
+    assert config.optimizer.lr_multipliers == free
 
 
 def test_the_command_that_would_give_the_same_run_is_recorded(tmp_path):

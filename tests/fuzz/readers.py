@@ -20,6 +20,7 @@ from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.saving import load_adapter, save_adapter
 from toplora_train.adapters.start_from import check_start
 from toplora_train.config.compose import load_yaml
+from toplora_train.config.json_file import write_json_atomically
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.data.cache import load_or_encode
 from toplora_train.data.encode import Example
@@ -37,7 +38,6 @@ from toplora_train.evaluation.predictions import (
 from toplora_train.models.load import load_model, load_tokenizer
 from toplora_train.models.locate import locate_model
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
-from toplora_train.report.json_file import write_json_atomically
 from toplora_train.report.metrics_file import MetricsFile, read_metrics
 from toplora_train.report.pages import render_html, render_markdown
 from toplora_train.report.record import read_report, write_report

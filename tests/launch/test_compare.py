@@ -1,6 +1,5 @@
 """``toplora-report`` as it is typed."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -84,12 +83,3 @@ def test_help_names_every_table(monkeypatch: pytest.MonkeyPatch, capsys):
 def test_help_explains_runs(monkeypatch: pytest.MonkeyPatch, capsys):
     assert run_command(monkeypatch, "-h") == 0
     assert "usage: toplora-report RUN..." in capsys.readouterr().out
-
-
-def test_nothing_heavy_is_imported():
-    code = (
-        "import sys, toplora_train.report.comparison, toplora_train.report.comparison_pages;"
-        "print([m for m in ('torch', 'transformers', 'peft', 'datasets') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

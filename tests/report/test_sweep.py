@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 
 from tests.report.made_up import made_up_report, task_score
+from toplora_train.config.json_file import write_json_atomically
 from toplora_train.report.jobs import Job
-from toplora_train.report.json_file import write_json_atomically
 from toplora_train.report.record import write_report
 from toplora_train.report.sweep import LONGEST, shortened, sweep_table
 

@@ -1,7 +1,5 @@
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -63,13 +61,3 @@ def test_choices_by_likelihood_have_no_text_to_rescore(tmp_path: Path):
     write_report(tmp_path / "report.json", made_up_report(tasks=chosen))
     with pytest.raises(UserError, match="task arithmetic: its answers were not generated"):
         again(tmp_path, config)
-
-
-def test_nothing_heavy_is_imported():
-    code = (
-        "import sys, toplora_train.run.rescore, toplora_train.launch.evaluate;"
-        "heavy = ('torch', 'transformers', 'peft', 'accelerate', 'datasets', 'pandas', 'hydra');"
-        "print([m for m in heavy if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -1,6 +1,5 @@
-"""The script each test process runs: train every adapter a few steps, save losses and tensors."""
+"""What each of two processes runs: train every adapter a few steps, save losses and tensors."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -121,7 +120,8 @@ def main(folder: Path, *, default: bool) -> None:
     accelerator.end_training()
 
 
-if __name__ == "__main__":
+def run(folder: Path, *, default: bool) -> None:
+    """Make the folders, and train in each."""
     for name in ("", "recomputed", "zero2", "zero3", "enough", "full"):
-        (Path(sys.argv[1]) / name).mkdir(exist_ok=True, parents=True)
-    main(Path(sys.argv[1]), default=sys.argv[2] == "default")
+        (folder / name).mkdir(exist_ok=True, parents=True)
+    main(folder, default=default)

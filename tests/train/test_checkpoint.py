@@ -2,8 +2,6 @@ import hashlib
 import json
 import re
 import resource
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -231,31 +229,23 @@ def test_changed_settings_are_refused_by_name():
 
 def test_a_full_disk_leaves_the_previous_checkpoint_intact(tmp_path: Path):
     """A file-size limit stands in for the full disk: the kernel fails the same write."""
-    script = f"""
-import resource, sys
-from pathlib import Path
-from tests.train.test_checkpoint import adamw, lora, save, walk
-from toplora_train.config.errors import RunFailure
-model = lora(); optimizer = adamw(model); walk(model, optimizer, 1)
-save(Path({str(tmp_path)!r}), model, optimizer, 1)
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-try:
-    save(Path({str(tmp_path)!r}), model, optimizer, 2)
-except RunFailure as error:
-    print(error); sys.exit(7)
-"""
-    root = Path(__file__).parents[2]
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 7, result.stderr
-    assert "step 2 could not be written" in result.stdout
-    assert "step-00000001 is intact" in result.stdout
-    assert "resume=auto" in result.stdout
+    model = lora()
+    optimizer = adamw(model)
+    walk(model, optimizer, 1)
+    save(tmp_path, model, optimizer, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(RunFailure) as failure:
+            save(tmp_path, model, optimizer, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "step 2 could not be written" in str(failure.value)
+    assert "step-00000001 is intact" in str(failure.value)
+    assert "resume=auto" in str(failure.value)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     found = newest_checkpoint(tmp_path)
     assert found is not None and found.name == "step-00000001"
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 5000
 
 
 def test_a_checkpoint_whose_folder_is_lost_is_kept_in_the_temporary_one(tmp_path, monkeypatch):

@@ -53,7 +53,10 @@ def write_aside(target: Path, content: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     aside, lock = _locked(lambda: _new_file(target))
     try:
-        aside.write_bytes(content)
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ The folder is listed, not imported, so that a configuration is validated without
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 HEADS = ("classify", "regress")
@@ -13,6 +14,7 @@ HEADS = ("classify", "regress")
 _PACKAGE = Path(__file__).parent.parent
 
 
+@cache
 def format_names() -> tuple[str, ...]:
     """The formats of rows that have a module: the values of ``dataset.format``."""
     return tuple(sorted(path.stem for path in (_PACKAGE / "data" / "formats").glob("[a-z]*.py")))
@@ -27,6 +29,7 @@ def format_name(value: str) -> str:
     return _one_of(value, format_names())
 
 
+@cache
 def method_names() -> tuple[str, ...]:
     """All methods, the default ``generate`` first."""
     found = {path.stem for path in (_PACKAGE / "evaluation" / "methods").glob("[a-z]*.py")} - {

@@ -146,9 +146,10 @@ def _validate_present(
     """Refuse a record without a question or an answer, proposing the column that may hold it."""
     if record.get("messages") is not None:
         return
+    lacks_instruction = record.get("instruction") is None
     described = key != "dataset" or any(name in names for name in (*OWN_KEYS, TEXT))
-    classify = "" if described else _table_hint(fields)
-    if record.get("instruction") is None and (record.get("text") is None or classify):
+    classify = _table_hint(fields) if lacks_instruction and not described else ""
+    if lacks_instruction and (record.get("text") is None or classify):
         missing = ["instruction", *(["answer"] if needs_answer and "answer" not in record else [])]
         missing = ["messages"] if {*COMMON_NAMES["messages"]} & {*fields} else missing
         learn_text = f"; to learn the text alone: {key}.fields='{{text: text}}'"

@@ -8,15 +8,13 @@ other weights are never mixed in.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.json_file import AppendedLines, json_line, write_text_atomically
 from toplora_train.config.reading import json_lines, read_text, validate, validate_json
 
 
@@ -64,13 +62,8 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write a finished predictions file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".aside")
-    with aside.open("w", encoding="utf-8") as file:
-        file.writelines(_line(_values(prediction)) for prediction in predictions)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    lines = (json_line(_values(prediction)) for prediction in predictions)
+    write_text_atomically(path, "".join(lines))
 
 
 def finished_predictions(path: Path, *, belongs_to: str) -> list[Prediction]:
@@ -98,7 +91,7 @@ def unfinished_predictions(path: Path, *, belongs_to: str = "") -> dict[str, Pre
     return {found.id: found for part in parts for found in _read_partial(part, belongs_to)}
 
 
-class PredictionFile:
+class PredictionFile(AppendedLines):
     """Writes one process's predictions of a task as they are made, and can resume.
 
     Args:
@@ -118,29 +111,13 @@ class PredictionFile:
         self.path = path
         self.partial = path.with_name(f"{path.name}.partial" + (f".rank{rank}" if rank else ""))
         self._belongs_to = belongs_to
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = _read_partial(self.partial, belongs_to)
-        # Rewritten rather than appended to, which drops a truncated last line.
-        self._file: TextIO = self.partial.open("w", encoding="utf-8")
-        self._write({"belongs_to": belongs_to})
-        for prediction in kept:
-            self._write(_values(prediction))
+        super().__init__(self.partial, [{"belongs_to": belongs_to}, *map(_values, kept)])
         self.added = 0
-
-    def __enter__(self) -> PredictionFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.close()
 
     def add(self, prediction: Prediction) -> None:
         """Append one prediction to the partial file and flush it."""
-        self._write(_values(prediction))
+        self.append_line(_values(prediction))
         self.added += 1
 
     def finish(self, predictions: Sequence[Prediction]) -> None:
@@ -148,17 +125,13 @@ class PredictionFile:
 
         Called by the main process only; it deletes the partial files of all processes.
         """
-        self._file.close()
+        self.close()
         _owner_file(self.path).unlink(missing_ok=True)
         write_predictions(self.path, predictions)
         if self._belongs_to:
             _owner_file(self.path).write_text(self._belongs_to, encoding="utf-8")
         for part in _partial_files(self.path):
             part.unlink()
-
-    def _write(self, values: dict[str, Any]) -> None:
-        self._file.write(_line(values))
-        self._file.flush()
 
 
 def _owner_file(path: Path) -> Path:
@@ -171,10 +144,6 @@ def _values(prediction: Prediction) -> dict[str, Any]:
     if prediction.scores is None:
         del values["scores"]
     return values
-
-
-def _line(values: dict[str, Any]) -> str:
-    return json.dumps(values, ensure_ascii=False) + "\n"
 
 
 def _parse(values: Any) -> Prediction | None:

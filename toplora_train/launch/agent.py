@@ -20,7 +20,7 @@ from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.launch.outcome import killed_by, read_report, write_failure
-from toplora_train.launch.output import survive_lost_output
+from toplora_train.launch.output import show_error, survive_lost_output
 from toplora_train.launch.worker import CRASHED, DONE, UNDER_AGENT, USER_ERROR
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         processes = count_processes(arguments.processes, arguments.device, devices_here())
     except UserError as error:
         write_failure(run_dir, status="failed", error=str(error), error_type="UserError")
-        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+        show_error(str(error))
         return USER_ERROR
     command = ["-P", "-m", arguments.module, str(run_dir), "--with-parent"]
     if processes == 1:
@@ -121,11 +121,11 @@ def report_failure(failures: Mapping[int, Any], run_dir: Path) -> int:
         if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
             line = f"rank {rank} was {killed_by(-failure.exitcode)}"
             write_failure(run_dir, status="failed", error=line, error_type="Killed")
-            print(f"error: {line}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+            show_error(line)
             return CRASHED
     report = read_report(run_dir)
     if report.get("error"):  # the workers leave it to the agent, which knows the cause
-        print(f"error: {report['error']}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+        show_error(report["error"])
     if report.get("error_type") == "UserError":
         return USER_ERROR
     first = min(failures.values(), key=lambda failure: failure.timestamp)

@@ -17,7 +17,7 @@ from toplora_train.config.cache import (
 )
 from toplora_train.config.errors import UserError
 from toplora_train.config.folders import cache_folder
-from toplora_train.launch.command import run_command
+from toplora_train.launch.command import run_words
 
 COMMAND = "toplora-cache"
 PURPOSE = (
@@ -35,11 +35,7 @@ MEANS = {"models": "converted models", "tokens": "tokenized rows", "data": "down
 
 def main() -> int:
     """``toplora-cache``: returns the exit code."""
-    words = sys.argv[1:]
-    if any(word in ("-h", "--help") for word in words):
-        print(show_usage(COMMAND, PURPOSE, KEYS))  # noqa: T201  (for the user)
-        return 0
-    return run_command(lambda: _cache(words))
+    return run_words(_cache, show_usage(COMMAND, PURPOSE, KEYS))
 
 
 def _cache(words: list[str]) -> None:
@@ -58,7 +54,7 @@ def _cache(words: list[str]) -> None:
     removed = clear(kinds, older_than=age)
     freed = memory(sum(entry.size for entry in removed))
     entries = counted(len(removed), "entry", "entries")
-    print(f"removed {entries}, {freed}, from {cache_folder()}")  # noqa: T201  (for the user)
+    print(f"removed {entries}, {freed}, from {cache_folder()}")
 
 
 def _show(entries: Sequence[Entry]) -> None:

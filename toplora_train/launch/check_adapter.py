@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from toplora_train.config.errors import RunFailure, UserError, one_line
 from toplora_train.config.locate import options
 from toplora_train.config.plugins import find_plugins, load_plugins
 from toplora_train.config.suggest import not_found
-from toplora_train.launch.command import run_command
+from toplora_train.launch.command import run_words
 
 COMMAND = "toplora-check-adapter"
 USAGE = """\
@@ -26,11 +25,7 @@ Exit code 0 if every check holds, 1 if one fails."""
 
 def main() -> int:
     """``toplora-check-adapter``: returns the exit code."""
-    words = sys.argv[1:]
-    if any(word in ("-h", "--help") for word in words):
-        print(USAGE)  # noqa: T201  (for the user)
-        return 0
-    return run_command(lambda: _check(words))
+    return run_words(_check, USAGE)
 
 
 def _check(words: list[str]) -> None:
@@ -72,4 +67,4 @@ def _check(words: list[str]) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201  (for the user)
+    print(line, flush=True)

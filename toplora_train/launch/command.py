@@ -15,6 +15,15 @@ from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR, rank
 from toplora_train.train.signals import SIGNALS, interrupt_at_once
 
 
+def run_words(command: Callable[[list[str]], None], usage: str) -> int:
+    """Run a small command on the words of its command line, or print its usage for ``--help``."""
+    words = sys.argv[1:]
+    if any(word in ("-h", "--help") for word in words):
+        print(usage)
+        return DONE
+    return run_command(lambda: command(words))
+
+
 def run_command(command: Callable[[], None]) -> int:
     """Run it and turn its errors into exit codes; an unexpected error keeps its traceback.
 
@@ -63,7 +72,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | FutureWarning):
-            print(f"warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+            print(f"warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
 
     warnings.showwarning = show
     try:
@@ -77,5 +86,5 @@ def _fail(text: str, code: int) -> int:
         return code
     line = " ".join(text.split())
     line = line if code > 128 else f"error: {line}"
-    print(line, file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+    print(line, file=sys.stderr, flush=True)
     return code

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.plugins import find_plugins, load_plugins
-from toplora_train.launch.command import run_command
+from toplora_train.launch.command import run_words
 
 COMMAND = "toplora-report"
 OPTIONS = ("baseline", "gain", "table", "output", "config_dir")
@@ -37,11 +36,7 @@ usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [output=FOLDER]
 
 def main() -> int:
     """``toplora-report``: returns the exit code."""
-    words = sys.argv[1:]
-    if any(word in ("-h", "--help") for word in words):
-        print(USAGE)  # noqa: T201  (for the user)
-        return 0
-    return run_command(lambda: _compare(words))
+    return run_words(_compare, USAGE)
 
 
 def _compare(words: list[str]) -> None:
@@ -49,7 +44,7 @@ def _compare(words: list[str]) -> None:
     if len(folders) == 1 and not options and (folders[0] / "report.json").is_file():
         from toplora_train.report.pages import rewrite_pages
 
-        print(f"written to {rewrite_pages(folders[0])} (also .md)")  # noqa: T201  (for the user)
+        print(f"written to {rewrite_pages(folders[0])} (also .md)")
         return
     table = options.get("table")
     for key in ("baseline", "gain"):
@@ -122,7 +117,7 @@ def compare_folders(
         write_comparison(output, document)
         show_comparison(document, console)
     page = output / f"{table or 'comparison'}.html"
-    print(f"written to {page} (also .md, .csv, .tex, .json)")  # noqa: T201  (for the user)
+    print(f"written to {page} (also .md, .csv, .tex, .json)")
     return dict(document)
 
 

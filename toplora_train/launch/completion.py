@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from toplora_train.config.arguments import Key
 from toplora_train.config.errors import UserError
 from toplora_train.launch import cache, compare, evaluate, export, generate
-from toplora_train.launch.command import run_command
+from toplora_train.launch.command import run_words
 
 USAGE = """\
 Print a script that completes all commands: the keys and choices of each, and the groups, options
@@ -49,17 +48,16 @@ complete -o nospace -o default -F _toplora toplora toplora-train PROGRAMS"""
 
 def main() -> int:
     """``toplora completion SHELL``: returns the exit code."""
-    words = sys.argv[1:]
-    if not words or any(word in ("-h", "--help") for word in words):
-        print(USAGE)  # noqa: T201  (for the user)
-        return 0
-    return run_command(lambda: _print_script(words))
+    return run_words(_print_script, USAGE)
 
 
 def _print_script(words: list[str]) -> None:
+    if not words:
+        print(USAGE)
+        return
     if len(words) > 1 or words[0] not in SHELLS:
         raise UserError(f"'{' '.join(words)}' is no known shell; give one of {', '.join(SHELLS)}")
-    print(SHELLS[words[0]] + completion_script())  # noqa: T201  (for the user)
+    print(SHELLS[words[0]] + completion_script())
 
 
 def completion_script() -> str:

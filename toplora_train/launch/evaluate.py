@@ -64,7 +64,7 @@ def main() -> int:
     """``toplora-eval``: returns the exit code."""
     words = sys.argv[1:]
     if any(word in ("-h", "--help") for word in words):
-        print(show_usage(COMMAND, PURPOSE, KEYS))  # noqa: T201  (for the user)
+        print(show_usage(COMMAND, PURPOSE, KEYS))
         return 0
     interrupted: list[int] = []
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from toplora_train.config.arguments import Key, parse_arguments, show_usage
 from toplora_train.config.errors import UserError
 from toplora_train.config.plugins import load_plugins, needed_to_use
 from toplora_train.config.resolved import read_config
-from toplora_train.launch.command import run_command
+from toplora_train.launch.command import run_words
 
 COMMAND = "toplora-export"
 PURPOSE = (
@@ -42,11 +41,7 @@ KEYS = (
 
 def main() -> int:
     """``toplora-export``: returns the exit code."""
-    words = sys.argv[1:]
-    if any(word in ("-h", "--help") for word in words):
-        print(show_usage(COMMAND, PURPOSE, KEYS))  # noqa: T201  (for the user)
-        return 0
-    return run_command(lambda: _export(words))
+    return run_words(_export, show_usage(COMMAND, PURPOSE, KEYS))
 
 
 def _export(words: list[str]) -> None:

@@ -10,7 +10,7 @@ from toplora_train.config.decoding import find_decoding
 from toplora_train.config.errors import Interrupted, UserError
 from toplora_train.config.plugins import load_plugins, needed_to_use
 from toplora_train.config.resolved import read_config
-from toplora_train.launch.command import run_command
+from toplora_train.launch.command import run_words
 
 COMMAND = "toplora-generate"
 PURPOSE = (
@@ -44,11 +44,7 @@ DECODING = ("max_new_tokens", "temperature", "top_p", "seed", "batch_size")
 
 def main() -> int:
     """``toplora-generate``: returns the exit code."""
-    words = sys.argv[1:]
-    if any(word in ("-h", "--help") for word in words):
-        print(show_usage(COMMAND, PURPOSE, KEYS))  # noqa: T201  (for the user)
-        return 0
-    return run_command(lambda: _generate(words))
+    return run_words(_generate, show_usage(COMMAND, PURPOSE, KEYS))
 
 
 def _generate(words: list[str]) -> None:

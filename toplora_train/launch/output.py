@@ -59,3 +59,8 @@ def survive_lost_output() -> None:
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  (stays open)
         if not isinstance(stream, _Lossy):
             setattr(sys, name, cast(TextIO, _Lossy(stream)))
+
+
+def show_error(line: str) -> None:
+    """Print the one line of an error on standard error."""
+    print(f"error: {line}", file=sys.stderr, flush=True)

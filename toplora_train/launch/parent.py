@@ -29,6 +29,7 @@ from toplora_train.launch import worker
 from toplora_train.launch.extension import keeping_the_end
 from toplora_train.launch.lock import locked
 from toplora_train.launch.outcome import REPORT, killed_by, read_report, write_failure
+from toplora_train.launch.output import show_error
 from toplora_train.launch.rundir import (
     CONFIG,
     forget_failure,
@@ -95,7 +96,7 @@ def run_job(config: RunConfig, *, module: str = WORKER, console: TextIO | None =
         with locked(run_dir) as lock:
             undo_unbegun(run_dir)  # of a parent that was killed
             if is_already_done(config, run_dir):
-                print(f"{run_dir} is already finished; nothing to do")  # noqa: T201  (for the user)
+                print(f"{run_dir} is already finished; nothing to do")
                 return JobResult(worker.DONE, run_dir, time.monotonic() - started)
             forget_failure(run_dir)
             with keeping_the_end(run_dir):
@@ -104,7 +105,7 @@ def run_job(config: RunConfig, *, module: str = WORKER, console: TextIO | None =
         if (refused := disk_error(found, run_dir)) is None:
             raise
         code, error = worker.CRASHED, str(refused)
-        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+        show_error(error)
     return JobResult(code, run_dir, time.monotonic() - started, error)
 
 
@@ -143,7 +144,7 @@ def _work(
     except UserError as refused:
         error = " ".join(str(refused).split())
         write_failure(run_dir, status="failed", error=error, error_type="UserError")
-        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+        show_error(error)
         return worker.USER_ERROR, error
     with _forwarding_signals() as (received, send_to):
         # In its own process group, so that the terminal's Ctrl-C only reaches the parent. The pipe
@@ -234,7 +235,7 @@ def _report(
         signum = returned - 128 if returned > 128 else -returned
         error = "; ".join(filter(None, [f"interrupted by signal {signum}", remedy]))
         write_failure(run_dir, status="interrupted", error=error, error_type="Interrupted")
-        print(error, file=sys.stderr)  # noqa: T201  (for the user)
+        print(error, file=sys.stderr)
         return 128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM), error
     if returned < 0:
         error = "; ".join(filter(None, [killed_by(-returned), remedy]))
@@ -244,7 +245,7 @@ def _report(
     report = read_report(run_dir)
     error = report.get("error") or f"the worker failed with exit code {returned}"
     if report.get("error_type") == "Killed" and remedy:  # a worker; the agent has reported it
-        print(remedy, file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+        print(remedy, file=sys.stderr, flush=True)
     if report.get("error_type") != "RunFailure":
         _show_crash("" if report.get("error") else f"error: {error}", run_dir)
     return worker.CRASHED, error
@@ -256,4 +257,4 @@ def _show_crash(line: str, run_dir: Path) -> None:
     if path.is_file():
         tail = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
         text += [f"The last lines of {path}:", *(f"  {entry}" for entry in tail)]
-    print("\n".join(text), file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+    print("\n".join(text), file=sys.stderr, flush=True)

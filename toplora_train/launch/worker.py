@@ -158,7 +158,7 @@ def _record(run_dir: Path, error_type: str, *, status: str, error: str) -> bool:
     printed_by_agent = first and status == "failed" and UNDER_AGENT in os.environ
     if first is not False and not printed_by_agent:
         line = f"error: {error}" if status == "failed" else error
-        print(line, file=sys.stderr, flush=True)  # noqa: T201  (for the user)
+        print(line, file=sys.stderr, flush=True)
     return first is not None
 
 

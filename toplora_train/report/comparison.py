@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.json_file import plain_json
 from toplora_train.evaluation.paired import (
     LEVEL,
     Difference,
@@ -25,7 +26,6 @@ from toplora_train.report.costs import method_costs, step_time_warning
 from toplora_train.report.fairness import fairness_warnings
 from toplora_train.report.jobs import Unfinished
 from toplora_train.report.joint import join_tasks, methods_by_task
-from toplora_train.report.json_file import plain_json
 from toplora_train.report.numbers import counted
 from toplora_train.report.rates import edge_warnings, learning_rates
 from toplora_train.report.runs import Method, Run, task_scores

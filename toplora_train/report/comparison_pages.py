@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from toplora_train.config.json_file import write_json_atomically, write_text_atomically
 from toplora_train.report.charts import pareto_chart, rate_chart
 from toplora_train.report.comparison import overall
 from toplora_train.report.comparison_csv import comparison_csv
@@ -24,7 +25,6 @@ from toplora_train.report.comparison_tables import (
     learning_rate_table,
     unfinished,
 )
-from toplora_train.report.json_file import write_json_atomically, write_text_atomically
 from toplora_train.report.latex import latex_tables
 from toplora_train.report.numbers import counted, shortened
 from toplora_train.report.pages import templates

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.json_file import AppendedLines, plain_json, write_text_atomically
 from toplora_train.config.reading import json_lines, validate_file
-from toplora_train.report.json_file import plain_json, write_text_atomically
 
 KEYS = (
     "step",
@@ -30,7 +28,7 @@ KEYS = (
 MAX = 2.0**63  # what a plot can show; NaN is not below it
 
 
-class MetricsFile:
+class MetricsFile(AppendedLines):
     """Appends to ``metrics.jsonl``.
 
     Args:
@@ -43,21 +41,9 @@ class MetricsFile:
     def __init__(self, path: Path, *, resumed_step: int | None = None) -> None:
         lines = _complete_rows(path) if resumed_step is not None and path.is_file() else []
         kept = [row for row in lines if row["step"] <= (resumed_step or 0)]
-        write_text_atomically(path, "".join(_line(row) for row in kept))
+        super().__init__(path, map(plain_json, kept))
         self._path = path
         self._resumed_after = resumed_step
-        self._file: TextIO = path.open("a", encoding="utf-8")
-
-    def __enter__(self) -> MetricsFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Append one step's record, on the disk before the checkpoint of the same step is.
@@ -78,13 +64,12 @@ class MetricsFile:
         }
         if self._resumed_after is not None:
             row["resumed_after"], self._resumed_after = self._resumed_after, None
-        self._file.write(_line(row))
-        self._file.flush()
+        self.append_line(plain_json(row))
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file, of which every line has been flushed, and write it as a table too."""
-        self._file.close()
+        super().close()
         write_text_atomically(self._path.with_suffix(".csv"), _table(_complete_rows(self._path)))
 
 
@@ -125,7 +110,3 @@ def _valid(row: Mapping[str, Any], key: str) -> bool:
         return key != "step"
     kinds = int if key == "step" else int | float
     return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < MAX
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(plain_json(row), allow_nan=False) + "\n"

@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from toplora_train.config.json_file import write_text_atomically
 from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.report import numbers
 from toplora_train.report.answers import FILTERS, LONGEST, PAGE_BYTES, answer_table, pack
@@ -22,7 +23,6 @@ from toplora_train.report.curves import curve_table, training_curves
 from toplora_train.report.escape import cell, code, fenced, finalize
 from toplora_train.report.expected import expected_table
 from toplora_train.report.gain import gain_text
-from toplora_train.report.json_file import write_text_atomically
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.record import completed_report
 from toplora_train.report.wording import has_head, head_verdict, wording

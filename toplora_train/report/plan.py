@@ -13,10 +13,10 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.text import Text
 
+from toplora_train.config.json_file import plain_json
 from toplora_train.config.printable import printable
 from toplora_train.report.display import say
 from toplora_train.report.escape import PlainTable
-from toplora_train.report.json_file import plain_json
 from toplora_train.report.numbers import readable_seconds
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from toplora_train.config.json_file import write_json_atomically, write_text_atomically
 from toplora_train.report.comparison_csv import csv_text
 from toplora_train.report.comparison_pages import show_table, show_warnings, write_tables
 from toplora_train.report.comparison_tables import Cell, Table
-from toplora_train.report.json_file import write_json_atomically, write_text_atomically
 from toplora_train.report.numbers import percent, percent_interval, points
 
 COLUMNS = ("row", "task", "published", "certainty", "value", "low", "high", "difference", "seeds")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.json_file import plain_json, write_json_atomically
 from toplora_train.config.names import plain_name
 from toplora_train.config.reading import read_json, validate
 from toplora_train.evaluation.statistics import mean_interval
-from toplora_train.report.json_file import plain_json, write_json_atomically
 from toplora_train.report.stored import (
     Finite,
     Interval,

@@ -70,7 +70,7 @@ def answer(
 def _say_if_cut(answerer: Answerer, finished: bool) -> None:
     if not finished:
         limit = answerer.decoding.max_new_tokens
-        print(f"(cut off at max_new_tokens={limit})", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"(cut off at max_new_tokens={limit})", file=sys.stderr, flush=True)
 
 
 def _questions() -> Iterator[str]:
@@ -81,7 +81,7 @@ def _questions() -> Iterator[str]:
             line = input(prompt).strip()
         except (EOFError, KeyboardInterrupt):
             if prompt:
-                print()  # noqa: T201  (ends the prompt's line)
+                print()
             return
         except UnicodeDecodeError as error:
             raise UserError("standard input is not valid UTF-8; correct its encoding") from error

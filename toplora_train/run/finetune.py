@@ -19,6 +19,7 @@ from toplora_train.adapters.describe import describe_adapter
 from toplora_train.adapters.saving import save_adapter
 from toplora_train.adapters.start_from import take_start
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.config.json_file import write_text_atomically
 from toplora_train.config.rescue import rescue
 from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.evaluation.ranks import Ranks
@@ -28,7 +29,6 @@ from toplora_train.report.card import model_card
 from toplora_train.report.card_metadata import Facts
 from toplora_train.report.display import say
 from toplora_train.report.earlier import EarlierEnd, earlier_ends
-from toplora_train.report.json_file import write_text_atomically
 from toplora_train.report.pages import write_pages
 from toplora_train.report.record import Report, write_report
 from toplora_train.report.trackers.base import NoTracker, TrackedRun, open_tracker

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.json_file import plain_json, write_json_atomically
 from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import RunConfig
 from toplora_train.config.suggest import hint, nearest_name
-from toplora_train.report.json_file import plain_json, write_json_atomically
 from toplora_train.report.record import completed_report
 from toplora_train.run.assemble.evaluation_folder import open_folder
 from toplora_train.run.platform.device import AUTOCAST, open_accelerator

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.describe import trainable_parameters_by_module
+from toplora_train.config.json_file import write_json_atomically
 from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.batches import padding_fraction
@@ -31,7 +32,6 @@ from toplora_train.models.locate import ModelLocation
 from toplora_train.models.memory import BYTES, MemoryEstimate, estimate_memory
 from toplora_train.models.work import training_flops
 from toplora_train.report.display import plain_console, say
-from toplora_train.report.json_file import write_json_atomically
 from toplora_train.report.plan import Parameters, Plan, Tokens, Work, show_plan
 from toplora_train.run.assemble.adapter_costs import compare_adapters
 from toplora_train.run.fit.optimization import adjustments, padded_together, rows_at_once

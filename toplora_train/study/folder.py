@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.json_file import write_json_atomically
 from toplora_train.config.resolved import flat, read_config
 from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.launch.outcome import is_completed, read_report
 from toplora_train.launch.rundir import CONFIG, NOT_OF_THE_RUN
 from toplora_train.report.jobs import JOBS, STUDY, TUNING, Job, read_jobs, read_study
-from toplora_train.report.json_file import write_json_atomically
 
 STOP = ".stop"
 MAX_NAME = 120

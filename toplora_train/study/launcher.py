@@ -40,7 +40,13 @@ from toplora_train.study.gpus import keep_visible
 from toplora_train.study.interrupt import stopping
 from toplora_train.study.objective import cost, held_out_result
 from toplora_train.study.phases import Part, needs_held_out
-from toplora_train.study.planning import Planned, Planner, identity, validate_not_all_refused
+from toplora_train.study.planning import (
+    ComposedOnce,
+    Planned,
+    Planner,
+    identity,
+    validate_not_all_refused,
+)
 from toplora_train.study.progress import Progress
 from toplora_train.study.search import prepare_search, searches, validate_search
 
@@ -117,6 +123,9 @@ class StudyLauncher(Launcher):
                 "using another launcher"
             )
         self._config = config
+        if str(self._engine_config._target_) == BASIC_LAUNCHER:  # others pickle the context
+            loader: Any = ComposedOnce(hydra_context.config_loader)
+            hydra_context = HydraContext(loader, hydra_context.callbacks)
         folder = self._folder(config)
         self.study = Study(folder)
         compares = self.searches or needs_held_out(config.get("study"))

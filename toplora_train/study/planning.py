@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
@@ -41,6 +43,33 @@ class Planned:
             exit_code=USER_ERROR,
             error=self.refusal,
         )
+
+
+class ComposedOnce:
+    """Hydra's loader, which composes a job once: for its plan, and where this process runs it.
+
+    Args:
+        loader: Hydra's own.
+    """
+
+    KEPT = 64  # compositions, of a megabyte each
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        self._loader = loader
+        self._kept: dict[tuple[str, ...], DictConfig] = {}
+
+    def load_sweep_config(self, master: DictConfig, overrides: list[str]) -> DictConfig:
+        """A job's configuration, which the caller may change."""
+        key = (*master.hydra.overrides.hydra, *overrides)
+        if key in self._kept:
+            return self._kept.pop(key)
+        composed = self._loader.load_sweep_config(master, overrides)
+        if len(self._kept) < self.KEPT:
+            self._kept[key] = deepcopy(composed)
+        return composed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
 
 class Planner:

@@ -44,10 +44,11 @@ def encoder() -> RobertaForSequenceClassification:
 def test_the_published_counts_are_reproduced(rank: int, monkeypatch: pytest.MonkeyPatch):
     module = "toplora_train.run.assemble.adapter_costs"
     monkeypatch.setattr(f"{module}.ADAPTERS", ("lora", "tenslora"))  # those published
-    compared = compare_adapters(encoder(), defaults("lora", r=rank))
+    # No rank has so few parameters, so none is searched for.
+    compared = compare_adapters(encoder(), defaults("lora", r=rank, budget=1))
     found = {line.name: line.parameters for line in compared.lines}
     assert {name: found[name] for name in PUBLISHED[rank]} == PUBLISHED[rank]
-    assert (compared.rank, compared.budget) == (f"r = {rank}", f"lora_r{rank}")
+    assert compared.rank == f"r = {rank}"
 
 
 def test_all_adapters_come_near_the_budget_of_the_run():
@@ -62,6 +63,7 @@ def test_an_impossible_adapter_has_a_reason_instead_of_a_count():
     compared = compare_adapters(tiny_model(), defaults("lora", target_modules=["up_proj"]))
     reasons = {line.name: line.refusal for line in compared.lines}
     assert reasons["lora"] is None
+    assert compared.budget == "lora_r8"
     assert (
         "below the smallest adapter"
         in compare_adapters(tiny_model(), defaults("lora", budget=400)).lines[0].refusal

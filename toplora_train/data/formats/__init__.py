@@ -9,6 +9,7 @@ A module has ``KEYS``, the keys by which a record is recognised (none: only by
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -32,10 +33,7 @@ def find_format(fields: Mapping[Any, Any], name: str | None, place: str) -> Call
         parse: Callable[..., Row] = import_module(f"{__name__}.{name}").parse
         return parse
     present = {key for key, value in fields.items() if value is not None}
-    marks = {(key,): parse_row for key in OWN_KEYS}
-    for module in (import_module(f"{__name__}.{found}") for found in format_names()):
-        if module.KEYS:
-            marks[module.KEYS] = module.parse
+    marks = _marks()
     found = [keys for keys in marks if present.issuperset(keys)]
     if len(found) > 1:
         both = " and ".join(f"'{' + '.join(keys)}'" for keys in found[:2])
@@ -43,6 +41,16 @@ def find_format(fields: Mapping[Any, Any], name: str | None, place: str) -> Call
             f"{place}: has {both}, so it is not clear what to train on; remove one of them"
         )
     return marks[found[0]] if found else parse_row
+
+
+@cache
+def _marks() -> dict[tuple[str, ...], Callable[..., Row]]:
+    """By the keys that mark a format, the function that reads it: the same for every record."""
+    marks: dict[tuple[str, ...], Callable[..., Row]] = {(key,): parse_row for key in OWN_KEYS}
+    for module in (import_module(f"{__name__}.{found}") for found in format_names()):
+        if module.KEYS:
+            marks[module.KEYS] = module.parse
+    return marks
 
 
 def names_of(fields: object) -> str:

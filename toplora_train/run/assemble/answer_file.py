@@ -6,15 +6,13 @@ depend on, then a line for each answer as it is made.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.json_file import AppendedLines, json_line, write_text_atomically
 from toplora_train.config.reading import parse_json, validate_json
-from toplora_train.report.json_file import write_text_atomically
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Answer:
     finished: bool
 
 
-class AnswerFile:
+class AnswerFile(AppendedLines):
     """Keeps answers as they are made; a context manager.
 
     Args:
@@ -49,38 +47,17 @@ class AnswerFile:
         if path.exists():
             raise UserError(f"{path} already exists; choose another file with output=FILE")
         self.kept = self._read(belongs_to)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Rewritten rather than appended to, which drops a truncated last line.
-        self._file = self.partial.open("w", encoding="utf-8")
-        self._write({"belongs_to": belongs_to})
-        for answer in self.kept:
-            self._write(asdict(answer))
-
-    def __enter__(self) -> AnswerFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.close()
+        super().__init__(self.partial, [{"belongs_to": belongs_to}, *map(asdict, self.kept)])
 
     def add(self, answer: Answer) -> None:
         """Keep an answer: it survives the end of this process."""
         self.kept.append(answer)
-        self._write(asdict(answer))
+        self.append_line(asdict(answer))
 
     def finish(self, lines: Sequence[dict[str, object]]) -> None:
         """Write the final file atomically, a line for each of ``lines``; remove the partial one."""
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_text_atomically(self.path, text)
+        write_text_atomically(self.path, "".join(map(json_line, lines)))
         self.partial.unlink()
-
-    def _write(self, values: dict[str, object]) -> None:
-        self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
-        self._file.flush()
 
     def _read(self, belongs_to: str) -> list[Answer]:
         if not self.partial.is_file():

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.json_file import write_json_atomically
 from toplora_train.config.names import LONGEST, plain_name
 from toplora_train.report.gain import read_gain
-from toplora_train.report.json_file import write_json_atomically
 from toplora_train.report.pages import write_pages
 from toplora_train.report.record import TaskScore, completed_report, with_scores
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peft import PeftModel
 
-from toplora_train.adapters.attach import start_from_data
+from toplora_train.adapters.attach import adapter_module, start_from_data
 from toplora_train.config.schema import RunConfig
 from toplora_train.run.prepare.run_data import RunData
 from toplora_train.train.sampler import remaining_batches
@@ -18,6 +18,8 @@ def show_rows(adapted: PeftModel, config: RunConfig, run_data: RunData) -> None:
     Raises:
         UserError: These rows do not suffice.
     """
+    if not hasattr(adapter_module(str(config.adapter["name"])), "start_from_data"):
+        return
     order = remaining_batches(
         run_data.lengths,
         after=0,
