@@ -1,7 +1,8 @@
 """Tables as records, read with pyarrow: CSV, TSV, Parquet, and Arrow files of ``save_to_disk``.
 
-A column that ``datasets`` declares as ``ClassLabel`` keeps its classes' names. Every value of a CSV or TSV file stays text, so ``007`` and ``NA`` are what the file says; an empty
-cell without quotes is an absent value, as pandas writes it.
+Every value of a CSV or TSV file stays text, so ``007`` and ``NA`` are what the file says; an empty
+cell without quotes is an absent value, as pandas writes it. A column that ``datasets`` declares as
+``ClassLabel`` keeps the names of its classes.
 """
 
 from __future__ import annotations
