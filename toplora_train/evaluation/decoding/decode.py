@@ -67,7 +67,8 @@ def generate(
         batch_size: Rows per forward pass.
         num_beams: Beams of beam search; 1 is greedy decoding.
         by_length: Whether to batch by length, or in the order given.
-        common: Token ids that every prompt begins with; computed once, but not with beams.
+        common: Token ids that every prompt begins with; computed once, unless beams or the
+            order given are wanted, as in protocols that reproduce others' numbers.
         autocast_dtype: Compute under autocast to this dtype.
         sampling: ``temperature``, ``top_p`` and the like, to sample instead of decoding greedily.
         streamer: Receives the tokens of a single prompt as they are generated, without beams.
@@ -91,7 +92,7 @@ def generate(
     device = next(model.parameters()).device
     with evaluating(model), own_settings_aside(model):
         with torch.inference_mode(), autocast(device, autocast_dtype):
-            shares = num_beams == 1 and shares_prompts(model)
+            shares = by_length and num_beams == 1 and shares_prompts(model)
             prefix = compute_prefix(model, common if shares else ())
         for batch in batches:
             inputs = left_padded([prompts[index][prefix.length :] for index in batch], pad)
