@@ -50,6 +50,7 @@ PHASES = "hydra_plugins.toplora_train_study.Phases"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 LOCAL_LAUNCHER = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
+RAY_LAUNCHER = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
 TIME_LIMIT = "hydra.launcher.timeout_min="
 FOLDER = "multirun"
 _started: list[StudyLauncher] = []
@@ -78,6 +79,9 @@ class StudyStart(Callback):
                 if TIME_LIMIT not in str(hydra.overrides.hydra):
                     hydra.launcher.engine.timeout_min = 7 * 24 * 60  # no queue: not one hour
                 keep_visible()
+            ray = hydra.launcher.engine.ray.init if target == RAY_LAUNCHER else {}
+            if ray.get("address") is not None:  # the plugin's default is for a Ray of its own
+                ray.setdefault("object_store_memory", None)
 
 
 class StudyLauncher(Launcher):
