@@ -48,6 +48,15 @@ def read(folder, subset="main", split="train", revision=None):
     return read_mirror(folder, subset=subset, split=split, revision=revision)
 
 
+def test_a_class_keeps_its_number_and_has_its_name(tmp_path, capsys):
+    kinds = datasets.Features(l=datasets.ClassLabel(names=["no", "yes"]))
+    table = datasets.Dataset.from_dict({"l": [1, 0]}, features=kinds)
+    table.to_parquet(tmp_path / "set" / "train.parquet")
+    capsys.readouterr()  # its progress bar
+    records = read(tmp_path / "set", subset=None, split="train[:1]")
+    assert [(one.fields["l"], one.fields["l"].name) for one in records] == [(1, "yes")]
+
+
 def test_the_given_split_and_subset_are_read(mirror):
     for subset, split in (("main", "train"), ("main", "test"), ("other", "train")):
         records = read(mirror, subset=subset, split=split)

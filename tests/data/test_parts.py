@@ -36,6 +36,17 @@ def test_the_two_parts_are_disjoint_and_complete_and_random():
         part([1], HELD_OUT, "a")
 
 
+@pytest.mark.parametrize("rows", [37, 500, 50_000])
+def test_each_label_has_its_share_of_the_held_out_part(rows):
+    labels = ["common" if n % 10 else "rare" if n % 20 else "rarer" for n in range(rows)]
+    held = part(range(rows), HELD_OUT, "a", labels)
+    assert sorted([*held, *part(range(rows), REST_OF, "a", labels)]) == list(range(rows))
+    for label in set(labels):
+        share = labels.count(label) * len(held) / rows
+        assert abs(sum(labels[n] == label for n in held) - share) < 1
+    assert held != part(range(rows), HELD_OUT, "a")
+
+
 def test_a_part_is_named_before_its_source():
     assert without_part("held-out:a.csv") == ("held-out:", "a.csv")
     assert without_part("a.csv") == ("", "a.csv")

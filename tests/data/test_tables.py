@@ -74,6 +74,20 @@ def test_folders_of_save_to_disk_are_read_by_split(tmp_path, capsys):
         read_folder(tmp_path / "one", split="train")
 
 
+def test_the_class_names_of_datasets_are_kept(tmp_path, capsys):
+    datasets = pytest.importorskip("datasets")
+    features = {"t": datasets.Value("string"), "l": datasets.ClassLabel(names=["no", "yes"])}
+    one = datasets.Dataset.from_dict(
+        {"t": ["a", "b", "c"], "l": [1, 0, -1]}, features=datasets.Features(features)
+    )
+    one.save_to_disk(tmp_path / "saved")
+    one.to_parquet(tmp_path / "a.parquet")
+    capsys.readouterr()  # its progress bars
+    for records in (read_folder(tmp_path / "saved", split=""), read_file(tmp_path / "a.parquet")):
+        assert [record.fields for record in records] == list(one)
+        assert [record.fields["l"].name for record in records] == ["yes", "no", ""]
+
+
 def test_a_cut_arrow_file_is_named(tmp_path):
     table, content = pa.table({"text": ["x"]}), io.BytesIO()
     with pa.ipc.new_stream(content, table.schema) as stream:

@@ -42,6 +42,13 @@ def test_runs_that_were_evaluated_differently_are_refused(tmp_path: Path, other,
         validate_same_protocols(find_runs([tmp_path]))
 
 
+def test_the_command_that_evaluates_again_keeps_the_users_folder(tmp_path: Path):
+    command = "toplora-train recipe=smoke adapter=mine --config-dir 'my own' output_dir=x"
+    run_folder(tmp_path / "a", command=command, limit=20)
+    warning = limit_warning(group(find_runs([tmp_path])))
+    assert warning.endswith("/a limit=null name=all 'config_dir=my own'")
+
+
 def test_runs_with_heads_of_different_tasks_are_compared_by_task(tmp_path: Path):
     run_folder(tmp_path / "a")
     run_folder(tmp_path / "b", right={"u": [True]}, protocol_hash="f" * 16, kind="classify")

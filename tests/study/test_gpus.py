@@ -6,7 +6,7 @@ import pytest
 
 from tests.config.example import run_config
 from toplora_train.study import gpus
-from toplora_train.study.gpus import KEPT, VISIBLE, keep_visible, one_gpu
+from toplora_train.study.gpus import KEPT, THREADS, VISIBLE, keep_visible, one_gpu, threads_each
 
 
 @pytest.fixture
@@ -67,3 +67,24 @@ def test_jobs_of_submitit_see_the_gpus_that_it_hides(tmp_path, monkeypatch, laun
     with one_gpu(tmp_path, run_config(launch=launch), "submitit_local"):
         assert os.environ[VISIBLE] == seen
     assert os.environ[VISIBLE] == ""
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "set_by_user", "each"),
+    [
+        (4, "", None, "2"),
+        (12, "", None, "1"),
+        (12, "0,1", None, "4"),
+        (1, "", None, None),
+        (4, "", "3", "3"),
+    ],
+)
+def test_jobs_at_once_share_the_cores(monkeypatch, jobs, gpus, set_by_user, each):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setenv(VISIBLE, gpus)
+    monkeypatch.delenv(THREADS, raising=False)
+    if set_by_user:
+        monkeypatch.setenv(THREADS, set_by_user)
+    with threads_each(jobs):
+        assert os.environ.get(THREADS) == each
+    assert os.environ.get(THREADS) == set_by_user

@@ -6,10 +6,18 @@ from types import SimpleNamespace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from tests.config.example import run_config
 from toplora_train.study.folder import Study
-from toplora_train.study.launcher import StudyLauncher, quoted, take_started
+from toplora_train.study.launcher import (
+    BASIC_SWEEPER,
+    RAY_LAUNCHER,
+    StudyLauncher,
+    StudyStart,
+    quoted,
+    take_started,
+)
 
 
 @pytest.fixture
@@ -67,3 +75,13 @@ def test_any_folder_is_a_value_in_hydras_grammar(name):
 
 def test_no_sweep_was_started():
     assert take_started() is None
+
+
+@pytest.mark.parametrize(("address", "own"), [("auto", False), (None, True)])
+def test_a_running_ray_cluster_is_not_given_a_memory_size(address, own):
+    ray = {"_target_": RAY_LAUNCHER, "ray": {"init": {"address": address}}}
+    hydra = {"launcher": ray, "sweeper": {"_target_": BASIC_SWEEPER}, "overrides": {"hydra": []}}
+    config = OmegaConf.create({"hydra": hydra})
+    StudyStart(prune=True).on_multirun_start(config)
+    init = config.hydra.launcher.engine.ray.init
+    assert init.setdefault("object_store_memory", 78643200) == (78643200 if own else None)

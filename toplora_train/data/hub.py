@@ -6,7 +6,7 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from toplora_train.config.errors import UserError
 from toplora_train.config.reading import read_json, validate
 from toplora_train.data.files import Record
+from toplora_train.data.tables import with_class_names
 
 logger = logging.getLogger(__name__)
 
@@ -167,11 +168,12 @@ def _one_line(path: str) -> Iterator[None]:
         raise UserError(f"{path}: {message}; set subset and split to what it has") from None
 
 
-def _records(table: Iterable[object], path: str, *, subset: str | None, split: str) -> list[Record]:
+def _records(table: Any, path: str, *, subset: str | None, split: str) -> list[Record]:
     place = f"{path} ({f'{subset}, ' if subset else ''}{split})"
+    rows = with_class_names(table, table.features.arrow_schema)
     return [
         Record(f"{place}, row {number}", f"{split}-{number}", fields)
-        for number, fields in enumerate(table, start=1)
+        for number, fields in enumerate(rows, start=1)
     ]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from toplora_train.config.errors import UserError
 from toplora_train.data import fields as values
 from toplora_train.data.rows import Row
+from toplora_train.data.tables import ClassNumber
 
 
 def parse_labelled(
@@ -75,6 +76,8 @@ def parse_labelled(
 
 def label_name(value: object) -> str:
     """A label as the name of its class: text, or a number as its text, ``1.0`` as ``1``."""
+    if isinstance(value, ClassNumber):
+        return value.name
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

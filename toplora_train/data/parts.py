@@ -2,7 +2,7 @@
 
 ``train[:10%]`` is the first tenth of the split ``train``, as in the ``datasets`` library.
 ``held-out:SOURCE`` is a fifth of the source's rows, at most 2,000, drawn at random but always the
-same; ``rest-of:SOURCE`` are the others.
+same, stratified by label; ``rest-of:SOURCE`` are the others.
 """
 
 from __future__ import annotations
@@ -30,8 +30,14 @@ def without_part(source: str) -> tuple[str, str]:
     return prefix, source.removeprefix(prefix)
 
 
-def part(items: Sequence[Item], prefix: str, place: str) -> list[Item]:
+def part(items: Sequence[Item], prefix: str, place: str, labels: Sequence[str] = ()) -> list[Item]:
     """The items of the part, in their order.
+
+    Args:
+        items: Those of the whole source.
+        prefix: Which part; empty for the whole.
+        place: The source, for the error message.
+        labels: The items' labels: the held-out part has its share of each.
 
     Raises:
         UserError: There are too few for two parts.
@@ -41,7 +47,15 @@ def part(items: Sequence[Item], prefix: str, place: str) -> list[Item]:
     if len(items) < 2:
         raise UserError(f"{place}: {len(items)} row cannot be divided; give test rows of their own")
     count = min(MOST, max(1, round(len(items) / SHARE)))
-    held = set(shuffled(range(len(items)), random.Random("held out"))[:count])
+    order = shuffled(range(len(items)), random.Random("held out"))
+    if labels:
+        order.sort(key=lambda index: labels[index])  # stable: at random within a label
+    # Evenly spaced over the sorted rows, so each label's count is within one of its share.
+    held = {
+        one
+        for index, one in enumerate(order)
+        if (index + 1) * count // len(items) > index * count // len(items)
+    }
     return [item for index, item in enumerate(items) if (index in held) == (prefix == HELD_OUT)]
 
 

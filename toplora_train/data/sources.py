@@ -55,15 +55,14 @@ def read_rows(
     records, found = _find(
         whole, data_root=data_root, subset=subset, split=split, revision=revision
     )
-    records, found = part(records, prefix, found), f"{prefix}{found}"
     if needs_answer:
         parse = partial(parse, needs_answer=True)
     rows = [
         parse(record.fields, place=record.place, default_id=record.default_id) for record in records
     ]
     _validate_unique_ids(rows, records)
-    taken = tuple(rows[:limit])
-    return RowSet(taken, found, content_hash(taken))
+    taken = tuple(part(rows, prefix, found, [row.answer for row in rows])[:limit])
+    return RowSet(taken, f"{prefix}{found}", content_hash(taken))
 
 
 def read_union(

@@ -1,12 +1,15 @@
 """Tables as records, read with pyarrow: CSV, TSV, Parquet, and Arrow files of ``save_to_disk``.
 
 Every value of a CSV or TSV file stays text, so ``007`` and ``NA`` are what the file says; an empty
-cell without quotes is an absent value, as pandas writes it.
+cell without quotes is an absent value, as pandas writes it. A column that ``datasets`` declares as
+``ClassLabel`` keeps the names of its classes.
 """
 
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,36 @@ from toplora_train.config.reading import read_json, validate_file
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 """The suffixes of compressed files, with pyarrow's names of their codecs."""
+
+
+class ClassNumber(int):
+    """A class's number, with the name that the column's type gives it; "" for a hidden label."""
+
+    name: str
+
+
+def with_class_names(rows: Iterable[Any], schema: Any) -> Iterator[Any]:
+    """The rows, with a :class:`ClassNumber` in each column that ``schema`` declares as classes.
+
+    Args:
+        rows: Mappings from column to value.
+        schema: Their Arrow schema, in whose metadata ``datasets`` writes its own types.
+    """
+    try:
+        written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        columns = {
+            column: dict(enumerate(map(str, kind["names"])))
+            for column, kind in written["info"]["features"].items()
+            if kind.get("_type") == "ClassLabel"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):  # not written by datasets
+        columns = {}
+    for row in rows:
+        for column, names in columns.items():
+            if isinstance(row.get(column), int):
+                row[column] = ClassNumber(row[column])
+                row[column].name = names.get(row[column], "")
+        yield row
 
 
 def decompressed(path: Path) -> bytes:
@@ -86,7 +119,7 @@ def parquet_rows(path: Path) -> list[Any]:
     try:
         table = pq.read_table(path)
         table.validate(full=True)
-        rows: list[Any] = table.to_pylist()
+        rows = list(with_class_names(table.to_pylist(), table.schema))
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # a date after 9999
         raise _unreadable(path, "Parquet", error) from None
     return rows
@@ -124,7 +157,7 @@ def saved_rows(folder: Path) -> list[Any]:
             with pa.memory_map(str(path)) as file:
                 table = pa.ipc.open_stream(file).read_all()
                 table.validate(full=True)
-                rows += table.to_pylist()
+                rows += with_class_names(table.to_pylist(), table.schema)
         except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
             raise _unreadable(path, "Arrow", error) from None
     return rows

@@ -9,7 +9,7 @@ from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.report.numbers import count, rate
-from toplora_train.report.runs import Method, Run
+from toplora_train.report.runs import Method, Run, evaluation_command
 
 BUDGET_TOLERANCE = 0.1  # relative difference in trainable parameters
 MOST_NAMED = 3  # methods or commands in a warning
@@ -41,7 +41,7 @@ def validate_same_protocols(runs: Sequence[Run]) -> None:
                 if b is not None and a != b:
                     reasons.append(f"{task}: {key} {a} and {b}")
         again = [run] if words else [first, run]
-        commands = "; ".join(_evaluated(one, *words, "name=again") for one in again)
+        commands = "; ".join(evaluation_command(one, *words, "name=again") for one in again)
         remedy = f"evaluate again ({commands}) and give RUN/evaluations/again instead"
         if first.head_of != run.head_of:
             remedy = "a head answers the task it was trained on only: compare the runs of each task"
@@ -175,7 +175,7 @@ def limit_warning(methods: Sequence[Method]) -> str | None:
         "scores are less certain and not those of the whole sets. "
         + _listed(
             "Evaluate all of them, then compare the folders RUN/evaluations/all",
-            [_evaluated(run, "limit=null", "name=all") for run in cut],
+            [evaluation_command(run, "limit=null", "name=all") for run in cut],
         )
     )
 
@@ -190,10 +190,6 @@ def _own_seeds(method: Method) -> str:
 
 def _joined(values: Any) -> str:
     return ",".join(map(str, values))
-
-
-def _evaluated(run: Run, *words: str) -> str:
-    return shlex.join(["toplora-eval", f"run={run.home}", *words])
 
 
 def _trained(run: Run, changes: Mapping[str, str], *, without: Sequence[str] = ()) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def task_scores(runs: Sequence[Run], task: str, metric: str) -> RowScores:
         if [row.id for row in predictions] != ids:
             raise UserError(
                 f"{run.folder}: its stored predictions on {task} are for different rows than those "
-                f"of {runs[0].folder}; evaluate it again: toplora-eval run={run.home} name=again"
+                f"of {runs[0].folder}; evaluate it again: {evaluation_command(run, 'name=again')}"
             )
         if metric == "accuracy":
             found.append(np.array([row.correct for row in predictions], dtype=np.float64))
@@ -174,6 +175,15 @@ def _read(folder: Path) -> Run:
     trained = report if home == folder else read_report(home / "report.json")
     head_of = tuple(sorted(config.task)) if head_task(config) else ()
     return Run(folder, home, report, settings, choices, limit, trained["command"], head_of)
+
+
+def evaluation_command(run: Run, *words: str) -> str:
+    """The ``toplora-eval`` of a run, with the ``--config-dir`` that it was trained with."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    own = parser.parse_known_args(shlex.split(run.command))[0].config_dir
+    folder = [] if own is None else [f"config_dir={own}"]
+    return shlex.join(["toplora-eval", f"run={run.home}", *words, *folder])
 
 
 def _limit(command: str, of_training: int | None) -> int | None:

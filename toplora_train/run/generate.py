@@ -25,6 +25,7 @@ from toplora_train.data.rows import Row, parse_row
 from toplora_train.data.sources import read_rows
 from toplora_train.data.special import find_special
 from toplora_train.evaluation.decoding.decode import Generated, generate
+from toplora_train.evaluation.decoding.prefix import common_prefix
 from toplora_train.evaluation.protocol import find_protocol
 from toplora_train.evaluation.validate import encode_within_positions
 from toplora_train.report.record import completed_report
@@ -119,15 +120,17 @@ class Answerer:
     ) -> Iterator[Generated]:
         """Answer the prompts in the evaluation's order; ``base``: without the adapter."""
         protocol = find_protocol(self.config.evaluation.protocol)
+        ids = [prompt.ids for prompt in prompts]
         with self.model.disable_adapter() if base else nullcontext():
             yield from generate(
                 self.model,
                 self.tokenizer,
-                [prompt.ids for prompt in prompts],
+                ids,
                 max_new_tokens=self.decoding.max_new_tokens,
                 batch_size=self.decoding.batch_size,
                 num_beams=protocol.num_beams,
                 by_length=protocol.by_length,
+                common=common_prefix(ids),
                 autocast_dtype=AUTOCAST[self.config.trainer.mixed_precision],
                 sampling=self.decoding.sampling,
                 streamer=None if protocol.num_beams > 1 else streamer,  # beams are not final

@@ -1,4 +1,4 @@
-"""One GPU for each job of a launcher that runs several jobs at once on this machine."""
+"""A GPU, and a share of the cores, for each job of a launcher that runs several at once here."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from toplora_train.config.schema import RunConfig
 
 ENGINES = ("joblib", "submitit_local")  # ray and SLURM reserve GPUs themselves
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+THREADS = "OMP_NUM_THREADS"
 KEPT = "TOPLORA_STUDY_GPUS"
 DEVICES = Path("/proc/driver/nvidia/gpus")  # a folder per GPU
 
@@ -42,6 +43,27 @@ def one_gpu(folder: Path, config: RunConfig, engine: str) -> Iterator[None]:
             os.environ.pop(VISIBLE)
             if before is not None:
                 os.environ[VISIBLE] = before
+
+
+@contextmanager
+def threads_each(jobs: int) -> Iterator[None]:
+    """Share the cores among jobs that start inside, unless ``OMP_NUM_THREADS`` is set.
+
+    With a thread per core for every job, threads wait at each operation for others that have lost
+    their core.
+
+    Args:
+        jobs: How many there are; with GPUs, as many at once as GPUs.
+    """
+    at_once = min(jobs, len(visible_gpus()) or jobs)
+    if at_once < 2 or THREADS in os.environ:
+        yield
+        return
+    os.environ[THREADS] = str(max(1, (os.cpu_count() or 1) // at_once))
+    try:
+        yield
+    finally:
+        os.environ.pop(THREADS)
 
 
 def keep_visible() -> None:

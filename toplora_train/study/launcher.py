@@ -36,7 +36,7 @@ from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
 from toplora_train.report.jobs import STUDY, Job
 from toplora_train.report.numbers import counted
 from toplora_train.study.folder import DIGITS, Study, is_done, now, text_digest
-from toplora_train.study.gpus import keep_visible
+from toplora_train.study.gpus import keep_visible, threads_each
 from toplora_train.study.interrupt import stopping
 from toplora_train.study.objective import cost, held_out_result
 from toplora_train.study.phases import Part, needs_held_out
@@ -56,6 +56,7 @@ PHASES = "hydra_plugins.toplora_train_study.Phases"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 LOCAL_LAUNCHER = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
+RAY_LAUNCHER = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
 TIME_LIMIT = "hydra.launcher.timeout_min="
 FOLDER = "multirun"
 _started: list[StudyLauncher] = []
@@ -84,6 +85,9 @@ class StudyStart(Callback):
                 if TIME_LIMIT not in str(hydra.overrides.hydra):
                     hydra.launcher.engine.timeout_min = 7 * 24 * 60  # no queue: not one hour
                 keep_visible()
+            ray = hydra.launcher.engine.ray.init if target == RAY_LAUNCHER else {}
+            if ray.get("address") is not None:  # the plugin's default is for a Ray of its own
+                ray.setdefault("object_store_memory", None)
 
 
 class StudyLauncher(Launcher):
@@ -186,8 +190,10 @@ class StudyLauncher(Launcher):
 
     def _launch(self, batch: Sequence[Sequence[str]], jobs: Sequence[Job], first: int) -> None:
         """Run jobs with the engine; its own failure is that of the jobs that it was running."""
-        parallel = str(self._engine_config._target_) != BASIC_LAUNCHER
-        with Progress(self.study, jobs, parallel=parallel):
+        engine = str(self._engine_config._target_)
+        parallel = engine != BASIC_LAUNCHER
+        at_once = len(jobs) if engine == LOCAL_LAUNCHER else 1  # joblib and Ray limit threads too
+        with threads_each(at_once), Progress(self.study, jobs, parallel=parallel):
             try:
                 # A job in this process handles signals itself.
                 with stopping(self.study) if parallel else nullcontext():

@@ -62,6 +62,20 @@ def test_answers_are_those_of_decoding_by_hand_at_any_batch_size(
     assert len(set(by_hand_of_all)) > 10
 
 
+def test_a_common_prefix_is_computed_once_and_changes_no_answer(model, tokenizer, prompts):
+    common = tokenizer("Below is a question. ")["input_ids"]
+    longer = [[*common, *prompt] for prompt in prompts]
+    widths = []
+    model.model.embed_tokens.register_forward_hook(
+        lambda _module, inputs, _output: widths.append(inputs[0].shape[1])
+    )
+    found = answers(model, tokenizer, longer, 7, common=common)
+    assert widths[:2] == [len(common), max(map(len, prompts))]
+    by_hand_of_all = [by_hand(model, prompt, {tokenizer.eos_token_id}) for prompt in longer]
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in by_hand_of_all]
+    assert [found[index] for index in range(len(longer))] == texts
+
+
 def test_each_row_ends_at_its_own_eos(model, tokenizer, prompts):
     ids = by_hand(model, prompts[0], set())
     others = [by_hand(model, prompt, set()) for prompt in prompts[1:4]]

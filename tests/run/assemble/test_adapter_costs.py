@@ -5,6 +5,7 @@ import torch
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from tests.adapters.test_contract import defaults
+from toplora_train.adapters.attach import parameter_counter
 from toplora_train.models.tiny import tiny_model
 from toplora_train.run.assemble.adapter_costs import ADAPTERS, compare_adapters
 
@@ -57,6 +58,13 @@ def test_all_adapters_come_near_the_budget_of_the_run():
     assert {line.name.split()[0] for line in compared.lines} == set(ADAPTERS)
     fitted = [line for line in compared.lines if line.refusal is None]
     assert all(abs(line.miss) < 0.25 for line in fitted)
+
+
+def test_a_method_that_is_not_shipped_is_listed_as_configured():
+    model, vera = tiny_model(), defaults("peft", peft_type="VERA", settings={"r": 64})
+    line = compare_adapters(model, vera).lines[-1]
+    assert (line.name, line.parameters) == ("vera", parameter_counter(model)(vera))
+    assert line.parameters > 0
 
 
 def test_an_impossible_adapter_has_a_reason_instead_of_a_count():

@@ -61,6 +61,27 @@ def test_a_fifth_is_held_out_only_where_no_test_file_is_given(tmp_path):
     assert "held out" not in said and "random" not in said
 
 
+def test_declared_classes_have_their_names_and_order(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    datasets = pytest.importorskip("datasets")
+    kinds = {"t": datasets.Value("string"), "l": datasets.ClassLabel(names=["no", "a bit", "yes"])}
+
+    def read(labels, **settings):
+        config = table(tmp_path, ["yes", "no"], **settings)
+        table_of = {"t": [f"x{n}" for n in range(len(labels))], "l": labels}
+        rows = datasets.Dataset.from_dict(table_of, features=datasets.Features(kinds))
+        pq.write_table(rows.data.table.cast(rows.features.arrow_schema), tmp_path / "a.parquet")
+        dataset = replace(config.dataset, train=str(tmp_path / "a.parquet"))
+        return with_table(replace(config, dataset=dataset))[0].task["test"].choices
+
+    assert read([2, 1, 0] * 5) == ["no", "a bit", "yes"]
+    assert read([2, 0] * 5, test=["yes", "no"]) == ["no", "yes"]
+    with pytest.raises(UserError, match=r"'0' is none of the classes .*\(yes, no\)"):
+        read([2, 0] * 5, test=["1", "0"])
+    with pytest.raises(UserError, match=r"row 2: 'l' is -1, a hidden label"):
+        read([2, -1, 0])
+
+
 def test_a_pair_has_two_texts(tmp_path):
     task = with_table(table(tmp_path, ["a", "b"] * 5, text=["t", "u"]))[0].task["test"]
     assert (task.text, task.text_pair, task.label, task.label_names) == ("t", "u", "l", True)

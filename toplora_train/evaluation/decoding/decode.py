@@ -12,6 +12,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
+from toplora_train.evaluation.decoding.prefix import compute_prefix, shares_prompts
 from toplora_train.evaluation.forward import (
     autocast,
     end_token_ids,
@@ -47,6 +48,7 @@ def generate(
     batch_size: int,
     num_beams: int = 1,
     by_length: bool = True,
+    common: Sequence[int] = (),
     autocast_dtype: torch.dtype | None = None,
     sampling: Mapping[str, Any] | None = None,
     streamer: BaseStreamer | None = None,
@@ -65,6 +67,8 @@ def generate(
         batch_size: Rows per forward pass.
         num_beams: Beams of beam search; 1 is greedy decoding.
         by_length: Whether to batch by length, or in the order given.
+        common: Token ids that every prompt begins with; computed once, unless beams or the
+            order given are wanted, as in protocols that reproduce others' numbers.
         autocast_dtype: Compute under autocast to this dtype.
         sampling: ``temperature``, ``top_p`` and the like, to sample instead of decoding greedily.
         streamer: Receives the tokens of a single prompt as they are generated, without beams.
@@ -87,12 +91,22 @@ def generate(
     )
     device = next(model.parameters()).device
     with evaluating(model), own_settings_aside(model):
+        with torch.inference_mode(), autocast(device, autocast_dtype):
+            shares = by_length and num_beams == 1 and shares_prompts(model)
+            prefix = compute_prefix(model, common if shares else ())
         for batch in batches:
-            inputs = left_padded([prompts[index] for index in batch], pad)
+            inputs = left_padded([prompts[index][prefix.length :] for index in batch], pad)
+            cached: dict[str, Any] = {}
+            if prefix.length:  # padding comes between the prefix and the rest
+                begin = torch.tensor([list(common)] * len(batch))
+                for name, known in (("input_ids", begin), ("attention_mask", begin.new_ones(()))):
+                    inputs[name] = torch.cat([known.expand_as(begin), inputs[name]], dim=1)
+                cached["past_key_values"] = prefix.cache_for(len(batch))
             # Not around the yield: the caller's code must not run in inference mode.
             with torch.inference_mode(), autocast(device, autocast_dtype):
                 tokens = model.generate(  # type: ignore[operator]  # nn.Module hides it
-                    **{name: tensor.to(device) for name, tensor in inputs.items()},
+                    **{name: value.to(device) for name, value in inputs.items()},
+                    **cached,
                     generation_config=settings,
                     streamer=streamer,
                 )

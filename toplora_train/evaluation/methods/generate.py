@@ -86,6 +86,7 @@ class Generate(Method):
                 batch_size=context.batch_size,
                 num_beams=protocol.num_beams,
                 by_length=protocol.by_length,
+                common=common,
                 autocast_dtype=context.autocast_dtype,
             ):
                 yield places[one.index], one.text, None

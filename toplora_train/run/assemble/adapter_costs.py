@@ -24,7 +24,8 @@ CARRIED_OVER = ("target_modules", "exclude_modules", "layers_to_transform")
 def compare_adapters(model: nn.Module, chosen: Mapping[str, Any]) -> Comparison:
     """Count every adapter's parameters on the modules of the chosen one.
 
-    TensLoRA is counted in each of its constructions with Tucker, and in the last with CP too.
+    TensLoRA is counted in each of its constructions with Tucker, and in the last with CP too; the
+    chosen one as configured, if it is the user's own or another method of PEFT.
 
     Args:
         model: The base model; weights are not needed, and it is not changed.
@@ -39,6 +40,9 @@ def compare_adapters(model: nn.Module, chosen: Mapping[str, Any]) -> Comparison:
         _alternative(model, label, {**settings, **carried, "r": rank}, resolved, count)
         for label, settings in _every_adapter()
     ]
+    if chosen["name"] not in ADAPTERS:
+        label = chosen.get("peft_type") or chosen["name"]
+        lines.append(_alternative(model, str(label).lower(), chosen, resolved, count))
     return Comparison(f"r = {rank}", str(budget), lines)
 
 
@@ -66,7 +70,7 @@ def _every_adapter() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _alternative(
-    model: nn.Module, label: str, settings: dict[str, Any], budget: object, count: Count
+    model: nn.Module, label: str, settings: Mapping[str, Any], budget: object, count: Count
 ) -> Alternative:
     try:
         parameters = count(settings)

@@ -20,6 +20,7 @@ from toplora_train.data.labels import label_name
 from toplora_train.data.parts import HELD_OUT, REST_OF, part
 from toplora_train.data.rows import Row
 from toplora_train.data.sources import read_rows
+from toplora_train.data.tables import ClassNumber
 
 NAME = "test"
 MOST_NUMBERS, MOST_CLASSES = 20, 100  # distinct values that are classes
@@ -123,6 +124,8 @@ def _labels(config: RunConfig, sources: Iterable[str], **of_hub: str | None) -> 
             raise UserError(f"{place}: {reason}; dataset.label={label} needs it in every row")
         if isinstance(value, list | dict):
             raise UserError(f"{place}: '{label}' is {shown(value)}, neither a class nor a number")
+        if isinstance(value, ClassNumber) and not value.name:
+            raise UserError(f"{place}: '{label}' is {value}, a hidden label; choose another split")
         found.append(value)
         return Row(default_id, "", "", "", "")
 
@@ -139,7 +142,8 @@ def _kind_of(labels: Sequence[object], column: str) -> tuple[str, list[str]]:
         UserError: There is one class, or too many.
     """
     counts = Counter(map(label_name, labels))
-    numbers = [_number(name) for name in counts]
+    declared = {one.name: int(one) for one in labels if isinstance(one, ClassNumber)}
+    numbers = [None if declared else _number(name) for name in counts]
     if None not in numbers and not any(isinstance(label, bool) for label in labels):
         whole = all(value == int(value) for value in numbers if value is not None)
         if not whole or len(counts) > MOST_NUMBERS:
@@ -149,13 +153,19 @@ def _kind_of(labels: Sequence[object], column: str) -> tuple[str, list[str]]:
             f"dataset.label={column}: all {len(labels)} rows have the label {next(iter(counts))}; "
             "name another column, or add rows of other classes"
         )
-    if len(counts) > MOST_CLASSES or (len(counts) > 20 and 2 * len(counts) > len(labels)):
+    if declared and (others := sorted(counts.keys() - declared)):
+        raise UserError(
+            f"dataset.label={column}: '{others[0]}' is none of the classes that the data set "
+            f"names ({', '.join(declared)}); write the same names in every source"
+        )
+    numerous = len(counts) > MOST_CLASSES or (len(counts) > 20 and 2 * len(counts) > len(labels))
+    if numerous and not declared:
         raise UserError(
             f"dataset.label={column}: {len(counts)} different labels in {len(labels)} rows are not "
             "classes; name another column, or describe the task in a file (docs/data.md)"
         )
     ordered = sorted(counts) if None in numbers else sorted(counts, key=lambda name: float(name))
-    return "classify", ordered
+    return "classify", sorted(ordered, key=lambda name: declared.get(name, 0))
 
 
 def _number(name: str) -> float | None:
