@@ -132,6 +132,22 @@ def decompose(update: Tensor | tuple[Tensor, Tensor], most: int | None = None) -
 
 
 @torch.no_grad()
+def decompositions(model: PeftModel) -> dict[str, Decomposition]:
+    """The decompositions of the active adapter's updates, by module.
+
+    An update without thin factors has many directions; DoRA's r largest are taken, and
+    ``MOST_VALUES`` of another method's. TopLoRA's spaces do not depend on its gates.
+    """
+    name, found = str(model.active_adapter), {}
+    for path, layer in adapted_layers(model).items():
+        factors = thin_factors(layer, name)
+        peft_r: Any = getattr(layer, "r", {})
+        most = None if factors else peft_r.get(name, MOST_VALUES)
+        found[path] = decompose(factors or whole_update(layer), most)
+    return found
+
+
+@torch.no_grad()
 def describe_update(
     layer: nn.Module,
     adapter_name: str,

@@ -35,6 +35,7 @@ NOT_OF_THE_METHOD = (
     "task",
     "evaluation",
     "forgetting",
+    "report",
 )
 
 
