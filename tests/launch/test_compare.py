@@ -24,6 +24,7 @@ def run_command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         (["optput=x"], "'optput=x' is not a run directory"),
         (["--all"], "'--all' is not a run directory"),
         (["gain=much"], "gain=much must be a number of percentage points"),
+        (["angles=yes", "."], "angles=yes must be true or false"),
         (["gain=0", "."], "gain=0 must be a number of percentage points"),
         (["table=dora", "."], "table=dora is unknown; the tables are dora_commonsense, lora_glue"),
         (["table=lora_glue", "gain=2", "."], "table=lora_glue compares with published scores"),
@@ -93,3 +94,10 @@ def test_nothing_heavy_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_adapters_of_one_run_are_not_compared(tmp_path: Path, monkeypatch, capsys):
+    run_folder(tmp_path / "a")
+    words = (str(tmp_path), "angles=true", f"output={tmp_path / 'out'}")
+    assert run_command(monkeypatch, *words) == 2
+    assert "angles=true compares the adapters of two runs, and there" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Synthetic measurements of a TopLoRA adapter: two layers, two kinds, two directions."""
 
 from pathlib import Path
+from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,31 +31,6 @@ def gate(text: int, position: int, place: int) -> list[float]:
 
 def inspected(folder: Path) -> Inspection:
     """Write the files of ``folder/inspection``."""
-    updates = [
-        ModuleUpdate(
-            module,
-            layer=place // 2,
-            kind=f"model.layers.*.self_attn.{('q_proj', 'v_proj')[place % 2]}",
-            rank=2,
-            norm=1.0 + place,
-            relative_norm=0.01 * (1 + place),
-            effective_rank=1.5,
-            singular_values=[1.0 + place, 0.5],
-        )
-        for place, module in enumerate(MODULES)
-    ]
-    modules = [
-        ModuleGates(module, [1.1, 0.9], [0.3, 0.2], [[0.1, 0.5, 1, 2, 3]] * 2, [], [])
-        for module in MODULES
-    ]
-    difference = {"value": 0.1, "ci95": [-0.05, 0.25], "p": 0.2, "detectable": 0.3}
-    scores = {"arithmetic": FixedScore(40, 0.5, 0.4, 0.45, difference, difference)}
-    one = Inspection(
-        "TOPLORA",
-        "owner/base",
-        updates,
-        gates=GateView(6, ["task, row 1", "your text <i>"], modules, scores),
-    )
     rows = [
         {"text": text, "position": at, "token": token, "module": module}
         | {"gates": gate(text, at, place)}
@@ -62,6 +38,56 @@ def inspected(folder: Path) -> Inspection:
         for at, token in enumerate(tokens)
         for place, module in enumerate(MODULES)
     ]
+    return _write(folder, MODULES, ["task, row 1", "your text <i>"], rows)
+
+
+def inspected_large(folder: Path) -> Inspection:
+    """Write the files of an adapter with 32 layers of three modules and random gates."""
+    modules = [
+        f"model.layers.{layer}.self_attn.{kind}"
+        for layer in range(32)
+        for kind in ("q_proj", "k_proj", "v_proj")
+    ]
+    random = Random(1)
+    rows = [
+        {"text": text, "position": at, "token": f" word{at}", "module": module}
+        | {"gates": [random.lognormvariate(0, 1) for _ in range(8)]}
+        for text in range(4)
+        for at in range(96)
+        for module in modules
+    ]
+    return _write(folder, modules, [f"row {text}" for text in range(4)], rows)
+
+
+def _write(folder: Path, names: list[str], titles: list[str], rows: list[dict]) -> Inspection:
+    r = len(rows[0]["gates"])
+    updates = [
+        ModuleUpdate(
+            module,
+            layer=int(module.split(".")[2]),
+            kind=f"model.layers.*.self_attn.{module.rpartition('.')[2]}",
+            rank=r,
+            norm=1.0 + place,
+            relative_norm=0.01 * (1 + place),
+            effective_rank=1.5,
+            singular_values=[1.0 + place, 0.5],
+        )
+        for place, module in enumerate(names)
+    ]
+    modules = [
+        ModuleGates(
+            module, [1.1, 0.9] * (r // 2), [0.3, 0.2] * (r // 2), [[0.1, 0.5, 1, 2, 3]] * r, [], []
+        )
+        for module in names
+    ]
+    difference = {"value": 0.1, "ci95": [-0.05, 0.25], "p": 0.2, "detectable": 0.3}
+    scores = {"arithmetic": FixedScore(40, 0.5, 0.4, 0.45, difference, difference)}
+    one = Inspection(
+        "TOPLORA",
+        "owner/base",
+        updates,
+        gates=GateView(len(rows) // len(names), titles, modules, scores),
+    )
     (folder / "inspection").mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "inspection" / "gates.parquet")
     write_inspection(folder / "inspection", one)

@@ -111,14 +111,14 @@ def _folder(folder: Path, given: dict[str, str]) -> Path:
     return inspect_folder(
         folder,
         Path(given.get("output") or folder),
-        replace(_base(name), trust_remote_code=trusted),
+        replace(base_settings(name), trust_remote_code=trusted),
         text=given.get("text"),
         extras=given.get("extras") != "false",
         device=given.get("device", "auto"),
     )
 
 
-def _base(name: str) -> ModelSettings:
+def base_settings(name: str) -> ModelSettings:
     """The settings of the base model: those of the option with this name or path, if there is one.
 
     An option may know a package that has the weights.
