@@ -180,7 +180,7 @@ def test_each_token_has_the_gate_of_the_chosen_layer_module_and_direction(opened
     choose(page, "q_proj")
     page.locator("#layer").focus()
     page.keyboard.press("Home")
-    page.locator("#direction").select_option("0")
+    page.locator("#direction").select_option(value="0")
     tokens = page.locator(".token")
     assert tokens.locator("span").all_inner_texts() == ["The", " box", "\\x1b[31m", "<b>"]
     gates = [gate(0, position, 0)[0] for position in range(4)]
@@ -191,7 +191,7 @@ def test_each_token_has_the_gate_of_the_chosen_layer_module_and_direction(opened
         "all => all.map(one => getComputedStyle(one).backgroundColor)"
     )
     assert len(set(colours)) == len({round(one, 6) for one in gates})
-    page.locator("#direction").select_option("1")
+    page.locator("#direction").select_option(value="1")
     assert numbers_under_tokens(page) == pytest.approx(
         [gate(0, p, 0)[1] for p in range(4)], rel=5e-3
     )
@@ -199,7 +199,7 @@ def test_each_token_has_the_gate_of_the_chosen_layer_module_and_direction(opened
     assert numbers_under_tokens(page) == pytest.approx(
         [gate(0, p, 1)[1] for p in range(4)], rel=5e-3
     )
-    page.locator("#text").select_option("1")
+    page.locator("#text").select_option(value="1")
     assert tokens.locator("span").all_inner_texts() == ["\\u202eYes", "."]
     assert page.locator(".spread .direction").count() == 2
     page.locator(".spread .direction").first.click()

@@ -12,6 +12,7 @@ from toplora_train.report.inspection import (
     Inspection,
     ModuleGates,
     ModuleUpdate,
+    PairedDifference,
     write_inspection,
 )
 
@@ -80,7 +81,7 @@ def _write(folder: Path, names: list[str], titles: list[str], rows: list[dict]) 
         )
         for module in names
     ]
-    difference = {"value": 0.1, "ci95": [-0.05, 0.25], "p": 0.2, "detectable": 0.3}
+    difference = PairedDifference(0.1, (-0.05, 0.25), p=0.2, detectable=0.3)
     scores = {"arithmetic": FixedScore(40, 0.5, 0.4, 0.45, difference, difference)}
     one = Inspection(
         "TOPLORA",

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from tests.run.conftest import tiny_run
 from toplora_train.config.again import evaluation_config
 from toplora_train.config.errors import UserError
-from toplora_train.config.resolved import write_config
+from toplora_train.config.resolved import read_config, write_config
 from toplora_train.config.schema import ModelSettings, ReportSettings
 from toplora_train.contract.subject import shaken
 from toplora_train.evaluation.predictions import read_predictions
@@ -47,8 +47,6 @@ def toplora(tmp_path_factory) -> Path:
 
 
 def inspected(run: Path, text: str | None = None, *, extras: bool = True) -> Path:
-    from toplora_train.config.resolved import read_config
-
     config = evaluation_config(read_config(run / "config.yaml"))
     return inspect_run(config, run, text=text, extras=extras)
 
@@ -74,8 +72,8 @@ def test_scores_with_fixed_gates_are_those_of_the_stored_answers(toplora: Path):
         assert [row.id for row in rows] == [row.id for row in tuned]
         assert getattr(score, fixed) == sum(row.correct for row in rows) / len(rows)
         paired = gain({"arithmetic": (rows, tuned)})["tasks"]["arithmetic"]
-        assert difference["value"] == pytest.approx(paired["value"])
-        assert difference["ci95"] == pytest.approx(paired["ci95"])
+        assert difference.value == pytest.approx(paired["value"])
+        assert difference.ci95 == pytest.approx(paired["ci95"])
 
 
 def test_a_text_of_ones_own_is_shown_and_without_extras_nothing_is_scored(toplora: Path):

@@ -15,7 +15,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.printable import printable
 from toplora_train.config.reading import read_json, validate
 from toplora_train.data.tables import parquet_rows
-from toplora_train.report.json_file import write_json_atomically
+from toplora_train.report.json_file import plain_json, write_json_atomically
 from toplora_train.report.stored import Finite, Measured, Whole
 
 FOLDER, FILE, GATES = "inspection", "inspection.json", "gates.parquet"
@@ -53,18 +53,25 @@ class ModuleGates:
 
 
 @dataclass(frozen=True)
-class FixedScore:
-    """A task's share of right answers as tuned and with fixed gates, and the paired differences.
+class PairedDifference:
+    """Tuned minus fixed gates, see :class:`toplora_train.evaluation.paired.Difference`."""
 
-    ``over_one`` and ``over_mean`` are tuned minus fixed: ``value`` and ``ci95``.
-    """
+    value: Finite
+    ci95: tuple[Finite, Finite]
+    p: Finite
+    detectable: Finite
+
+
+@dataclass(frozen=True)
+class FixedScore:
+    """A task's share of right answers as tuned and with fixed gates, and the paired differences."""
 
     rows: Whole
     tuned: Finite
     one: Finite
     mean: Finite
-    over_one: Mapping[str, Any]
-    over_mean: Mapping[str, Any]
+    over_one: PairedDifference
+    over_mean: PairedDifference
 
 
 @dataclass(frozen=True)
@@ -209,6 +216,7 @@ def inspection_view(folder: Path) -> dict[str, Any] | None:
     if one.gates is not None:
         page["gates"], cut = _gates(one.gates, folder / FOLDER / GATES, grid)
     names = dict(zip(kinds, page["kinds"], strict=True))
+    page = plain_json(page)
     return {"one": one, "page": page, "cut": cut, "kinds": names, "named": _named(one, names)}
 
 
@@ -290,7 +298,7 @@ def _fit(texts: list[dict[str, Any]]) -> int:
     if not texts:
         return 0
     of_token = sum(len(values[0]) for values in texts[0]["values"].values())
-    room, cut = PAGE_GATES // (of_token * len(texts)), 0
+    room, cut = PAGE_GATES // max(1, of_token * len(texts)), 0
     for text in texts:
         cut += len(text["tokens"]) > room
         text["tokens"] = text["tokens"][:room]

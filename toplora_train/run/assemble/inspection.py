@@ -51,6 +51,7 @@ from toplora_train.report.inspection import (
     Matrix,
     ModuleGates,
     ModuleUpdate,
+    PairedDifference,
     write_inspection,
 )
 from toplora_train.run.assemble.scores import Scorer
@@ -258,9 +259,8 @@ def _fixed_scores(folder: Path, scorer: Scorer) -> dict[str, FixedScore]:
     return found
 
 
-def _difference(task: str, fixed: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
-    difference: dict[str, Any] = gain({task: (fixed, tuned)})["tasks"][task]
-    return difference
+def _difference(task: str, fixed: list[Prediction], tuned: list[Prediction]) -> PairedDifference:
+    return PairedDifference(**gain({task: (fixed, tuned)})["tasks"][task])
 
 
 def _describe_updates(
