@@ -7,6 +7,7 @@ from toplora_train.adapters.structure import (
     basis_functions,
     core_energies,
     described_functions,
+    mode_names,
     mode_similarities,
     tensors_of,
 )
@@ -17,6 +18,11 @@ from toplora_train.contract.subject import shaken
 
 def tensors(variant: str):
     return tensors_of(shaken(on("llama", variant)))
+
+
+def similarities(variant: str):
+    model = shaken(on("llama", variant))
+    return mode_similarities(tensors_of(model), mode_names(model))
 
 
 def materialised(parts: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -62,7 +68,8 @@ def test_an_untrained_core_has_no_energy():
 
 def test_layers_and_projections_of_one_tensor_are_compared_by_their_rows():
     found = tensors("tenslora-qkv_depth_tucker")
-    projections, layers = mode_similarities(found)
+    projections, layers = similarities("tenslora-qkv_depth_tucker")
+    assert (projections["names"], layers["names"]) == (["q_proj", "k_proj", "v_proj"], ["0", "1"])
     assert projections["title"] == "cosine of the projections' factors"
     assert (len(projections["values"]), len(layers["values"])) == (3, 2)
     (parts,) = found.values()
@@ -73,7 +80,7 @@ def test_layers_and_projections_of_one_tensor_are_compared_by_their_rows():
 
 def test_separate_tensors_are_compared_by_the_spaces_that_they_read():
     found = tensors("tenslora-att_tucker")
-    (overlap,) = mode_similarities(found)
+    (overlap,) = similarities("tenslora-att_tucker")
     assert overlap["names"] == list(found)
     assert len(found) == 6
     factors = [parts["input"] for parts in found.values()]

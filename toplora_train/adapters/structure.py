@@ -12,6 +12,8 @@ from torch import Tensor
 
 from toplora_train.adapters.genlora import GenLoraLinear, initial_grid, synthesise
 from toplora_train.adapters.tenslora import TensLoraLinear, tensor_names
+from toplora_train.adapters.tenslora_constructions import modes
+from toplora_train.adapters.updates import adapted_layers, place_of
 
 POINTS = 41
 """Points of the latent line at which GenLoRA's functions are evaluated."""
@@ -31,14 +33,33 @@ def tensors_of(model: PeftModel, adapter_name: str = "default") -> dict[str, dic
     return found
 
 
+def mode_names(model: PeftModel, adapter_name: str = "default") -> dict[tuple[str, str], list[str]]:
+    """By tensor and small mode, what each of its indices stands for: ``q_proj``, or layer ``3``."""
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for path, layer in adapted_layers(model).items():
+        if isinstance(layer, TensLoraLinear) and adapter_name in layer.configs:
+            slot = layer.tenslora_slots[adapter_name]
+            construction = layer.configs[adapter_name].construction
+            small = [mode for mode in modes(construction) if mode in ("projection", "layer")]
+            for mode, row in zip(small, slot.rows, strict=True):
+                name = path.rpartition(".")[2] if mode == "projection" else str(place_of(path)[0])
+                found.setdefault((slot.tensor, mode), {})[row] = name
+    return {key: [names[row] for row in sorted(names)] for key, names in found.items()}
+
+
 def mode_similarities(
     tensors: Mapping[str, Mapping[str, Tensor]],
+    names: Mapping[tuple[str, str], list[str]],
 ) -> list[dict[str, Any]]:
     """How alike layers and projections are, as ``title``, ``names`` and a matrix ``values``.
 
     Where they share a tensor, they are rows of a mode's factor: the cosine of two rows, from -1 to
     1. Where each has its own tensor: the overlap of the input factors' column spaces, the mean
     squared cosine of their principal angles, from 0 to 1.
+
+    Args:
+        tensors: The tensors, from :func:`tensors_of`.
+        names: The names of the modes' indices, from :func:`mode_names`.
     """
     found = []
     for label, parts in tensors.items():
@@ -46,8 +67,8 @@ def mode_similarities(
             if mode in parts:
                 rows = F.normalize(parts[mode], dim=1)
                 title = f"cosine of the {mode}s' factors" + (f" in {label}" if label else "")
-                names = [str(index) for index in range(len(rows))]
-                found.append({"title": title, "names": names, "values": (rows @ rows.T).tolist()})
+                values = (rows @ rows.T).tolist()
+                found.append({"title": title, "names": names[label, mode], "values": values})
     if len(tensors) > 1:
         bases = [torch.linalg.qr(parts["input"])[0] for parts in tensors.values()]
         values = [

@@ -195,6 +195,7 @@ def inspection_view(folder: Path) -> dict[str, Any] | None:
         "layers": layers,
         "kinds": short_names(kinds),
         "modules": grid({update.module: printable(update.module) for update in one.updates}),
+        "ranks": grid({update.module: update.rank for update in one.updates}),
         "quantities": [
             {"title": title, "values": grid(found)}
             for title, found in _quantities(one).items()

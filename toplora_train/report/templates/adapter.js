@@ -81,6 +81,11 @@ const adapter = async () => {
     const bounds = range(one.functions.flat());
     const {root, x, y} = chart(shown[matrix], `functions of ${matrix} over the latent line`,
       `${one.functions.length} rows, first group`, [one.latent[0], one.latent.at(-1)], bounds);
+    const cells = (tag, ...texts) => texts.map(value => make(tag, {}, value));
+    find(`.values-of-${matrix} table`).replaceChildren(
+      make("thead", {}, make("tr", {}, ...cells("th", "latent", ...one.functions.map((_, row) => String(row + 1))))),
+      make("tbody", {}, ...one.latent.map((point, place) => make("tr", {}, make("th", {scope: "row"}, short(point)),
+        ...cells("td", ...one.functions.map(values => short(values[place])))))));
     for (const values of one.functions) root.append(svg("path", {class: "main thin",
       d: values.map((value, place) => `${place ? "L" : "M"}${x(one.latent[place]).toFixed(1)} ${y(value).toFixed(1)}`).join("")}));
   };
@@ -165,7 +170,8 @@ const adapter = async () => {
     const chosen = data.quantities[Number(find("[name=quantity]:checked").value)];
     heat(find(".heat"), {title: `${chosen.title}, by layer`, rows: data.kinds, columns: layers, values: chosen.values,
       pick, chosen: [kind(), Number(layer.value)]});
-    const facts = data.quantities.filter(one => at(one.values) !== null).map(one => `${one.title} ${short(at(one.values))}`);
+    const facts = data.quantities.filter(one => at(one.values) !== null).map(one =>
+      `${one.title} ${short(at(one.values))}${one.title === "effective rank" && at(data.ranks) ? ` of ${at(data.ranks)}` : ""}`);
     find("#place").textContent = at(data.modules) === null ? "no update here" : [at(data.modules), ...facts].join(" · ");
     layer.setAttribute("aria-valuetext", `layer ${layers[Number(layer.value)]}, ${find("#place").textContent}`);
     if (shown.singular) drawSingular();

@@ -28,6 +28,7 @@ from toplora_train.adapters.gates import (
 from toplora_train.adapters.structure import (
     core_energies,
     described_functions,
+    mode_names,
     mode_similarities,
     tensors_of,
 )
@@ -139,7 +140,7 @@ def inspect_adapter(
         )
         if layers
         else None,
-        similarities=[Matrix(**one) for one in mode_similarities(tensors)],
+        similarities=[Matrix(**one) for one in mode_similarities(tensors, mode_names(model, name))],
         energies=[CoreEnergy(**one) for one in core_energies(tensors)],
         functions={
             module: {matrix: Functions(**one) for matrix, one in both.items()}
