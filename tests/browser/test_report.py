@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.inspected import gate, inspected, inspected_large
+from tests.report.inspected import gate, inspected, inspected_large, inspected_otherwise
 from tests.report.made_up import made_up_answers, made_up_run
 from toplora_train.report.inspection_page import write_inspection_page
 from toplora_train.report.pages import rewrite_pages
@@ -180,7 +180,7 @@ def test_each_token_has_the_gate_of_the_chosen_layer_module_and_direction(opened
     choose(page, "q_proj")
     page.locator("#layer").focus()
     page.keyboard.press("Home")
-    page.locator("#direction").select_option(value="0")
+    page.locator("#direction").select_option(index=1)
     tokens = page.locator(".token")
     assert tokens.locator("span").all_inner_texts() == ["The", " box", "\\x1b[31m", "<b>"]
     gates = [gate(0, position, 0)[0] for position in range(4)]
@@ -191,7 +191,7 @@ def test_each_token_has_the_gate_of_the_chosen_layer_module_and_direction(opened
         "all => all.map(one => getComputedStyle(one).backgroundColor)"
     )
     assert len(set(colours)) == len({round(one, 6) for one in gates})
-    page.locator("#direction").select_option(value="1")
+    page.locator("#direction").select_option(index=2)
     assert numbers_under_tokens(page) == pytest.approx(
         [gate(0, p, 0)[1] for p in range(4)], rel=5e-3
     )
@@ -199,7 +199,7 @@ def test_each_token_has_the_gate_of_the_chosen_layer_module_and_direction(opened
     assert numbers_under_tokens(page) == pytest.approx(
         [gate(0, p, 1)[1] for p in range(4)], rel=5e-3
     )
-    page.locator("#text").select_option(value="1")
+    page.locator("#text").select_option(index=1)
     assert tokens.locator("span").all_inner_texts() == ["\\u202eYes", "."]
     assert page.locator(".spread .direction").count() == 2
     page.locator(".spread .direction").first.click()
@@ -221,13 +221,42 @@ def test_an_adapter_without_a_run_has_the_same_pictures(opened, tmp_path):
 def test_axe_finds_no_violation(opened, viewport, scheme):
     page = opened(viewport, color_scheme=scheme)
     rows(page).first.get_by_role("button").click()
-    for closed in page.locator("details").all():
+    assert_accessible(page)
+
+
+def assert_accessible(page):
+    for closed in page.locator("details:visible").all():
         closed.locator("summary").click()
     axe = Path(find_spec("axe_playwright_python").submodule_search_locations[0]) / "axe.min.js"
     page.evaluate(axe.read_text())
     found = page.evaluate("axe.run()")
     assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
     assert len(found["passes"]) > 20
+
+
+def test_changes_tensors_and_functions_are_drawn_and_stand_in_tables(opened, tmp_path):
+    inspected_otherwise(tmp_path)
+    page = opened(PHONE, path=write_inspection_page(tmp_path))
+    titles = page.locator(".pictures figcaption").all_inner_texts()
+    assert [title.split("\n")[0].split(" of ")[0] for title in titles] == [
+        "singular values",
+        "functions",
+        "functions",
+        "change",
+        "energy by direction",
+        "cosine",
+    ]
+    assert page.locator(".pictures circle").count() == 3
+    assert page.locator(".pictures .cell").count() == 3 + 4
+    assert page.locator(".cell.negative").count() == 2
+    assert page.locator(".pictures path.thin").count() == 2 * 2
+    assert "model.embed_tokens is not shown: not a linear layer" in page.inner_text("#adapter")
+    assert_accessible(page)
+    assert page.locator(".values-of-A tbody tr").count() == 3
+    page.locator("#layer").focus()
+    page.keyboard.press("Home")
+    assert "not kept for this module" in page.locator(".pictures").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def test_on_a_phone_nothing_is_cut_and_text_is_legible(opened):

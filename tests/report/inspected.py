@@ -1,5 +1,6 @@
 """Synthetic measurements of a TopLoRA adapter: two layers, two kinds, two directions."""
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -7,9 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toplora_train.report.inspection import (
+    CoreEnergy,
     FixedScore,
+    Functions,
     GateView,
     Inspection,
+    Matrix,
     ModuleGates,
     ModuleUpdate,
     PairedDifference,
@@ -40,6 +44,26 @@ def inspected(folder: Path) -> Inspection:
         for place, module in enumerate(MODULES)
     ]
     return _write(folder, MODULES, ["task, row 1", "your text <i>"], rows)
+
+
+def inspected_otherwise(folder: Path) -> Inspection:
+    """What DoRA, TensLoRA and GenLoRA have, in one: changes, tensors, functions."""
+    one = inspected(folder)
+    functions = Functions([-2.0, 0.0, 2.0], [[0.0, 1.0, 0.5], [0.25, -1.0, 0.0]])
+    one = replace(
+        one,
+        gates=None,
+        updates=[
+            replace(update, magnitude=0.1 + place, direction=0.2) if place else update
+            for place, update in enumerate(one.updates)
+        ],
+        left_out={"model.embed_tokens": "not a linear layer"},
+        similarities=[Matrix("cosine of the layers", ["0", "1"], [[1.0, -0.5], [-0.5, 1.0]])],
+        energies=[CoreEnergy("", "input", [0.75, 0.25]), CoreEnergy("", "layer", [1.0])],
+        functions={MODULES[3]: {"A": functions, "B": functions}},
+    )
+    write_inspection(folder / "inspection", one)
+    return one
 
 
 def inspected_large(folder: Path) -> Inspection:

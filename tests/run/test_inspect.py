@@ -13,7 +13,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.config.schema import ModelSettings, ReportSettings
 from toplora_train.contract.subject import shaken
-from toplora_train.evaluation.predictions import read_predictions
+from toplora_train.evaluation.predictions import read_predictions, write_predictions
 from toplora_train.models.tiny import tiny_model
 from toplora_train.report.gain import gain
 from toplora_train.report.inspection import read_inspection
@@ -74,6 +74,16 @@ def test_scores_with_fixed_gates_are_those_of_the_stored_answers(toplora: Path):
         paired = gain({"arithmetic": (rows, tuned)})["tasks"]["arithmetic"]
         assert difference.value == pytest.approx(paired["value"])
         assert difference.ci95 == pytest.approx(paired["ci95"])
+
+
+def test_answers_with_fixed_gates_are_reused(toplora: Path):
+    """An answer that no model gave is still there afterwards."""
+    path = toplora / "inspection" / "predictions" / "arithmetic.one.jsonl"
+    first, *others = read_predictions(path)
+    write_predictions(path, [replace(first, output=f"It is {first.label}."), *others])
+    inspected(toplora)
+    assert read_predictions(path)[0].output == f"It is {first.label}."
+    assert read_inspection(toplora).gates.scores["arithmetic"].one >= 1 / (1 + len(others))
 
 
 def test_a_text_of_ones_own_is_shown_and_without_extras_nothing_is_scored(toplora: Path):

@@ -10,7 +10,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from toplora_train.adapters.saving import WEIGHTS_FILE, load_adapter, sha256_of
+from toplora_train.adapters.saving import load_adapter
 from toplora_train.adapters.updates import compare_updates, decompositions
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config
@@ -26,6 +26,8 @@ from toplora_train.run.assemble.inspection import (
     run_texts,
 )
 from toplora_train.run.evaluate import open_run
+from toplora_train.run.fit.best_checkpoint import fingerprint
+from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import open_accelerator
 from toplora_train.run.prepare.adapted_model import load_adapted
 from toplora_train.run.prepare.eval_sets import match_training_form, read_eval_sets
@@ -60,8 +62,7 @@ def inspect_run(config: RunConfig, run_dir: Path, *, text: str | None, extras: b
         if eval_set.name in report["tasks"]
     ]
     opened = open_run(config, run_dir, eval_sets, run_dir / "predictions", accelerator)
-    adapter = run_dir / "adapter"
-    adapted = load_adapter(opened.model, adapter).to(accelerator.device).eval()
+    adapted = load_adapter(opened.model, run_dir / "adapter").to(accelerator.device).eval()
     inspect_adapter(
         adapted,
         opened.scorer.tokenizer,
@@ -70,7 +71,7 @@ def inspect_run(config: RunConfig, run_dir: Path, *, text: str | None, extras: b
         base=report["model"]["path"],
         extras=extras,
         scorer=opened.scorer,
-        weights=sha256_of(adapter / WEIGHTS_FILE),
+        weights=fingerprint(adapted),  # as in the run, whose answers with fixed gates are reused
     )
     return rewrite_pages(run_dir)
 
@@ -97,6 +98,7 @@ def inspect_folder(
     Raises:
         UserError: The base model is not available, or the adapter does not fit it.
     """
+    open_console()
     model, tokenizer = _load_folder(adapter, base, device)
     texts = [*_own(text), *general_texts()]
     inspect_adapter(model, tokenizer, texts, output, base=base.path or base.name, extras=extras)
@@ -123,6 +125,7 @@ def compare_adapters(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
                 f"angles=true: {runs[first]} and {runs[name]} have different base models "
                 f"({bases[first]['path']} and {base['path']}), so their updates are not comparable"
             )
+    open_console()
     found = {}
     for name, folder in runs.items():
         model, _ = load_adapted(read_config(folder / "config.yaml"), folder)

@@ -51,6 +51,7 @@ def test_the_table_has_the_gates_of_every_token_shown(tmp_path):
     model = shaken(attached("toplora"))
     own = Text("your text", "Is it so?", own=True)
     found = measured(model, tmp_path, [*TEXTS, own])
+    assert found.gates.modules == measured(model, tmp_path / "without").gates.modules
     assert found.gates.texts == ["your text", "a", "b", "c"]
     rows = pq.read_table(tmp_path / "inspection" / "gates.parquet").to_pylist()
     direct = gates_of(model, tiny_tokenizer()(own.text)["input_ids"])

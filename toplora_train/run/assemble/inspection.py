@@ -197,7 +197,8 @@ def _read_gates(
 ) -> _Gates:
     """Gates of the texts, the user's own first, until there are enough tokens.
 
-    The tokens that all of the tasks' prompts begin with are computed but neither counted nor shown.
+    Statistics are over the other texts, so that they do not depend on what the user looks at. The
+    tokens that all of these begin with are computed but neither counted nor shown.
     """
     found = _Gates()
     if not gated_layers(model, name):
@@ -215,9 +216,10 @@ def _read_gates(
         gates = {
             module: values[skipped:] for module, values in gates_of(model, tokens, name).items()
         }
-        for module, values in gates.items():
-            found.pieces.setdefault(module, []).append(values)
-        found.tokens += len(tokens) - skipped
+        if not text.own:
+            for module, values in gates.items():
+                found.pieces.setdefault(module, []).append(values)
+            found.tokens += len(tokens) - skipped
         if text.own or len(found.titles) < SHOWN_TEXTS + sum(one.own for one in texts):
             shown = tokenizer.batch_decode([[token] for token in tokens[skipped:]])
             found.rows += [
