@@ -122,20 +122,22 @@ def basis_functions(layer: GenLoraLinear, adapter_name: str) -> dict[str, Any]:
     """
     config, found = layer.configs[adapter_name], {}
     for matrix in "AB":
-        parts = {
+        parts: dict[str, Any] = {
             part: getattr(layer, f"genlora_{part}_{matrix}").get(adapter_name)
             for part in ("z", "w", "c", "rho", "b")
         }
-        low = min(float(parts["z"].min()), config.grid[0])
-        high = max(float(parts["z"].max()), config.grid[1])
-        latent = torch.linspace(low, high, POINTS, device=parts["z"].device)
-        first = {part: None if t is None or part == "z" else t[:, :1] for part, t in parts.items()}
+        z = parts.pop("z")
+        low, high = min(float(z.min()), config.grid[0]), max(float(z.max()), config.grid[1])
+        latent = torch.linspace(low, high, POINTS, device=z.device)
+        first: dict[str, Any] = {
+            part: None if values is None else values[:, :1] for part, values in parts.items()
+        }
         if not config.learned_grid:
             first["c"], first["rho"] = (
-                values.to(latent.device)[None, None]
+                values.to(z.device)[None, None]
                 for values in initial_grid(config.num_kernels, *config.grid)
             )
-        values = synthesise(
+        functions = synthesise(
             latent,
             first["w"],
             first["c"],
@@ -143,7 +145,7 @@ def basis_functions(layer: GenLoraLinear, adapter_name: str) -> dict[str, Any]:
             base_weights=first["b"],
             base_term=config.base_term,
         )
-        found[matrix] = {"latent": latent.tolist(), "functions": values.tolist()}
+        found[matrix] = {"latent": latent.tolist(), "functions": functions.tolist()}
     return found
 
 

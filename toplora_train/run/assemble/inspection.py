@@ -255,11 +255,18 @@ def _fixed_scores(folder: Path, scorer: Scorer) -> dict[str, FixedScore]:
             read_predictions(scorer.folder / f"{task}.{fixed}.jsonl") for fixed in ("one", "mean")
         )
         found[task] = FixedScore(
-            len(tuned),
-            *(sum(row.correct for row in rows) / len(rows) for rows in (tuned, one, mean)),
-            *(_difference(task, fixed, tuned) for fixed in (one, mean)),
+            rows=len(tuned),
+            tuned=_share_right(tuned),
+            one=_share_right(one),
+            mean=_share_right(mean),
+            over_one=_difference(task, one, tuned),
+            over_mean=_difference(task, mean, tuned),
         )
     return found
+
+
+def _share_right(rows: Sequence[Prediction]) -> float:
+    return sum(row.correct for row in rows) / len(rows)
 
 
 def _difference(task: str, fixed: list[Prediction], tuned: list[Prediction]) -> PairedDifference:
