@@ -20,8 +20,8 @@ from toplora_train.report.stored import Finite, Measured, Whole
 
 FOLDER, FILE, GATES = "inspection", "inspection.json", "gates.parquet"
 SCHEMA_VERSION = 1
-PAGE_GATES = 250_000
-"""Gates in the page, about two bytes each; all are in ``gates.parquet``."""
+PAGE_GATES = 200_000
+"""Gates in the page, about three bytes each; all are in ``gates.parquet``."""
 
 
 @dataclass(frozen=True)
