@@ -1,4 +1,4 @@
-"""A random Llama of the 1B shape in a folder, and runs of it through the real command."""
+"""A random Llama of a 1B model's width in a folder, and runs of it through the real command."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from toplora_train.models.tiny import tiny_tokenizer
 
-BILLION = {  # Llama 3.2 1B's
+WIDE = {  # a quarter of Llama 3.2 1B's layers, and a smaller vocabulary
     "hidden_size": 2048,
     "intermediate_size": 8192,
-    "num_hidden_layers": 16,
+    "num_hidden_layers": 4,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
-    "vocab_size": 128_256,
+    "vocab_size": 16_384,
 }
 RUN = [
     "recipe=smoke",
@@ -58,19 +58,19 @@ def train(model: Path, run_dir: Path, *changes: str) -> list[float]:
 
 
 @pytest.fixture(scope="session")
-def billion(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("billion")
-    make_model(folder, BILLION)
+def wide(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wide")
+    make_model(folder, WIDE)
     return folder
 
 
 @pytest.fixture
-def run(billion: Path, tmp_path: Path) -> Run:
+def run(wide: Path, tmp_path: Path) -> Run:
     """Train the model with these changes of the configuration; the losses of the steps."""
     numbers = count()
-    return lambda *changes: train(billion, tmp_path / f"run{next(numbers)}", *changes)
+    return lambda *changes: train(wide, tmp_path / f"run{next(numbers)}", *changes)
 
 
 @pytest.fixture(scope="session")
-def in_fp32(billion: Path, tmp_path_factory) -> list[float]:
-    return train(billion, tmp_path_factory.mktemp("fp32") / "run", "launch.device=cuda")
+def in_fp32(wide: Path, tmp_path_factory) -> list[float]:
+    return train(wide, tmp_path_factory.mktemp("fp32") / "run", "launch.device=cuda")

@@ -26,7 +26,8 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from toplora_train.adapters.base import adapter_prefixes
+from toplora_train.adapters._peft.lora import use_kernel as use_lora_kernel
+from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
 from toplora_train.adapters.budget import Count, Fit, fit_budget
 from toplora_train.adapters.describe import count_adapter_parameters
 from toplora_train.adapters.targets import (
@@ -43,7 +44,9 @@ from toplora_train.models.quantized import keep_trainable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-NOT_THE_METHODS = ("name", "dtype", "budget", "start_from")
+KERNELS = ("fused", "peft")
+
+NOT_THE_METHODS = ("name", "dtype", "kernel", "budget", "start_from")
 """Keys of an adapter's config group that are not the method's own settings."""
 
 TASK_TYPES = {
@@ -136,7 +139,33 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
         if hasattr(module, "refine"):
             module.refine(attached, own)
     set_adapter_dtype(attached, dtype)
+    use_kernel(attached, kernel_of(settings))
     return attached
+
+
+def kernel_of(settings: Mapping[str, Any]) -> str:
+    """The kernel of an adapter's config group; PEFT's where the method, or an old run, has none."""
+    return str(settings.get("kernel", "peft"))
+
+
+def use_kernel(model: nn.Module, kernel: str) -> None:
+    """Choose how low-rank updates are computed; the parameters and files are the same.
+
+    Args:
+        model: A model with adapters.
+        kernel: ``fused``: with the frozen layer in one function, in its dtype
+            (:mod:`toplora_train.adapters.fused`); ``peft``: composed of PyTorch's operations, in
+            the adapter's dtype, as PEFT does.
+
+    Raises:
+        UserError: Another value.
+    """
+    if kernel not in KERNELS:
+        raise UserError(f"adapter.kernel must be one of {', '.join(KERNELS)}, not {kernel!r}")
+    use_lora_kernel(model, kernel)
+    for module in model.modules():
+        if isinstance(module, AdapterLinear):
+            module.kernel = kernel
 
 
 def start_from_data(

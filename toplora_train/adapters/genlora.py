@@ -49,6 +49,7 @@ from toplora_train.adapters.checks import (
     check_positive_integer,
 )
 from toplora_train.adapters.configs import LowRankConfig
+from toplora_train.adapters.low_rank import LowRank
 
 BASE_TERMS: dict[str, Callable[[Tensor], Tensor] | None] = {
     "none": None,
@@ -235,17 +236,10 @@ class GenLoraLinear(AdapterLinear):
             tensors.update({f"genlora_{part}_{matrix}": part_of for part, part_of in parts.items()})
         return tensors
 
-    def update(self, x: Tensor, adapter_name: str) -> Tensor:
-        """``s B A drop(x)``: ``(..., n) -> (..., m)``."""
-        A = self._synthesised("A", adapter_name).to(x.dtype)
-        B = self._synthesised("B", adapter_name).to(x.dtype)
-        hidden = F.linear(self.dropout(adapter_name)(x), A)
-        return F.linear(hidden * self.scaling[adapter_name], B.T)
-
-    def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """``A (r, n)`` and ``s B (m, r)`` of the plain LoRA with the same update, in float32."""
-        A = self._synthesised("A", adapter_name)
-        return A, self._synthesised("B", adapter_name).T * self.scaling[adapter_name]
+    def low_rank(self, adapter_name: str) -> LowRank:
+        """A and B, synthesised in float32, and s."""
+        A, B = (self._synthesised(matrix, adapter_name) for matrix in "AB")
+        return LowRank(A, B.T, self.scaling[adapter_name])
 
     def _synthesised(self, matrix: str, adapter_name: str) -> Tensor:
         """A ``(r, n)``, or the transpose of B ``(r, m)``."""

@@ -19,6 +19,7 @@ from toplora_train.adapters.attach import (
     quiet_peft,
     set_adapter_dtype,
     tie_trained_embeddings,
+    use_kernel,
 )
 from toplora_train.adapters.base import adapter_prefixes
 from toplora_train.adapters.configs import check_schema_version
@@ -61,7 +62,9 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
         raise RunFailure(f"{folder}: the adapter could not be saved ({error})") from error
 
 
-def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> PeftModel:
+def load_adapter(
+    model: nn.Module, folder: Path, *, trainable: bool = False, kernel: str = "fused"
+) -> PeftModel:
     """Load a saved adapter onto the model.
 
     PEFT leaves tensors that are missing from the file at random values, with a warning; here names
@@ -72,6 +75,7 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
             adapter has no values either, but all checks are made.
         folder: Where the adapter was saved.
         trainable: Whether to train it further.
+        kernel: See :func:`~toplora_train.adapters.attach.use_kernel`.
 
     Raises:
         UserError: The folder has no adapter, or it does not fit this model or these packages.
@@ -103,6 +107,7 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     }
     if len(dtypes) == 1 and dtypes <= DTYPES.keys():
         set_adapter_dtype(loaded, dtypes.pop())
+    use_kernel(loaded, kernel)
     return loaded
 
 

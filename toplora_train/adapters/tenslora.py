@@ -34,7 +34,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toplora_train.adapters.base import AdapterLinear, AdapterModel, register_method
@@ -45,6 +44,7 @@ from toplora_train.adapters.checks import (
     check_positive_number,
 )
 from toplora_train.adapters.configs import AdapterConfig
+from toplora_train.adapters.low_rank import LowRank
 from toplora_train.adapters.tenslora_constructions import (
     CONSTRUCTIONS,
     Features,
@@ -143,14 +143,8 @@ class TensLoraLinear(AdapterLinear):
         del config, module_name
         return {}
 
-    def update(self, x: Tensor, adapter_name: str) -> Tensor:
-        """``s M^T drop(x)``: ``(..., d_in) -> (..., d_out)``, through the thin factors."""
-        A, B = self.lora_factors(adapter_name)
-        hidden = F.linear(self.dropout(adapter_name)(x), A.to(x))
-        return F.linear(hidden, B.to(hidden))
-
-    def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """``A (r_0, d_in)`` and ``s B (d_out, r_0)`` of the plain LoRA with the same update.
+    def low_rank(self, adapter_name: str) -> LowRank:
+        """``A (r_0, d_in)``, ``B (d_out, r_0)`` and s of the plain LoRA with the same update.
 
         In float32 or wider, even under autocast: they are small, and B multiplies many factors.
         """
@@ -172,7 +166,7 @@ class TensLoraLinear(AdapterLinear):
             B = average_shared_heads(
                 B, repeats=slot.repeats, head_size=slot.head_size, gqa=config.gqa
             )
-            return A, B * self.scaling[adapter_name]
+            return LowRank(A, B, self.scaling[adapter_name])
 
 
 def tensor_names(slot: Slot, config: TensLoraConfig) -> dict[str, str]:

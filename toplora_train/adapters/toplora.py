@@ -23,6 +23,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -41,6 +42,7 @@ from toplora_train.adapters.checks import (
     check_positive_number,
 )
 from toplora_train.adapters.configs import LowRankConfig
+from toplora_train.adapters.low_rank import Gate, LowRank
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
@@ -92,6 +94,11 @@ class GateSettings:
         if self.eps is None:
             return torch.finfo(torch.float32).eps
         return PAPER_BF16_EPS if self.eps == "paper-bf16" else float(self.eps)
+
+    @property
+    def paper_epsilon(self) -> float | None:
+        """The norm's epsilon if the gate is the paper's, else None."""
+        return self.epsilon if (self.activation, self.norm) == ("exp", "rms") else None
 
 
 @dataclass
@@ -177,41 +184,28 @@ class TopLoraLinear(AdapterLinear):
                 tensors["toplora_gain"] = torch.ones(r)
         return tensors
 
-    def update(self, x: Tensor, adapter_name: str) -> Tensor:
-        """``s B (A drop(x) * gate(x))``: ``(..., n) -> (..., m)``."""
-        gate = self.configs[adapter_name].gate
-        A = self.toplora_A[adapter_name]
-        B = self.toplora_B[adapter_name]
-        scaling = self.scaling[adapter_name]
-        if not gate.enabled:
-            return F.linear(F.linear(self.dropout(adapter_name)(x), A) * scaling, B)
-        hidden, logits = self._projected(x, adapter_name)
-        gain = self.toplora_gain.get(adapter_name)
-        weights = gate_of(
-            logits, gain, activation=gate.activation, norm=gate.norm, epsilon=gate.epsilon
-        )
-        return F.linear((hidden * weights * scaling).to(hidden.dtype), B)
+    def low_rank(self, adapter_name: str) -> LowRank:
+        """A, B, s and the gate."""
+        settings = self.configs[adapter_name].gate
+        gate = None
+        if settings.enabled:
+            gate = Gate(
+                self.toplora_theta[adapter_name],
+                self.toplora_gain.get(adapter_name),
+                partial(
+                    gate_of,
+                    activation=settings.activation,
+                    norm=settings.norm,
+                    epsilon=settings.epsilon,
+                ),
+                settings.paper_epsilon,
+            )
+        A, B = self.toplora_A[adapter_name], self.toplora_B[adapter_name]
+        return LowRank(A, B, self.scaling[adapter_name], gate)
 
     def can_merge(self, adapter_name: str) -> bool:
         """Only without the gate, when it is a LoRA."""
         return not self.configs[adapter_name].gate.enabled
-
-    def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """A and ``s B``, without the gate."""
-        if not self.can_merge(adapter_name):
-            return super().lora_factors(adapter_name)
-        scaling = self.scaling[adapter_name]
-        return self.toplora_A[adapter_name], self.toplora_B[adapter_name] * scaling
-
-    def _projected(self, x: Tensor, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """``A drop(x)`` and ``x Theta``, each ``(..., r)``; without dropout in one pass over x."""
-        A = self.toplora_A[adapter_name]
-        theta = self.toplora_theta[adapter_name]
-        dropout = self.dropout(adapter_name)
-        if isinstance(dropout, nn.Dropout) and dropout.training:
-            return F.linear(dropout(x), A), F.linear(x, theta.T)
-        hidden, logits = F.linear(x, torch.cat([A, theta.T])).chunk(2, dim=-1)
-        return hidden, logits
 
 
 class TopLoraModel(AdapterModel):

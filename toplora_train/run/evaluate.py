@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from toplora_train.adapters.attach import kernel_of
 from toplora_train.adapters.saving import WEIGHTS_FILE, load_adapter, sha256_of
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task, validate_tasks
@@ -157,7 +158,8 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         else {}
     )
     adapter = run_dir / "adapter"
-    adapted = load_adapter(opened.model, adapter).to(accelerator.device)
+    adapted = load_adapter(opened.model, adapter, kernel=kernel_of(config.adapter))
+    adapted = adapted.to(accelerator.device)
     weights = sha256_of(adapter / WEIGHTS_FILE)
     scores = scorer.score(adapted, "tuned", weights=weights)
     leave_process_group(accelerator)

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.attach import attach_adapter, kernel_of
 from toplora_train.adapters.describe import describe_adapter
 from toplora_train.adapters.saving import save_adapter
 from toplora_train.adapters.start_from import take_start
@@ -215,6 +215,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         expected=trained_logits,
         batch=probe,
         dtype=autocast,
+        kernel=kernel_of(config.adapter),
     )
 
     report = build_report(

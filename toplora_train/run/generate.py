@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
+from toplora_train.adapters.attach import kernel_of
 from toplora_train.adapters.saving import WEIGHTS_FILE, load_adapter, sha256_of
 from toplora_train.config.decoding import Decoding
 from toplora_train.config.errors import UserError
@@ -200,7 +201,9 @@ def open_answerer(config: RunConfig, run_dir: Path, decoding: Decoding) -> Answe
     validate_own_adapter(run_dir, location)
     tokenizer = open_tokenizer(config, location)
     model = load_base(config, location, None).to(accelerator.device)
-    adapted = load_adapter(model, run_dir / "adapter").to(accelerator.device)
+    adapted = load_adapter(model, run_dir / "adapter", kernel=kernel_of(config.adapter)).to(
+        accelerator.device
+    )
     torch.manual_seed(decoding.seed)
     weights = f"{base_weights(config, location)} {sha256_of(run_dir / 'adapter' / WEIGHTS_FILE)}"
     return Answerer(adapted, tokenizer, config, wording == "chat", decoding, weights)

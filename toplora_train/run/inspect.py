@@ -10,6 +10,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from toplora_train.adapters.attach import kernel_of
 from toplora_train.adapters.saving import load_adapter
 from toplora_train.adapters.updates import compare_updates, decompositions
 from toplora_train.config.errors import UserError
@@ -62,9 +63,10 @@ def inspect_run(config: RunConfig, run_dir: Path, *, text: str | None, extras: b
         if eval_set.name in report["tasks"]
     ]
     opened = open_run(config, run_dir, eval_sets, run_dir / "predictions", accelerator)
-    adapted = load_adapter(opened.model, run_dir / "adapter").to(accelerator.device).eval()
+    kernel = kernel_of(config.adapter)
+    adapted = load_adapter(opened.model, run_dir / "adapter", kernel=kernel)
     inspect_adapter(
-        adapted,
+        adapted.to(accelerator.device).eval(),
         opened.scorer.tokenizer,
         [*_own(text), *run_texts(run_dir, list(report["tasks"]))],
         run_dir,

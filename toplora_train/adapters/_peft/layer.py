@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from toplora_train.adapters.configs import AdapterConfig
+from toplora_train.adapters.fused import can_fuse, fused_linear
+from toplora_train.adapters.low_rank import LowRank, composed_update
 from toplora_train.config.errors import UserError
 
 
@@ -34,6 +36,9 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
     """Why the update cannot be merged into the base weight; None if it can."""
 
     prefix: ClassVar[str]
+    kernel: str = "fused"
+    """``fused``: with the frozen layer in one function, in its dtype, where that applies; ``peft``:
+    composed as PEFT composes LoRA, in the adapter's dtype."""
 
     # Members of PEFT's mixin, declared for the type checker, which does not follow its import.
     get_base_layer: Callable[[], nn.Module]
@@ -83,9 +88,20 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         """
         raise NotImplementedError
 
+    def low_rank(self, adapter_name: str) -> LowRank | None:
+        """The factors of a low-rank update; None for a method whose update is another."""
+        del adapter_name
+        return None
+
     def update(self, x: Tensor, adapter_name: str) -> Tensor:
-        """What the adapter adds to the output: ``(..., in_features) -> (..., out_features)``."""
-        raise NotImplementedError
+        """What the adapter adds to the output: ``(..., in_features) -> (..., out_features)``.
+
+        A method that defines no ``low_rank`` defines this.
+        """
+        factors = self.low_rank(adapter_name)
+        if factors is None:
+            raise NotImplementedError
+        return composed_update(x, factors, self.dropout(adapter_name))
 
     def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """The plain LoRA with the same update: ``A (r, in_features)`` and ``B (out_features, r)``.
@@ -95,8 +111,11 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         Raises:
             UnsupportedByAdapterError: There is no equivalent LoRA; the message says why.
         """
-        reason = self.unmergeable_reason or f"{type(self).__name__} defines no plain LoRA"
-        raise UnsupportedByAdapterError(f"{reason} (adapter {adapter_name!r})")
+        factors = self.low_rank(adapter_name)
+        if factors is None or factors.gate is not None:
+            reason = self.unmergeable_reason or f"{type(self).__name__} defines no plain LoRA"
+            raise UnsupportedByAdapterError(f"{reason} (adapter {adapter_name!r})")
+        return factors.A, factors.B * factors.scaling
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """The matrix ``D (out_features, in_features)`` with ``update(x) = x @ D.T``, no dropout.
@@ -108,10 +127,6 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         """
         A, B = self.lora_factors(adapter_name)
         return B @ A
-
-    def add_update(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
-        """``result + update(x)``; override to fuse the two."""
-        return result + self.update(x, adapter_name)
 
     # -- shared by all methods ---------------------------------------------------------------------
 
@@ -173,24 +188,36 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
             return self._mixed_batch_forward(x, *args, adapter_names=adapter_names, **kwargs)
         if self.disable_adapters and self.merged:
             self.unmerge()
-        result: Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged:
-            return result
+            return self.base_layer(x, *args, **kwargs)
+        chosen = [name for name in self.active_adapters if name in self.scaling]
+        if self.kernel == "fused" and len(chosen) == 1 and not (args or kwargs):
+            fused = self._fused_forward(x, chosen[0])
+            if fused is not None:
+                return fused
+        result: Tensor = self.base_layer(x, *args, **kwargs)
         dtype = result.dtype
-        for adapter_name in self.active_adapters:
-            if adapter_name in self.scaling:
-                result = self.add_update(result, self._cast_input(x, adapter_name), adapter_name)
+        for name in chosen:
+            result = result + self.update(self._cast_input(x, name), name)
         return result.to(dtype)
+
+    def _fused_forward(self, x: Tensor, adapter_name: str) -> Tensor | None:
+        if not can_fuse(x, self.base_layer, self._dtype(adapter_name)):
+            return None
+        factors = self.low_rank(adapter_name)
+        if factors is None:
+            return None
+        return fused_linear(x, self.base_layer, factors, self.dropout(adapter_name))
 
     def _cast_input(self, x: Tensor, adapter_name: str) -> Tensor:
         """``x`` in the dtype of the adapter's tensors, unless autocast takes care of it."""
         if torch.is_autocast_enabled(x.device.type):
             return x
-        for name in self.adapter_layer_names:
-            tensors = getattr(self, name)
-            if adapter_name in tensors:
-                return self._cast_input_dtype(x, tensors[adapter_name].dtype)
-        return x
+        return self._cast_input_dtype(x, self._dtype(adapter_name))
+
+    def _dtype(self, adapter_name: str) -> torch.dtype:
+        tensors = (getattr(self, name) for name in self.adapter_layer_names)
+        return next((of[adapter_name].dtype for of in tensors if adapter_name in of), torch.float32)
 
     def _mixed_batch_forward(
         self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any

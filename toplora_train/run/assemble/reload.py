@@ -40,6 +40,7 @@ def prove_reload(
     expected: Tensor,
     batch: dict[str, Tensor],
     dtype: torch.dtype | None,
+    kernel: str,
 ) -> ReloadProof:
     """Load ``adapter`` onto ``fresh_base`` and compare its logits with the trained model's.
 
@@ -47,6 +48,6 @@ def prove_reload(
         UserError: The adapter's file has missing or unexpected tensors, each named; so the result's
             lists are empty, and record in the report that the keys were checked.
     """
-    reloaded = load_adapter(fresh_base, adapter)
+    reloaded = load_adapter(fresh_base, adapter, kernel=kernel)
     difference = (probe_logits(reloaded, batch, dtype) - expected).abs().max()
     return ReloadProof(float(difference), missing=(), unexpected=())

@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from toplora_train.adapters.attach import kernel_of
 from toplora_train.adapters.saving import load_adapter
 from toplora_train.config.schema import RunConfig
 from toplora_train.run.prepare.objective import find_objective, load_base, locate_base
@@ -33,6 +34,6 @@ def load_adapted(
     validate_own_adapter(run_dir, location)
     tokenizer = open_tokenizer(config, location)
     base = load_base(config, location, find_objective(config, tokenizer).head)
-    adapted = load_adapter(base, run_dir / "adapter")
+    adapted = load_adapter(base, run_dir / "adapter", kernel=kernel_of(config.adapter))
     model: PeftModel = adapted.to(device).eval()
     return model, tokenizer

@@ -1,0 +1,236 @@
+"""Measure training steps of large models on a CUDA device: time, FLOPs and memory.
+
+    python benchmarks/gpu_step.py [--cases 3b:qkv:8:0.05:float32 ...] [--tokens 16384] [--out FILE]
+
+A case is SHAPE:MODULES:RANK:DROPOUT:DTYPE: the shape of Llama 3.2 1B or 3B or Llama 3.1 8B, with
+random weights in bf16; q, k and v (``qkv``) or ``all`` linear layers; the adapter's dtype. One base
+model is shared by all methods, whose B is not zero. Rows are right-padded, their lengths real ones
+of commonsense training rows around the median (``--lengths``, a JSON list; else all 128 tokens);
+the loss is that of 7 % of the tokens, with logits for those alone. A step is forward and backward,
+timed with CUDA events; methods are interleaved, medians reported over the base model's, whose
+second copy gives the A/A spread. FLOPs: 4 per weight of the linear layers and token (no weight
+gradients); the ceiling is an 8192^3 bf16 product of random matrices in the same run. Parity: LoRA
+by both kernels has the same loss. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.config.adapter import adapter_defaults
+
+SHAPES = {  # hidden, intermediate, layers, heads, key-value heads
+    "tiny": (64, 128, 2, 4, 2),
+    "1b": (2048, 8192, 16, 32, 8),
+    "3b": (3072, 8192, 28, 24, 8),
+    "8b": (4096, 14336, 32, 32, 8),
+}
+CASES = ("1b:qkv:8:0.05:float32", "3b:qkv:8:0:float32", "3b:qkv:8:0.05:float32")
+SUPERVISED = 14  # every 14th token: 7.1 %
+
+
+class Case:
+    """A case of the command line."""
+
+    def __init__(self, text: str) -> None:
+        self.shape, self.modules, r, dropout, self.dtype = text.split(":")
+        self.r, self.dropout = int(r), float(dropout)
+
+
+def base_model(shape: str, device: str) -> LlamaForCausalLM:
+    hidden, intermediate, layers, heads, key_value_heads = SHAPES[shape]
+    config = LlamaConfig(
+        vocab_size=128_256 if shape != "tiny" else 512,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        tie_word_embeddings=True,
+        use_cache=False,
+        dtype=torch.bfloat16,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
+    return model.requires_grad_(False).train()
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """The same modules around the same tensors."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def adapted(base: nn.Module, name: str, kernel: str, case: Case) -> nn.Module:
+    """By PEFT alone (``kernel=peft`` and its own DoRA norm), or as this package trains it."""
+    settings: dict[str, Any] = adapter_defaults(name)[0] | {
+        "dropout": case.dropout,
+        "dtype": case.dtype,
+        "target_modules": "all-linear" if case.modules == "all" else None,
+    }
+    if name == "tenslora":
+        settings["construction"] = "depth" if case.modules == "all" else "qkv_depth"
+    else:
+        settings |= {"r": case.r, "alpha": 2 * case.r}
+    if "kernel" in settings:
+        settings["kernel"] = kernel
+    if name == "dora":
+        settings["norm"] = "peft" if kernel == "peft" else "factored"
+    model = attach_adapter(shared_copy(base), settings, seed=0)
+    generator = torch.Generator(next(base.parameters()).device).manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.abs().sum() == 0:
+                parameter.normal_(0, 0.01, generator=generator)
+    return model
+
+
+def rows_of(lengths: list[int], tokens: int) -> tuple[int, int]:
+    """Rows and padded length of a batch of about ``tokens`` tokens around the median length."""
+    ordered = sorted(lengths)
+    longest = ordered[min(len(ordered) - 1, len(ordered) // 2 + tokens // ordered[-1] // 2)]
+    return max(1, tokens // longest), longest
+
+
+def step(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    for parameter in model.parameters():
+        parameter.grad = None
+    inputs.grad = None
+    whole: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    hidden = whole.model(inputs_embeds=inputs).last_hidden_state
+    logits = whole.lm_head(hidden.flatten(0, 1)[::SUPERVISED])
+    loss = nn.functional.cross_entropy(logits.float(), labels)
+    loss.backward()
+    return loss.detach()
+
+
+def milliseconds(run: Callable[[], Any], device: str) -> float:
+    if device == "cpu":  # to try the script; its times mean nothing
+        run()
+        return 1.0
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def ceiling(device: str) -> float:
+    """TFLOP/s of a large bf16 product."""
+    size = 8192 if device == "cuda" else 64
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    times = [milliseconds(lambda: left @ right, device) for _ in range(15)]
+    return 2 * size**3 / statistics.median(times[5:]) / 1e9
+
+
+def measure(
+    case: Case, base: nn.Module, methods: dict[str, tuple[str, str]], size: tuple[int, int],
+    repeats: int, device: str,
+) -> dict[str, Any]:  # fmt: skip
+    rows, length = size
+    torch.manual_seed(2)
+    width = SHAPES[case.shape][0]
+    inputs = torch.randn(rows, length, width, device=device, dtype=torch.bfloat16).requires_grad_()
+    positions = len(range(0, rows * length, SUPERVISED))
+    labels = torch.randint(0, 500, (positions,), device=device)
+    models = {"base": base, "base again": base}
+    models |= {label: adapted(base, *method, case=case) for label, method in methods.items()}
+    times: dict[str, list[float]] = {label: [] for label in models}
+    losses, peaks = {}, {}
+    for repeat in range(repeats + 1):
+        for label, model in models.items():
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
+            result: list[Tensor] = []
+            taken = milliseconds(
+                lambda model=model, result=result: result.append(step(model, inputs, labels)),
+                device,
+            )
+            if repeat:  # the first one warms up
+                times[label].append(taken)
+                continue
+            losses[label] = float(result[0])
+            if device == "cuda":
+                peaks[label] = (torch.cuda.max_memory_allocated() - before) / 2**30
+    median = {label: statistics.median(values) for label, values in times.items()}
+    weights = sum(p.numel() for n, p in base.model.layers.named_parameters() if p.dim() == 2)
+    head = base.lm_head.weight.numel() / SUPERVISED
+    flops = 4 * (weights + head) * rows * length
+    return {
+        "rows": rows,
+        "length": length,
+        "ms": {label: round(value, 2) for label, value in median.items()},
+        "spread": {label: round(max(v) / min(v) - 1, 4) for label, v in times.items()},
+        "over_base": {label: round(value / median["base"], 4) for label, value in median.items()},
+        "tflops": {label: round(flops / value / 1e9, 1) for label, value in median.items()},
+        "peak_gib": {label: round(value, 2) for label, value in peaks.items()},
+        "losses": losses,
+    }
+
+
+METHODS = {
+    "PEFT LoRA": ("lora", "peft"),
+    "LoRA": ("lora", "fused"),
+    "TopLoRA": ("toplora", "fused"),
+    "TopLoRA composed": ("toplora", "peft"),
+    "PEFT DoRA": ("dora", "peft"),
+    "DoRA": ("dora", "fused"),
+    "TensLoRA": ("tenslora", "fused"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", nargs="+", default=CASES)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--lengths", type=Path)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not all(case.startswith("tiny") for case in arguments.cases):
+        print("no CUDA device: not measured")
+        return
+    lengths = json.loads(arguments.lengths.read_text()) if arguments.lengths else [128]
+    size = rows_of(lengths, arguments.tokens)
+    found: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "versions": {"torch": torch.__version__, "peft": peft.__version__, "python": sys.version},
+        "ceiling_tflops": round(ceiling(device), 1),
+        "cases": {},
+    }
+    base, shape = None, ""
+    for text in arguments.cases:
+        case = Case(text)
+        if case.shape != shape:
+            base = None  # before the next one is built
+            base, shape = base_model(case.shape, device), case.shape
+        methods = {label: METHODS[label] for label in arguments.methods}
+        found["cases"][text] = measure(case, base, methods, size, arguments.repeats, device)
+        print(text, json.dumps(found["cases"][text]), flush=True)
+        if arguments.out:
+            arguments.out.write_text(json.dumps(found, indent=2))
+    print("ceiling", found["ceiling_tflops"], "TFLOP/s on", found["device"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Thin products with dropout whose mask is drawn again rather than stored."""
+
+import pytest
+import torch
+
+from toplora_train.adapters import projection
+from toplora_train.adapters.projection import add_input_gradient, project, weight_gradient
+
+T, N, K, DROPPED, P, SEED = 37, 24, 6, 4, 0.3, 5
+
+
+@pytest.fixture(autouse=True, params=[2**19, 24 * 8 * 5], ids=["whole", "five rows at a time"])
+def _chunks(request, monkeypatch):
+    monkeypatch.setattr(projection, "CACHE_BYTES", request.param)
+
+
+@pytest.fixture
+def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    return tuple(torch.randn(*shape, dtype=torch.float64) for shape in [(T, N), (K, N), (T, K)])
+
+
+def mask() -> torch.Tensor:
+    """What drop multiplies x by, read from the product of ones: ``(T, n)``."""
+    return project(torch.ones(T, N).double(), torch.eye(N).double(), P, SEED, N)
+
+
+def test_the_mask_keeps_a_share_of_one_minus_p_and_scales_it():
+    values, counts = mask().unique(return_counts=True)
+    torch.testing.assert_close(values, torch.tensor([0, 1 / (1 - P)]).double())
+    share, error = counts[1] / (T * N), (P * (1 - P) / (T * N)) ** 0.5
+    assert abs(share - (1 - P)) < 4 * error
+
+
+def test_another_seed_draws_another_mask():
+    other = project(torch.ones(T, N).double(), torch.eye(N).double(), P, SEED + 1, N)
+    assert 0.2 < (other != mask()).double().mean() < 0.8
+
+
+@pytest.mark.parametrize("dropped", [DROPPED, K])
+def test_products_and_gradients_are_those_of_one_mask(tensors, dropped):
+    x, k, dh = tensors
+    x.requires_grad_()
+    k.requires_grad_()
+    expected = torch.cat([(x * mask()) @ k[:dropped].T, x @ k[dropped:].T], dim=1)
+    torch.testing.assert_close(project(x.detach(), k.detach(), P, SEED, dropped), expected)
+    dx, dk = torch.autograd.grad(expected, [x, k], dh)
+    onto = torch.ones(T, N).double()
+    x, k = x.detach(), k.detach()
+    torch.testing.assert_close(add_input_gradient(onto, dh, k, P, SEED, dropped), 1 + dx)
+    torch.testing.assert_close(weight_gradient(dh, x, P, SEED, dropped, x.dtype), dk)
+
+
+def test_without_dropout_they_are_plain_products(tensors):
+    x, k, dh = tensors
+    torch.testing.assert_close(project(x, k, 0.0, 0, DROPPED), x @ k.T)
+    torch.testing.assert_close(weight_gradient(dh, x, 0.0, 0, DROPPED, x.dtype), dh.T @ x)
+    onto = torch.ones(T, N).double()
+    torch.testing.assert_close(add_input_gradient(onto, dh, k, 0.0, 0, DROPPED), 1 + dh @ k)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_have_the_dtype_of_the_factors(tensors, dtype):
+    x, _, dh = (tensor.bfloat16() for tensor in tensors)
+    for p in (0.0, P):
+        assert weight_gradient(dh, x, p, SEED, DROPPED, dtype).dtype is dtype
