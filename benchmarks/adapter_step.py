@@ -8,8 +8,9 @@ and adapter. One base model is shared by all methods, whose B is not zero. Rows 
 their lengths real ones around the median (``--lengths``, a JSON list; else all 128 tokens); the
 loss is that of 7 % of the tokens, with logits for those alone. A step is forward and backward.
 Methods are interleaved; the statistic is the median of CUDA events, on a CPU the minimum of
-processor times, which other programs on the machine disturb less than the clock. The base model is measured twice for the A/A spread. FLOPs: 4 per weight and token
-(no weight gradients); the ceiling is a large bf16 product of random matrices in the same run.
+processor times, which other programs on the machine disturb less than the clock. The base model is
+measured twice for the A/A spread. FLOPs: 4 per weight and token (no weight gradients); the ceiling
+is a large bf16 product of random matrices in the same run.
 Memory: on a CUDA device the peak of a step; on a CPU what autograd saves for the backward pass,
 without weights. Parity: LoRA has the same loss by both kernels. Prints JSON.
 """

@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": ("toplora_train.launch.evaluate", "evaluate a run's adapter again or on other tasks"),
     "generate": ("toplora_train.launch.generate", "chat with a run's model, or answer a file"),
     "report": ("toplora_train.launch.compare", "compare runs: scores, costs, paired tests"),
+    "inspect": ("toplora_train.launch.inspect", "look into an adapter: updates by layer, gates"),
     "export": ("toplora_train.launch.export", "a plain LoRA, merged weights, or the hub"),
     "check-adapter": ("toplora_train.launch.check_adapter", "check an adapter of one's own"),
     "cache": ("toplora_train.launch.cache", "show or clear the cache"),

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from peft import PeftModel
 
 from tests.config.example import run_config
+from tests.report.inspected import inspected
 from tests.report.made_up import made_up_metrics, made_up_predictions, made_up_report
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.saving import load_adapter, save_adapter
@@ -38,6 +39,7 @@ from toplora_train.evaluation.predictions import (
 from toplora_train.models.load import load_model, load_tokenizer
 from toplora_train.models.locate import locate_model
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+from toplora_train.report.inspection_page import write_inspection_page
 from toplora_train.report.metrics_file import MetricsFile, read_metrics
 from toplora_train.report.pages import render_html, render_markdown
 from toplora_train.report.record import read_report, write_report
@@ -262,6 +264,7 @@ READERS = {
     "report.json": Reader(
         lambda folder: write_report(folder / "report.json", made_up_report()), _read_report
     ),
+    "inspection": Reader(inspected, write_inspection_page),
     "metrics.jsonl": Reader(_write_metrics, _read_metrics),
     "judged.json": Reader(
         lambda folder: write_json_atomically(

@@ -23,6 +23,7 @@ def run_command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         (["optput=x"], "'optput=x' is not a run directory"),
         (["--all"], "'--all' is not a run directory"),
         (["gain=much"], "gain=much must be a number of percentage points"),
+        (["angles=yes", "."], "angles=yes must be true or false"),
         (["gain=0", "."], "gain=0 must be a number of percentage points"),
         (["table=dora", "."], "table=dora is unknown; the tables are dora_commonsense, lora_glue"),
         (["table=lora_glue", "gain=2", "."], "table=lora_glue compares with published scores"),
@@ -83,3 +84,10 @@ def test_help_names_every_table(monkeypatch: pytest.MonkeyPatch, capsys):
 def test_help_explains_runs(monkeypatch: pytest.MonkeyPatch, capsys):
     assert run_command(monkeypatch, "-h") == 0
     assert "usage: toplora-report RUN..." in capsys.readouterr().out
+
+
+def test_the_adapters_of_one_run_are_not_compared(tmp_path: Path, monkeypatch, capsys):
+    run_folder(tmp_path / "a")
+    words = (str(tmp_path), "angles=true", f"output={tmp_path / 'out'}")
+    assert run_command(monkeypatch, *words) == 2
+    assert "angles=true compares the adapters of two runs, and there" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from tests.report.run_folders import run_folder
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.metrics import Measured
 from toplora_train.evaluation.statistics import mcnemar_mid_p
-from toplora_train.report.comparison import compare_runs, letters
+from toplora_train.report.comparison import compare_runs, letters, runs_to_inspect
 from toplora_train.report.runs import find_runs, find_tuning_runs
 
 WEAK = [i % 2 == 0 for i in range(60)]
@@ -160,3 +160,17 @@ def test_learning_rates_are_those_of_the_tuning_runs(tmp_path: Path):
     assert "extend the grid by 1e-4 (study.rates)" in warnings
     assert "different learning rates" not in warnings
     assert "different learning rates" in "\n".join(compare_runs(runs)["warnings"])
+
+
+def test_the_adapters_compared_are_the_first_of_each_method_or_two_of_a_single_one():
+    methods = [
+        {"name": "lora", "runs": ["a", "b"], "seeds": [1, 2]},
+        {"name": "dora", "runs": ["c/evaluations/again"], "seeds": [1]},
+    ]
+    assert runs_to_inspect({"methods": methods}) == {"lora": Path("a"), "dora": Path("c")}
+    assert runs_to_inspect({"methods": methods[:1]}) == {
+        "lora seed=1": Path("a"),
+        "lora seed=2": Path("b"),
+    }
+    with pytest.raises(UserError, match="there is one"):
+        runs_to_inspect({"methods": methods[1:]})

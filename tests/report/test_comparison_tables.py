@@ -6,6 +6,7 @@ from tests.report.test_comparison import two
 from toplora_train.report.comparison_tables import (
     Cell,
     Table,
+    adapters,
     by_task,
     comparison_tables,
     costs,
@@ -81,3 +82,18 @@ def test_an_optional_column_is_kept_if_any_row_has_it():
         "", ["a", "b", "c"], [[Cell("x"), Cell(""), Cell("")], [Cell("y"), Cell("1", 1), Cell("")]]
     )
     assert table.without("b", "c").headings == ["a", "b"]
+
+
+def test_the_angles_between_adapters_are_means_over_the_layers(tmp_path: Path):
+    document = two(tmp_path)
+    assert adapters(document).rows == []
+    modules = [
+        {"module": f"model.layers.{layer}.self_attn.q_proj", "overlap": overlap, "chance": 0.125}
+        | {"outputs": [10.0 + layer, 90.0], "inputs": [60.0, 80.0 + 2 * layer]}
+        for layer, overlap in enumerate((0.5, 0.25))
+    ]
+    document["adapters"] = [{"first": "lora", "second": "dora", "modules": modules}]
+    assert texts(adapters(document)) == [
+        ["dora vs lora", "q_proj", "2", "0.375", "0.125", "10.5° to 90.0°", "60.0° to 81.0°"]
+    ]
+    assert adapters(document) in comparison_tables(document)

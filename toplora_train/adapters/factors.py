@@ -1,7 +1,8 @@
-"""The low-rank factors of adapters whose update is a fixed matrix product."""
+"""The low-rank factors of adapters whose update is a fixed matrix product, and effective ranks."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from toplora_train.adapters.base import AdapterLinear
@@ -32,3 +33,12 @@ def fixed_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 def _weight(layer: nn.Module) -> Tensor:
     weight: Tensor = layer.weight  # type: ignore[assignment]  # of a linear layer
     return weight
+
+
+def effective_rank(singular: Tensor) -> float:
+    """The exponential of the entropy of the singular values, normalised to sum to 1; 0 without any.
+
+    Source: O. Roy, M. Vetterli, The effective rank (2007).
+    """
+    total = float(singular.sum())
+    return float(torch.special.entr(singular / total).sum().exp()) if total > 0 else 0.0

@@ -405,6 +405,20 @@ class ForgettingSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ReportSettings:
+    """What the report contains besides the scores.
+
+    Attributes:
+        extras: Measure what takes long of the trained adapter: the tasks scored again with
+            TopLoRA's gates fixed (at one, and at their mean), and singular values of updates that
+            are no product of two thin matrices, such as DoRA's. ``toplora-inspect`` measures it
+            later.
+    """
+
+    extras: bool = True
+
+
+@dataclass(frozen=True, config=STRICT)
 class TrackerSettings:
     """Where metrics are logged in addition to the run directory.
 
@@ -479,6 +493,7 @@ class RunConfig:
         task: The tasks to evaluate, by name.
         expected: Published scores to compare with.
         forgetting: The general text on which forgetting is measured.
+        report: What the report contains.
         seed: Seed of every random number generator.
         data_root: A local mirror of data sets that is searched before the hub.
         resume: ``auto`` resumes from the newest checkpoint in ``output_dir``; ``extend`` trains a
@@ -507,6 +522,7 @@ class RunConfig:
     task: dict[Name, TaskSettings] = Field(default_factory=dict)
     expected: list[ExpectedSettings] = Field(default_factory=list)
     forgetting: ForgettingSettings = Field(default_factory=ForgettingSettings)
+    report: ReportSettings = Field(default_factory=ReportSettings)
     seed: Seed = 1
     data_root: str | None = None
     resume: Literal["auto", "extend"] | None = None

@@ -11,7 +11,7 @@ from toplora_train.config.plugins import find_plugins, load_plugins
 from toplora_train.launch.command import run_words
 
 COMMAND = "toplora-report"
-OPTIONS = ("baseline", "gain", "table", "output", "config_dir")
+OPTIONS = ("baseline", "gain", "angles", "table", "output", "config_dir")
 USAGE = """\
 Compare finished runs: a leaderboard, and pairwise comparisons of methods on the same rows, with
 the smallest difference that each could detect. Runs that differ only in their seed are one method.
@@ -20,7 +20,7 @@ refused. Of a study the completed runs are compared and the others listed.
 
 Of one run alone, its report.html and report.md are written anew from the files in its folder.
 
-usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [output=FOLDER]
+usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [angles=true] [output=FOLDER]
        toplora-report RUN... table=NAME [output=FOLDER]
        toplora-report RUN
 
@@ -28,6 +28,8 @@ usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [output=FOLDER]
   baseline  the method to compare all others with (its name on the leaderboard, or its adapter's);
             by default all pairs are compared, so Holm's method corrects for more comparisons
   gain      report how many seeds would detect a true difference of this many points; default 1
+  angles    true compares the adapters too, by the principal angles between their updates; loads
+            the base model, and takes the first run of each method, or two runs of a single one
   table     a published table, with the scores of these runs beside its own: dora_commonsense,
             lora_glue, toplora_ablation
   output    the folder for the files (.md, .html, .csv, .tex, .json); default ./comparison
@@ -47,7 +49,7 @@ def _compare(words: list[str]) -> None:
         print(f"written to {rewrite_pages(folders[0])} (also .md)")
         return
     table = options.get("table")
-    for key in ("baseline", "gain"):
+    for key in ("baseline", "gain", "angles"):
         if table is not None and key in options:
             raise UserError(f"table={table} compares with published scores, without {key}=")
     compare_folders(
@@ -55,6 +57,7 @@ def _compare(words: list[str]) -> None:
         table=table,
         baseline=options.get("baseline") or None,
         gain=_points(options.get("gain", "1")),
+        angles=_switch("angles", options.get("angles", "false")),
         output=Path(options.get("output") or "comparison"),
         own=[Path(options["config_dir"])] if "config_dir" in options else [],
     )
@@ -68,6 +71,7 @@ def compare_folders(
     output: Path,
     own: Sequence[Path],
     table: str | None = None,
+    angles: bool = False,
 ) -> dict[str, Any]:
     """Compare runs, show and write the comparison, and return it.
 
@@ -78,6 +82,7 @@ def compare_folders(
         output: The folder for the files.
         own: The user's folders with the metrics that the runs use.
         table: A published table to compare with instead.
+        angles: Whether to compare the adapters' updates too, which loads the base model.
 
     Raises:
         UserError: The runs cannot be compared.
@@ -113,6 +118,11 @@ def compare_folders(
             baseline=baseline,
             gain=gain,
         )
+        if angles:
+            from toplora_train.report.comparison import runs_to_inspect
+            from toplora_train.run.inspect import compare_adapters  # heavy
+
+            document["adapters"] = compare_adapters(runs_to_inspect(document))
         _create(output)
         write_comparison(output, document)
         show_comparison(document, console)
@@ -143,6 +153,12 @@ def _create(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={output} cannot be created: {error.strerror}") from error
+
+
+def _switch(key: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise UserError(f"{key}={text} must be true or false")
+    return text == "true"
 
 
 def _points(text: str) -> float:

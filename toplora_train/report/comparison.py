@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
+from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
@@ -141,6 +142,27 @@ def overall(comparison: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | No
     if comparison["average"] is not None:
         return "average", comparison["average"]
     return next(iter(comparison["tasks"].items()), None)
+
+
+def runs_to_inspect(document: Mapping[str, Any]) -> dict[str, Path]:
+    """The runs whose adapters are compared: the first of each method, or two of a single one.
+
+    Raises:
+        UserError: There is one run only.
+    """
+    methods = document["methods"]
+    found = {method["name"]: method["runs"][0] for method in methods}
+    if len(methods) == 1:
+        (only,) = methods
+        pairs = list(zip(only["seeds"], only["runs"], strict=False))[:2]
+        found = {f"{only['name']} seed={seed}": folder for seed, folder in pairs}
+    if len(found) < 2:
+        raise UserError("angles=true compares the adapters of two runs, and there is one")
+    folders = {name: Path(folder) for name, folder in found.items()}
+    return {
+        name: folder.parent.parent if folder.parent.name == "evaluations" else folder
+        for name, folder in folders.items()
+    }
 
 
 def letters(names: Sequence[str], apart: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from toplora_train.report.comparison import overall
 from toplora_train.report.comparison_csv import comparison_csv
 from toplora_train.report.comparison_tables import (
     Table,
+    adapters,
     by_task,
     comparison_tables,
     costs,
@@ -44,11 +45,24 @@ HOW = (
 )
 
 
+ANGLES = (
+    "Principal angles compare the spaces of two updates, from 0 degrees (a shared direction) to "
+    "90: of the outputs that they reach and of the inputs that they read, smallest to largest, "
+    "means over layers. The overlap is the mean squared cosine of the outputs' angles; by chance "
+    "it is the larger rank divided by the width."
+)
+
+
 def write_comparison(folder: Path, document: Mapping[str, Any]) -> None:
     """Write ``comparison.json``, ``.md``, ``.html``, ``.csv`` and ``.tex``."""
     tables = comparison_tables(document)
     runs = [f"{method['name']}: {', '.join(method['runs'])}" for method in document["methods"]]
-    notes = [HOW, f"Protocol {document['protocol']}, {document['protocol_hash']}.", *runs]
+    notes = [
+        HOW,
+        *([ANGLES] if document.get("adapters") else []),
+        f"Protocol {document['protocol']}, {document['protocol_hash']}.",
+        *runs,
+    ]
     write_tables(
         folder / "comparison",
         "Comparison of runs",
@@ -104,7 +118,7 @@ def show_comparison(document: Mapping[str, Any], console: Console) -> None:
         shown.append(by_task(document))
     if document["learning_rates"]:
         shown.append(learning_rate_table(document["learning_rates"]))
-    shown.append(unfinished(document))
+    shown += [adapters(document), unfinished(document)]
     for table in shown:
         if table.rows:
             show_table(table, console, names)

@@ -61,7 +61,7 @@ def comparison_tables(document: Mapping[str, Any]) -> list[Table]:
     tables = [leaderboard(document), costs(document), differences(document), by_task(document)]
     if rates:
         tables.append(learning_rate_table(rates))
-    tables.append(unfinished(document))
+    tables += [adapters(document), unfinished(document)]
     return [table for table in tables if table.rows]
 
 
@@ -163,6 +163,40 @@ def learning_rate_table(rates: Mapping[str, Any]) -> Table:
     return Table(
         "Learning rates", ["method", "rate", f"held-out {rates['metric']}", "seeds", ""], rows
     )
+
+
+def adapters(document: Mapping[str, Any]) -> Table:
+    """The angles between the adapters' updates, as means over the layers."""
+    rows = []
+    for pair in document.get("adapters", ()):
+        by_kind: dict[str, list[Mapping[str, Any]]] = {}
+        for module in pair["modules"]:
+            by_kind.setdefault(module["module"].rpartition(".")[2], []).append(module)
+        for kind, modules in by_kind.items():
+            angles = [
+                [sum(angle) / len(angle) for angle in zip(*ends, strict=True)]
+                for ends in (
+                    [(min(one[side]), max(one[side])) for one in modules]
+                    for side in ("outputs", "inputs")
+                )
+            ]
+            overlaps = [
+                sum(one[key] for one in modules) / len(modules) for key in ("overlap", "chance")
+            ]
+            rows.append(
+                [
+                    Cell(_pair(pair)),
+                    Cell(kind),
+                    Cell(str(len(modules)), len(modules)),
+                    *(Cell(f"{value:.3f}", value) for value in overlaps),
+                    *(
+                        Cell(f"{low:.1f}\N{DEGREE SIGN} to {high:.1f}\N{DEGREE SIGN}", low)
+                        for low, high in angles
+                    ),
+                ]
+            )
+    head = ["pair", "module", "layers", "overlap", "by chance", "angles of outputs"]
+    return Table("Adapters: principal angles of the updates", [*head, "angles of inputs"], rows)
 
 
 def unfinished(document: Mapping[str, Any]) -> Table:

@@ -27,6 +27,7 @@ KEPT = (
     "metrics.jsonl",
     "figures",
     "adapter",
+    "inspection",
     "predictions",
 )
 

@@ -23,6 +23,7 @@ from toplora_train.report.curves import curve_table, training_curves
 from toplora_train.report.escape import cell, code, fenced, finalize
 from toplora_train.report.expected import expected_table
 from toplora_train.report.gain import gain_text
+from toplora_train.report.inspection import inspection_view
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.record import completed_report
 from toplora_train.report.wording import has_head, head_verdict, wording
@@ -58,7 +59,10 @@ def write_pages(folder: Path, report: Mapping[str, Any]) -> None:
         for suffix in ("", ".base")
     )
     write_text_atomically(folder / "report.md", render_markdown(report, tuned))
-    write_text_atomically(folder / "report.html", render_html(report, metrics, tuned, base))
+    inspection = inspection_view(folder)
+    write_text_atomically(
+        folder / "report.html", render_html(report, metrics, tuned, base, inspection)
+    )
 
 
 def rewrite_pages(folder: Path) -> Path:
@@ -83,6 +87,7 @@ def render_html(
     metrics: Sequence[Mapping[str, Any]],
     predictions: Answers,
     base: Answers | None = None,
+    inspection: Mapping[str, Any] | None = None,
 ) -> str:
     """Return ``report.html``: no request leaves it, and no script but its own runs in it.
 
@@ -91,18 +96,14 @@ def render_html(
         metrics: The rows of ``metrics.jsonl``.
         predictions: Each task's answers of the tuned model.
         base: Those of the base model.
+        inspection: What was measured of the adapter, as ``inspection_view`` returns it.
     """
-    environment = templates(escape=True)
-    style = _source(environment, "report.css") + _source(environment, "run.css")
-    script = _source(environment, "report.js")
     content = _content(report, predictions)
     curves = training_curves(metrics, content["words"].unit)
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
+        inspection,
         **content,
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
         scale=score_scale(report),
         curves=curves,
         packed_curves=pack(curves),
@@ -110,6 +111,22 @@ def render_html(
         answers=_answers(report, predictions, base or {}),
         filters=FILTERS,
         longest=LONGEST,
+    )
+
+
+def render_page(template: str, inspection: Mapping[str, Any] | None, **content: Any) -> str:
+    """Return an interactive page: a template that extends ``page.html.j2``."""
+    environment = templates(escape=True)
+    style = _source(environment, "report.css") + _source(environment, "run.css")
+    script = _source(environment, "report.js") + _source(environment, "adapter.js")
+    return environment.get_template(template).render(
+        **content,
+        inspection=inspection,
+        packed_adapter=pack(inspection["page"]) if inspection else "",
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
     )
 
 

@@ -36,6 +36,7 @@ NOT_OF_THE_METHOD = (
     "task",
     "evaluation",
     "forgetting",
+    "report",
 )
 
 

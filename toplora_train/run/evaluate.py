@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from toplora_train.adapters.attach import kernel_of
 from toplora_train.adapters.saving import WEIGHTS_FILE, load_adapter, sha256_of
@@ -38,6 +43,69 @@ from toplora_train.run.prepare.own_adapter import validate_own_adapter
 from toplora_train.run.prepare.run_data import training_rows
 from toplora_train.run.prepare.special_tokens import open_tokenizer, special_tokens
 from toplora_train.train.signals import interrupt_at_once
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A finished run's base model, and what its adapter is scored with.
+
+    Attributes:
+        model: The base model, without the adapter.
+        scorer: Scores models on the evaluation sets.
+        objective: What the run trains.
+        weights: Identifies the base model's weights.
+        sentences: What the rows' special tokens are and how they are encoded.
+    """
+
+    model: PreTrainedModel
+    scorer: Scorer
+    objective: Objective
+    weights: str
+    sentences: Sequence[str]
+
+
+def open_run(
+    config: RunConfig,
+    run_dir: Path,
+    eval_sets: Sequence[EvalSet],
+    predictions: Path,
+    accelerator: Accelerator,
+) -> Opened:
+    """Load a finished run's base model and validate that the run's adapter fits it.
+
+    Args:
+        config: The run's configuration with the evaluation's settings.
+        run_dir: The run.
+        eval_sets: What is scored, in the form of training.
+        predictions: The folder of the predictions.
+        accelerator: Where to compute.
+
+    Raises:
+        UserError: The run has no adapter, or it does not fit.
+    """
+    console = open_console(quiet=not accelerator.is_main_process)
+    location = locate_base(config.model)
+    validate_own_adapter(run_dir, location)
+    tokenizer = open_tokenizer(config, location)
+    special = special_tokens(tokenizer, (), eval_sets, wanted=config.dataset.special_tokens)
+    for sentence in special.sentences:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    objective = find_objective(config, tokenizer)
+    # Errors in the adapter surface before the base model is evaluated.
+    load_adapter(load_base(config, location, objective.head, meta=True), run_dir / "adapter")
+    model = load_base(config, location, objective.head)
+    model.to(accelerator.device)
+    scorer = Scorer(
+        tokenizer=tokenizer,
+        eval_sets=special.marked(eval_sets),
+        folder=predictions,
+        batch_size=config.evaluation.batch_size,
+        autocast_dtype=AUTOCAST[config.trainer.mixed_precision],
+        console=console,
+        ranks=Ranks(accelerator.process_index, accelerator.num_processes),
+    )
+    weights = base_weights(config, location)
+    return Opened(model, scorer, objective, weights, special.sentences)
 
 
 def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tuple[Path, Any]:
@@ -82,34 +150,16 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         )
     if mismatch:
         console.print(mismatch, highlight=False, markup=False, soft_wrap=True)
-    location = locate_base(config.model)
-    validate_own_adapter(run_dir, location)
-    tokenizer = open_tokenizer(config, location)
-    special = special_tokens(tokenizer, (), eval_sets, wanted=config.dataset.special_tokens)
-    eval_sets = special.marked(eval_sets)
-    for sentence in special.sentences:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-    objective = find_objective(config, tokenizer)
-    # Errors in the adapter surface before the base model is evaluated.
-    load_adapter(load_base(config, location, objective.head, meta=True), run_dir / "adapter")
-    model = load_base(config, location, objective.head)
-    model.to(accelerator.device)
-    scorer = Scorer(
-        tokenizer=tokenizer,
-        eval_sets=eval_sets,
-        folder=folder / "predictions",
-        batch_size=config.evaluation.batch_size,
-        autocast_dtype=AUTOCAST[config.trainer.mixed_precision],
-        console=console,
-        ranks=Ranks(accelerator.process_index, accelerator.num_processes),
-    )
+    opened = open_run(config, run_dir, eval_sets, folder / "predictions", accelerator)
+    scorer, objective, eval_sets = opened.scorer, opened.objective, list(opened.scorer.eval_sets)
     base_scores = (
-        scorer.score(model, "base", weights=base_weights(config, location), suffix=".base")
+        scorer.score(opened.model, "base", weights=opened.weights, suffix=".base")
         if config.evaluation.base and objective.head is None
         else {}
     )
     adapter = run_dir / "adapter"
-    adapted = load_adapter(model, adapter, kernel=kernel_of(config.adapter)).to(accelerator.device)
+    adapted = load_adapter(opened.model, adapter, kernel=kernel_of(config.adapter))
+    adapted = adapted.to(accelerator.device)
     weights = sha256_of(adapter / WEIGHTS_FILE)
     scores = scorer.score(adapted, "tuned", weights=weights)
     leave_process_group(accelerator)
@@ -128,7 +178,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         contamination=find_contamination(config, objective, in_files, data_root),
         note="These scores were computed after the run, by toplora-eval, from the saved adapter."
         + (f" {mismatch}" if mismatch else "")
-        + "".join(f" In them, {sentence}." for sentence in special.sentences),
+        + "".join(f" In them, {sentence}." for sentence in opened.sentences),
     )
     return folder, write_evaluation(folder, run_dir, evaluation)
 

@@ -33,6 +33,7 @@ from toplora_train.report.pages import write_pages
 from toplora_train.report.record import Report, write_report
 from toplora_train.report.trackers.base import NoTracker, TrackedRun, open_tracker
 from toplora_train.run.assemble.general_text import read_general_text
+from toplora_train.run.assemble.inspection import inspect_adapter, run_texts
 from toplora_train.run.assemble.reload import probe_logits, prove_reload
 from toplora_train.run.assemble.run_report import Outcome, build_report, conclusion, introduction
 from toplora_train.run.assemble.scores import Scorer
@@ -188,6 +189,16 @@ def run(config: RunConfig, run_dir: Path) -> None:
     if first:
         save_adapter_folder(adapted, run_data.tokenizer, adapter_dir)
     scores = scorer.score(adapted, "tuned", weights=fingerprint(adapted))
+    inspect_adapter(
+        adapted,
+        run_data.tokenizer,
+        run_texts(run_dir, list(scores), scorer.ranks),
+        run_dir,
+        base=run_data.location.name,
+        extras=config.report.extras,
+        scorer=scorer,
+        weights=fingerprint(adapted),
+    )
     forgetting = general_text.change(losses_before, general_text.losses(adapted))
     leave_process_group(accelerator)
     if not first:

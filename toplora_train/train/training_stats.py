@@ -11,7 +11,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from toplora_train.adapters.factors import fixed_factors
+from toplora_train.adapters import factors
 from toplora_train.train.sharding import full_tensor, is_sharded
 from toplora_train.train.spikes import LossTrend
 
@@ -76,15 +76,14 @@ def module_of(name: str) -> str:
 
 @torch.no_grad()
 def _ranks(model: nn.Module) -> TrainingStats:
-    """The effective rank of the updates ``B A`` (Roy and Vetterli, 2007), mean and smallest.
+    """The effective rank of the updates ``B A``, mean and smallest.
 
-    It is the exponential of the entropy of the singular values, normalised to sum to 1. Empty for
-    adapters whose update is not a fixed product (TopLoRA's depends on the token).
+    Empty for adapters whose update is not a fixed product (TopLoRA's depends on the token).
     """
-    factors = {} if is_sharded(model) else fixed_factors(model)
-    if not factors:
+    found = {} if is_sharded(model) else factors.fixed_factors(model)
+    if not found:
         return {}
-    ranks = {name: effective_rank(A, B) for name, (A, B) in factors.items()}
+    ranks = {name: effective_rank(A, B) for name, (A, B) in found.items()}
     smallest = min(ranks, key=ranks.__getitem__)
     return {
         "effective_rank": sum(ranks.values()) / len(ranks),
@@ -102,11 +101,7 @@ def effective_rank(A: Tensor, B: Tensor) -> float:
     outer = (B.double().T @ B.double()).cpu()
     values, vectors = torch.linalg.eigh(inner)
     root = vectors * values.clamp(min=0).sqrt()
-    singular = torch.linalg.eigvalsh(root.T @ outer @ root).clamp(min=0).sqrt()
-    if not float(singular.sum()) > 0:
-        return 0.0
-    shares = singular / singular.sum()
-    return float(torch.special.entr(shares).sum().exp())
+    return factors.effective_rank(torch.linalg.eigvalsh(root.T @ outer @ root).clamp(min=0).sqrt())
 
 
 def _device_use(device: torch.device) -> TrainingStats:
