@@ -67,7 +67,9 @@ def fused_linear(x: Tensor, base_layer: nn.Module, factors: LowRank, dropout: nn
     theta, gain = (gate.theta, gate.gain) if gate else (None, None)
     how = _How(scaling, gate, p, seed, _compute_dtype(x))
     with torch.autocast(x.device.type, enabled=False):
-        y: Tensor = _FusedLinear.apply(x, weight, bias, result, A, B, theta, gain, how)
+        y: Tensor = _FusedLinear.apply(  # type: ignore[no-untyped-call]
+            x, weight, bias, result, A, B, theta, gain, how
+        )
     return y
 
 
@@ -132,7 +134,7 @@ class _FusedLinear(torch.autograd.Function):
         return y.view(*x.shape[:-1], len(B))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, K, K_out, h, z, gain = ctx.saved_tensors
         how: _How = ctx.how
@@ -161,7 +163,8 @@ def _gate(h: Tensor, gain: Tensor | None, how: _How) -> Tensor:
     """``s (A x) * g(x Theta)``, ``(T, r)``, from h ``(T, 2 r)``."""
     assert how.gate is not None
     if how.gate.paper_epsilon is not None and gain is not None:
-        return _paper_gate(h).gated(h, gain, how.scaling, how.gate.paper_epsilon)
+        z: Tensor = _paper_gate(h).gated(h, gain, how.scaling, how.gate.paper_epsilon)
+        return z
     hidden, logits = h.chunk(2, dim=1)
     return gated(hidden, logits, how.gate._replace(gain=gain), how.scaling)
 
@@ -173,7 +176,10 @@ def _gate_gradient(
     assert how.gate is not None
     epsilon = how.gate.paper_epsilon
     if epsilon is not None and gain is not None:
-        return _paper_gate(h).gated_backward(dz, h, gain, how.scaling, epsilon)
+        found: tuple[Tensor, Tensor] = _paper_gate(h).gated_backward(
+            dz, h, gain, how.scaling, epsilon
+        )
+        return found
     inputs = [t.detach().requires_grad_() for t in (h, gain) if t is not None]
     with torch.enable_grad():
         z = _gate(inputs[0], inputs[1] if len(inputs) == 2 else None, how)

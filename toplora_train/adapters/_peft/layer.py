@@ -189,7 +189,8 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         if self.disable_adapters and self.merged:
             self.unmerge()
         if self.disable_adapters or self.merged:
-            return self.base_layer(x, *args, **kwargs)
+            unchanged: Tensor = self.base_layer(x, *args, **kwargs)
+            return unchanged
         chosen = [name for name in self.active_adapters if name in self.scaling]
         if self.kernel == "fused" and len(chosen) == 1 and not (args or kwargs):
             fused = self._fused_forward(x, chosen[0])

@@ -22,17 +22,32 @@ class FusedLora(Linear):
         """As PEFT's: ``(..., in_features) -> (..., out_features)``."""
         chosen = [name for name in self.active_adapters if name in self.lora_A]
         if args or kwargs or len(chosen) != 1 or self.disable_adapters or self.merged:
-            return super().forward(x, *args, **kwargs)
+            return self._as_peft(x, *args, **kwargs)
         name = chosen[0]
         A, B = self.lora_A[name], self.lora_B[name]
-        plain = type(A) is type(B) is nn.Linear and A.bias is None and B.bias is None
-        hooked = plain and (A._forward_hooks or B._forward_hooks)
-        if name in self.lora_variant or not plain or hooked:
-            return super().forward(x, *args, **kwargs)
-        if not can_fuse(x, self.base_layer, A.weight.dtype):
-            return super().forward(x, *args, **kwargs)
-        factors = LowRank(A.weight, B.weight, self.scaling[name])
+        thin = all(_is_plain(layer) for layer in (A, B))
+        if (
+            name in self.lora_variant
+            or not thin
+            or not can_fuse(x, self.base_layer, _weight(A).dtype)
+        ):
+            return self._as_peft(x)
+        factors = LowRank(_weight(A), _weight(B), self.scaling[name])
         return fused_linear(x, self.base_layer, factors, self.lora_dropout[name])
+
+    def _as_peft(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        y: Tensor = super().forward(x, *args, **kwargs)
+        return y
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    unbiased = getattr(layer, "bias", None) is None
+    return type(layer) is nn.Linear and unbiased and not layer._forward_hooks
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight: Tensor = layer.weight  # type: ignore[assignment]  # of a linear layer
+    return weight
 
 
 def use_kernel(model: nn.Module, kernel: str) -> None:
