@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 
+from tests.report.inspected import inspected
 from tests.report.made_up import (
     HOSTILE,
     made_up_metrics,
@@ -356,3 +357,15 @@ def test_the_data_section_has_prompt_format_tokens_and_supervised_share():
         for words in ("model's chat template", "25.0 % of the rows", "from the cache"):
             assert words in render(with_all, {})
             assert words not in render(from_older, {})
+
+
+def test_an_adapter_that_was_not_measured_is_said_to_be(tmp_path):
+    text = rewrite_pages(made_up_run(tmp_path)).read_text()
+    assert "The adapter was not measured" in text
+    assert "toplora-inspect run=DIR" in text
+    inspected(tmp_path)
+    text = rewrite_pages(tmp_path).read_text()
+    assert "The adapter was not measured" not in text
+    assert "What the gate does" in text
+    assert '<td role="cell" data-label="every gate at one">40.0 %</td>' in text
+    assert "+10.0 <span" in text

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
 
-from toplora_train.adapters.toplora import ACTIVATIONS, TopLoraLinear, gate_of
+from toplora_train.adapters.toplora import ACTIVATIONS, TopLoraLinear
 
 DEAD = 0.05
 """A direction is dead if its gate is smaller than this in size for 95 % of the tokens."""
@@ -62,14 +62,9 @@ def gates_of(
 
 def layer_gate(layer: TopLoraLinear, x: Tensor, adapter_name: str) -> Tensor:
     """The gate of a layer's input: ``(..., n) -> (..., r)``."""
-    gate, theta = layer.configs[adapter_name].gate, layer.toplora_theta[adapter_name]
-    return gate_of(
-        F.linear(x.to(theta.dtype), theta.T),
-        layer.toplora_gain.get(adapter_name),
-        activation=gate.activation,
-        norm=gate.norm,
-        epsilon=gate.epsilon,
-    )
+    gate = layer.low_rank(adapter_name).gate
+    assert gate is not None  # of a gated layer
+    return gate.function(F.linear(x.to(gate.theta.dtype), gate.theta.T), gate.gain)
 
 
 @torch.no_grad()

@@ -29,7 +29,6 @@ from toplora_train.adapters.base import (
 )
 from toplora_train.adapters.factors import effective_rank
 from toplora_train.adapters.targets import is_linear
-from toplora_train.adapters.toplora import TopLoraLinear
 
 MOST_VALUES = 64
 """Singular values that are kept of an update."""
@@ -83,11 +82,12 @@ def thin_factors(
         adapter_name: The adapter.
         mean_gate: The mean of TopLoRA's gate over tokens, ``(r,)``; None: one.
     """
-    if isinstance(layer, TopLoraLinear) and not layer.can_merge(adapter_name):
-        A, B = layer.toplora_A[adapter_name], layer.toplora_B[adapter_name]
-        gate = torch.ones(len(A)) if mean_gate is None else mean_gate
-        return gate.to(A).double()[:, None] * A.double(), B.double() * layer.scaling[adapter_name]
     if isinstance(layer, AdapterLinear):
+        factors = layer.low_rank(adapter_name)
+        if factors is not None:
+            A = factors.A.double()
+            A = A if mean_gate is None else mean_gate.to(A)[:, None] * A
+            return A, factors.B.double() * factors.scaling
         try:
             A, B = layer.lora_factors(adapter_name)
         except UnsupportedByAdapterError:
