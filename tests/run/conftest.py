@@ -14,7 +14,6 @@ from toplora_train.config.schema import (
     LaunchSettings,
     ModelSettings,
     OptimizerSettings,
-    ReportSettings,
     RunConfig,
     TaskSettings,
     TrackerSettings,
@@ -44,7 +43,6 @@ def tiny_run(folder: Path, adapter: str = "toplora", **changes: Any) -> RunConfi
                 max_new_tokens=4,
             )
         },
-        report=ReportSettings(extras=False),
         command="toplora-train in a test",
     )
     return replace(config, **changes)

@@ -415,7 +415,7 @@ class ReportSettings:
             later.
     """
 
-    extras: bool = True
+    extras: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)
