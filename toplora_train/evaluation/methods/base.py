@@ -8,7 +8,7 @@ prepares, validates, answers and scores the rows, and names the settings its sco
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar
@@ -20,10 +20,20 @@ from transformers import PreTrainedTokenizerBase
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import EXTRACTIONS, METRICS
 from toplora_train.config.plugins import plugin_digests
+from toplora_train.data.chat import question_text
 from toplora_train.data.rows import RowSet
 from toplora_train.evaluation.eval_set import EvalSet
+from toplora_train.evaluation.forward import by_length
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.run_evaluation import FRESH, EvalProgress, Score
+from toplora_train.evaluation.run_evaluation import (
+    FRESH,
+    Answer,
+    EvalProgress,
+    Score,
+    Scores,
+    run_evaluation,
+)
+from toplora_train.evaluation.validate import validate_prompts
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,52 @@ def protocol_of(eval_set: EvalSet) -> dict[str, Any]:
     if eval_set.special_tokens != "keep":
         settings["special_tokens"] = eval_set.special_tokens
     return settings
+
+
+def asked_identity(eval_set: EvalSet, **more: Any) -> dict[str, Any]:
+    """The :meth:`Method.identity` of a method that asks a language model, and its own settings."""
+    return {
+        "kind": eval_set.kind,
+        "extraction": eval_set.extraction,
+        "choices": list(eval_set.choices),
+        "version": eval_set.version,
+        **more,
+    }
+
+
+def encoded_prompts(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet, **limits: Any
+) -> tuple[list[str], list[list[int]]]:
+    """The rows' prompts as text and as token ids.
+
+    Raises:
+        UserError: See :func:`toplora_train.evaluation.validate.validate_prompts`, which gets the
+            ``limits``.
+    """
+    rows = eval_set.rows.rows
+    texts = [question_text(tokenizer, row, eval_set.protocol.build_prompt) for row in rows]
+    return texts, validate_prompts(model, tokenizer, rows, texts, **limits)
+
+
+def run_prompts(
+    eval_set: EvalSet,
+    texts: Sequence[str],
+    ids: Sequence[Sequence[int]],
+    context: EvalContext,
+    *,
+    answer: Callable[[list[int]], Iterator[Answer]],
+    score: Callable[[int, str, Scores | None], Prediction],
+) -> tuple[Score, list[Prediction]]:
+    """Answer the prompts, the longest first where the protocol says so, and score the answers."""
+    return run_evaluation(
+        {row.id: text for row, text in zip(eval_set.rows.rows, texts, strict=True)},
+        context.progress,
+        order=by_length(ids) if eval_set.protocol.by_length else range(len(ids)),
+        lengths=[len(one) for one in ids],
+        batch_size=context.batch_size,
+        answer=answer,
+        score=score,
+    )
 
 
 def validate_protocol(eval_set: EvalSet) -> None:

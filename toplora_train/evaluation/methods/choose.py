@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.chat import question_text
 from toplora_train.evaluation.answers import same_choice
 from toplora_train.evaluation.decoding.answer_tree import UnsharedError, answer_logits
 from toplora_train.evaluation.decoding.prefix import (
@@ -31,16 +30,21 @@ from toplora_train.evaluation.decoding.prefix import (
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.forward import (
     autocast,
-    by_length,
     end_token_ids,
     evaluating,
     longest_first,
     pad_token_id,
 )
-from toplora_train.evaluation.methods.base import EvalContext, Method, validate_protocol
+from toplora_train.evaluation.methods.base import (
+    EvalContext,
+    Method,
+    asked_identity,
+    encoded_prompts,
+    run_prompts,
+    validate_protocol,
+)
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.run_evaluation import Answer, Score, Scores, run_evaluation
-from toplora_train.evaluation.validate import validate_prompts
+from toplora_train.evaluation.run_evaluation import Answer, Score, Scores
 
 
 class Choose(Method):
@@ -59,14 +63,8 @@ class Choose(Method):
 
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
         """The choices, the response, and how the options are scored."""
-        return {
-            "kind": eval_set.kind,
-            "extraction": eval_set.extraction,
-            "choices": list(eval_set.choices),
-            "version": eval_set.version,
-            "response": eval_set.response,
-            "option_score": eval_set.option_score or "sum",
-        }
+        score = eval_set.option_score or "sum"
+        return asked_identity(eval_set, response=eval_set.response, option_score=score)
 
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
@@ -114,15 +112,7 @@ class Choose(Method):
                 row.id, texts[index], sentences[chosen], chosen, row.answer, correct, scores
             )
 
-        return run_evaluation(
-            {row.id: text for row, text in zip(rows, texts, strict=True)},
-            context.progress,
-            order=by_length(prompts),
-            lengths=[len(prompt) for prompt in prompts],
-            batch_size=context.batch_size,
-            answer=answer,
-            score=score_row,
-        )
+        return run_prompts(eval_set, texts, prompts, context, answer=answer, score=score_row)
 
 
 def responses(eval_set: EvalSet) -> list[str]:
@@ -133,18 +123,10 @@ def responses(eval_set: EvalSet) -> list[str]:
 def _prompts(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet, options: Options
 ) -> tuple[list[str], list[list[int]]]:
-    rows = eval_set.rows.rows
-    texts = [question_text(tokenizer, row, eval_set.protocol.build_prompt) for row in rows]
-    ids = validate_prompts(
-        model,
-        tokenizer,
-        rows,
-        texts,
-        extraction="choice",
-        max_new_tokens=max(options.lengths),
-        choices=eval_set.choices,
+    longest, choices = max(options.lengths), eval_set.choices
+    return encoded_prompts(
+        model, tokenizer, eval_set, extraction="choice", max_new_tokens=longest, choices=choices
     )
-    return texts, ids
 
 
 def encode_choices(tokenizer: PreTrainedTokenizerBase, responses: Sequence[str]) -> Options:

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from toplora_train.data.chat import question_text
 from toplora_train.data.cloze import as_cloze
 from toplora_train.data.rows import Row, RowSet
 from toplora_train.evaluation.decoding.answer_tree import UnsharedError, answer_logits
@@ -28,16 +27,21 @@ from toplora_train.evaluation.decoding.prefix import (
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.forward import (
     autocast,
-    by_length,
     end_token_ids,
     evaluating,
     longest_first,
     pad_token_id,
 )
-from toplora_train.evaluation.methods.base import EvalContext, Method, validate_protocol
+from toplora_train.evaluation.methods.base import (
+    EvalContext,
+    Method,
+    asked_identity,
+    encoded_prompts,
+    run_prompts,
+    validate_protocol,
+)
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.run_evaluation import Answer, Score, Scores, run_evaluation
-from toplora_train.evaluation.validate import validate_prompts
+from toplora_train.evaluation.run_evaluation import Answer, Score, Scores
 
 
 class Cloze(Method):
@@ -56,13 +60,7 @@ class Cloze(Method):
 
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
         """The choices, and how their texts are scored."""
-        return {
-            "kind": eval_set.kind,
-            "extraction": eval_set.extraction,
-            "choices": list(eval_set.choices),
-            "version": eval_set.version,
-            "option_score": eval_set.option_score or "mean",
-        }
+        return asked_identity(eval_set, option_score=eval_set.option_score or "mean")
 
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
@@ -113,27 +111,17 @@ class Cloze(Method):
             right = label == row.answer
             return Prediction(row.id, texts[index], words, label, row.answer, right, scores)
 
-        return run_evaluation(
-            {row.id: text for row, text in zip(rows, texts, strict=True)},
-            context.progress,
-            order=by_length(prompts),
-            lengths=[len(prompt) for prompt in prompts],
-            batch_size=context.batch_size,
-            answer=answer,
-            score=score_row,
-        )
+        return run_prompts(eval_set, texts, prompts, context, answer=answer, score=score_row)
 
 
 def _prompts(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
 ) -> tuple[list[str], list[list[int]], list[list[list[int]]]]:
     """The prompts as text and token ids, and the token ids of each row's answers."""
-    rows = eval_set.rows.rows
-    texts = [question_text(tokenizer, row, eval_set.protocol.build_prompt) for row in rows]
-    answers = encode_words(tokenizer, rows)
+    answers = encode_words(tokenizer, eval_set.rows.rows)
     longest = max((len(ids) for of_row in answers for ids in of_row), default=0)
-    prompts = validate_prompts(
-        model, tokenizer, rows, texts, extraction="choice", max_new_tokens=longest
+    texts, prompts = encoded_prompts(
+        model, tokenizer, eval_set, extraction="choice", max_new_tokens=longest
     )
     return texts, prompts, answers
 

@@ -12,17 +12,20 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from toplora_train.data.chat import question_text
 from toplora_train.evaluation.answers import row_label
 from toplora_train.evaluation.decoding.decode import generate
 from toplora_train.evaluation.decoding.forced import prove_answers
 from toplora_train.evaluation.decoding.prefix import common_prefix
 from toplora_train.evaluation.eval_set import EvalSet
-from toplora_train.evaluation.forward import by_length
-from toplora_train.evaluation.methods.base import EvalContext, Method
+from toplora_train.evaluation.methods.base import (
+    EvalContext,
+    Method,
+    asked_identity,
+    encoded_prompts,
+    run_prompts,
+)
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.run_evaluation import Answer, Score, Scores, run_evaluation
-from toplora_train.evaluation.validate import validate_prompts
+from toplora_train.evaluation.run_evaluation import Answer, Score, Scores
 
 
 class Generate(Method):
@@ -36,19 +39,13 @@ class Generate(Method):
 
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
         """Extraction, choices and length; verifying instead of decoding changes no answer."""
-        return {
-            "kind": eval_set.kind,
-            "extraction": eval_set.extraction,
-            "choices": list(eval_set.choices),
-            "version": eval_set.version,
-            "max_new_tokens": eval_set.token_limit,
-        }
+        return asked_identity(eval_set, max_new_tokens=eval_set.token_limit)
 
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
     ) -> None:
         """Refuse rows without an extractable answer, and prompts longer than the model allows."""
-        prompts(model, tokenizer, eval_set)
+        _prompts(model, tokenizer, eval_set)
 
     def evaluate(
         self,
@@ -59,7 +56,7 @@ class Generate(Method):
     ) -> tuple[Score, list[Prediction]]:
         """Verify the answers that can be, decode the others, extract and score."""
         rows, protocol = eval_set.rows.rows, eval_set.protocol
-        texts, ids = prompts(model, tokenizer, eval_set)
+        texts, ids = _prompts(model, tokenizer, eval_set)
         common = common_prefix(ids)
 
         def answer(pending: list[int]) -> Iterator[Answer]:
@@ -97,37 +94,20 @@ class Generate(Method):
             correct = protocol.is_correct(found, label, eval_set.extraction)
             return Prediction(rows[index].id, texts[index], output, found, label, correct)
 
-        return run_evaluation(
-            {row.id: text for row, text in zip(rows, texts, strict=True)},
-            context.progress,
-            order=by_length(ids) if protocol.by_length else range(len(ids)),
-            lengths=[len(one) for one in ids],
-            batch_size=context.batch_size,
-            answer=answer,
-            score=score_row,
-        )
+        return run_prompts(eval_set, texts, ids, context, answer=answer, score=score_row)
 
 
-def prompts(
+def _prompts(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
 ) -> tuple[list[str], list[list[int]]]:
-    """The rows' prompts as text and as token ids.
-
-    Raises:
-        UserError: see :func:`toplora_train.evaluation.validate.validate_prompts`.
-    """
-    rows = eval_set.rows.rows
-    texts = [question_text(tokenizer, row, eval_set.protocol.build_prompt) for row in rows]
-    ids = validate_prompts(
+    return encoded_prompts(
         model,
         tokenizer,
-        rows,
-        texts,
+        eval_set,
         extraction=eval_set.extraction,
         max_new_tokens=eval_set.token_limit,
         choices=eval_set.choices,
     )
-    return texts, ids
 
 
 METHOD = Generate()
