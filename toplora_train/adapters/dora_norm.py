@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from toplora_train.adapters._peft.dora import DoraVariant, frozen_weight
 
@@ -60,13 +61,13 @@ class FactoredDora(DoraVariant):
     def forward(
         self, module: nn.Module, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any
     ) -> Tensor:
-        """``W0 x + b + (g - 1) W0 drop(x) + g s B A drop(x)``.
+        """``W0 x + c + (g - 1) W0 drop(x) + g s B A drop(x)``.
 
         Args:
             module: PEFT's LoRA layer.
             active_adapter: The adapter's name.
             x: ``(..., n)``.
-            result: ``W0 x + b``, ``(..., m)``.
+            result: ``W0 x + c``, ``(..., m)``.
             **kwargs: Unused.
 
         Returns:
@@ -77,14 +78,9 @@ class FactoredDora(DoraVariant):
         dropout = layer.lora_dropout[active_adapter]
         A, B = layer.lora_A[active_adapter], layer.lora_B[active_adapter]
         scaling = layer.scaling[active_adapter]
-        weight = frozen_weight(layer)
-        if self._squares is None or self._squares.device != weight.device:
-            self._squares = squared_row_norm(weight.detach())
-        norm = factored_row_norm(weight, self._squares, A.weight, B.weight, scaling)
-        magnitude = layer.lora_magnitude_vector[active_adapter].weight
-        gain = magnitude / norm.to(magnitude.dtype)
+        gain = self.gain(module, active_adapter)
         if isinstance(dropout, nn.Dropout) and layer.training:
-            x = dropout(x)
+            x, weight = dropout(x), frozen_weight(layer)
             base = F.linear(x.to(weight.dtype), weight)
             changed: Tensor = gain * (base + B(A(x)) * scaling) - base
             return result + changed
@@ -93,3 +89,52 @@ class FactoredDora(DoraVariant):
             result = result - bias
         scaled: Tensor = gain * (result + B(A(x)) * scaling)
         return scaled if bias is None else scaled + bias
+
+    def gain(self, module: nn.Module, active_adapter: str) -> Tensor:
+        """``g = mag / ||W0 + s B A||_row``, ``(m,)``, in the magnitude's dtype."""
+        layer: Any = module
+        weight = frozen_weight(layer)
+        if self._squares is None or self._squares.device != weight.device:
+            self._squares = squared_row_norm(weight.detach())
+        A, B = layer.lora_A[active_adapter].weight, layer.lora_B[active_adapter].weight
+        scaling = layer.scaling[active_adapter]
+        norm = factored_row_norm(weight, self._squares, A, B, scaling)
+        magnitude: Tensor = layer.lora_magnitude_vector[active_adapter].weight
+        return magnitude / norm.to(magnitude.dtype)
+
+    def scaled(self, module: nn.Module, active_adapter: str, u: Tensor) -> Tensor:
+        """``g (u - c) + c`` from ``u = W0 x + c + s B A x``: DoRA's output without dropout.
+
+        One pass that reads u and writes the output, computed in the gain's dtype and rounded once.
+        """
+        gain = self.gain(module, active_adapter)
+        layer: Any = module
+        bias: Tensor | None = layer.get_base_layer().bias
+        shift = None if bias is None else bias - gain.detach() * bias
+        y: Tensor = _RowGain.apply(u, gain, bias, shift)  # type: ignore[no-untyped-call]
+        return y
+
+
+class _RowGain(torch.autograd.Function):
+    """``g u + shift``; dg = sum over rows of dy (u - c)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, gain: Tensor, bias: Tensor | None, shift: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(u, gain, bias)
+        y = torch.mul(u, gain, out=torch.empty_like(u))
+        return y if shift is None else y.add_(shift)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None]:
+        u, gain, bias = ctx.saved_tensors
+        m = len(gain)
+        du = torch.mul(dy, gain, out=torch.empty_like(dy))
+        rows = dy.reshape(-1, m)
+        dgain = (rows * u.reshape(-1, m)).sum(dim=0, dtype=gain.dtype)
+        if bias is not None:
+            dgain -= bias * rows.sum(dim=0, dtype=gain.dtype)
+        dshift = rows.sum(dim=0) if ctx.needs_input_grad[3] else None  # where biases are trained
+        return du, dgain, None, dshift

@@ -14,8 +14,9 @@ from toplora_train.adapters.low_rank import LowRank
 class FusedLora(Linear):
     """PEFT's ``lora.Linear``: ``y = W0 x + s B A drop(x)`` in one function where that applies.
 
-    Not with several active adapters, LoRA variants (DoRA), a bias in B, mixed batches, or merged or
-    disabled adapters: those are PEFT's own forward.
+    DoRA with the factored norm, too, where dropout does not apply: its second product of the frozen
+    weight with drop(x) is a step of its own. Not with several active adapters, other variants, a
+    bias in B, mixed batches, or merged or disabled adapters: those are PEFT's own forward.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -25,15 +26,16 @@ class FusedLora(Linear):
             return self._as_peft(x, *args, **kwargs)
         name = chosen[0]
         A, B = self.lora_A[name], self.lora_B[name]
+        variant, dropout = self.lora_variant.get(name), self.lora_dropout[name]
+        own = variant is None or (
+            hasattr(variant, "scaled") and not (self.training and isinstance(dropout, nn.Dropout))
+        )
         thin = all(_is_plain(layer) for layer in (A, B))
-        if (
-            name in self.lora_variant
-            or not thin
-            or not can_fuse(x, self.base_layer, _weight(A).dtype)
-        ):
+        if not own or not thin or not can_fuse(x, self.base_layer, _weight(A).dtype):
             return self._as_peft(x)
         factors = LowRank(_weight(A), _weight(B), self.scaling[name])
-        return fused_linear(x, self.base_layer, factors, self.lora_dropout[name])
+        y = fused_linear(x, self.base_layer, factors, dropout)
+        return y if variant is None else variant.scaled(self, name, y)
 
     def _as_peft(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y: Tensor = super().forward(x, *args, **kwargs)
