@@ -2,8 +2,14 @@
 
 import pytest
 
-from toplora_train.adapters.attach import _errors_named, adapter_module, attach_adapter
+from toplora_train.adapters.attach import (
+    _errors_named,
+    adapter_module,
+    attach_adapter,
+    kernel_sentence,
+)
 from toplora_train.adapters.describe import trainable_parameters_by_module
+from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_model
 
@@ -127,3 +133,24 @@ def test_a_rank_beyond_the_memory_is_one_line():
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
     with pytest.raises(RuntimeError, match="another"), _errors_named("lora", {"r": 9}):
         raise RuntimeError("another")
+
+
+@pytest.mark.parametrize(
+    ("changes", "compiled", "expected"),
+    [
+        ({}, False, "adapter: 6 of 6 layers fused with their frozen layers"),
+        ({"kernel": "peft"}, False, "adapter: 6 layers, composed of PyTorch's operations"),
+        ({}, True, "adapter: 6 layers, composed of PyTorch's operations"),
+    ],
+)
+@pytest.mark.parametrize("name", ["lora", "toplora"])  # DoRA with dropout is composed
+def test_a_run_says_how_its_layers_are_computed(name, changes, compiled, expected):
+    model = attach_adapter(tiny_model(), adapter_defaults(name)[0] | changes, seed=0)
+    assert kernel_sentence(model, compiled=compiled) == expected
+
+
+def test_dora_is_fused_with_the_factored_norm_and_without_dropout():
+    for norm, dropout, expected in [("factored", 0.0, "fused"), ("factored", 0.1, "composed")]:
+        changes = {"norm": norm, "dropout": dropout}
+        model = attach_adapter(tiny_model(), adapter_defaults("dora")[0] | changes, seed=0)
+        assert expected in str(kernel_sentence(model, compiled=False))

@@ -168,6 +168,15 @@ def test_a_trained_layer_is_called_rather_than_differentiated_by_hand():
     assert layer.base.weight.grad.norm() > 0
 
 
+def test_a_layer_with_an_output_in_another_dtype_keeps_it():
+    layer = Layer(dtype=torch.float32)
+    layer.base.register_forward_hook(lambda _, __, y: y.double())
+    y = fused_linear(layer.x, layer.base, layer.factors, nn.Identity())
+    expected = layer.base(layer.x) + composed_update(layer.x, layer.factors, nn.Identity())
+    assert y.dtype is torch.float64
+    torch.testing.assert_close(y, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [

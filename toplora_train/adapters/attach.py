@@ -26,6 +26,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from toplora_train.adapters._peft.lora import FusedLora, LoraLinear
 from toplora_train.adapters._peft.lora import use_kernel as use_lora_kernel
 from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
 from toplora_train.adapters.budget import Count, Fit, fit_budget
@@ -166,6 +167,30 @@ def use_kernel(model: nn.Module, kernel: str) -> None:
     for module in model.modules():
         if isinstance(module, AdapterLinear):
             module.kernel = kernel
+
+
+def kernel_sentence(model: nn.Module, *, compiled: bool) -> str | None:
+    """How the adapted layers are computed; None without layers that have a choice.
+
+    Args:
+        model: A model with adapters.
+        compiled: Whether the layers will be compiled, which composes the update for the compiler.
+    """
+    layers = [m for m in model.modules() if isinstance(m, AdapterLinear | LoraLinear)]
+    fused = sum(
+        (isinstance(layer, FusedLora) and layer.fuses("default", training=True))
+        or (
+            isinstance(layer, AdapterLinear)
+            and layer.kernel == "fused"
+            and type(layer).low_rank is not AdapterLinear.low_rank
+        )
+        for layer in layers
+    )
+    if not layers:
+        return None
+    if compiled or not fused:
+        return f"adapter: {len(layers)} layers, composed of PyTorch's operations"
+    return f"adapter: {fused} of {len(layers)} layers fused with their frozen layers"
 
 
 def start_from_data(

@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from toplora_train.adapters import gate as paper_gate
 from toplora_train.adapters import kernels, projection
-from toplora_train.adapters.low_rank import Gate, LowRank, gated
+from toplora_train.adapters.low_rank import Gate, LowRank, composed_update, gated
 
 
 def can_fuse(x: Tensor, base_layer: nn.Module, adapter_dtype: torch.dtype) -> bool:
@@ -60,6 +60,10 @@ def fused_linear(x: Tensor, base_layer: nn.Module, factors: LowRank, dropout: nn
     plain = _is_plain(base_layer)
     weight, bias = (base_layer.weight, base_layer.bias) if plain else (None, None)
     result = None if plain else base_layer(x)
+    if result is not None and result.dtype != x.dtype:
+        update = composed_update(x.to(factors.A.dtype), factors, dropout)
+        summed: Tensor = (result + update).to(result.dtype)
+        return summed
     p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
     # Drawn on the CPU for every device: no synchronisation, and the checkpointed state holds it.
     seed = int(torch.randint(2**62, ())) if p else 0

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from toplora_train.adapters.attach import attach_adapter, kernel_of
+from toplora_train.adapters.attach import attach_adapter, kernel_of, kernel_sentence
 from toplora_train.adapters.describe import describe_adapter
 from toplora_train.adapters.saving import save_adapter
 from toplora_train.adapters.start_from import take_start
@@ -150,6 +150,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
     losses_before = general_text.losses(model)
     adapted = attach_adapter(model, config.adapter, seed=config.seed)
+    how = kernel_sentence(adapted, compiled=config.trainer.compile is not None)
+    if how is not None:
+        say(console, how)
     if checkpoint is None:
         show_rows(adapted, config, run_data)
         if origin is not None:

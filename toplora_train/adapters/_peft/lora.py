@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft.tuners.lora.layer import Linear
+from peft.tuners.lora import layer as peft_layer
 from torch import Tensor, nn
 
 from toplora_train.adapters.fused import can_fuse, fused_linear
 from toplora_train.adapters.low_rank import LowRank
 
+LoraLinear = peft_layer.Linear
 
-class FusedLora(Linear):
+
+class FusedLora(LoraLinear):
     """PEFT's ``lora.Linear``: ``y = W0 x + s B A drop(x)`` in one function where that applies.
 
     DoRA with the factored norm, too, where dropout does not apply: its second product of the frozen
@@ -25,17 +27,21 @@ class FusedLora(Linear):
         if args or kwargs or len(chosen) != 1 or self.disable_adapters or self.merged:
             return self._as_peft(x, *args, **kwargs)
         name = chosen[0]
-        A, B = self.lora_A[name], self.lora_B[name]
-        variant, dropout = self.lora_variant.get(name), self.lora_dropout[name]
-        own = variant is None or (
-            hasattr(variant, "scaled") and not (self.training and isinstance(dropout, nn.Dropout))
-        )
-        thin = all(_is_plain(layer) for layer in (A, B))
-        if not own or not thin or not can_fuse(x, self.base_layer, _weight(A).dtype):
+        A, B, variant = self.lora_A[name], self.lora_B[name], self.lora_variant.get(name)
+        if not self.fuses(name, self.training) or not can_fuse(
+            x, self.base_layer, _weight(A).dtype
+        ):
             return self._as_peft(x)
         factors = LowRank(_weight(A), _weight(B), self.scaling[name])
-        y = fused_linear(x, self.base_layer, factors, dropout)
+        y = fused_linear(x, self.base_layer, factors, self.lora_dropout[name])
         return y if variant is None else variant.scaled(self, name, y)
+
+    def fuses(self, name: str, training: bool) -> bool:
+        """Whether this adapter's update is a plain one, which the function computes."""
+        variant = self.lora_variant.get(name)
+        dropped = training and isinstance(self.lora_dropout[name], nn.Dropout)
+        plain = variant is None or (hasattr(variant, "scaled") and not dropped)
+        return plain and all(_is_plain(layer[name]) for layer in (self.lora_A, self.lora_B))
 
     def _as_peft(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y: Tensor = super().forward(x, *args, **kwargs)
@@ -54,7 +60,7 @@ def _weight(layer: nn.Module) -> Tensor:
 
 def use_kernel(model: nn.Module, kernel: str) -> None:
     """Compute PEFT's LoRA layers with this package's forward (``fused``) or PEFT's (``peft``)."""
-    current, wanted = (Linear, FusedLora) if kernel == "fused" else (FusedLora, Linear)
+    current, wanted = (LoraLinear, FusedLora) if kernel == "fused" else (FusedLora, LoraLinear)
     for module in model.modules():
         if type(module) is current:
             module.__class__ = wanted
