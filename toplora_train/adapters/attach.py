@@ -26,7 +26,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from toplora_train.adapters._peft.lora import FusedLora, LoraLinear
+from toplora_train.adapters._peft.lora import FusedLora
 from toplora_train.adapters._peft.lora import use_kernel as use_lora_kernel
 from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
 from toplora_train.adapters.budget import Count, Fit, fit_budget
@@ -176,7 +176,11 @@ def kernel_sentence(model: nn.Module, *, compiled: bool) -> str | None:
         model: A model with adapters.
         compiled: Whether the layers will be compiled, which composes the update for the compiler.
     """
-    layers = [m for m in model.modules() if isinstance(m, AdapterLinear | LoraLinear)]
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, AdapterLinear) or hasattr(module, "lora_variant")  # PEFT's LoRA
+    ]
     fused = sum(
         (isinstance(layer, FusedLora) and layer.fuses("default", training=True))
         or (

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft.tuners.lora import layer as peft_layer
+from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
 from toplora_train.adapters.fused import can_fuse, fused_linear
 from toplora_train.adapters.low_rank import LowRank
 
-LoraLinear = peft_layer.Linear
 
-
-class FusedLora(LoraLinear):
+class FusedLora(Linear):
     """PEFT's ``lora.Linear``: ``y = W0 x + s B A drop(x)`` in one function where that applies.
 
     DoRA with the factored norm, too, where dropout does not apply: its second product of the frozen
@@ -60,7 +58,7 @@ def _weight(layer: nn.Module) -> Tensor:
 
 def use_kernel(model: nn.Module, kernel: str) -> None:
     """Compute PEFT's LoRA layers with this package's forward (``fused``) or PEFT's (``peft``)."""
-    current, wanted = (LoraLinear, FusedLora) if kernel == "fused" else (FusedLora, LoraLinear)
+    current, wanted = (Linear, FusedLora) if kernel == "fused" else (FusedLora, Linear)
     for module in model.modules():
         if type(module) is current:
             module.__class__ = wanted
