@@ -38,14 +38,23 @@ def test_a_start_that_ignores_the_seed(monkeypatch):
     assert fails(claim) == "another seed gives the same values"
 
 
+def without_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    low_rank = toplora.TopLoraLinear.low_rank
+    monkeypatch.setattr(
+        toplora.TopLoraLinear, "low_rank", lambda *args: low_rank(*args)._replace(gate=None)
+    )
+
+
 def test_a_tensor_that_is_not_used(monkeypatch):
-    monkeypatch.setattr(toplora, "gate_of", lambda logits, *_, **__: torch.ones_like(logits))
+    without_gate(monkeypatch)
     message = fails("only its tensors are trained, and all of them get a gradient")
     assert "has no gradient" in message
 
 
 def test_a_merge_of_another_matrix(monkeypatch):
-    monkeypatch.setattr(toplora.TopLoraLinear, "can_merge", lambda *_: True)
+    layer = toplora.TopLoraLinear
+    monkeypatch.setattr(layer, "can_merge", lambda *_: True)
+    monkeypatch.setattr(layer, "lora_factors", lambda self, name: self.low_rank(name)[:2])
     assert "not close" in fails("merging gives the same logits, or is refused with a reason")
 
 

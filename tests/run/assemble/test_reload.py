@@ -28,7 +28,9 @@ def trained(tmp_path: Path):
 
 def test_a_saved_adapter_gives_the_very_logits(trained):
     folder, batch, expected = trained
-    proof = prove_reload(tiny_model(), folder, expected=expected, batch=batch, dtype=None)
+    proof = prove_reload(
+        tiny_model(), folder, expected=expected, batch=batch, dtype=None, kernel="fused"
+    )
     assert proof.max_abs_logit_difference == 0
     assert not torch.equal(expected, probe_logits(tiny_model(), batch, None))
 
@@ -37,7 +39,9 @@ def test_a_changed_file_shows_as_a_difference(trained):
     folder, batch, expected = trained
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file({k: v * 1.5 for k, v in tensors.items()}, folder / "adapter_model.safetensors")
-    proof = prove_reload(tiny_model(), folder, expected=expected, batch=batch, dtype=None)
+    proof = prove_reload(
+        tiny_model(), folder, expected=expected, batch=batch, dtype=None, kernel="fused"
+    )
     assert proof.max_abs_logit_difference > 1e-3
 
 
@@ -50,4 +54,6 @@ def test_a_file_without_its_gate_is_refused_by_name(trained):
         {k: v for k, v in tensors.items() if k not in gate}, folder / "adapter_model.safetensors"
     )
     with pytest.raises(UserError, match=r"missing|lacks"):
-        prove_reload(tiny_model(), folder, expected=expected, batch=batch, dtype=None)
+        prove_reload(
+            tiny_model(), folder, expected=expected, batch=batch, dtype=None, kernel="fused"
+        )
