@@ -31,6 +31,17 @@ def test_an_adapter_has_a_page_from_its_docstring_and_its_settings(name: str):
     assert f"adapters/{name}.md" in (CHECKOUT / "docs" / "index.md").read_text(encoding="utf-8")
 
 
+def test_every_include_of_a_page_is_of_a_file():
+    included = []
+    for page in (CHECKOUT / "docs").glob("*.md"):
+        for line in page.read_text(encoding="utf-8").splitlines():
+            if line.lstrip().startswith("--8"):
+                included.append(line)
+                assert line.startswith('--8<-- "'), f"{page.name}: {line}"
+                assert (CHECKOUT / line.removeprefix('--8<-- "').rstrip('"')).is_file(), line
+    assert len(included) > 5
+
+
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize(
     "part", ["Paper: ", "Shapes: ", "Start: ", "Parameters", "Cost: ", "Merges: "]

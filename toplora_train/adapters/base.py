@@ -5,11 +5,11 @@ A new adapter is one module that defines three classes and calls :func:`register
 * ``XConfig(LowRankConfig)``, a dataclass with its own settings and ``method = "x"``. A method
   without rank and alpha derives from ``AdapterConfig`` and defines ``scaling_for`` itself.
 * ``XLinear(AdapterLinear)`` with the maths. It names its tensors in ``adapter_layer_names``, each
-  name starting with the method's prefix (``x_``), initialises them in ``initial_tensors``, and
-  returns from ``update`` what is added to the frozen layer's output. If the update is
-  ``x @ (B A).T`` for fixed thin matrices it also defines ``lora_factors`` (if it is ``x @ D.T`` for
-  a matrix ``D`` that has no such factors, ``get_delta_weight``); otherwise it gives the reason in
-  ``unmergeable_reason``.
+  name starting with the method's prefix (``x_``), and initialises them in ``initial_tensors``. If
+  the update is ``s B (A drop(x))``, or that with weights for each token, ``low_rank`` returns the
+  factors and the rest follows: the fused forward, its gradient, merging, the export to a plain
+  LoRA. Otherwise ``update`` returns what is added to the frozen layer's output, and
+  ``get_delta_weight`` its matrix; where none exists, ``unmergeable_reason`` says why.
 * ``XModel(AdapterModel)`` with ``prefix = "x_"`` and ``tuner_layer_cls = XLinear``. Tensors shared
   by several layers live here, each in its own ``nn.ParameterDict`` keyed by adapter name; they are
   created in ``plan_adapter`` and handed to the layers in ``equip_layer``.
