@@ -73,7 +73,7 @@ format: $(STAMP) ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## the figures of docs/speed.md on this machine; a quarter of an hour on two cores
+bench: $(STAMP) ## the figures of docs/speed.md on this machine
 	$(BIN)/python benchmarks/memory_passes.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/adapter_step.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/products.py

@@ -134,7 +134,7 @@ def protocol_of(eval_set: EvalSet) -> dict[str, Any]:
     return settings
 
 
-def asked_identity(eval_set: EvalSet, **more: Any) -> dict[str, Any]:
+def prompt_identity(eval_set: EvalSet, **more: Any) -> dict[str, Any]:
     """The :meth:`Method.identity` of a method that asks a language model, and its own settings."""
     return {
         "kind": eval_set.kind,

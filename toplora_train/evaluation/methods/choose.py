@@ -38,8 +38,8 @@ from toplora_train.evaluation.forward import (
 from toplora_train.evaluation.methods.base import (
     EvalContext,
     Method,
-    asked_identity,
     encoded_prompts,
+    prompt_identity,
     run_prompts,
     validate_protocol,
 )
@@ -64,7 +64,7 @@ class Choose(Method):
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
         """The choices, the response, and how the options are scored."""
         score = eval_set.option_score or "sum"
-        return asked_identity(eval_set, response=eval_set.response, option_score=score)
+        return prompt_identity(eval_set, response=eval_set.response, option_score=score)
 
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet

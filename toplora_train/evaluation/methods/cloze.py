@@ -35,8 +35,8 @@ from toplora_train.evaluation.forward import (
 from toplora_train.evaluation.methods.base import (
     EvalContext,
     Method,
-    asked_identity,
     encoded_prompts,
+    prompt_identity,
     run_prompts,
     validate_protocol,
 )
@@ -60,7 +60,7 @@ class Cloze(Method):
 
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
         """The choices, and how their texts are scored."""
-        return asked_identity(eval_set, option_score=eval_set.option_score or "mean")
+        return prompt_identity(eval_set, option_score=eval_set.option_score or "mean")
 
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet

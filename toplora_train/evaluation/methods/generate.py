@@ -20,8 +20,8 @@ from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import (
     EvalContext,
     Method,
-    asked_identity,
     encoded_prompts,
+    prompt_identity,
     run_prompts,
 )
 from toplora_train.evaluation.predictions import Prediction
@@ -39,7 +39,7 @@ class Generate(Method):
 
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
         """Extraction, choices and length; verifying instead of decoding changes no answer."""
-        return asked_identity(eval_set, max_new_tokens=eval_set.token_limit)
+        return prompt_identity(eval_set, max_new_tokens=eval_set.token_limit)
 
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
