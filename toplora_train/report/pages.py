@@ -296,6 +296,7 @@ def templates(*, escape: bool) -> Environment:
         fenced,
         cell,
         code,
+        repr,
     ):
         environment.filters[formatter.__name__] = formatter
     return environment
