@@ -19,8 +19,8 @@ from toplora_train.report.card_metadata import (
     source_name,
     without_folders,
 )
-from toplora_train.report.contamination import contamination_text
 from toplora_train.report.pages import templates
+from toplora_train.report.sections import contamination_text
 from toplora_train.report.wording import has_head, wording
 
 NO_FACTS = Facts()

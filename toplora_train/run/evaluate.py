@@ -31,6 +31,7 @@ from toplora_train.run.assemble.run_report import identity, task_score
 from toplora_train.run.assemble.scores import Scorer
 from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import AUTOCAST, leave_process_group, open_accelerator
+from toplora_train.run.prepare.adapted_model import validate_own_adapter
 from toplora_train.run.prepare.eval_sets import match_training_form, prompt_mismatch, read_eval_sets
 from toplora_train.run.prepare.objective import (
     Objective,
@@ -39,7 +40,6 @@ from toplora_train.run.prepare.objective import (
     load_base,
     locate_base,
 )
-from toplora_train.run.prepare.own_adapter import validate_own_adapter
 from toplora_train.run.prepare.run_data import training_rows
 from toplora_train.run.prepare.special_tokens import open_tokenizer, special_tokens
 from toplora_train.train.signals import interrupt_at_once

@@ -31,8 +31,8 @@ from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config
 from toplora_train.data.prompts import build_prompt
+from toplora_train.run.prepare.adapted_model import validate_own_adapter
 from toplora_train.run.prepare.objective import load_base, locate_base
-from toplora_train.run.prepare.own_adapter import validate_own_adapter
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 
 PROBE = "How many legs do three dogs and a bird have? Count them one by one."

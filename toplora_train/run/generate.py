@@ -31,12 +31,12 @@ from toplora_train.evaluation.validate import encode_within_positions
 from toplora_train.report.record import completed_report
 from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import AUTOCAST, open_accelerator
+from toplora_train.run.prepare.adapted_model import validate_own_adapter
 from toplora_train.run.prepare.objective import (
     base_weights,
     load_base,
     locate_base,
 )
-from toplora_train.run.prepare.own_adapter import validate_own_adapter
 from toplora_train.run.prepare.parsing import learned_template, training_parser
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 

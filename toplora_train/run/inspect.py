@@ -17,8 +17,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import ModelSettings, RunConfig
 from toplora_train.models.load import load_model, load_tokenizer
-from toplora_train.report.inspection_page import write_inspection_page
-from toplora_train.report.pages import rewrite_pages
+from toplora_train.report.pages import rewrite_pages, write_inspection_page
 from toplora_train.report.record import completed_report
 from toplora_train.run.assemble.inspection import (
     Text,

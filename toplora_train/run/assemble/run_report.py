@@ -27,7 +27,6 @@ from toplora_train.evaluation.statistics import majority_share
 from toplora_train.models.embedding import vocabulary_size
 from toplora_train.models.identity import model_digest
 from toplora_train.report.environment import environment
-from toplora_train.report.expected import matching
 from toplora_train.report.gain import read_gain
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.numbers import (
@@ -52,6 +51,7 @@ from toplora_train.report.record import (
     TaskScore,
     protocol_hash,
 )
+from toplora_train.report.sections import matching
 from toplora_train.run.assemble.reload import ReloadProof
 from toplora_train.run.fit.best_checkpoint import BestCheckpoint
 from toplora_train.run.fit.optimization import adjustments, padded_together
