@@ -16,7 +16,7 @@ from toplora_train.config.json_file import plain_json, write_json_atomically
 from toplora_train.config.printable import printable
 from toplora_train.config.reading import read_json, validate
 from toplora_train.data.tables import parquet_rows
-from toplora_train.report.stored import Finite, Measured, Whole
+from toplora_train.report.record import Finite, Measured, Whole
 
 FOLDER, FILE, GATES = "inspection", "inspection.json", "gates.parquet"
 SCHEMA_VERSION = 1
