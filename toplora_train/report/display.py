@@ -6,7 +6,7 @@ import logging
 import textwrap
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -82,8 +82,9 @@ class _Display:
         if not self.console.is_terminal:
             say(self.console, text)
 
-    def _start(self) -> None:
+    def __enter__(self) -> Self:
         self._progress.start()
+        return self
 
     def __exit__(self, *_error: object) -> None:
         self._progress.stop()
@@ -136,7 +137,7 @@ class EncodingDisplay(_Display):
         self._done = 0
         self._next_line = self._began + 2
 
-    def __enter__(self) -> EncodingDisplay:
+    def __enter__(self) -> Self:  # the bar appears later
         return self
 
     def add(self, rows: int) -> None:
@@ -144,7 +145,7 @@ class EncodingDisplay(_Display):
         self._done += rows
         self._show(self._done, "rows")
         if time.monotonic() > self._next_line:
-            self._start()
+            self._progress.start()
             self._line(f"{self._name}: {self._done:,} of {self.total:,} rows")
             self._next_line = time.monotonic() + 10
 
@@ -176,10 +177,6 @@ class TrainingDisplay(_Display):
         self._start_step = self._step = start_step
         self._latest = self._began
         self._judged = judged
-
-    def __enter__(self) -> TrainingDisplay:
-        self._start()
-        return self
 
     def update(self, record: Mapping[str, Any]) -> None:
         """Show ``step, loss, lr, tokens_per_second``; no line is written if ``logged`` is false."""
@@ -224,10 +221,6 @@ class EvaluationDisplay(_Display):
         self._lines_shown = 0
         self._time_left = TimeLeft()
         self._left = (total, 0)
-
-    def __enter__(self) -> EvaluationDisplay:
-        self._start()
-        return self
 
     def update(self, progress: Progress) -> None:
         """Show the progress.

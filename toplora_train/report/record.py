@@ -16,6 +16,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.json_file import plain_json, write_json_atomically
 from toplora_train.config.names import plain_name
 from toplora_train.config.reading import read_json, validate
+from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.evaluation.statistics import mean_interval
 
 SCHEMA_VERSION = 1
@@ -190,6 +191,26 @@ class TaskScore:
         ):
             if (value is None) != (interval is None):
                 raise ValueError(f"must be given together: {name}_value and {name}_ci95")
+
+    @classmethod
+    def of(
+        cls, score: Score, base: Score | None = None, last: Score | None = None, **more: Any
+    ) -> TaskScore:
+        """The score of the tuned model beside the base model's and the last epoch's."""
+        return cls(
+            metric=score.metric,
+            value=score.value,
+            n=score.n,
+            ci95=score.ci95,
+            base_value=base and base.value,
+            base_ci95=base and base.ci95,
+            base_seconds=base and base.seconds,
+            seconds=score.seconds,
+            more={name: asdict(measured) for name, measured in score.more.items()},
+            last_value=last and last.value,
+            last_ci95=last and last.ci95,
+            **more,
+        )
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,7 @@ from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.report.record import completed_report, protocol_hash
-from toplora_train.run.assemble.evaluation_folder import (
-    Evaluation,
-    open_folder,
-    write_evaluation,
-)
+from toplora_train.run.assemble.evaluation_folder import open_folder, write_evaluation
 from toplora_train.run.assemble.run_report import identity, task_score
 from toplora_train.run.assemble.scores import Scorer
 from toplora_train.run.platform.console import open_console
@@ -165,7 +161,10 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     leave_process_group(accelerator)
     if not first:
         return folder, None
-    evaluation = Evaluation(
+    return folder, write_evaluation(
+        folder,
+        run_dir,
+        {t.name: task_score(t, scores[t.name], base_scores) for t in eval_sets},
         command=command,
         protocol=config.evaluation.protocol,
         protocol_hash=protocol_hash(
@@ -174,13 +173,11 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
             config.evaluation.protocol,
             config.evaluation.limit,
         ),
-        tasks={t.name: task_score(t, scores[t.name], base_scores) for t in eval_sets},
         contamination=find_contamination(config, objective, in_files, data_root),
         note="These scores were computed after the run, by toplora-eval, from the saved adapter."
         + (f" {mismatch}" if mismatch else "")
         + "".join(f" In them, {sentence}." for sentence in opened.sentences),
     )
-    return folder, write_evaluation(folder, run_dir, evaluation)
 
 
 def form_mismatch(wanted: EvaluationSettings, trained: EvaluationSettings) -> str | None:

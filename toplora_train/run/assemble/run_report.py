@@ -52,7 +52,6 @@ from toplora_train.report.record import (
     protocol_hash,
 )
 from toplora_train.report.sections import matching
-from toplora_train.run.assemble.reload import ReloadProof
 from toplora_train.run.fit.best_checkpoint import BestCheckpoint
 from toplora_train.run.fit.optimization import adjustments, padded_together
 from toplora_train.run.plan import planned_memory
@@ -133,7 +132,7 @@ class Outcome:
     last_scores: dict[str, Score]
     scores: dict[str, Score]
     selection: BestCheckpoint | None
-    proof: ReloadProof
+    proof: Reload
     fitted: str | None = None
     start: StartFrom | None = None
     extension: Extension | None = None
@@ -254,11 +253,7 @@ def build_report(
             )
             for eval_set in run_data.eval_sets
         },
-        reload=Reload(
-            outcome.proof.max_abs_logit_difference,
-            list(outcome.proof.missing),
-            list(outcome.proof.unexpected),
-        ),
+        reload=outcome.proof,
         environment=environment(device_name(accelerator.device)),
         gain=read_gain(run_dir / "predictions", list(outcome.scores))
         if outcome.base_scores
@@ -324,27 +319,17 @@ def notes(run_data: RunData, selection: BestCheckpoint | None) -> list[str]:
 def task_score(
     eval_set: EvalSet,
     score: Score,
-    base_scores: dict[str, Score],
+    base_scores: Mapping[str, Score],
     last_scores: Mapping[str, Score] = MappingProxyType({}),
 ) -> TaskScore:
     """A task's score with the base model's and the majority class's."""
-    base = base_scores.get(eval_set.name)
-    last = last_scores.get(eval_set.name)
-    return TaskScore(
+    return TaskScore.of(
+        score,
+        base_scores.get(eval_set.name),
+        last_scores.get(eval_set.name),
+        majority_value=majority_value(eval_set),
         kind=eval_set.kind,
         answered=find_method(eval_set.kind).title,
-        metric=score.metric,
-        value=score.value,
-        n=score.n,
-        ci95=score.ci95,
-        base_value=base.value if base else None,
-        base_ci95=base.ci95 if base else None,
-        base_seconds=base.seconds if base else None,
-        majority_value=majority_value(eval_set),
-        seconds=score.seconds,
-        more={name: asdict(measured) for name, measured in score.more.items()},
-        last_value=last.value if last else None,
-        last_ci95=last.ci95 if last else None,
     )
 
 
