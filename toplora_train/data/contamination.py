@@ -35,9 +35,7 @@ def _words(row: Row) -> str:
     return " ".join(_WORD.findall(f"{row.instruction} {row.input}".casefold()))
 
 
-KNOWN = {
-    "math_data.json": "LLM-Adapters' math_data.json contains about 80 % of six math test sets",
-}
+KNOWN = {"math_data.json": "LLM-Adapters' math_data.json contains about 80 % of six math test sets"}
 
 
 def validate_sources(sources: Sequence[str], *, allowed: Sequence[str]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -17,8 +16,9 @@ from toplora_train.report.numbers import (
     percent,
     percent_interval,
     readable_seconds,
+    shortened,
 )
-from toplora_train.report.record import read_report
+from toplora_train.report.record import completed_report
 
 LONGEST = 40  # characters of a word in a cell
 STYLES = {
@@ -37,7 +37,7 @@ def sweep_table(study: Path, jobs: Sequence[Job]) -> Table:
     mean over several tasks) and time; any other job its status.
     """
     table = Table()
-    shown = [shortened(job.overrides) for job in jobs]
+    shown = [shortened(" ".join(job.overrides.split()), LONGEST) for job in jobs]
     longest = max((len(word) for name in shown for word in name.split()), default=0)
     table.add_column("job", overflow="fold", min_width=longest)
     table.add_column("status", no_wrap=True)
@@ -56,18 +56,10 @@ def sweep_table(study: Path, jobs: Sequence[Job]) -> Table:
     return table
 
 
-def shortened(overrides: str) -> str:
-    """The overrides, the middle of each long word cut: ``dataset.train=/data/...rows.jsonl``."""
-    half = (LONGEST - 3) // 2
-    return " ".join(
-        word if len(word) <= LONGEST else f"{word[:half]}...{word[-half:]}"
-        for word in overrides.split()
-    )
-
-
 def _numbers(run_dir: Path) -> list[str]:
-    report = _report(run_dir)
-    if report is None or report.get("status") != "completed":
+    try:
+        report = completed_report(run_dir)
+    except UserError:
         return [""] * 4
     train, average, interval = report["train"], report["average"], report["average_ci95"]
     return [
@@ -80,10 +72,3 @@ def _numbers(run_dir: Path) -> list[str]:
         else f"{percent(average)} ({percent_interval(interval)})",
         readable_seconds(train["seconds"]),
     ]
-
-
-def _report(run_dir: Path) -> Mapping[str, Any] | None:
-    try:
-        return read_report(run_dir / "report.json")
-    except UserError:
-        return None

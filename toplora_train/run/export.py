@@ -21,11 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toplora_train.adapters.base import AdapterLinear
 from toplora_train.adapters.export import is_plain_lora, save_as_lora
-from toplora_train.adapters.saving import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    load_adapter,
-)
+from toplora_train.adapters.saving import CONFIG_FILE, WEIGHTS_FILE, load_adapter
 from toplora_train.config.aside import folder_aside
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
@@ -53,11 +49,7 @@ class Export:
 
 
 def export(
-    run_dir: Path,
-    *,
-    format: str,
-    output: Path | None = None,
-    trust_remote_code: bool = False,
+    run_dir: Path, *, format: str, output: Path | None = None, trust_remote_code: bool = False
 ) -> Export:
     """Write a run's adapter in another format, and verify it.
 

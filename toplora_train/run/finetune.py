@@ -295,9 +295,7 @@ def resume_point(
     start = read_state(checkpoint)
     free = LENGTH if ends else frozenset()  # an extension changes the length
     validate_same_settings(
-        checkpoint,
-        without(with_defaults(start.settings, settings), free),
-        without(settings, free),
+        checkpoint, without(with_defaults(start.settings, settings), free), without(settings, free)
     )
     total = total_steps(config, run_data.lengths)
     if total < start.step:

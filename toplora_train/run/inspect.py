@@ -19,12 +19,7 @@ from toplora_train.config.schema import ModelSettings, RunConfig
 from toplora_train.models.load import load_model, load_tokenizer
 from toplora_train.report.pages import rewrite_pages, write_inspection_page
 from toplora_train.report.record import completed_report
-from toplora_train.run.assemble.inspection import (
-    Text,
-    general_texts,
-    inspect_adapter,
-    run_texts,
-)
+from toplora_train.run.assemble.inspection import Text, general_texts, inspect_adapter, run_texts
 from toplora_train.run.evaluate import open_run
 from toplora_train.run.fit.best_checkpoint import fingerprint
 from toplora_train.run.platform.console import open_console
@@ -78,13 +73,7 @@ def inspect_run(config: RunConfig, run_dir: Path, *, text: str | None, extras: b
 
 
 def inspect_folder(
-    adapter: Path,
-    output: Path,
-    base: ModelSettings,
-    *,
-    text: str | None,
-    extras: bool,
-    device: str,
+    adapter: Path, output: Path, base: ModelSettings, *, text: str | None, extras: bool, device: str
 ) -> Path:
     """Measure an adapter that PEFT saved; return the path of the page in ``output``.
 

@@ -39,10 +39,7 @@ class GeneralText:
         if not self.documents:
             return []
         return document_losses(
-            model,
-            self.documents,
-            batch_size=self.batch_size,
-            autocast_dtype=self.autocast_dtype,
+            model, self.documents, batch_size=self.batch_size, autocast_dtype=self.autocast_dtype
         )
 
     def change(self, before: Sequence[float], after: Sequence[float]) -> dict[str, Any] | None:

@@ -246,10 +246,7 @@ def build_report(
         ),
         tasks={
             eval_set.name: task_score(
-                eval_set,
-                outcome.scores[eval_set.name],
-                outcome.base_scores,
-                outcome.last_scores,
+                eval_set, outcome.scores[eval_set.name], outcome.base_scores, outcome.last_scores
             )
             for eval_set in run_data.eval_sets
         },
