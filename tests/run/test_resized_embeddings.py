@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,14 +27,6 @@ from toplora_train.run.prepare.plan_target import find_target
 ROWS, HIDDEN = tiny_config().vocab_size, tiny_config().hidden_size
 TABLES = ("model.embed_tokens", "lm_head")
 WORDS = ["many", "have", "does"]  # of the first rows
-
-
-@pytest.fixture(autouse=True)
-def signals_are_put_back():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture
