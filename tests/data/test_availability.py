@@ -1,12 +1,16 @@
 """Sources are located without network access, and errors have no traceback."""
 
 import json
+from pathlib import Path
 
 import datasets
 import pytest
+from pyarrow.parquet import read_metadata
 
+from toplora_train.config.compose import load_yaml
 from toplora_train.config.errors import UserError
-from toplora_train.data.availability import fetch, source_state
+from toplora_train.config.locate import options
+from toplora_train.data.availability import ROWS, fetch, source_state
 from toplora_train.data.hub import Source
 from toplora_train.data.llm_adapters import BASE_URL, known_files
 
@@ -109,3 +113,30 @@ def test_a_cached_dataset_must_match_commit_subset_and_split(tmp_path):
 def test_every_known_file_has_a_state():
     for path in known_files():
         assert source_state(Source(f"llm-adapters:{path}")).state == "to_fetch"
+
+
+TASKS = {name: load_yaml(option.path) for name, option in options("task").items()}
+
+
+@pytest.mark.parametrize(("source", "subset"), ROWS)
+def test_the_published_number_of_rows_is_correct(shared_dir: Path, source: str, subset: str):
+    folder = shared_dir / "data" / "hub" / source / subset
+    if not folder.is_dir():
+        pytest.skip(f"{source} {subset} is not in the mirror")
+    for split, rows in ROWS[source, subset].items():
+        parts = list(folder.glob(f"{split}*.parquet"))
+        assert sum(read_metadata(part).num_rows for part in parts) == rows, split
+
+
+def test_every_hub_task_has_a_known_size_that_matches_its_file():
+    for name, task in TASKS.items():
+        if ":" in task.source:
+            continue
+        rows = source_state(Source(task.source, task.get("subset"), task.split)).rows
+        assert rows is not None, name
+        assert f"{rows:,} rows" in options("task")[name].path.read_text(), name
+
+
+def test_other_datasets_have_no_known_size():
+    assert source_state(Source("nyu-mll/glue", "cola", "train[:10]")).rows is None
+    assert source_state(Source("nobody/nothing")).rows is None

@@ -156,12 +156,30 @@ def _of_task(row: PublishedRow, task: str, runs: Sequence[Run]) -> list[Run]:
     return sorted(methods[0].runs, key=_seed) if methods else []
 
 
-def _line(row: PublishedRow, task: str, published: float, runs: Sequence[Run]) -> dict[str, Any]:
-    if not runs:
-        return _cells(row, task, published, None, None, runs)
-    scores = task_scores(runs, task, runs[0].report["tasks"][task]["metric"])
-    single = runs[0].report["tasks"][task]["ci95"] if len(runs) == 1 else None
-    return _cells(row, task, published, scores, single, runs)
+def _line(
+    row: PublishedRow,
+    task: str,
+    published: float,
+    runs: Sequence[Run],
+    mean: RowScores | None = None,
+) -> dict[str, Any]:
+    """A published score beside that of the runs, or their ``mean`` over tasks."""
+    line: dict[str, Any] = {"row": row.name, "task": task, "published": published / 100}
+    line |= dict.fromkeys(("value", "ci95", "difference", "difference_ci95"))
+    if runs:
+        own = runs[0].report["tasks"].get(task)
+        scores = mean or task_scores(runs, task, own["metric"])
+        single = own["ci95"] if len(runs) == 1 and mean is None else None
+        bounds = single or interval(scores, range(len(scores.values)))
+        value = float(np.mean(scores.values))
+        line |= {
+            "value": value,
+            "ci95": list(bounds),
+            "difference": value - published / 100,
+            "difference_ci95": [bound - published / 100 for bound in bounds],
+        }
+    seeds = sorted({_seed(run) for run in runs})
+    return line | {"seeds": seeds, "runs": [str(run.folder) for run in runs]}
 
 
 def _average(
@@ -171,38 +189,12 @@ def _average(
     seeds = set.intersection(*({_seed(run) for run in runs} for runs in by_task.values()))
     found = {task: [run for run in runs if _seed(run) in seeds] for task, runs in by_task.items()}
     runs = list({run.folder: run for of_task in found.values() for run in of_task}.values())
-    if not seeds:
-        return _cells(row, "average", published, None, None, [])
-    mean = mean_over_tasks(
-        [
-            task_scores(of_task, task, of_task[0].report["tasks"][task]["metric"])
-            for task, of_task in found.items()
-        ]
-    )
-    return _cells(row, "average", published, mean, None, runs)
-
-
-def _cells(
-    row: PublishedRow,
-    task: str,
-    published: float,
-    scores: RowScores | None,
-    single: Any,
-    runs: Sequence[Run],
-) -> dict[str, Any]:
-    line: dict[str, Any] = {"row": row.name, "task": task, "published": published / 100}
-    line |= dict.fromkeys(("value", "ci95", "difference", "difference_ci95"))
-    if scores is not None:
-        value = float(np.mean(scores.values))
-        low, high = single or interval(scores, range(len(scores.values)))
-        line |= {
-            "value": value,
-            "ci95": [low, high],
-            "difference": value - published / 100,
-            "difference_ci95": [low - published / 100, high - published / 100],
-        }
-    seeds = sorted({_seed(run) for run in runs})
-    return line | {"seeds": seeds, "runs": [str(run.folder) for run in runs]}
+    means = [
+        task_scores(of_task, task, of_task[0].report["tasks"][task]["metric"])
+        for task, of_task in found.items()
+        if of_task
+    ]
+    return _line(row, "average", published, runs, mean_over_tasks(means) if means else None)
 
 
 def _seed(run: Run) -> int:

@@ -202,13 +202,13 @@ class TaskScore:
             value=score.value,
             n=score.n,
             ci95=score.ci95,
-            base_value=base and base.value,
-            base_ci95=base and base.ci95,
-            base_seconds=base and base.seconds,
+            base_value=base.value if base else None,
+            base_ci95=base.ci95 if base else None,
+            base_seconds=base.seconds if base else None,
             seconds=score.seconds,
             more={name: asdict(measured) for name, measured in score.more.items()},
-            last_value=last and last.value,
-            last_ci95=last and last.ci95,
+            last_value=last.value if last else None,
+            last_ci95=last.ci95 if last else None,
             **more,
         )
 

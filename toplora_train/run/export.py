@@ -92,7 +92,11 @@ def export(
     with _atomic_folder(folder) as aside:
         write(adapted, adapter, aside)
         tokenizer.save_pretrained(aside)
-    written = _read_merged(base, folder) if format == "merged" else _read_lora(adapted, folder)
+    written: nn.Module = (
+        type(base).from_pretrained(folder, dtype=base.dtype)
+        if format == "merged"
+        else load_adapter(adapted.unload(), folder)
+    )
     difference = (_logits(written, tokenizer) - expected).abs().max()
     largest = float(expected.abs().max())
     return Export(folder, format, float(difference), largest, config.model.quantization)
@@ -144,22 +148,12 @@ def _write_merged(adapted: PeftModel, adapter: Path, folder: Path) -> None:
     merged.save_pretrained(folder)
 
 
-def _read_merged(base: PreTrainedModel, folder: Path) -> nn.Module:
-    merged: nn.Module = type(base).from_pretrained(folder, dtype=base.dtype)
-    return merged
-
-
 def _write_lora(adapted: PeftModel, adapter: Path, folder: Path) -> None:
     if not is_plain_lora(adapted):
         save_as_lora(adapted, folder)
         return
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         shutil.copyfile(adapter / file, folder / file)
-
-
-def _read_lora(adapted: PeftModel, folder: Path) -> nn.Module:
-    plain: nn.Module = load_adapter(adapted.unload(), folder)
-    return plain
 
 
 @torch.inference_mode()

@@ -18,7 +18,6 @@ from toplora_train.config.schema import (
 )
 from toplora_train.data.availability import SourceState, fetch, source_state
 from toplora_train.data.hub import Source
-from toplora_train.data.published import published_rows
 from toplora_train.models.availability import ModelState, model_state
 from toplora_train.report.plan import RunInput
 from toplora_train.run.prepare.objective import locate_base
@@ -62,8 +61,7 @@ class RowsInput:
     @property
     def published(self) -> int | None:
         """The number of rows, if known without reading them."""
-        place = self.where
-        rows = self.state.rows or published_rows(place.name, subset=place.subset, split=place.split)
+        rows = self.state.rows
         if rows is None:
             return None
         return round(self.weight * (rows if self.limit is None else min(rows, self.limit)))
