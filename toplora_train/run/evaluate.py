@@ -125,13 +125,12 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     interrupt_at_once()
     wording = completed_report(run_dir)["data"].get("wording", "alpaca")
     folder = open_folder(run_dir, name)
-    accelerator = open_accelerator(
-        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
-    )
+    accelerator = open_accelerator(config.launch.device, config.trainer.mixed_precision)
     first = accelerator.is_main_process
     console = open_console(quiet=not first)
-    data_root = Path(config.data_root) if config.data_root else None
-    in_files = read_eval_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
+    in_files = read_eval_sets(
+        config.task, config.dataset, config.evaluation, data_root=config.mirror
+    )
     eval_sets = [match_training_form(eval_set, wording) for eval_set in in_files]
     if not eval_sets:
         raise UserError("nothing to evaluate: the run has no task; name some with task=[...]")
@@ -173,7 +172,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
             config.evaluation.protocol,
             config.evaluation.limit,
         ),
-        contamination=find_contamination(config, objective, in_files, data_root),
+        contamination=find_contamination(config, objective, in_files),
         note="These scores were computed after the run, by toplora-eval, from the saved adapter."
         + (f" {mismatch}" if mismatch else "")
         + "".join(f" In them, {sentence}." for sentence in opened.sentences),
@@ -215,11 +214,11 @@ def validate_same_head(wanted: RunConfig, trained: RunConfig) -> None:
 
 
 def find_contamination(
-    config: RunConfig, objective: Objective, eval_sets: list[EvalSet], data_root: Path | None
+    config: RunConfig, objective: Objective, eval_sets: list[EvalSet]
 ) -> dict[str, Any] | None:
     """The test rows that were trained on, by task; None if the training rows are unavailable."""
     try:
-        rows = training_rows(config, objective, data_root=data_root)
+        rows = training_rows(config, objective, data_root=config.mirror)
     except UserError:
         return None
     found = contaminated_ids(rows.rows, {t.name: t.rows.rows for t in eval_sets})

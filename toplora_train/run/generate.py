@@ -101,8 +101,8 @@ class Answerer:
                 )
             return row
 
-        root = Path(self.config.data_root) if self.config.data_root else None
-        rows = read_rows(source, data_root=root, split="test", limit=limit, parse=parse)
+        mirror = self.config.mirror
+        rows = read_rows(source, data_root=mirror, split="test", limit=limit, parse=parse)
         if not rows.rows:
             raise UserError(f"{source} has no rows, so there is nothing to answer")
         if self.chat:
@@ -191,9 +191,7 @@ def open_answerer(config: RunConfig, run_dir: Path, decoding: Decoding) -> Answe
     """
     wording = completed_report(run_dir)["data"].get("wording", "alpaca")
     open_console()
-    accelerator = open_accelerator(
-        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
-    )
+    accelerator = open_accelerator(config.launch.device, config.trainer.mixed_precision)
     adapted, tokenizer = load_adapted(config, run_dir, device=accelerator.device)
     torch.manual_seed(decoding.seed)
     base = base_weights(config, locate_base(config.model))

@@ -82,7 +82,7 @@ def find_rows(config: RunConfig) -> list[RowsInput]:
         UserError: A source has an unknown form, or ``data_root`` is not a folder.
     """
     dataset, tasks, limit = config.dataset, config.task, config.evaluation.limit
-    data_root = Path(config.data_root) if config.data_root else None
+    data_root = config.mirror
     if data_root is not None and not data_root.is_dir():
         raise UserError(f"data_root={data_root} is not a folder; correct it or leave it out")
 
