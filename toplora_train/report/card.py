@@ -10,20 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toplora_train.config.printable import printable
-from toplora_train.report.card_metadata import (
-    Facts,
-    front_matter,
-    is_local,
-    model_name,
-    public_command,
-    source_name,
-    without_folders,
-)
+from toplora_train.report import card_metadata as metadata
 from toplora_train.report.pages import templates
 from toplora_train.report.sections import contamination_text
 from toplora_train.report.wording import has_head, wording
 
-NO_FACTS = Facts()
+NO_FACTS = metadata.Facts()
 # PEFT types that are registered with PEFT by importing this package.
 NEEDS_IMPORT = frozenset({"TOPLORA", "TENSLORA", "GENLORA"})
 FOLDER = "FOLDER_OF_THIS_FILE"
@@ -38,7 +30,7 @@ def model_card(
     *,
     prompt: str | None = None,
     labels: Sequence[str] = (),
-    facts: Facts = NO_FACTS,
+    facts: metadata.Facts = NO_FACTS,
 ) -> str:
     """Return the text of the model card.
 
@@ -49,7 +41,7 @@ def model_card(
         facts: What the report does not record.
     """
     model, data, adapter = report["model"], report["data"], report["adapter"]
-    head, local = has_head(report), is_local(report)
+    head, local = has_head(report), metadata.is_local(report)
     package = _PACKAGE.fullmatch(model["revision"])
     filled = (prompt or "{instruction}").replace("{instruction}", _QUESTION)
     sources = [data["source"]] if isinstance(data["source"], str) else data["source"]
@@ -58,8 +50,8 @@ def model_card(
         text.render(
             report=report,
             facts=facts,
-            front_matter=front_matter(report, facts),
-            name=model_name(report),
+            front_matter=metadata.front_matter(report, facts),
+            name=metadata.model_name(report),
             words=wording(report),
             head=head,
             local=local,
@@ -77,9 +69,11 @@ def model_card(
             filled=filled,
             has_columns=re.search(r"\{\w+\}", filled),
             ending=_ending(prompt or ""),
-            sources=", ".join(map(source_name, sources)),
-            start=without_folders(adapter["start"]["path"]) if adapter.get("start") else "",
-            command=public_command(report["command"]),
+            sources=", ".join(map(metadata.source_name, sources)),
+            start=metadata.without_folders(adapter["start"]["path"])
+            if adapter.get("start")
+            else "",
+            command=metadata.public_command(report["command"]),
             contamination=contamination_text(report),
         ).strip()
         + "\n"
@@ -89,7 +83,7 @@ def model_card(
 def _base_arguments(report: Mapping[str, Any], labels: Sequence[str], *, in_package: bool) -> str:
     """The arguments that load the base model that was trained on, not another copy of it."""
     model = report["model"]
-    place = '"FOLDER_OF_THE_BASE_MODEL"' if is_local(report) else repr(str(model["path"]))
+    place = '"FOLDER_OF_THE_BASE_MODEL"' if metadata.is_local(report) else repr(str(model["path"]))
     arguments = ["folder" if in_package else place]
     if _COMMIT.fullmatch(model["revision"]):
         arguments.append(f'revision="{model["revision"]}"')

@@ -9,15 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from toplora_train.config.errors import UserError
+from toplora_train.report import numbers
 from toplora_train.report.jobs import Job
-from toplora_train.report.numbers import (
-    any_undefined,
-    count,
-    percent,
-    percent_interval,
-    readable_seconds,
-    shortened,
-)
 from toplora_train.report.record import completed_report
 
 LONGEST = 40  # characters of a word in a cell
@@ -37,7 +30,7 @@ def sweep_table(study: Path, jobs: Sequence[Job]) -> Table:
     mean over several tasks) and time; any other job its status.
     """
     table = Table()
-    shown = [shortened(" ".join(job.overrides.split()), LONGEST) for job in jobs]
+    shown = [numbers.shortened(" ".join(job.overrides.split()), LONGEST) for job in jobs]
     longest = max((len(word) for name in shown for word in name.split()), default=0)
     table.add_column("job", overflow="fold", min_width=longest)
     table.add_column("status", no_wrap=True)
@@ -63,12 +56,12 @@ def _numbers(run_dir: Path) -> list[str]:
         return [""] * 4
     train, average, interval = report["train"], report["average"], report["average_ci95"]
     return [
-        count(report["adapter"]["trainable_parameters"]),
+        numbers.count(report["adapter"]["trainable_parameters"]),
         f"{train['loss_last']:.4f}",
         "not evaluated"
         if average is None
         else "undefined"
-        if any_undefined(report)
-        else f"{percent(average)} ({percent_interval(interval)})",
-        readable_seconds(train["seconds"]),
+        if numbers.any_undefined(report)
+        else f"{numbers.percent(average)} ({numbers.percent_interval(interval)})",
+        numbers.readable_seconds(train["seconds"]),
     ]
