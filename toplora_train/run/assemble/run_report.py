@@ -58,8 +58,8 @@ def introduction(config: RunConfig, run_data: RunData, start: TrainState) -> str
     head = f"\nhead: {run_data.head.said}" if run_data.head is not None else ""
     rows = _embedding_rows(config, run_data)
     resized = (
-        f"\nembedding: resized to {numbers.count(rows)} rows for the tokenizer's tokens; it and the "
-        "output layer, if there is one, are trained and saved with the adapter"
+        f"\nembedding: resized to {numbers.count(rows)} rows for the tokenizer's tokens; it and "
+        "the output layer, if there is one, are trained and saved with the adapter"
         if rows is not None
         else ""
     )
@@ -339,7 +339,8 @@ def conclusion(report: dict[str, Any], run_dir: Path) -> str:
         f"loss on {loss_change(report['forgetting'])}" if report.get("forgetting") else "",
         f"{numbers.counted(report['adapter']['trainable_parameters'], 'trainable parameter')}, "
         f"{numbers.counted(train['steps'], 'step')} in "
-        f"{numbers.readable_seconds(train['seconds'])}, {numbers.memory(train['peak_memory_bytes'])} at peak",
+        f"{numbers.readable_seconds(train['seconds'])}, "
+        f"{numbers.memory(train['peak_memory_bytes'])} at peak",
         # None stands for NaN; a difference of 0 is what everyone expects
         ""
         if differs == 0
