@@ -21,6 +21,8 @@ from toplora_train.run.fit.optimization import (
     prove_batches,
     rows_at_once,
     training_layers,
+    validate_compilation,
+    validate_optimizer,
 )
 from toplora_train.run.prepare.run_data import prepare
 
@@ -113,3 +115,35 @@ def test_compiled_layers_are_verified_without_consuming_random_numbers(make_run)
         assert "forward" in vars(repeated_layers(model)[0])
     assert torch.equal(torch.get_rng_state(), before)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("trainer", "engine", "message"),
+    [
+        ({"activation_checkpointing": True}, "ddp", "activation_checkpointing=false"),
+        ({}, "fsdp2", "use launch=ddp"),
+    ],
+)
+def test_unsupported_compilation_is_refused(make_run, trainer, engine, message):
+    config = make_run()
+    config = replace(
+        config,
+        trainer=replace(config.trainer, compile="inductor", **trainer),
+        launch=replace(config.launch, engine=engine),
+    )
+    with pytest.raises(UserError, match=message):
+        validate_compilation(config, processes=2)
+    plain = replace(config, trainer=replace(config.trainer, compile=None))
+    validate_compilation(plain, processes=2)
+
+
+def test_muon_is_refused_where_matrices_are_sharded(make_run):
+    config = make_run()
+    config = replace(
+        config,
+        optimizer=replace(config.optimizer, name="muon"),
+        launch=replace(config.launch, engine="fsdp2"),
+    )
+    validate_optimizer(config, processes=1)
+    with pytest.raises(UserError, match="use launch=ddp"):
+        validate_optimizer(config, processes=2)

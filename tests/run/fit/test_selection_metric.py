@@ -19,8 +19,7 @@ from toplora_train.run.prepare.run_data import prepare
 
 
 def test_a_head_is_scored_at_the_ends_of_epochs_and_at_the_last_step_only(make_run, monkeypatch):
-    scored = SimpleNamespace(evaluate=lambda *_: (SimpleNamespace(value=0.5), []))
-    monkeypatch.setattr(selection_metric, "find_method", lambda _kind: scored)
+    monkeypatch.setattr(selection_metric, "_evaluation", lambda *_: lambda _model: 0.5)
     source = SimpleNamespace(source="made here")
     run_data = SimpleNamespace(lengths=[3] * 16, tokenizer=None, validation_rows=[], rows=source)
     metric = head_metric(judged_run(make_run), run_data, None)

@@ -24,11 +24,6 @@ UNFIT = {
         1,
         r"^trainer\.compile: torch does not compile layers",
     ),
-    "compile sharded": (
-        {"trainer": {"compile": "inductor"}, "launch": {"engine": "fsdp2", "processes": 2}},
-        2,
-        r"^trainer\.compile does not support sharded tensors; use launch=ddp",
-    ),
     "muon": (
         {"optimizer": {"name": "muon"}, "launch": {"engine": "fsdp2", "processes": 2}},
         2,
@@ -63,12 +58,6 @@ def test_a_run_refuses_them_before_it_reads_a_row(make_run, tmp_path, name: str)
     config = changed(make_run(), groups | {"dataset": {"train": "nowhere.jsonl"}})
     with pytest.raises(UserError, match=message):
         finetune.run(config, tmp_path)
-
-
-def test_muon_may_have_one_process_and_a_run_without_compilation_several(make_run):
-    muon, _, _ = UNFIT["muon"]
-    validate_settings(changed(make_run(), muon), processes=1)
-    validate_settings(changed(make_run(), {"launch": {"engine": "fsdp2"}}), processes=2)
 
 
 def test_a_usual_run_passes(make_run):

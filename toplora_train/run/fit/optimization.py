@@ -153,6 +153,40 @@ def training_layers(
     return compiled_layers(model, trainer.compile)
 
 
+def validate_compilation(config: RunConfig, *, processes: int) -> None:
+    """Check that compilation is possible: no activation checkpointing, no sharding.
+
+    Raises:
+        UserError: Names the conflicting setting.
+    """
+    if config.trainer.compile is None:
+        return
+    if config.trainer.activation_checkpointing:
+        raise UserError(
+            "trainer.compile: torch does not compile layers that recompute their activations; use "
+            "trainer.compile=null or trainer.activation_checkpointing=false"
+        )
+    if config.launch.engine != "ddp" and processes > 1:
+        raise UserError(
+            "trainer.compile does not support sharded tensors; use launch=ddp or "
+            "trainer.compile=null"
+        )
+
+
+def validate_optimizer(config: RunConfig, *, processes: int) -> None:
+    """Check that the optimizer supports the engine: Muon needs unsharded matrices.
+
+    Raises:
+        UserError: Names what to use instead.
+    """
+    engine = config.launch.engine
+    if config.optimizer.name == "muon" and engine != "ddp" and processes > 1:
+        raise UserError(
+            f"optimizer=muon needs whole matrices, but launch={engine} shards them; use "
+            "launch=ddp or optimizer=adamw"
+        )
+
+
 def padded_together(trainer: TrainerSettings) -> int:
     """The number of rows that are padded to a common length."""
     return 1 if trainer.batching == "packed" else rows_at_once(trainer)

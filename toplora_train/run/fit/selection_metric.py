@@ -65,13 +65,14 @@ def head_metric(
         max_length=config.dataset.max_length,
         overflow=config.dataset.overflow,
     )
-    return _scored(
-        config,
-        run_data,
-        held_out,
-        autocast_dtype,
-        due=lambda record: record.step == last or float(record.epoch).is_integer(),
-    )
+    evaluate = _evaluation(config, run_data, held_out, autocast_dtype)
+
+    def metric(model: PeftModel, record: StepRecord) -> float | None:
+        if record.step != last and not float(record.epoch).is_integer():
+            return None
+        return evaluate(model)
+
+    return metric
 
 
 def answer_accuracy(
@@ -117,33 +118,28 @@ def answer_accuracy(
         max_new_tokens=max(task.max_new_tokens for task in config.task.values()),
         option_score=config.evaluation.option_score,
     )
-    return _scored(
-        config,
-        run_data,
-        held_out,
-        autocast_dtype,
-        due=lambda record: record.validation_loss is not None,
-    )
-
-
-def _scored(
-    config: RunConfig,
-    run_data: RunData,
-    held_out: EvalSet,
-    autocast_dtype: torch.dtype | None,
-    *,
-    due: Callable[[StepRecord], bool],
-) -> SelectionMetric:
-    """The score of a model on the held-out rows where it is ``due``."""
-    context = EvalContext(config.evaluation.batch_size, autocast_dtype)
-    evaluate = find_method(held_out.kind).evaluate
+    evaluate = _evaluation(config, run_data, held_out, autocast_dtype)
 
     def metric(model: PeftModel, record: StepRecord) -> float | None:
-        if not due(record):
+        if record.validation_loss is None:
             return None
-        return evaluate(model, run_data.tokenizer, held_out, context)[0].value
+        return evaluate(model)
 
     return metric
+
+
+def _evaluation(
+    config: RunConfig, run_data: RunData, held_out: EvalSet, autocast_dtype: torch.dtype | None
+) -> Callable[[PeftModel], float]:
+    """The score of a model on the held-out rows."""
+    context = EvalContext(config.evaluation.batch_size, autocast_dtype)
+
+    def evaluate(model: PeftModel) -> float:
+        method = find_method(held_out.kind)
+        score, _ = method.evaluate(model, run_data.tokenizer, held_out, context)
+        return score.value
+
+    return evaluate
 
 
 def _row_set(run_data: RunData) -> RowSet:
