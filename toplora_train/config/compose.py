@@ -29,7 +29,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.levels import Level, levels, typed_keys, validate_complete
 from toplora_train.config.locate import OptionFile, conf_dir, groups, installed, options, readable
 from toplora_train.config.names import LONGEST
-from toplora_train.config.origin import choices_of, find_origin, package_of
+from toplora_train.config.origin import find_origin, package_of
 from toplora_train.config.outside import validate_outside
 from toplora_train.config.rivals import settle, validate_package
 from toplora_train.config.schema import RunConfig, SharedAdapterSettings
@@ -249,9 +249,20 @@ def blamer(choices: Mapping[str, Any], own: Sequence[Path], overrides: Sequence[
 def shown_choices(overrides: Sequence[str], own: Sequence[Path]) -> dict[str, Any]:
     """The option of each group; with ``--cfg`` Hydra does not report its choices."""
     typed = {name: value for name, _, value in (word.partition("=") for word in overrides)}
-    choices = dict(choices_of(load_yaml(conf_dir() / "config.yaml")))
+    choices = default_choices(conf_dir() / "config.yaml")
     recipe = options("recipe", own).get(typed.get("recipe", ""))
-    return choices | dict(choices_of(load_yaml(recipe.path)) if recipe is not None else ()) | typed
+    return choices | (default_choices(recipe.path) if recipe is not None else {}) | typed
+
+
+def default_choices(path: Path) -> dict[str, Any]:
+    """The options that a file's defaults list chooses, by group."""
+    entries = load_yaml(path).get("defaults", [])
+    return {
+        str(key).removeprefix("override ").strip(" /"): option
+        for entry in entries
+        if isinstance(entry, DictConfig)
+        for key, option in entry.items()
+    }
 
 
 def chosen_files(choices: Mapping[str, Any], own: Sequence[Path]) -> list[OptionFile]:

@@ -19,10 +19,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from toplora_train.config.check import known_keys, known_tree
-from toplora_train.config.compose import chosen_files, load_yaml
+from toplora_train.config.compose import chosen_files, default_choices, load_yaml
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import conf_dir, groups, options, readable
-from toplora_train.config.origin import choices_of, find_choice
+from toplora_train.config.origin import find_choice
 from toplora_train.config.suggest import hint, nearest_key, not_found
 from toplora_train.config.yaml_file import yaml_problem
 
@@ -151,8 +151,8 @@ def _refused_key(key: str, overrides: Sequence[str], own: Sequence[Path]) -> str
     typed = {override.key_or_group: override for override in parsed}
     if key.startswith("study."):
         return _unknown_of_study(key, typed.get("study"), own)
-    default = dict(choices_of(load_yaml(conf_dir() / "config.yaml")))["adapter"]
-    adapters = _values(typed["adapter"]) if "adapter" in typed else [str(default)]
+    default = str(default_choices(conf_dir() / "config.yaml")["adapter"])
+    adapters = _values(typed["adapter"]) if "adapter" in typed else [default]
     trees = {
         name: known_tree(_settings_name(name, own), options("task", own), own) for name in adapters
     }

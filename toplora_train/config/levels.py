@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from toplora_train.config.adapter import shown
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import OptionFile, groups, readable
-from toplora_train.config.origin import choices_of, package_of
+from toplora_train.config.origin import package_of
 
 COMMAND_LINE = "the command line"
 MISSING = "???"
@@ -52,13 +52,10 @@ def read_level(file: OptionFile) -> Level:
     Raises:
         UserError: Its defaults choose several options of a group that takes one.
     """
-    loaded, place, package = OmegaConf.load(file.path), readable(file.path), package_of(file)
-    for group, chosen in choices_of(loaded):
-        if isinstance(chosen, list):
-            _validate_single(group, chosen, f"{place}: ")
-    content = OmegaConf.to_container(loaded, resolve=False)
+    content = OmegaConf.to_container(OmegaConf.load(file.path), resolve=False)
     assert isinstance(content, dict)
-    content.pop("defaults", None)
+    place, package = readable(file.path), package_of(file)
+    _validate_single_options(content.pop("defaults", None) or [], place)
     return Level(place, dict(_flat(content, f"{package}." if package else "")))
 
 
@@ -108,6 +105,14 @@ def _typed(overrides: Sequence[str]) -> dict[str, Any]:
         elif isinstance(value, list):
             _validate_single(name, value)
     return keys
+
+
+def _validate_single_options(defaults: Sequence[Any], place: str) -> None:
+    for entry in defaults:
+        for key, chosen in entry.items() if isinstance(entry, dict) else ():
+            group = str(key).removeprefix("override ").strip(" /").partition("@")[0]
+            if isinstance(chosen, list):
+                _validate_single(group, chosen, f"{place}: ")
 
 
 def _validate_single(group: str, chosen: Sequence[Any], place: str = "") -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from toplora_train.config.locate import OptionFile
 
@@ -25,22 +25,14 @@ def find_origin(key: str, files: Sequence[OptionFile]) -> Path | None:
 def find_choice(group: str, option: str, files: Sequence[OptionFile]) -> Path | None:
     """The first of the files whose defaults list chooses ``option`` of ``group``."""
     for file in files:
-        for named, chosen in choices_of(OmegaConf.load(file.path)):
-            if named == group and option in (chosen if isinstance(chosen, list) else [chosen]):
-                return file.path
+        content = OmegaConf.load(file.path)
+        for entry in content.get("defaults", []) if isinstance(content, DictConfig) else []:
+            for key, chosen in entry.items() if isinstance(entry, DictConfig) else []:
+                named = str(key).removeprefix("override ").strip(" /").partition("@")[0]
+                options = list(chosen) if isinstance(chosen, ListConfig) else [chosen]
+                if named == group and option in options:
+                    return file.path
     return None
-
-
-def choices_of(content: Any) -> list[tuple[str, Any]]:
-    """The groups in a file's defaults list, each with the option or the options chosen."""
-    defaults: Any = content.get("defaults") if isinstance(content, DictConfig) else None
-    entries: Any = OmegaConf.to_container(defaults, resolve=False) if defaults else []
-    return [
-        (str(key).removeprefix("override ").strip(" /").partition("@")[0], chosen)
-        for entry in entries
-        if isinstance(entry, dict)
-        for key, chosen in entry.items()
-    ]
 
 
 def package_of(file: OptionFile) -> str:
