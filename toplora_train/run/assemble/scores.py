@@ -25,8 +25,14 @@ from toplora_train.evaluation.predictions import (
 )
 from toplora_train.evaluation.ranks import ALONE, Ranks
 from toplora_train.evaluation.run_evaluation import EvalProgress, Score
-from toplora_train.report import numbers
 from toplora_train.report.display import EvaluationDisplay
+from toplora_train.report.numbers import (
+    counted,
+    percent,
+    percent_interval,
+    readable_seconds,
+    undefined,
+)
 
 log = logging.getLogger(__name__)
 
@@ -111,12 +117,12 @@ class Scorer:
 
 def in_words(score: Score) -> str:
     """A score with its interval, the rows and the time, in a line."""
-    rows = f"{numbers.counted(score.n, 'row')}, {numbers.readable_seconds(score.seconds)}"
-    if numbers.undefined(score.value, score.ci95, score.metric):
+    rows = f"{counted(score.n, 'row')}, {readable_seconds(score.seconds)}"
+    if undefined(score.value, score.ci95, score.metric):
         return f"{score.metric} undefined, as the labels or the answers are all the same, on {rows}"
     return (
-        f"{score.metric} {numbers.percent(score.value)} "
-        f"(95 % interval {numbers.percent_interval(score.ci95)}) on {rows}"
+        f"{score.metric} {percent(score.value)} "
+        f"(95 % interval {percent_interval(score.ci95)}) on {rows}"
     )
 
 
