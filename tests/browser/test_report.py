@@ -8,8 +8,7 @@ import pytest
 
 from tests.report.inspected import gate, inspected, inspected_large, inspected_otherwise
 from tests.report.made_up import made_up_answers, made_up_run
-from toplora_train.report.inspection_page import write_inspection_page
-from toplora_train.report.pages import rewrite_pages
+from toplora_train.report.pages import rewrite_pages, write_inspection_page
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

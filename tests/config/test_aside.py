@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from toplora_train.config.aside import (
     folder_aside,
     leftovers,
     remove_leftovers,
+    rescue,
     temporary_folder,
     write_aside,
 )
@@ -94,3 +96,22 @@ def test_a_temporary_folder_is_removed_however_its_process_ends(tmp_path, monkey
     with temporary_folder() as folder:
         assert list(tmp_path.iterdir()) == [folder]
     assert list(tmp_path.iterdir()) == []
+
+
+def write(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "weights").write_text("all of them")
+
+
+def test_it_is_kept_in_a_new_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    places = {Path(rescue(write, "adapter").removeprefix("it is kept in ")) for _ in range(2)}
+    assert len(places) == 2
+    for place in places:
+        assert place.is_relative_to(tmp_path) and place.name == "adapter"
+        assert (place / "weights").read_text() == "all of them"
+
+
+def test_it_is_said_if_that_fails_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert "could not be kept in" in rescue(write, "adapter")

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from toplora_train.data.arithmetic import TEMPLATES, TEST_ROWS, TRAIN_ROWS, generate, main
+from tests.data.arithmetic import TEMPLATES, TEST_ROWS, TRAIN_ROWS, generate, main
 from toplora_train.data.availability import BUNDLED
 from toplora_train.data.sources import read_rows
 

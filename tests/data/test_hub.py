@@ -10,7 +10,7 @@ import pytest
 from datasets.arrow_writer import ArrowWriter
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.hub import cached_set, hub_address, read_hub, read_mirror
+from toplora_train.data.hub import Source, cached_set, hub_address, read_hub, read_mirror
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ configs:
 
 
 def read(folder, subset="main", split="train", revision=None):
-    return read_mirror(folder, subset=subset, split=split, revision=revision)
+    return read_mirror(folder, Source("owner/name", subset, split, revision))
 
 
 def test_a_class_keeps_its_number_and_has_its_name(tmp_path, capsys):
@@ -107,12 +107,12 @@ def test_progress_bars_are_left_as_they_were(mirror, capsys):
 
 
 def test_an_unavailable_hub_dataset_is_an_error_with_a_remedy(tmp_path):
-    tried = tmp_path / "hub" / "nobody" / "nothing"
+    source = Source("nobody/nothing", data_root=tmp_path)
     with pytest.raises(UserError, match="DATA_ROOT/hub/nobody/nothing") as caught:
-        read_hub("nobody/nothing", subset=None, split="train", revision=None, tried=tried)
-    assert f"no mirror at {tried}" in str(caught.value)
+        read_hub(source)
+    assert f"no mirror at {tmp_path / 'hub' / 'nobody' / 'nothing'}" in str(caught.value)
     with pytest.raises(UserError, match="no data_root was given"):
-        read_hub("nobody/nothing", subset=None, split="train", revision=None, tried=None)
+        read_hub(Source("nobody/nothing"))
 
 
 def test_the_address_of_a_dataset_respects_the_hubs_endpoint(monkeypatch):
@@ -147,7 +147,7 @@ def _cached(tmp_path):
 
 
 def read_cached(revision):
-    return read_hub("openai/gsm8k", subset="main", split="train", revision=revision, tried=None)
+    return read_hub(Source("openai/gsm8k", "main", revision=revision))
 
 
 @pytest.mark.usefixtures("_cached")
@@ -173,19 +173,18 @@ def test_offline_a_different_commit_than_the_pinned_one_is_an_error():
 
 @pytest.mark.usefixtures("_cached")
 def test_cached_datasets_are_found_without_reading_them():
-    found = cached_set("openai/gsm8k", subset="main", split="train", revision=COMMITS[0])
+    found = cached_set(Source("openai/gsm8k", "main", revision=COMMITS[0]))
     assert (found.commit, found.rows) == (COMMITS[0], 3)
-    part = cached_set("openai/gsm8k", subset="main", split="train[:2]", revision=None)
+    part = cached_set(Source("openai/gsm8k", "main", "train[:2]"))
     assert (part.commit, part.rows) == (COMMITS[1], None)
     for content in ("[" * 10**5, "{", '{"splits": [1]}', '{"splits": {"train": 3}}'):
         for file in part.folder.glob("dataset_info.json"):
             file.write_text(content)
         with pytest.raises(UserError, match=r"dataset_info\.json"):
-            cached_set("openai/gsm8k", subset="main", split="train", revision=COMMITS[1])
+            cached_set(Source("openai/gsm8k", "main", revision=COMMITS[1]))
     shutil.rmtree(part.folder)
     for other in ({"subset": "socratic"}, {"split": "test"}, {"revision": "c" * 40}):
-        wanted = {"subset": "main", "split": "train", "revision": None} | other
-        assert cached_set("openai/gsm8k", **wanted) is None
+        assert cached_set(Source("openai/gsm8k", **{"subset": "main"} | other)) is None
 
 
 @pytest.mark.parametrize(("task", "rows"), [("cola", 1043), ("mrpc", 408), ("rte", 277)])

@@ -39,9 +39,8 @@ from toplora_train.evaluation.predictions import (
 from toplora_train.models.load import load_model, load_tokenizer
 from toplora_train.models.locate import locate_model
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
-from toplora_train.report.inspection_page import write_inspection_page
 from toplora_train.report.metrics_file import MetricsFile, read_metrics
-from toplora_train.report.pages import render_html, render_markdown
+from toplora_train.report.pages import render_html, render_markdown, write_inspection_page
 from toplora_train.report.record import read_report, write_report
 from toplora_train.run.fit.best_checkpoint import _read as read_judged
 from toplora_train.study.folder import Study

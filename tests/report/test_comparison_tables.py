@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.report.test_comparison import two
 from toplora_train.report.comparison_tables import (
+    ESCAPES,
     Cell,
     Table,
     adapters,
@@ -11,6 +13,8 @@ from toplora_train.report.comparison_tables import (
     comparison_tables,
     costs,
     differences,
+    latex_tables,
+    latex_text,
     leaderboard,
     learning_rate_table,
 )
@@ -97,3 +101,24 @@ def test_the_angles_between_adapters_are_means_over_the_layers(tmp_path: Path):
         ["dora vs lora", "q_proj", "2", "0.375", "0.125", "10.5° to 90.0°", "60.0° to 81.0°"]
     ]
     assert adapters(document) in comparison_tables(document)
+
+
+def test_a_table_is_a_plain_tabular():
+    table = Table("A & B", ["method", "score"], [[Cell("x_1"), Cell("50.0 % ± 1", 0.5)]])
+    assert latex_tables([table]).splitlines() == [
+        "% A & B",
+        r"\begin{tabular}{lr}",
+        r"method & score \\",
+        r"\hline",
+        r"x\_1 & 50.0 \% $\pm$ 1 \\",
+        r"\end{tabular}",
+    ]
+
+
+def test_no_special_character_is_left():
+    special = "".join(ESCAPES)
+    shown = latex_text(f"a{special}b\n\nc")
+    for escape in sorted(ESCAPES.values(), key=len, reverse=True):
+        shown = shown.replace(escape, "")
+    assert shown == "ab c"
+    assert not re.search(r"[&%$#_{}~^\\]", shown)

@@ -6,6 +6,7 @@ import html
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
@@ -28,6 +29,7 @@ from toplora_train.report.pages import (
     rewrite_pages,
     score_scale,
     verdict,
+    write_inspection_page,
     write_pages,
 )
 from toplora_train.report.record import ReportModel
@@ -369,3 +371,20 @@ def test_an_adapter_that_was_not_measured_is_said_to_be(tmp_path):
     assert "What the gate does" in text
     assert '<td role="cell" data-label="every gate at one">40.0 %</td>' in text
     assert "+10.0 <span" in text
+
+
+def test_an_adapter_without_a_run_has_a_page_of_its_own(tmp_path: Path):
+    inspected(tmp_path)
+    path = write_inspection_page(tmp_path)
+    text = path.read_text()
+    assert path == tmp_path / "inspection" / "inspection.html"
+    assert "<h1>TOPLORA on owner/base</h1>" in text
+    assert "4 updated modules in 2 layers" in text
+    assert "default-src 'none'" in text
+    assert "your text &lt;i&gt;" in text
+    assert "<i>" not in text
+
+
+def test_without_measurements_there_is_no_page(tmp_path: Path):
+    with pytest.raises(UserError, match=r"no inspection\.json; measure with toplora-inspect"):
+        write_inspection_page(tmp_path)

@@ -3,11 +3,18 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from tests.report.made_up import made_up_report, task_score
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.statistics import wilson_interval
 from toplora_train.report.record import (
+    Finite,
+    Interval,
+    Measured,
+    Positive,
+    Share,
+    Whole,
     completed_report,
     protocol_hash,
     read_report,
@@ -176,3 +183,30 @@ def test_only_a_completed_run_has_a_report_to_go_on_with(tmp_path: Path):
     (tmp_path / "report.json").write_text(json.dumps(failed))
     with pytest.raises(UserError, match="its status is failed, not completed"):
         completed_report(tmp_path)
+
+
+def read(kind, text: str):
+    return TypeAdapter(kind).validate_json(text, strict=True)
+
+
+def test_null_is_nan_where_a_measurement_may_be_undefined():
+    assert read(Measured, "null") != read(Measured, "null")
+    assert read(Interval, "[null, 0.5]")[1] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Measured, "0.1"),
+        (Finite, None),
+        (Share, 1.5),
+        (Share, -2),
+        (Whole, -1),
+        (Whole, 2**63),
+        (Whole, 1.5),
+        (Positive, 0),
+    ],
+)
+def test_other_values_are_refused(kind, value):
+    with pytest.raises(ValidationError):
+        read(kind, json.dumps(value))

@@ -6,8 +6,9 @@ from rich.console import Console
 from tests.report.made_up import made_up_report, task_score
 from toplora_train.config.json_file import write_json_atomically
 from toplora_train.report.jobs import Job
+from toplora_train.report.numbers import shortened
 from toplora_train.report.record import write_report
-from toplora_train.report.sweep import LONGEST, shortened, sweep_table
+from toplora_train.report.sweep import LONGEST, sweep_table
 
 
 def rendered(study, jobs, width=160):
@@ -71,7 +72,7 @@ def test_a_job_is_named_by_its_overrides_and_words_are_not_broken(tmp_path):
 
 def test_the_middle_of_a_long_word_is_cut():
     word = "dataset.train=/a/very/long/path/to/a/folder/of/rows/train.jsonl"
-    first, last = shortened(f"seed=1 {word}").split()
+    first, last = shortened(f"seed=1 {word}", LONGEST).split()
     assert first == "seed=1"
     assert len(last) <= LONGEST
     assert last.startswith("dataset.train=")

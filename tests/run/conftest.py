@@ -1,6 +1,7 @@
 """A small real run, configured in code: the tiny model on bundled rows."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from toplora_train.config.adapter import adapter_defaults
+from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import (
     DatasetSettings,
     EvaluationSettings,
@@ -51,3 +53,26 @@ def tiny_run(folder: Path, adapter: str = "toplora", **changes: Any) -> RunConfi
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., RunConfig]:
     return lambda **changes: tiny_run(tmp_path / "run", **changes)
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path]:
+    """A run that was trained once for all tests, which add evaluations to it and change nothing."""
+    from toplora_train.run import finetune  # imports torch
+
+    folder = tmp_path_factory.mktemp("trained")
+    config = tiny_run(folder)
+    write_config(config, folder / "config.yaml")
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    finetune.run(config, folder)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return config, folder

@@ -1,6 +1,5 @@
 import json
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,34 +9,12 @@ from safetensors.torch import load_file, save_file
 from tests.run.conftest import tiny_run
 from toplora_train.config.again import evaluation_config
 from toplora_train.config.errors import UserError
-from toplora_train.config.resolved import write_config
 from toplora_train.evaluation.predictions import read_predictions
-from toplora_train.run import finetune
 from toplora_train.run.evaluate import evaluate
 
 
-@pytest.fixture(autouse=True)
-def restored_signals():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    config = tiny_run(folder)
-    write_config(config, folder / "config.yaml")
-    finetune.run(config, folder)
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    return config, folder
-
-
-def test_the_saved_adapter_reproduces_the_runs_predictions(run):
-    config, folder = run
+def test_the_saved_adapter_reproduces_the_runs_predictions(trained):
+    config, folder = trained
     where, report = evaluate(evaluation_config(config), folder, name="same", command="c")
     for name in ("arithmetic.jsonl", "arithmetic.base.jsonl"):
         assert read_predictions(where / "predictions" / name) == read_predictions(
@@ -49,8 +26,10 @@ def test_the_saved_adapter_reproduces_the_runs_predictions(run):
     assert "computed after the run" in (where / "report.md").read_text()
 
 
-def test_listed_answers_can_be_evaluated_as_a_cloze_and_the_report_notes_it(run, tmp_path: Path):
-    config, folder = run
+def test_listed_answers_can_be_evaluated_as_a_cloze_and_the_report_notes_it(
+    trained, tmp_path: Path
+):
+    config, folder = trained
     (tmp_path / "task").mkdir()
     rows = tmp_path / "rows.jsonl"
     question = "Is water wet?\n\nAnswer1: yes Answer2: never Answer format: answer1/answer2"
@@ -71,8 +50,8 @@ def test_listed_answers_can_be_evaluated_as_a_cloze_and_the_report_notes_it(run,
     assert "by their labels, but is evaluated in another form" in (where / "report.md").read_text()
 
 
-def test_a_task_of_the_users_own_can_be_evaluated(run, tmp_path: Path):
-    config, folder = run
+def test_a_task_of_the_users_own_can_be_evaluated(trained, tmp_path: Path):
+    config, folder = trained
     rows = tmp_path / "own" / "rows.jsonl"
     rows.parent.mkdir()
     rows.write_text(
@@ -97,8 +76,8 @@ def test_a_task_of_the_users_own_can_be_evaluated(run, tmp_path: Path):
     }
 
 
-def test_a_broken_adapter_is_refused_before_the_base_model_is_evaluated(run, tmp_path: Path):
-    config, folder = run
+def test_a_broken_adapter_is_refused_before_the_base_model_is_evaluated(trained, tmp_path: Path):
+    config, folder = trained
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     file = copy / "adapter" / "adapter_model.safetensors"
@@ -108,8 +87,8 @@ def test_a_broken_adapter_is_refused_before_the_base_model_is_evaluated(run, tmp
     assert not list((copy / "evaluations" / "broken").rglob("*.jsonl*"))
 
 
-def test_without_a_task_there_is_nothing_to_evaluate(run):
-    config, folder = run
+def test_without_a_task_there_is_nothing_to_evaluate(trained):
+    config, folder = trained
     with pytest.raises(UserError, match="nothing to evaluate"):
         evaluate(replace(config, task={}), folder, name="none", command="c")
 

@@ -23,7 +23,7 @@ from toplora_train.run.export import PROBE, export
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 
-STRANGER = """
+PLAIN = """
 import sys, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -31,7 +31,6 @@ base, lora, merged, ids, result = sys.argv[1:]
 ids = torch.tensor([eval(ids)])
 plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), lora)
 models = {"lora": plain, "merged": AutoModelForCausalLM.from_pretrained(merged)}
-assert not any(name.startswith("toplora_train") for name in sys.modules)
 torch.save({kind: m.eval()(input_ids=ids).logits.detach() for kind, m in models.items()}, result)
 """
 
@@ -87,17 +86,24 @@ def test_the_export_has_the_same_logits(name: str, settings: dict, format: str, 
     assert (done.folder / "tokenizer.json").is_file()
 
 
-def test_a_process_without_this_package_computes_the_same(
-    trained_run, base_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("stranger", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_peft_and_transformers_alone_compute_the_same(
+    trained_run, base_folder: Path, tmp_path: Path, stranger: bool, monkeypatch
 ):
+    """With ``stranger`` in a process that has not imported this package."""
     run_dir, expected = trained_run("tenslora")
     folders = [str(export(run_dir, format=kind).folder) for kind in ("lora", "merged")]
     result = tmp_path / "logits"
-    subprocess.run(
-        [sys.executable, "-c", STRANGER, base_folder, *folders, str(probe_ids()), result],
-        check=True,
-        cwd=tmp_path,
-    )
+    words = ["-c", str(base_folder), *folders, str(probe_ids()), str(result)]
+    if stranger:
+        check = "assert not any(name.startswith('toplora_train') for name in sys.modules)"
+        program = f"{PLAIN}\n{check}"
+        subprocess.run([sys.executable, "-c", program, *words[1:]], check=True, cwd=tmp_path)
+    else:
+        config = json.loads((Path(folders[0]) / "adapter_config.json").read_text())
+        assert (config["peft_type"], config["auto_mapping"]) == ("LORA", None)
+        monkeypatch.setattr(sys, "argv", words)
+        exec(PLAIN, {})
     for found in torch.load(result).values():
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 

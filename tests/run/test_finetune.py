@@ -1,6 +1,5 @@
 import json
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +13,8 @@ from toplora_train.run import finetune
 from toplora_train.run.prepare import objective
 
 
-@pytest.fixture(autouse=True)
-def signals_are_put_back():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def test_a_run_writes_the_documented_files(tmp_path: Path):
-    config = tiny_run(tmp_path)
-    finetune.run(config, tmp_path)
+def test_a_run_writes_the_documented_files(trained):
+    _, folder = trained
     for name in [
         "metrics.jsonl",
         "report.json",
@@ -38,17 +28,17 @@ def test_a_run_writes_the_documented_files(tmp_path: Path):
         "predictions/arithmetic.jsonl",
         "predictions/arithmetic.base.jsonl",
     ]:
-        assert (tmp_path / name).is_file(), name
-    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert (folder / name).is_file(), name
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics] == [1, 2, 3, 4]
     assert metrics[0].keys() >= set(KEYS)
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((folder / "report.json").read_text())
     assert report["status"] == "completed"
     assert report["reload"] == {"max_abs_logit_difference": 0.0, "missing": [], "unexpected": []}
     assert report["train"]["loss_last"] < report["train"]["loss_first"]
     assert report["adapter"]["trainable_parameters"] == sum(
         tensor.numel()
-        for tensor in load_file(tmp_path / "adapter" / "adapter_model.safetensors").values()
+        for tensor in load_file(folder / "adapter" / "adapter_model.safetensors").values()
     )
 
 
@@ -77,15 +67,14 @@ def test_a_target_that_matches_nothing_lists_the_linear_modules(tmp_path: Path):
         finetune.run(config, tmp_path)
 
 
-def test_a_run_cannot_resume_with_other_settings(tmp_path: Path):
-    config = tiny_run(tmp_path)
-    finetune.run(config, tmp_path)
+def test_a_run_cannot_resume_with_other_settings(trained):
+    config, folder = trained
     other = replace(config, resume="auto", adapter=config.adapter | {"r": 4})
     with pytest.raises(UserError, match=r"adapter\.r was 8, now 4"):
-        finetune.run(other, tmp_path)
+        finetune.run(other, folder)
     other = replace(config, resume="auto", dataset=replace(config.dataset, limit=19))
     with pytest.raises(UserError, match=r"dataset\.rows"):
-        finetune.run(other, tmp_path)
+        finetune.run(other, folder)
 
 
 def early_stopping_run(folder: Path, **changes):

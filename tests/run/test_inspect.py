@@ -23,14 +23,6 @@ from toplora_train.run.inspect import compare_adapters, inspect_folder, inspect_
 TINY = ModelSettings(name="tiny", builtin="tiny")
 
 
-@pytest.fixture(autouse=True)
-def restored_signals():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def trained(folder: Path, adapter: str, **changes) -> Path:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     config = tiny_run(folder, adapter, report=ReportSettings(extras=True), **changes)

@@ -1,7 +1,6 @@
 """Whole runs that train a head, on generated rows in the columns of GLUE's STS-B and QNLI."""
 
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,14 +39,6 @@ STSB = TaskSettings(
     metric="pearson",
     also=["spearman"],
 )
-
-
-@pytest.fixture(autouse=True)
-def signals_are_put_back():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def mirror(root: Path, task: TaskSettings, first: str, second: str, label: Any) -> None:

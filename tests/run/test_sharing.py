@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.cases.warm import end
+from toplora_train import cli
 from toplora_train.launch import evaluate
 
 RUN = [
     "recipe=smoke",
-    "launch.processes=2",
     "launch.device=cpu",
     "trainer.max_steps=2",
     "evaluation.limit=9",
@@ -37,19 +39,23 @@ def like_a_worker() -> Iterator[None]:
 
 
 def trained_by_two(folder: Path) -> Path:
-    done = subprocess.run(
-        [sys.executable, "-m", "toplora_train.cli", *RUN],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    """As by torchrun: both processes are given, here forks, which need not import torch."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    pids = []
+    for rank in "01":
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            os.environ |= address | {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+            os.chdir(folder)
+            sys.argv = ["toplora-train", *RUN]
+            end(cli.main)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0]
     return folder / "run"
 
 
+@pytest.mark.filterwarnings("ignore:.broadcast_buffers. is deprecated:FutureWarning")
 @pytest.mark.usefixtures("like_a_worker")
 def test_two_processes_give_the_predictions_of_one_byte_for_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,8 +8,7 @@ from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
 from tests.train.test_loop import start_training
 from tests.train.test_step import CPU, SHAPES, adamw, examples, lora_model
 from toplora_train.config.errors import UserError
-from toplora_train.data.batches import collate
-from toplora_train.data.packed import pack
+from toplora_train.data.batches import collate, pack
 from toplora_train.train.checkpoint import adapter_tensors
 from toplora_train.train.proofs import prove_packing
 from toplora_train.train.step import supervised_loss

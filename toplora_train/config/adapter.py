@@ -52,11 +52,7 @@ def adapter_defaults(name: Any, own: Sequence[Path] = ()) -> tuple[dict[str, Any
 
 
 def complete_adapter(
-    settings: Mapping[str, Any],
-    name: str,
-    *,
-    own: Sequence[Path] = (),
-    blame: Blame = lambda _: "",
+    settings: Mapping[str, Any], name: str, *, own: Sequence[Path] = (), blame: Blame = lambda _: ""
 ) -> dict[str, Any]:
     """The adapter's defaults, overridden by the settings, whose types are validated.
 

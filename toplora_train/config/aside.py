@@ -161,3 +161,21 @@ def _locked(make: Callable[[], Path]) -> tuple[Path, int]:
         if path.exists():
             return path, lock
         os.close(lock)
+
+
+def rescue(write: Callable[[Path], object], name: str) -> str:
+    """Write to a new folder in the temporary folder instead; the sentence for the user.
+
+    Args:
+        write: Fills the folder that it is given; may raise any exception.
+        name: The folder's name.
+
+    Returns:
+        Where it is now, or that it could not be written there either.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="toplora-rescued-")) / name
+        write(folder)
+    except Exception as error:  # libraries raise their own; the first failure is what counts
+        return f"it could not be kept in {tempfile.gettempdir()} either ({error})"
+    return f"it is kept in {folder}"

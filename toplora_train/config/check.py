@@ -14,12 +14,7 @@ from toplora_train.config.adapter import Blame, adapter_defaults, complete_adapt
 from toplora_train.config.errors import UserError, requirement
 from toplora_train.config.kinds import validate_tasks
 from toplora_train.config.plugins import find_plugins
-from toplora_train.config.schema import (
-    ForgettingSettings,
-    RunConfig,
-    TaskSettings,
-    TrackerSettings,
-)
+from toplora_train.config.schema import ForgettingSettings, RunConfig, TaskSettings, TrackerSettings
 from toplora_train.config.suggest import hint, nearest_key
 
 Tree = Mapping[str, Any]

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from toplora_train.config.check import known_keys, known_tree
-from toplora_train.config.compose import chosen_files, load_yaml
+from toplora_train.config.compose import chosen_files, default_choices, load_yaml
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import conf_dir, groups, options, readable
 from toplora_train.config.origin import find_choice
@@ -151,7 +151,8 @@ def _refused_key(key: str, overrides: Sequence[str], own: Sequence[Path]) -> str
     typed = {override.key_or_group: override for override in parsed}
     if key.startswith("study."):
         return _unknown_of_study(key, typed.get("study"), own)
-    adapters = _values(typed["adapter"]) if "adapter" in typed else [_default_adapter()]
+    default = str(default_choices(conf_dir() / "config.yaml")["adapter"])
+    adapters = _values(typed["adapter"]) if "adapter" in typed else [default]
     trees = {
         name: known_tree(_settings_name(name, own), options("task", own), own) for name in adapters
     }
@@ -192,13 +193,6 @@ def _settings_name(option: str, own: Sequence[Path]) -> str:
         bases = [base for base in content.get("defaults", []) if base in known and base != option]
         return _settings_name(bases[0], own) if bases else option
     return str(name)
-
-
-def _default_adapter() -> str:
-    for entry in load_yaml(conf_dir() / "config.yaml").defaults:
-        if isinstance(entry, str) is False and "adapter" in entry:
-            return str(entry.adapter)
-    raise UserError("conf/config.yaml selects no adapter")
 
 
 def _one_line(text: str) -> str:

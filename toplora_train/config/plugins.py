@@ -20,11 +20,12 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from toplora_train.config.errors import UserError, one_line
 from toplora_train.config.locate import GROUPS_WITH_MODULES, OptionFile, options, readable
 
+Named = TypeVar("Named")
 _LOADED: dict[str, tuple[ModuleType, str]] = {}
 """``GROUP/NAME`` -> the module of this process and its digest."""
 
@@ -80,6 +81,20 @@ def plugin(group: str, name: str) -> ModuleType | None:
     """The module of an option, if it has been imported."""
     key = f"{group}/{name}"
     return _LOADED[key][0] if key in _LOADED else None
+
+
+def registered(known: Mapping[str, Named], name: str, what: str) -> Named:
+    """The entry of a table to which a task's module of the user's own may have added some.
+
+    Raises:
+        UserError: There is no such entry.
+    """
+    if name not in known:
+        raise UserError(
+            f"there is no {what} {name}; known: {', '.join(known)} (one of your own is known after "
+            f"config_dir=FOLDER, if its task's module adds it to {what.upper()}S)"
+        )
+    return known[name]
 
 
 def plugin_digests(group: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,7 @@ def is_run_config(path: Path) -> bool:
 
 def plain(config: RunConfig) -> dict[str, Any]:
     """The configuration as dicts, lists and scalars."""
-    values = _without_tuples(asdict(config))
-    assert isinstance(values, dict)
+    values: dict[str, Any] = _RUN_CONFIG.dump_python(config, mode="json")
     return values
 
 
@@ -73,11 +71,3 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
     collect("", plain(config))
     return found
-
-
-def _without_tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_tuples(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_tuples(inner) for inner in value]
-    return value

@@ -7,6 +7,7 @@ schema is ``conf/adapter/NAME.yaml``, so that a new adapter changes no other fil
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
@@ -533,6 +534,11 @@ class RunConfig:
     command: str = ""
     plugins: dict[str, str] = Field(default_factory=dict)
     config_dirs: list[str] = Field(default_factory=list)
+
+    @property
+    def mirror(self) -> Path | None:
+        """The folder ``data_root``."""
+        return Path(self.data_root) if self.data_root else None
 
     @property
     def trains(self) -> bool:

@@ -24,7 +24,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.folders import cache_folder
 from toplora_train.data.download import download, has_blob_id
 from toplora_train.data.files import is_file_name
-from toplora_train.data.hub import cached_set, hub_address, read_hub
+from toplora_train.data.hub import Source, cached_set, hub_address, read_hub
 from toplora_train.data.llm_adapters import REPOSITORY, address, known_files
 from toplora_train.data.parts import without_part
 
@@ -36,6 +36,26 @@ FORMS = (
 OFFLINE = "HF_HUB_OFFLINE"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SCHEME = re.compile(r"([a-z][a-z-]+):(.*)")
+
+
+# Rows of the splits of the tasks' Hub datasets, by source and subset; GLUE's test splits have no
+# labels.
+ROWS: dict[tuple[str, str | None], dict[str, int]] = {
+    ("nyu-mll/glue", "cola"): {"train": 8_551, "validation": 1_043},
+    ("nyu-mll/glue", "mnli"): {
+        "train": 392_702,
+        "validation_matched": 9_815,
+        "validation_mismatched": 9_832,
+    },
+    ("nyu-mll/glue", "mrpc"): {"train": 3_668, "validation": 408},
+    ("nyu-mll/glue", "qnli"): {"train": 104_743, "validation": 5_463},
+    ("nyu-mll/glue", "qqp"): {"train": 363_846, "validation": 40_430},
+    ("nyu-mll/glue", "rte"): {"train": 2_490, "validation": 277},
+    ("nyu-mll/glue", "sst2"): {"train": 67_349, "validation": 872},
+    ("nyu-mll/glue", "stsb"): {"train": 5_749, "validation": 1_500},
+    ("nyu-mll/glue", "wnli"): {"train": 635, "validation": 71},
+    ("openai/gsm8k", "main"): {"train": 7_473, "test": 1_319},
+}
 
 
 @dataclass(frozen=True)
@@ -55,22 +75,8 @@ class SourceState:
     licence: str | None = None
 
 
-def source_state(
-    source: str,
-    *,
-    data_root: Path | None,
-    subset: str | None = None,
-    split: str = "train",
-    revision: str | None = None,
-) -> SourceState:
+def source_state(source: Source) -> SourceState:
     """Locate a source without network access.
-
-    Args:
-        source: One of the forms in the module's table; paths are relative to the working directory.
-        data_root: A folder tried before the cache and the network.
-        subset: A hub data set's configuration name.
-        split: The split of a hub data set.
-        revision: A hub data set's branch, tag or commit.
 
     Returns:
         The state; ``unavailable`` means not local and not downloadable: a local path, an unknown
@@ -79,35 +85,33 @@ def source_state(
     Raises:
         UserError: The source has none of the forms.
     """
-    prefix, whole = without_part(source)
+    name = source.name
+    prefix, whole = without_part(name)
     if prefix:
-        state = source_state(
-            whole, data_root=data_root, subset=subset, split=split, revision=revision
-        )
-        return replace(state, source=source, rows=None)
-    scheme = _SCHEME.fullmatch(source)
+        return replace(source_state(replace(source, name=whole)), source=name, rows=None)
+    scheme = _SCHEME.fullmatch(name)
     if scheme is not None and scheme[1] == "bundled":
-        return _present(source, _bundled(scheme[2]))
+        return _present(name, _bundled(scheme[2]))
     if scheme is not None and scheme[1] == "llm-adapters":
-        return _llm_adapters(source, scheme[2], data_root)
-    path = Path(source).expanduser().absolute()
+        return _llm_adapters(name, scheme[2], source.data_root)
+    path = Path(name).expanduser().absolute()
     if path.exists():
-        return _present(source, path)
-    if HUB_ID.fullmatch(source) is None or is_file_name(path):
-        if is_file_name(path) or source.startswith(("/", "~", ".")):
-            return SourceState(source, "unavailable", path)
-        raise UserError(f"{source}: no such file or folder; a source is {FORMS}")
-    return _hub(source, data_root=data_root, subset=subset, split=split, revision=revision)
+        return _present(name, path)
+    if HUB_ID.fullmatch(name) is None or is_file_name(path):
+        if is_file_name(path) or name.startswith(("/", "~", ".")):
+            return SourceState(name, "unavailable", path)
+        raise UserError(f"{name}: no such file or folder; a source is {FORMS}")
+    published = ROWS.get((name, source.subset), {}).get(source.split)
+    if source.mirror is not None and source.mirror.is_dir():
+        return replace(_present(name, source.mirror), rows=published)
+    url = hub_address(name, source.revision)
+    found = cached_set(source)
+    if found is not None:
+        return SourceState(name, "cached", found.folder, url, rows=found.rows or published)
+    return SourceState(name, "unavailable" if offline() else "to_fetch", None, url, rows=published)
 
 
-def fetch(
-    source: str,
-    *,
-    data_root: Path | None,
-    subset: str | None = None,
-    split: str = "train",
-    revision: str | None = None,
-) -> SourceState:
+def fetch(source: Source) -> SourceState:
     """Download a source into the cache unless it is available locally.
 
     A downloaded file is verified by its git blob id on every use; a damaged one is replaced.
@@ -118,20 +122,19 @@ def fetch(
     Raises:
         UserError: It cannot be obtained; the message says where to put it.
     """
-    source = without_part(source)[1]
-    where = {"data_root": data_root, "subset": subset, "split": split, "revision": revision}
-    state = source_state(source, **where)  # type: ignore[arg-type]  # passed on unchanged
-    if source.startswith("llm-adapters:") and state.state != "local":
-        return _fetch_llm_adapters(state, data_root)
+    source = replace(source, name=without_part(source.name)[1])
+    state = source_state(source)
+    if source.name.startswith("llm-adapters:") and state.state != "local":
+        return _fetch_llm_adapters(state, source.data_root)
     if state.state == "to_fetch":
-        read_hub(source, subset=subset, split=split, revision=revision, tried=None)
-        return source_state(source, **where)  # type: ignore[arg-type]  # likewise
+        read_hub(replace(source, data_root=None))
+        return source_state(source)
     if state.state == "unavailable":
         if state.url is None:
-            raise UserError(f"{source}: no such file or folder; a source is {FORMS}")
+            raise UserError(f"{source.name}: no such file or folder; a source is {FORMS}")
         raise UserError(
-            f"{source}: not in the Hugging Face cache, and {OFFLINE} is set; unset it, or put a "
-            f"copy in DATA_ROOT/hub/{source} and set data_root=DATA_ROOT"
+            f"{source.name}: not in the Hugging Face cache, and {OFFLINE} is set; unset it, or put "
+            f"a copy in DATA_ROOT/hub/{source.name} and set data_root=DATA_ROOT"
         )
     return state
 
@@ -196,17 +199,3 @@ def _fetch_llm_adapters(state: SourceState, data_root: Path | None) -> SourceSta
         )
     download(address(name), state.place, blob=known.blob, size=known.size, otherwise=put)
     return replace(state, state="cached", size=state.place.stat().st_size)
-
-
-def _hub(
-    source: str, *, data_root: Path | None, subset: str | None, split: str, revision: str | None
-) -> SourceState:
-    if data_root is not None:
-        mirror = (data_root / "hub" / source).absolute()
-        if mirror.is_dir():
-            return _present(source, mirror)
-    url = hub_address(source, revision)
-    found = cached_set(source, subset=subset, split=split, revision=revision)
-    if found is not None:
-        return SourceState(source, "cached", found.folder, url, rows=found.rows)
-    return SourceState(source, "unavailable" if offline() else "to_fetch", None, url)

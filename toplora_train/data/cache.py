@@ -26,12 +26,7 @@ import transformers
 from safetensors import SafetensorError
 
 from toplora_train.config.aside import remove_leftovers, temporary_folder, write_aside
-from toplora_train.config.cache import (
-    LIMIT_VARIABLE,
-    keep_within_limit,
-    mark_used,
-    tokens_limit,
-)
+from toplora_train.config.cache import LIMIT_VARIABLE, keep_within_limit, mark_used, tokens_limit
 from toplora_train.data.overflow import AnExample, Encoded
 
 if TYPE_CHECKING:

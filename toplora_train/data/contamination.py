@@ -7,8 +7,10 @@ most of AddSub, MultiArith and SingleEq verbatim.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 
+from toplora_train.config.errors import UserError
 from toplora_train.data.rows import Row
 
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d]+")  # numbers keep their fraction: 3.5 is not 35
@@ -31,3 +33,47 @@ def contaminated_ids(
 
 def _words(row: Row) -> str:
     return " ".join(_WORD.findall(f"{row.instruction} {row.input}".casefold()))
+
+
+KNOWN = {"math_data.json": "LLM-Adapters' math_data.json contains about 80 % of six math test sets"}
+
+
+def validate_sources(sources: Sequence[str], *, allowed: Sequence[str]) -> None:
+    """Refuse files that are known to contain test rows.
+
+    Args:
+        sources: The training sources.
+        allowed: Names of such files to accept anyway.
+
+    Raises:
+        UserError: A source is such a file; the message says how to allow it.
+    """
+    for source in sources:
+        name = PurePosixPath(source.rpartition(":")[2]).name
+        if name in KNOWN and name not in allowed:
+            raise UserError(
+                f"{source}: {KNOWN[name]}; train on other data (dataset=math_10k), or allow it "
+                f"explicitly: dataset.allow_leaks=[{name}]"
+            )
+
+
+def validate_overlap(
+    found: Mapping[str, Sequence[str]], sizes: Mapping[str, int], *, most: float
+) -> None:
+    """Refuse training data that contains too much of a test set.
+
+    Args:
+        found: For each test set, the ids of the rows that are also in the training data.
+        sizes: The number of rows of each test set.
+        most: The largest allowed share; 1 disables the check.
+
+    Raises:
+        UserError: The limit is exceeded; the message names the test set and some of the rows.
+    """
+    for name, ids in found.items():
+        if len(ids) / sizes[name] > most:
+            raise UserError(
+                f"{len(ids)} of the {sizes[name]} test rows of {name} are also in the training "
+                f"data ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}); remove them, or "
+                "raise dataset.max_overlap to only report them"
+            )

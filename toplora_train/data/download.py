@@ -21,6 +21,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -34,11 +35,8 @@ TIMEOUT_VARIABLE = "HF_HUB_DOWNLOAD_TIMEOUT"
 WAITS = (1.0, 2.0, 4.0)
 """Seconds before each retry; received data resets the count."""
 _CHUNK = 1 << 16
-_BROKEN = (
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-)
+_BAR = TaskID(0)  # the only one of a display
+_BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # status codes worth a retry
 
 
@@ -125,7 +123,7 @@ def _fetch_whole(url: str, partial: Path, *, blob: str, size: int | None, otherw
         resumed = False  # the partial file of an earlier run may have been of another file
 
 
-def _receive(url: str, file: BinaryIO, size: int | None, progress: _Bar) -> None:
+def _receive(url: str, file: BinaryIO, size: int | None, progress: Progress) -> None:
     """Append the missing bytes of a file; retry transient failures."""
     failures = 0
     while True:
@@ -152,7 +150,7 @@ def _receive(url: str, file: BinaryIO, size: int | None, progress: _Bar) -> None
             time.sleep(wait)
 
 
-def _receive_once(url: str, file: BinaryIO, progress: _Bar) -> None:
+def _receive_once(url: str, file: BinaryIO, progress: Progress) -> None:
     have = file.tell()
     headers = {"Accept-Encoding": "identity"}  # byte ranges are of the uncompressed file
     if have:
@@ -169,40 +167,28 @@ def _receive_once(url: str, file: BinaryIO, progress: _Bar) -> None:
             file.seek(0)
             file.truncate()
         length = response.headers.get("Content-Length", "")
-        progress.start_at(have, have + int(length) if length.isdecimal() else None)
+        total = have + int(length) if length.isdecimal() else None
+        progress.update(_BAR, completed=have, total=total)
         for chunk in response.iter_content(_CHUNK):
             file.write(chunk)
-            progress.advance(len(chunk))
-
-
-class _Bar:
-    """Progress bar of a download; shown only on a terminal."""
-
-    def __init__(self, name: str, size: int | None) -> None:
-        console = Console(stderr=True)
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = self.progress.add_task(name, total=size)
-
-    def start_at(self, done: int, total: int | None) -> None:
-        self.progress.update(self.task, completed=done, total=total)
-
-    def advance(self, count: int) -> None:
-        self.progress.advance(self.task, count)
+            progress.advance(_BAR, len(chunk))
 
 
 @contextmanager
-def _progress(url: str, size: int | None) -> Iterator[_Bar]:
-    bar = _Bar("downloading " + "/".join(url.split("/")[-2:]), size)
-    with bar.progress:
-        yield bar
+def _progress(url: str, size: int | None) -> Iterator[Progress]:
+    """The progress bar of a download; shown only on a terminal."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        progress.add_task("downloading " + "/".join(url.split("/")[-2:]), total=size)
+        yield progress
 
 
 def _is_transient(error: requests.RequestException) -> bool:

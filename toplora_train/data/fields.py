@@ -15,8 +15,18 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from toplora_train.config.errors import UserError
+
+_KINDS: tuple[tuple[Any, str], ...] = (
+    (type(None), "null"),
+    (bool, "a boolean"),
+    (int | float, "a number"),
+    (str, "a text"),
+    (Mapping, "an object"),
+    (list | tuple, "a list"),
+)
 
 
 def text(fields: Mapping[object, object], name: str, place: str) -> str:
@@ -100,25 +110,12 @@ def lacks(fields: Mapping[object, object], name: str) -> str:
 
 def kind(value: object) -> str:
     """The JSON name of a value's type, with its article."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case float() if math.isnan(value):
-            return "NaN"
-        case float() if math.isinf(value):
-            return "an infinite number"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a text"
-        case Mapping():
-            return "an object"
-        case list() | tuple():
-            return "a list"
-        case _:
-            return f"a value of the type {type(value).__name__}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "an infinite number"
+    for types, name in _KINDS:
+        if isinstance(value, types):
+            return name
+    return f"a value of the type {type(value).__name__}"
 
 
 def shown(value: object, longest: int = 60) -> str:

@@ -12,15 +12,7 @@ from pathlib import Path
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.reading import decoded, parse_json, read_bytes
-from toplora_train.data.tables import (
-    CODECS,
-    csv_rows,
-    decompressed,
-    is_saved,
-    parquet_rows,
-    saved_rows,
-    saved_splits,
-)
+from toplora_train.data import tables
 
 LONGEST_LINE = 4 * 2**20  # characters
 TEXTS = (".json", ".jsonl", ".csv", ".tsv")  # may be compressed
@@ -56,9 +48,13 @@ def read_file(path: Path) -> list[Record]:
             "file, or rename it if its content is one of these"
         )
     if path.suffix == ".parquet":
-        records = _numbered(parquet_rows(path), path)
+        records = _numbered(tables.parquet_rows(path), path)
     else:
-        content = decompressed(path) if path.suffix in CODECS else read_bytes(path, limit=None)
+        content = (
+            tables.decompressed(path)
+            if path.suffix in tables.CODECS
+            else read_bytes(path, limit=None)
+        )
         records = _parse(content, path, _format(path))
     if not records:
         raise UserError(f"{path}: contains no rows")
@@ -67,7 +63,7 @@ def read_file(path: Path) -> list[Record]:
 
 def _format(path: Path) -> str:
     """The suffix that names the format, without that of a compression."""
-    return Path(path.stem).suffix if path.suffix in CODECS else path.suffix
+    return Path(path.stem).suffix if path.suffix in tables.CODECS else path.suffix
 
 
 def _parse(content: bytes, path: Path, format: str) -> list[Record]:
@@ -75,7 +71,7 @@ def _parse(content: bytes, path: Path, format: str) -> list[Record]:
     if not text.strip():
         raise UserError(f"{path}: the file is empty")
     if format in (".csv", ".tsv"):
-        return _numbered(csv_rows(content, path, "\t" if format == ".tsv" else None), path)
+        return _numbered(tables.csv_rows(content, path, "\t" if format == ".tsv" else None), path)
     return _parse_json(text, path) if format == ".json" else _parse_lines(text, path)
 
 
@@ -88,12 +84,12 @@ def read_folder(folder: Path, *, split: str) -> list[Record]:
     Raises:
         UserError: There are no data files, none of the split, or only some are named after splits.
     """
-    splits = saved_splits(folder)
+    splits = tables.saved_splits(folder)
     if splits and split not in splits:
         raise UserError(f"{folder}: no split '{split}' (found: {', '.join(splits)})")
     saved = folder / split if splits else folder
-    if is_saved(saved):
-        records = _numbered(saved_rows(saved), saved)
+    if tables.is_saved(saved):
+        records = _numbered(tables.saved_rows(saved), saved)
         if not records:
             raise UserError(f"{saved}: contains no rows")
         return records
@@ -167,7 +163,7 @@ def _parse_lines(text: str, path: Path) -> list[Record]:
 
 
 def _stem(path: Path) -> str:
-    return Path(path.stem).stem if path.suffix in CODECS else path.stem
+    return Path(path.stem).stem if path.suffix in tables.CODECS else path.stem
 
 
 def _numbered(content: list[object], path: Path) -> list[Record]:

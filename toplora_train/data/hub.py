@@ -22,20 +22,54 @@ logger = logging.getLogger(__name__)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def read_mirror(
-    folder: Path, *, subset: str | None, split: str, revision: str | None
-) -> list[Record]:
+@dataclass(frozen=True)
+class Source:
+    """A source of rows, and which of them are read.
+
+    Attributes:
+        name: One of the forms in :mod:`toplora_train.data.availability`.
+        subset: A Hub dataset's configuration name.
+        split: The split of a Hub dataset, or of a folder whose files are named after splits, or a
+            slice of it: ``train[:10%]``. Of a single file only the slice matters.
+        revision: A Hub dataset's branch, tag or commit.
+        data_root: A folder tried before the cache and the network.
+    """
+
+    name: str
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    data_root: Path | None = None
+
+    @property
+    def mirror(self) -> Path | None:
+        """Where ``data_root`` would have a Hub dataset."""
+        return self.data_root and (self.data_root / "hub" / self.name).absolute()
+
+    @property
+    def commit(self) -> str | None:
+        """The revision, if it is a commit."""
+        return self.revision if _COMMIT.fullmatch(self.revision or "") else None
+
+
+def read_mirror(folder: Path, source: Source) -> list[Record]:
     """Read one split of a local folder with the layout of a Hub dataset.
 
-    A mirror has one unknown revision; a warning is logged if ``revision`` is given.
+    A mirror has one unknown revision; a warning is logged if the source has one.
 
     Raises:
         UserError: No such subset or split, or files that cannot be read.
     """
-    if revision is not None:
-        logger.warning("%s: local copy; cannot verify that it is revision %s", folder, revision)
+    import datasets  # slow to import, and most runs read plain files
+
+    if source.revision is not None:
+        logger.warning(
+            "%s: local copy; cannot verify that it is revision %s", folder, source.revision
+        )
     try:
-        return _load(str(folder), subset=subset, split=split)
+        with _one_line(str(folder)), _no_progress_bars():
+            table = datasets.load_dataset(str(folder), name=source.subset, split=source.split)
+        return _records(table, source, str(folder))
     except OSError as error:
         raise UserError(f"{folder}: cannot be read as a dataset ({_line(error)})") from None
 
@@ -55,39 +89,28 @@ def hub_address(name: str, revision: str | None) -> str:
     return f"{endpoint}/datasets/{name}/tree/{revision or 'main'}"
 
 
-def cached_set(
-    name: str, *, subset: str | None, split: str, revision: str | None
-) -> CachedSet | None:
-    """The newest cached copy with the split, and with the commit if ``revision`` is one."""
+def cached_set(source: Source) -> CachedSet | None:
+    """The newest cached copy with the split, and with the commit if the revision is one."""
     import datasets
     from datasets.naming import camelcase_to_snakecase
 
-    owner, _, short = name.partition("/")
+    owner, _, short = source.name.partition("/")
     root = Path(datasets.config.HF_DATASETS_CACHE) / f"{owner}___{camelcase_to_snakecase(short)}"
-    commit = revision if revision and _COMMIT.fullmatch(revision) else "*"
+    subset = glob.escape(source.subset) if source.subset else "*"
     found = []
-    for path in root.glob(f"{glob.escape(subset) if subset else '*'}/*/{commit}/dataset_info.json"):
+    for path in root.glob(f"{subset}/*/{source.commit or '*'}/dataset_info.json"):
         stored = read_json(path).get("splits") or {}
         splits = validate(dict[str, dict[str, Any]], stored, f"{path}: splits")
-        base = split.partition("[")[0]
+        base = source.split.partition("[")[0]
         if base in splits:
-            rows = splits[base].get("num_examples") if base == split else None
+            rows = splits[base].get("num_examples") if base == source.split else None
             validate(int | None, rows, f"{path}: num_examples")  # type: ignore[arg-type]
             found.append((path.stat().st_mtime, CachedSet(path.parent, path.parent.name, rows)))
     return max(found, key=lambda one: one[0])[1] if found else None
 
 
-def read_hub(
-    name: str, *, subset: str | None, split: str, revision: str | None, tried: Path | None
-) -> tuple[list[Record], str]:
+def read_hub(source: Source) -> tuple[list[Record], str]:
     """Read one split of the Hub dataset ``owner/name``; offline, its cached copy.
-
-    Args:
-        name: The Hub id.
-        subset: The Hub's configuration name.
-        split: The split; slices such as ``train[:100]`` are supported.
-        revision: Branch, tag or commit.
-        tried: The mirror folder that was tried before, for the error message.
 
     Returns:
         The records and the commit that was read.
@@ -96,27 +119,28 @@ def read_hub(
         UserError: The dataset is not available, or has no such subset or split, or the Hub is
             unreachable and the cached commit is not the pinned one.
     """
-    import datasets  # slow to import, and most runs read plain files
+    import datasets
 
+    name = source.name
     try:
         with _one_line(name), _no_progress_bars():
-            builder = _cached_builder(name, subset, split, revision)
-            if builder is None:
-                builder = datasets.load_dataset_builder(name, name=subset, revision=revision)
-            _validate_commit(name, revision, str(builder.hash))
+            builder = _cached_builder(source) or datasets.load_dataset_builder(
+                name, name=source.subset, revision=source.revision
+            )
+            _validate_commit(source, str(builder.hash))
             builder.download_and_prepare()
-            table = builder.as_dataset(split=split)
+            table = builder.as_dataset(split=source.split)
     except OSError as error:
-        mirror = f"no mirror at {tried}" if tried else "no data_root was given"
+        mirror = f"no mirror at {source.mirror}" if source.mirror else "no data_root was given"
         raise UserError(
             f"{name}: no such local path, {mirror}, and the Hub dataset cannot be loaded "
             f"({_line(error)}); name a local file, or put a copy in DATA_ROOT/hub/{name} and "
             "set data_root=DATA_ROOT"
         ) from None
-    return _records(table, name, subset=subset, split=split), str(builder.hash)
+    return _records(table, source, name), str(builder.hash)
 
 
-def _cached_builder(name: str, subset: str | None, split: str, revision: str | None) -> Any:
+def _cached_builder(source: Source) -> Any:
     """The library's cache reader for the pinned commit; None if that is not cached.
 
     A commit never changes, so the Hub need not be queried; and offline the library would use the
@@ -124,32 +148,27 @@ def _cached_builder(name: str, subset: str | None, split: str, revision: str | N
     """
     from datasets.packaged_modules.cache.cache import Cache
 
-    pinned = revision is not None and _COMMIT.fullmatch(revision)
-    found = cached_set(name, subset=subset, split=split, revision=revision) if pinned else None
+    found = cached_set(source) if source.commit else None
     if found is None:
         return None
     config, version = found.folder.parts[-3:-1]
-    short = name.partition("/")[2]
     return Cache(
-        repo_id=name, dataset_name=short, config_name=config, version=version, hash=found.commit
+        repo_id=source.name,
+        dataset_name=source.name.partition("/")[2],
+        config_name=config,
+        version=version,
+        hash=found.commit,
     )
 
 
-def _validate_commit(name: str, revision: str | None, found: str) -> None:
+def _validate_commit(source: Source, found: str) -> None:
     """If the Hub is unreachable, the library uses the newest cached copy, whatever its commit."""
-    if revision and _COMMIT.fullmatch(revision) and found != revision:
+    if source.commit and found != source.commit:
         raise UserError(
-            f"{name}: revision {revision} is pinned, but the Hub is unreachable and the cache has "
-            f"{found}; download the pinned revision with network access, or pin the cached one"
+            f"{source.name}: revision {source.commit} is pinned, but the Hub is unreachable and "
+            f"the cache has {found}; download the pinned revision with network access, or pin the "
+            "cached one"
         )
-
-
-def _load(path: str, *, subset: str | None, split: str) -> list[Record]:
-    import datasets  # slow to import, and most runs read plain files
-
-    with _one_line(path), _no_progress_bars():
-        table = datasets.load_dataset(path, name=subset, split=split)
-    return _records(table, path, subset=subset, split=split)
 
 
 @contextmanager
@@ -168,11 +187,11 @@ def _one_line(path: str) -> Iterator[None]:
         raise UserError(f"{path}: {message}; set subset and split to what it has") from None
 
 
-def _records(table: Any, path: str, *, subset: str | None, split: str) -> list[Record]:
-    place = f"{path} ({f'{subset}, ' if subset else ''}{split})"
+def _records(table: Any, source: Source, path: str) -> list[Record]:
+    place = f"{path} ({f'{source.subset}, ' if source.subset else ''}{source.split})"
     rows = with_class_names(table, table.features.arrow_schema)
     return [
-        Record(f"{place}, row {number}", f"{split}-{number}", fields)
+        Record(f"{place}, row {number}", f"{source.split}-{number}", fields)
         for number, fields in enumerate(rows, start=1)
     ]
 

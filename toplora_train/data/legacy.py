@@ -140,7 +140,4 @@ def _prompt(opening: str, instruction: str, input: str, *, indent: int, gap: str
     return "\n".join([*lines, f"{blank}### Response:", blank])
 
 
-EVALUATION_PROMPTS = {
-    "legacy.llm_adapters": llm_adapters_prompt,
-    "legacy.toplora": toplora_prompt,
-}
+EVALUATION_PROMPTS = {"legacy.llm_adapters": llm_adapters_prompt, "legacy.toplora": toplora_prompt}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -95,3 +95,31 @@ def weighted(rows: Sequence[Row], weight: float) -> list[Row]:
 
 def _index(text: str, count: int) -> int:
     return round(int(text[:-1]) * count / 100) if text.endswith("%") else int(text)
+
+
+def hold_out(groups: Sequence[Hashable], held: int, *, seed: int) -> tuple[list[int], list[int]]:
+    """Draw ``held`` row indices; return (training, validation), each in ascending order.
+
+    Args:
+        groups: The group of each row. A group is never divided, so that no copy of a held-out row,
+            and no other piece of a held-out text, is trained on; the last may exceed ``held``.
+        held: How many to draw.
+        seed: The run's seed.
+
+    Raises:
+        UserError: No rows would be left for training.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    drawn: set[int] = set()
+    for index in shuffled(range(len(groups)), random.Random(f"validation/{seed}")):
+        if len(drawn) >= held:
+            break
+        drawn.update(members[groups[index]])
+    if held and len(drawn) >= len(groups):
+        raise UserError(
+            f"dataset.validation_rows={held} leaves none of the {len(groups)} rows for training; "
+            "lower it"
+        )
+    return [i for i in range(len(groups)) if i not in drawn], sorted(drawn)

@@ -88,12 +88,7 @@ def parse_renamed(
 
 
 def _with_prompt(
-    row: Row,
-    template: str,
-    fields: Mapping[Any, Any],
-    others: list[str],
-    place: str,
-    key: str,
+    row: Row, template: str, fields: Mapping[Any, Any], others: list[str], place: str, key: str
 ) -> Row:
     """The row with its prompt template, in which only instruction and input are left to fill in.
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.availability import FORMS, HUB_ID, fetch
 from toplora_train.data.files import Record, is_file_name, read_file, read_folder
-from toplora_train.data.hub import read_hub, read_mirror
+from toplora_train.data.hub import Source, read_hub, read_mirror
 from toplora_train.data.parts import part, sliced, weighted, without_part
 from toplora_train.data.rows import Row, RowSet, content_hash, parse_row
 
@@ -36,8 +37,7 @@ def read_rows(
             the working directory.
         data_root: A folder tried before the cache and the network.
         subset: A Hub dataset's configuration name; an error for a file, which has none.
-        split: The split of a Hub dataset, or of a folder whose files are named after splits, or
-            a slice of it: ``train[:10%]``. Of a single file only the slice matters.
+        split: The split of a Hub dataset or folder, or a slice of it.
         revision: A Hub dataset's branch, tag or commit.
         limit: Use only the first ``limit`` rows (all are validated).
         needs_answer: Whether a row without ``answer`` is an error.
@@ -52,9 +52,7 @@ def read_rows(
     if data_root is not None and not data_root.is_dir():
         raise UserError(f"data_root={data_root} is not a folder; correct or remove data_root")
     prefix, whole = without_part(source)
-    records, found = _find(
-        whole, data_root=data_root, subset=subset, split=split, revision=revision
-    )
+    records, found = _find(Source(whole, subset, split, revision, data_root))
     if needs_answer:
         parse = partial(parse, needs_answer=True)
     rows = [
@@ -65,42 +63,23 @@ def read_rows(
     return RowSet(taken, f"{prefix}{found}", content_hash(taken))
 
 
-def read_union(
-    sources: Sequence[tuple[str, float]],
-    *,
-    data_root: Path | None = None,
-    subset: str | None = None,
-    split: str = "train",
-    revision: str | None = None,
-    limit: int | None = None,
-    parse: RowParser = parse_row,
-) -> RowSet:
+def read_union(sources: Sequence[tuple[str, float]], **how: Any) -> RowSet:
     """Read and concatenate several sources, each with its weight, with :func:`read_rows`.
 
-    ``limit`` applies to each source. A source of weight 2 has every row twice. With more than one
+    A ``limit`` applies to each source. A source of weight 2 has every row twice. With more than one
     source an id becomes ``NUMBER_OF_SOURCE/ID``, because files with the same name in two folders
     would share ids.
+
+    Args:
+        sources: The sources with their weights.
+        how: The other arguments of :func:`read_rows`.
 
     Raises:
         UserError: As :func:`read_rows`, or there are no sources, or one is given twice.
     """
     if not sources:
         raise UserError("no data source was given; a source is " + FORMS)
-    sets = [
-        _weighted(
-            weight,
-            read_rows(
-                source,
-                data_root=data_root,
-                subset=subset,
-                split=split,
-                revision=revision,
-                limit=limit,
-                parse=parse,
-            ),
-        )
-        for source, weight in sources
-    ]
+    sets = [_weighted(weight, read_rows(source, **how)) for source, weight in sources]
     if len(sets) == 1:
         return sets[0]
     places = [one.source for one in sets]
@@ -124,49 +103,41 @@ def _weighted(weight: float, rows: RowSet) -> RowSet:
     return RowSet(taken, f"{weight:g} x {rows.source}", content_hash(taken))
 
 
-def _find(
-    source: str, *, data_root: Path | None, subset: str | None, split: str, revision: str | None
-) -> tuple[list[Record], str]:
+def _find(source: Source) -> tuple[list[Record], str]:
     """The records of a source and their location."""
-    if source.startswith(("bundled:", "llm-adapters:")):
-        path = fetch(source, data_root=data_root).place
-        assert path is not None
-    else:
-        path = Path(source).expanduser()
-        if not path.exists():
-            return _find_hub(
-                source, data_root=data_root, subset=subset, split=split, revision=revision
-            )
+    name, split, path = source.name, source.split, Path(source.name).expanduser()
+    if name.startswith(("bundled:", "llm-adapters:")):
+        found = fetch(source).place
+        assert found is not None
+        path = found
+    elif not path.exists():
+        return _find_hub(source)
     path = path.absolute()
     if path.is_dir():
-        if subset is not None:
-            mirror = read_mirror(path, subset=subset, split=split, revision=revision)
-            return mirror, str(path)
+        if source.subset is not None:
+            return read_mirror(path, source), str(path)
         records = sliced(read_folder(path, split=split.partition("[")[0]), split, str(path))
     else:
-        if subset is not None:
+        if source.subset is not None:
             raise UserError(
-                f"{source}: subset={subset} is for Hub datasets, this is a file; remove subset"
+                f"{name}: subset={source.subset} is for Hub datasets, this is a file; remove subset"
             )
         records = sliced(read_file(path), split, str(path))
-    if revision is not None:
+    if source.revision is not None:
         raise UserError(
-            f"{source}: revision={revision} is for Hub datasets, this is local; remove revision"
+            f"{name}: revision={source.revision} is for Hub datasets, this is local; remove "
+            "revision"
         )
     return records, str(path)
 
 
-def _find_hub(
-    source: str, *, data_root: Path | None, subset: str | None, split: str, revision: str | None
-) -> tuple[list[Record], str]:
-    if HUB_ID.fullmatch(source) is None or is_file_name(Path(source)):
-        raise UserError(f"{source}: no such file or folder; a source is {FORMS}")
-    mirror = None if data_root is None else (data_root / "hub" / source).absolute()
-    if mirror is not None and mirror.is_dir():
-        records = read_mirror(mirror, subset=subset, split=split, revision=revision)
-        return records, str(mirror)
-    records, commit = read_hub(source, subset=subset, split=split, revision=revision, tried=mirror)
-    return records, f"{source}@{commit}"
+def _find_hub(source: Source) -> tuple[list[Record], str]:
+    if HUB_ID.fullmatch(source.name) is None or is_file_name(Path(source.name)):
+        raise UserError(f"{source.name}: no such file or folder; a source is {FORMS}")
+    if source.mirror is not None and source.mirror.is_dir():
+        return read_mirror(source.mirror, source), str(source.mirror)
+    records, commit = read_hub(source)
+    return records, f"{source.name}@{commit}"
 
 
 def _validate_unique_ids(rows: Sequence[Row], records: Sequence[Record]) -> None:

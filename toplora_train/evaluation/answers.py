@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from toplora_train.config.errors import UserError
+from toplora_train.config.plugins import registered
 from toplora_train.data.rows import Row
 from toplora_train.evaluation.numbers import find_numbers, parse_number, same_number
 
@@ -137,9 +137,4 @@ def find_extraction(name: str) -> Extraction:
     Raises:
         UserError: There is none, and no module of the user's own has added it.
     """
-    if name not in EXTRACTIONS:
-        raise UserError(
-            f"there is no extraction {name}; known: {', '.join(EXTRACTIONS)} (one of your own is "
-            "known after config_dir=FOLDER, if its task's module adds it to EXTRACTIONS)"
-        )
-    return EXTRACTIONS[name]
+    return registered(EXTRACTIONS, name, "extraction")

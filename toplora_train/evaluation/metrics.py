@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from toplora_train.config.errors import UserError
+from toplora_train.config.plugins import registered
 from toplora_train.evaluation.statistics import wilson_interval
 
 Values = NDArray[np.float64]
@@ -119,12 +119,7 @@ def find_metric(name: str) -> Metric:
     Raises:
         UserError: There is none, and no module of the user's own has added it.
     """
-    if name not in METRICS:
-        raise UserError(
-            f"there is no metric {name}; known: {', '.join(METRICS)} (one of your own is known "
-            "after config_dir=FOLDER, if its task's module adds it to METRICS)"
-        )
-    return METRICS[name]
+    return registered(METRICS, name, "metric")
 
 
 def measure(metric: str, predicted: Values, right: Values, *, seed: int = 0) -> Measured:
@@ -149,12 +144,7 @@ def measure(metric: str, predicted: Values, right: Values, *, seed: int = 0) -> 
 
 
 def bootstrap_interval(
-    metric: Metric,
-    predicted: Values,
-    right: Values,
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
+    metric: Metric, predicted: Values, right: Values, *, seed: int, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
     """The central 95 % of the metric's values on rows drawn with replacement.
 

@@ -72,12 +72,7 @@ def share_right(right: Bools, questions: Sequence[str]) -> RowScores:
 
 
 def other_metric(
-    metric: str,
-    predicted: Floats,
-    right: Floats,
-    questions: Sequence[str],
-    *,
-    seed: int = 0,
+    metric: str, predicted: Floats, right: Floats, questions: Sequence[str], *, seed: int = 0
 ) -> RowScores:
     """The scores by a metric other than accuracy.
 

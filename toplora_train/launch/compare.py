@@ -98,8 +98,12 @@ def compare_folders(
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=160)
     if table is not None:
-        from toplora_train.report.published import compare_with_table, read_table
-        from toplora_train.report.published_pages import show_published, write_published
+        from toplora_train.report.published import (
+            compare_with_table,
+            read_table,
+            show_published,
+            write_published,
+        )
 
         document = compare_with_table(read_table(table), find_runs(folders))
         _create(output)

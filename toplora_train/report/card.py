@@ -1,38 +1,28 @@
-"""The model card, ``adapter/README.md``: what a user of the adapter needs to know."""
+"""The model card, ``adapter/README.md``: what a user of the adapter needs to know.
+
+The text is ``templates/card.md.j2``, with code that loads the adapter and lets it answer.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toplora_train.config.printable import printable
-from toplora_train.report.card_metadata import (
-    Facts,
-    front_matter,
-    model_name,
-    public_command,
-    source_name,
-    without_folders,
-)
-from toplora_train.report.card_use import use
-from toplora_train.report.contamination import contamination_text
-from toplora_train.report.escape import cell, code
-from toplora_train.report.numbers import (
-    count,
-    counted,
-    fixed,
-    percent,
-    percent_interval,
-    score_interval,
-    score_value,
-)
+from toplora_train.report import card_metadata as metadata
+from toplora_train.report.pages import templates
+from toplora_train.report.sections import contamination_text
 from toplora_train.report.wording import has_head, wording
 
-NO_FACTS = Facts()
-OWN_INTERPRETATION = (
-    "GenLoRA here is toplora-train's own interpretation of arXiv 2602.05709, whose details were "
-    "not available; do not expect it to match the paper's results."
-)
+NO_FACTS = metadata.Facts()
+# PEFT types that are registered with PEFT by importing this package.
+NEEDS_IMPORT = frozenset({"TOPLORA", "TENSLORA", "GENLORA"})
+FOLDER = "FOLDER_OF_THIS_FILE"
+_QUESTION = "How many legs do three dogs have?"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# The revision of dequantised weights from a Python package: its name and version.
+_PACKAGE = re.compile(r"([\w.-]+) ([\w.+-]+), .* dequantised")
 
 
 def model_card(
@@ -40,7 +30,7 @@ def model_card(
     *,
     prompt: str | None = None,
     labels: Sequence[str] = (),
-    facts: Facts = NO_FACTS,
+    facts: metadata.Facts = NO_FACTS,
 ) -> str:
     """Return the text of the model card.
 
@@ -50,96 +40,60 @@ def model_card(
         labels: The class names of its classification head.
         facts: What the report does not record.
     """
-    parts = [
-        front_matter(report, facts),
-        f"# {cell(report['adapter']['name'])} adapter for {cell(model_name(report))}",
-        _summary(report),
-        "## Use",
-        use(report, prompt=prompt, labels=labels, facts=facts),
-        "## Scores",
-        _scores(report),
-        "## Training",
-        _training(report),
-        "## Limits",
-        _limits(report),
-    ]
-    return printable("\n\n".join(parts)) + "\n"
-
-
-def _summary(report: Mapping[str, Any]) -> str:
-    adapter, model = report["adapter"], report["model"]
-    text = (
-        f"PEFT type {cell(adapter['peft_type'])}, {count(adapter['trainable_parameters'])} "
-        f"trainable parameters on top of {count(model['parameters'])} frozen ones "
-        f"({_identity(model)}). Trained with toplora-train; see the run's `report.html` "
-        "for details."
-    )
-    return f"{text} {OWN_INTERPRETATION}" if adapter["peft_type"] == "GENLORA" else text
-
-
-def _identity(model: Mapping[str, Any]) -> str:
-    digest = model.get("sha256")  # missing in older reports
-    suffix = f", SHA-256 of its configuration and weight index {code(digest)}" if digest else ""
-    return f"revision {code(model['revision'])}{suffix}"
-
-
-def _scores(report: Mapping[str, Any]) -> str:
-    if not report["tasks"]:
-        return "Not evaluated."
-    lines = [
-        "| task | score | 95 % interval | base model | most frequent answer | rows |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, task in report["tasks"].items():
-        base = wording(report).unscored
-        if task["metric"] != "accuracy":
-            name = f"{name} ({task['metric']})"
-        if task["base_ci95"] is not None:
-            base = f"{percent(task['base_value'])} ({percent_interval(task['base_ci95'])})"
-        lines.append(
-            f"| {cell(name)} | {score_value(task, task['metric'])} | "
-            f"{score_interval(task, task['metric'])} | {base} | "
-            f"{'-' if task['kind'] == 'regress' else percent(task['majority_value'])} | "
-            f"{count(task['n'])} |"
-        )
-    decoding = "" if has_head(report) else ", greedy decoding"
-    lines += ["", f"Protocol {code(report['protocol_hash'])}{decoding}."]
-    return "\n".join(lines)
-
-
-def _training(report: Mapping[str, Any]) -> str:
-    data, train = report["data"], report["train"]
-    given = [data["source"]] if isinstance(data["source"], str) else data["source"]
-    sources = ", ".join(map(source_name, given))
-    return "\n".join(
-        [
-            f"- {counted(data['rows'], 'row')} of {cell(sources)}, SHA-256 {code(data['sha256'])}",
-            f"- {counted(train['steps'], 'step')}, {train['epochs']:.2f} epochs, loss per "
-            f"{wording(report).unit} {fixed(train['loss_first'])} at the start, "
-            f"{fixed(train['loss_last'])} at the end",
-            *_start(report["adapter"].get("start")),
-            f"- seed {report['seed']}: {code(public_command(report['command']))}",
-        ]
+    model, data, adapter = report["model"], report["data"], report["adapter"]
+    head, local = has_head(report), metadata.is_local(report)
+    package = _PACKAGE.fullmatch(model["revision"])
+    filled = (prompt or "{instruction}").replace("{instruction}", _QUESTION)
+    sources = [data["source"]] if isinstance(data["source"], str) else data["source"]
+    text = templates(escape=False).get_template("card.md.j2")
+    return printable(
+        text.render(
+            report=report,
+            facts=facts,
+            front_matter=metadata.front_matter(report, facts),
+            name=metadata.model_name(report),
+            words=wording(report),
+            head=head,
+            local=local,
+            package=package,
+            built_in=model["revision"] == "built in" and not head,
+            auto_class="AutoModelForSequenceClassification" if head else "AutoModelForCausalLM",
+            base_arguments=_base_arguments(report, labels, in_package=package is not None),
+            module=facts.module
+            or ("toplora_train" if adapter["peft_type"] in NEEDS_IMPORT else None),
+            rows=model.get("embedding_rows"),  # earlier reports have none
+            folder=FOLDER,
+            chat=data.get("wording") == "chat",
+            question=_QUESTION,
+            prompt=prompt,
+            filled=filled,
+            has_columns=re.search(r"\{\w+\}", filled),
+            ending=_ending(prompt or ""),
+            sources=", ".join(map(metadata.source_name, sources)),
+            start=metadata.without_folders(adapter["start"]["path"])
+            if adapter.get("start")
+            else "",
+            command=metadata.public_command(report["command"]),
+            contamination=contamination_text(report),
+        ).strip()
+        + "\n"
     )
 
 
-def _start(start: Mapping[str, Any] | None) -> list[str]:
-    if start is None:
-        return []
-    path = cell(without_folders(start["path"]))
-    return [f"- started from the adapter {path}, SHA-256 {code(start['sha256'])}"]
+def _base_arguments(report: Mapping[str, Any], labels: Sequence[str], *, in_package: bool) -> str:
+    """The arguments that load the base model that was trained on, not another copy of it."""
+    model = report["model"]
+    place = '"FOLDER_OF_THE_BASE_MODEL"' if metadata.is_local(report) else repr(str(model["path"]))
+    arguments = ["folder" if in_package else place]
+    if _COMMIT.fullmatch(model["revision"]):
+        arguments.append(f'revision="{model["revision"]}"')
+    arguments.append(f"dtype={model['dtype']!r}")
+    if has_head(report):  # the adapter file contains the head's weights but not its class names
+        arguments.append(f"id2label={dict(enumerate(labels))}" if labels else "num_labels=1")
+    return ", ".join(arguments)
 
 
-def _limits(report: Mapping[str, Any]) -> str:
-    data = report["data"]
-    notes = ["One seed: scores vary with the seed."]
-    notes.append(f"Test rows in the training data: {cell(contamination_text(report))}.")
-    if data["truncated_rows"]:
-        notes.append(f"{count(data['truncated_rows'])} training rows had their answer truncated.")
-    if data["dropped_rows"]:
-        notes.append(f"{count(data['dropped_rows'])} rows were too long and were dropped.")
-    notes.append(
-        "It was evaluated only on the tasks above. The base model's limitations apply, "
-        "and its licence and those of the training rows."
-    )
-    return "\n".join(f"- {note}" for note in notes)
+def _ending(prompt: str) -> str:
+    """What a prompt ends in, which its readers cannot see."""
+    tail = prompt[len(prompt.rstrip()) :]
+    return "in a line break" if "\n" in tail else "in a space" if tail else "without a line break"

@@ -13,15 +13,7 @@ import numpy as np
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.json_file import plain_json
-from toplora_train.evaluation.paired import (
-    LEVEL,
-    Difference,
-    compare,
-    holm,
-    interval,
-    seeds_to_see,
-    verdict,
-)
+from toplora_train.evaluation import paired
 from toplora_train.evaluation.row_scores import RowScores, mean_over_tasks
 from toplora_train.report.costs import method_costs, step_time_warning
 from toplora_train.report.fairness import fairness_warnings
@@ -96,7 +88,9 @@ def compare_runs(
     reference = pairs[0][0] if pairs else methods[0]
     costs = method_costs(methods, reference)
     lines = [
-        _scores_of(method, list(tasks), interval(mean, places[method.name]) if mean else None)
+        _scores_of(
+            method, list(tasks), paired.interval(mean, places[method.name]) if mean else None
+        )
         | costs[method.name]
         for method in methods
     ]
@@ -235,11 +229,11 @@ def _family(
     """Differences by pair and measurement, with a family-wise error rate of 5 %."""
     tests = len(pairs) * len(measured)
     found = [
-        compare(scores, places[first.name], places[second.name], tests=tests)
+        paired.compare(scores, places[first.name], places[second.name], tests=tests)
         for first, second in pairs
         for scores in measured.values()
     ]
-    adjusted = holm([difference.p for difference in found])
+    adjusted = paired.holm([difference.p for difference in found])
     results = [
         _with_verdict(*one, gain=gain, tests=tests) for one in zip(found, adjusted, strict=True)
     ]
@@ -250,13 +244,15 @@ def _family(
 
 
 def _with_verdict(
-    difference: Difference, adjusted: float, *, gain: float, tests: int
+    difference: paired.Difference, adjusted: float, *, gain: float, tests: int
 ) -> dict[str, Any]:
     several_seeds = difference.seed_variance is not None
     return asdict(difference) | {
         "p_adjusted": adjusted,
-        "seeds_needed": seeds_to_see(gain, difference, tests=tests) if several_seeds else None,
-        "verdict": verdict(difference, adjusted),
+        "seeds_needed": paired.seeds_to_see(gain, difference, tests=tests)
+        if several_seeds
+        else None,
+        "verdict": paired.verdict(difference, adjusted),
     }
 
 
@@ -265,7 +261,7 @@ def _significant_pairs(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[s
     return [
         (first, second)
         for first, second, difference in found
-        if difference and difference[1]["p_adjusted"] < LEVEL
+        if difference and difference[1]["p_adjusted"] < paired.LEVEL
     ]
 
 

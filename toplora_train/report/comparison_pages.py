@@ -22,11 +22,11 @@ from toplora_train.report.comparison_tables import (
     comparison_tables,
     costs,
     differences,
+    latex_tables,
     leaderboard,
     learning_rate_table,
     unfinished,
 )
-from toplora_train.report.latex import latex_tables
 from toplora_train.report.numbers import counted, shortened
 from toplora_train.report.pages import templates
 

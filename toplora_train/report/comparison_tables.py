@@ -7,16 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from toplora_train.evaluation.paired import LEVEL
+from toplora_train.report import numbers
 from toplora_train.report.comparison import overall
-from toplora_train.report.numbers import (
-    count,
-    memory,
-    percent,
-    percent_interval,
-    points,
-    rate,
-    readable_seconds,
-)
 from toplora_train.report.rates import LOSS
 
 
@@ -75,12 +67,14 @@ def leaderboard(document: Mapping[str, Any]) -> Table:
     grouped = any(method["group"] for method in document["methods"])
     rows = []
     for method in document["methods"]:
-        average = "" if method["average"] is None else percent(method["average"])
+        average = "" if method["average"] is None else numbers.percent(method["average"])
         if method["deviation"] is not None:
             average += f" \N{PLUS-MINUS SIGN} {100 * method['deviation']:.1f}"
         if method["average_ci95"] is not None:
-            average += f" ({percent_interval(method['average_ci95'])})"
-        scores = [Cell(percent(method["tasks"][task]), method["tasks"][task]) for task in tasks]
+            average += f" ({numbers.percent_interval(method['average_ci95'])})"
+        scores = [
+            Cell(numbers.percent(method["tasks"][task]), method["tasks"][task]) for task in tasks
+        ]
         rows.append(
             [
                 Cell(method["name"]),
@@ -88,7 +82,7 @@ def leaderboard(document: Mapping[str, Any]) -> Table:
                 *([Cell(method["group"])] if grouped else []),
                 *scores,
                 Cell(str(len(method["seeds"])), len(method["seeds"])),
-                Cell(count(method["trainable_parameters"]), method["trainable_parameters"]),
+                Cell(numbers.count(method["trainable_parameters"]), method["trainable_parameters"]),
                 _times(method["relative_step"]),
             ]
         )
@@ -104,13 +98,13 @@ def costs(document: Mapping[str, Any]) -> Table:
     rows = [
         [
             Cell(method["name"]),
-            _cell(method["trainable_parameters"], count),
+            _cell(method["trainable_parameters"], numbers.count),
             _cell(method["step_seconds"], _step),
             _times(method["relative_step"]),
-            _cell(method["peak_memory_bytes"], memory),
-            _cell(method["adapter_bytes"], memory),
-            _cell(method["seconds"], readable_seconds),
-            _cell(method["evaluation_seconds"], readable_seconds),
+            _cell(method["peak_memory_bytes"], numbers.memory),
+            _cell(method["adapter_bytes"], numbers.memory),
+            _cell(method["seconds"], numbers.readable_seconds),
+            _cell(method["evaluation_seconds"], numbers.readable_seconds),
             _cell(method["forgetting"], "{:+.4f}".format),
         ]
         for method in document["methods"]
@@ -148,11 +142,11 @@ def by_task(document: Mapping[str, Any]) -> Table:
 
 def learning_rate_table(rates: Mapping[str, Any]) -> Table:
     """Held-out scores by adapter and learning rate."""
-    shown = (lambda value: f"{value:.4f}") if rates["metric"] == LOSS else percent
+    shown = (lambda value: f"{value:.4f}") if rates["metric"] == LOSS else numbers.percent
     rows = [
         [
             Cell(name),
-            Cell(rate(point["rate"]), point["rate"]),
+            Cell(numbers.rate(point["rate"]), point["rate"]),
             Cell(shown(point["mean"]), point["mean"]),
             Cell(str(len(point["values"])), len(point["values"])),
             Cell("best" if point["rate"] == curve["best"] else ""),
@@ -218,8 +212,8 @@ def _pair(one: Mapping[str, Any]) -> str:
 def _difference(found: Mapping[str, Any]) -> list[Cell]:
     low, high = found["ci95"]
     return [
-        Cell(points(found["value"]), found["value"]),
-        Cell(f"{points(low)} to {points(high)}", low),
+        Cell(numbers.points(found["value"]), found["value"]),
+        Cell(f"{numbers.points(low)} to {numbers.points(high)}", low),
         Cell(f"{found['p']:.2g}", found["p"]),
         Cell(f"{found['p_adjusted']:.2g}", found["p_adjusted"]),
         Cell(found["verdict"]),
@@ -242,3 +236,39 @@ def _step(seconds: float) -> str:
 
 def _cell(value: float | None, text: Any) -> Cell:
     return Cell("") if value is None else Cell(text(value), value)
+
+
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "\N{HORIZONTAL ELLIPSIS}": r"\ldots{}",
+    **{character: f"\\{character}" for character in "&%$#_"},
+}
+
+
+def latex_tables(tables: Sequence[Table]) -> str:
+    """The tables, one after the other, each with its title as a comment."""
+    return "\n".join(map(_tabular, tables))
+
+
+def latex_text(text: str) -> str:
+    """``text`` with every character that LaTeX would interpret escaped."""
+    return "".join(ESCAPES.get(character, character) for character in " ".join(text.split()))
+
+
+def _tabular(table: Table) -> str:
+    columns = "".join("r" if numeric else "l" for numeric in table.numeric)
+    rows = [list(table.headings), *([cell.text for cell in row] for row in table.rows)]
+    lines = [" & ".join(map(latex_text, row)) + r" \\" for row in rows]
+    lines.insert(1, r"\hline")
+    body = "\n".join(lines)
+    title = " ".join(table.title.split())
+    return f"% {title}\n\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n"

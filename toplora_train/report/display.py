@@ -6,23 +6,16 @@ import logging
 import textwrap
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TextColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
 from toplora_train.config.printable import printable
 from toplora_train.evaluation.run_evaluation import Progress
 from toplora_train.report.numbers import readable_seconds
-from toplora_train.report.remaining import TimeLeft
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +76,9 @@ class _Display:
         if not self.console.is_terminal:
             say(self.console, text)
 
-    def _start(self) -> None:
+    def __enter__(self) -> Self:
         self._progress.start()
+        return self
 
     def __exit__(self, *_error: object) -> None:
         self._progress.stop()
@@ -137,7 +131,7 @@ class EncodingDisplay(_Display):
         self._done = 0
         self._next_line = self._began + 2
 
-    def __enter__(self) -> EncodingDisplay:
+    def __enter__(self) -> Self:  # the bar appears later
         return self
 
     def add(self, rows: int) -> None:
@@ -145,7 +139,7 @@ class EncodingDisplay(_Display):
         self._done += rows
         self._show(self._done, "rows")
         if time.monotonic() > self._next_line:
-            self._start()
+            self._progress.start()
             self._line(f"{self._name}: {self._done:,} of {self.total:,} rows")
             self._next_line = time.monotonic() + 10
 
@@ -177,10 +171,6 @@ class TrainingDisplay(_Display):
         self._start_step = self._step = start_step
         self._latest = self._began
         self._judged = judged
-
-    def __enter__(self) -> TrainingDisplay:
-        self._start()
-        return self
 
     def update(self, record: Mapping[str, Any]) -> None:
         """Show ``step, loss, lr, tokens_per_second``; no line is written if ``logged`` is false."""
@@ -226,10 +216,6 @@ class EvaluationDisplay(_Display):
         self._time_left = TimeLeft()
         self._left = (total, 0)
 
-    def __enter__(self) -> EvaluationDisplay:
-        self._start()
-        return self
-
     def update(self, progress: Progress) -> None:
         """Show the progress.
 
@@ -256,3 +242,58 @@ class EvaluationDisplay(_Display):
 
     def _seconds_left(self) -> float | None:
         return self._time_left.seconds(*self._left)
+
+
+GAP = 0.02
+"""Seconds without a row after which the next one starts a new batch."""
+FADE = 0.9
+"""Decay of a batch's weight with every later batch, as the speed changes over time."""
+
+
+class TimeLeft:
+    r"""Estimates the time for the remaining rows from the batches completed so far.
+
+    A batch of :math:`n` rows and :math:`w` tokens is modelled as taking :math:`a w + b n` seconds:
+    prefill is proportional to the tokens, and decoding is counted per row. Both coefficients are
+    nonnegative and fitted by least squares. Rows alone would be biased, as the longest come first;
+    the time since the last row would be too, as rows complete one batch at a time.
+    """
+
+    def __init__(self) -> None:
+        self._ended = self._latest = time.monotonic()
+        self._open = (0, 0)
+        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
+
+    def add(self, rows: int, tokens: int) -> None:
+        """Record that ``rows`` more rows with ``tokens`` tokens are done."""
+        now = time.monotonic()
+        if self._open[0] and now - self._latest > GAP:
+            self._sums = self._with_open(FADE)
+            self._ended, self._open = self._latest, (0, 0)
+        self._open = (self._open[0] + rows, self._open[1] + tokens)
+        self._latest = now
+
+    def seconds(self, rows: int, tokens: int) -> float | None:
+        """Return the estimated seconds for the remaining rows and tokens; None at first."""
+        ww, wn, nn, wt, nt = self._with_open(FADE)
+        if not nn:
+            return None
+        square = ww * nn - wn * wn
+        if square > 1e-6 * ww * nn:
+            of_token, of_row = (wt * nn - nt * wn) / square, (nt * ww - wt * wn) / square
+            if of_token < 0:
+                of_token, of_row = 0.0, nt / nn
+            elif of_row < 0:
+                of_token, of_row = wt / ww, 0.0
+        else:  # identical batches cannot separate the two costs
+            of_token, of_row = (wt / ww / 2 if ww else 0.0), nt / nn / (2 if ww else 1)
+        since = time.monotonic() - self._latest
+        return max(0.0, of_token * tokens + of_row * rows - since)
+
+    def _with_open(self, fade: float) -> tuple[float, float, float, float, float]:
+        """The sums of squares and products over the batches, the open one included."""
+        n, w = self._open
+        t = self._latest - self._ended
+        new = (w * w, w * n, n * n, w * t, n * t) if n else (0.0,) * 5
+        ww, wn, nn, wt, nt = (fade * old + one for old, one in zip(self._sums, new, strict=True))
+        return ww, wn, nn, wt, nt

@@ -16,7 +16,7 @@ from toplora_train.config.json_file import plain_json, write_json_atomically
 from toplora_train.config.printable import printable
 from toplora_train.config.reading import read_json, validate
 from toplora_train.data.tables import parquet_rows
-from toplora_train.report.stored import Finite, Measured, Whole
+from toplora_train.report.record import Finite, Measured, Whole
 
 FOLDER, FILE, GATES = "inspection", "inspection.json", "gates.parquet"
 SCHEMA_VERSION = 1
@@ -206,7 +206,7 @@ def inspection_view(folder: Path) -> dict[str, Any] | None:
         ),
         "similarities": [asdict(matrix) for matrix in one.similarities],
         "energies": _mean_energies(one.energies),
-        "functions": grid({module: _plain(both) for module, both in one.functions.items()}),
+        "functions": grid(_rounded(asdict(one)["functions"])),
         "changes": [
             [update.module, update.magnitude, update.direction]
             for update in one.updates
@@ -284,9 +284,7 @@ def _gates(view: GateView, file: Path, grid: Any) -> tuple[dict[str, Any], int]:
         "statistics": grid(
             {
                 one.module: {
-                    "mean": _rounded(one.mean),
-                    "deviation": _rounded(one.deviation),
-                    "quantiles": [_rounded(values) for values in one.quantiles],
+                    key: _rounded(getattr(one, key)) for key in ("mean", "deviation", "quantiles")
                 }
                 for one in view.modules
             }
@@ -320,20 +318,14 @@ def _mean_energies(energies: Sequence[CoreEnergy]) -> list[dict[str, Any]]:
     return found
 
 
-def _plain(both: Mapping[str, Functions]) -> dict[str, Any]:
-    return {
-        name: {
-            "latent": _rounded(one.latent),
-            "functions": [_rounded(values) for values in one.functions],
-        }
-        for name, one in both.items()
-    }
-
-
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / max(len(values), 1)
 
 
-def _rounded(values: Sequence[float] | None) -> list[float] | None:
-    """To four digits, which is what the page shows."""
-    return None if values is None else [float(f"{value:.4g}") for value in values]
+def _rounded(value: Any) -> Any:
+    """Numbers to four digits, which is what the page shows."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list) else value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 from toplora_train.config.errors import UserError
 from toplora_train.config.json_file import AppendedLines, plain_json, write_text_atomically
 from toplora_train.config.reading import json_lines, validate_file
+from toplora_train.report.comparison_csv import csv_text
 
 KEYS = (
     "step",
@@ -95,12 +94,7 @@ def _complete_rows(path: Path) -> list[dict[str, Any]]:
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as CSV; a metric that a row lacks is an empty cell."""
-    text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(list(dict.fromkeys(key for row in rows for key in row)), rows)
 
 
 def _valid(row: Mapping[str, Any], key: str) -> bool:

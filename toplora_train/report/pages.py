@@ -13,19 +13,23 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from toplora_train.config.errors import UserError
 from toplora_train.config.json_file import write_text_atomically
 from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.report import numbers
 from toplora_train.report.answers import FILTERS, LONGEST, PAGE_BYTES, answer_table, pack
-from toplora_train.report.confusion import confusion
-from toplora_train.report.contamination import clean_scores, contamination_text
 from toplora_train.report.curves import curve_table, training_curves
 from toplora_train.report.escape import cell, code, fenced, finalize
-from toplora_train.report.expected import expected_table
 from toplora_train.report.gain import gain_text
-from toplora_train.report.inspection import inspection_view
+from toplora_train.report.inspection import FOLDER, inspection_view
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.record import completed_report
+from toplora_train.report.sections import (
+    clean_scores,
+    confusion,
+    contamination_text,
+    expected_table,
+)
 from toplora_train.report.wording import has_head, head_verdict, wording
 
 PROTOCOLS = {
@@ -296,6 +300,7 @@ def templates(*, escape: bool) -> Environment:
         fenced,
         cell,
         code,
+        repr,
     ):
         environment.filters[formatter.__name__] = formatter
     return environment
@@ -310,3 +315,17 @@ def loss_change(forgetting: Mapping[str, Any]) -> str:
         f"{forgetting['difference']:+.4f}{interval} nats per token on "
         f"{numbers.counted(forgetting['documents'], 'text')}, {forgetting['tokens']:,} tokens"
     )
+
+
+def write_inspection_page(folder: Path) -> Path:
+    """Write ``folder/inspection/inspection.html`` and return its path.
+
+    Raises:
+        UserError: The adapter was not measured, or a file cannot be read.
+    """
+    view = inspection_view(folder)
+    if view is None:
+        raise UserError(f"{folder / FOLDER}: no inspection.json; measure with toplora-inspect")
+    path = folder / FOLDER / "inspection.html"
+    write_text_atomically(path, render_page("inspection.html.j2", view))
+    return path

@@ -15,11 +15,18 @@ import numpy as np
 import yaml
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
+from rich.console import Console
+from rich.text import Text
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.json_file import write_json_atomically, write_text_atomically
 from toplora_train.config.schema import STRICT, ExpectedSettings
 from toplora_train.evaluation.paired import interval
 from toplora_train.evaluation.row_scores import RowScores, mean_over_tasks
+from toplora_train.report.comparison_csv import csv_text
+from toplora_train.report.comparison_pages import show_table, show_warnings, write_tables
+from toplora_train.report.comparison_tables import Cell, Table
+from toplora_train.report.numbers import percent, percent_interval, points
 from toplora_train.report.pages import PROTOCOLS
 from toplora_train.report.runs import Run, group, task_scores
 
@@ -149,12 +156,30 @@ def _of_task(row: PublishedRow, task: str, runs: Sequence[Run]) -> list[Run]:
     return sorted(methods[0].runs, key=_seed) if methods else []
 
 
-def _line(row: PublishedRow, task: str, published: float, runs: Sequence[Run]) -> dict[str, Any]:
-    if not runs:
-        return _cells(row, task, published, None, None, runs)
-    scores = task_scores(runs, task, runs[0].report["tasks"][task]["metric"])
-    single = runs[0].report["tasks"][task]["ci95"] if len(runs) == 1 else None
-    return _cells(row, task, published, scores, single, runs)
+def _line(
+    row: PublishedRow,
+    task: str,
+    published: float,
+    runs: Sequence[Run],
+    mean: RowScores | None = None,
+) -> dict[str, Any]:
+    """A published score beside that of the runs, or their ``mean`` over tasks."""
+    line: dict[str, Any] = {"row": row.name, "task": task, "published": published / 100}
+    line |= dict.fromkeys(("value", "ci95", "difference", "difference_ci95"))
+    if runs:
+        own = runs[0].report["tasks"].get(task)
+        scores = mean or task_scores(runs, task, own["metric"])
+        single = own["ci95"] if len(runs) == 1 and mean is None else None
+        bounds = single or interval(scores, range(len(scores.values)))
+        value = float(np.mean(scores.values))
+        line |= {
+            "value": value,
+            "ci95": list(bounds),
+            "difference": value - published / 100,
+            "difference_ci95": [bound - published / 100 for bound in bounds],
+        }
+    seeds = sorted({_seed(run) for run in runs})
+    return line | {"seeds": seeds, "runs": [str(run.folder) for run in runs]}
 
 
 def _average(
@@ -164,38 +189,12 @@ def _average(
     seeds = set.intersection(*({_seed(run) for run in runs} for runs in by_task.values()))
     found = {task: [run for run in runs if _seed(run) in seeds] for task, runs in by_task.items()}
     runs = list({run.folder: run for of_task in found.values() for run in of_task}.values())
-    if not seeds:
-        return _cells(row, "average", published, None, None, [])
-    mean = mean_over_tasks(
-        [
-            task_scores(of_task, task, of_task[0].report["tasks"][task]["metric"])
-            for task, of_task in found.items()
-        ]
-    )
-    return _cells(row, "average", published, mean, None, runs)
-
-
-def _cells(
-    row: PublishedRow,
-    task: str,
-    published: float,
-    scores: RowScores | None,
-    single: Any,
-    runs: Sequence[Run],
-) -> dict[str, Any]:
-    line: dict[str, Any] = {"row": row.name, "task": task, "published": published / 100}
-    line |= dict.fromkeys(("value", "ci95", "difference", "difference_ci95"))
-    if scores is not None:
-        value = float(np.mean(scores.values))
-        low, high = single or interval(scores, range(len(scores.values)))
-        line |= {
-            "value": value,
-            "ci95": [low, high],
-            "difference": value - published / 100,
-            "difference_ci95": [low - published / 100, high - published / 100],
-        }
-    seeds = sorted({_seed(run) for run in runs})
-    return line | {"seeds": seeds, "runs": [str(run.folder) for run in runs]}
+    means = [
+        task_scores(of_task, task, of_task[0].report["tasks"][task]["metric"])
+        for task, of_task in found.items()
+        if of_task
+    ]
+    return _line(row, "average", published, runs, mean_over_tasks(means) if means else None)
 
 
 def _seed(run: Run) -> int:
@@ -222,3 +221,71 @@ def _warnings(table: PublishedTable, used: Sequence[Run], given: int) -> list[st
     if given > len(used):
         found.append(f"{given - len(used)} of {given} runs match no row of the table.")
     return found
+
+
+COLUMNS = ("row", "task", "published", "certainty", "value", "low", "high", "difference", "seeds")
+HOW = (
+    "Intervals are 95 % intervals over test rows and, with several seeds, training seeds; the "
+    "published score counts as exact. A row without runs is empty."
+)
+
+
+def published_table(document: Mapping[str, Any]) -> Table:
+    """Published score, own score and difference; cells without a run are empty."""
+    head = ["row", "task", "published", "certainty", "here", "difference", "seeds"]
+    rows = []
+    for line in document["lines"]:
+        cells = [
+            Cell(line["row"]),
+            Cell(line["task"]),
+            Cell(f"{100 * line['published']:.4g} %", line["published"]),
+            Cell(document["certainty"]),
+        ]
+        if line["value"] is None:
+            cells += [Cell(""), Cell(""), Cell("")]
+        else:
+            low, high = line["difference_ci95"]
+            interval = percent_interval(line["ci95"])
+            cells += [
+                Cell(f"{percent(line['value'])} ({interval})", line["value"]),
+                Cell(
+                    f"{points(line['difference'])} ({points(low)} to {points(high)})",
+                    line["difference"],
+                ),
+                Cell(str(len(line["seeds"])), len(line["seeds"])),
+            ]
+        rows.append(cells)
+    return Table(document["title"], head, rows)
+
+
+def write_published(folder: Path, name: str, document: Mapping[str, Any]) -> None:
+    """Write ``NAME.json``, ``.md``, ``.html``, ``.csv`` and ``.tex``."""
+    table = published_table(document)
+    runs = {path: None for line in document["lines"] for path in line["runs"]}
+    write_tables(
+        folder / name,
+        document["title"],
+        [table],
+        warnings=document["warnings"],
+        notes=[_source(document), document["note"], HOW, f"Runs: {', '.join(runs)}"],
+        charts={},
+    )
+    lines = [
+        line
+        | dict(zip(("low", "high"), line["ci95"] or (None, None), strict=True))
+        | {"certainty": document["certainty"], "seeds": " ".join(map(str, line["seeds"]))}
+        for line in document["lines"]
+    ]
+    write_text_atomically(folder / f"{name}.csv", csv_text(COLUMNS, lines))
+    write_json_atomically(folder / f"{name}.json", document)
+
+
+def show_published(document: Mapping[str, Any], console: Console) -> None:
+    """Print the table, its source and the warnings."""
+    show_table(published_table(document), console)
+    console.print(Text(f"{_source(document)} {HOW}"))
+    show_warnings(document["warnings"], console)
+
+
+def _source(document: Mapping[str, Any]) -> str:
+    return f"Published: {document['source']} ({document['certainty']}), {document['protocol']}."

@@ -5,26 +5,62 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import BeforeValidator, ConfigDict, Field, GetPydanticSchema, with_config
+from typing_extensions import TypedDict
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.json_file import plain_json, write_json_atomically
 from toplora_train.config.names import plain_name
 from toplora_train.config.reading import read_json, validate
+from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.evaluation.statistics import mean_interval
-from toplora_train.report.stored import (
-    Finite,
-    Interval,
-    Measured,
-    Positive,
-    Share,
-    StoredParts,
-    Whole,
-)
 
 SCHEMA_VERSION = 1
+
+Measured = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
+"""A number that may be NaN, which JSON writes as null."""
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+"""A score: the share of right answers, or a correlation."""
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
+Interval = tuple[Measured, Measured]
+
+
+def _keys(**kinds: Any) -> GetPydanticSchema:
+    """The schema of a mapping with these keys, and perhaps others."""
+    shape = with_config(ConfigDict(extra="allow"))(TypedDict("Keys", kinds))  # type: ignore[operator]
+    return GetPydanticSchema(lambda _, handler: handler(shape))
+
+
+Fields = Mapping[str, Any]
+Measure = Annotated[Fields, _keys(value=Measured, ci95=Interval)]
+TaskGain = Annotated[Fields, _keys(value=Finite, ci95=tuple[Finite, Finite])]
+Gain = Annotated[Fields, _keys(value=Finite, ci95=tuple[Finite, Finite], tasks=dict[str, TaskGain])]
+"""See :func:`toplora_train.report.gain.gain`."""
+Forgetting = Annotated[
+    Fields,
+    _keys(
+        text=str,
+        sha256=str,
+        **dict.fromkeys(("before", "after", "difference"), Finite),
+        ci95=Interval,
+        documents=Positive,
+        tokens=Positive,
+    ),
+]
+"""See :class:`toplora_train.evaluation.forgetting.Change`."""
+Contamination = Annotated[Fields, _keys(rows=int, ids=list[str])]
+Start = Annotated[Fields, _keys(path=str, sha256=str)]
+Published = Annotated[
+    dict[str, Any],
+    _keys(adapter=str, source=str, protocol=str, scores=dict[str, Finite], average=Finite | None),
+]
+Environment = Annotated[Fields, _keys(packages=dict[str, Any], device=NotRequired[str | None])]
 
 
 @dataclass(frozen=True)
@@ -59,7 +95,7 @@ class ReportAdapter:
     trainable_parameters: Whole
     mergeable: bool
     settings: Mapping[str, Any]
-    start: Mapping[str, Any] | None = None
+    start: Start | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -83,7 +119,7 @@ class ReportData:
     sha256: str
     truncated_rows: Whole
     supervised_tokens: Whole
-    contamination: Mapping[str, Any] | None = None
+    contamination: Mapping[str, Contamination] | None = None
     dropped_rows: Whole = 0
     validation_rows: Whole = 0
     prompt_mismatches: Whole = 0
@@ -144,9 +180,37 @@ class TaskScore:
     base_seconds: Finite | None = None
     kind: str = "generate"
     answered: str = "generated"
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, Measure] = field(default_factory=dict)
     last_value: Share | None = None
     last_ci95: Interval | None = None
+
+    def __post_init__(self) -> None:
+        for value, interval, name in (
+            (self.base_value, self.base_ci95, "base"),
+            (self.last_value, self.last_ci95, "last"),
+        ):
+            if (value is None) != (interval is None):
+                raise ValueError(f"must be given together: {name}_value and {name}_ci95")
+
+    @classmethod
+    def of(
+        cls, score: Score, base: Score | None = None, last: Score | None = None, **more: Any
+    ) -> TaskScore:
+        """The score of the tuned model beside the base model's and the last epoch's."""
+        return cls(
+            metric=score.metric,
+            value=score.value,
+            n=score.n,
+            ci95=score.ci95,
+            base_value=base.value if base else None,
+            base_ci95=base.ci95 if base else None,
+            base_seconds=base.seconds if base else None,
+            seconds=score.seconds,
+            more={name: asdict(measured) for name, measured in score.more.items()},
+            last_value=last.value if last else None,
+            last_ci95=last.ci95 if last else None,
+            **more,
+        )
 
 
 @dataclass(frozen=True)
@@ -158,48 +222,45 @@ class Reload:
     unexpected: list[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """The content of ``report.json``. Without tasks there is no average.
+    """The content of ``report.json``, in its order; the averages over the tasks follow.
 
-    ``gain`` is the gain over the base model, see :func:`toplora_train.report.gain.gain`;
-    ``forgetting`` the change of the loss on general text, where it was measured.
+    ``gain`` is the gain over the base model, ``forgetting`` the change of the loss on general text,
+    where they were measured.
     """
 
+    schema_version: int = SCHEMA_VERSION
+    status: str = "completed"
     recipe: str | None
     seed: Whole
     command: str
+    protocol: str = "clean"
     protocol_hash: str
     model: ReportModel
     adapter: ReportAdapter
     data: ReportData
     train: ReportTrain
     tasks: Mapping[str, TaskScore]
+    gain: Gain | None = None
+    forgetting: Forgetting | None = None
+    expected: list[Published] = field(default_factory=list)
     reload: Reload | None
-    environment: Mapping[str, Any]
-    status: str = "completed"
+    environment: Environment
     notes: list[str] = field(default_factory=list)
-    protocol: str = "clean"
-    expected: list[dict[str, Any]] = field(default_factory=list)
-    gain: Mapping[str, Any] | None = None
-    forgetting: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object written to ``report.json``."""
-        values = asdict(self)
-        order = ("recipe", "seed", "command", "protocol", "protocol_hash", "model")
-        report = {
-            "schema_version": SCHEMA_VERSION,
-            "status": self.status,
-            **{key: values[key] for key in (*order, "adapter", "data", "train")},
-            **_scores(self.tasks),
-            **{
-                key: values[key]
-                for key in ("gain", "forgetting", "expected", "reload", "environment", "notes")
-            },
-        }
-        plain: dict[str, Any] = plain_json(report)
-        return plain
+        return with_scores(asdict(self), self.tasks, self.gain)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored(Report):
+    """A report as it is read; the averages are computed again."""
+
+    average: Finite | None = None
+    average_base_value: Finite | None = None
+    average_majority_value: Finite | None = None
 
 
 def with_scores(
@@ -258,7 +319,10 @@ def read_report(path: Path) -> dict[str, Any]:
             plain_name(str(name))  # a part of the paths of predictions and figures
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: a task's name {error}") from error
-    return _completed(values, path) if values.get("status") == "completed" else values
+    if values.get("status") != "completed":
+        return values
+    # Keys that were introduced after the report was written get their defaults.
+    return values | validate(_Stored, values, str(path)).to_dict()
 
 
 def completed_report(folder: Path) -> dict[str, Any]:
@@ -274,31 +338,6 @@ def completed_report(folder: Path) -> dict[str, Any]:
             "finish it, or give completed runs only"
         )
     return report
-
-
-def _completed(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Validate a report and add the defaults of keys that were introduced after it was written."""
-    validate(Report, values, str(path))
-    validate(StoredParts, values, str(path))
-    parts = {
-        key: _defaults(kind) | values[key]
-        for key, kind in (
-            ("adapter", ReportAdapter),
-            ("data", ReportData),
-            ("train", ReportTrain),
-        )
-    }
-    tasks = {name: _defaults(TaskScore) | task for name, task in values["tasks"].items()}
-    return {**_defaults(Report), **_scores({}), **values, **parts, "tasks": tasks}
-
-
-def _defaults(kind: type[Any]) -> dict[str, Any]:
-    """The default values of a report dataclass's fields."""
-    return {
-        one.name: one.default_factory() if one.default_factory is not MISSING else one.default
-        for one in fields(kind)
-        if one.default is not MISSING or one.default_factory is not MISSING
-    }
 
 
 def protocol_hash(

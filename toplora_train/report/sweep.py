@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from toplora_train.config.errors import UserError
+from toplora_train.report import numbers
 from toplora_train.report.jobs import Job
-from toplora_train.report.numbers import (
-    any_undefined,
-    count,
-    percent,
-    percent_interval,
-    readable_seconds,
-)
-from toplora_train.report.record import read_report
+from toplora_train.report.record import completed_report
 
 LONGEST = 40  # characters of a word in a cell
 STYLES = {
@@ -37,7 +30,7 @@ def sweep_table(study: Path, jobs: Sequence[Job]) -> Table:
     mean over several tasks) and time; any other job its status.
     """
     table = Table()
-    shown = [shortened(job.overrides) for job in jobs]
+    shown = [numbers.shortened(" ".join(job.overrides.split()), LONGEST) for job in jobs]
     longest = max((len(word) for name in shown for word in name.split()), default=0)
     table.add_column("job", overflow="fold", min_width=longest)
     table.add_column("status", no_wrap=True)
@@ -56,34 +49,19 @@ def sweep_table(study: Path, jobs: Sequence[Job]) -> Table:
     return table
 
 
-def shortened(overrides: str) -> str:
-    """The overrides, the middle of each long word cut: ``dataset.train=/data/...rows.jsonl``."""
-    half = (LONGEST - 3) // 2
-    return " ".join(
-        word if len(word) <= LONGEST else f"{word[:half]}...{word[-half:]}"
-        for word in overrides.split()
-    )
-
-
 def _numbers(run_dir: Path) -> list[str]:
-    report = _report(run_dir)
-    if report is None or report.get("status") != "completed":
+    try:
+        report = completed_report(run_dir)
+    except UserError:
         return [""] * 4
     train, average, interval = report["train"], report["average"], report["average_ci95"]
     return [
-        count(report["adapter"]["trainable_parameters"]),
+        numbers.count(report["adapter"]["trainable_parameters"]),
         f"{train['loss_last']:.4f}",
         "not evaluated"
         if average is None
         else "undefined"
-        if any_undefined(report)
-        else f"{percent(average)} ({percent_interval(interval)})",
-        readable_seconds(train["seconds"]),
+        if numbers.any_undefined(report)
+        else f"{numbers.percent(average)} ({numbers.percent_interval(interval)})",
+        numbers.readable_seconds(train["seconds"]),
     ]
-
-
-def _report(run_dir: Path) -> Mapping[str, Any] | None:
-    try:
-        return read_report(run_dir / "report.json")
-    except UserError:
-        return None

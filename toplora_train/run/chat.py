@@ -45,12 +45,7 @@ def chat(answerer: Answerer, *, base: bool) -> None:
 
 
 def answer(
-    answerer: Answerer,
-    question: str,
-    messages: list[Message],
-    *,
-    base: bool,
-    console: Console,
+    answerer: Answerer, question: str, messages: list[Message], *, base: bool, console: Console
 ) -> list[Message]:
     """Print the answer, with ``base`` after the base model's; return the longer conversation.
 

@@ -22,15 +22,12 @@ from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.report.record import completed_report, protocol_hash
-from toplora_train.run.assemble.evaluation_folder import (
-    Evaluation,
-    open_folder,
-    write_evaluation,
-)
+from toplora_train.run.assemble.evaluation_folder import open_folder, write_evaluation
 from toplora_train.run.assemble.run_report import identity, task_score
 from toplora_train.run.assemble.scores import Scorer
 from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import AUTOCAST, leave_process_group, open_accelerator
+from toplora_train.run.prepare.adapted_model import validate_own_adapter
 from toplora_train.run.prepare.eval_sets import match_training_form, prompt_mismatch, read_eval_sets
 from toplora_train.run.prepare.objective import (
     Objective,
@@ -39,7 +36,6 @@ from toplora_train.run.prepare.objective import (
     load_base,
     locate_base,
 )
-from toplora_train.run.prepare.own_adapter import validate_own_adapter
 from toplora_train.run.prepare.run_data import training_rows
 from toplora_train.run.prepare.special_tokens import open_tokenizer, special_tokens
 from toplora_train.train.signals import interrupt_at_once
@@ -129,13 +125,12 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     interrupt_at_once()
     wording = completed_report(run_dir)["data"].get("wording", "alpaca")
     folder = open_folder(run_dir, name)
-    accelerator = open_accelerator(
-        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
-    )
+    accelerator = open_accelerator(config.launch.device, config.trainer.mixed_precision)
     first = accelerator.is_main_process
     console = open_console(quiet=not first)
-    data_root = Path(config.data_root) if config.data_root else None
-    in_files = read_eval_sets(config.task, config.dataset, config.evaluation, data_root=data_root)
+    in_files = read_eval_sets(
+        config.task, config.dataset, config.evaluation, data_root=config.mirror
+    )
     eval_sets = [match_training_form(eval_set, wording) for eval_set in in_files]
     if not eval_sets:
         raise UserError("nothing to evaluate: the run has no task; name some with task=[...]")
@@ -165,7 +160,10 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     leave_process_group(accelerator)
     if not first:
         return folder, None
-    evaluation = Evaluation(
+    return folder, write_evaluation(
+        folder,
+        run_dir,
+        {t.name: task_score(t, scores[t.name], base_scores) for t in eval_sets},
         command=command,
         protocol=config.evaluation.protocol,
         protocol_hash=protocol_hash(
@@ -174,13 +172,11 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
             config.evaluation.protocol,
             config.evaluation.limit,
         ),
-        tasks={t.name: task_score(t, scores[t.name], base_scores) for t in eval_sets},
-        contamination=find_contamination(config, objective, in_files, data_root),
+        contamination=find_contamination(config, objective, in_files),
         note="These scores were computed after the run, by toplora-eval, from the saved adapter."
         + (f" {mismatch}" if mismatch else "")
         + "".join(f" In them, {sentence}." for sentence in opened.sentences),
     )
-    return folder, write_evaluation(folder, run_dir, evaluation)
 
 
 def form_mismatch(wanted: EvaluationSettings, trained: EvaluationSettings) -> str | None:
@@ -218,11 +214,11 @@ def validate_same_head(wanted: RunConfig, trained: RunConfig) -> None:
 
 
 def find_contamination(
-    config: RunConfig, objective: Objective, eval_sets: list[EvalSet], data_root: Path | None
+    config: RunConfig, objective: Objective, eval_sets: list[EvalSet]
 ) -> dict[str, Any] | None:
     """The test rows that were trained on, by task; None if the training rows are unavailable."""
     try:
-        rows = training_rows(config, objective, data_root=data_root)
+        rows = training_rows(config, objective, data_root=config.mirror)
     except UserError:
         return None
     found = contaminated_ids(rows.rows, {t.name: t.rows.rows for t in eval_sets})

@@ -21,18 +21,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toplora_train.adapters.base import AdapterLinear
 from toplora_train.adapters.export import is_plain_lora, save_as_lora
-from toplora_train.adapters.saving import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    load_adapter,
-)
+from toplora_train.adapters.saving import CONFIG_FILE, WEIGHTS_FILE, load_adapter
 from toplora_train.config.aside import folder_aside
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config
 from toplora_train.data.prompts import build_prompt
+from toplora_train.run.prepare.adapted_model import validate_own_adapter
 from toplora_train.run.prepare.objective import load_base, locate_base
-from toplora_train.run.prepare.own_adapter import validate_own_adapter
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 
 PROBE = "How many legs do three dogs and a bird have? Count them one by one."
@@ -53,11 +49,7 @@ class Export:
 
 
 def export(
-    run_dir: Path,
-    *,
-    format: str,
-    output: Path | None = None,
-    trust_remote_code: bool = False,
+    run_dir: Path, *, format: str, output: Path | None = None, trust_remote_code: bool = False
 ) -> Export:
     """Write a run's adapter in another format, and verify it.
 
@@ -100,7 +92,11 @@ def export(
     with _atomic_folder(folder) as aside:
         write(adapted, adapter, aside)
         tokenizer.save_pretrained(aside)
-    written = _read_merged(base, folder) if format == "merged" else _read_lora(adapted, folder)
+    written: nn.Module = (
+        type(base).from_pretrained(folder, dtype=base.dtype)
+        if format == "merged"
+        else load_adapter(adapted.unload(), folder)
+    )
     difference = (_logits(written, tokenizer) - expected).abs().max()
     largest = float(expected.abs().max())
     return Export(folder, format, float(difference), largest, config.model.quantization)
@@ -152,22 +148,12 @@ def _write_merged(adapted: PeftModel, adapter: Path, folder: Path) -> None:
     merged.save_pretrained(folder)
 
 
-def _read_merged(base: PreTrainedModel, folder: Path) -> nn.Module:
-    merged: nn.Module = type(base).from_pretrained(folder, dtype=base.dtype)
-    return merged
-
-
 def _write_lora(adapted: PeftModel, adapter: Path, folder: Path) -> None:
     if not is_plain_lora(adapted):
         save_as_lora(adapted, folder)
         return
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         shutil.copyfile(adapter / file, folder / file)
-
-
-def _read_lora(adapted: PeftModel, folder: Path) -> nn.Module:
-    plain: nn.Module = load_adapter(adapted.unload(), folder)
-    return plain
 
 
 @torch.inference_mode()

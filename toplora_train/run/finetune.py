@@ -18,9 +18,9 @@ from toplora_train.adapters.attach import attach_adapter, kernel_of, kernel_sent
 from toplora_train.adapters.describe import describe_adapter
 from toplora_train.adapters.saving import save_adapter
 from toplora_train.adapters.start_from import take_start
+from toplora_train.config.aside import rescue
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.json_file import write_text_atomically
-from toplora_train.config.rescue import rescue
 from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.evaluation.run_evaluation import Score
@@ -295,9 +295,7 @@ def resume_point(
     start = read_state(checkpoint)
     free = LENGTH if ends else frozenset()  # an extension changes the length
     validate_same_settings(
-        checkpoint,
-        without(with_defaults(start.settings, settings), free),
-        without(settings, free),
+        checkpoint, without(with_defaults(start.settings, settings), free), without(settings, free)
     )
     total = total_steps(config, run_data.lengths)
     if total < start.step:

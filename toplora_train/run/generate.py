@@ -13,8 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from toplora_train.adapters.attach import kernel_of
-from toplora_train.adapters.saving import WEIGHTS_FILE, load_adapter, sha256_of
+from toplora_train.adapters.saving import WEIGHTS_FILE, sha256_of
 from toplora_train.config.decoding import Decoding
 from toplora_train.config.errors import UserError
 from toplora_train.config.printable import printable
@@ -31,14 +30,9 @@ from toplora_train.evaluation.validate import encode_within_positions
 from toplora_train.report.record import completed_report
 from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import AUTOCAST, open_accelerator
-from toplora_train.run.prepare.objective import (
-    base_weights,
-    load_base,
-    locate_base,
-)
-from toplora_train.run.prepare.own_adapter import validate_own_adapter
+from toplora_train.run.prepare.adapted_model import load_adapted
+from toplora_train.run.prepare.objective import base_weights, locate_base
 from toplora_train.run.prepare.parsing import learned_template, training_parser
-from toplora_train.run.prepare.special_tokens import open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -107,8 +101,8 @@ class Answerer:
                 )
             return row
 
-        root = Path(self.config.data_root) if self.config.data_root else None
-        rows = read_rows(source, data_root=root, split="test", limit=limit, parse=parse)
+        mirror = self.config.mirror
+        rows = read_rows(source, data_root=mirror, split="test", limit=limit, parse=parse)
         if not rows.rows:
             raise UserError(f"{source} has no rows, so there is nothing to answer")
         if self.chat:
@@ -197,16 +191,9 @@ def open_answerer(config: RunConfig, run_dir: Path, decoding: Decoding) -> Answe
     """
     wording = completed_report(run_dir)["data"].get("wording", "alpaca")
     open_console()
-    accelerator = open_accelerator(
-        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
-    )
-    location = locate_base(config.model)
-    validate_own_adapter(run_dir, location)
-    tokenizer = open_tokenizer(config, location)
-    model = load_base(config, location, None).to(accelerator.device)
-    adapted = load_adapter(model, run_dir / "adapter", kernel=kernel_of(config.adapter)).to(
-        accelerator.device
-    )
+    accelerator = open_accelerator(config.launch.device, config.trainer.mixed_precision)
+    adapted, tokenizer = load_adapted(config, run_dir, device=accelerator.device)
     torch.manual_seed(decoding.seed)
-    weights = f"{base_weights(config, location)} {sha256_of(run_dir / 'adapter' / WEIGHTS_FILE)}"
+    base = base_weights(config, locate_base(config.model))
+    weights = f"{base} {sha256_of(run_dir / 'adapter' / WEIGHTS_FILE)}"
     return Answerer(adapted, tokenizer, config, wording == "chat", decoding, weights)

@@ -72,7 +72,7 @@ def evaluate_harness(
             )
 
     precision = config.trainer.mixed_precision
-    device = open_accelerator(device=config.launch.device, mixed_precision=precision).device
+    device = open_accelerator(config.launch.device, precision).device
     model, tokenizer = load_adapted(config, run_dir, device=device)
 
     def run_tasks() -> dict[str, Any]:

@@ -17,15 +17,9 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import ModelSettings, RunConfig
 from toplora_train.models.load import load_model, load_tokenizer
-from toplora_train.report.inspection_page import write_inspection_page
-from toplora_train.report.pages import rewrite_pages
+from toplora_train.report.pages import rewrite_pages, write_inspection_page
 from toplora_train.report.record import completed_report
-from toplora_train.run.assemble.inspection import (
-    Text,
-    general_texts,
-    inspect_adapter,
-    run_texts,
-)
+from toplora_train.run.assemble.inspection import Text, general_texts, inspect_adapter, run_texts
 from toplora_train.run.evaluate import open_run
 from toplora_train.run.fit.best_checkpoint import fingerprint
 from toplora_train.run.platform.console import open_console
@@ -49,16 +43,13 @@ def inspect_run(config: RunConfig, run_dir: Path, *, text: str | None, extras: b
         UserError: The run is not finished, or its base model or test rows are not available.
     """
     report = completed_report(run_dir)
-    accelerator = open_accelerator(
-        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
-    )
-    data_root = Path(config.data_root) if config.data_root else None
+    accelerator = open_accelerator(config.launch.device, config.trainer.mixed_precision)
     wording = report["data"]["wording"]
     tasks = config.task if extras else {}
     eval_sets = [
         match_training_form(eval_set, wording)
         for eval_set in read_eval_sets(
-            tasks, config.dataset, config.evaluation, data_root=data_root
+            tasks, config.dataset, config.evaluation, data_root=config.mirror
         )
         if eval_set.name in report["tasks"]
     ]
@@ -79,13 +70,7 @@ def inspect_run(config: RunConfig, run_dir: Path, *, text: str | None, extras: b
 
 
 def inspect_folder(
-    adapter: Path,
-    output: Path,
-    base: ModelSettings,
-    *,
-    text: str | None,
-    extras: bool,
-    device: str,
+    adapter: Path, output: Path, base: ModelSettings, *, text: str | None, extras: bool, device: str
 ) -> Path:
     """Measure an adapter that PEFT saved; return the path of the page in ``output``.
 
@@ -145,7 +130,7 @@ def _own(text: str | None) -> list[Text]:
 def _load_folder(
     adapter: Path, base: ModelSettings, device: str
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    accelerator = open_accelerator(device=device, mixed_precision="no")
+    accelerator = open_accelerator(device, "no")
     location = locate_base(base)
     load_adapter(load_model(location, dtype=base.dtype, meta=True), adapter)
     model = load_adapter(load_model(location, dtype=base.dtype), adapter)

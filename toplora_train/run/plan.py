@@ -209,11 +209,11 @@ def _count_source(config: RunConfig, one: RowsInput) -> int | None:
     if not one.at_hand:
         return one.published
     found = read_rows(
-        one.source,
-        data_root=one.data_root,
-        subset=one.subset,
-        split=one.split,
-        revision=one.revision,
+        one.where.name,
+        data_root=one.where.data_root,
+        subset=one.where.subset,
+        split=one.where.split,
+        revision=one.where.revision,
         limit=one.limit,
         parse=training_parser(config),
     )

@@ -25,7 +25,7 @@ def run(config: RunConfig, *, weights: bool = True) -> None:
     interrupt_at_once()
     console = Console(soft_wrap=True, highlight=False)
     wanted: list[tuple[str, Callable[[], object]]] = [
-        (f"{rows.use}, {rows.source}", rows.fetch_place) for rows in find_rows(config)
+        (f"{rows.use}, {rows.where.name}", rows.fetch_place) for rows in find_rows(config)
     ]
     name = config.model.path or config.model.name
     wanted.append((f"model, {name}", lambda: fetch_model(config.model, weights=weights)))

@@ -14,9 +14,9 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.reading import read_text
-from toplora_train.report.card_use import FOLDER
+from toplora_train.report.card import FOLDER
 from toplora_train.report.record import completed_report
-from toplora_train.run.prepare.own_adapter import validate_own_adapter
+from toplora_train.run.prepare.adapted_model import validate_own_adapter
 
 REPORTS = ("report.html", "report.md", "report.json")
 

@@ -11,14 +11,10 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.schema import RunConfig
 from toplora_train.evaluation.predictions import Prediction, read_predictions, write_predictions
 from toplora_train.evaluation.protocol import Protocol, find_protocol
-from toplora_train.evaluation.run_evaluation import Score, count
+from toplora_train.evaluation.run_evaluation import count
 from toplora_train.evaluation.statistics import majority_share
 from toplora_train.report.record import TaskScore, completed_report, protocol_hash
-from toplora_train.run.assemble.evaluation_folder import (
-    Evaluation,
-    open_folder,
-    write_evaluation,
-)
+from toplora_train.run.assemble.evaluation_folder import open_folder, write_evaluation
 
 
 def rescore(
@@ -63,25 +59,30 @@ def rescore(
         tuned[task] = apply_rules(protocol, read_predictions(stored), extraction, choices)
         if before["base_value"] is not None:
             base[task] = apply_rules(protocol, read_predictions(of_base), extraction, choices)
-        tasks[task] = _task_score(tuned[task], base.get(task))
+        tasks[task] = TaskScore.of(
+            count(tuned[task]),
+            count(base[task]) if task in base else None,
+            majority_value=majority_share([one.label for one in tuned[task]]),
+        )
     if not tasks:
         raise UserError(f"{run_dir} has no scores, so there are no answers to rescore")
     folder = open_folder(run_dir, name)
     for suffix, predictions in (("", tuned), (".base", base)):
         for task, found in predictions.items():
             write_predictions(folder / "predictions" / f"{task}{suffix}.jsonl", found)
-    evaluation = Evaluation(
+    return folder, write_evaluation(
+        folder,
+        run_dir,
+        tasks,
         command=command,
         protocol=f"{run['protocol']}, read by the rules of {protocol.name}",
         protocol_hash=protocol_hash({}, 0, f"{run['protocol_hash']} by {protocol.name}", None),
-        tasks=tasks,
         contamination=run["data"]["contamination"],
         note=(
             f"The outputs are the run's own; answers were extracted and scored by the rules of "
             f"{protocol.name}, but prompts and decoding were not that protocol's."
         ),
     )
-    return folder, write_evaluation(folder, run_dir, evaluation)
 
 
 def apply_rules(
@@ -94,18 +95,3 @@ def apply_rules(
         correct = protocol.is_correct(answer, prediction.label, extraction)
         found.append(replace(prediction, prediction=answer, correct=correct))
     return found
-
-
-def _task_score(tuned: Sequence[Prediction], base: Sequence[Prediction] | None) -> TaskScore:
-    score: Score = count(tuned)
-    base_score = count(base) if base is not None else None
-    return TaskScore(
-        metric=score.metric,
-        value=score.value,
-        n=score.n,
-        ci95=score.ci95,
-        base_value=base_score.value if base_score else None,
-        base_ci95=base_score.ci95 if base_score else None,
-        majority_value=majority_share([prediction.label for prediction in tuned]),
-        seconds=score.seconds,
-    )

@@ -20,8 +20,8 @@ from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import TrainerSettings
 from toplora_train.launch.rundir import CONFIG
 from toplora_train.report.jobs import Job
-from toplora_train.report.numbers import counted, percent, readable_seconds
-from toplora_train.report.sweep import STYLES, shortened
+from toplora_train.report.numbers import counted, percent, readable_seconds, shortened
+from toplora_train.report.sweep import LONGEST, STYLES
 from toplora_train.study.folder import Study
 
 SECONDS = 1.0  # between two looks at the files
@@ -104,7 +104,7 @@ class Progress:
             table.add_column(heading, justify="right")
         for job in _those_that_fit(jobs, self._rows):
             state = Text(job.status, STYLES.get(job.status, ""))
-            table.add_row(Text(shortened(job.overrides)), state, *self._numbers(job))
+            table.add_row(Text(shortened(job.overrides, LONGEST)), state, *self._numbers(job))
         return table
 
     def _numbers(self, job: Job) -> list[str]:

@@ -31,9 +31,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from toplora_train.config.aside import rescue
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.reading import read_json, validate, validate_file
-from toplora_train.config.rescue import rescue
 from toplora_train.models.tensors import read_tensors, validate_tensors
 from toplora_train.train.processes import random_states, restore_random_state
 from toplora_train.train.sharding import full_tensor, shard_like

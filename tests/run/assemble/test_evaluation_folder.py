@@ -7,7 +7,6 @@ from tests.report.made_up import task_score
 from tests.run.finished import finished_run
 from toplora_train.config.errors import UserError
 from toplora_train.run.assemble.evaluation_folder import (
-    Evaluation,
     open_folder,
     write_evaluation,
 )
@@ -30,15 +29,16 @@ def test_a_name_leads_nowhere_else(tmp_path: Path, name):
 def test_the_report_is_the_runs_with_other_scores(tmp_path: Path):
     finished_run(tmp_path, {"a": "1"})
     folder = open_folder(tmp_path, "x")
-    evaluation = Evaluation(
+    report = write_evaluation(
+        folder,
+        tmp_path,
+        {"gsm8k": task_score(300, 400, 100)},
         command="toplora-eval run=x",
         protocol="clean",
         protocol_hash="abc",
-        tasks={"gsm8k": task_score(300, 400, 100)},
         contamination={"gsm8k": {"rows": 0, "ids": []}},
         note="later",
     )
-    report = write_evaluation(folder, tmp_path, evaluation)
     run = json.loads((tmp_path / "report.json").read_text())
     changed = {key for key in run if run[key] != report[key]}
     assert changed == {

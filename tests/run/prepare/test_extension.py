@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +16,6 @@ from toplora_train.run.prepare.extension import find_extension
 
 PRODUCTS = ("adapter/adapter_model.safetensors", "predictions/arithmetic.jsonl")
 CHECKPOINT = ("adapter", "optimizer", "random")
-
-
-@pytest.fixture(autouse=True)
-def signals_are_put_back():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def run_of(folder: Path, epochs: int, **changes):

@@ -4,6 +4,7 @@ import pytest
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import DatasetSettings, ModelSettings, TaskSettings
+from toplora_train.data.hub import Source
 from toplora_train.run.prepare.inputs import as_list, fetch_model, find_model, find_rows
 
 
@@ -35,9 +36,9 @@ def test_every_source_of_a_run_is_listed_with_its_use(make_run):
 def test_a_tasks_own_train_split_is_a_source(make_run):
     config = make_run(task={"rte": glue()}, dataset=DatasetSettings(name="g", train="task:train"))
     training, test = find_rows(config)
-    assert (training.source, training.subset, training.split) == ("nyu-mll/glue", "rte", "train")
+    assert training.where == Source("nyu-mll/glue", "rte", "train")
     assert (training.published, training.licence) == (2_490, "unclear")
-    assert (test.split, test.published) == ("validation", 3)  # evaluation.limit
+    assert (test.where.split, test.published) == ("validation", 3)  # evaluation.limit
 
 
 def test_a_mirror_makes_them_local(make_run, shared_dir: Path):

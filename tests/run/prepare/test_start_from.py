@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,14 +26,6 @@ WEIGHTS = "adapter_model.safetensors"
 PAIR = TaskSettings(
     name="rte", source="x", kind="classify", choices=["entailment", "not_entailment"]
 )
-
-
-@pytest.fixture(autouse=True)
-def signals_are_put_back():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
+from toplora_train.evaluation import forward
 from toplora_train.evaluation.answers import same_choice
 from toplora_train.evaluation.decoding.answer_tree import UnsharedError, answer_logits
 from toplora_train.evaluation.decoding.prefix import (
@@ -28,26 +29,12 @@ from toplora_train.evaluation.decoding.prefix import (
     shares_prompts,
 )
 from toplora_train.evaluation.eval_set import EvalSet
-from toplora_train.evaluation.forward import (
-    autocast,
-    end_token_ids,
-    evaluating,
-    longest_first,
-    pad_token_id,
-)
-from toplora_train.evaluation.methods.base import (
-    EvalContext,
-    Method,
-    encoded_prompts,
-    prompt_identity,
-    run_prompts,
-    validate_protocol,
-)
+from toplora_train.evaluation.methods import base
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.run_evaluation import Answer, Score, Scores
 
 
-class Choose(Method):
+class Choose(base.Method):
     """The same prompt as :mod:`.generate`; a prediction's ``scores`` are log-likelihoods."""
 
     title = "chosen by likelihood"
@@ -59,12 +46,12 @@ class Choose(Method):
                 f"task.{eval_set.name}: kind choose needs choices and a response that contains "
                 "{answer}, such as 'the correct answer is {answer}'"
             )
-        validate_protocol(eval_set)
+        base.validate_protocol(eval_set)
 
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
         """The choices, the response, and how the options are scored."""
         score = eval_set.option_score or "sum"
-        return prompt_identity(eval_set, response=eval_set.response, option_score=score)
+        return base.prompt_identity(eval_set, response=eval_set.response, option_score=score)
 
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
@@ -77,7 +64,7 @@ class Choose(Method):
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         eval_set: EvalSet,
-        context: EvalContext,
+        context: base.EvalContext,
     ) -> tuple[Score, list[Prediction]]:
         """Score every choice after every prompt; the highest score is the answer."""
         rows, choices = eval_set.rows.rows, eval_set.choices
@@ -112,7 +99,7 @@ class Choose(Method):
                 row.id, texts[index], sentences[chosen], chosen, row.answer, correct, scores
             )
 
-        return run_prompts(eval_set, texts, prompts, context, answer=answer, score=score_row)
+        return base.run_prompts(eval_set, texts, prompts, context, answer=answer, score=score_row)
 
 
 def responses(eval_set: EvalSet) -> list[str]:
@@ -124,7 +111,7 @@ def _prompts(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet, options: Options
 ) -> tuple[list[str], list[list[int]]]:
     longest, choices = max(options.lengths), eval_set.choices
-    return encoded_prompts(
+    return base.encoded_prompts(
         model, tokenizer, eval_set, extraction="choice", max_new_tokens=longest, choices=choices
     )
 
@@ -168,14 +155,14 @@ def choose(
     if not shares_prompts(model):
         raise UnsharedError
     options = encode_choices(tokenizer, responses)
-    pad = pad_token_id(tokenizer, end_token_ids(model, tokenizer))
+    pad = forward.pad_token_id(tokenizer, forward.end_token_ids(model, tokenizer))
     device = next(model.parameters()).device
-    with evaluating(model):
-        with torch.inference_mode(), autocast(device, autocast_dtype):
+    with forward.evaluating(model):
+        with torch.inference_mode(), forward.autocast(device, autocast_dtype):
             prefix = compute_prefix(model, common)
-        for batch in longest_first(prompts, batch_size):
+        for batch in forward.longest_first(prompts, batch_size):
             # Not around the yield: the caller's code must not run in inference mode.
-            with torch.inference_mode(), autocast(device, autocast_dtype):
+            with torch.inference_mode(), forward.autocast(device, autocast_dtype):
                 likelihoods = _log_likelihoods(
                     model, [prompts[index] for index in batch], options, pad, prefix
                 )

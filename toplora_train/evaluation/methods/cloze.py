@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.data.cloze import as_cloze
 from toplora_train.data.rows import Row, RowSet
+from toplora_train.evaluation import forward
 from toplora_train.evaluation.decoding.answer_tree import UnsharedError, answer_logits
 from toplora_train.evaluation.decoding.prefix import (
     Prefix,
@@ -25,26 +26,12 @@ from toplora_train.evaluation.decoding.prefix import (
     shares_prompts,
 )
 from toplora_train.evaluation.eval_set import EvalSet
-from toplora_train.evaluation.forward import (
-    autocast,
-    end_token_ids,
-    evaluating,
-    longest_first,
-    pad_token_id,
-)
-from toplora_train.evaluation.methods.base import (
-    EvalContext,
-    Method,
-    encoded_prompts,
-    prompt_identity,
-    run_prompts,
-    validate_protocol,
-)
+from toplora_train.evaluation.methods import base
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.run_evaluation import Answer, Score, Scores
 
 
-class Cloze(Method):
+class Cloze(base.Method):
     """Asks without listing the options; a prediction's ``output`` is the chosen answer's text."""
 
     title = "cloze, by the likelihood of the words"
@@ -56,11 +43,11 @@ class Cloze(Method):
 
     def validate(self, eval_set: EvalSet) -> None:
         """Refuse a protocol that only generates answers."""
-        validate_protocol(eval_set)
+        base.validate_protocol(eval_set)
 
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
         """The choices, and how their texts are scored."""
-        return prompt_identity(eval_set, option_score=eval_set.option_score or "mean")
+        return base.prompt_identity(eval_set, option_score=eval_set.option_score or "mean")
 
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
@@ -73,7 +60,7 @@ class Cloze(Method):
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         eval_set: EvalSet,
-        context: EvalContext,
+        context: base.EvalContext,
     ) -> tuple[Score, list[Prediction]]:
         """Score the text of every option; the label of the best one is the answer."""
         rows = eval_set.rows.rows
@@ -111,7 +98,7 @@ class Cloze(Method):
             right = label == row.answer
             return Prediction(row.id, texts[index], words, label, row.answer, right, scores)
 
-        return run_prompts(eval_set, texts, prompts, context, answer=answer, score=score_row)
+        return base.run_prompts(eval_set, texts, prompts, context, answer=answer, score=score_row)
 
 
 def _prompts(
@@ -120,7 +107,7 @@ def _prompts(
     """The prompts as text and token ids, and the token ids of each row's answers."""
     answers = encode_words(tokenizer, eval_set.rows.rows)
     longest = max((len(ids) for of_row in answers for ids in of_row), default=0)
-    texts, prompts = encoded_prompts(
+    texts, prompts = base.encoded_prompts(
         model, tokenizer, eval_set, extraction="choice", max_new_tokens=longest
     )
     return texts, prompts, answers
@@ -163,16 +150,16 @@ def log_likelihoods(
     """
     if not shares_prompts(model):
         raise UnsharedError
-    pad = pad_token_id(tokenizer, end_token_ids(model, tokenizer))
+    pad = forward.pad_token_id(tokenizer, forward.end_token_ids(model, tokenizer))
     device = next(model.parameters()).device
     most = max(len(of_row) for of_row in answers)
-    with evaluating(model):
-        with torch.inference_mode(), autocast(device, autocast_dtype):
+    with forward.evaluating(model):
+        with torch.inference_mode(), forward.autocast(device, autocast_dtype):
             prefix = compute_prefix(model, common)
         longest = [max(of_row, key=len) for of_row in answers]
-        for batch in longest_first(longest, max(1, batch_size // most)):
+        for batch in forward.longest_first(longest, max(1, batch_size // most)):
             # Not around the yield: the caller's code must not run in inference mode.
-            with torch.inference_mode(), autocast(device, autocast_dtype):
+            with torch.inference_mode(), forward.autocast(device, autocast_dtype):
                 found = _of_batch(
                     model, [prompts[i] for i in batch], [answers[i] for i in batch], pad, prefix
                 )

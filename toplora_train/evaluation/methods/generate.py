@@ -17,18 +17,12 @@ from toplora_train.evaluation.decoding.decode import generate
 from toplora_train.evaluation.decoding.forced import prove_answers
 from toplora_train.evaluation.decoding.prefix import common_prefix
 from toplora_train.evaluation.eval_set import EvalSet
-from toplora_train.evaluation.methods.base import (
-    EvalContext,
-    Method,
-    encoded_prompts,
-    prompt_identity,
-    run_prompts,
-)
+from toplora_train.evaluation.methods import base
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.run_evaluation import Answer, Score, Scores
 
 
-class Generate(Method):
+class Generate(base.Method):
     """Extracts the answer from the text that the model generates after the prompt."""
 
     title = "generated"
@@ -39,7 +33,7 @@ class Generate(Method):
 
     def identity(self, eval_set: EvalSet) -> dict[str, Any]:
         """Extraction, choices and length; verifying instead of decoding changes no answer."""
-        return prompt_identity(eval_set, max_new_tokens=eval_set.token_limit)
+        return base.prompt_identity(eval_set, max_new_tokens=eval_set.token_limit)
 
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
@@ -52,7 +46,7 @@ class Generate(Method):
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         eval_set: EvalSet,
-        context: EvalContext,
+        context: base.EvalContext,
     ) -> tuple[Score, list[Prediction]]:
         """Verify the answers that can be, decode the others, extract and score."""
         rows, protocol = eval_set.rows.rows, eval_set.protocol
@@ -94,13 +88,13 @@ class Generate(Method):
             correct = protocol.is_correct(found, label, eval_set.extraction)
             return Prediction(rows[index].id, texts[index], output, found, label, correct)
 
-        return run_prompts(eval_set, texts, ids, context, answer=answer, score=score_row)
+        return base.run_prompts(eval_set, texts, ids, context, answer=answer, score=score_row)
 
 
 def _prompts(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
 ) -> tuple[list[str], list[list[int]]]:
-    return encoded_prompts(
+    return base.encoded_prompts(
         model,
         tokenizer,
         eval_set,

@@ -56,6 +56,21 @@ class Tracker(Protocol):
         """Record the final metrics and the reports, and wait until they are stored."""
 
 
+class RunTracker:
+    """A tracker's own run, which takes metrics by step.
+
+    Args:
+        run: The run, an object of the tracker's package.
+    """
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record ``metrics`` at optimizer step ``step``."""
+        self._run.log(dict(metrics), step=step)
+
+
 class NoTracker:
     """Does nothing."""
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from toplora_train.report.trackers.base import TrackedRun
+from toplora_train.report.trackers.base import RunTracker, TrackedRun
 
 
 def open_run(run: TrackedRun) -> TrackioTracker:
@@ -25,15 +24,8 @@ def open_run(run: TrackedRun) -> TrackioTracker:
     )
 
 
-class TrackioTracker:
+class TrackioTracker(RunTracker):
     """A run of Trackio."""
-
-    def __init__(self, run: Any) -> None:
-        self._run = run
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record ``metrics`` at optimizer step ``step``."""
-        self._run.log(dict(metrics), step=step)
 
     def finish(self, summary: Mapping[str, float], _files: Sequence[Path], /) -> None:
         """Record the final metrics; the reports stay in the run directory."""

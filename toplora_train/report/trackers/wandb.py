@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from toplora_train.report.trackers.base import TrackedRun
+from toplora_train.report.trackers.base import RunTracker, TrackedRun
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +56,8 @@ def open_run(run: TrackedRun) -> WandbTracker:
     return WandbTracker(started)
 
 
-class WandbTracker:
+class WandbTracker(RunTracker):
     """A run of Weights & Biases."""
-
-    def __init__(self, run: Any) -> None:
-        self._run = run
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record ``metrics`` at optimizer step ``step``."""
-        self._run.log(dict(metrics), step=step)
 
     def finish(self, summary: Mapping[str, float], files: Sequence[Path], /) -> None:
         """Record the final metrics and the reports, and wait until they are stored."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +33,32 @@ def open_folder(run_dir: Path, name: str) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores by task, how they were obtained, and a note for the report."""
+def write_evaluation(
+    folder: Path,
+    run_dir: Path,
+    tasks: Mapping[str, TaskScore],
+    *,
+    contamination: Mapping[str, Any] | None,
+    note: str,
+    **how: str,
+) -> dict[str, Any]:
+    """Write the run's report with its scores replaced by those of an evaluation; return it.
 
-    command: str
-    protocol: str
-    protocol_hash: str
-    tasks: Mapping[str, TaskScore]
-    contamination: Mapping[str, Any] | None
-    note: str
-
-
-def write_evaluation(folder: Path, run_dir: Path, evaluation: Evaluation) -> dict[str, Any]:
-    """Write the run's report with its scores replaced by the evaluation's; return it."""
-    run, tasks = completed_report(run_dir), evaluation.tasks
+    Args:
+        folder: The evaluation's, with its ``predictions/``.
+        run_dir: The run.
+        tasks: The scores.
+        contamination: As in the report.
+        note: What the report says about the evaluation.
+        how: ``command``, ``protocol`` and ``protocol_hash`` of the report.
+    """
+    run = completed_report(run_dir)
     with_base = all(score.base_value is not None for score in tasks.values())
     gain = read_gain(folder / "predictions", list(tasks)) if with_base else None
     report = with_scores(run, tasks, gain) | {
-        "command": evaluation.command,
-        "protocol": evaluation.protocol,
-        "protocol_hash": evaluation.protocol_hash,
-        "data": run["data"] | {"contamination": evaluation.contamination},
-        "notes": [evaluation.note],
+        **how,
+        "data": run["data"] | {"contamination": contamination},
+        "notes": [note],
     }
     write_pages(folder, report)
     write_json_atomically(folder / REPORT, report)

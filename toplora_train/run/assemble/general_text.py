@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,10 +38,7 @@ class GeneralText:
         if not self.documents:
             return []
         return document_losses(
-            model,
-            self.documents,
-            batch_size=self.batch_size,
-            autocast_dtype=self.autocast_dtype,
+            model, self.documents, batch_size=self.batch_size, autocast_dtype=self.autocast_dtype
         )
 
     def change(self, before: Sequence[float], after: Sequence[float]) -> dict[str, Any] | None:
@@ -69,8 +65,7 @@ def read_general_text(
                 f"forgetting={chosen.name} is the loss of a language model, and this run trains a "
                 "head; remove it"
             )
-        data_root = Path(config.data_root) if config.data_root else None
-        texts = read_texts(chosen, data_root=data_root)
+        texts = read_texts(chosen, data_root=config.mirror)
         cut = [windows(row.output, tokenizer, config.dataset.max_length) for row in texts.rows]
         documents = [Document(tuple(one)) for one in cut if one]
         about = {"text": chosen.source, "source": texts.source, "sha256": texts.sha256}

@@ -18,19 +18,13 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from toplora_train.adapters import structure
 from toplora_train.adapters.gates import (
     fixed_gates,
     gate_statistics,
     gated_layers,
     gates_of,
     largest_gate,
-)
-from toplora_train.adapters.structure import (
-    core_energies,
-    described_functions,
-    mode_names,
-    mode_similarities,
-    tensors_of,
 )
 from toplora_train.adapters.updates import adapted_layers, describe_update, place_of
 from toplora_train.config.errors import one_line
@@ -40,21 +34,8 @@ from toplora_train.evaluation.decoding.prefix import common_prefix
 from toplora_train.evaluation.forward import evaluating
 from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.evaluation.ranks import ALONE, Ranks
+from toplora_train.report import inspection as stored
 from toplora_train.report.gain import gain
-from toplora_train.report.inspection import (
-    FOLDER,
-    GATES,
-    CoreEnergy,
-    FixedScore,
-    Functions,
-    GateView,
-    Inspection,
-    Matrix,
-    ModuleGates,
-    ModuleUpdate,
-    PairedDifference,
-    write_inspection,
-)
 from toplora_train.run.assemble.scores import Scorer
 
 MOST_TOKENS = 2000
@@ -96,7 +77,7 @@ def inspect_adapter(
     extras: bool,
     scorer: Scorer | None = None,
     weights: str = "",
-) -> Inspection:
+) -> stored.Inspection:
     """Measure the active adapter and write the files of ``folder/inspection``.
 
     Args:
@@ -111,7 +92,7 @@ def inspect_adapter(
         weights: Identifies the adapter's weights, for resuming an interrupted scoring.
     """
     name = str(model.active_adapter)
-    where, first = folder / FOLDER, scorer is None or scorer.ranks.first
+    where, first = folder / stored.FOLDER, scorer is None or scorer.ranks.first
     layers = gated_layers(model, name)
     with evaluating(model):
         found = _read_gates(model, tokenizer, texts, name)
@@ -120,18 +101,18 @@ def inspect_adapter(
     if fixed is not None:
         _score_fixed(model, means, fixed, weights)
     updates, left_out = _describe_updates(model, name, means, whole=extras) if first else ([], {})
-    tensors = tensors_of(model, name)
-    inspection = Inspection(
+    tensors = structure.tensors_of(model, name)
+    inspection = stored.Inspection(
         adapter=str(model.peft_config[name].peft_type.value),
         base=base,
         updates=updates,
         left_out=left_out,
         extras=extras,
-        gates=GateView(
+        gates=stored.GateView(
             tokens=found.tokens,
             texts=found.titles,
             modules=[
-                ModuleGates(
+                stored.ModuleGates(
                     layer, **gate_statistics(torch.cat(pieces), largest_gate(layers[layer], name))
                 )
                 for layer, pieces in found.pieces.items()
@@ -140,11 +121,14 @@ def inspect_adapter(
         )
         if layers
         else None,
-        similarities=[Matrix(**one) for one in mode_similarities(tensors, mode_names(model, name))],
-        energies=[CoreEnergy(**one) for one in core_energies(tensors)],
+        similarities=[
+            stored.Matrix(**one)
+            for one in structure.mode_similarities(tensors, structure.mode_names(model, name))
+        ],
+        energies=[stored.CoreEnergy(**one) for one in structure.core_energies(tensors)],
         functions={
-            module: {matrix: Functions(**one) for matrix, one in both.items()}
-            for module, both in described_functions(
+            module: {matrix: stored.Functions(**one) for matrix, one in both.items()}
+            for module, both in structure.described_functions(
                 adapted_layers(model), name, most=MOST_FUNCTIONS
             ).items()
         },
@@ -152,8 +136,8 @@ def inspect_adapter(
     if first:
         where.mkdir(parents=True, exist_ok=True)
         if layers:
-            _write_table(where / GATES, found.rows)
-        write_inspection(where, inspection)
+            _write_table(where / stored.GATES, found.rows)
+        stored.write_inspection(where, inspection)
     return inspection
 
 
@@ -246,7 +230,7 @@ def _score_fixed(model: PeftModel, means: dict[str, Tensor], scorer: Scorer, wei
             scorer.score(model, who, weights=f"{weights} {who}", suffix=f".{fixed}")
 
 
-def _fixed_scores(folder: Path, scorer: Scorer) -> dict[str, FixedScore]:
+def _fixed_scores(folder: Path, scorer: Scorer) -> dict[str, stored.FixedScore]:
     """The scores with fixed gates and the paired differences, from the stored predictions."""
     found = {}
     for task in (eval_set.name for eval_set in scorer.eval_sets):
@@ -254,7 +238,7 @@ def _fixed_scores(folder: Path, scorer: Scorer) -> dict[str, FixedScore]:
         one, mean = (
             read_predictions(scorer.folder / f"{task}.{fixed}.jsonl") for fixed in ("one", "mean")
         )
-        found[task] = FixedScore(
+        found[task] = stored.FixedScore(
             rows=len(tuned),
             tuned=_share_right(tuned),
             one=_share_right(one),
@@ -269,13 +253,15 @@ def _share_right(rows: Sequence[Prediction]) -> float:
     return sum(row.correct for row in rows) / len(rows)
 
 
-def _difference(task: str, fixed: list[Prediction], tuned: list[Prediction]) -> PairedDifference:
-    return PairedDifference(**gain({task: (fixed, tuned)})["tasks"][task])
+def _difference(
+    task: str, fixed: list[Prediction], tuned: list[Prediction]
+) -> stored.PairedDifference:
+    return stored.PairedDifference(**gain({task: (fixed, tuned)})["tasks"][task])
 
 
 def _describe_updates(
     model: PeftModel, name: str, means: dict[str, Tensor], *, whole: bool
-) -> tuple[list[ModuleUpdate], dict[str, str]]:
+) -> tuple[list[stored.ModuleUpdate], dict[str, str]]:
     """The updates, and the modules that could not be described with the reason.
 
     Any method of PEFT may come here, and a picture must not stop a run that has finished training.
@@ -288,7 +274,7 @@ def _describe_updates(
         except Exception as error:
             left_out[module] = f"{type(error).__name__}: {one_line(error)}"
         else:
-            updates.append(ModuleUpdate(module, *place_of(module), **described))
+            updates.append(stored.ModuleUpdate(module, *place_of(module), **described))
     others = [
         other
         for other, layer in model.base_model.model.named_modules()

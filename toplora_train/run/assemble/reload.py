@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,15 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from toplora_train.adapters.saving import load_adapter
-
-
-@dataclass(frozen=True)
-class ReloadProof:
-    """The largest difference of logits; missing and unexpected keys of the file."""
-
-    max_abs_logit_difference: float
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
+from toplora_train.report.record import Reload
 
 
 @torch.inference_mode()
@@ -41,7 +32,7 @@ def prove_reload(
     batch: dict[str, Tensor],
     dtype: torch.dtype | None,
     kernel: str,
-) -> ReloadProof:
+) -> Reload:
     """Load ``adapter`` onto ``fresh_base`` and compare its logits with the trained model's.
 
     Raises:
@@ -50,4 +41,4 @@ def prove_reload(
     """
     reloaded = load_adapter(fresh_base, adapter, kernel=kernel)
     difference = (probe_logits(reloaded, batch, dtype) - expected).abs().max()
-    return ReloadProof(float(difference), missing=(), unexpected=())
+    return Reload(float(difference), missing=[], unexpected=[])

@@ -26,33 +26,12 @@ from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.evaluation.statistics import majority_share
 from toplora_train.models.embedding import vocabulary_size
 from toplora_train.models.identity import model_digest
+from toplora_train.report import numbers, record
 from toplora_train.report.environment import environment
-from toplora_train.report.expected import matching
 from toplora_train.report.gain import read_gain
 from toplora_train.report.metrics_file import read_metrics
-from toplora_train.report.numbers import (
-    count,
-    counted,
-    fixed,
-    memory,
-    percent,
-    points,
-    readable_seconds,
-    shortened,
-)
-from toplora_train.report.numbers import score as score_text
 from toplora_train.report.pages import loss_change, verdict
-from toplora_train.report.record import (
-    Reload,
-    Report,
-    ReportAdapter,
-    ReportData,
-    ReportModel,
-    ReportTrain,
-    TaskScore,
-    protocol_hash,
-)
-from toplora_train.run.assemble.reload import ReloadProof
+from toplora_train.report.sections import matching
 from toplora_train.run.fit.best_checkpoint import BestCheckpoint
 from toplora_train.run.fit.optimization import adjustments, padded_together
 from toplora_train.run.plan import planned_memory
@@ -70,22 +49,24 @@ def introduction(config: RunConfig, run_data: RunData, start: TrainState) -> str
     """What the run is about to do, in a few lines."""
     total = total_steps(config, run_data.lengths)
     tests = (
-        ", ".join(f"{t.name} ({counted(len(t.rows.rows), 'row')})" for t in run_data.eval_sets)
+        ", ".join(
+            f"{t.name} ({numbers.counted(len(t.rows.rows), 'row')})" for t in run_data.eval_sets
+        )
         or "none"
     )
     resumed = f", resuming after step {start.step}" if start.step else ""
     head = f"\nhead: {run_data.head.said}" if run_data.head is not None else ""
     rows = _embedding_rows(config, run_data)
     resized = (
-        f"\nembedding: resized to {count(rows)} rows for the tokenizer's tokens; it and the output "
-        "layer, if there is one, are trained and saved with the adapter"
+        f"\nembedding: resized to {numbers.count(rows)} rows for the tokenizer's tokens; it and "
+        "the output layer, if there is one, are trained and saved with the adapter"
         if rows is not None
         else ""
     )
     special = "".join(f"\n{sentence}" for sentence in run_data.special_tokens.sentences)
     return (
         f"{config.adapter['name']} on {run_data.location.name} ({run_data.location.revision}): "
-        f"{counted(len(run_data.train), 'row')}, {counted(total, 'step')} of "
+        f"{numbers.counted(len(run_data.train), 'row')}, {numbers.counted(total, 'step')} of "
         f"{config.trainer.batch_size}{resumed}\n"
         f"tokens: {run_data.tokens_from}{CHAT if run_data.wording == 'chat' else ''}\n"
         f"evaluated on {tests}\n"
@@ -133,7 +114,7 @@ class Outcome:
     last_scores: dict[str, Score]
     scores: dict[str, Score]
     selection: BestCheckpoint | None
-    proof: ReloadProof
+    proof: record.Reload
     fitted: str | None = None
     start: StartFrom | None = None
     extension: Extension | None = None
@@ -147,7 +128,7 @@ def build_report(
     outcome: Outcome,
     *,
     accelerator: Accelerator,
-) -> Report:
+) -> record.Report:
     """Gather what was done, at what cost, with what result."""
     selection, described = outcome.selection, outcome.described
     metrics = read_metrics(run_dir / "metrics.jsonl")
@@ -171,18 +152,18 @@ def build_report(
             seed=config.seed,
         )
     ]
-    return Report(
+    return record.Report(
         recipe=config.recipe,
         seed=config.seed,
         command=config.command,
         protocol=config.evaluation.protocol,
-        protocol_hash=protocol_hash(
+        protocol_hash=record.protocol_hash(
             {eval_set.name: identity(eval_set) for eval_set in run_data.eval_sets},
             PROMPT_VERSION,
             config.evaluation.protocol,
             config.evaluation.limit,
         ),
-        model=ReportModel(
+        model=record.ReportModel(
             path=run_data.location.name,
             revision=run_data.location.revision,
             parameters=outcome.base_parameters,
@@ -191,7 +172,7 @@ def build_report(
             sha256=model_digest(run_data.location),
             embedding_rows=_embedding_rows(config, run_data),
         ),
-        adapter=ReportAdapter(
+        adapter=record.ReportAdapter(
             name=config.adapter["name"],
             peft_type=described["peft_type"],
             trainable_parameters=described["trainable_parameters"],
@@ -200,7 +181,7 @@ def build_report(
             start=outcome.start.to_dict() if outcome.start is not None else None,
             files=file_digests(run_dir / "adapter"),
         ),
-        data=ReportData(
+        data=record.ReportData(
             source=run_data.rows.source,
             rows=len(run_data.train),
             sha256=run_data.rows.sha256,
@@ -220,7 +201,7 @@ def build_report(
             prompt=run_data.prompt,
             special_tokens=run_data.special_tokens.to_dict(),
         ),
-        train=ReportTrain(
+        train=record.ReportTrain(
             steps=last["step"],
             epochs=last["epoch"],
             loss_first=mean([row["loss"] for row in metrics[:window]]),
@@ -247,18 +228,11 @@ def build_report(
         ),
         tasks={
             eval_set.name: task_score(
-                eval_set,
-                outcome.scores[eval_set.name],
-                outcome.base_scores,
-                outcome.last_scores,
+                eval_set, outcome.scores[eval_set.name], outcome.base_scores, outcome.last_scores
             )
             for eval_set in run_data.eval_sets
         },
-        reload=Reload(
-            outcome.proof.max_abs_logit_difference,
-            list(outcome.proof.missing),
-            list(outcome.proof.unexpected),
-        ),
+        reload=outcome.proof,
         environment=environment(device_name(accelerator.device)),
         gain=read_gain(run_dir / "predictions", list(outcome.scores))
         if outcome.base_scores
@@ -309,9 +283,9 @@ def notes(run_data: RunData, selection: BestCheckpoint | None) -> list[str]:
                 f"{selection.evals_since_best} evaluations in a row were no better."
             )
     lines += [
-        f"{count} rows of {name} were truncated to {eval_set.max_length} tokens, as in training."
+        f"{cut} rows of {name} were truncated to {eval_set.max_length} tokens, as in training."
         for eval_set in run_data.eval_sets
-        if (count := run_data.truncated_tests.get(name := eval_set.name, 0))
+        if (cut := run_data.truncated_tests.get(name := eval_set.name, 0))
     ]
     if run_data.wording == "chat" and writes_the_date(run_data.tokenizer):
         lines.append(
@@ -324,27 +298,17 @@ def notes(run_data: RunData, selection: BestCheckpoint | None) -> list[str]:
 def task_score(
     eval_set: EvalSet,
     score: Score,
-    base_scores: dict[str, Score],
+    base_scores: Mapping[str, Score],
     last_scores: Mapping[str, Score] = MappingProxyType({}),
-) -> TaskScore:
+) -> record.TaskScore:
     """A task's score with the base model's and the majority class's."""
-    base = base_scores.get(eval_set.name)
-    last = last_scores.get(eval_set.name)
-    return TaskScore(
+    return record.TaskScore.of(
+        score,
+        base_scores.get(eval_set.name),
+        last_scores.get(eval_set.name),
+        majority_value=majority_value(eval_set),
         kind=eval_set.kind,
         answered=find_method(eval_set.kind).title,
-        metric=score.metric,
-        value=score.value,
-        n=score.n,
-        ci95=score.ci95,
-        base_value=base.value if base else None,
-        base_ci95=base.ci95 if base else None,
-        base_seconds=base.seconds if base else None,
-        majority_value=majority_value(eval_set),
-        seconds=score.seconds,
-        more={name: asdict(measured) for name, measured in score.more.items()},
-        last_value=last.value if last else None,
-        last_ci95=last.ci95 if last else None,
     )
 
 
@@ -368,16 +332,19 @@ def conclusion(report: dict[str, Any], run_dir: Path) -> str:
     train, differs = report["train"], (report["reload"] or {}).get("max_abs_logit_difference")
     sentence = verdict(report) if report["tasks"] else ""
     if gain := report.get("gain"):
-        low, high = map(points, gain["ci95"])
-        sentence = f"{sentence[:-1]}: {points(gain['value'])} points ({low} to {high})."
+        low, high = map(numbers.points, gain["ci95"])
+        sentence = f"{sentence[:-1]}: {numbers.points(gain['value'])} points ({low} to {high})."
     lines = [
         sentence,
         f"loss on {loss_change(report['forgetting'])}" if report.get("forgetting") else "",
-        f"{counted(report['adapter']['trainable_parameters'], 'trainable parameter')}, "
-        f"{counted(train['steps'], 'step')} in {readable_seconds(train['seconds'])}, "
-        f"{memory(train['peak_memory_bytes'])} at peak",
+        f"{numbers.counted(report['adapter']['trainable_parameters'], 'trainable parameter')}, "
+        f"{numbers.counted(train['steps'], 'step')} in "
+        f"{numbers.readable_seconds(train['seconds'])}, "
+        f"{numbers.memory(train['peak_memory_bytes'])} at peak",
         # None stands for NaN; a difference of 0 is what everyone expects
-        "" if differs == 0 else f"the reloaded adapter's logits differ by {fixed(differs, 'g')}",
+        ""
+        if differs == 0
+        else f"the reloaded adapter's logits differ by {numbers.fixed(differs, 'g')}",
     ]
     wrapped = [textwrap.fill(line, 80, subsequent_indent="  ") for line in lines if line]
     paths = [f"report   {run_dir / 'report.html'}", f"adapter  {run_dir / 'adapter'}"]
@@ -394,14 +361,14 @@ def _score_lines(tasks: Mapping[str, Any]) -> list[str]:
         metric = task.get("metric", "accuracy")
         against = ""
         if task["base_value"] is not None:
-            against = score_text(task["base_value"], task["base_ci95"], metric)
+            against = numbers.score(task["base_value"], task["base_ci95"], metric)
         elif not with_base and task.get("kind") == "classify" and metric == "accuracy":
-            against = percent(task["majority_value"])
+            against = numbers.percent(task["majority_value"])
         named = name if metric == "accuracy" else f"{name} ({metric})"
-        tuned = score_text(task["value"], task["ci95"], metric)
-        rows.append((shortened(named, 16), against, tuned, count(task["n"])))
+        tuned = numbers.score(task["value"], task["ci95"], metric)
+        rows.append((numbers.shortened(named, 16), against, tuned, numbers.count(task["n"])))
         if task.get("last_value") is not None:
-            last = score_text(task["last_value"], task["last_ci95"], metric)
+            last = numbers.score(task["last_value"], task["last_ci95"], metric)
             rows.append(("  last step", "", last, ""))
     if not any(against for _, against, *_ in rows[1:]):
         rows = [(name, "", *others) for name, _, *others in rows]

@@ -20,7 +20,7 @@ AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def open_accelerator(
-    *, device: str, mixed_precision: str, deterministic: bool = False
+    device: str, mixed_precision: str, *, deterministic: bool = False
 ) -> Accelerator:
     """An Accelerator on the given device; ``auto`` takes a GPU if there is one.
 

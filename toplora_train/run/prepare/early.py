@@ -23,8 +23,8 @@ def check_rows(config: RunConfig) -> None:
     Raises:
         UserError: As when the run reads them.
     """
-    dataset, data_root = config.dataset, Path(config.data_root) if config.data_root else None
-    read = partial(read_rows, data_root=data_root)
+    dataset = config.dataset
+    read = partial(read_rows, data_root=config.mirror)
     parse = training_parser(config)
     heads = any(task.kind in HEADS for task in config.task.values())
     for source, _ in training_sources(dataset) if own_split(config) is None else ():

@@ -162,12 +162,7 @@ def encode_for(
                 f"{rows[0].where} is one; use protocol=clean"
             )
         encoded = encode_chat_rows(
-            tokenizer,
-            rows,
-            max_length=max_length,
-            overflow=overflow,
-            learn=learn,
-            on_rows=on_rows,
+            tokenizer, rows, max_length=max_length, overflow=overflow, learn=learn, on_rows=on_rows
         )
         prove_chat_prefix(tokenizer, rows, encoded)
         return encoded

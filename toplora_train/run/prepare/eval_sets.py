@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import chooses
@@ -49,7 +48,8 @@ def read_eval_sets(
                 split=task.split,
                 revision=task.revision,
                 limit=evaluation.limit,
-                **_row_reading(task),
+                parse=row_parser(task),
+                needs_answer=task.kind not in HEADS,
             ),
             extraction=task.extraction,
             choices=tuple(task.choices),
@@ -82,10 +82,7 @@ def read_eval_sets(
                 kind="generate",
                 rows=rows,
                 extraction=dataset.test_extraction,
-                choices=(),
-                response=None,
                 max_new_tokens=dataset.test_max_new_tokens,
-                version=1,
                 protocol=protocol,
                 option_score=evaluation.option_score,
                 prompt=VERBATIM if _form(rows) == COMPLETION else template_of(dataset),
@@ -186,11 +183,6 @@ def validate_same_prompt(eval_sets: Sequence[EvalSet], learned: str | None) -> N
 
 def _quoted(template: str | None) -> str:
     return "" if template is None else json.dumps(template, ensure_ascii=False)
-
-
-def _row_reading(task: TaskSettings) -> dict[str, Any]:
-    """How the records of a test file become rows; each must have an answer."""
-    return {"parse": row_parser(task), "needs_answer": task.kind not in HEADS}
 
 
 def _kind(task: TaskSettings, evaluation: EvaluationSettings) -> str:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import own_split, training_sources
-from toplora_train.config.schema import ModelSettings, RunConfig
+from toplora_train.config.schema import (
+    DatasetSettings,
+    ForgettingSettings,
+    ModelSettings,
+    RunConfig,
+    TaskSettings,
+)
 from toplora_train.data.availability import SourceState, fetch, source_state
-from toplora_train.data.published import published_rows
+from toplora_train.data.hub import Source
 from toplora_train.models.availability import ModelState, model_state
 from toplora_train.report.plan import RunInput
 from toplora_train.run.prepare.objective import locate_base
@@ -23,27 +31,22 @@ class RowsInput:
 
     Attributes:
         task: The task they test; None for training rows.
-        source: The source as configured.
-        subset: Of a hub data set.
-        split: Of a hub data set or a folder.
-        revision: Of a hub data set.
+        where: The source as configured.
         limit: Read only the first ``limit`` rows.
-        data_root: The local mirror, tried first.
         licence: As configured.
-        state: Where the source is.
         weight: How often training rows are trained on in an epoch.
     """
 
     task: str | None
-    source: str
-    subset: str | None
-    split: str
-    revision: str | None
+    where: Source
     limit: int | None
-    data_root: Path | None
-    licence: str | None
-    state: SourceState
+    licence: str | None = None
     weight: float = 1.0
+
+    @cached_property
+    def state(self) -> SourceState:
+        """Where the source is."""
+        return source_state(self.where)
 
     @property
     def use(self) -> str:
@@ -58,7 +61,7 @@ class RowsInput:
     @property
     def published(self) -> int | None:
         """The number of rows, if known without reading them."""
-        rows = self.state.rows or published_rows(self.source, subset=self.subset, split=self.split)
+        rows = self.state.rows
         if rows is None:
             return None
         return round(self.weight * (rows if self.limit is None else min(rows, self.limit)))
@@ -69,13 +72,7 @@ class RowsInput:
         Raises:
             UserError: They are not available.
         """
-        return fetch(
-            self.source,
-            data_root=self.data_root,
-            subset=self.subset,
-            split=self.split,
-            revision=self.revision,
-        ).place
+        return fetch(self.where).place
 
 
 def find_rows(config: RunConfig) -> list[RowsInput]:
@@ -85,48 +82,39 @@ def find_rows(config: RunConfig) -> list[RowsInput]:
         UserError: A source has an unknown form, or ``data_root`` is not a folder.
     """
     dataset, tasks, limit = config.dataset, config.task, config.evaluation.limit
-    data_root = Path(config.data_root) if config.data_root else None
+    data_root = config.mirror
     if data_root is not None and not data_root.is_dir():
         raise UserError(f"data_root={data_root} is not a folder; correct it or leave it out")
+
+    def read(
+        task: str | None,
+        settings: TaskSettings | DatasetSettings | ForgettingSettings,
+        limit: int | None,
+        *,
+        source: str | None = None,
+        weight: float = 1.0,
+        **other: Any,
+    ) -> RowsInput:
+        name = source or str(getattr(settings, "source", None))
+        where = Source(name, settings.subset, settings.split, settings.revision, data_root)
+        licence = getattr(settings, "licence", None)
+        return RowsInput(task, replace(where, **other), limit, licence, weight)
+
     split = own_split(config)
-    training: list[tuple[str, str | None, str, str | None, str | None]]
-    weights = [1.0]
     if split is not None:
-        own = next(iter(tasks.values()))
-        training = [(own.source, own.subset, split, own.revision, own.licence)]
+        found = [read(None, next(iter(tasks.values())), dataset.limit, split=split)]
     else:
-        of_all = (dataset.subset, dataset.split, dataset.revision, None)
-        training = [(source, *of_all) for source, _ in training_sources(dataset)]
-        weights = [weight for _, weight in training_sources(dataset)]
-    wanted: list[tuple[str | None, str, str | None, str, str | None, str | None, int | None]]
-    wanted = [(None, *source, dataset.limit) for source in training]
-    wanted += [
-        (name, task.source, task.subset, task.split, task.revision, task.licence, limit)
-        for name, task in tasks.items()
-    ]
+        found = [
+            read(None, dataset, dataset.limit, source=source, weight=weight)
+            for source, weight in training_sources(dataset)
+        ]
+    found += [read(name, task, limit) for name, task in tasks.items()]
     if dataset.test is not None:
-        wanted.append((TEST, dataset.test, None, "test", None, None, limit))
-    text = config.forgetting
-    if text.source is not None:
-        of_text = (text.source, text.subset, text.split, text.revision, text.licence, text.limit)
-        wanted.append(("forgetting", *of_text))
-    return [
-        RowsInput(
-            task=task,
-            source=source,
-            subset=subset,
-            split=split,
-            revision=revision,
-            limit=limit,
-            data_root=data_root,
-            licence=licence,
-            state=source_state(
-                source, data_root=data_root, subset=subset, split=split, revision=revision
-            ),
-            weight=weights[number] if number < len(weights) else 1.0,
-        )
-        for number, (task, source, subset, split, revision, licence, limit) in enumerate(wanted)
-    ]
+        test = Source(dataset.test, split="test", data_root=data_root)
+        found.append(RowsInput(TEST, test, limit))
+    if config.forgetting.source is not None:
+        found.append(read("forgetting", config.forgetting, config.forgetting.limit))
+    return found
 
 
 def find_model(model: ModelSettings) -> ModelState:
@@ -169,11 +157,12 @@ def as_list(model: ModelState, rows: list[RowsInput]) -> list[RunInput]:
     ]
     for one in rows:
         state = one.state
-        part = ", ".join(filter(None, (one.subset, one.split if one.subset else None)))
+        where = one.where
+        part = f" ({where.subset}, {where.split})" if where.subset else ""
         listed.append(
             RunInput(
                 use=one.use,
-                name=f"{one.source} ({part})" if part else one.source,
+                name=f"{where.name}{part}",
                 at_hand=one.at_hand,
                 place=None if state.place is None else str(state.place),
                 url=state.url,

@@ -17,7 +17,7 @@ from toplora_train.adapters.targets import plain_names
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import ModelSettings, RunConfig, TaskSettings
-from toplora_train.data.batches import collate
+from toplora_train.data.batches import collate, pack
 from toplora_train.data.encode import Example, OnRows, render_example
 from toplora_train.data.labelled import (
     LabelledExample,
@@ -26,7 +26,6 @@ from toplora_train.data.labelled import (
     render_labelled,
 )
 from toplora_train.data.overflow import Encoded
-from toplora_train.data.packed import pack
 from toplora_train.data.rows import Row
 from toplora_train.data.sources import RowParser
 from toplora_train.models.embedding import vocabulary_size

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
@@ -130,8 +129,7 @@ def _labels(config: RunConfig, sources: Iterable[str], **of_hub: str | None) -> 
         return Row(default_id, "", "", "", "")
 
     for source in sources:
-        data_root = Path(config.data_root) if config.data_root else None
-        read_rows(source, data_root=data_root, parse=keep, **of_hub)  # type: ignore[arg-type]  # names of its own
+        read_rows(source, data_root=config.mirror, parse=keep, **of_hub)  # type: ignore[arg-type]  # names of its own
     return found
 
 

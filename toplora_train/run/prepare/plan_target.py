@@ -67,9 +67,7 @@ def find_target(config: RunConfig) -> Target:
             "published peak",
             UTILISATION,
         )
-    accelerator = open_accelerator(
-        device=config.launch.device, mixed_precision=config.trainer.mixed_precision
-    )
+    accelerator = open_accelerator(config.launch.device, config.trainer.mixed_precision)
     device = accelerator.device
     on_gpu = device.type == "cuda"
     torch_dtype: torch.dtype = getattr(torch, dtype)

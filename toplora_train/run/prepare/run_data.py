@@ -14,13 +14,12 @@ from transformers import PreTrainedTokenizerBase
 from toplora_train.config.folders import cache_folder
 from toplora_train.config.kinds import own_split, training_sources
 from toplora_train.config.schema import RunConfig
-from toplora_train.data.contamination import contaminated_ids
+from toplora_train.data.contamination import contaminated_ids, validate_overlap, validate_sources
 from toplora_train.data.formats.completion import VERBATIM
-from toplora_train.data.leaks import validate_overlap, validate_sources
 from toplora_train.data.overflow import Encoded
+from toplora_train.data.parts import hold_out
 from toplora_train.data.rows import COMPLETION, TEXT, Row, RowSet, with_responses
 from toplora_train.data.sources import read_rows, read_union
-from toplora_train.data.split import hold_out
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.models.head import HeadStart

@@ -1,6 +1,6 @@
 """The demo's data: short arithmetic word problems, reproducible on every machine.
 
-``python -m toplora_train.data.arithmetic FOLDER`` writes ``train.jsonl`` and ``test.jsonl``, which
+``python -m tests.data.arithmetic FOLDER`` writes ``train.jsonl`` and ``test.jsonl``, which
 the package includes as ``bundled:arithmetic/...``. No test question occurs in the training set, and
 no training question of the same template uses a test question's numbers, in any order.
 """
