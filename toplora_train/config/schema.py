@@ -16,7 +16,7 @@ from toplora_train.config.methods import format_name, language_method, method_na
 from toplora_train.config.names import plain_name
 from toplora_train.config.template import prompt_template
 
-STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True, defer_build=True)
 
 
 def _no_truth_value(value: object) -> object:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -32,6 +35,23 @@ def read_yaml(path: Path) -> str:
     if size > NODES_LIMIT:
         raise UserError(f"{readable(path)}: its aliases expand to more than {NODES_LIMIT:,} values")
     return text
+
+
+def option_values(path: Path) -> Any:
+    """An option file's plain values, read as Hydra reads them: ``1e-4`` is a number.
+
+    Interpolations are not resolved. A file that has not changed is parsed once: composing a
+    configuration refers to most files several times.
+    """
+    found = path.stat()
+    return deepcopy(_parsed(path, found.st_mtime_ns, found.st_size))
+
+
+@cache
+def _parsed(path: Path, _modified: int, _size: int) -> Any:
+    from omegaconf import OmegaConf  # a job's own process does not need it
+
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
 
 
 def yaml_problem(error: yaml.YAMLError, path: Path | None = None) -> str:
