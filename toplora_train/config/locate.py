@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoints, entry_points
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent.parent
 LINE_LENGTH = 97  # of the option files' comments, without the "# "
@@ -82,7 +83,7 @@ def installed(group: str) -> dict[str, OptionFile]:
 
 
 @cache
-def _entry_points() -> EntryPoints:
+def _entry_points() -> Any:  # SelectableGroups in Python 3.11, EntryPoints since 3.12
     """Those of all installed packages: reading them takes 0.03 s."""
     return entry_points()
 

@@ -325,6 +325,9 @@ class TrainerSettings:
             metric for a head and the loss for a language model.
         patience: Stop after this many evaluations without improvement; null never stops early.
         keep: Number of most recent checkpoints kept on disk.
+        profile: Profile five steps after the first two: the run's folder gets
+            ``profile/summary.md``, where a step's time goes and how far it is from its floor, and
+            ``profile/trace.json.gz``, a Chrome trace.
     """
 
     name: str = "default"
@@ -347,6 +350,7 @@ class TrainerSettings:
     select_by: Literal["loss", "metric"] | None = None
     patience: PositiveInt | None = None
     keep: PositiveInt = 2
+    profile: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)

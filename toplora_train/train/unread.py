@@ -55,12 +55,14 @@ class Unread:
         began = time.perf_counter()
         losses = torch.stack([one.loss.double() for one in self._results])
         norms = torch.stack([one.grad_norm.double() for one in self._results])
-        read = torch.stack([losses, norms]).T.tolist()
+        values = torch.stack([losses, norms], dim=1).tolist()
         waited = time.perf_counter() - began
         last = self._steps[-1][0]
         taken = [
-            Taken(step, *numbers, tokens, supervised, seconds + waited * (step == last))
-            for numbers, (step, tokens, supervised, seconds) in zip(read, self._steps, strict=True)
+            Taken(step, loss, norm, tokens, supervised, seconds + waited * (step == last))
+            for (loss, norm), (step, tokens, supervised, seconds) in zip(
+                values, self._steps, strict=True
+            )
         ]
         self._forget()
         return taken
