@@ -119,7 +119,8 @@ class StepProfiler:
         profiler.stop()
         self._folder.mkdir(exist_ok=True)
         profiler.export_chrome_trace(str(self._folder / "trace.json.gz"))
-        text = self._summary(list(profiler.events() or ()), seconds)
+        events: Any = profiler.events()  # type: ignore[no-untyped-call]
+        text = self._summary(list(events or ()), seconds)
         (self._folder / "summary.md").write_text(text, encoding="utf-8")
         self._say(f"profile of steps {self._first} to {self._last}: {self._folder / 'summary.md'}")
 
@@ -140,12 +141,11 @@ class StepProfiler:
         for event in events:
             # Microseconds of an operation without those inside it; on a GPU, of its kernels.
             own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-            if event.device_type == torch.autograd.DeviceType.CPU and own > 0:
+            if event.device_type.name == "CPU" and own > 0:
                 parts[part_of(event, frozen)] += own
                 operations[event.name] += own
-        kinds = torch.autograd.DeviceType
         count = sum(
-            event.device_type == kinds.CUDA
+            event.device_type.name == "CUDA"
             if on_gpu
             else event.name.startswith("aten::") and event.self_cpu_time_total > 0
             for event in events
@@ -185,11 +185,12 @@ class StepProfiler:
         """The seconds that a step must take, the measured FLOP/s, and the dtype."""
         model: Any = self._model
         config, head = model.config.get_text_config(), model.get_output_embeddings()
+        layers: list[Any] = list(model.modules())
         body = sum(
             module.in_features * module.out_features  # a quantised weight is packed
             if isinstance(module, nn.Linear)
             else module.weight.numel()
-            for module in self._model.modules()
+            for module in layers
             if isinstance(getattr(module, "weight", None), nn.Parameter)
             and module.weight.ndim == 2
             and not module.weight.requires_grad
