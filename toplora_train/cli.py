@@ -98,12 +98,13 @@ def _show(arguments: argparse.Namespace, own: list[Path]) -> int:
     def job(_composed: object) -> None:
         """Never called: Hydra only composes."""
 
-    prepare_hydra()
     output = io.StringIO()
-    with redirect_stdout(output), without_collection():
-        _hydra_main(arguments, job)
-    if arguments.package is None:
-        check_shown(output.getvalue(), arguments.overrides, own)
+    with without_collection():
+        prepare_hydra()
+        with redirect_stdout(output):
+            _hydra_main(arguments, job)
+        if arguments.package is None:
+            check_shown(output.getvalue(), arguments.overrides, own)
     print(output.getvalue(), end="")
     return DONE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -10,11 +11,20 @@ from typing import Any
 import yaml
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.locate import readable
+from toplora_train.config.locate import conf_dir, readable, recipes_dir
 from toplora_train.config.reading import read_text
 
 SETTINGS_LIMIT = 4 * 2**20  # bytes of a configuration file
 NODES_LIMIT = 200_000  # values of a YAML file, counted where an alias repeats them
+
+
+class _Own(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """A loader for the package's own files, several times as fast; a test compares it."""
+
+
+_Own.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def read_yaml(path: Path) -> str:
@@ -49,6 +59,8 @@ def option_values(path: Path) -> Any:
 
 @cache
 def _parsed(path: Path, _modified: int, _size: int) -> Any:
+    if path.is_relative_to(conf_dir()) or path.is_relative_to(recipes_dir()):
+        return yaml.load(path.read_bytes(), Loader=_Own) or {}
     from omegaconf import OmegaConf  # a job's own process does not need it
 
     return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
