@@ -76,6 +76,7 @@ format: $(STAMP) ## rewrite the files as ruff wants them
 bench: $(STAMP) ## the figures of docs/speed.md on this machine
 	$(BIN)/python benchmarks/memory_passes.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/adapter_step.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tenslora.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/kernels.py
 

@@ -70,6 +70,47 @@ def test_the_door_and_the_report_import_nothing_heavy():
         assert not imported_roots(path) & HEAVY, path
 
 
+BEFORE_THE_FIRST_STEP = {
+    "accelerate", "filelock", "huggingface_hub", "jinja2", "markupsafe", "numpy", "peft",
+    "pydantic", "pydantic_core", "requests", "rich", "safetensors", "scipy", "tokenizers", "torch",
+    "transformers", "yaml",
+}  # fmt: skip
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """The modules that importing a file imports: not those in functions, nor for type checkers."""
+    names: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += ast.iter_child_nodes(node)
+    return names
+
+
+def test_a_training_process_imports_no_other_library_before_its_first_step():
+    """Trackers, tables, charts and Hydra are imported where they are used, if at all."""
+    waiting, seen, roots = ["launch.worker", "run.finetune"], set(), set()
+    while waiting:
+        module = PACKAGE / waiting.pop().replace(".", "/")
+        for path in {module.with_suffix(".py"), module / "__init__.py"} - seen:
+            if path.is_file():
+                seen.add(path)
+                names = imported_at_once(path)
+                inner = {name for name in names if name.startswith("toplora_train.")}
+                waiting += [name.removeprefix("toplora_train.") for name in inner]
+                roots |= {name.partition(".")[0] for name in names - inner}
+    assert len(seen) > 100
+    libraries = roots - sys.stdlib_module_names - {"toplora_train"}
+    assert libraries <= BEFORE_THE_FIRST_STEP, libraries - BEFORE_THE_FIRST_STEP
+
+
 LIGHT = """
 import importlib, importlib.util, sys
 import toplora_train

@@ -44,3 +44,14 @@ def test_a_step_of_every_method_is_measured_on_the_same_tokens(tmp_path, capsys,
     assert losses["TopLoRA"] == pytest.approx(losses["TopLoRA composed"], rel=1e-6)
     assert losses["LoRA"] != losses["base"] != losses["TopLoRA"]
     assert capsys.readouterr().out
+
+
+def test_tenslora_contracted_has_the_gradients_of_the_materialised_form(tmp_path, monkeypatch):
+    bench, out = script("tenslora"), tmp_path / "out.json"
+    shape = ["--d", "24", "--layers", "3", "--heads", "4", "--r", "3", "--tokens", "5"]
+    monkeypatch.setattr("sys.argv", ["", *shape, "--repeats", "1", "--out", str(out)])
+    bench.main()
+    cases = json.loads(out.read_text())["cases"]
+    assert set(cases) == {f"{construction}:5" for construction in bench.CONSTRUCTIONS}
+    assert all(found["gradient error"] < 1e-5 for found in cases.values())
+    assert {found["parameters"] for found in cases.values()} > {3 * 24 * 2 + 3 * 3 + 3 * 3 + 81}

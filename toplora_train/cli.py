@@ -1,4 +1,7 @@
-"""The console script. It imports nothing heavy, so help and ``--cfg job`` are fast."""
+"""The console script. What help does not need is imported where it is used, so help is fast.
+
+Likewise ``--cfg job`` imports what composes a configuration, but not what runs a job.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +10,45 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import hydra
-from hydra._internal.utils import get_args_parser  # the parser that hydra.main itself uses
-from rich.console import Console
-
-from toplora_train.config.compose import check_shown, validate_option_names
 from toplora_train.config.errors import UserError
-from toplora_train.config.explain import COMPOSITION_ERRORS, explain, validate_overrides
-from toplora_train.config.help import installed_version, show_help
-from toplora_train.config.locate import conf_dir
-from toplora_train.launch.output import survive_lost_output
-from toplora_train.launch.worker import DONE
-from toplora_train.study.job import job, user_error
-from toplora_train.study.launcher import take_started
-from toplora_train.study.summary import show_plans, show_summary, sweep_exit_code
+from toplora_train.config.garbage import without_collection
+from toplora_train.launch.output import show_error, survive_lost_output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DONE, USER_ERROR = 0, 2
 
 
 def main() -> int:
     """``toplora-train``: returns the exit code."""
     survive_lost_output()
-    if "--version" in sys.argv[1:]:  # Hydra's parser would print Hydra's version
+    words = sys.argv[1:]
+    if "--version" in words:  # Hydra's parser would print Hydra's version
+        from toplora_train.config.help import installed_version
+
         print(f"toplora-train {installed_version()}")
         return DONE
+    if "--help" in words or "-h" in words:
+        from rich.console import Console
+
+        from toplora_train.config.help import show_help
+
+        show_help(Console())
+        return DONE
+    with without_collection():
+        from toplora_train.config.compose import validate_option_names
+        from toplora_train.config.explain import COMPOSITION_ERRORS, explain, validate_overrides
+
     overrides: list[str] = []
     own: list[Path] = []
     try:
-        arguments = _arguments(sys.argv[1:])
-        if arguments.help:
-            show_help(Console())
-            return DONE
+        arguments = _arguments(words)
         overrides = arguments.overrides
         validate_overrides(overrides)
         own = [Path(arguments.config_dir).absolute()] if arguments.config_dir else []
@@ -48,19 +56,25 @@ def main() -> int:
         with _hydra_quiet_about_errors():
             return _show(arguments, own) if arguments.cfg == "job" else _run(arguments)
     except COMPOSITION_ERRORS as error:
-        return user_error(str(UserError(explain(error, overrides, own))))
+        show_error(str(UserError(explain(error, overrides, own))))
+        return USER_ERROR
     except UserError as error:
-        return user_error(str(error))
+        show_error(str(error))
+        return USER_ERROR
     except KeyboardInterrupt:  # no job was running: a job's parent process handles signals itself
         return 128 + signal.SIGINT
 
 
 def _run(arguments: argparse.Namespace) -> int:
     """Run a job or a sweep, or one of Hydra's own commands."""
+    with without_collection():
+        from toplora_train.study.job import job
+        from toplora_train.study.launcher import take_started
+
     take_started()  # clear that of an earlier call in this process
     code = DONE
     try:
-        _hydra_main(arguments)
+        _hydra_main(arguments, job)
     except SystemExit as end:  # from a single job, or an interrupted sweep
         code = end.code if isinstance(end.code, int) else DONE
     except KeyboardInterrupt:  # between two jobs: a job's parent process handles signals itself
@@ -68,6 +82,8 @@ def _run(arguments: argparse.Namespace) -> int:
     sweep = take_started()
     if sweep is None:
         return code
+    from toplora_train.study.summary import show_plans, show_summary, sweep_exit_code
+
     if sweep.trains:
         show_summary(sweep, _wide_console(), interrupted=code > 128)
     elif sweep.plans:
@@ -77,17 +93,28 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace, own: list[Path]) -> int:
     """``--cfg job``: print Hydra's output, but only if the configuration is valid."""
+    from toplora_train.config.compose import check_shown, prepare_hydra
+
+    def job(_composed: object) -> None:
+        """Never called: Hydra only composes."""
+
     output = io.StringIO()
-    with redirect_stdout(output):
-        _hydra_main(arguments)
-    if arguments.package is None:
-        check_shown(output.getvalue(), arguments.overrides, own)
+    with without_collection():
+        prepare_hydra()
+        with redirect_stdout(output):
+            _hydra_main(arguments, job)
+        if arguments.package is None:
+            check_shown(output.getvalue(), arguments.overrides, own)
     print(output.getvalue(), end="")
     return DONE
 
 
-def _hydra_main(arguments: argparse.Namespace) -> None:
+def _hydra_main(arguments: argparse.Namespace, job: Callable[[Any], Any]) -> None:
     """Call Hydra, which reads ``sys.argv`` and expects all overrides next to each other."""
+    import hydra
+
+    from toplora_train.config.locate import conf_dir
+
     before = sys.argv
     flags = [word for word in before[1:] if word not in arguments.overrides]
     has_phases = any(word.startswith("study=") for word in arguments.overrides)
@@ -109,6 +136,8 @@ def _arguments(words: list[str]) -> argparse.Namespace:
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; see toplora-train --help")
+
+    from hydra._internal.utils import get_args_parser  # the parser that hydra.main itself uses
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]  # argparse's prints the whole usage
@@ -149,6 +178,8 @@ def _hydra_quiet_about_errors() -> Iterator[None]:
 
 def _wide_console() -> Console:
     """A console that is wide enough for tables in a file or a pipe, where rich assumes 80."""
+    from rich.console import Console
+
     console = Console()
     return console if console.is_terminal else Console(width=160)
 

@@ -1,7 +1,7 @@
 """Modules of one's own are imported where the user says so, never because a run names them."""
 
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
@@ -126,9 +126,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def publish(name: str, value: str) -> None:
         point = EntryPoint(name, value, "toplora_train.adapters")
-        monkeypatch.setattr(
-            locate, "entry_points", lambda group: [point] if group == point.group else []
-        )
+        monkeypatch.setattr(locate, "_entry_points", lambda: EntryPoints([point]))
         monkeypatch.setattr(locate, "installed", locate.installed.__wrapped__)
 
     monkeypatch.syspath_prepend(tmp_path / "site")

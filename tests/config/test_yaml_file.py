@@ -1,9 +1,28 @@
 """A YAML file of unknown origin is read within bounds."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.yaml_file import read_yaml
+from toplora_train.config.locate import conf_dir, recipes_dir
+from toplora_train.config.yaml_file import option_values, read_yaml
+
+
+def test_the_packages_own_files_are_read_as_hydra_reads_them():
+    files = [*conf_dir().rglob("*.yaml"), *recipes_dir().glob("*.yaml")]
+    assert len(files) > 50
+    for path in files:
+        expected = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        assert repr(option_values(path)) == repr(expected), path
+
+
+def test_a_file_is_read_again_after_it_has_changed(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("lr: 1e-4\n")
+    option_values(path)["lr"] = "what a caller does to its copy"
+    assert option_values(path) == {"lr": 1e-4}
+    path.write_text("lr: 1e-4\nr: 8\n")
+    assert option_values(path) == {"lr": 1e-4, "r": 8}
 
 
 def test_yaml_that_expands_without_bounds_is_refused(tmp_path):

@@ -1,15 +1,21 @@
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from traceback import extract_stack
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.train.test_step import adamw, examples
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import Interrupted, RunFailure
 from toplora_train.data.batches import collate
 from toplora_train.models.tiny import tiny_model
@@ -21,6 +27,7 @@ from toplora_train.train.checkpoint import (
     read_state,
 )
 from toplora_train.train.loop import train
+from toplora_train.train.optimizer import parameter_groups
 from toplora_train.train.record import StepRecord
 from toplora_train.train.settings import LoopSettings, TrainingData
 from toplora_train.train.signals import Interruption
@@ -157,6 +164,101 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_checkpoint(tm
         next(running)
     found = newest_checkpoint(tmp_path)
     assert found is not None and found.name == "step-00000002"
+
+
+def test_a_gradient_that_is_nan_between_two_log_lines_is_named_by_its_step_and_never_saved(
+    tmp_path,
+):
+    model, steps = lora(), []
+    bad = next(p for p in model.parameters() if p.requires_grad)
+    bad.register_hook(lambda gradient: gradient * (math.nan if len(steps) == 2 else 1.0))
+    running = start_training(model, adamw(model), tmp_path, batch_size=2, log_every=9, save_every=4)
+
+    def collect() -> None:
+        for record in running:
+            steps.append(record.step)
+
+    with pytest.raises(RunFailure, match=r"the gradient norm is nan at step 3\. "):
+        collect()
+    assert steps == [1, 2, 3] and newest_checkpoint(tmp_path) is None
+
+
+class Waits(TorchDispatchMode):
+    """Names the operations whose result the host needs from the device.
+
+    All is on a CPU here. What is computed from nothing but a collated batch or random numbers is
+    the host's own; what ``on_device`` makes of it, the model, and whatever comes of them are not.
+    """
+
+    READING = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.own: dict[int, torch.Tensor] = {}  # they stay, so that no other gets their id
+
+    def collate(self, rows) -> dict[str, torch.Tensor]:
+        batch = collate(rows, pad_token_id=0)
+        self.own |= {id(tensor): tensor for tensor in batch.values()}
+        return batch
+
+    def move(self, tensor: torch.Tensor, _device: torch.device) -> torch.Tensor:
+        moved = tensor.clone()
+        del self.own[id(moved)]
+        return moved
+
+    def watched(self, method: str) -> Callable[..., Any]:
+        real = getattr(torch.Tensor, method)
+
+        def watching(tensor: torch.Tensor, *args: Any) -> Any:
+            if id(tensor) not in self.own:
+                self.names.append(method)
+            return real(tensor, *args)
+
+        return watching
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        used = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        made = [one for one in tree_leaves(out) if isinstance(one, torch.Tensor)]
+        if all(id(one) in self.own for one in used):
+            self.own |= {id(one): one for one in made}
+            return out
+        for one in made:  # the result of an operation in place may have been the host's before
+            self.own.pop(id(one), None)
+        masks = any(frame.filename.endswith("masking_utils.py") for frame in extract_stack())
+        if func.overloadpacket.__name__ in self.READING and not masks:
+            self.names.append(func.overloadpacket.__name__)
+        return out
+
+
+@pytest.mark.parametrize("name", ["lora", "toplora"])
+def test_the_host_waits_for_the_device_at_logged_steps_only(tmp_path, monkeypatch, name):
+    """But for transformers, which reads in each forward pass whether rows are padded or packed."""
+    settings = adapter_defaults(name)[0] | {"target_modules": ["q_proj", "v_proj"], "dropout": 0.1}
+    model = attach_adapter(tiny_model(), settings, seed=0)
+    groups = parameter_groups(model, weight_decay=0.0, lr_multipliers={}, no_decay=())
+    optimizer = torch.optim.AdamW(groups, fused=True)  # as on a GPU
+    waits, counts = Waits(), {}
+    monkeypatch.setattr("toplora_train.train.step.on_device", waits.move)
+    for method in ("tolist", "numpy", "cpu"):  # on a CPU they run no operation
+        monkeypatch.setattr(torch.Tensor, method, waits.watched(method))
+    running = start_training(
+        model,
+        optimizer,
+        tmp_path,
+        collate=waits.collate,
+        batch_size=2,
+        log_every=4,
+        save_every=6,
+        total_steps=8,
+    )
+    with waits:
+        for record in running:
+            counts[record.step] = len(waits.names)
+            waits.names.clear()
+    assert all(counts[step] for step in (1, 4, 6, 8)), "this test must see what is read"
+    assert not any(counts[step] for step in (2, 3, 5)), counts  # 7 has what 6's checkpoint read
 
 
 def test_an_adapter_tensor_without_a_gradient_stops_the_run_by_name(tmp_path: Path):

@@ -51,6 +51,8 @@ def test_a_nan_gradient_names_its_tensor():
     model[1].weight.grad[0, 0] = math.nan
     with pytest.raises(RunFailure, match=r"at step 4: 1 adapter tensors .*1\.weight"):
         validate_gradients(model, math.nan, 4)
+    with pytest.raises(RunFailure, match=r"at step 3\. Lower .* trainer\.log_every=1"):
+        validate_gradients(model, math.nan, 3, held=False)
 
 
 def test_a_tensor_whose_gradient_stays_zero_is_named_but_not_one_that_starts_late():
@@ -63,8 +65,10 @@ def test_a_tensor_whose_gradient_stays_zero_is_named_but_not_one_that_starts_lat
     dead.look(lr=1.0)
     model["late"].weight.grad += 1
     dead.look(lr=1.0)
+    dead.validate()  # not yet: two steps of three
+    dead.look(lr=1.0)
     with pytest.raises(RunFailure, match=r"2 adapter tensors .*dead\.bias"):
-        dead.look(lr=1.0)
+        dead.validate()
 
 
 @pytest.mark.parametrize("name", ["lora", "dora", "toplora", "tenslora", "genlora"])

@@ -205,8 +205,8 @@ def test_the_step_does_not_depend_on_the_micro_batch_size(micro_batch_size: int)
 
     whole, gradients = stepped(8)
     cut, cut_gradients = stepped(micro_batch_size)
-    assert cut.loss == pytest.approx(whole.loss, rel=1e-6)
-    assert cut.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
+    torch.testing.assert_close(cut.loss, whole.loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(cut.grad_norm, whole.grad_norm, rtol=1e-5, atol=0)
     for one, other in zip(cut_gradients, gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
@@ -226,47 +226,9 @@ def test_the_norm_is_measured_before_clipping_and_zero_means_no_clipping():
             max_grad_norm=limit,
             accelerator=Accelerator(cpu=True),
         )
-        norms[limit] = result.grad_norm
+        norms[limit] = float(result.grad_norm)
         grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         largest[limit] = torch.cat(grads).norm().item()
     assert norms[0.0] == pytest.approx(norms[1e-3])
     assert largest[0.0] == pytest.approx(norms[0.0])
     assert largest[1e-3] == pytest.approx(1e-3, rel=1e-3)
-
-
-def test_a_nan_loss_skips_the_step():
-    model = lora_model()
-    with torch.no_grad():
-        model.get_base_model().lm_head.weight.fill_(float("nan"))
-    before = [p.clone() for p in model.parameters() if p.requires_grad]
-    result = train_step(
-        model,
-        adamw(model),
-        [MicroBatch(collate(examples(), 0))],
-        loss=supervised_loss,
-        supervised_tokens=10,
-        max_grad_norm=1.0,
-        accelerator=Accelerator(cpu=True),
-    )
-    assert result.loss != result.loss
-    after = [p for p in model.parameters() if p.requires_grad]
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
-
-
-def test_a_nan_gradient_skips_the_step():
-    model = lora_model()
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    before = [p.clone() for p in trainable]
-    trainable[0].register_hook(lambda gradient: gradient * float("nan"))
-    result = train_step(
-        model,
-        adamw(model),
-        [MicroBatch(collate(examples(), 0))],
-        loss=supervised_loss,
-        supervised_tokens=10,
-        max_grad_norm=1.0,
-        accelerator=Accelerator(cpu=True),
-    )
-    assert result.loss == result.loss
-    assert result.grad_norm != result.grad_norm
-    assert all(torch.equal(one, other) for one, other in zip(before, trainable, strict=True))

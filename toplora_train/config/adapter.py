@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
 from toplora_train.config.errors import UserError, requirement
@@ -21,6 +20,7 @@ from toplora_train.config.locate import options
 from toplora_train.config.plugins import plugin
 from toplora_train.config.schema import SharedAdapterSettings
 from toplora_train.config.suggest import not_found
+from toplora_train.config.yaml_file import option_values
 
 Blame = Callable[[str], str]
 """For a dotted key, the file that set it as ``"FILE: "``, or "" for the command line."""
@@ -45,7 +45,7 @@ def adapter_defaults(name: Any, own: Sequence[Path] = ()) -> tuple[dict[str, Any
     if name not in known:
         raise UserError(f"adapter.name: {not_found('adapter', str(name), known)}")
     path = known[name]
-    values = OmegaConf.to_container(OmegaConf.load(path))
+    values = option_values(path)
     assert isinstance(values, dict)
     settings = {str(key): value for key, value in values.items() if key != "defaults"}
     return settings | asdict(SharedAdapterSettings()), path

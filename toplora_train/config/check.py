@@ -20,7 +20,7 @@ from toplora_train.config.suggest import hint, nearest_key
 Tree = Mapping[str, Any]
 """Known keys: nested keys, an empty mapping if any key is allowed, None for a value."""
 
-_RUN_CONFIG = TypeAdapter(RunConfig)
+RUN_CONFIG = TypeAdapter(RunConfig)
 OPTIMIZERS = ("adamw", "loraplus", "adamw8bit", "muon")
 _FILLED_IN = ("command", "recipe", "plugins", "config_dirs")  # by the program, not by the user
 
@@ -60,7 +60,7 @@ def check(
             "plugins": plugins,
             "config_dirs": [str(folder.absolute()) for folder in own] if plugins else [],
         }
-        config = _RUN_CONFIG.validate_python({**values, "adapter": completed, **filled_in})
+        config = RUN_CONFIG.validate_python({**values, "adapter": completed, **filled_in})
     except ValidationError as error:
         key, problem = first_problem(error)
         raise UserError(f"{blame(key)}{key} {problem}") from error

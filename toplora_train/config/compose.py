@@ -34,7 +34,9 @@ from toplora_train.config.outside import validate_outside
 from toplora_train.config.rivals import settle, validate_package
 from toplora_train.config.schema import RunConfig, SharedAdapterSettings
 from toplora_train.config.useless import validate_useful
-from toplora_train.config.yaml_file import read_yaml, yaml_problem
+from toplora_train.config.yaml_file import option_values, read_yaml, yaml_problem
+
+_FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # for text that OmegaConf has written
 
 
 def prepare_hydra() -> None:
@@ -169,7 +171,7 @@ def check_shown(text: str, overrides: Sequence[str], own: Sequence[Path]) -> Non
     """
     choices = shown_choices(overrides, own)
     blame = blamer(choices, own, overrides)
-    composed = OmegaConf.create(text)
+    composed = OmegaConf.create(yaml.load(text, Loader=_FAST))
     assert isinstance(composed, DictConfig)
     found = levels_of(composed, choices, own, overrides)
     values = consistent(plain_values(composed, blame), found, own)
@@ -256,11 +258,10 @@ def shown_choices(overrides: Sequence[str], own: Sequence[Path]) -> dict[str, An
 
 def default_choices(path: Path) -> dict[str, Any]:
     """The options that a file's defaults list chooses, by group."""
-    entries = load_yaml(path).get("defaults", [])
     return {
         str(key).removeprefix("override ").strip(" /"): option
-        for entry in entries
-        if isinstance(entry, DictConfig)
+        for entry in option_values(path).get("defaults", [])
+        if isinstance(entry, dict)
         for key, option in entry.items()
     }
 

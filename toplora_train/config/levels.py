@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
 from toplora_train.config.adapter import shown
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import OptionFile, groups, readable
 from toplora_train.config.origin import package_of
+from toplora_train.config.yaml_file import option_values
 
 COMMAND_LINE = "the command line"
 MISSING = "???"
@@ -52,7 +52,7 @@ def read_level(file: OptionFile) -> Level:
     Raises:
         UserError: Its defaults choose several options of a group that takes one.
     """
-    content = OmegaConf.to_container(OmegaConf.load(file.path), resolve=False)
+    content = option_values(file.path)
     assert isinstance(content, dict)
     place, package = readable(file.path), package_of(file)
     _validate_single_options(content.pop("defaults", None) or [], place)

@@ -14,6 +14,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent.parent
 LINE_LENGTH = 97  # of the option files' comments, without the "# "
@@ -68,7 +69,7 @@ def installed(group: str) -> dict[str, OptionFile]:
     found: dict[str, OptionFile] = {}
     if group not in GROUPS_WITH_MODULES:
         return found
-    for point in sorted(entry_points(group=f"toplora_train.{group}s")):
+    for point in sorted(_entry_points().select(group=f"toplora_train.{group}s")):
         path = _module_folder(point.value) / f"{point.name}.yaml"
         if path.is_file() and path.stem == point.value.rpartition(".")[2]:
             found[point.name] = OptionFile(group, point.name, path, point.value)
@@ -79,6 +80,12 @@ def installed(group: str) -> dict[str, OptionFile]:
                 stacklevel=2,
             )
     return found
+
+
+@cache
+def _entry_points() -> Any:  # SelectableGroups in Python 3.11, EntryPoints since 3.12
+    """Those of all installed packages: reading them takes 0.03 s."""
+    return entry_points()
 
 
 def _module_folder(name: str) -> Path:

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from toplora_train.config.aside import write_aside
-from toplora_train.config.check import first_problem
+from toplora_train.config.check import RUN_CONFIG, first_problem
 from toplora_train.config.errors import UserError
 from toplora_train.config.reading import parse_yaml
 from toplora_train.config.schema import RunConfig
 from toplora_train.config.yaml_file import read_yaml
-
-_RUN_CONFIG = TypeAdapter(RunConfig)
 
 
 def write_config(config: RunConfig, path: Path) -> None:
@@ -33,7 +31,7 @@ def read_config(path: Path) -> RunConfig:
     if not path.exists():
         raise UserError(f"{path.parent} is not a run directory: it does not contain {path.name}")
     try:
-        return _RUN_CONFIG.validate_python(parse_yaml(read_yaml(path)))
+        return RUN_CONFIG.validate_python(parse_yaml(read_yaml(path)))
     except ValidationError as error:
         key, problem = first_problem(error)
         raise UserError(

@@ -92,6 +92,8 @@ def validate_package(values: Mapping[str, Any], known: Sequence[OptionFile]) -> 
     path, package = _get(values, "model.path"), _get(values, "model.package")
     carried: dict[str, tuple[Any, OptionFile]] = {}
     for option in known:
+        if package is None or str(package) not in option.path.read_text(encoding="utf-8"):
+            continue
         written = read_level(option).keys
         if written.get("model.package") is not None:
             carried.setdefault(written["model.package"], (written.get("model.path"), option))

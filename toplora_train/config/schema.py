@@ -17,7 +17,7 @@ from toplora_train.config.methods import format_name, language_method, method_na
 from toplora_train.config.names import plain_name
 from toplora_train.config.template import prompt_template
 
-STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True, defer_build=True)
 
 
 def _no_truth_value(value: object) -> object:
@@ -326,6 +326,9 @@ class TrainerSettings:
             metric for a head and the loss for a language model.
         patience: Stop after this many evaluations without improvement; null never stops early.
         keep: Number of most recent checkpoints kept on disk.
+        profile: Profile five steps after the first two: the run's folder gets
+            ``profile/summary.md``, where a step's time goes and how far it is from its floor, and
+            ``profile/trace.json.gz``, a Chrome trace.
     """
 
     name: str = "default"
@@ -348,6 +351,7 @@ class TrainerSettings:
     select_by: Literal["loss", "metric"] | None = None
     patience: PositiveInt | None = None
     keep: PositiveInt = 2
+    profile: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.locate import readable
+from toplora_train.config.locate import conf_dir, readable, recipes_dir
 from toplora_train.config.reading import read_text
 
 SETTINGS_LIMIT = 4 * 2**20  # bytes of a configuration file
 NODES_LIMIT = 200_000  # values of a YAML file, counted where an alias repeats them
+
+
+class _Own(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """A loader for the package's own files, several times as fast; a test compares it."""
+
+
+_Own.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def read_yaml(path: Path) -> str:
@@ -32,6 +45,25 @@ def read_yaml(path: Path) -> str:
     if size > NODES_LIMIT:
         raise UserError(f"{readable(path)}: its aliases expand to more than {NODES_LIMIT:,} values")
     return text
+
+
+def option_values(path: Path) -> Any:
+    """An option file's plain values, read as Hydra reads them: ``1e-4`` is a number.
+
+    Interpolations are not resolved. A file that has not changed is parsed once: composing a
+    configuration refers to most files several times.
+    """
+    found = path.stat()
+    return deepcopy(_parsed(path, found.st_mtime_ns, found.st_size))
+
+
+@cache
+def _parsed(path: Path, _modified: int, _size: int) -> Any:
+    if path.is_relative_to(conf_dir()) or path.is_relative_to(recipes_dir()):
+        return yaml.load(path.read_bytes(), Loader=_Own) or {}
+    from omegaconf import OmegaConf  # a job's own process does not need it
+
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
 
 
 def yaml_problem(error: yaml.YAMLError, path: Path | None = None) -> str:

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from toplora_train.config.arguments import Key, parse_arguments, parse_list, show_usage
 from toplora_train.config.errors import Interrupted, UserError
+from toplora_train.config.garbage import without_collection
 from toplora_train.config.methods import language_methods
 from toplora_train.config.plugins import load_plugins, needed_to_use
 from toplora_train.config.resolved import read_config
@@ -154,7 +155,8 @@ def evaluate_words(words: list[str]) -> Evaluated:
         return Evaluated(found, file, _show_harness)
     if "processes" in given and "WORLD_SIZE" not in os.environ:
         _in_several_processes(words, given["processes"], again.launch.device, run_dir)
-    from toplora_train.run.evaluate import evaluate  # heavy: only for a valid command
+    with without_collection():
+        from toplora_train.run.evaluate import evaluate  # heavy: only for a valid command
 
     name = given.get("name", name_of(given))
     folder, report = evaluate(again, run_dir, name=name, command=shlex.join([COMMAND, *words]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from toplora_train.config.arguments import Key, parse_arguments, show_usage
 from toplora_train.config.decoding import find_decoding
 from toplora_train.config.errors import Interrupted, UserError
+from toplora_train.config.garbage import without_collection
 from toplora_train.config.plugins import load_plugins, needed_to_use
 from toplora_train.config.resolved import read_config
 from toplora_train.launch.command import run_words
@@ -64,9 +65,11 @@ def _generate(words: list[str]) -> None:
 
     from toplora_train.config.again import evaluation_config  # heavy, as the imports below
     from toplora_train.report.display import plain_console, say
-    from toplora_train.run.answer_rows import answer_rows
-    from toplora_train.run.chat import answer, chat
-    from toplora_train.run.generate import open_answerer
+
+    with without_collection():
+        from toplora_train.run.answer_rows import answer_rows
+        from toplora_train.run.chat import answer, chat
+        from toplora_train.run.generate import open_answerer
 
     again = evaluation_config(
         config,

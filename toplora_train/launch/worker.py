@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from toplora_train.config.errors import Interrupted, RunFailure, UserError, disk_error
+from toplora_train.config.garbage import without_collection
 from toplora_train.config.plugins import load_plugins
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.config.schema import RunConfig
@@ -57,15 +58,18 @@ def run_training(config: RunConfig, run_dir: Path) -> None:
     """Train, or download the inputs (``prefetch``) and show the plan (``plan``)."""
     # Imported here, so that a broken torch installation is reported in train.log.
     if config.prefetch:
-        from toplora_train.run import prefetch
+        with without_collection():
+            from toplora_train.run import prefetch
 
         prefetch.run(config, weights=not config.plan)
     if config.plan:
-        from toplora_train.run import plan
+        with without_collection():
+            from toplora_train.run import plan
 
         plan.run(config, run_dir)
     if config.trains:
-        from toplora_train.run import finetune
+        with without_collection():
+            from toplora_train.run import finetune
 
         finetune.run(config, run_dir)
 

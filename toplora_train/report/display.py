@@ -171,22 +171,24 @@ class TrainingDisplay(_Display):
         self._start_step = self._step = start_step
         self._latest = self._began
         self._judged = judged
+        self._numbers = ""  # of the last logged step
 
     def update(self, record: Mapping[str, Any]) -> None:
-        """Show ``step, loss, lr, tokens_per_second``; no line is written if ``logged`` is false."""
+        """Show ``step, loss, lr, tokens_per_second``; a record that is not logged moves the bar."""
         self._step = step = int(record["step"])
         self._latest = time.monotonic()
-        numbers = (
-            f"loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
-            f"{record['tokens_per_second']:,.0f} tok/s"
-        )
-        self._show(step, numbers)
         if record.get("logged", True):
+            numbers = (
+                f"loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
+                f"{record['tokens_per_second']:,.0f} tok/s"
+            )
+            self._numbers = numbers
             validation = record.get("validation_loss")
             silent = validation is None or self._judged
             extra = "" if silent else f"  validation loss {validation:.4f}"
             left = readable_seconds(self._seconds_left() or 0.0)
             self._line(f"step {step}/{self.total}  {numbers}{extra}  {left} left")
+        self._show(step, self._numbers)
 
     def _seconds_left(self) -> float | None:
         taken = self._step - self._start_step

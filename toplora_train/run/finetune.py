@@ -48,6 +48,7 @@ from toplora_train.run.fit.optimization import (
     prove_batches,
     training_layers,
 )
+from toplora_train.run.fit.profile import FOLDER, StepProfiler, profiling
 from toplora_train.run.fit.selection_metric import VALIDATION_LOSS
 from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import AUTOCAST, leave_process_group, open_accelerator
@@ -355,6 +356,17 @@ def fine_tune(
         keep=trainer.keep,
         checkpoints=run_dir / "checkpoints",
     )
+    profiler = None
+    if trainer.profile and accelerator.is_main_process and start.step < total:
+        profiler = StepProfiler(
+            run_dir / FOLDER,
+            adapted,
+            accelerator.device,
+            first=start.step + 1,
+            total=total,
+            say=partial(say, monitor.console),
+        )
+    collate = run_data.objective.training_collate
     with (
         training_layers(adapted, trainer, run_data, accelerator=accelerator),
         interrupt_later() as interruption,
@@ -365,6 +377,7 @@ def fine_tune(
             resumed_step=start.step if checkpoint else None,
             judged=selection is not None and selection.metric == VALIDATION_LOSS,
         ) as watch,
+        profiling(profiler) as profile_after,
     ):
         for record in train(
             model,
@@ -372,7 +385,7 @@ def fine_tune(
             TrainingData(
                 run_data.train,
                 run_data.validation,
-                run_data.objective.training_collate,
+                profiler.collating(collate) if profiler is not None else collate,
                 run_data.objective.loss,
             ),
             settings,
@@ -381,6 +394,7 @@ def fine_tune(
             interruption=interruption,
             should_stop=lambda: selection is not None and selection.exhausted,
         ):
+            profile_after(record.step)
             watch(record)
             judged = selection.consider(adapted, record) if selection is not None else None
             if judged is not None:

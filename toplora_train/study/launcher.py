@@ -50,9 +50,9 @@ from toplora_train.study.planning import (
 from toplora_train.study.progress import Progress
 from toplora_train.study.search import prepare_search, searches, validate_search
 
-LAUNCHER = "hydra_plugins.toplora_train_study.StudyLauncher"
-SWEEPER = "hydra_plugins.toplora_train_study.Combinations"
-PHASES = "hydra_plugins.toplora_train_study.Phases"
+LAUNCHER = "hydra_plugins._toplora_train_study.StudyLauncher"
+SWEEPER = "hydra_plugins._toplora_train_study.Combinations"
+PHASES = "hydra_plugins._toplora_train_study.Phases"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 LOCAL_LAUNCHER = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
@@ -72,7 +72,11 @@ class StudyStart(Callback):
     def __init__(self, prune: bool) -> None: ...
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Change Hydra's own node."""
+        """Register the plugins of studies and change Hydra's own node."""
+        from hydra_plugins import _toplora_train_study as plugins
+
+        for plugin in (plugins.StudyLauncher, plugins.Combinations, plugins.Phases):
+            Plugins.instance().register(plugin)
         hydra = config.hydra
         with read_write(config), open_dict(config):
             target = str(hydra.launcher._target_)

@@ -32,6 +32,7 @@ from toplora_train.train.settings import LoopSettings, TrainingData
 from toplora_train.train.signals import Interruption
 from toplora_train.train.step import forward_backward, update
 from toplora_train.train.training_stats import trainable_tensors, training_stats
+from toplora_train.train.unread import Unread
 from toplora_train.train.validation import validation_loss
 
 
@@ -51,13 +52,37 @@ def train(
     Checkpoints are written as ``settings`` says, and when a signal arrives. ``should_stop`` is
     called after each record is consumed; if it returns true, that step is the last.
 
+    A process waits for its device at logged steps and before a checkpoint only, so the device
+    always has work: the next batch is collated and its kernels are queued while a step is computed.
+    What is NaN is found there, before anything is written, and the step at which it began is named.
+
     Raises:
         RunFailure: a loss or gradient is NaN or inf, an adapter tensor gets no gradient, or the
             disk is full.
         Interrupted: a signal arrived; the step's checkpoint is on disk.
     """
     state, saved, size = start, start.step, settings.micro_batch_size
-    dead_tensors = DeadTensors(model)
+    shown, unread, dead_tensors = start, Unread(), DeadTensors(model)
+    remedy = precision_remedy(model, accelerator.mixed_precision)
+
+    def settle(state: TrainState, step: int) -> TrainState:
+        """Wait for the device, and refuse what it computed if it is NaN or infinite."""
+        for taken in unread.read():
+            validate_loss(taken.loss, taken.step, saved, remedy=remedy)
+            if accelerator.scaler is None:  # fp16's scaler skips such steps and lowers its factor
+                validate_gradients(
+                    model, taken.grad_norm, taken.step, remedy=remedy, held=taken.step == step
+                )
+            state = state.after(
+                taken.step,
+                taken.loss,
+                seconds=taken.seconds,
+                tokens=taken.tokens,
+                supervised_tokens=taken.supervised_tokens,
+            )
+        dead_tensors.validate()
+        return state
+
     evaluate = partial(
         validation_loss, model, accelerator=accelerator, collate=data.collate, loss=data.loss
     )
@@ -107,32 +132,30 @@ def train(
             max_grad_norm=settings.max_grad_norm,
             accelerator=accelerator,
         )
-        remedy = precision_remedy(model, accelerator.mixed_precision)
-        validate_loss(result.loss, step, saved, remedy=remedy)
         if step == start.step + 1:
             validate_gradients_exist(model)
-        if accelerator.scaler is None:  # fp16's scaler skips such steps and lowers its factor
-            validate_gradients(model, result.grad_norm, step, remedy=remedy)
         dead_tensors.look(lr)
         seconds = time.perf_counter() - began
+        unread.add(step, result, tokens=tokens, supervised=supervised, seconds=seconds)
+        if logged or settings.saves_at(step):
+            state = settle(state, step)
 
         held_out = None
         if validate:
             held_out = evaluate(data.validation, micro_batch_size=size)
             validate_loss(held_out, step, saved, remedy=remedy, taken=True)
-        state = state.after(
-            step, result.loss, seconds=seconds, tokens=tokens, supervised_tokens=supervised
-        )
         yield StepRecord(
             step=step,
             epoch=epoch,
-            loss=state.window_loss / state.window_tokens if logged else result.loss,
+            loss=state.window_loss / state.window_tokens if logged else None,
             lr=lr,
-            grad_norm=result.grad_norm,
-            tokens=state.tokens,
-            supervised_tokens=state.supervised_tokens,
-            seconds=state.seconds,
-            tokens_per_second=tokens / seconds,
+            grad_norm=float(result.grad_norm) if logged else None,
+            tokens=state.tokens + unread.tokens,
+            supervised_tokens=state.supervised_tokens + unread.supervised_tokens,
+            seconds=state.seconds + unread.seconds,
+            tokens_per_second=(state.tokens - shown.tokens) / (state.seconds - shown.seconds)
+            if logged
+            else None,
             peak_memory_bytes=peak_memory(accelerator.device),
             validation_loss=held_out,
             logged=logged,
@@ -141,13 +164,15 @@ def train(
             else {},
         )
         if logged:
-            state = state.reset_logging_window()
+            state = shown = state.reset_logging_window()
 
         last = last or bool(all_reduce_max(int(should_stop()), accelerator))
+        stopping = all_reduce_max(interruption.signum or 0, accelerator)
+        if last or stopping:
+            state = settle(state, step)
         if last and held_out is None:  # no later step will show what this one did to the weights
             after = evaluate(rows[: accelerator.num_processes], micro_batch_size=size)
             validate_loss(after, step, saved, remedy=remedy, taken=True)
-        stopping = all_reduce_max(interruption.signum or 0, accelerator)
         if last or stopping or settings.saves_at(step):
             save_checkpoint(
                 settings.checkpoints,

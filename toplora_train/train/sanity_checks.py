@@ -80,15 +80,27 @@ def validate_gradients_exist(model: torch.nn.Module) -> None:
 
 
 def validate_gradients(
-    model: torch.nn.Module, norm: float, step: int, *, remedy: str = LOWER
+    model: torch.nn.Module, norm: float, step: int, *, remedy: str = LOWER, held: bool = True
 ) -> None:
-    """Stop a run with a NaN or infinite gradient; the weights were not updated.
+    """Stop a run with a NaN or infinite gradient.
+
+    Args:
+        model: The model.
+        norm: The norm of a step's gradient.
+        step: The step.
+        remedy: What to do, see :func:`precision_remedy`.
+        held: Whether the model still holds the gradients of this step.
 
     Raises:
-        RunFailure: Names the first such tensor.
+        RunFailure: Names the first such tensor, if the step's gradients are held.
     """
     if math.isfinite(norm):
         return
+    if not held:
+        raise RunFailure(
+            f"the gradient norm is {norm} at step {step}. {remedy}, or set trainer.max_grad_norm; "
+            "with trainer.log_every=1 the tensors are named"
+        )
     bad = [
         name
         for name, p in model.named_parameters()
@@ -109,25 +121,36 @@ class DeadTensors:
     """
 
     def __init__(self, model: torch.nn.Module, *, patience: int = 10) -> None:
-        self._zero = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._tensors = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._largest: torch.Tensor | None = None  # of each tensor's gradient, on the device
         self._left = patience
 
     def look(self, lr: float) -> None:
-        """Check a step's gradients.
+        """Take note of a step's gradients, without waiting for the device."""
+        if self._left == 0 or lr == 0.0:
+            return
+        self._left -= 1
+        sums = torch.stack(
+            [
+                torch.zeros((), device=p.device)
+                if p.grad is None
+                else full_tensor(p.grad.abs().sum()).float()
+                for p in self._tensors.values()
+            ]
+        )
+        self._largest = sums if self._largest is None else torch.maximum(self._largest, sums)
+
+    def validate(self) -> None:
+        """Read what was noted, once ``patience`` steps have been.
 
         Raises:
             RunFailure: a tensor's gradient was zero in all ``patience`` steps.
         """
-        if self._left == 0 or lr == 0.0:
+        if self._left or self._largest is None:
             return
-        self._left -= 1
-        self._zero = {
-            name: p
-            for name, p in self._zero.items()
-            if p.grad is None or float(full_tensor(p.grad.abs().sum())) == 0.0
-        }
-        if self._left == 0 and self._zero:
-            names = sorted(self._zero)
+        largest, self._largest = self._largest.tolist(), None
+        names = sorted(name for name, one in zip(self._tensors, largest, strict=True) if one == 0.0)
+        if names:
             raise RunFailure(
                 f"{len(names)} adapter tensors have had a zero gradient since the start, for "
                 f"example {names[0]}: they do not learn. Leave these modules out of "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,10 +42,13 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Loss per supervised token over all micro-batches, and the gradient's norm before clipping."""
+    """Loss per supervised token over all micro-batches, and the gradient's norm before clipping.
 
-    loss: float
-    grad_norm: float
+    Both are on the device: reading them waits for the step to be computed.
+    """
+
+    loss: Tensor
+    grad_norm: Tensor
 
 
 def forward_backward(
@@ -87,17 +89,16 @@ def update(
 ) -> StepResult:
     """Average the gradients over processes, clip them, and take one optimizer step.
 
-    With ``max_grad_norm`` 0 gradients are not clipped. If the loss or a gradient is NaN or
-    infinite, the step is skipped.
+    With ``max_grad_norm`` 0 gradients are not clipped. Nothing here waits for the device (unless
+    fp16's gradient scaler does), so a loss or gradient that is NaN reaches the weights: whoever
+    reads the result refuses them, see :class:`toplora_train.train.unread.Unread`.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if holds_whole_model(model, accelerator):
         average_gradients(trainable, accelerator)
-    norm = float(full_tensor(accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf"))))
-    mean = float(accelerator.reduce(share))
-    # NaN must not reach the weights; with fp16 the gradient scaler skips such a step itself.
-    if math.isfinite(mean) and (math.isfinite(norm) or accelerator.scaler is not None):
-        optimizer.step()
+    norm = full_tensor(accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf")))
+    mean = accelerator.reduce(share)
+    optimizer.step()
     return StepResult(loss=mean, grad_norm=norm)
 
 
@@ -108,10 +109,17 @@ def supervised_loss(model: nn.Module, batch: Batch, device: torch.device) -> Ten
     that saves most of the memory and much of the time.
     """
     targets = batch["labels"][:, 1:]
-    rows, positions = (targets != IGNORED).nonzero(as_tuple=True)
-    with logits_only_at(model, rows.to(device), positions.to(device)):
-        inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
+    rows, positions = (targets != IGNORED).nonzero(as_tuple=True)  # of tensors on the CPU
+    with logits_only_at(model, on_device(rows, device), on_device(positions, device)):
+        inputs = {name: on_device(batch[name], device) for name in batch if name != "labels"}
         logits = model(**inputs, use_cache=False).logits[0]
     return functional.cross_entropy(
-        logits.float(), targets[rows, positions].to(device), reduction="sum"
+        logits.float(), on_device(targets[rows, positions], device), reduction="sum"
     )
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; to a GPU it is copied from pinned memory, so nobody waits for it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]  # has no types
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from peft import PeftModel
 from torch import Tensor
@@ -284,6 +282,9 @@ def _describe_updates(
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa  # type: ignore[import-untyped]  # has no types; not before the first step
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
     columns = {
         "text": pa.int32(),
         "position": pa.int32(),

@@ -23,6 +23,7 @@ FREE = {
     "trainer.save_every",
     "trainer.eval_every",
     "trainer.keep",
+    "trainer.profile",
     "model.package",
 }
 
