@@ -42,6 +42,7 @@ from toplora_train.config.plugins import plugin
 from toplora_train.models.embedding import resized_modules
 from toplora_train.models.head import head_modules
 from toplora_train.models.quantized import keep_trainable
+from toplora_train.models.sharded import attaching
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -131,7 +132,7 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
             config.target_modules = attention_projections(model)
         _fit_to_model(config, model)
         resized = bool(resized_modules(model))
-        with torch.random.fork_rng(devices=[]), quiet_peft(ties=resized):
+        with torch.random.fork_rng(devices=[]), quiet_peft(ties=resized), attaching(model):
             torch.default_generator.manual_seed(seed)
             attached = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
         if resized:

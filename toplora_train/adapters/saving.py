@@ -34,6 +34,7 @@ from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.reading import read_json, validate_file
 from toplora_train.models.embedding import resized_modules
 from toplora_train.models.quantized import keep_trainable
+from toplora_train.models.sharded import attaching
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -84,7 +85,12 @@ def load_adapter(
         keep_trainable(model)
     found, resized = shapes_and_dtypes(folder), bool(resized_modules(model))
     validate_names_match(model, folder)
-    with warnings.catch_warnings(), quiet_peft(ties=resized), peft_errors(str(folder)):
+    with (
+        warnings.catch_warnings(),
+        quiet_peft(ties=resized),
+        peft_errors(str(folder)),
+        attaching(model),
+    ):
         # PEFT would drop unknown settings. Missing tensors are checked below.
         warnings.filterwarnings("error", message="Unexpected keyword arguments")
         warnings.filterwarnings("ignore", message="Found missing adapter keys")

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase
+
+from toplora_train.models.sharded import is_sharded
 
 
 def end_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -85,14 +87,14 @@ def _exact_logits(model: nn.Module) -> Iterator[None]:
     positions of a batch) row by row, copying the head for each.
     """
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    if type(head) is not nn.Linear or isinstance(head.weight, DTensor):
-        yield  # a head with an adapter, or sharded
+    if type(head) is not nn.Linear and type(head).__bases__ != (FSDPModule, nn.Linear):
+        yield  # a head with an adapter
         return
-    weight, bias = head.weight.float(), None if head.bias is None else head.bias.float()
+    kept = None if is_sharded(model) else _fp32(head)  # sharded, it is whole only while it computes
 
     def exact(hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            return nn.functional.linear(hidden.float().contiguous(), weight, bias)
+            return nn.functional.linear(hidden.float().contiguous(), *(kept or _fp32(head)))
 
     attributes = vars(head)  # an instance's forward takes precedence over its class's
     before = attributes.get("forward")
@@ -104,3 +106,7 @@ def _exact_logits(model: nn.Module) -> Iterator[None]:
             del attributes["forward"]
         else:
             attributes["forward"] = before
+
+
+def _fp32(head: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    return head.weight.float(), None if head.bias is None else head.bias.float()

@@ -30,7 +30,12 @@ from toplora_train.run.assemble.evaluation_folder import (
 from toplora_train.run.assemble.run_report import identity, task_score
 from toplora_train.run.assemble.scores import Scorer
 from toplora_train.run.platform.console import open_console
-from toplora_train.run.platform.device import AUTOCAST, leave_process_group, open_accelerator
+from toplora_train.run.platform.device import (
+    AUTOCAST,
+    leave_process_group,
+    open_accelerator,
+    open_shards,
+)
 from toplora_train.run.prepare.eval_sets import match_training_form, prompt_mismatch, read_eval_sets
 from toplora_train.run.prepare.objective import (
     Objective,
@@ -93,7 +98,8 @@ def open_run(
     objective = find_objective(config, tokenizer)
     # Errors in the adapter surface before the base model is evaluated.
     load_adapter(load_base(config, location, objective.head, meta=True), run_dir / "adapter")
-    model = load_base(config, location, objective.head)
+    shards = open_shards(config.launch.engine, accelerator)
+    model = load_base(config, location, objective.head, shards=shards)
     model.to(accelerator.device)
     scorer = Scorer(
         tokenizer=tokenizer,

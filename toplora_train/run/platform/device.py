@@ -7,8 +7,10 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch.distributed.device_mesh import init_device_mesh
 
 from toplora_train.config.errors import UserError
+from toplora_train.models.sharded import Shards
 from toplora_train.run.platform.cpu_malloc import keep_freed_memory
 from toplora_train.run.platform.cpu_matmul import choose_matmul
 
@@ -57,6 +59,14 @@ def open_accelerator(
             DistributedDataParallelKwargs(broadcast_buffers=False),
         ],
     )
+
+
+def open_shards(engine: str, accelerator: Accelerator) -> Shards | None:
+    """The processes to shard the base model over; None where each holds all of it."""
+    if engine not in ("fsdp2", "zero3") or accelerator.num_processes == 1:
+        return None
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    return Shards(mesh, accelerator.device)
 
 
 def leave_process_group(accelerator: Accelerator) -> None:
