@@ -14,6 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.models.sharded import is_sharded
 
+BLOCK = 4096
+"""Rows of a sharded output layer that are converted to fp32 at a time."""
+
 
 def end_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The ids that end an answer: the tokenizer's EOS and the generation config's."""
@@ -90,11 +93,19 @@ def _exact_logits(model: nn.Module) -> Iterator[None]:
     if type(head) is not nn.Linear and type(head).__bases__ != (FSDPModule, nn.Linear):
         yield  # a head with an adapter
         return
-    kept = None if is_sharded(model) else _fp32(head)  # sharded, it is whole only while it computes
+    sharded = is_sharded(model)
+    weight = None if sharded else head.weight.float()
+    bias = None if sharded or head.bias is None else head.bias.float()
 
     def exact(hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            return nn.functional.linear(hidden.float().contiguous(), *(kept or _fp32(head)))
+            hidden = hidden.float().contiguous()
+            if weight is not None:
+                return nn.functional.linear(hidden, weight, bias)
+            # Whole only now; in blocks, as in fp32 it would be the largest tensor of all.
+            blocks = [nn.functional.linear(hidden, b.float()) for b in head.weight.split(BLOCK)]
+            logits = torch.cat(blocks, dim=-1)
+            return logits if head.bias is None else logits + head.bias.float()
 
     attributes = vars(head)  # an instance's forward takes precedence over its class's
     before = attributes.get("forward")
@@ -106,7 +117,3 @@ def _exact_logits(model: nn.Module) -> Iterator[None]:
             del attributes["forward"]
         else:
             attributes["forward"] = before
-
-
-def _fp32(head: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    return head.weight.float(), None if head.bias is None else head.bias.float()
