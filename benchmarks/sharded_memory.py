@@ -33,10 +33,10 @@ from toplora_train.models.tiny import tiny_config, tiny_tokenizer
 
 COUNTERS = {"anonymous": "RssAnon", "resident": "VmHWM"}
 COMMAND = [
-    *(sys.executable, "-m", "toplora_train.cli", "recipe=smoke", "adapter=lora", "launch=fsdp2"),
-    *("launch.device=cpu", "trainer.max_steps=5", "trainer.batch_size=4"),
-    *("trainer.micro_batch_size=1", "trainer.save_every=0", "dataset.limit=20"),
-    *("evaluation.limit=4", "evaluation.batch_size=1", "task.arithmetic.max_new_tokens=2"),
+    *(sys.executable, "-m", "toplora_train.cli", "adapter=lora", "launch=fsdp2"),
+    *("launch.device=cpu", "trainer.max_steps=5", "trainer.batch_size=4", "trainer.log_every=1"),
+    *("trainer.micro_batch_size=1", "trainer.save_every=0", "evaluation.batch_size=1"),
+    *("dataset=jsonl", "dataset.test_max_new_tokens=2", "dataset.prompt='{instruction} = '"),
 ]
 
 
@@ -66,6 +66,20 @@ def make_model(folder: Path, *, layers: int, hidden: int, dtype: torch.dtype) ->
 def size_of(module: torch.nn.Module) -> int:
     """Bytes of the parameters."""
     return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def make_rows(folder: Path) -> list[str]:
+    """Write twenty short rows to train on and four to test on; their words of a command."""
+    words = []
+    for name, numbers in (("train", range(20)), ("test", range(20, 24))):
+        file = folder / f"{name}.jsonl"
+        rows = [
+            {"instruction": f"{number} + 1", "output": str(number + 1), "answer": str(number + 1)}
+            for number in numbers
+        ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        words.append(f"dataset.{name}={file}")
+    return words
 
 
 def measure(words: list[str], log: Path) -> dict[str, list[int]]:
@@ -144,10 +158,10 @@ def main() -> None:
             *(f"model.path={folder / 'weights'}", f"model.dtype={given.dtype}"),
         ],
     }
-    found = {}
+    rows, found = make_rows(folder), {}
     for name, words in runs.items():
         place = [f"launch.processes={given.processes}", f"output_dir={folder / name}"]
-        found[name] = measure([*words, *place], folder / f"{name}.log")
+        found[name] = measure([*words, *rows, *place], folder / f"{name}.log")
     above = {
         counter: max(found["model"][counter]) - max(found["baseline"][counter])
         for counter in COUNTERS

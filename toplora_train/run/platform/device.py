@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from toplora_train.config.errors import UserError
 from toplora_train.models.sharded import Shards
-from toplora_train.run.platform.cpu_malloc import keep_freed_memory
+from toplora_train.run.platform.cpu_malloc import keep_freed_memory, return_freed_memory
 from toplora_train.run.platform.cpu_matmul import choose_matmul
 
 # A rank may wait long for the others: for their shard of a test set, or for rank 0 to write. The
@@ -65,6 +65,8 @@ def open_shards(engine: str, accelerator: Accelerator) -> Shards | None:
     """The processes to shard the base model over; None where each holds all of it."""
     if engine not in ("fsdp2", "zero3") or accelerator.num_processes == 1:
         return None
+    if accelerator.device.type == "cpu":
+        return_freed_memory()
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     return Shards(mesh, accelerator.device)
 
