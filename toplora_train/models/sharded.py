@@ -98,7 +98,7 @@ def shard(model: PreTrainedModel, shards: Shards, whole: Sequence[str]) -> PreTr
     weights = [getattr(module, "weight", None) for module in ends]
     # Tied, they belong to the root unit, whose parameters are gathered for the whole pass.
     apart = [] if weights[0] is weights[1] else [module for module in ends if module is not None]
-    for module in (*layers, *apart, model):
+    for module in (*apart, *layers, model):  # from the inside out
         if module is model or any(p not in ignored for p in module.parameters()):
             fully_shard(
                 module, mesh=shards.mesh, reshard_after_forward=True, ignored_params=ignored
