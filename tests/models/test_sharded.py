@@ -21,10 +21,8 @@ from transformers import (
 )
 
 from tests.train.test_processes import in_two_processes
-from toplora_train.adapters.attach import attach_adapter
-from toplora_train.adapters.saving import load_adapter, save_adapter
-from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
+from toplora_train.config.schema import LaunchSettings
 from toplora_train.evaluation.decoding.decode import generate
 from toplora_train.evaluation.forward import evaluating
 from toplora_train.models.compiled import repeated_layers
@@ -34,7 +32,6 @@ from toplora_train.models.locate import ModelLocation
 from toplora_train.models.sharded import Shards, gathered, in_step, is_sharded, shard
 from toplora_train.models.tiny import tiny_config, tiny_model, tiny_tokenizer
 from toplora_train.run.platform.device import open_shards
-from toplora_train.train.checkpoint import adapter_tensors
 
 IDS = torch.arange(2, 38).view(3, 12)
 
@@ -115,33 +112,6 @@ def processes_may_generate_different_numbers_of_tokens(folder: Path, shards: Sha
     assert len(texts[0]) == len(prompts)
 
 
-def an_adapter_starts_trains_and_reloads_as_on_the_whole_model(
-    folder: Path, shards: Shards
-) -> None:
-    """DoRA's magnitudes and PiSSA's factors are computed from the weights."""
-    for name, changes in (("toplora", {}), ("dora", {}), ("lora", {"init": "pissa"})):
-        settings = {**adapter_defaults(name)[0], "dropout": 0.0, **changes}
-        models = pair(folder, "untied", shards)
-        for model in models:
-            with torch.inference_mode():
-                model(IDS)  # the base model is evaluated before it is trained on
-        adapted = [attach_adapter(model, settings, seed=3) for model in models]
-        starts = [adapter_tensors(model) for model in adapted]
-        assert starts[0].keys() == starts[1].keys()
-        assert all(torch.equal(starts[0][key], starts[1][key]) for key in starts[0])
-        for model in adapted:
-            model(IDS, labels=IDS).loss.backward()
-        for one, other in zip(*(model.parameters() for model in adapted), strict=True):
-            assert one.requires_grad == other.requires_grad
-            if one.requires_grad:
-                torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-7)
-        saved = folder / f"{name}-{shards.mesh.get_local_rank()}"
-        save_adapter(adapted[1], saved)
-        reloaded = load_adapter(pair(folder, "untied", shards)[1], saved)
-        with torch.no_grad():
-            assert torch.equal(reloaded(IDS).logits, adapted[1](IDS).logits)
-
-
 def a_layer_can_be_gathered(folder: Path, shards: Shards) -> None:
     whole, half = pair(folder, "untied", shards)
     key = "model.layers.1.mlp.up_proj"
@@ -157,7 +127,6 @@ CHECKS = (
     logits_are_those_of_the_whole_model,
     a_new_head_is_that_of_one_process_and_whole,
     processes_may_generate_different_numbers_of_tokens,
-    an_adapter_starts_trains_and_reloads_as_on_the_whole_model,
     a_layer_can_be_gathered,
 )
 
@@ -169,7 +138,7 @@ def checked(tmp_path_factory) -> Path:
     save_models(folder)
 
     def run() -> None:
-        shards = open_shards("fsdp2", Accelerator(cpu=True))
+        shards = open_shards(LaunchSettings(engine="fsdp2"), Accelerator(cpu=True))
         for check in CHECKS:
             file = folder / f"{check.__name__}.{shards.mesh.get_local_rank()}"
             try:
@@ -198,5 +167,5 @@ def test_a_model_without_repeated_layers_is_refused(monkeypatch):
 
 
 def test_one_process_and_the_other_engines_hold_the_whole_model():
-    assert open_shards("fsdp2", Accelerator(cpu=True)) is None
+    assert open_shards(LaunchSettings(engine="fsdp2"), Accelerator(cpu=True)) is None
     assert not is_sharded(tiny_model())

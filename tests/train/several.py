@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from tests.train.test_step import examples
 from toplora_train.adapters.attach import adapter_names, attach_adapter
 from toplora_train.config.adapter import adapter_defaults
+from toplora_train.config.schema import LaunchSettings
 from toplora_train.data.batches import collate
 from toplora_train.models.activation import checkpoint_activations
 from toplora_train.models.sharded import place, shard
@@ -54,7 +55,7 @@ def train_one(
     """Eleven rows in batches of five: the last batch of an epoch is one row, for two processes."""
     base = tiny_model().requires_grad_(False)
     if stage == 3:
-        shards = open_shards("fsdp2", accelerator)
+        shards = open_shards(LaunchSettings(engine="fsdp2"), accelerator)
         place(shard(base, shards, whole=()), shards)
     adapted = attach_adapter(base, settings(name), seed=3)
     if activation_checkpointing:

@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from toplora_train.adapters._peft.lora import FusedLora
 from toplora_train.adapters._peft.lora import use_kernel as use_lora_kernel
+from toplora_train.adapters._peft.sharded import attaching
 from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
 from toplora_train.adapters.budget import Count, Fit, fit_budget
 from toplora_train.adapters.describe import count_adapter_parameters
@@ -42,7 +43,6 @@ from toplora_train.config.plugins import plugin
 from toplora_train.models.embedding import resized_modules
 from toplora_train.models.head import head_modules
 from toplora_train.models.quantized import keep_trainable
-from toplora_train.models.sharded import attaching
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

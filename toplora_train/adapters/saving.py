@@ -14,6 +14,7 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from toplora_train.adapters._peft.sharded import attaching
 from toplora_train.adapters.attach import (
     DTYPES,
     quiet_peft,
@@ -34,7 +35,6 @@ from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.reading import read_json, validate_file
 from toplora_train.models.embedding import resized_modules
 from toplora_train.models.quantized import keep_trainable
-from toplora_train.models.sharded import attaching
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

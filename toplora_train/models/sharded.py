@@ -21,7 +21,6 @@ from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.experimental import implicit_replication
 from transformers import PreTrainedModel
 
 from toplora_train.config.errors import UserError
@@ -164,26 +163,6 @@ def gathered(model: nn.Module, module: nn.Module) -> Iterator[None]:
     finally:
         for unit in needed:
             unit.reshard()
-
-
-@contextmanager
-def attaching(model: nn.Module) -> Iterator[None]:
-    """Inside, an adapter may be attached to a sharded model; call it on every process.
-
-    What is initialised from the weights is computed on the shards; then all of the adapter's
-    tensors are whole on every process, and equal.
-    """
-    if not is_sharded(model):
-        yield
-        return
-    frozen = {id(parameter) for parameter in model.parameters()}
-    with implicit_replication():  # type: ignore[no-untyped-call]  # torch's is
-        yield
-    for module in model.modules():
-        for name, tensor in list(module._parameters.items()):
-            if isinstance(tensor, DTensor) and id(tensor) not in frozen:
-                new = nn.Parameter(tensor.detach().full_tensor(), tensor.requires_grad)
-                setattr(module, name, new)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

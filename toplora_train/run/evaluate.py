@@ -98,7 +98,7 @@ def open_run(
     objective = find_objective(config, tokenizer)
     # Errors in the adapter surface before the base model is evaluated.
     load_adapter(load_base(config, location, objective.head, meta=True), run_dir / "adapter")
-    shards = open_shards(config.launch.engine, accelerator)
+    shards = open_shards(config.launch, accelerator)
     model = load_base(config, location, objective.head, shards=shards)
     model.to(accelerator.device)
     scorer = Scorer(

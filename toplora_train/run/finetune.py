@@ -128,7 +128,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         if line is not None:
             say(console, str(line))
 
-    shards = open_shards(config.launch.engine, accelerator)
+    shards = open_shards(config.launch, accelerator)
     model = load_base(config, run_data.location, run_data.objective.head, shards=shards)
     base_parameters = model.num_parameters()
     model.to(accelerator.device)

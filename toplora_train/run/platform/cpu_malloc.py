@@ -5,8 +5,8 @@ every tensor of some megabytes then takes fresh pages, each a page fault and zer
 is kept, the next tensor reuses the pages: choosing 200 answers with SmolLM2 took 8.1 s instead of
 10.9 (two cores), with 3 page faults instead of 1.8 million.
 
-A sharded model is gathered and freed layer by layer, in blocks between which others stay: kept, they
-leave gaps that no later layer fits, and 259 MB of shards took 744 MB instead of 316.
+A sharded model is gathered and freed layer by layer. Kept, that memory is in pieces between which
+others stay, and a process with 259 MB of shards allocated 744 MB.
 """
 
 from __future__ import annotations
