@@ -38,6 +38,7 @@ CHOICES = {
         ("task.boolq.split", {}, "boolq.json is a single file"),
         ("optimizer.no_decay", {}, "optimizer.weight_decay is 0"),
         ("launch.engine", {}, "over several processes"),
+        ("launch.shard", {}, "no other engine shards it"),
         ("adapter.gate.norm", {"adapter__gate": {"enabled": False}}, "gate.enabled=false"),
     ],
 )
@@ -57,6 +58,7 @@ def test_settings_with_an_effect_pass():
         evaluation__multiple_choice="choose",
         optimizer__weight_decay=0.1,
         launch__processes=2,
+        launch__engine="fsdp2",
     )
     validate_useful(config, keys | {"dataset.fields"})
 

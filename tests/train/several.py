@@ -10,14 +10,17 @@ from safetensors.torch import save_file
 from tests.train.test_step import examples
 from toplora_train.adapters.attach import adapter_names, attach_adapter
 from toplora_train.config.adapter import adapter_defaults
+from toplora_train.config.schema import LaunchSettings
 from toplora_train.data.batches import collate
 from toplora_train.models.activation import checkpoint_activations
+from toplora_train.models.sharded import place, shard
 from toplora_train.models.tiny import tiny_model
+from toplora_train.run.platform.device import open_shards
 from toplora_train.train.checkpoint import TrainState, adapter_tensors
 from toplora_train.train.loop import train
 from toplora_train.train.optimizer import build_optimizer
 from toplora_train.train.settings import LoopSettings, TrainingData
-from toplora_train.train.sharding import shard_adapter, shard_model
+from toplora_train.train.sharding import shard_adapter
 from toplora_train.train.signals import Interruption
 from toplora_train.train.step import Loss, supervised_loss
 
@@ -50,13 +53,15 @@ def train_one(
     loss: Loss = supervised_loss,
 ) -> None:
     """Eleven rows in batches of five: the last batch of an epoch is one row, for two processes."""
-    adapted = attach_adapter(tiny_model(), settings(name), seed=3)
+    base = tiny_model().requires_grad_(False)
+    if stage == 3:
+        shards = open_shards(LaunchSettings(engine="fsdp2"), accelerator)
+        place(shard(base, shards, whole=()), shards)
+    adapted = attach_adapter(base, settings(name), seed=3)
     if activation_checkpointing:
         checkpoint_activations(adapted)
     if stage == 2:
         shard_adapter(adapted, accelerator.device)
-    if stage == 3:
-        shard_model(adapted)
     optimizer = build_optimizer(adapted, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
     model = adapted if stage else accelerator.prepare(adapted)
     optimizer = accelerator.prepare(optimizer)

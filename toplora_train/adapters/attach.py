@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from toplora_train.adapters._peft.lora import FusedLora
 from toplora_train.adapters._peft.lora import use_kernel as use_lora_kernel
+from toplora_train.adapters._peft.sharded import attaching
 from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
 from toplora_train.adapters.budget import Count, Fit, fit_budget
 from toplora_train.adapters.describe import count_adapter_parameters
@@ -131,7 +132,7 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
             config.target_modules = attention_projections(model)
         _fit_to_model(config, model)
         resized = bool(resized_modules(model))
-        with torch.random.fork_rng(devices=[]), quiet_peft(ties=resized):
+        with torch.random.fork_rng(devices=[]), quiet_peft(ties=resized), attaching(model):
             torch.default_generator.manual_seed(seed)
             attached = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
         if resized:

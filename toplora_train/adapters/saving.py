@@ -14,6 +14,7 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from toplora_train.adapters._peft.sharded import attaching
 from toplora_train.adapters.attach import (
     DTYPES,
     quiet_peft,
@@ -84,7 +85,12 @@ def load_adapter(
         keep_trainable(model)
     found, resized = shapes_and_dtypes(folder), bool(resized_modules(model))
     validate_names_match(model, folder)
-    with warnings.catch_warnings(), quiet_peft(ties=resized), peft_errors(str(folder)):
+    with (
+        warnings.catch_warnings(),
+        quiet_peft(ties=resized),
+        peft_errors(str(folder)),
+        attaching(model),
+    ):
         # PEFT would drop unknown settings. Missing tensors are checked below.
         warnings.filterwarnings("error", message="Unexpected keyword arguments")
         warnings.filterwarnings("ignore", message="Found missing adapter keys")

@@ -52,7 +52,7 @@ def is_run_config(path: Path) -> bool:
 
 def plain(config: RunConfig) -> dict[str, Any]:
     """The configuration as dicts, lists and scalars."""
-    values: dict[str, Any] = _RUN_CONFIG.dump_python(config, mode="json")
+    values: dict[str, Any] = RUN_CONFIG.dump_python(config, mode="json")
     return values
 
 

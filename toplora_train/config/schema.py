@@ -447,14 +447,17 @@ class LaunchSettings:
     Attributes:
         name: The option's name.
         processes: Number of processes; ``auto`` is one per GPU, or one on a CPU.
-        engine: How several processes train: ``ddp`` (replicated), ``fsdp2`` (fully sharded) or
+        engine: How several processes train: ``ddp`` (replicated), ``fsdp2`` (base model sharded) or
             ``zero2`` (gradients and optimizer state sharded). ``zero3`` is an alias of ``fsdp2``.
+        shard: What ``fsdp2`` shards over: ``all`` processes, or those of a ``node``, each of which
+            then holds the model once: layers are gathered without the network between nodes.
         device: Device type; ``auto`` takes the best one available.
     """
 
     name: str = "local"
     processes: PositiveInt | Literal["auto"] = 1
     engine: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    shard: Literal["all", "node"] = "all"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 

@@ -88,6 +88,11 @@ USES = (
         "distributes work over several processes, and there is one; set launch.processes",
     ),
     Use(
+        ("launch.shard",),
+        lambda config: config.launch.engine in ("fsdp2", "zero3"),
+        "says what launch=fsdp2 shards the base model over; no other engine shards it",
+    ),
+    Use(
         tuple(f"adapter.gate.{key}" for key in ("activation", "norm", "init", "eps")),
         lambda config: bool(config.adapter.get("gate", {}).get("enabled")),
         "configures the gate, which adapter.gate.enabled=false removes",

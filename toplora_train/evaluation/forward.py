@@ -9,8 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase
+
+from toplora_train.models.sharded import is_sharded
+
+BLOCK = 4096
+"""Rows of a sharded output layer that are converted to fp32 at a time."""
 
 
 def end_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -85,14 +90,22 @@ def _exact_logits(model: nn.Module) -> Iterator[None]:
     positions of a batch) row by row, copying the head for each.
     """
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    if type(head) is not nn.Linear or isinstance(head.weight, DTensor):
-        yield  # a head with an adapter, or sharded
+    if type(head) is not nn.Linear and type(head).__bases__ != (FSDPModule, nn.Linear):
+        yield  # a head with an adapter
         return
-    weight, bias = head.weight.float(), None if head.bias is None else head.bias.float()
+    sharded = is_sharded(model)
+    weight = None if sharded else head.weight.float()
+    bias = None if sharded or head.bias is None else head.bias.float()
 
     def exact(hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            return nn.functional.linear(hidden.float().contiguous(), weight, bias)
+            hidden = hidden.float().contiguous()
+            if weight is not None:
+                return nn.functional.linear(hidden, weight, bias)
+            # Whole only now; in blocks, as in fp32 it would be the largest tensor of all.
+            blocks = [nn.functional.linear(hidden, b.float()) for b in head.weight.split(BLOCK)]
+            logits = torch.cat(blocks, dim=-1)
+            return logits if head.bias is None else logits + head.bias.float()
 
     attributes = vars(head)  # an instance's forward takes precedence over its class's
     before = attributes.get("forward")

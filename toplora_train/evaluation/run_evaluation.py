@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -70,12 +71,14 @@ class EvalProgress:
         on_prediction: Called with each new prediction of this process.
         on_progress: Called after each row.
         ranks: This process's rank.
+        in_step: The rows are answered inside this context, which may wait for other processes.
     """
 
     finished: Mapping[str, Prediction] = field(default_factory=dict)
     on_prediction: Callable[[Prediction], None] = lambda _prediction: None
     on_progress: Callable[[Progress], None] = lambda _progress: None
     ranks: Ranks = ALONE
+    in_step: AbstractContextManager[None] = field(default_factory=nullcontext)
 
 
 FRESH = EvalProgress()
@@ -122,15 +125,17 @@ def run_evaluation(
     if done:
         progress.on_progress(Progress(len(done), total, measured / len(done), 0, tokens_left))
     new: list[tuple[int, Prediction]] = []
-    for place, output, scores in answer(pending) if pending else ():
-        prediction = score(pending[place], output, scores)
-        new.append((pending[place], prediction))
-        measured += measure(prediction)
-        tokens = lengths[pending[place]]
-        tokens_left -= tokens
-        progress.on_prediction(prediction)
-        answered = len(done) + len(new)
-        progress.on_progress(Progress(answered, total, measured / answered, tokens, tokens_left))
+    with progress.in_step:
+        for place, output, scores in answer(pending) if pending else ():
+            prediction = score(pending[place], output, scores)
+            new.append((pending[place], prediction))
+            measured += measure(prediction)
+            tokens = lengths[pending[place]]
+            tokens_left -= tokens
+            progress.on_prediction(prediction)
+            answered = len(done) + len(new)
+            seen = Progress(answered, total, measured / answered, tokens, tokens_left)
+            progress.on_progress(seen)
     done.update(progress.ranks.gather(new))
     predictions = [done[index] for index in range(len(prompts))]
     return count(predictions, seconds=time.perf_counter() - started), predictions

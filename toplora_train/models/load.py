@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.distributed import DistributedConfig
 
 from toplora_train.config.aside import temporary_folder
 from toplora_train.config.errors import UserError, one_line
@@ -35,6 +36,7 @@ from toplora_train.models.head import (
 )
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.quantized import keep_trainable, quantization_config
+from toplora_train.models.sharded import Shards, is_sharded, place, shard, sharded_class
 from toplora_train.models.tiny import tiny_config, tiny_model, tiny_tokenizer
 
 # Reserved tokens that do not occur in text, in order of preference.
@@ -94,6 +96,7 @@ def load_model(
     new_head: bool = False,
     embedding_rows: int | None = None,
     seed: int = 0,
+    shards: Shards | None = None,
 ) -> PreTrainedModel:
     """Load the base model on the CPU, frozen and in evaluation mode.
 
@@ -109,6 +112,8 @@ def load_model(
         new_head: draw a new head even if the checkpoint has one that fits.
         embedding_rows: number of rows to resize the embedding to; None leaves it as it is.
         seed: seed of the head's initialisation; the global RNG state is preserved.
+        shards: the processes to shard it over, on their devices; call it on each of them. A
+            quantised model is read whole, and then sharded.
 
     Raises:
         UserError: the folder cannot be loaded as such a model, weights other than the head's are
@@ -120,6 +125,9 @@ def load_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         empty = partial(_without_weights, kind, location, head, torch_dtype, attention)
+        whole = [*trained_whole]
+        if shards is not None:
+            whole += _trained_modules(empty(), head=head is not None, resized=bool(embedding_rows))
         if meta:
             model = empty()
         elif location.folder is None and quantization is None:
@@ -134,6 +142,9 @@ def load_model(
                 kept = head_modules(empty()) if head is not None else None
                 how["quantization_config"] = quantization_config(quantization, torch_dtype, kept)
                 how["device_map"] = {"": "cpu"}  # moved to the device later, like any model
+            elif shards is not None:
+                kind = sharded_class(type(empty()), shards, whole)
+                how["distributed_config"] = DistributedConfig(fsdp_size=shards.mesh.size())
             with _folder_of(location, kind, head) as folder:
                 model = _from_folder(
                     folder,
@@ -154,7 +165,18 @@ def load_model(
     model.name_or_path = location.name  # base_model_name_or_path in the adapter's config
     model.requires_grad_(False)
     frozen: PreTrainedModel = model.eval()
+    if shards is not None:
+        if not is_sharded(frozen):
+            shard(frozen, shards, whole)
+        place(frozen, shards)
     return frozen
+
+
+def _trained_modules(model: PreTrainedModel, *, head: bool, resized: bool) -> list[str]:
+    """The names of the modules that are trained because of a head or a resized embedding."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings()) if resized else ()
+    found = [name for name, module in model.named_modules() if module in ends]
+    return found + (head_modules(model) if head else [])
 
 
 def start_of_head(location: ModelLocation, head: Head, *, new: bool = False) -> HeadStart:

@@ -90,8 +90,9 @@ def memory_of_each(
 
     DDP replicates everything and adds buckets of the gradients' size. ZeRO stage 2 shards gradients
     and moments; the adapter is gathered whole for a pass, with its gradients, and the base model is
-    replicated. FSDP2 (ZeRO stage 3) shards the base model too: two layers are gathered at a time,
-    the current one and the next, and the embeddings for a whole pass.
+    replicated. FSDP2 (ZeRO stage 3) shards the base model: two layers are gathered at a time, the
+    current one and the next, and the embeddings, if tied, for a whole pass; the adapter is as with
+    DDP.
 
     Args:
         whole: The estimate for a single device with the same micro-batch.
@@ -103,14 +104,10 @@ def memory_of_each(
     if devices == 1:
         return whole
     trainable = whole.adapter // TRAINED_BYTES
-    if engine == "ddp":
-        return replace(whole, adapter=whole.adapter + 4 * trainable)
-    sharded = whole.adapter // devices
     if engine == "zero2":
-        return replace(whole, adapter=sharded + 8 * trainable)
+        return replace(whole, adapter=whole.adapter // devices + 8 * trainable)
+    averaged = replace(whole, adapter=whole.adapter + 4 * trainable)
+    if engine == "ddp":
+        return averaged
     gathered = 2 * max(0, whole.weights - embeddings) // layers + embeddings
-    return replace(
-        whole,
-        weights=min(whole.weights, whole.weights // devices + gathered),
-        adapter=sharded + 2 * 8 * trainable // layers,
-    )
+    return replace(averaged, weights=min(whole.weights, whole.weights // devices + gathered))

@@ -26,7 +26,12 @@ from toplora_train.run.assemble.evaluation_folder import open_folder, write_eval
 from toplora_train.run.assemble.run_report import identity, task_score
 from toplora_train.run.assemble.scores import Scorer
 from toplora_train.run.platform.console import open_console
-from toplora_train.run.platform.device import AUTOCAST, leave_process_group, open_accelerator
+from toplora_train.run.platform.device import (
+    AUTOCAST,
+    leave_process_group,
+    open_accelerator,
+    open_shards,
+)
 from toplora_train.run.prepare.adapted_model import validate_own_adapter
 from toplora_train.run.prepare.eval_sets import match_training_form, prompt_mismatch, read_eval_sets
 from toplora_train.run.prepare.objective import (
@@ -89,7 +94,8 @@ def open_run(
     objective = find_objective(config, tokenizer)
     # Errors in the adapter surface before the base model is evaluated.
     load_adapter(load_base(config, location, objective.head, meta=True), run_dir / "adapter")
-    model = load_base(config, location, objective.head)
+    shards = open_shards(config.launch, accelerator)
+    model = load_base(config, location, objective.head, shards=shards)
     model.to(accelerator.device)
     scorer = Scorer(
         tokenizer=tokenizer,

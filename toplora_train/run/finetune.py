@@ -51,7 +51,12 @@ from toplora_train.run.fit.optimization import (
 from toplora_train.run.fit.profile import FOLDER, StepProfiler, profiling
 from toplora_train.run.fit.selection_metric import VALIDATION_LOSS
 from toplora_train.run.platform.console import open_console
-from toplora_train.run.platform.device import AUTOCAST, leave_process_group, open_accelerator
+from toplora_train.run.platform.device import (
+    AUTOCAST,
+    leave_process_group,
+    open_accelerator,
+    open_shards,
+)
 from toplora_train.run.prepare.budget import within_budget
 from toplora_train.run.prepare.data_init import show_rows
 from toplora_train.run.prepare.encoding import learned_prompt
@@ -124,7 +129,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         if line is not None:
             say(console, str(line))
 
-    model = load_base(config, run_data.location, run_data.objective.head)
+    shards = open_shards(config.launch, accelerator)
+    model = load_base(config, run_data.location, run_data.objective.head, shards=shards)
     base_parameters = model.num_parameters()
     model.to(accelerator.device)
     scorer = Scorer(
@@ -204,15 +210,22 @@ def run(config: RunConfig, run_dir: Path) -> None:
         weights=fingerprint(adapted),
     )
     forgetting = general_text.change(losses_before, general_text.losses(adapted))
-    leave_process_group(accelerator)
-    if not first:
-        return
+    if shards is None:
+        leave_process_group(accelerator)
+        if not first:
+            return
 
     described = describe_adapter(adapted)
     probe = run_data.objective.collate(run_data.train[:PROBE_ROWS])
     trained_logits = probe_logits(adapted, probe, autocast)
     del model, adapted  # two copies of a large base model would not fit in memory
-    fresh = load_base(config, run_data.location, run_data.objective.head, head_seed=config.seed + 1)
+    fresh = load_base(
+        config,
+        run_data.location,
+        run_data.objective.head,
+        head_seed=config.seed + 1,
+        shards=shards,
+    )
     proof = prove_reload(
         fresh.to(accelerator.device),
         adapter_dir,
@@ -221,6 +234,10 @@ def run(config: RunConfig, run_dir: Path) -> None:
         dtype=autocast,
         kernel=kernel_of(config.adapter),
     )
+    if shards is not None:
+        leave_process_group(accelerator)
+        if not first:
+            return
 
     report = build_report(
         config,

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 def holds_whole_model(model: nn.Module, accelerator: Accelerator) -> bool:
     """Whether this process holds an unsharded model: a single process, or DDP.
 
-    With a sharded model every pass communicates, and gradients arrive already averaged.
+    With a sharded model or adapter every pass communicates.
     """
     return accelerator.num_processes == 1 or isinstance(model, DistributedDataParallel)
 
@@ -27,7 +27,7 @@ def average_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerat
 
     A gradient that is None on some processes counts as zero there; None on all stays None.
     """
-    if accelerator.num_processes == 1:
+    if accelerator.num_processes == 1 or not parameters:
         return
     has_grad = torch.tensor([p.grad is not None for p in parameters], device=accelerator.device)
     counts = accelerator.reduce(has_grad.float(), reduction="sum").tolist()

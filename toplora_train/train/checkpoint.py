@@ -34,9 +34,10 @@ from torch import Tensor
 from toplora_train.config.aside import rescue
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.reading import read_json, validate, validate_file
+from toplora_train.models.sharded import full_tensor
 from toplora_train.models.tensors import read_tensors, validate_tensors
 from toplora_train.train.processes import random_states, restore_random_state
-from toplora_train.train.sharding import full_tensor, shard_like
+from toplora_train.train.sharding import shard_like
 from toplora_train.train.spikes import LossTrend
 
 logger = logging.getLogger(__name__)

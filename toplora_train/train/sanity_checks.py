@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from toplora_train.adapters.base import adapter_prefixes
 from toplora_train.config.errors import RunFailure
-from toplora_train.train.sharding import full_tensor
+from toplora_train.models.sharded import full_tensor
 
 LOWER = "Lower optimizer.lr"
 

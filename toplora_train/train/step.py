@@ -9,11 +9,12 @@ from typing import Protocol
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
-from toplora_train.train.all_reduce import average_gradients, holds_whole_model
+from toplora_train.models.sharded import full_tensor
+from toplora_train.train.all_reduce import average_gradients
 from toplora_train.train.logits import logits_only_at
-from toplora_train.train.sharding import full_tensor
 
 IGNORED = -100
 
@@ -94,8 +95,8 @@ def update(
     reads the result refuses them, see :class:`toplora_train.train.unread.Unread`.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if holds_whole_model(model, accelerator):
-        average_gradients(trainable, accelerator)
+    # Gradients of sharded parameters arrive averaged.
+    average_gradients([p for p in trainable if not isinstance(p, DTensor)], accelerator)
     norm = full_tensor(accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf")))
     mean = accelerator.reduce(share)
     optimizer.step()

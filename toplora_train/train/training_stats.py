@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from toplora_train.adapters import factors
-from toplora_train.train.sharding import full_tensor, is_sharded
+from toplora_train.models.sharded import full_tensor
+from toplora_train.train.sharding import adapter_is_sharded
 from toplora_train.train.spikes import LossTrend
 
 TrainingStats = dict[str, float | str]
@@ -80,7 +81,7 @@ def _ranks(model: nn.Module) -> TrainingStats:
 
     Empty for adapters whose update is not a fixed product (TopLoRA's depends on the token).
     """
-    found = {} if is_sharded(model) else factors.fixed_factors(model)
+    found = {} if adapter_is_sharded(model) else factors.fixed_factors(model)
     if not found:
         return {}
     ranks = {name: effective_rank(A, B) for name, (A, B) in found.items()}

@@ -142,8 +142,10 @@ def test_muon_is_refused_where_matrices_are_sharded(make_run):
     config = replace(
         config,
         optimizer=replace(config.optimizer, name="muon"),
-        launch=replace(config.launch, engine="fsdp2"),
+        launch=replace(config.launch, engine="zero2"),
     )
     validate_optimizer(config, processes=1)
+    whole = replace(config, launch=replace(config.launch, engine="fsdp2"))
+    validate_optimizer(whole, processes=2)  # it shards the base model, not the adapter
     with pytest.raises(UserError, match="use launch=ddp"):
         validate_optimizer(config, processes=2)

@@ -87,7 +87,7 @@ def test_accuracy_is_measured_where_the_validation_loss_was(make_run, monkeypatc
     ("changes", "message"),
     [
         ({"evaluation": {"protocol": "legacy.toplora"}}, "the clean protocol only"),
-        ({"launch": {"engine": "fsdp2", "processes": 2}}, "use launch=ddp, or select_by=loss"),
+        ({"launch": {"engine": "zero2", "processes": 2}}, "use launch=ddp, launch=fsdp2, or"),
     ],
     ids=["protocol", "engine"],
 )

@@ -1,8 +1,16 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from toplora_train.config.errors import UserError
-from toplora_train.run.platform.device import AUTOCAST, device_name, open_accelerator
+from toplora_train.config.schema import LaunchSettings
+from toplora_train.run.platform.device import (
+    AUTOCAST,
+    device_name,
+    open_accelerator,
+    open_shards,
+)
 
 
 def test_the_cpu_is_used_if_configured():
@@ -37,3 +45,12 @@ def test_a_gpu_is_named_with_its_model(monkeypatch: pytest.MonkeyPatch):
     assert device_name(torch.device("cpu")) == "cpu"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model of {device.index}")
     assert device_name(torch.device("cuda:1")) == "cuda:1 (model of 1)"
+
+
+@pytest.mark.parametrize("here", ["", "3"])
+def test_sharding_over_nodes_needs_equally_many_processes_on_each(monkeypatch, here: str):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    four = SimpleNamespace(num_processes=4, device=torch.device("meta"))
+    with pytest.raises(UserError, match="same number of processes on every node"):
+        open_shards(LaunchSettings(engine="fsdp2", shard="node"), four)
+    assert open_shards(LaunchSettings(engine="zero2"), four) is None

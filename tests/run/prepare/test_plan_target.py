@@ -31,9 +31,10 @@ def test_each_of_eight_devices_holds_an_eighth_of_a_batch(make_run):
     assert fsdp2.training < zero2.training < ddp.training < alone.training
 
 
-def test_an_evaluation_holds_the_base_model_whole_whatever_the_engine(make_run):
-    assert {column.evaluation for column in memory(make_run())} == {1_000 + 4 * 10}
-    assert memory(make_run())[3].most == 1_040
+def test_an_evaluation_holds_the_base_model_whole_but_under_fsdp2(make_run):
+    *others, fsdp2 = (column.evaluation for column in memory(make_run()))
+    assert set(others) == {1_000 + 4 * 10}
+    assert fsdp2 == 1_000 // 8 + 2 * 100 + 100 + 4 * 10
 
 
 def test_a_setting_that_a_run_refuses_has_a_reason_instead_of_numbers(make_run):
@@ -60,8 +61,8 @@ def test_where_no_setting_fits_the_remedies_are_named(make_run):
     config = make_run(plan=True, plan_for="t4")
     target = find_target(config)
     assert too_large(memory(config), target) is None
-    line = too_large(memory(config, weights=32 * 10**9), target)
-    assert line.startswith("t4 (16 GB) is too small in every setting: at least 29.8 GiB")
+    line = too_large(memory(config, weights=32 * 10**10), target)
+    assert line.startswith("t4 (16 GB) is too small in every setting: at least 103.5 GiB")
     assert "trainer.micro_batch_size" in line
 
 

@@ -25,9 +25,14 @@ UNFIT = {
         r"^trainer\.compile: torch does not compile layers",
     ),
     "muon": (
-        {"optimizer": {"name": "muon"}, "launch": {"engine": "fsdp2", "processes": 2}},
+        {"optimizer": {"name": "muon"}, "launch": {"engine": "zero2", "processes": 2}},
         2,
         r"^optimizer=muon needs whole matrices",
+    ),
+    "auto": (
+        {"trainer": {"micro_batch_size": "auto"}, "launch": {"engine": "fsdp2", "processes": 2}},
+        2,
+        r"^trainer\.micro_batch_size=auto tries passes",
     ),
 }
 

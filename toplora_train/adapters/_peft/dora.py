@@ -12,6 +12,8 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from toplora_train.models.sharded import full_tensor
+
 DoraVariant: TypeAlias = DoraLinearVariant
 """PEFT's computation of DoRA in one linear layer."""
 
@@ -30,7 +32,7 @@ def replace_dora(model: PeftModel, make_variant: Callable[[], DoraVariant]) -> N
 
 
 def frozen_weight(layer: BaseTunerLayer) -> Tensor:
-    """The base layer's weight ``(out_features, in_features)``, dequantised if necessary."""
+    """The base layer's weight ``(out_features, in_features)``, dequantised and unsharded."""
     base_layer = layer.get_base_layer()
-    weight: Tensor = dequantize_module_weight(base_layer)
+    weight: Tensor = full_tensor(dequantize_module_weight(base_layer))
     return weight.T if isinstance(base_layer, Conv1D) else weight

@@ -109,6 +109,7 @@ def generate(
                     **cached,
                     generation_config=settings,
                     streamer=streamer,
+                    synced_gpus=False,  # of a sharded model, every pass is kept in step
                 )
             answers = tokens[:, inputs["input_ids"].shape[1] :].tolist()
             for index, answer in zip(batch, answers, strict=True):

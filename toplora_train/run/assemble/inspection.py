@@ -32,6 +32,7 @@ from toplora_train.evaluation.decoding.prefix import common_prefix
 from toplora_train.evaluation.forward import evaluating
 from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.evaluation.ranks import ALONE, Ranks
+from toplora_train.models.sharded import gathered, is_sharded
 from toplora_train.report import inspection as stored
 from toplora_train.report.gain import gain
 from toplora_train.run.assemble.scores import Scorer
@@ -98,7 +99,11 @@ def inspect_adapter(
     fixed = replace(scorer, folder=where / "predictions") if scorer and means and extras else None
     if fixed is not None:
         _score_fixed(model, means, fixed, weights)
-    updates, left_out = _describe_updates(model, name, means, whole=extras) if first else ([], {})
+    updates, left_out = (
+        _describe_updates(model, name, means, whole=extras)
+        if first or is_sharded(model)
+        else ([], {})
+    )
     tensors = structure.tensors_of(model, name)
     inspection = stored.Inspection(
         adapter=str(model.peft_config[name].peft_type.value),
@@ -268,7 +273,8 @@ def _describe_updates(
     layers = adapted_layers(model)
     for module, layer in layers.items():
         try:
-            described = describe_update(layer, name, means.get(module), whole=whole)
+            with gathered(model, layer):
+                described = describe_update(layer, name, means.get(module), whole=whole)
         except Exception as error:
             left_out[module] = f"{type(error).__name__}: {one_line(error)}"
         else:

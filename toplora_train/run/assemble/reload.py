@@ -12,7 +12,7 @@ from toplora_train.adapters.saving import load_adapter
 from toplora_train.report.record import Reload
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def probe_logits(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype | None) -> Tensor:
     """The logits of a fixed batch, on the CPU, in evaluation mode."""
     device = next(model.parameters()).device
@@ -40,5 +40,6 @@ def prove_reload(
             lists are empty, and record in the report that the keys were checked.
     """
     reloaded = load_adapter(fresh_base, adapter, kernel=kernel)
-    difference = (probe_logits(reloaded, batch, dtype) - expected).abs().max()
+    # In place: these may be the largest tensors of a run.
+    difference = probe_logits(reloaded, batch, dtype).sub_(expected).abs_().max()
     return Reload(float(difference), missing=[], unexpected=[])

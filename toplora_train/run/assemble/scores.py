@@ -25,6 +25,7 @@ from toplora_train.evaluation.predictions import (
 )
 from toplora_train.evaluation.ranks import ALONE, Ranks
 from toplora_train.evaluation.run_evaluation import EvalProgress, Score
+from toplora_train.models.sharded import in_step
 from toplora_train.report.display import EvaluationDisplay
 from toplora_train.report.numbers import (
     counted,
@@ -95,7 +96,9 @@ class Scorer:
                     numbers=eval_set.kind == "regress",
                 ) as display,
             ):
-                progress = EvalProgress(finished, file.add, display.update, self.ranks)
+                progress = EvalProgress(
+                    finished, file.add, display.update, self.ranks, in_step(model)
+                )
                 score, predictions = find_method(eval_set.kind).evaluate(
                     model,
                     self.tokenizer,

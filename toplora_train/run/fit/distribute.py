@@ -1,4 +1,4 @@
-"""Distribute a model over processes: replicated (DDP), or sharded (ZeRO-2, FSDP2)."""
+"""Distribute training: gradients averaged (DDP), the adapter sharded (ZeRO-2), or as loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toplora_train.config.schema import RunConfig
 from toplora_train.run.prepare.objective import load_base
 from toplora_train.run.prepare.run_data import RunData
 from toplora_train.train.checkpoint import adapter_tensors, set_adapter_tensors
-from toplora_train.train.sharding import is_sharded, shard_adapter, shard_model
+from toplora_train.train.sharding import adapter_is_sharded, shard_adapter
 
 
 def prepare_model(
@@ -28,20 +28,18 @@ def prepare_model(
         model, optimizer = accelerator.prepare(adapted, make_optimizer(adapted))
         return model, optimizer
     if engine == "zero2":
-        sharded = shard_adapter(adapted, accelerator.device)
-    else:
-        sharded = shard_model(adapted)
-    return sharded, accelerator.prepare(make_optimizer(sharded))
+        shard_adapter(adapted, accelerator.device)
+    return adapted, accelerator.prepare(make_optimizer(adapted))
 
 
 def unwrap_model(
     model: PeftModel, config: RunConfig, run_data: RunData, *, accelerator: Accelerator
 ) -> PeftModel:
-    """The trained model, unsharded; call it on every rank.
+    """The trained model, its adapter unsharded; call it on every rank.
 
-    A sharded model is rebuilt around the adapter, as its shards only compute together.
+    Around a sharded adapter the model is rebuilt, as its shards only compute together.
     """
-    if not is_sharded(model):
+    if not adapter_is_sharded(model):
         unwrapped: PeftModel = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         return unwrapped.eval()
     tensors = adapter_tensors(model)

@@ -174,16 +174,31 @@ def validate_compilation(config: RunConfig, *, processes: int) -> None:
 
 
 def validate_optimizer(config: RunConfig, *, processes: int) -> None:
-    """Check that the optimizer supports the engine: Muon needs unsharded matrices.
+    """Check that the optimizer supports the engine: Muon needs the adapter's whole matrices.
 
     Raises:
         UserError: Names what to use instead.
     """
     engine = config.launch.engine
-    if config.optimizer.name == "muon" and engine != "ddp" and processes > 1:
+    if config.optimizer.name == "muon" and engine == "zero2" and processes > 1:
         raise UserError(
-            f"optimizer=muon needs whole matrices, but launch={engine} shards them; use "
-            "launch=ddp or optimizer=adamw"
+            "optimizer=muon needs whole matrices, but launch=zero2 shards the adapter's; use "
+            "launch=ddp, launch=fsdp2 or optimizer=adamw"
+        )
+
+
+def validate_micro_batch_size(config: RunConfig, *, processes: int) -> None:
+    """Check that the micro-batch size is known where every pass communicates.
+
+    Raises:
+        UserError: Names what to use instead.
+    """
+    engine = config.launch.engine
+    if config.trainer.micro_batch_size == "auto" and engine in ("fsdp2", "zero3") and processes > 1:
+        raise UserError(
+            f"trainer.micro_batch_size=auto tries passes until memory runs out, which processes "
+            f"that communicate in every pass (launch={engine}) would not survive; set a number, "
+            "from plan=true"
         )
 
 

@@ -19,6 +19,8 @@ from toplora_train.data.rows import RowSet, content_hash, validate_answers
 from toplora_train.evaluation.answers import row_label
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import EvalContext, Method, find_method
+from toplora_train.evaluation.run_evaluation import EvalProgress
+from toplora_train.models.sharded import in_step
 from toplora_train.run.prepare.run_data import RunData, total_steps
 from toplora_train.train.record import StepRecord
 
@@ -84,7 +86,7 @@ def answer_accuracy(
     maximum length.
 
     Raises:
-        UserError: The tasks use different extractions, the model is sharded, or a row has no
+        UserError: The tasks use different extractions, the adapter is sharded, or a row has no
             answer.
     """
     rows = run_data.validation_rows
@@ -94,10 +96,10 @@ def answer_accuracy(
             f"trainer.select_by=metric works with the clean protocol only, not with "
             f"evaluation.protocol={config.evaluation.protocol}; use select_by=loss"
         )
-    if config.launch.engine != "ddp" and config.launch.processes != 1:
+    if config.launch.engine == "zero2" and config.launch.processes != 1:
         raise UserError(
-            "trainer.select_by=metric generates answers during training, which a sharded model "
-            "cannot; use launch=ddp, or select_by=loss"
+            "trainer.select_by=metric generates answers during training, which a model with a "
+            "sharded adapter cannot; use launch=ddp, launch=fsdp2, or select_by=loss"
         )
     validate_answers(rows)
     for row in rows:
@@ -132,10 +134,11 @@ def _evaluation(
     config: RunConfig, run_data: RunData, held_out: EvalSet, autocast_dtype: torch.dtype | None
 ) -> Callable[[PeftModel], float]:
     """The score of a model on the held-out rows."""
-    context = EvalContext(config.evaluation.batch_size, autocast_dtype)
 
     def evaluate(model: PeftModel) -> float:
         method = find_method(held_out.kind)
+        progress = EvalProgress(in_step=in_step(model))
+        context = EvalContext(config.evaluation.batch_size, autocast_dtype, progress)
         score, _ = method.evaluate(model, run_data.tokenizer, held_out, context)
         return score.value
 

@@ -7,9 +7,12 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch.distributed.device_mesh import init_device_mesh
 
 from toplora_train.config.errors import UserError
-from toplora_train.run.platform.cpu_malloc import keep_freed_memory
+from toplora_train.config.schema import LaunchSettings
+from toplora_train.models.sharded import Shards
+from toplora_train.run.platform.cpu_malloc import keep_freed_memory, return_freed_memory
 from toplora_train.run.platform.cpu_matmul import choose_matmul
 
 # A rank may wait long for the others: for their shard of a test set, or for rank 0 to write. The
@@ -57,6 +60,29 @@ def open_accelerator(
             DistributedDataParallelKwargs(broadcast_buffers=False),
         ],
     )
+
+
+def open_shards(launch: LaunchSettings, accelerator: Accelerator) -> Shards | None:
+    """The processes to shard the base model over; None where each holds all of it.
+
+    Raises:
+        UserError: ``launch.shard=node``, but the processes of a node are unknown.
+    """
+    processes, device = accelerator.num_processes, accelerator.device
+    if launch.engine not in ("fsdp2", "zero3") or processes == 1:
+        return None
+    if device.type == "cpu":
+        return_freed_memory()
+    if launch.shard == "all":
+        return Shards(init_device_mesh(device.type, (processes,)), device)
+    here = os.environ.get("LOCAL_WORLD_SIZE", "")
+    if not here.isdecimal() or processes % int(here):
+        raise UserError(
+            "launch.shard=node needs the same number of processes on every node; LOCAL_WORLD_SIZE, "
+            f"which torchrun sets, is {here or 'not set'} and WORLD_SIZE {processes}"
+        )
+    shape, names = (processes // int(here), int(here)), ("node", "process")
+    return Shards(init_device_mesh(device.type, shape, mesh_dim_names=names), device)
 
 
 def leave_process_group(accelerator: Accelerator) -> None:

@@ -32,6 +32,7 @@ from toplora_train.models.embedding import vocabulary_size
 from toplora_train.models.head import Head
 from toplora_train.models.load import load_model, load_tokenizer
 from toplora_train.models.locate import ModelLocation, locate_model
+from toplora_train.models.sharded import Shards
 from toplora_train.run.prepare.encoding import Encoding, encode_for
 from toplora_train.run.prepare.parsing import learned_template, training_parser
 from toplora_train.train.losses import label_loss, value_loss
@@ -170,8 +171,9 @@ def load_base(
     *,
     meta: bool = False,
     head_seed: int | None = None,
+    shards: Shards | None = None,
 ) -> PreTrainedModel:
-    """The base model as configured, with the objective's head.
+    """The base model as configured, with the objective's head, sharded if ``shards`` are given.
 
     ``head_seed`` initializes the head differently than in the run, so that the reload check fails
     if the head is not read from the adapter's file.
@@ -190,6 +192,7 @@ def load_base(
         new_head=config.model.new_head,
         embedding_rows=rows,
         seed=config.seed if head_seed is None else head_seed,
+        shards=shards,
     )
 
 

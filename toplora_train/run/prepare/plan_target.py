@@ -111,8 +111,7 @@ def memory_of_devices(
         except UserError as error:
             found.append(DeviceMemory(name, {}, 0, refusal=str(error)))
         else:
-            whole = estimate(each).weights
-            found.append(_device_memory(name, memory, trainable, whole))
+            found.append(_device_memory(name, memory, trainable))
     return found
 
 
@@ -128,12 +127,8 @@ def launch_command(
     return None
 
 
-def _device_memory(
-    setting: str, memory: MemoryEstimate, trainable: int, whole: int | None = None
-) -> DeviceMemory:
-    """``whole``: bytes of the base model's weights, which an evaluation does not shard."""
-    weights = memory.weights if whole is None else whole
-    return DeviceMemory(setting, asdict(memory), weights + 4 * trainable)
+def _device_memory(setting: str, memory: MemoryEstimate, trainable: int) -> DeviceMemory:
+    return DeviceMemory(setting, asdict(memory), memory.weights + 4 * trainable)
 
 
 def too_large(memory: Sequence[DeviceMemory], target: Target) -> str | None:

@@ -6,7 +6,11 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.schema import RunConfig
 from toplora_train.report.trackers.base import validate_tracker
 from toplora_train.run.fit.best_checkpoint import selects
-from toplora_train.run.fit.optimization import validate_compilation, validate_optimizer
+from toplora_train.run.fit.optimization import (
+    validate_compilation,
+    validate_micro_batch_size,
+    validate_optimizer,
+)
 
 
 def validate_settings(config: RunConfig, *, processes: int) -> None:
@@ -20,6 +24,7 @@ def validate_settings(config: RunConfig, *, processes: int) -> None:
     validate_eval_every(config)
     validate_compilation(config, processes=processes)
     validate_optimizer(config, processes=processes)
+    validate_micro_batch_size(config, processes=processes)
 
 
 def validate_eval_every(config: RunConfig) -> None:
