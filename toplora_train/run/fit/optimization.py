@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from toplora_train.config.check import ELEMENTWISE, OPTIMIZERS
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import OptimizerSettings, RunConfig, TrainerSettings
 from toplora_train.models.compiled import compiled_layers
@@ -174,15 +175,15 @@ def validate_compilation(config: RunConfig, *, processes: int) -> None:
 
 
 def validate_optimizer(config: RunConfig, *, processes: int) -> None:
-    """Check that the optimizer supports the engine: Muon needs unsharded matrices.
+    """Check that the optimizer supports the engine: some need unsharded matrices.
 
     Raises:
         UserError: Names what to use instead.
     """
-    engine = config.launch.engine
-    if config.optimizer.name == "muon" and engine != "ddp" and processes > 1:
+    engine, name = config.launch.engine, config.optimizer.name
+    if name in OPTIMIZERS and name not in ELEMENTWISE and engine != "ddp" and processes > 1:
         raise UserError(
-            f"optimizer=muon needs whole matrices, but launch={engine} shards them; use "
+            f"optimizer={name} needs whole matrices, but launch={engine} shards them; use "
             "launch=ddp or optimizer=adamw"
         )
 
