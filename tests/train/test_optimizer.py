@@ -1,3 +1,4 @@
+import pkgutil
 from pathlib import Path
 
 import pytest
@@ -6,14 +7,19 @@ from accelerate import Accelerator
 from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 
+from tests.train.test_loop import start_training
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.config.adapter import adapter_defaults
+from toplora_train.config.check import ELEMENTWISE, OPTIMIZERS
 from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_model
+from toplora_train.train import optimizers
 from toplora_train.train.checkpoint import (
     TrainState,
     adapter_tensors,
     load_checkpoint,
+    newest_checkpoint,
+    read_state,
     save_checkpoint,
 )
 from toplora_train.train.optimizer import (
@@ -148,3 +154,90 @@ def test_eight_bit_moments_survive_a_checkpoint(tmp_path: Path):
     assert torch.uint8 in dtypes
     for name, tensor in adapter_tensors(model).items():
         assert torch.equal(tensor, adapter_tensors(other)[name]), name
+
+
+NEED_PAIRS = ("riemannian", "lorafa", "lora_rite", "lora_pro")
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])  # DoRA's magnitudes are AdamW's
+@pytest.mark.parametrize("name", ["muon", *NEED_PAIRS])
+def test_a_resumed_run_ends_byte_for_byte_like_an_uninterrupted_one(
+    tmp_path: Path, name: str, adapter: str
+):
+    if name == "lora_rite":
+        pytest.importorskip("pytorch_optimizer", reason="the extra `optimizers`")
+    settings = {"mode": "full"} if name == "lora_pro" else {}
+
+    def start() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = attach_adapter(tiny_model(), {"name": adapter, "r": 4, "dropout": 0.0}, seed=1)
+        made = build_optimizer(
+            model, name=name, lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1, **settings
+        )
+        return model, made
+
+    whole, optimizer = start()
+    list(start_training(whole, optimizer, tmp_path / "whole"))
+    cut, optimizer = start()
+    list(start_training(cut, optimizer, tmp_path / "cut", total_steps=4))
+    found = newest_checkpoint(tmp_path / "cut")
+    assert found is not None
+    resumed, optimizer = start()
+    optimizer = Accelerator(cpu=True).prepare(optimizer)
+    load_checkpoint(found, model=resumed, optimizer=optimizer, accelerator=Accelerator(cpu=True))
+    list(start_training(resumed, optimizer, tmp_path / "cut", start=read_state(found)))
+    for key, tensor in adapter_tensors(whole).items():
+        assert torch.equal(tensor, adapter_tensors(resumed)[key]), key
+
+
+def test_every_optimizer_of_the_package_is_a_module_or_adamw():
+    modules = {module.name for module in pkgutil.iter_modules(optimizers.__path__)}
+    assert set(OPTIMIZERS) - set(ELEMENTWISE) == modules - {"pairs", "parts"}
+    conf = Path(__file__).parents[2] / "conf"
+    options = {path.stem for path in conf.joinpath("optimizer").glob("*.yaml")}
+    assert options == set(OPTIMIZERS)
+
+
+def test_a_setting_that_an_optimizer_lacks_is_refused():
+    for name in ("adamw", "lora_pro"):
+        with pytest.raises(UserError, match=f"optimizer={name}"):
+            build_optimizer(
+                lora(), name=name, lr=1e-3, betas=(0.9, 0.9), eps=1e-8, weight_decay=0.0, damping=1
+            )
+
+
+def test_the_documented_table_says_which_adapters_and_optimizers_go_together():
+    pytest.importorskip("pytorch_optimizer", reason="the extra `optimizers`")
+    page = (Path(__file__).parents[2] / "docs" / "optimizers.md").read_text(encoding="utf-8")
+    lines = page.partition("| | lora |")[2].splitlines()
+    adapters = [cell.strip() for cell in ("lora |" + lines[0]).strip("| ").split("|")]
+    documented = {
+        (cells[0], adapter): value == "yes"
+        for line in lines[2:]
+        if line.startswith("|")
+        for cells in [[cell.strip() for cell in line.strip("| ").split("|")]]
+        for adapter, value in zip(adapters, cells[1:], strict=True)
+    }
+
+    def goes(name: str, adapter: str) -> bool:
+        try:
+            multipliers = {LORA_PLUS: 4.0} if name == "loraplus" else {}
+            build_optimizer(
+                lora(adapter),
+                name=name,
+                lr=1e-3,
+                betas=(0.9, 0.9),
+                eps=1e-8,
+                weight_decay=0.0,
+                lr_multipliers=multipliers,
+            )
+        except UserError:
+            return False
+        return True
+
+    found = {
+        (name, adapter): goes(name, adapter)
+        for name in OPTIMIZERS
+        if name != "adamw8bit"  # needs bitsandbytes; it is AdamW
+        for adapter in adapters
+    }
+    assert found == documented

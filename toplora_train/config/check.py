@@ -21,7 +21,8 @@ Tree = Mapping[str, Any]
 """Known keys: nested keys, an empty mapping if any key is allowed, None for a value."""
 
 RUN_CONFIG = TypeAdapter(RunConfig)
-OPTIMIZERS = ("adamw", "loraplus", "adamw8bit", "muon")
+ELEMENTWISE = ("adamw", "loraplus", "adamw8bit")  # each entry of a tensor by itself: may be sharded
+OPTIMIZERS = (*ELEMENTWISE, "muon", "riemannian", "lorafa", "lora_rite", "lora_pro")
 _FILLED_IN = ("command", "recipe", "plugins", "config_dirs")  # by the program, not by the user
 
 
@@ -205,8 +206,6 @@ def _validate_optimizer(config: RunConfig) -> None:
     if config.optimizer.name not in OPTIMIZERS:
         known = f"one of {', '.join(OPTIMIZERS)}, or have a module of your own"
         raise UserError(f"optimizer.name must be {known}, not '{config.optimizer.name}'")
-    if config.optimizer.settings:
-        raise UserError("optimizer.settings is for an optimizer of your own; leave it out")
     if (config.optimizer.ratio is None) == (config.optimizer.name == "loraplus"):
         raise UserError(
             "optimizer.ratio is LoRA+'s ratio of the learning rates of B and A; set it with "

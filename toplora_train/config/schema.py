@@ -263,7 +263,9 @@ class OptimizerSettings:
 
     Attributes:
         name: ``adamw``, ``adamw8bit`` (moments in 8 bits, bitsandbytes), ``loraplus`` (LoRA+),
-            ``muon`` (Muon for matrices, AdamW for other tensors), or one of your own.
+            ``muon`` (Muon for matrices, AdamW for other tensors), for the pairs A and B of
+            LoRA and DoRA ``riemannian``, ``lorafa`` (LoRA-FA), ``lora_rite`` and ``lora_pro``, or
+            one of your own.
         lr: Peak learning rate.
         betas: Decay rates of AdamW's two moments.
         eps: Added to AdamW's denominator.
@@ -274,7 +276,7 @@ class OptimizerSettings:
         schedule: Shape of the learning rate after warm-up.
         warmup_steps: Number of warm-up steps. Null uses ``warmup_ratio``; give one of them.
         warmup_ratio: Warm-up as a fraction of all steps.
-        settings: Further arguments of an optimizer of your own.
+        settings: Further arguments of the optimizer, as in its YAML.
     """
 
     name: Name

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.adapters.attach import attach_adapter, kernel_of, kernel_sentence
-from toplora_train.adapters.describe import describe_adapter
+from toplora_train.adapters.describe import describe_adapter, trainable_parameters_by_module
 from toplora_train.adapters.saving import save_adapter
 from toplora_train.adapters.start_from import take_start
 from toplora_train.config.aside import rescue
@@ -215,7 +215,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         if not first:
             return
 
-    described = describe_adapter(adapted)
+    trained = sum(trainable_parameters_by_module(adapted).values())  # the optimizer may freeze some
+    described = describe_adapter(adapted) | {"trainable_parameters": trained}
     probe = run_data.objective.collate(run_data.train[:PROBE_ROWS])
     trained_logits = probe_logits(adapted, probe, autocast)
     del model, adapted  # two copies of a large base model would not fit in memory

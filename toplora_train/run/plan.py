@@ -34,7 +34,12 @@ from toplora_train.models.work import training_flops
 from toplora_train.report.display import plain_console, say
 from toplora_train.report.plan import Parameters, Plan, Tokens, Work, show_plan
 from toplora_train.run.assemble.adapter_costs import compare_adapters
-from toplora_train.run.fit.optimization import adjustments, padded_together, rows_at_once
+from toplora_train.run.fit.optimization import (
+    adjustments,
+    make_optimizer,
+    padded_together,
+    rows_at_once,
+)
 from toplora_train.run.prepare.budget import within_budget_on
 from toplora_train.run.prepare.eval_sets import read_eval_sets
 from toplora_train.run.prepare.inputs import TEST, RowsInput, as_list, find_model, find_rows
@@ -106,6 +111,7 @@ def make_plan(config: RunConfig, target: Target) -> Plan:
         embeddings, total = _embeddings(model), model.num_parameters()
         start = find_start(config, model)
         adapted = attach_adapter(model, config.adapter, seed=config.seed)
+        make_optimizer(adapted, config.optimizer)  # it may freeze some parameters, or not fit
         parameters = Parameters(
             _named(location, base),
             base=total,

@@ -304,7 +304,10 @@ def _restore_optimizer_state(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     like = {key: parameters[int(key.split(".", 1)[0])] for key in tensors}
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**shard_like(tensors, like), **scalars.state}.items():
+    # Copies have the alignment of torch's own memory, on which products' rounding depends; a file's
+    # tensors lie anywhere.
+    aligned = {key: value.clone() for key, value in shard_like(tensors, like).items()}
+    for key, value in {**aligned, **scalars.state}.items():
         index, *path, name = key.split(".")
         entries = state.setdefault(int(index), {})
         for part in path:

@@ -6,6 +6,7 @@ A's. TensLoRA's core, one small tensor that every layer shares, is another.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from toplora_train.config.check import OPTIMIZERS
+from toplora_train.config.check import ELEMENTWISE, OPTIMIZERS
 from toplora_train.config.errors import UserError, one_line
 from toplora_train.config.plugins import plugin
-from toplora_train.train.muon import MuonAndAdamW
 
 LORA_PLUS = r"lora_B\."
 """LoRA+'s B, by PEFT's parameter names."""
@@ -38,10 +38,11 @@ def build_optimizer(
 
     Args:
         model: the model.
-        name: ``adamw8bit`` keeps the moments of large tensors in 8 bits (bitsandbytes; Dettmers et
-            al., 2022); ``muon`` uses Muon for matrices; ``adamw`` and ``loraplus`` are torch's
-            AdamW, fused if the parameters are on a GPU; any other name is a module of the user's
-            own with a function ``build_optimizer(groups, *, lr, betas, eps, **settings)``.
+        name: ``adamw`` and ``loraplus`` are torch's AdamW, fused if the parameters are on a GPU;
+            ``adamw8bit`` keeps the moments of large tensors in 8 bits (bitsandbytes; Dettmers et
+            al., 2022); others are modules of :mod:`toplora_train.train.optimizers`; any other name
+            is a module of the user's own with a function ``build_optimizer(groups, *, lr, betas,
+            eps, **settings)``.
         lr: the learning rate.
         betas: decay rates of the moments.
         eps: added to the root of the second moment.
@@ -50,26 +51,26 @@ def build_optimizer(
         lr_multipliers: regular expression over parameter names to learning-rate factor; where
             several match, their factors multiply.
         no_decay: regular expressions over parameter names to exempt from weight decay.
-        settings: further arguments of an optimizer of the user's own.
+        settings: further arguments of a module's function.
 
     Raises:
-        UserError: a pattern is invalid or matches nothing, bitsandbytes is not installed, or the
-            user's own function fails.
+        UserError: a pattern is invalid or matches nothing, a package is not installed, or the
+            module's function refuses the adapter or a setting.
     """
     groups = parameter_groups(
         model, weight_decay=weight_decay, lr_multipliers=lr_multipliers or {}, no_decay=no_decay
     )
-    if name not in OPTIMIZERS:
-        return _own_optimizer(name, groups, lr=lr, betas=betas, eps=eps, **settings)
-    fused = any(p.requires_grad and p.device.type == "cuda" for p in model.parameters())
+    adamw = {"lr": lr, "betas": betas, "eps": eps}
+    if name not in ELEMENTWISE:
+        known = {"model": model} if name in OPTIMIZERS else {}
+        return _of_module(name, groups, **adamw, **known, **settings)
+    if settings:
+        raise UserError(f"optimizer.settings: optimizer={name} has none; leave it out")
     if name == "adamw8bit":
-        eight_bit: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(
-            groups, lr=lr, betas=betas, eps=eps
-        )
+        eight_bit: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(groups, **adamw)
         return eight_bit
-    if name == "muon":
-        return MuonAndAdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
+    fused = any(p.requires_grad and p.device.type == "cuda" for p in model.parameters())
+    return torch.optim.AdamW(groups, **adamw, fused=fused)
 
 
 def parameter_groups(
@@ -125,10 +126,11 @@ def _validate_patterns(key: str, pattern: str, names: Sequence[str]) -> None:
     )
 
 
-def _own_optimizer(
-    name: str, groups: list[dict[str, Any]], **settings: Any
-) -> torch.optim.Optimizer:
-    module = plugin("optimizer", name)
+def _of_module(name: str, groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
+    if name in OPTIMIZERS:
+        module: Any = importlib.import_module(f"toplora_train.train.optimizers.{name}")
+    else:
+        module = plugin("optimizer", name)
     if module is None or not hasattr(module, "build_optimizer"):
         raise UserError(
             f"optimizer.name={name} needs a module of your own, optimizer/{name}.py, that defines "

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from toplora_train.config.check import ELEMENTWISE, OPTIMIZERS
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import OptimizerSettings, RunConfig, TrainerSettings
 from toplora_train.models.compiled import compiled_layers
@@ -174,15 +175,16 @@ def validate_compilation(config: RunConfig, *, processes: int) -> None:
 
 
 def validate_optimizer(config: RunConfig, *, processes: int) -> None:
-    """Check that the optimizer supports the engine: Muon needs the adapter's whole matrices.
+    """Check that the optimizer supports the engine: some need the adapter's whole matrices.
 
     Raises:
         UserError: Names what to use instead.
     """
-    engine = config.launch.engine
-    if config.optimizer.name == "muon" and engine == "zero2" and processes > 1:
+    name = config.optimizer.name
+    whole = name in OPTIMIZERS and name not in ELEMENTWISE
+    if whole and config.launch.engine == "zero2" and processes > 1:
         raise UserError(
-            "optimizer=muon needs whole matrices, but launch=zero2 shards the adapter's; use "
+            f"optimizer={name} needs whole matrices, but launch=zero2 shards the adapter's; use "
             "launch=ddp, launch=fsdp2 or optimizer=adamw"
         )
 

@@ -1,21 +1,9 @@
-from pathlib import Path
-
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
-from tests.train.test_loop import start_training
 from tests.train.test_step import lora_model
-from toplora_train.adapters.attach import attach_adapter
 from toplora_train.config.errors import UserError
-from toplora_train.models.tiny import tiny_model
-from toplora_train.train.checkpoint import (
-    adapter_tensors,
-    load_checkpoint,
-    newest_checkpoint,
-    read_state,
-)
 from toplora_train.train.optimizer import build_optimizer, set_learning_rate
 
 
@@ -53,25 +41,6 @@ def test_learning_rate_factors_apply():
     optimizer = muon(lora_model(), lr_multipliers={"lora_B": 4.0})
     set_learning_rate(optimizer, 0.5)
     assert {group["lr"] for group in optimizer.param_groups} == {0.5, 2.0}
-
-
-@pytest.mark.parametrize("name", ["lora", "dora"])  # AdamW updates DoRA's magnitudes
-def test_a_resumed_run_ends_byte_for_byte_like_an_uninterrupted_one(tmp_path: Path, name: str):
-    def adapted() -> nn.Module:
-        return attach_adapter(tiny_model(), {"name": name, "r": 4, "dropout": 0.0}, seed=1)
-
-    whole = adapted()
-    list(start_training(whole, muon(whole), tmp_path / "whole"))
-    cut = adapted()
-    list(start_training(cut, muon(cut), tmp_path / "cut", total_steps=4))
-    found = newest_checkpoint(tmp_path / "cut")
-    assert found is not None
-    resumed = adapted()
-    optimizer = Accelerator(cpu=True).prepare(muon(resumed))
-    load_checkpoint(found, model=resumed, optimizer=optimizer, accelerator=Accelerator(cpu=True))
-    list(start_training(resumed, optimizer, tmp_path / "cut", start=read_state(found)))
-    for key, tensor in adapter_tensors(whole).items():
-        assert torch.equal(tensor, adapter_tensors(resumed)[key]), key
 
 
 def test_an_adapter_without_matrices_is_refused():
