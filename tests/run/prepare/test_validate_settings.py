@@ -34,6 +34,11 @@ UNFIT = {
         2,
         r"^trainer\.micro_batch_size=auto tries passes",
     ),
+    "8bit": (
+        {"model": {"quantization": "8bit"}, "launch": {"engine": "fsdp2", "processes": 2}},
+        2,
+        r"^model\.quantization=8bit does not work with launch=fsdp2",
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from peft.tuners import tuners_utils
 from torch import nn
@@ -34,7 +35,8 @@ def attaching(model: nn.Module) -> Iterator[None]:
     finally:
         tuners_utils._torch_supports_distributed = looked
     for module in model.modules():
-        for name, tensor in list(module._parameters.items()):
+        own: dict[str, Any] = module._parameters
+        for name, tensor in list(own.items()):
             if isinstance(tensor, DTensor) and id(tensor) not in frozen:
                 whole = nn.Parameter(tensor.detach().full_tensor(), tensor.requires_grad)
                 setattr(module, name, whole)

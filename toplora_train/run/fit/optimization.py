@@ -189,21 +189,6 @@ def validate_optimizer(config: RunConfig, *, processes: int) -> None:
         )
 
 
-def validate_micro_batch_size(config: RunConfig, *, processes: int) -> None:
-    """Check that the micro-batch size is known where every pass communicates.
-
-    Raises:
-        UserError: Names what to use instead.
-    """
-    engine = config.launch.engine
-    if config.trainer.micro_batch_size == "auto" and engine in ("fsdp2", "zero3") and processes > 1:
-        raise UserError(
-            f"trainer.micro_batch_size=auto tries passes until memory runs out, which processes "
-            f"that communicate in every pass (launch={engine}) would not survive; set a number, "
-            "from plan=true"
-        )
-
-
 def padded_together(trainer: TrainerSettings) -> int:
     """The number of rows that are padded to a common length."""
     return 1 if trainer.batching == "packed" else rows_at_once(trainer)
