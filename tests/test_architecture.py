@@ -73,7 +73,7 @@ def test_the_door_and_the_report_import_nothing_heavy():
 BEFORE_THE_FIRST_STEP = {
     "accelerate", "filelock", "huggingface_hub", "jinja2", "markupsafe", "numpy", "peft",
     "pydantic", "pydantic_core", "requests", "rich", "safetensors", "scipy", "tokenizers", "torch",
-    "transformers", "yaml",
+    "transformers", "typing_extensions", "yaml",
 }  # fmt: skip
 
 

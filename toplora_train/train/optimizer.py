@@ -60,7 +60,7 @@ def build_optimizer(
     groups = parameter_groups(
         model, weight_decay=weight_decay, lr_multipliers=lr_multipliers or {}, no_decay=no_decay
     )
-    adamw = {"lr": lr, "betas": betas, "eps": eps}
+    adamw: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps}
     if name not in ELEMENTWISE:
         known = {"model": model} if name in OPTIMIZERS else {}
         return _of_module(name, groups, **adamw, **known, **settings)

@@ -60,7 +60,7 @@ def build_optimizer(
     if mode not in MODES:
         raise UserError(f"optimizer.settings.mode must be efficient or full, not '{mode}'")
     pairs = factor_pairs(model, optimizer="lora_pro")
-    adamw = {"lr": lr, "betas": betas, "eps": eps, "fused": on_cuda(groups)}
+    adamw: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "fused": on_cuda(groups)}
     if mode == "efficient":
 
         def precondition(first: bool) -> None:
@@ -130,9 +130,9 @@ class FullLoraPro(torch.optim.Optimizer):
         state["exp_avg"].lerp_(gradient, 1 - decay)
         state["exp_avg_sq"].mul_(decay_sq).addcmul_(gradient, gradient, value=1 - decay_sq)
         mean = state["exp_avg"] / (1 - decay ** state["step"])
-        return mean / (
-            (state["exp_avg_sq"] / (1 - decay_sq ** state["step"])).sqrt() + group["eps"]
-        )
+        square = state["exp_avg_sq"] / (1 - decay_sq ** state["step"])
+        direction: Tensor = mean / (square.sqrt() + group["eps"])
+        return direction
 
 
 def steps(
@@ -175,7 +175,9 @@ def _sylvester(left: Tensor, right: Tensor, target: Tensor) -> Tensor:
     """X of ``left X + X right = target``, for symmetric positive semi-definite left and right."""
     values, vectors = torch.linalg.eigh(left)
     others, basis = torch.linalg.eigh(right)
-    return vectors @ ((vectors.T @ target @ basis) / (values[:, None] + others)) @ basis.T
+    solved = (vectors.T @ target @ basis) / (values[:, None] + others)
+    x: Tensor = vectors @ solved @ basis.T
+    return x
 
 
 def _gradients(pair: Pair) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from toplora_train.config.errors import UserError
@@ -36,10 +35,14 @@ def factor_pairs(model: nn.Module, *, optimizer: str) -> list[Pair]:
     Raises:
         UserError: The adapter has none, or they are in half precision.
     """
+    layers: list[Any] = [
+        layer
+        for layer in model.modules()
+        if isinstance(getattr(layer, "lora_A", None), nn.ModuleDict)
+    ]
     pairs = [
         Pair(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]))
-        for layer in model.modules()
-        if isinstance(layer, LoraLayer)
+        for layer in layers
         for name in layer.active_adapters
         if name in layer.lora_A and isinstance(layer.lora_A[name], nn.Linear)
     ]

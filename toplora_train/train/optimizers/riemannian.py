@@ -32,7 +32,7 @@ def build_optimizer(
         UserError: The adapter has no pairs A and B.
     """
     factor_pairs(model, optimizer="riemannian")
-    optimizer = create_riemannian_optimizer(
+    optimizer: torch.optim.Optimizer = create_riemannian_optimizer(
         model, torch.optim.AdamW, lr=lr, reg=reg, betas=betas, eps=eps, fused=on_cuda(groups)
     )
     optimizer.param_groups.clear()  # PEFT's single one
