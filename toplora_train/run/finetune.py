@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -220,6 +221,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     probe = run_data.objective.collate(run_data.train[:PROBE_ROWS])
     trained_logits = probe_logits(adapted, probe, autocast)
     del model, adapted  # two copies of a large base model would not fit in memory
+    gc.collect()  # a sharded one is held by reference cycles
     fresh = load_base(
         config,
         run_data.location,
