@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from tests.cases.warm import end
 from toplora_train import cli
@@ -47,6 +48,7 @@ def trained_by_two(folder: Path) -> Path:
     for rank in "01":
         pids.append(os.fork())
         if pids[-1] == 0:
+            AcceleratorState._reset_state(reset_partial_state=True)  # of other tests
             os.environ |= address | {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
             os.chdir(folder)
             sys.argv = ["toplora-train", *RUN]
