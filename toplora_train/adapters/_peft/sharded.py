@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.experimental import implicit_replication
 
-from toplora_train.models.sharded import is_sharded
+from toplora_train.models.sharded import full_tensor, is_sharded
 
 
 @contextmanager
@@ -38,5 +38,5 @@ def attaching(model: nn.Module) -> Iterator[None]:
         own: dict[str, Any] = module._parameters
         for name, tensor in list(own.items()):
             if isinstance(tensor, DTensor) and id(tensor) not in frozen:
-                whole = nn.Parameter(tensor.detach().full_tensor(), tensor.requires_grad)
+                whole = nn.Parameter(full_tensor(tensor.detach()), tensor.requires_grad)
                 setattr(module, name, whole)
