@@ -11,8 +11,8 @@ baseline. Every 20 ms the kernel's counters of each process are read from ``/pro
     resident    VmHWM, the kernel's own maximum; it also counts pages of the files being read
 
 Prints JSON, in bytes. ``above_baseline`` is the largest process's; ``allowed`` is the model divided
-by the processes, plus the largest layer four times: gathered, in the collective's buffer, and in the
-two copies that gloo makes (a GPU's NCCL makes none). The exit code is 1 if more was allocated.
+by the processes, plus the largest layer four times: gathered, in the collective's buffer, and in
+the two copies that gloo makes (a GPU's NCCL makes none). The exit code is 1 if more was allocated.
 """
 
 from __future__ import annotations

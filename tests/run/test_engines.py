@@ -80,3 +80,17 @@ def test_a_base_in_four_bits_is_trained_alike_by_every_engine(tmp_path: Path):
     for engine in ("ddp", "zero2", "zero3"):
         for key, tensor in load_file(tmp_path / engine / file).items():
             torch.testing.assert_close(tensor, alone[key], rtol=0, atol=1e-6, msg=key)
+
+
+@pytest.mark.slow
+def test_no_process_allocates_more_than_its_shard_and_copies_of_a_layer(tmp_path: Path):
+    """From loading to the reload check; the benchmark exits with 1 otherwise."""
+    script = Path(__file__).parents[2] / "benchmarks" / "sharded_memory.py"
+    shape = ["--processes", "2", "--layers", "8", "--hidden", "1024", "--dtype", "float32"]
+    done = subprocess.run(
+        [sys.executable, str(script), "--folder", str(tmp_path), *shape],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
