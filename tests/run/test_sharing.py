@@ -17,6 +17,8 @@ from tests.cases.warm import end
 from toplora_train import cli
 from toplora_train.launch import evaluate
 
+# Accelerate knows DDP's argument by its old name only.
+pytestmark = pytest.mark.filterwarnings("ignore:.broadcast_buffers. is deprecated:FutureWarning")
 RUN = [
     "recipe=smoke",
     "launch.device=cpu",
@@ -57,7 +59,6 @@ def trained_by_two(folder: Path) -> Path:
     return folder / "run"
 
 
-@pytest.mark.filterwarnings("ignore:.broadcast_buffers. is deprecated:FutureWarning")
 @pytest.mark.usefixtures("like_a_worker")
 def test_two_processes_give_the_predictions_of_one_byte_for_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
