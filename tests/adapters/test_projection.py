@@ -64,3 +64,14 @@ def test_gradients_have_the_dtype_of_the_factors(tensors, dtype):
     x, _, dh = (tensor.bfloat16() for tensor in tensors)
     for p in (0.0, P):
         assert weight_gradient(dh, x, p, SEED, DROPPED, dtype).dtype is dtype
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.999])
+def test_each_entry_of_a_mask_is_dropped_with_its_probability_by_itself(p: float):
+    """Four entries share a 64-bit number: none is dropped more often, nor together with another."""
+    dropped = project(torch.ones(1000, 400), torch.eye(400), p, SEED, 400)
+    lanes = (dropped > 0).double().reshape(-1, 4)
+    deviation = (p * (1 - p) / len(lanes)) ** 0.5
+    assert ((lanes.mean(dim=0) - (1 - p)).abs() < 4 * deviation).all()
+    together = torch.corrcoef(lanes.T) - torch.eye(4, dtype=torch.float64)
+    assert together.abs().max() < 4 / len(lanes) ** 0.5

@@ -107,5 +107,16 @@ def _masks(x: Tensor, p: float, seed: int) -> Iterator[tuple[slice, Tensor]]:
         rows = max(1, CACHE_BYTES // (x.shape[1] * x.element_size()))
     for start in range(0, count, max(1, rows)):
         part = slice(start, min(start + rows, count))
-        mask = torch.empty_like(x[part], memory_format=torch.contiguous_format)
-        yield part, mask.bernoulli_(1 - p, generator=generator)
+        yield part, _mask(x[part], p, generator)
+
+
+def _mask(like: Tensor, p: float, generator: torch.Generator) -> Tensor:
+    """0 with probability p, to within 2^-17, else 1; in the shape and dtype of ``like``.
+
+    One 64-bit number decides four entries, 16 bits each. ``bernoulli_`` draws a number per entry,
+    which on a CPU took 15 % of a step.
+    """
+    numbers = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
+    lanes = numbers.random_(-(2**63), None, generator=generator).view(torch.int16)
+    mask = torch.empty_like(like, memory_format=torch.contiguous_format)
+    return torch.ge(lanes[: like.numel()].view(like.shape), round(p * 2**16) - 2**15, out=mask)
