@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## fine-tune a real 135M model with TopLoRA on this CPU, in minutes, and report
 	$(BIN)/toplora-train
 
-test: $(STAMP) ## the default suite: CPU, offline (7 min on two cores)
+test: $(STAMP) ## the default suite: CPU, offline (6 min on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not browser"
 
 test-all: $(STAMP) ## every test, the slow ones included

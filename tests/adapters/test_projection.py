@@ -66,6 +66,12 @@ def test_gradients_have_the_dtype_of_the_factors(tensors, dtype):
         assert weight_gradient(dh, x, p, SEED, DROPPED, dtype).dtype is dtype
 
 
+def test_a_probability_near_one_drops_nearly_everything():
+    assert (
+        project(torch.ones(1000, 400), torch.eye(400), 1 - 1e-7, SEED, 400) > 0
+    ).float().mean() < 1e-4
+
+
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.999])
 def test_each_entry_of_a_mask_is_dropped_with_its_probability_by_itself(p: float):
     """Four entries share a 64-bit number: none is dropped more often, nor together with another."""

@@ -111,12 +111,13 @@ def _masks(x: Tensor, p: float, seed: int) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _mask(like: Tensor, p: float, generator: torch.Generator) -> Tensor:
-    """0 with probability p, to within 2^-17, else 1; in the shape and dtype of ``like``.
+    """0 with probability p, to within 2^-16, else 1; in the shape and dtype of ``like``.
 
     One 64-bit number decides four entries, 16 bits each. ``bernoulli_`` draws a number per entry,
     which on a CPU took 15 % of a step.
     """
     numbers = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
     lanes = numbers.random_(-(2**63), None, generator=generator).view(torch.int16)
+    least = min(round(p * 2**16) - 2**15, 2**15 - 1)  # a larger one would wrap around
     mask = torch.empty_like(like, memory_format=torch.contiguous_format)
-    return torch.ge(lanes[: like.numel()].view(like.shape), round(p * 2**16) - 2**15, out=mask)
+    return torch.ge(lanes[: like.numel()].view(like.shape), least, out=mask)

@@ -29,6 +29,13 @@ def test_adapters_with_other_updates_are_refused_by_name(name: str):
         factor_pairs(adapted, optimizer="lora_pro")
 
 
+def test_starts_that_keep_half_of_a_factor_frozen_are_refused():
+    settings = adapter_defaults("lora")[0] | {"init": "pissa"}
+    adapted = attach_adapter(tiny_model(), settings, seed=1)
+    with pytest.raises(UserError, match="without init=pissa"):
+        factor_pairs(adapted, optimizer="riemannian")
+
+
 def test_half_precision_is_refused():
     with pytest.raises(UserError, match=r"adapter\.dtype=float32"):
         factor_pairs(lora(torch.bfloat16), optimizer="lorafa")

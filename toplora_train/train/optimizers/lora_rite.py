@@ -8,7 +8,7 @@ Their second moments, r x r, and first moments are carried from basis to basis; 
 
     A' <- A' - lr M_A (R_B^+)',    B <- B - lr M_B (R_A^+)'
 
-Per pair: a first moment and a basis of the sizes of A and of B, and four r x r matrices: AdamW's
+Per pair: a first moment and a basis of the sizes of A and of B, and two r x r matrices: AdamW's
 state and a little. pytorch-optimizer's ``LoRARite``. Other tensors are AdamW's.
 """
 

@@ -48,8 +48,9 @@ def factor_pairs(model: nn.Module, *, optimizer: str) -> list[Pair]:
     ]
     if not pairs:
         raise UserError(
-            f"optimizer={optimizer} is for adapters that add s B A to a weight matrix, such as "
-            "adapter=lora and adapter=dora; use optimizer=adamw with this one"
+            f"optimizer={optimizer} is for adapters that add s B A to a weight matrix, all of A "
+            "and B trained: adapter=lora and adapter=dora, without init=pissa or init=olora; use "
+            "optimizer=adamw with this one"
         )
     if pairs[0].a.dtype in (torch.bfloat16, torch.float16):
         raise UserError(
