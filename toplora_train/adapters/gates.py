@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -56,7 +57,9 @@ def gates_of(
                 found[name] = layer_gate(own, inputs[0], adapter_name)[0].float().cpu()
 
             hooks.callback(layer.register_forward_pre_hook(read).remove)
-        model(input_ids=torch.tensor([list(ids)], device=next(model.parameters()).device))
+        takes = inspect.signature(model.get_base_model().forward).parameters
+        few = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}  # none is read
+        model(input_ids=torch.tensor([list(ids)], device=next(model.parameters()).device), **few)
     return found
 
 

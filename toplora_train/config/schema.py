@@ -380,7 +380,7 @@ class EvaluationSettings:
     protocol: ProtocolName = "clean"
     multiple_choice: LanguageMethod | None = None
     option_score: Literal["sum", "mean"] | None = None
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt = 64
     limit: PositiveInt | None = None
     enabled: bool = True
     base: bool = True

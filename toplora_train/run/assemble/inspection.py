@@ -37,7 +37,7 @@ from toplora_train.report import inspection as stored
 from toplora_train.report.gain import gain
 from toplora_train.run.assemble.scores import Scorer
 
-MOST_TOKENS = 2000
+MOST_TOKENS = 1000
 """Tokens that the gates' statistics are computed over."""
 SHOWN_TEXTS, SHOWN_TOKENS = 4, 96
 """Texts of the tasks whose tokens are shown, and tokens of each text."""
