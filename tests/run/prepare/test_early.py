@@ -57,9 +57,16 @@ def test_a_tasks_labels_are_checked(tmp_path):
         check_rows(replace(config, task={"t": task}))
 
 
-def test_what_is_not_a_local_file_waits_for_the_run(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     config = run(tmp_path, GOOD)
-    check_rows(replace(config, dataset=replace(config.dataset, train="owner/name")))
+    with pytest.raises(UserError, match=r"missing\.jsonl: no such file"):
+        check_rows(replace(config, dataset=replace(config.dataset, train="missing.jsonl")))
+
+
+@pytest.mark.parametrize("source", ["owner/name", "llm-adapters:ft-training_set/missing.json"])
+def test_what_is_not_a_local_file_waits_for_the_run(tmp_path, source):
+    config = run(tmp_path, GOOD)
+    check_rows(replace(config, dataset=replace(config.dataset, train=source)))
 
 
 def test_a_name_that_no_file_can_have_waits_for_the_run(tmp_path):

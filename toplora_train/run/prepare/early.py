@@ -9,6 +9,7 @@ from toplora_train.config.kinds import own_split, training_sources
 from toplora_train.config.methods import HEADS
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.encode import validate_outputs
+from toplora_train.data.files import is_file_name
 from toplora_train.data.parts import without_part
 from toplora_train.data.rows import validate_answers
 from toplora_train.data.sources import read_rows
@@ -47,10 +48,13 @@ def check_rows(config: RunConfig) -> None:
 
 def _is_small(source: str, *of_hub: str | None) -> bool:
     """Whether a source is local; a copy of a hub data set is read by its slow library instead."""
-    path = Path(without_part(source)[1]).expanduser()
+    name = without_part(source)[1]
+    path = Path(name).expanduser()
     try:
-        if any(of_hub) or not path.exists():
+        if any(of_hub):
             return False
+        if not path.exists():  # reading a missing file says so, before a model is loaded for it
+            return ":" not in name and is_file_name(path)
         files = [path, *path.rglob("*")] if path.is_dir() else [path]
         return sum(file.stat().st_size for file in files if file.is_file()) <= LARGE
     except OSError:  # such as a name that is too long: the run says what is wrong with it
