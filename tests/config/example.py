@@ -10,7 +10,7 @@ def values(**changes: Any) -> dict[str, Any]:
     """The values of a run; dotted keys, with ``__`` for the dot, change or add some."""
     tree: dict[str, Any] = {
         "model": {"name": "tiny", "builtin": "tiny"},
-        "dataset": {"name": "mine", "train": "rows.jsonl"},
+        "dataset": {"name": "mine", "train": "owner/rows"},
         "task": {"boolq": {"name": "boolq", "source": "boolq.json"}},
         "adapter": {"name": "toplora", "r": 4},
         "optimizer": {"name": "adamw", "lr": 1e-4},
