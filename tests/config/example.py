@@ -11,7 +11,7 @@ def values(**changes: Any) -> dict[str, Any]:
     tree: dict[str, Any] = {
         "model": {"name": "tiny", "builtin": "tiny"},
         "dataset": {"name": "mine", "train": "owner/rows"},
-        "task": {"boolq": {"name": "boolq", "source": "boolq.json"}},
+        "task": {"boolq": {"name": "boolq", "source": "owner/boolq"}},
         "adapter": {"name": "toplora", "r": 4},
         "optimizer": {"name": "adamw", "lr": 1e-4},
         "trainer": {"batch_size": 8, "micro_batch_size": 4},

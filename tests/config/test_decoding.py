@@ -24,7 +24,7 @@ def test_a_run_without_tasks_answers_as_its_test_rows_are_answered(tmp_path: Pat
 def test_given_settings_replace_them(tmp_path: Path):
     given = {"max_new_tokens": "7", "temperature": "0.5", "top_p": "0.9", "seed": "3"}
     decoding = find_decoding(tiny_run(tmp_path), given)
-    assert decoding == Decoding(7, 32, 0.5, 0.9, 3)
+    assert decoding == Decoding(7, 64, 0.5, 0.9, 3)
     assert decoding.sampling == {"temperature": 0.5, "top_p": 0.9, "top_k": 0}
 
 
