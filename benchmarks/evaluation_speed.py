@@ -1,4 +1,4 @@
-"""Measure evaluation speed against decoding 32 tokens per row, as the public scripts do.
+"""Measure evaluation speed against the public scripts' decoding and lm-evaluation-harness.
 
     python benchmarks/evaluation_speed.py --run DIR --task winogrande --rows 200 --data-root MIRROR
 
@@ -6,14 +6,17 @@ On a finished run, several methods answer the same rows:
 
     written   greedy decoding, with expected answers verified in one forward pass
     chosen    the most probable of the task's choices
-    decoded   32 tokens per row, no early stop, file order, batches of 32, left-padded
+    harness   the same likelihoods by lm-evaluation-harness, where it is installed
+    decoded   up to the task's number of tokens, file order, batches of 32, left-padded; a
+              batch ends when all of its rows have
     script    the same with torch's default matrix products, as a public script would run, if
               this package selects another library (`toplora_train/run/platform/cpu_matmul.py`)
 
 Methods are interleaved by round, so that machine noise affects all equally; the best round of each
 is reported, in wall-clock and CPU seconds (the latter is less noisy; on a GPU only the wall clock
 is meaningful). `times_faster` is relative to the faster of the last two. `equal` counts the rows
-answered as by `decoded`. Prints JSON.
+answered as by `decoded`, `equal_to_chosen` those as by `chosen`. A task without choices is only
+written and decoded. Prints JSON.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -37,12 +41,13 @@ from toplora_train.evaluation.decoding.decode import decode_answer, own_settings
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.forward import autocast, in_slices, left_padded
 from toplora_train.evaluation.methods.base import EvalContext, find_method
+from toplora_train.evaluation.methods.choose import encode_choices, responses
 from toplora_train.run.platform.cpu_matmul import PRODUCTS
 from toplora_train.run.platform.device import AUTOCAST, open_accelerator
 from toplora_train.run.prepare.adapted_model import load_adapted
 from toplora_train.run.prepare.eval_sets import read_eval_sets
 
-TOKENS, BATCH = 32, 32
+BATCH = 32
 Answers = dict[str, str | None]
 
 
@@ -56,7 +61,12 @@ def decoded(
     rows = eval_set.rows.rows
     device = next(model.parameters()).device
     ends, found = {tokenizer.eos_token_id}, {}
-    settings = GenerationConfig(max_new_tokens=TOKENS, do_sample=False, pad_token_id=min(ends))
+    settings = GenerationConfig(
+        max_new_tokens=eval_set.token_limit,
+        do_sample=False,
+        pad_token_id=min(ends),
+        eos_token_id=min(ends),
+    )
     for batch in in_slices(range(len(rows)), BATCH):
         texts = [eval_set.protocol.build_prompt(rows[i].instruction, rows[i].input) for i in batch]
         inputs = left_padded([encode_prompt(tokenizer, text) for text in texts], min(ends))
@@ -65,12 +75,40 @@ def decoded(
                 **{name: value.to(device) for name, value in inputs.items()},
                 generation_config=settings,
             )
-        for i, answer in zip(batch, tokens[:, -TOKENS:].tolist(), strict=True):
+        answers = tokens[:, inputs["input_ids"].shape[1] :].tolist()
+        for i, answer in zip(batch, answers, strict=True):
             text = decode_answer(tokenizer, answer, ends)
             found[rows[i].id] = eval_set.protocol.extract(
                 text, eval_set.extraction, eval_set.choices
             )
     return found
+
+
+def harness(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    eval_set: EvalSet,
+    batch_size: int,
+    dtype: torch.dtype | None,
+) -> Answers:
+    """Rank the same tokens by lm-evaluation-harness' language model."""
+    from lm_eval.models.huggingface import HFLM
+
+    rows, options = eval_set.rows.rows, encode_choices(tokenizer, responses(eval_set))
+    texts = [eval_set.protocol.build_prompt(row.instruction, row.input) for row in rows]
+    prompts = [encode_prompt(tokenizer, text) for text in texts]
+    requests = [
+        ((str(place), str(option)), prompt, [*options.shared, *tail])
+        for place, prompt in enumerate(prompts)
+        for option, tail in enumerate(options.tails)
+    ]
+    lm = HFLM(model, tokenizer=tokenizer, batch_size=batch_size, mixed_precision_dtype=dtype)
+    scores = [score for score, _ in lm._loglikelihood_tokens(requests, disable_tqdm=True)]
+    per_row = list(in_slices(scores, len(options.tails)))
+    return {
+        row.id: eval_set.choices[max(range(len(own)), key=own.__getitem__)]
+        for row, own in zip(rows, per_row, strict=True)
+    }
 
 
 def ours(
@@ -105,6 +143,11 @@ def timed(run: Callable[[], Answers]) -> tuple[dict[str, float], Answers]:
     return taken, answers
 
 
+def equal(answers: Answers, others: Answers) -> int:
+    """The number of rows with the same answer."""
+    return sum(answers[row] == others[row] for row in others)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -134,8 +177,11 @@ def main() -> None:
 
     def methods() -> Iterator[tuple[str, Callable[[], Answers]]]:
         for name, kind in (("written", "generate"), ("chosen", "choose")):
-            one = replace(eval_set, kind=kind)
-            yield name, lambda one=one: ours(model, tokenizer, one, size, dtype)
+            if kind == "generate" or eval_set.choices:
+                one = replace(eval_set, kind=kind)
+                yield name, lambda one=one: ours(model, tokenizer, one, size, dtype)
+        if eval_set.choices and find_spec("lm_eval"):
+            yield "harness", lambda: harness(model, tokenizer, eval_set, size, dtype)
         yield "decoded", lambda: decoded(model, tokenizer, eval_set, dtype)
         if device.type == "cpu" and PRODUCTS.fp32_precision == "bf16":
             script = torch_default_products()(lambda: decoded(model, tokenizer, eval_set, dtype))
@@ -167,9 +213,11 @@ def main() -> None:
                     name: {clock: least[clock] / taken[clock] for clock in taken}
                     for name, taken in best.items()
                 },
-                "equal": {
-                    name: sum(found[row] == plain[row] for row in plain)
+                "equal": {name: equal(found, plain) for name, found in answers.items()},
+                "equal_to_chosen": {
+                    name: equal(found, answers["chosen"])
                     for name, found in answers.items()
+                    if "chosen" in answers
                 },
             },
             indent=2,
