@@ -190,8 +190,8 @@ def main() -> None:
         sides: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
         for side in SIDES * arguments.repeats:
             out = Path(folder) / "side.json"
-            words = [word for word in sys.argv[1:] if word != "--out"]
-            command = [sys.executable, __file__, *words, "--side", side, "--out", str(out)]
+            mine = ["--side", side, "--out", str(out)]  # of an option given twice the last counts
+            command = [sys.executable, __file__, *sys.argv[1:], *mine]
             subprocess.run(command, check=True, stdout=sys.stderr)
             sides[side].append(json.loads(out.read_text()))
             print(side, sides[side][-1], file=sys.stderr, flush=True)

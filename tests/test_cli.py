@@ -10,6 +10,7 @@ import pytest
 from toplora_train import cli
 from toplora_train.config.resolved import write_config
 from toplora_train.launch.parent import JobResult
+from toplora_train.run.prepare.own_table import with_table
 from toplora_train.study import job as study_job
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "matplotlib", "wandb")
@@ -26,7 +27,8 @@ def call(tmp_path, monkeypatch, capsys):
         jobs.append(config)
         code = call.codes.pop(0) if call.codes else 0
         if code == 0 and Path(config.output_dir).is_dir():
-            write_config(config, Path(config.output_dir) / "config.yaml")
+            resolved, _ = with_table(config)  # as a run's own folder holds it
+            write_config(resolved, Path(config.output_dir) / "config.yaml")
             (Path(config.output_dir) / "report.json").write_text('{"status": "completed"}')
         return JobResult(code, Path(config.output_dir), 1.0, None if code == 0 else "it failed")
 
@@ -178,6 +180,18 @@ def test_values_and_keys_added_later_extend_a_sweep(call):
     call("-m", "recipe=smoke", "seed=1,2", "adapter=toplora,lora", "output_dir=S")
     added = [f"seed-{seed}_adapter-lora" for seed in (1, 2)]
     assert names(call) == ["seed-1", "seed-2", "seed-3", *added]
+
+
+def test_a_study_of_ones_own_table_is_continued(call, tmp_path):
+    rows = [f"text {row},{row % 2}" for row in range(40)]
+    (tmp_path / "mine.csv").write_text("\n".join(["review,stars", *rows]))
+    table = ["dataset=table", "dataset.train=mine.csv", "dataset.text=review"]
+    words = ["-m", "model=minilm_l6", *table, "dataset.label=stars", "seed=1,2", "output_dir=S"]
+    assert call(*words)[0] == 0
+    code, shown, _ = call(*words)
+    assert code == 0
+    assert names(call) == ["seed-1", "seed-2"]
+    assert "2 of 2 jobs completed" in shown
 
 
 def test_other_common_settings_do_not_touch_the_jobs_of_before(call):

@@ -26,7 +26,7 @@ def test_a_study_is_told_apart_by_recipe_model_data_and_task():
     assert identity([one, other]) == {
         "recipe": ["None"],
         "model": ["tiny"],
-        "dataset.train": ["other.jsonl", "rows.jsonl"],
+        "dataset.train": ["other.jsonl", "owner/rows"],
         "task": ["[boolq]"],
     }
     assert identity([]) == {}

@@ -22,6 +22,7 @@ from toplora_train.launch.parent import JobResult, run_job
 from toplora_train.launch.rundir import make_run_dir
 from toplora_train.launch.worker import USER_ERROR
 from toplora_train.report.jobs import Job
+from toplora_train.run.prepare.own_table import with_table
 from toplora_train.study.folder import Study, digest_of, is_done, now
 from toplora_train.study.gpus import one_gpu
 from toplora_train.study.objective import held_out_result
@@ -50,7 +51,7 @@ def job(composed: DictConfig) -> JobResult | float | None:
         return result
     study = Study(Path(settings.sweep.dir))
     config = run_config(composed, settings, sys.argv[1:])
-    found = study.find(digest_of(config))
+    found = study.find(digest_of(with_table(config)[0]))
     config = replace(config, output_dir=str(study.run_dir(found)), resume=config.resume or "auto")
     prunes = searches(settings.sweeper) and settings.callbacks.study.prune
     engine = str(settings.runtime.choices["hydra/launcher"])

@@ -21,6 +21,7 @@ from toplora_train.config.explain import COMPOSITION_ERRORS, explain
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch.worker import USER_ERROR
 from toplora_train.report.jobs import Job
+from toplora_train.run.prepare.own_table import with_table
 from toplora_train.study.folder import folder_name, text_digest
 from toplora_train.study.objective import validate_held_out
 
@@ -124,9 +125,10 @@ class Planner:
             settings = deepcopy(composed.hydra)
             with read_write(composed), open_dict(composed):
                 del composed["hydra"]
-            return run_config(composed, settings, sys.argv[1:])
+            config = run_config(composed, settings, sys.argv[1:])
         finally:
             HydraConfig.instance().cfg = before
+        return with_table(config)[0]  # a job is recognized by what its run directory holds
 
 
 def identity(configs: Sequence[RunConfig]) -> dict[str, list[str]]:
