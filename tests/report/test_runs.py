@@ -124,3 +124,18 @@ def test_a_setting_that_a_method_does_not_have_is_not_in_its_name(tmp_path: Path
     (tmp_path / "b" / "config.yaml").write_text(yaml.safe_dump(config))
     names = [method.name for method in group(find_runs([tmp_path]))]
     assert names == ["lora", "toplora adapter.budget=4096"]
+
+
+def test_what_each_adapter_has_by_default_is_not_in_its_name(tmp_path: Path):
+    import yaml
+
+    for adapter, init in (("lora", "kaiming"), ("tenslora", "orthogonal"), ("dora", "pissa")):
+        path = run_folder(tmp_path / adapter, adapter=adapter) / "config.yaml"
+        config = yaml.safe_load(path.read_text())
+        config["adapter"]["init"] = init
+        path.write_text(yaml.safe_dump(config))
+    runs = {run.settings["adapter.name"]: run for run in find_runs([tmp_path])}
+    names = [method.name for method in group([runs["lora"], runs["tenslora"]])]
+    assert names == ["lora", "tenslora"]
+    names = [method.name for method in group([runs["tenslora"], runs["dora"]])]
+    assert names == ["tenslora adapter.init=orthogonal", "dora adapter.init=pissa"]

@@ -166,12 +166,13 @@ def _undecided(document: Mapping[str, Any], decided: int) -> str:
     if not every:
         return ""
     found = [result[1] for one in document["comparisons"] if (result := overall(one))]
-    seen = [one["detectable"] for one in found]
+    seen = [f"{100 * one['detectable']:.1f}" for one in found]
+    least, most = min(seen, key=float), max(seen, key=float)
     return (
         f"{decided} of {counted(len(every), 'pair')} differ"
         f"{'' if decided != 1 else 's'} significantly. The comparisons could see differences of "
-        f"{100 * min(seen):.1f} to {100 * max(seen):.1f} points. All pairs and tasks are in the "
-        "files; baseline=METHOD compares with one method only."
+        f"{least if least == most else f'{least} to {most}'} points. All pairs and tasks are in "
+        "the files; baseline=METHOD compares with one method only."
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import flat, read_config
@@ -217,16 +218,35 @@ def group(runs: Sequence[Run]) -> list[Method]:
 
 
 def _differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys, other than the adapter's name, in which methods differ."""
+    """The keys, other than the adapter's name, in which methods differ.
+
+    Not those in which each adapter has a default of its own, as TensLoRA's ``init`` is not LoRA's.
+    """
     keys: dict[str, None] = {}
     for one in settings:
         for other in settings:
             if one["adapter.name"] != other["adapter.name"]:
-                differing = [key for key in one if key in other and one[key] != other[key]]
+                differing = [
+                    key
+                    for key in one
+                    if key in other
+                    and one[key] != other[key]
+                    and not (_is_default(one, key) and _is_default(other, key))
+                ]
             else:
                 differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
             keys.update(dict.fromkeys(key for key in differing if not key.endswith(".name")))
     return list(keys)
+
+
+def _is_default(settings: Mapping[str, Any], key: str) -> bool:
+    """Whether a setting is the adapter's own default."""
+    group, _, name = key.partition(".")
+    try:
+        defaults, _path = adapter_defaults(settings["adapter.name"])
+    except UserError:  # an adapter of the user's own
+        return False
+    return group == "adapter" and name in defaults and defaults[name] == settings[key]
 
 
 def _name(run: Run, keys: Sequence[str]) -> str:
