@@ -14,9 +14,9 @@ On a finished run, several methods answer the same rows:
 
 Methods are interleaved by round, so that machine noise affects all equally; the best round of each
 is reported, in wall-clock and CPU seconds (the latter is less noisy; on a GPU only the wall clock
-is meaningful). `times_faster` is relative to the faster of the last two. `equal` counts the rows
-answered as by `decoded`, `equal_to_chosen` those as by `chosen`. A task without choices is only
-written and decoded. Prints JSON.
+is meaningful). `times_faster` is relative to the faster of the last two, and `equal` counts the
+rows answered as by `decoded`; both to `harness` where neither is among the ``--methods``. A task
+without choices is only written and decoded. Prints JSON.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from toplora_train.run.prepare.adapted_model import load_adapted
 from toplora_train.run.prepare.eval_sets import read_eval_sets
 
 BATCH = 32
+METHODS = ("written", "chosen", "harness", "decoded")
 Answers = dict[str, str | None]
 
 
@@ -155,11 +156,13 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--task", default="winogrande")
     parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--data-root", default=None)
     parser.add_argument("--precision", choices=tuple(AUTOCAST), help="default: the run's")
     arguments = parser.parse_args()
 
+    wanted = arguments.methods
     config = evaluation_config(
         read_config(arguments.run / "config.yaml"),
         tasks=[arguments.task],
@@ -177,11 +180,13 @@ def main() -> None:
 
     def methods() -> Iterator[tuple[str, Callable[[], Answers]]]:
         for name, kind in (("written", "generate"), ("chosen", "choose")):
-            if kind == "generate" or eval_set.choices:
+            if name in wanted and (kind == "generate" or eval_set.choices):
                 one = replace(eval_set, kind=kind)
                 yield name, lambda one=one: ours(model, tokenizer, one, size, dtype)
-        if eval_set.choices and find_spec("lm_eval"):
+        if "harness" in wanted and eval_set.choices and find_spec("lm_eval"):
             yield "harness", lambda: harness(model, tokenizer, eval_set, size, dtype)
+        if "decoded" not in wanted:
+            return
         yield "decoded", lambda: decoded(model, tokenizer, eval_set, dtype)
         if device.type == "cpu" and PRODUCTS.fp32_precision == "bf16":
             script = torch_default_products()(lambda: decoded(model, tokenizer, eval_set, dtype))
@@ -194,17 +199,15 @@ def main() -> None:
             taken, answers[name] = timed(method)
             so_far = best.setdefault(name, taken)
             best[name] = {clock: min(seconds, so_far[clock]) for clock, seconds in taken.items()}
-    plain = answers["decoded"]
-    least = {
-        clock: min(best[name][clock] for name in ("decoded", "script") if name in best)
-        for clock in best["decoded"]
-    }
+    others = [name for name in ("decoded", "script") if name in best] or ["harness"]
+    reference = answers[others[0]]
+    least = {clock: min(best[name][clock] for name in others) for clock in best[others[0]]}
     print(
         json.dumps(
             {
                 "run": str(arguments.run),
                 "task": arguments.task,
-                "rows": len(plain),
+                "rows": len(reference),
                 "batch_size": size,
                 "mixed_precision": precision,
                 "threads": torch.get_num_threads(),
@@ -213,12 +216,7 @@ def main() -> None:
                     name: {clock: least[clock] / taken[clock] for clock in taken}
                     for name, taken in best.items()
                 },
-                "equal": {name: equal(found, plain) for name, found in answers.items()},
-                "equal_to_chosen": {
-                    name: equal(found, answers["chosen"])
-                    for name, found in answers.items()
-                    if "chosen" in answers
-                },
+                "equal": {name: equal(found, reference) for name, found in answers.items()},
             },
             indent=2,
         )
