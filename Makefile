@@ -78,6 +78,7 @@ bench: $(STAMP) ## the figures of docs/speed.md on this machine
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/adapter_step.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tenslora.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/products.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/epoch.py --rows 128
 	$(BIN)/python benchmarks/kernels.py
 
 bench-quick: $(STAMP) ## the same scripts at toy size, as `make test` runs them

@@ -1,6 +1,6 @@
 """Measure an epoch of fine-tuning beside transformers' Trainer with LLM-Adapters' collator.
 
-    python benchmarks/epoch.py --train FILE [--rows 1024] [--repeats 1] [--out FILE]
+    python benchmarks/epoch.py [--train FILE] [--rows 1024] [--repeats 1] [--out FILE]
 
 Both train the same LoRA (r 8, q k v, dropout 0.05, fp32) on the same encoded rows of ``FILE`` for
 one epoch in steps of 16 rows, at the same learning rate and schedule, in turn, each in a process
@@ -175,7 +175,7 @@ def parity(
 def main() -> None:
     """Run the sides alternately, each in a process of its own."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--train", default="bundled:arithmetic/train.jsonl")
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=1)

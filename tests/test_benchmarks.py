@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -62,3 +63,16 @@ def test_tenslora_contracted_has_the_gradients_of_the_materialised_form(tmp_path
     exact.run(bench.materialised)
     torch.testing.assert_close(ours, exact.gradients(), rtol=1e-12, atol=1e-12)
     assert {found["parameters"] for found in cases.values()} > {3 * 24 * 2 + 3 * 3 + 3 * 3 + 81}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is Linux's account")
+def test_an_epoch_has_the_losses_of_transformers_trainer(tmp_path):
+    epoch, rows = script("epoch"), tmp_path / "rows.jsonl"
+    row = {"instruction": "Say it again.", "output": "it"}
+    rows.write_text("\n".join([json.dumps(row)] * 4))
+    arguments = Namespace(model="tiny", train=rows, rows=4)
+    reference = epoch.trainer(arguments, tmp_path / "trainer")
+    assert reference["rows"] == 4
+    assert reference["largest_loss_difference"] < 1e-5
+    ours = epoch.ours(arguments, tmp_path / "ours")
+    assert set(ours) == {"processor_s", "clock_s", "peak_mib_above"} < set(reference)
