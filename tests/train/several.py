@@ -1,5 +1,6 @@
 """What each of two processes runs: train every adapter a few steps, save losses and tensors."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -80,6 +81,7 @@ def train_one(
             log_every=1,
             eval_every=2,
             save_every=0,
+            save_seconds=math.inf,
             keep=1,
             checkpoints=folder / name / "checkpoints",
         ),

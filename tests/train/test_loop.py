@@ -59,6 +59,7 @@ def start_training(model, optimizer, folder: Path, **changes) -> Iterator[StepRe
         log_every=2,
         eval_every=0,
         save_every=2,
+        save_seconds=math.inf,
         keep=2,
         checkpoints=folder,
         interruption=Interruption(),
@@ -181,6 +182,19 @@ def test_a_gradient_that_is_nan_between_two_log_lines_is_named_by_its_step_and_n
     with pytest.raises(RunFailure, match=r"the gradient norm is nan at step 3\. "):
         collect()
     assert steps == [1, 2, 3] and newest_checkpoint(tmp_path) is None
+
+
+def test_a_checkpoint_is_due_after_a_time_too_and_changes_nothing(tmp_path):
+    one, other = lora(), lora()
+    torch.manual_seed(5)
+    list(start_training(one, adamw(one), tmp_path / "steps", save_every=0))
+    torch.manual_seed(5)
+    often = dict(save_every=0, save_seconds=0.0, log_every=3, keep=9)
+    list(start_training(other, adamw(other), tmp_path / "time", **often))
+    assert [path.name[-1] for path in sorted((tmp_path / "steps").iterdir())] == ["6"]
+    assert [path.name[-1] for path in sorted((tmp_path / "time").iterdir())] == [*"123456"]
+    state = other.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
 
 
 class Waits(TorchDispatchMode):

@@ -6,8 +6,20 @@ from toplora_train.train.settings import LoopSettings
 
 
 def settings(**changes) -> LoopSettings:
-    every = dict(log_every=1, eval_every=0, save_every=0, keep=1, checkpoints=Path("unused"))
-    batches = dict(batch_size=4, micro_batch_size=2, group_by_length=True, max_grad_norm=1.0)
+    every = dict(
+        log_every=1,
+        eval_every=0,
+        save_every=0,
+        save_seconds=0.0,
+        keep=1,
+    )
+    batches = dict(
+        checkpoints=Path("unused"),
+        batch_size=4,
+        micro_batch_size=2,
+        group_by_length=True,
+        max_grad_norm=1.0,
+    )
     return LoopSettings(
         **(
             {"total_steps": 7, "learning_rate": lambda _: 1.0, "seed": 1}

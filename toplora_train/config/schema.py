@@ -319,6 +319,8 @@ class TrainerSettings:
         group_by_length: Batch rows of similar length together, for less padding.
         log_every: Optimizer steps between log lines.
         save_every: Optimizer steps between checkpoints; 0 saves only the last one.
+        save_minutes: Minutes after which a checkpoint is written at the next step, whatever
+            ``save_every`` says; null writes none for the time alone.
         eval_every: Optimizer steps between evaluations on the held-out rows; 0 disables them.
         select: ``last`` keeps the last adapter, ``best`` the one with the best validation result:
             a language model is evaluated every ``eval_every`` steps, a head after every epoch. Null
@@ -348,6 +350,7 @@ class TrainerSettings:
     group_by_length: bool = True
     log_every: PositiveInt = 10
     save_every: NonNegativeInt = 200
+    save_minutes: PositiveFloat | None = None
     eval_every: NonNegativeInt = 0
     select: Literal["last", "best"] | None = None
     select_by: Literal["loss", "metric"] | None = None

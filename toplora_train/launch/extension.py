@@ -19,7 +19,9 @@ from toplora_train.launch.outcome import is_completed
 from toplora_train.report.earlier import keep_end, undo_unbegun
 from toplora_train.report.record import read_report
 
-ONLY_SHOWN = {"trainer.name", "trainer.log_every", "trainer.save_every", "trainer.keep"}
+ONLY_SHOWN = {
+    f"trainer.{key}" for key in ("name", "log_every", "save_every", "save_minutes", "keep")
+}
 
 
 def validate_extension(

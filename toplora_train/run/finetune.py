@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -373,6 +374,7 @@ def fine_tune(
         log_every=trainer.log_every,
         eval_every=trainer.eval_every,
         save_every=trainer.save_every,
+        save_seconds=60 * (trainer.save_minutes or math.inf),
         keep=trainer.keep,
         checkpoints=run_dir / "checkpoints",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -64,6 +65,7 @@ def train(
     state, saved, size = start, start.step, settings.micro_batch_size
     shown, unread, dead_tensors = start, Unread(), DeadTensors(model)
     remedy = precision_remedy(model, accelerator.mixed_precision)
+    saved_at = time.monotonic()
 
     def settle(state: TrainState, step: int) -> TrainState:
         """Wait for the device, and refuse what it computed if it is NaN or infinite."""
@@ -168,12 +170,16 @@ def train(
 
         last = last or bool(all_reduce_max(int(should_stop()), accelerator))
         stopping = all_reduce_max(interruption.signum or 0, accelerator)
-        if last or stopping:
+        saves = last or bool(stopping) or settings.saves_at(step)
+        if settings.save_seconds < math.inf:  # the processes' clocks differ
+            due = time.monotonic() - saved_at >= settings.save_seconds
+            saves = saves or bool(all_reduce_max(int(due), accelerator))
+        if saves:
             state = settle(state, step)
         if last and held_out is None:  # no later step will show what this one did to the weights
             after = evaluate(rows[: accelerator.num_processes], micro_batch_size=size)
             validate_loss(after, step, saved, remedy=remedy, taken=True)
-        if last or stopping or settings.saves_at(step):
+        if saves:
             save_checkpoint(
                 settings.checkpoints,
                 model=accelerator.unwrap_model(model),
@@ -182,7 +188,7 @@ def train(
                 state=state,
                 keep=settings.keep,
             )
-            saved = step
+            saved, saved_at = step, time.monotonic()
         if stopping:
             accelerator.wait_for_everyone()  # a process that left would make the agent stop rank 0
             raise Interrupted(stopping)

@@ -42,6 +42,7 @@ class LoopSettings:
         log_every: Steps between logged records.
         eval_every: Steps between validation losses; 0: at the last step only.
         save_every: Steps between checkpoints; 0: at the last step only.
+        save_seconds: Seconds after a checkpoint when another one is due; infinity: never.
         keep: Number of newest checkpoints to keep.
         checkpoints: Their folder.
     """
@@ -56,6 +57,7 @@ class LoopSettings:
     log_every: int
     eval_every: int
     save_every: int
+    save_seconds: float
     keep: int
     checkpoints: Path
 

@@ -21,6 +21,7 @@ FREE = {
     "trainer.name",
     "trainer.log_every",
     "trainer.save_every",
+    "trainer.save_minutes",
     "trainer.eval_every",
     "trainer.keep",
     "trainer.profile",
