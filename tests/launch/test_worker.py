@@ -99,6 +99,17 @@ def test_running_out_of_memory_names_the_settings_to_lower(tmp_path, capsys):
     assert "lower trainer.micro_batch_size (now 3)" in capsys.readouterr().err
 
 
+def test_a_process_that_a_restart_of_torchrun_cannot_reach_names_the_setting(
+    tmp_path, capsys, monkeypatch
+):
+    job = end(RuntimeError("Gloo connectFullMesh failed with timed out connecting"))
+    assert worker.run(run_config(), tmp_path, job=job) == 1
+    assert "torchrun" not in capsys.readouterr().err
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert worker.run(run_config(), tmp_path, job=job) == 1
+    assert "start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in capsys.readouterr().err
+
+
 def test_a_full_disk_is_reported_plainly(tmp_path, capsys):
     error = OSError(errno.ENOSPC, "No space left on device", "checkpoints/step-1")
     assert worker.run(run_config(), tmp_path, job=end(error)) == 1

@@ -191,6 +191,13 @@ def _known_failure(error: Exception, config: RunConfig) -> RunFailure | None:
             f"the rendezvous port {os.environ.get('MASTER_PORT', '?')} is in use; give the "
             "launcher another one (torchrun and accelerate launch: --master-port)"
         )
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    if restarted and "connectFullMesh failed" in str(error):
+        return RunFailure(
+            "after torchrun's restart a process was called at its old address, which torchrun's "
+            "store keeps; start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and --standalone "
+            "or --rdzv-backend=c10d"
+        )
     return None
 
 
