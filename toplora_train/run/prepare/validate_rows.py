@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.pixels import ImageReader
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.run.prepare.run_data import RunData
 
@@ -24,12 +26,30 @@ def validate_rows(model: nn.Module, run_data: RunData) -> None:
             model's positions; a test row has no label or an impossible one, or its prompt and
             answer exceed the positions.
     """
+    if isinstance(run_data.tokenizer, ImageReader):
+        _validate_image_size(model, run_data)
+        return
     _validate_vocabulary(model, run_data.tokenizer)
     if run_data.objective.head is not None:  # there the tokenizer limits the length
         return
     _validate_row_lengths(model, run_data)
     for eval_set in run_data.eval_sets:
         find_method(eval_set.kind).validate_rows(model, run_data.tokenizer, eval_set)
+
+
+def _validate_image_size(model: nn.Module, run_data: RunData) -> None:
+    """Refuse images of another size than the model has positions for."""
+    config: Any = model.config
+    size = getattr(config, "image_size", None)
+    if size is None or not hasattr(config, "patch_size"):
+        return
+    height, width = run_data.encoded.examples[0].pixels.shape[-2:]
+    expected = [size, size] if isinstance(size, int) else list(size)
+    if [height, width] != expected:
+        raise UserError(
+            f"{run_data.location.name}: its preprocessor_config.json makes images of {height} x "
+            f"{width} pixels, but its config.json has image_size {size}; correct one of them"
+        )
 
 
 def _validate_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
