@@ -2,9 +2,9 @@
 
     python benchmarks/digits.py digits
 
-writes `digits/model`, a ViT of three layers trained on the digits 0 to 4 with transformers alone, and
-`digits/train` and `digits/test`, the digits 5 to 9, which it has never seen: a folder per class of
-8 x 8 PNG files. `toplora-train recipe=digits_tiny_vit` adapts the one to the others.
+writes `digits/model`, a ViT of three layers trained on the digits 0 to 4 with transformers alone,
+and `digits/train` and `digits/test`, the digits 5 to 9, which it has never seen: a folder per class
+of 8 x 8 PNG files. `toplora-train recipe=digits_tiny_vit` adapts the one to the others.
 """
 
 import argparse

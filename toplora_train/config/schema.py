@@ -146,8 +146,7 @@ class DatasetSettings:
         text: Of a table to classify or to predict numbers from (``dataset=table``): the column of
             the text, or the two columns of a pair.
         image: Of a table of images (``dataset=images``): the column of the image, instead of
-            ``text``. Of a folder with a folder of images per class it is ``image``, and ``label`` is
-            ``label``.
+            ``text``. A folder of images per class has the columns ``image`` and ``label``.
         label: Of such a table: the column of the class or number. Both are found out: numbers with
             a fraction, or of more than 20 values, are predicted as numbers, other labels are
             classes. Without ``test`` a fixed random fifth of the rows, at most 2,000, is held out.

@@ -105,8 +105,9 @@ def read_folder(folder: Path, *, split: str) -> list[Record]:
                 for path, label in images
             ]
         raise UserError(
-            f"{folder}: no data files in this folder (looked for {NAMES}, a folder of save_to_disk "
-            "or a folder of images per class); name a file, or set subset=NAME if it is a copy of a Hub dataset"
+            f"{folder}: no data files in this folder (looked for {NAMES}, a folder of "
+            "save_to_disk, or a folder of images per class); name a file, or set subset=NAME if it is "
+            "a copy of a Hub dataset"
         )
     by_split = {path: _split_of(path) for path in paths}
     if any(by_split.values()):

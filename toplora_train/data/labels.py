@@ -42,7 +42,7 @@ def parse_labelled(
         image: The key of the image, which there is instead of texts.
 
     Raises:
-        UserError: A text, the image or the label is missing, or the label is not one of the choices.
+        UserError: A text, the image or the label is missing, or the label is none of the choices.
     """
     keys = [image, label] if image else [text, *([text_pair] if text_pair else []), label]
     if not isinstance(fields, Mapping):
