@@ -87,5 +87,5 @@ def test_a_column_may_hold_the_content_and_nothing_else():
     content, digest = find_image({"x": {"bytes": b"png", "path": None}}, "x", "t, row 1")
     assert (content, digest) == (b"png", hashlib.sha256(b"png").hexdigest())
     assert find_image({"x": b"png"}, "x", "t, row 1") == (content, digest)
-    with pytest.raises(UserError, match="t, row 1: 'x' is .*, not an image's content"):
+    with pytest.raises(UserError, match=r"t, row 1: 'x' is .*, not an image's content"):
         find_image({"x": "cat.png"}, "x", "t, row 1")

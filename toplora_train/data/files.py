@@ -106,8 +106,8 @@ def read_folder(folder: Path, *, split: str) -> list[Record]:
             ]
         raise UserError(
             f"{folder}: no data files in this folder (looked for {NAMES}, a folder of "
-            "save_to_disk, or a folder of images per class); name a file, or set subset=NAME if it is "
-            "a copy of a Hub dataset"
+            "save_to_disk, or a folder of images per class); name a file, or set subset=NAME if it "
+            "is a copy of a Hub dataset"
         )
     by_split = {path: _split_of(path) for path in paths}
     if any(by_split.values()):

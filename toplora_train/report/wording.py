@@ -47,7 +47,7 @@ IMAGES = replace(
 
 def has_images(report: Mapping[str, Any]) -> bool:
     """Whether the run's rows are images."""
-    return bool(report["data"].get("wording") == "images")
+    return bool(report.get("data", {}).get("wording") == "images")
 
 
 def has_head(report: Mapping[str, Any]) -> bool:
