@@ -1,13 +1,14 @@
 """Images are decoded and resized as the model's image processor does it, once."""
 
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTConfig
+from transformers import ResNetConfig, ViTConfig
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from toplora_train.config.errors import UserError
@@ -20,7 +21,7 @@ PROCESSOR = ViTImageProcessorPil(size=SIZE, image_mean=[0.4, 0.5, 0.6], image_st
 
 
 def reader(processor=PROCESSOR, channels=3) -> ImageReader:
-    return ImageReader(processor, channels=channels, positions=7)
+    return ImageReader(processor, channels=channels, patch=4)
 
 
 def picture(mode="RGB", size=(20, 30), seed=0) -> Image.Image:
@@ -93,19 +94,19 @@ def test_a_model_of_texts_has_no_image_processor(tmp_path):
         load_image_reader(tmp_path, "m")
 
 
-@pytest.mark.parametrize(("size", "patch", "positions"), [(8, 2, 17), ([8, 4], [2, 2], 9)])
+@pytest.mark.parametrize(("patch", "positions"), [(2, 25), ([2, 3], 17), (None, 1)])
 def test_a_reader_counts_patches_and_is_saved_as_the_image_processor(
-    tmp_path: Path, size, patch, positions
+    tmp_path: Path, patch, positions
 ):
     PROCESSOR.save_pretrained(tmp_path)
-    ViTConfig(image_size=size, patch_size=patch, num_channels=1).save_pretrained(tmp_path)
+    kind = ResNetConfig if patch is None else partial(ViTConfig, patch_size=patch)
+    kind(num_channels=1).save_pretrained(tmp_path)
     found = load_image_reader(tmp_path, "m")
-    assert len(found.positions) == positions
     assert not found.get_vocab()
     found.save_pretrained(tmp_path / "saved")
     assert [path.name for path in (tmp_path / "saved").iterdir()] == ["preprocessor_config.json"]
     [example] = encode(found, [row(picture("L"))]).examples
-    assert example.pixels.shape == (1, 8, 12)
+    assert example.pixels.shape == (1, 8, 12) and len(example.input_ids) == positions
     assert render_labelled(found, example, choices=("cat",)) == [
         ("(an image of 12 x 8 pixels) ", False),
         ("cat", True),

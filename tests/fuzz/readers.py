@@ -114,7 +114,7 @@ def _read_images(folder: Path) -> None:
         parse_labelled, text="", text_pair=None, image="image", label="label", choices=("cat",)
     )
     rows = read_rows(str(folder), parse=parse).rows
-    encode_images(ImageReader(processor, channels=3, positions=1), rows, choices=("cat",))
+    encode_images(ImageReader(processor, channels=3), rows, choices=("cat",))
 
 
 def _write_parquet(folder: Path) -> None:

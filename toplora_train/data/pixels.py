@@ -35,13 +35,13 @@ class ImageReader(PreTrainedTokenizerFast):  # type: ignore[misc]  # is Any to m
     Args:
         processor: The model's image processor, on its PIL backend.
         channels: The color channels that the model takes, 1 or 3.
-        positions: The number of the model's positions for an image: patches and class token.
+        patch: The side of a patch, or its height and width; None for a model without patches.
     """
 
-    def __init__(self, processor: Any, *, channels: int, positions: int) -> None:
+    def __init__(self, processor: Any, *, channels: int, patch: Any = None) -> None:
         super().__init__(tokenizer_object=Tokenizer(models.WordLevel({}, unk_token="")))
         self.processor = processor
-        self.positions = (0,) * positions
+        self._patch = patch
         self._color = "L" if channels == 1 else "RGB"
         self._decoded: dict[str, NDArray[Any]] = {}
 
@@ -59,6 +59,12 @@ class ImageReader(PreTrainedTokenizerFast):  # type: ignore[misc]  # is Any to m
             ).pixel_values[0]
             self._decoded[row.instruction] = found
         return found
+
+    def positions(self, pixels: NDArray[Any]) -> tuple[int, ...]:
+        """A zero for each position that the model computes: the patches and the class token."""
+        if self._patch is None:
+            return (0,)
+        return (0,) * (1 + int(np.prod(pixels.shape[-2:] // np.broadcast_to(self._patch, 2))))
 
     def normalized(self, pixels: Sequence[NDArray[Any]]) -> Tensor:
         """The model's ``pixel_values``, ``(images, channels, height, width)``, float32."""
@@ -111,9 +117,8 @@ def load_image_reader(folder: Path | None, name: str, *, trusted: bool = False) 
             f"{name}: has no image processor, which dataset.image needs ({one_line(error)}); "
             "choose a model of images: model=vit_base, or model.path=FOLDER"
         ) from error
-    return ImageReader(
-        processor, channels=getattr(config, "num_channels", 3), positions=_positions(config)
-    )
+    patch = getattr(config, "patch_size", None)
+    return ImageReader(processor, channels=getattr(config, "num_channels", 3), patch=patch)
 
 
 @dataclass(frozen=True)
@@ -153,23 +158,19 @@ def encode_images(
         UserError: An image cannot be decoded, or the images have different sizes.
     """
     numbers = {name: number for number, name in enumerate(choices)}
-    examples = [
-        ImageExample(
-            reader.positions,
-            reader.pixels(row),
-            numbers[row.answer] if choices else float(row.answer),
-            reader,
-        )
-        for chunk in chunks(rows, on_rows)
-        for row in chunk
-    ]
-    for row, example in zip(rows, examples, strict=True):
-        if example.pixels.shape != examples[0].pixels.shape:
+    pixels = [reader.pixels(row) for chunk in chunks(rows, on_rows) for row in chunk]
+    for row, one in zip(rows, pixels, strict=True):
+        if one.shape != pixels[0].shape:
             raise UserError(
-                f"{row.where}: is {_size(example.pixels)} pixels after the model's image "
-                f"processor, but {rows[0].where} is {_size(examples[0].pixels)}; set a fixed size, "
-                "a height and a width, in the model's preprocessor_config.json"
+                f"{row.where}: is {_size(one)} pixels after the model's image processor, but "
+                f"{rows[0].where} is {_size(pixels[0])}; set a fixed height and width in the "
+                "model's preprocessor_config.json"
             )
+    positions = reader.positions(pixels[0])
+    examples = [
+        ImageExample(positions, one, numbers[row.answer] if choices else float(row.answer), reader)
+        for row, one in zip(rows, pixels, strict=True)
+    ]
     return Encoded(tuple(examples), tuple(range(len(rows))))
 
 
@@ -191,11 +192,3 @@ def render_image(example: ImageExample, *, choices: Sequence[str]) -> list[tuple
 def _size(pixels: NDArray[Any]) -> str:
     height, width = pixels.shape[-2:]
     return f"{width} x {height}"
-
-
-def _positions(config: Any) -> int:
-    sizes = [getattr(config, key, None) for key in ("image_size", "patch_size")]
-    if None in sizes:
-        return 1
-    image, patch = (np.broadcast_to(size, 2) for size in sizes)
-    return int(np.prod(image // patch)) + 1
