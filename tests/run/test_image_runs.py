@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    ViTConfig,
+    ViTForImageClassification,
+)
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from tests.run.conftest import tiny_run
@@ -128,6 +133,16 @@ def test_every_adapter_learns_on_a_vit_and_is_reloaded(name, tmp_path):
     assert not torch.allclose(changed, before)
     save_adapter(model, tmp_path)
     assert torch.equal(load_adapter(tiny_vit(), tmp_path)(**batch).logits, changed)
+
+
+def test_both_heads_of_a_distilled_deit_are_trained():
+    sizes = {"image_size": 4, "patch_size": 2, "hidden_size": 16, "intermediate_size": 16}
+    config = DeiTConfig(**sizes, num_hidden_layers=1, num_attention_heads=2)
+    model = DeiTForImageClassificationWithTeacher(config)
+    settings, _ = adapter_defaults("lora")
+    trained = attach_adapter(model, settings, seed=1).named_parameters()
+    heads = {name.split(".")[2] for name, one in trained if one.requires_grad} - {"deit"}
+    assert heads == {"cls_classifier", "distillation_classifier"}
 
 
 def test_a_plan_counts_patches_and_names_the_images(stripes, tmp_path):

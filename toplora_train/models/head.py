@@ -17,7 +17,11 @@ from torch import nn
 
 from toplora_train.config.errors import UserError
 
-HEAD_ARCHITECTURES = ("ForSequenceClassification", "ForImageClassification")
+HEAD_ARCHITECTURES = (
+    "ForSequenceClassification",
+    "ForImageClassification",
+    "ForImageClassificationWithTeacher",  # DeiT's, with two heads
+)
 _GENERIC = re.compile(r"(label[\s_-]?)?\d+", re.IGNORECASE)  # such as LABEL_0: unnamed
 
 
