@@ -102,7 +102,7 @@ def encode_labelled(
 
 
 def collate_labelled(
-    examples: Sequence[LabelledExample] | Sequence[ImageExample], pad_token_id: int
+    examples: Sequence[LabelledExample | ImageExample], pad_token_id: int
 ) -> dict[str, Tensor]:
     """Right-padded tensors ``(rows, longest)``, or an image's, and ``labels`` ``(rows,)``.
 
@@ -114,19 +114,21 @@ def collate_labelled(
     """
     if not examples:
         raise ValueError("a batch needs at least one example")
-    if isinstance(examples[0], ImageExample):
-        return collate_images(examples)
-    longest = max(len(example.input_ids) for example in examples)
+    images = [one for one in examples if isinstance(one, ImageExample)]
+    if images:
+        return collate_images(images)
+    texts = [one for one in examples if isinstance(one, LabelledExample)]
+    longest = max(len(example.input_ids) for example in texts)
 
     def padded(rows: Sequence[tuple[int, ...]], fill: int) -> Tensor:
         return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
 
     batch = {
-        "input_ids": padded([example.input_ids for example in examples], pad_token_id),
-        "attention_mask": padded([(1,) * len(example.input_ids) for example in examples], 0),
-        "labels": torch.tensor([example.target for example in examples]),
+        "input_ids": padded([example.input_ids for example in texts], pad_token_id),
+        "attention_mask": padded([(1,) * len(example.input_ids) for example in texts], 0),
+        "labels": torch.tensor([example.target for example in texts]),
     }
-    types = [one.token_type_ids for one in examples if one.token_type_ids is not None]
+    types = [one.token_type_ids for one in texts if one.token_type_ids is not None]
     if types:
         batch["token_type_ids"] = padded(types, 0)
     return batch

@@ -81,6 +81,7 @@ class ImageReader(PreTrainedTokenizerFast):  # type: ignore[misc]  # is Any to m
     def _decode(self, row: Row) -> Any:
         from PIL import Image, ImageOps
 
+        assert row.image is not None  # of a task of images
         source = io.BytesIO(row.image) if isinstance(row.image, bytes) else row.image
         try:
             with Image.open(source) as image:

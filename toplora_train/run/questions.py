@@ -85,7 +85,7 @@ def answer_questions(
     digest = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
     with AnswerFile(output, belongs_to=digest) as file:
         turns = {who: _answer(answerer, file, questions, who) for who in whose}
-        lines = {
+        lines: dict[str, list[dict[str, object]]] = {
             who: [
                 {
                     "question_id": question["question_id"],
