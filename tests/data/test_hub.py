@@ -1,16 +1,20 @@
 """Local mirrors of Hub datasets, and errors when the Hub is unreachable."""
 
+import io
 import json
 import logging
 import os
 import shutil
 
 import datasets
+import PIL.Image
 import pytest
 from datasets.arrow_writer import ArrowWriter
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.files import read_file
 from toplora_train.data.hub import Source, cached_set, hub_address, read_hub, read_mirror
+from toplora_train.data.images import find_image
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +59,20 @@ def test_a_class_keeps_its_number_and_has_its_name(tmp_path, capsys):
     capsys.readouterr()  # its progress bar
     records = read(tmp_path / "set", subset=None, split="train[:1]")
     assert [(one.fields["l"], one.fields["l"].name) for one in records] == [(1, "yes")]
+
+
+def test_an_image_is_its_content_not_decoded(tmp_path, capsys):
+    image = PIL.Image.new("L", (3, 2), 7)
+    kinds = datasets.Features(x=datasets.Image())
+    datasets.Dataset.from_dict({"x": [image]}, features=kinds).to_parquet(
+        tmp_path / "set" / "train.parquet"
+    )
+    capsys.readouterr()  # its progress bar
+    [record] = read(tmp_path / "set", subset=None)
+    content, _ = find_image(record.fields, "x", record.place)
+    assert PIL.Image.open(io.BytesIO(content)).tobytes() == image.tobytes()
+    [of_file] = read_file(tmp_path / "set" / "train.parquet")
+    assert find_image(of_file.fields, "x", of_file.place)[0] == content
 
 
 def test_the_given_split_and_subset_are_read(mirror):

@@ -6,13 +6,16 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from tests.config.example import run_config
 from tests.report.inspected import inspected
@@ -29,8 +32,10 @@ from toplora_train.data.files import read_file, read_folder
 from toplora_train.data.formats.gsm8k import parse as parse_gsm8k
 from toplora_train.data.labels import parse_labelled
 from toplora_train.data.overflow import Encoded
+from toplora_train.data.pixels import ImageReader, encode_images
 from toplora_train.data.renamed import parse_renamed
 from toplora_train.data.rows import content_hash, parse_row
+from toplora_train.data.sources import read_rows
 from toplora_train.evaluation.predictions import (
     PredictionFile,
     read_predictions,
@@ -43,6 +48,7 @@ from toplora_train.report.metrics_file import MetricsFile, read_metrics
 from toplora_train.report.pages import render_html, render_markdown, write_inspection_page
 from toplora_train.report.record import read_report, write_report
 from toplora_train.run.fit.best_checkpoint import _read as read_judged
+from toplora_train.run.questions import read_questions
 from toplora_train.study.folder import Study
 from toplora_train.train.checkpoint import (
     MANIFEST,
@@ -95,6 +101,20 @@ def _parsed(parse: Callable[..., object], **how: object) -> Callable[[Path], obj
 def _write_lines(*rows: object) -> Callable[[Path], object]:
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     return lambda folder: (folder / "rows.jsonl").write_text(lines)
+
+
+def _write_image(folder: Path) -> None:
+    (folder / "cat").mkdir()
+    PIL.Image.new("RGB", (9, 7), "red").save(folder / "cat" / "1.png")
+
+
+def _read_images(folder: Path) -> None:
+    processor = ViTImageProcessorPil(size={"height": 4, "width": 4})
+    parse = partial(
+        parse_labelled, text="", text_pair=None, image="image", label="label", choices=("cat",)
+    )
+    rows = read_rows(str(folder), parse=parse).rows
+    encode_images(ImageReader(processor, channels=3), rows, choices=("cat",))
 
 
 def _write_parquet(folder: Path) -> None:
@@ -243,6 +263,11 @@ READERS = {
     "regression": Reader(
         _write_lines({"text": "good", "label": 1.5}, {"text": "bad", "label": "-2"}),
         _parsed(parse_labelled, text="text", text_pair=None, label="label", choices=()),
+    ),
+    "images": Reader(_write_image, _read_images),
+    "questions": Reader(
+        _write_lines({"question_id": 81, "category": "math", "turns": ["1+1?", "Sure?"]}),
+        lambda folder: read_questions(str(folder / "rows.jsonl"), None),
     ),
     "config.yaml": Reader(
         lambda folder: write_config(run_config(), folder / "config.yaml"),

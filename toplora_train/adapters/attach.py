@@ -41,7 +41,7 @@ from toplora_train.adapters.targets import (
 from toplora_train.config.errors import UserError
 from toplora_train.config.plugins import plugin
 from toplora_train.models.embedding import resized_modules
-from toplora_train.models.head import head_modules
+from toplora_train.models.head import HEAD_ARCHITECTURES, head_modules
 from toplora_train.models.quantized import keep_trainable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -251,7 +251,7 @@ def _fit_to_model(config: PeftConfig, model: nn.Module) -> None:
         (task for end, task in TASK_TYPES.items() if type(model).__name__.endswith(end)), None
     )
     # PEFT adds modules called classifier or score; a head can have others (DeBERTa's pooler).
-    head = head_modules(model) if config.task_type == "SEQ_CLS" else []
+    head = head_modules(model) if type(model).__name__.endswith(HEAD_ARCHITECTURES) else []
     resized = resized_modules(model)
     if hasattr(config, "modules_to_save"):
         if head or resized:

@@ -25,9 +25,11 @@ def start_from_inputs(model: PeftModel, batches: Sequence[Mapping[str, Tensor]])
     """Set A of every LoRA layer from its inputs on these batches.
 
     Raises:
-        ValueError: A batch has fewer tokens than the rank.
+        ValueError: A batch has fewer tokens than the rank, or is of images.
     """
     config: Any = model.peft_config["default"]
+    if any(name not in batches[0] for name in INPUTS):
+        raise ValueError("init 'eva' takes token ids, but this model takes images; use another")
     tokens = min(int(batch["attention_mask"].sum()) for batch in batches)
     if tokens < config.r:
         raise ValueError(f"init 'eva' needs r = {config.r} tokens in a batch; one has {tokens}")

@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 from toplora_train.adapters.checks import check_names
 
 ATTENTION_PROJECTIONS: tuple[tuple[str, ...], ...] = (
-    ("q_proj", "k_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, SmolLM, OPT, T5Gemma, ...
-    ("query", "key", "value"),  # BERT, RoBERTa, ELECTRA, ViT
+    ("q_proj", "k_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, SmolLM, OPT, T5Gemma, ViT
+    ("query", "key", "value"),  # BERT, RoBERTa, ELECTRA
     ("query_proj", "key_proj", "value_proj"),  # DeBERTa-v2 and -v3
     ("q_lin", "k_lin", "v_lin"),  # DistilBERT
     ("q", "k", "v"),  # T5

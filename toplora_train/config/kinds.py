@@ -15,7 +15,7 @@ METRICS_OF = {
 }
 METRICS = ("accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman")
 EXTRACTIONS = ("number", "choice", "exact")
-HEADS_ONLY = ("text", "text_pair", "label", "label_names")
+HEADS_ONLY = ("text", "text_pair", "image", "label", "label_names")
 WRITERS_ONLY = ("fields", "prompt", "extraction", "response", "max_new_tokens")
 
 
@@ -27,6 +27,11 @@ def chooses(task: TaskSettings) -> bool:
 def head_task(config: RunConfig) -> TaskSettings | None:
     """The first task that needs a head; None for a language model."""
     return next((task for task in config.task.values() if task.kind in HEADS), None)
+
+
+def head_of(task: TaskSettings) -> tuple[str, list[str], bool]:
+    """What decides a task's model: its kind, its classes, and whether it takes images."""
+    return task.kind, task.choices, task.image is not None
 
 
 def selects_by_loss(config: RunConfig) -> bool:
@@ -73,7 +78,7 @@ def validate_tasks(config: RunConfig) -> None:
 
 def _validate_one_model(config: RunConfig, head: TaskSettings) -> None:
     for other in config.task.values():
-        if (other.kind, other.choices) != (head.kind, head.choices):
+        if head_of(other) != head_of(head):
             raise UserError(
                 f"task.{head.name} ({head.kind}) and task.{other.name} ({other.kind}) need "
                 "different models; train them in two runs"
@@ -94,6 +99,8 @@ def _validate_task(name: str, task: TaskSettings, *, own: bool) -> None:
     for key in WRITERS_ONLY if task.kind in HEADS else HEADS_ONLY:
         if getattr(task, key) != TaskSettings.__dataclass_fields__[key].default:
             raise UserError(f"task.{name}.{key} has no effect on kind {task.kind}; leave it out")
+    if task.image is not None and (task.text, task.text_pair) != ("text", None):
+        raise UserError(f"task.{name} has an image and a text; leave one of them out")
     allowed = METRICS_OF.get(task.kind, ("accuracy",))
     for metric in (task.metric, *task.also):
         if metric not in allowed and not (own and task.kind in HEADS and metric not in METRICS):

@@ -145,6 +145,8 @@ class DatasetSettings:
             project's own prompt. With ``task:SPLIT`` the task's fields and prompt apply instead.
         text: Of a table to classify or to predict numbers from (``dataset=table``): the column of
             the text, or the two columns of a pair.
+        image: Of a table of images (``dataset=images``): the column of the image, instead of
+            ``text``. A folder of images per class has the columns ``image`` and ``label``.
         label: Of such a table: the column of the class or number. Both are found out: numbers with
             a fraction, or of more than 20 values, are predicted as numbers, other labels are
             classes. Without ``test`` a fixed random fifth of the rows, at most 2,000, is held out.
@@ -178,6 +180,7 @@ class DatasetSettings:
     fields: dict[RowKey, str] | None = None
     prompt: Template | None = None
     text: str | list[str] | None = None
+    image: str | None = None
     label: str | None = None
     format: Annotated[str, AfterValidator(format_name)] | None = None
     learn: Literal["last", "assistant"] = "last"
@@ -211,6 +214,8 @@ class TaskSettings:
             trained on it, or on the answer alone.
         text: Column with the text to classify. For tasks with a head only.
         text_pair: Column with a second text; null if there is only one.
+        image: Column with the image to classify, instead of a text; the model is then one of
+            images (transformers' ``AutoModelForImageClassification``).
         label: Column with the label. For tasks with a head only.
         label_names: Whether a number in ``label`` is the name of its class, not its number.
         metric: The metric that is the task's score: ``accuracy``; with a head also ``f1`` (two
@@ -235,6 +240,7 @@ class TaskSettings:
     response: str | None = None
     text: str = "text"
     text_pair: str | None = None
+    image: str | None = None
     label: str = "label"
     label_names: bool = False
     metric: Name = "accuracy"

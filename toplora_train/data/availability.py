@@ -6,7 +6,8 @@
                                              else the same path in the cache folder, else
                                              downloaded from LLM-Adapters' repository
 ``rows.jsonl``, ``folder``                   a local file (:mod:`toplora_train.data.files`), or a
-                                             folder of them or of ``save_to_disk``
+                                             folder of them, of ``save_to_disk``, or of images
+                                             per class (:mod:`toplora_train.data.images`)
 ``owner/name``                               ``<data_root>/hub/owner/name``, else the Hugging Face
                                              cache, else the Hugging Face Hub
 ===========================================  ====================================================
@@ -31,7 +32,7 @@ from toplora_train.data.parts import without_part
 BUNDLED = Path(__file__).parent / "bundled"
 FORMS = (
     "bundled:FILE, llm-adapters:FILE, a local .jsonl, .json, .csv, .tsv or .parquet file, a folder "
-    "of them or of save_to_disk, or a hub id owner/name"
+    "of them, of save_to_disk or of images per class, or a hub id owner/name"
 )
 OFFLINE = "HF_HUB_OFFLINE"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

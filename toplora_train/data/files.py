@@ -13,6 +13,7 @@ from pathlib import Path
 from toplora_train.config.errors import UserError
 from toplora_train.config.reading import decoded, parse_json, read_bytes
 from toplora_train.data import tables
+from toplora_train.data.images import labelled_images
 
 LONGEST_LINE = 4 * 2**20  # characters
 TEXTS = (".json", ".jsonl", ".csv", ".tsv")  # may be compressed
@@ -78,6 +79,8 @@ def _parse(content: bytes, path: Path, format: str) -> list[Record]:
 def read_folder(folder: Path, *, split: str) -> list[Record]:
     """Read the data files directly in a folder, sorted by name, or what ``save_to_disk`` wrote.
 
+    Without data files it may be a folder per class of images (:mod:`toplora_train.data.images`).
+
     If files are named after splits (``train.jsonl``, ``test-00000.parquet``), only those of
     ``split`` are read, so that nobody trains on a test file by accident.
 
@@ -95,9 +98,16 @@ def read_folder(folder: Path, *, split: str) -> list[Record]:
         return records
     paths = sorted(path for path in folder.iterdir() if is_file_name(path))
     if not paths:
+        images = labelled_images(folder, split)
+        if images:
+            return [
+                Record(str(path), f"{label.name}/{path.name}", {"image": path, "label": label})
+                for path, label in images
+            ]
         raise UserError(
-            f"{folder}: no data files in this folder (looked for {NAMES}, or a folder of "
-            "save_to_disk); name a file, or set subset=NAME if it is a copy of a Hub dataset"
+            f"{folder}: no data files in this folder (looked for {NAMES}, a folder of "
+            "save_to_disk, or a folder of images per class); name a file, or set subset=NAME if it "
+            "is a copy of a Hub dataset"
         )
     by_split = {path: _split_of(path) for path in paths}
     if any(by_split.values()):

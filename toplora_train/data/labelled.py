@@ -1,4 +1,8 @@
-"""Labelled rows as tokens: a classification or regression head takes texts without a prompt."""
+"""Labelled rows as a head's input: texts as tokens without a prompt, images as pixels.
+
+What kind of input a model takes is decided here: an image model's tokenizer is an
+:class:`~toplora_train.data.pixels.ImageReader`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,13 @@ from torch import Tensor
 from toplora_train.config.errors import UserError
 from toplora_train.data.encode import OnRows, chunks
 from toplora_train.data.overflow import Encoded, within_limit
+from toplora_train.data.pixels import (
+    ImageExample,
+    ImageReader,
+    collate_images,
+    encode_images,
+    render_image,
+)
 from toplora_train.data.rows import Row
 
 if TYPE_CHECKING:
@@ -43,14 +54,14 @@ def encode_labelled(
     max_length: int,
     overflow: str,
     on_rows: OnRows | None = None,
-) -> Encoded[LabelledExample]:
-    """Encode the text or the pair of each row, with the tokenizer's special tokens.
+) -> Encoded[LabelledExample] | Encoded[ImageExample]:
+    """Encode the text, the pair or the image of each row, with the tokenizer's special tokens.
 
     Args:
         tokenizer: The base model's.
         rows: The rows; ``answer`` is one of the choices, or a number if there are no choices.
         choices: The class names, by class number.
-        max_length: The maximum length of an example, in ids.
+        max_length: The maximum length of an example, in ids; an image has no limit.
         overflow: What to do with longer examples: ``error``; ``drop``; or ``truncate``, which
             removes tokens from the end of the longer text.
         on_rows: Progress callback.
@@ -60,6 +71,8 @@ def encode_labelled(
             or a row exceeds the tokenizer's maximum length.
         ValueError: ``overflow`` is none of the three.
     """
+    if isinstance(tokenizer, ImageReader):
+        return encode_images(tokenizer, rows, choices=choices, on_rows=on_rows)
     encoded = within_limit(
         list(_encode(tokenizer, rows, choices, max_length=None, on_rows=on_rows)),
         rows,
@@ -88,8 +101,10 @@ def encode_labelled(
     return encoded
 
 
-def collate_labelled(examples: Sequence[LabelledExample], pad_token_id: int) -> dict[str, Tensor]:
-    """Right-padded tensors ``(rows, longest)``, and ``labels`` ``(rows,)``.
+def collate_labelled(
+    examples: Sequence[LabelledExample | ImageExample], pad_token_id: int
+) -> dict[str, Tensor]:
+    """Right-padded tensors ``(rows, longest)``, or an image's, and ``labels`` ``(rows,)``.
 
     ``labels`` are int64 class numbers or float32 targets; ``token_type_ids`` are included if the
     examples have them.
@@ -99,26 +114,35 @@ def collate_labelled(examples: Sequence[LabelledExample], pad_token_id: int) -> 
     """
     if not examples:
         raise ValueError("a batch needs at least one example")
-    longest = max(len(example.input_ids) for example in examples)
+    images = [one for one in examples if isinstance(one, ImageExample)]
+    if images:
+        return collate_images(images)
+    texts = [one for one in examples if isinstance(one, LabelledExample)]
+    longest = max(len(example.input_ids) for example in texts)
 
     def padded(rows: Sequence[tuple[int, ...]], fill: int) -> Tensor:
         return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
 
     batch = {
-        "input_ids": padded([example.input_ids for example in examples], pad_token_id),
-        "attention_mask": padded([(1,) * len(example.input_ids) for example in examples], 0),
-        "labels": torch.tensor([example.target for example in examples]),
+        "input_ids": padded([example.input_ids for example in texts], pad_token_id),
+        "attention_mask": padded([(1,) * len(example.input_ids) for example in texts], 0),
+        "labels": torch.tensor([example.target for example in texts]),
     }
-    types = [one.token_type_ids for one in examples if one.token_type_ids is not None]
+    types = [one.token_type_ids for one in texts if one.token_type_ids is not None]
     if types:
         batch["token_type_ids"] = padded(types, 0)
     return batch
 
 
 def render_labelled(
-    tokenizer: PreTrainedTokenizerBase, example: LabelledExample, *, choices: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase,
+    example: LabelledExample | ImageExample,
+    *,
+    choices: Sequence[str],
 ) -> list[tuple[str, bool]]:
     """Each token's text, then the label, the only supervised item."""
+    if isinstance(example, ImageExample):
+        return render_image(example, choices=choices)
     pieces = [(tokenizer.decode([token]), False) for token in example.input_ids]
     label = choices[int(example.target)] if choices else f"{example.target:g}"
     return [*pieces, (label, True)]

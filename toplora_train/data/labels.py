@@ -1,8 +1,8 @@
-"""Labelled rows: a text or a pair of texts, with a class or a number.
+"""Labelled rows: a text, a pair of texts or an image, with a class or a number.
 
-A labelled row is an ordinary :class:`Row`: its question is the texts, its answer the label's name.
-So it is hashed, checked for contamination and reported like all rows; only its encoding differs
-(:mod:`toplora_train.data.labelled`).
+A labelled row is an ordinary :class:`Row`: its question is the texts or the image's digest, its
+answer the label's name. So it is hashed, checked for contamination and reported like all rows; only
+its encoding differs (:mod:`toplora_train.data.labelled`, :mod:`toplora_train.data.pixels`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from toplora_train.config.errors import UserError
 from toplora_train.data import fields as values
+from toplora_train.data.images import find_image
 from toplora_train.data.rows import Row
 from toplora_train.data.tables import ClassNumber
 
@@ -25,6 +26,7 @@ def parse_labelled(
     label: str,
     choices: Sequence[str],
     named: bool = False,
+    image: str | None = None,
 ) -> Row:
     """Check one record of a file and return it as a row.
 
@@ -37,11 +39,12 @@ def parse_labelled(
         label: The key of the label: a class number, a class name, or a number.
         choices: The class names, by class number; empty for regression.
         named: Whether a number in the label is a class's name instead of its number.
+        image: The key of the image, which there is instead of texts.
 
     Raises:
-        UserError: A text or the label is missing, or the label is not one of the choices.
+        UserError: A text, the image or the label is missing, or the label is none of the choices.
     """
-    keys = [text, *([text_pair] if text_pair else []), label]
+    keys = [image, label] if image else [text, *([text_pair] if text_pair else []), label]
     if not isinstance(fields, Mapping):
         raise UserError(
             f"{place}: a row must be an object with {_names(keys)}, not {values.kind(fields)}"
@@ -51,8 +54,11 @@ def parse_labelled(
             raise UserError(
                 f"{place}: {values.lacks(fields, key)}; rows of this task need {_names(keys)}"
             )
-    texts = []
-    for key in keys[:-1]:
+    picture, texts = None, []
+    if image:
+        picture, digest = find_image(fields, image, place)
+        texts = [f"image {digest}"]
+    for key in keys[:-1] if not image else ():
         texts.append(values.text(fields, key, place))
         if not texts[-1].strip():
             raise UserError(f"{place}: '{key}' is empty; fill it in or remove the row")
@@ -71,6 +77,7 @@ def parse_labelled(
         output="",
         answer=answer,
         place=place,
+        image=picture,
     )
 
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
@@ -38,7 +39,8 @@ class Row:
     of a cloze row's answers. ``prompt`` is the row's prompt template over ``{instruction}`` and
     ``{input}``, empty for the project's own prompt (see
     :func:`toplora_train.data.prompts.row_prompt`). ``place`` is the file and line it was read from;
-    it is not part of the row's identity.
+    it is not part of the row's identity. Neither is ``image``, an image's file or content, whose
+    digest is the ``instruction``.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Row:
     tools: str = ""
     reply: Message | None = None
     place: str = field(default="", compare=False)
+    image: Path | bytes | None = field(default=None, compare=False, repr=False)
 
     @property
     def where(self) -> str:

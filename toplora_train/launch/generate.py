@@ -22,7 +22,7 @@ PURPOSE = (
 KEYS = (
     Key("run", "the run directory, the one with report.json", required=True),
     Key("prompt", "a question, answered on standard output"),
-    Key("file", 'rows like the run\'s own, or {"prompt": ...} per line; needs output'),
+    Key("file", "rows like the run's own, {\"prompt\": ...} or FastChat's questions; needs output"),
     Key("output", "the JSONL file for their answers; the same command resumes after an interrupt"),
     Key("limit", "only the file's first rows"),
     Key("base", "whether to show the base model's answers too", choices=("true", "false")),
@@ -70,7 +70,10 @@ def _generate(words: list[str]) -> None:
         from toplora_train.run.answer_rows import answer_rows
         from toplora_train.run.chat import answer, chat
         from toplora_train.run.generate import open_answerer
+        from toplora_train.run.questions import answer_questions, read_questions
 
+    rows = int(limit) if limit else None
+    questions = read_questions(given["file"], rows) if "file" in given else None
     again = evaluation_config(
         config,
         data_root=given.get("data_root"),
@@ -83,9 +86,13 @@ def _generate(words: list[str]) -> None:
         answer(answerer, given["prompt"], [], base=base, console=console)
     elif "file" in given:
         output = Path(given["output"])
-        rows = int(limit) if limit else None
         try:
-            say(console, answer_rows(answerer, given["file"], output, base=base, limit=rows))
+            said = (
+                answer_questions(answerer, questions, output, base=base)
+                if questions is not None
+                else answer_rows(answerer, given["file"], output, base=base, limit=rows)
+            )
+            say(console, said)
         except Interrupted as interruption:
             kept = "; the answers so far are kept: run the same command to resume"
             raise KeyboardInterrupt(f"{interruption}{kept}") from interruption

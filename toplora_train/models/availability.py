@@ -13,7 +13,10 @@ from toplora_train.models.known import known_model
 from toplora_train.models.locate import ModelLocation, locate_model
 from toplora_train.models.packaged import packaged_checkpoint
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spm.model", "vocab.json", "vocab.txt")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "spm.model", "vocab.json", "vocab.txt"),
+    "preprocessor_config.json",  # of images
+)
 
 
 @dataclass(frozen=True)

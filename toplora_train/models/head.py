@@ -17,7 +17,11 @@ from torch import nn
 
 from toplora_train.config.errors import UserError
 
-HEAD_ARCHITECTURE = "ForSequenceClassification"
+HEAD_ARCHITECTURES = (
+    "ForSequenceClassification",
+    "ForImageClassification",
+    "ForImageClassificationWithTeacher",  # DeiT's, with two heads
+)
 _GENERIC = re.compile(r"(label[\s_-]?)?\d+", re.IGNORECASE)  # such as LABEL_0: unnamed
 
 
@@ -27,11 +31,16 @@ class Head:
 
     Attributes:
         labels: The class names in order of their indices; empty for regression.
-        pad_token_id: The padding id, by which a decoder finds a text's last token.
+        pad_token_id: The padding id, by which a decoder finds a text's last token; None for images.
     """
 
     labels: tuple[str, ...]
-    pad_token_id: int
+    pad_token_id: int | None
+
+    @property
+    def images(self) -> bool:
+        """Whether the model takes images instead of texts."""
+        return self.pad_token_id is None
 
     @property
     def problem(self) -> str:
@@ -69,7 +78,7 @@ def head_start(config: Any, head: Head, *, new: bool, name: str) -> HeadStart:
         UserError: The checkpoint's head has as many classes, but with other names.
     """
     architectures = getattr(config, "architectures", None) or ()
-    if not any(one.endswith(HEAD_ARCHITECTURE) for one in architectures):
+    if not any(one.endswith(HEAD_ARCHITECTURES) for one in architectures):
         return HeadStart(False, "new, drawn at random: the checkpoint has none")
     outputs, wanted = len(config.id2label), max(1, len(head.labels))
     needs = f"{wanted} classes" if head.labels else "a number"

@@ -14,6 +14,7 @@ from safetensors.torch import save_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -120,7 +121,13 @@ def load_model(
             missing, its head has other classes, or the embedding has the rows already.
     """
     start = start_of_head(location, head, new=new_head) if head is not None else None
-    kind = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
+    kind = (
+        AutoModelForCausalLM
+        if head is None
+        else AutoModelForImageClassification
+        if head.images
+        else AutoModelForSequenceClassification
+    )
     torch_dtype: torch.dtype = getattr(torch, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -289,7 +296,8 @@ def _with_head(config: Any, head: Head | None) -> Any:
         config.id2label = dict(enumerate(head.labels)) or {0: "value"}
         config.label2id = {name: number for number, name in config.id2label.items()}
         config.problem_type = head.problem
-        config.pad_token_id = head.pad_token_id
+        if not head.images:
+            config.pad_token_id = head.pad_token_id
         if hasattr(config, "use_cache"):
             config.use_cache = False  # one forward pass per text
     return config

@@ -72,14 +72,15 @@ def estimate_memory(
         if activation_checkpointing
         else layers * per_layer
     )
+    vocabulary = int(getattr(config, "vocab_size", 0))  # a model of images has none
     tables = 1 if getattr(config, "tie_word_embeddings", False) else 2
-    embeddings = min(parameters, tables * int(config.vocab_size) * hidden)
+    embeddings = min(parameters, tables * vocabulary * hidden)
     inner = QUANTIZED_BYTES[quantization] if quantization is not None else BYTES[dtype]
     return MemoryEstimate(
         weights=int(embeddings * BYTES[dtype] + (parameters - embeddings) * inner),
         adapter=trainable * TRAINED_BYTES,
         activations=kept,
-        logits=rows * supervised * int(config.vocab_size) * (width + 4 + 4),
+        logits=rows * supervised * vocabulary * (width + 4 + 4),
     )
 
 

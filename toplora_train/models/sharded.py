@@ -181,5 +181,11 @@ def _any_works(base: Any, *, works: bool) -> bool:
     return bool(flag)
 
 
-def _smallest_pass(base: nn.Module) -> None:
-    base(input_ids=torch.zeros(1, 1, dtype=torch.long, device=next(base.parameters()).device))
+def _smallest_pass(base: Any) -> None:
+    device = next(base.parameters()).device
+    if base.main_input_name == "pixel_values":
+        size = base.config.image_size
+        sides = [size, size] if isinstance(size, int) else size
+        base(pixel_values=torch.zeros(1, base.config.num_channels, *sides, device=device))
+    else:
+        base(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device))

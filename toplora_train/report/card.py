@@ -13,7 +13,7 @@ from toplora_train.config.printable import printable
 from toplora_train.report import card_metadata as metadata
 from toplora_train.report.pages import templates
 from toplora_train.report.sections import contamination_text
-from toplora_train.report.wording import has_head, wording
+from toplora_train.report.wording import has_head, has_images, wording
 
 NO_FACTS = metadata.Facts()
 # PEFT types that are registered with PEFT by importing this package.
@@ -57,7 +57,12 @@ def model_card(
             local=local,
             package=package,
             built_in=model["revision"] == "built in" and not head,
-            auto_class="AutoModelForSequenceClassification" if head else "AutoModelForCausalLM",
+            images=has_images(report),
+            auto_class="AutoModelForImageClassification"
+            if has_images(report)
+            else "AutoModelForSequenceClassification"
+            if head
+            else "AutoModelForCausalLM",
             base_arguments=_base_arguments(report, labels, in_package=package is not None),
             module=facts.module
             or ("toplora_train" if adapter["peft_type"] in NEEDS_IMPORT else None),

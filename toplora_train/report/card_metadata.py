@@ -17,7 +17,7 @@ from toplora_train.config.plugins import plugin
 from toplora_train.config.schema import RunConfig
 from toplora_train.models.known import known_model
 from toplora_train.report.numbers import percent_interval
-from toplora_train.report.wording import has_head
+from toplora_train.report.wording import has_head, has_images
 
 NO_ADDRESS = ("local folder", "built in")
 # The hub's tags that need a name of their own: `license: other` with `license_name`.
@@ -70,7 +70,7 @@ def front_matter(report: Mapping[str, Any], facts: Facts) -> str:
     """
     name, kind = report["adapter"]["name"], "text-generation"
     if has_head(report):
-        kind = "text-classification"
+        kind = "image-classification" if has_images(report) else "text-classification"
     results = [
         EvalResult(
             task_type=kind,

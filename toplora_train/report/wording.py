@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toplora_train.config.methods import HEADS
@@ -40,6 +40,15 @@ HEAD = Wording(
     proven="Training and evaluation tokenize a row's text in the same way, without a prompt.",
 )
 
+IMAGES = replace(
+    HEAD, proven="Training and evaluation decode, resize and normalize an image in the same way."
+)
+
+
+def has_images(report: Mapping[str, Any]) -> bool:
+    """Whether the run's rows are images."""
+    return bool(report.get("data", {}).get("wording") == "images")
+
 
 def has_head(report: Mapping[str, Any]) -> bool:
     """Whether the run trained a classification or regression head."""
@@ -48,6 +57,8 @@ def has_head(report: Mapping[str, Any]) -> bool:
 
 def wording(report: Mapping[str, Any]) -> Wording:
     """The texts for this run."""
+    if has_images(report):
+        return IMAGES
     return HEAD if has_head(report) else LANGUAGE_MODEL
 
 

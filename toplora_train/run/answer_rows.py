@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from toplora_train.config.json_file import AppendedLines, json_line, write_text_
 from toplora_train.config.reading import parse_json, validate_json
 from toplora_train.report.display import EncodingDisplay
 from toplora_train.report.numbers import counted
-from toplora_train.run.generate import Answerer
+from toplora_train.run.generate import Answerer, Prompt
 
 
 def answer_rows(
@@ -37,28 +37,39 @@ def answer_rows(
     digest = hashlib.sha256(json.dumps([depends_on, whose]).encode()).hexdigest()
     with AnswerFile(output, belongs_to=digest) as file:
         resumed = len(file.kept)
-        for who in whose:
-            done = {answer.index for answer in file.kept if answer.who == who}
-            left = [index for index in range(len(prompts)) if index not in done]
-            with EncodingDisplay(f"{who} model", len(prompts), verb="answering") as display:
-                display.add(len(done))
-                pending = [prompts[index] for index in left]
-                for one in answerer.answers(pending, base=who == "base") if pending else ():
-                    file.add(Answer(who, left[one.index], one.text, one.finished))
-                    display.add(1)
-        found = {(answer.who, answer.index): answer for answer in file.kept}
+        numbered = dict(enumerate(prompts))
+        found = {
+            who: answer_left(answerer, file, who, numbered, base=who == "base") for who in whose
+        }
         lines: list[dict[str, object]] = []
         for index, prompt in enumerate(prompts):
             lines.append({"id": prompt.id, "prompt": prompt.text})
             for who, prefix in zip(reversed(whose), ("", "base_"), strict=False):
-                answer = found[who, index]
+                answer = found[who][index]
                 lines[-1] |= {f"{prefix}output": answer.text, f"{prefix}finished": answer.finished}
         file.finish(lines)
-    cut = sum(not answer.finished for answer in found.values())
+    cut = sum(not answer.finished for answer in file.kept)
     limit_hit = f"; {cut} cut off at max_new_tokens={answerer.decoding.max_new_tokens}"
     reused = f", {resumed} of them from the interrupted job" if resumed else ""
-    answers = counted(len(found), "answer")
+    answers = counted(len(file.kept), "answer")
     return f"{answers} written to {output}{reused}{limit_hit if cut else ''}"
+
+
+def answer_left(
+    answerer: Answerer, file: AnswerFile, who: str, prompts: Mapping[int, Prompt], *, base: bool
+) -> dict[int, Answer]:
+    """Answer those of ``who``'s prompts that the file has no answer to; return all answers."""
+    found = {answer.index: answer for answer in file.kept if answer.who == who}
+    left = [index for index in prompts if index not in found]
+    with EncodingDisplay(f"{who} model", len(prompts), verb="answering") as display:
+        display.add(len(found))
+        pending = [prompts[index] for index in left]
+        for one in answerer.answers(pending, base=base) if pending else ():
+            index = left[one.index]
+            found[index] = Answer(who, index, one.text, one.finished)
+            file.add(found[index])
+            display.add(1)
+    return found
 
 
 @dataclass(frozen=True)

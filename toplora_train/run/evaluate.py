@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from toplora_train.adapters.attach import kernel_of
 from toplora_train.adapters.saving import WEIGHTS_FILE, load_adapter, sha256_of
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import head_task, validate_tasks
+from toplora_train.config.kinds import head_of, head_task, validate_tasks
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import EvaluationSettings, RunConfig
 from toplora_train.data.contamination import contaminated_ids
@@ -206,11 +206,7 @@ def validate_same_head(wanted: RunConfig, trained: RunConfig) -> None:
     task, learned = head_task(wanted), head_task(trained)
     if task is None and learned is None:
         return
-    if (
-        task is None
-        or learned is None
-        or (task.kind, task.choices) != (learned.kind, learned.choices)
-    ):
+    if task is None or learned is None or head_of(task) != head_of(learned):
         name = task.name if task is not None else next(iter(wanted.task))
         known = learned.name if learned is not None else "text generation"
         raise UserError(

@@ -40,11 +40,14 @@ def inspect_run(config: RunConfig, run_dir: Path, *, text: str | None, extras: b
             :class:`toplora_train.config.schema.ReportSettings`.
 
     Raises:
-        UserError: The run is not finished, or its base model or test rows are not available.
+        UserError: The run is not finished, its base model or test rows are not available, or a text
+            is given for a model of images.
     """
     report = completed_report(run_dir)
     accelerator = open_accelerator(config.launch.device, config.trainer.mixed_precision)
     wording = report["data"]["wording"]
+    if text is not None and wording == "images":
+        raise UserError("text=... shows the gates of a text, but this run's model takes images")
     tasks = config.task if extras else {}
     eval_sets = [
         match_training_form(eval_set, wording)

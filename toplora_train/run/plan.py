@@ -169,7 +169,8 @@ def _on_meta(
     if run_data is not None:
         head = run_data.objective.head
     else:  # the pad token does not affect any count
-        head = None if task is None else Head(tuple(task.choices), pad_token_id=0)
+        pad = None if task is None or task.image is not None else 0
+        head = None if task is None else Head(tuple(task.choices), pad_token_id=pad)
     if not base.tokenizer:  # how many rows it needs is not known
         config = replace(config, model=replace(config.model, resize_embeddings=False))
     return load_base(config, location, head, meta=True)
@@ -359,7 +360,7 @@ def _work(
             body=parameters.base - embeddings,
             hidden=shape.hidden_size,
             layers=shape.num_hidden_layers,
-            vocabulary=shape.vocab_size,
+            vocabulary=getattr(shape, "vocab_size", 0),
             activation_checkpointing=trainer.activation_checkpointing,
         ),
         flops_per_second=target.speed(min(MOST_TOKENS, rows * tokens.longest), shape.hidden_size),
@@ -423,7 +424,7 @@ def _embeddings(model: PreTrainedModel) -> int:
     tables = {
         id(module.weight): module.weight.numel()
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
-        if module is not None  # a head replaces the output embeddings
+        if hasattr(module, "weight")  # a head replaces the output embeddings; images have none
     }
     return sum(tables.values())
 

@@ -1,4 +1,4 @@
-"""Classification of a text, or pair of texts, by a head."""
+"""Classification of a text, a pair of texts or an image by a head."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.data.labelled import LabelledExample, collate_labelled, encode_labelled
 from toplora_train.data.overflow import Encoded
+from toplora_train.data.pixels import ImageExample
 from toplora_train.data.rows import Row
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.forward import by_length, longest_first
@@ -105,7 +106,9 @@ class Classify(Method):
         return score, predictions
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet) -> Encoded[LabelledExample]:
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
+) -> Encoded[LabelledExample] | Encoded[ImageExample]:
     return encode_labelled(
         tokenizer,
         eval_set.rows.rows,
@@ -162,7 +165,7 @@ def shown(row: Row) -> str:
 @torch.inference_mode()
 def head_outputs(
     model: nn.Module,
-    examples: Sequence[LabelledExample],
+    examples: Sequence[LabelledExample | ImageExample],
     *,
     pad_token_id: int,
     batch_size: int,

@@ -27,6 +27,7 @@ from toplora_train.adapters.gates import (
 from toplora_train.adapters.updates import adapted_layers, describe_update, place_of
 from toplora_train.config.errors import one_line
 from toplora_train.config.schema import ForgettingSettings
+from toplora_train.data.pixels import ImageReader
 from toplora_train.data.texts import read_texts
 from toplora_train.evaluation.decoding.prefix import common_prefix
 from toplora_train.evaluation.forward import evaluating
@@ -122,7 +123,7 @@ def inspect_adapter(
             ],
             scores=_fixed_scores(folder, fixed) if first and fixed is not None else {},
         )
-        if layers
+        if found.pieces
         else None,
         similarities=[
             stored.Matrix(**one)
@@ -138,7 +139,7 @@ def inspect_adapter(
     )
     if first:
         where.mkdir(parents=True, exist_ok=True)
-        if layers:
+        if found.rows:
             _write_table(where / stored.GATES, found.rows)
         stored.write_inspection(where, inspection)
     return inspection
@@ -188,7 +189,7 @@ def _read_gates(
     tokens that all of these begin with are computed but neither counted nor shown.
     """
     found = _Gates()
-    if not gated_layers(model, name):
+    if not gated_layers(model, name) or isinstance(tokenizer, ImageReader):  # no texts
         return found
     longest = getattr(model.config, "max_position_embeddings", None) or MOST_TOKENS
     ordered = sorted(texts, key=lambda one: not one.own)

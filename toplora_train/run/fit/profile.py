@@ -203,7 +203,7 @@ class StepProfiler:
             body=body,
             hidden=config.hidden_size,
             layers=config.num_hidden_layers,
-            vocabulary=config.vocab_size,
+            vocabulary=getattr(config, "vocab_size", 0),
             activation_checkpointing=False,  # recomputing is no must
         )
         dtype = next(

@@ -40,11 +40,13 @@ class Encoding:
         example: The examples' class.
         settings: What determines the tokens besides rows and tokenizer, as plain values.
         encode: Turns rows into examples; its second argument is the progress callback.
+        cached: Whether examples may be read from the cache, which holds tokens only.
     """
 
     example: type[Any]
     settings: Mapping[str, Any]
     encode: Callable[[Sequence[Row], OnRows], Encoded[Any]]
+    cached: bool = True
 
 
 class Encoder:
@@ -65,6 +67,7 @@ class Encoder:
         folder: Path | None,
         console: Console,
     ) -> None:
+        folder = folder if encoding.cached else None
         self._encoding = encoding
         self._tokenizer = tokenizer_digest(tokenizer) if folder is not None else ""
         self._vocabulary = 1 + max(tokenizer.get_vocab().values(), default=-1)

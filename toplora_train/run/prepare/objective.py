@@ -109,15 +109,16 @@ def length_limits(config: RunConfig) -> dict[str, Any]:
 def head_objective(
     config: RunConfig, task: TaskSettings, tokenizer: PreTrainedTokenizerBase
 ) -> Objective:
-    """Train a head on the label of a text or a pair of texts.
+    """Train a head on the label of a text, a pair of texts or an image.
 
     Raises:
         UserError: The tokenizer has no token to pad with, or packing is configured.
     """
     choices = tuple(task.choices)
-    if tokenizer.pad_token_id is None:  # encode_labelled checks that no text ends with it
+    images = task.image is not None
+    if tokenizer.pad_token_id is None and not images:  # encode_labelled checks no text ends with it
         tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None and not images:
         raise UserError(
             f"task.{task.name} needs a head, which finds the end of a text by its padding, but the "
             f"tokenizer of {config.model.path or config.model.name} has neither a pad token nor "
@@ -127,7 +128,7 @@ def head_objective(
     if config.trainer.batching == "packed":
         raise UserError(
             f"trainer.batching=packed is for language models, but task.{task.name} needs a head, "
-            "which scores one text per row; use trainer.batching=padded"
+            "which scores one row at a time; use trainer.batching=padded"
         )
 
     limits = length_limits(config)
@@ -140,7 +141,9 @@ def head_objective(
     return Objective(
         head=Head(choices, tokenizer.pad_token_id),
         parse=training_parser(config),
-        encoding=Encoding(LabelledExample, {"choices": choices, **limits, **special}, encode),
+        encoding=Encoding(
+            LabelledExample, {"choices": choices, **limits, **special}, encode, cached=not images
+        ),
         collate=padded,
         training_collate=padded,
         loss=label_loss if choices else value_loss,

@@ -1,4 +1,4 @@
-"""One's own labelled table as a task: ``dataset.text`` and ``dataset.label`` instead of a YAML.
+"""One's own labelled texts or images as a task: ``dataset.label`` and ``text`` or ``image``.
 
 The labels decide the kind. The task is named ``test`` and written to the run's ``config.yaml`` like
 any other, with the classes that were found.
@@ -28,13 +28,13 @@ MOST_NUMBERS, MOST_CLASSES = 20, 100  # distinct values that are classes
 def with_table(config: RunConfig) -> tuple[RunConfig, str | None]:
     """The run with its table as a task, and what was found in a sentence.
 
-    A run without ``dataset.text`` and ``dataset.label`` is returned unchanged.
+    A run without ``dataset.text``, ``image`` and ``label`` is returned unchanged.
 
     Raises:
         UserError: The settings or the table cannot make a task; names the column, or the row.
     """
     dataset = config.dataset
-    if dataset.text is None and dataset.label is None:
+    if dataset.text is None and dataset.image is None and dataset.label is None:
         return config, None
     texts = [dataset.text] if isinstance(dataset.text, str) else dataset.text or []
     _validate_settings(config, texts)
@@ -60,8 +60,9 @@ def with_table(config: RunConfig) -> tuple[RunConfig, str | None]:
         revision=None if dataset.test else dataset.revision,
         split=split,
         kind=kind,
-        text=texts[0],
+        text=texts[0] if texts else "text",
         text_pair=texts[1] if len(texts) > 1 else None,
+        image=dataset.image,
         label=str(dataset.label),
         choices=choices,
         label_names=kind == "classify",
@@ -75,6 +76,7 @@ def with_table(config: RunConfig) -> tuple[RunConfig, str | None]:
         else [WeightedSource(path, weight) for path, weight in train],
         test=None,
         text=None,
+        image=None,
         label=None,
     )
     found = (
@@ -89,14 +91,17 @@ def with_table(config: RunConfig) -> tuple[RunConfig, str | None]:
 
 def _validate_settings(config: RunConfig, texts: Sequence[str]) -> None:
     dataset = config.dataset
-    if not texts or len(texts) > 2 or dataset.label is None:
+    if bool(texts) == (dataset.image is not None) or len(texts) > 2 or dataset.label is None:
         raise UserError(
-            "a table needs the column of its text, or two of a pair, and that of the label: "
-            "dataset.text=COLUMN or dataset.text=[COLUMN,COLUMN], and dataset.label=COLUMN"
+            "a table needs the column of its text, or two of a pair, or that of its image, and "
+            "that of the label: dataset.text=COLUMN, dataset.text=[COLUMN,COLUMN] or "
+            "dataset.image=COLUMN, and dataset.label=COLUMN"
         )
+    if not training_sources(dataset):
+        raise UserError("no training rows were given; set dataset.train to a folder or file")
     if config.task:
         raise UserError(
-            f"dataset.text and dataset.label describe the only task of a run, but task="
+            f"dataset.text, image and label describe the only task of a run, but task="
             f"[{','.join(config.task)}] is chosen; leave it out"
         )
     for key in ("fields", "prompt", "format", "learn"):

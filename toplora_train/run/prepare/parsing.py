@@ -69,6 +69,7 @@ def row_parser(task: TaskSettings) -> RowParser:
         parse_labelled,
         text=task.text,
         text_pair=task.text_pair,
+        image=task.image,
         label=task.label,
         choices=tuple(task.choices),
         named=task.label_names,

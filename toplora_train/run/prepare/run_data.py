@@ -51,7 +51,7 @@ class RunData:
     tokenizer: PreTrainedTokenizerBase
     rows: RowSet
     objective: Objective
-    wording: str  # "chat", "alpaca", "template", "text", or "none" with a head
+    wording: str  # "chat", "alpaca", "template", "text", or with a head "none" or "images"
     prompt: str | None  # the template of the rows' prompts, if they have their own
     encoded: Encoded[Any]
     train: list[Any]  # the objective's kind of example
@@ -156,11 +156,13 @@ def prepare(
 def wording_of(rows: RowSet, objective: Objective) -> str:
     """How the rows become prompts: ``chat``, ``alpaca``, ``template``, ``text``, ``none``.
 
+    Of ``images`` too there are none.
+
     Raises:
         UserError: Only some rows are conversations.
     """
     if objective.head is not None:
-        return "none"
+        return "images" if objective.head.images else "none"
     if has_conversations(rows.rows):
         return "chat"
     if rows.rows[0].form == TEXT:

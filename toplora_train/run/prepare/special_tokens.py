@@ -9,8 +9,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.legacy import SUPERVISES_PROMPT
+from toplora_train.data.pixels import load_image_reader
 from toplora_train.data.rows import Row
 from toplora_train.data.special import Found, encode_as_text, find_special
 from toplora_train.evaluation.eval_set import EvalSet
@@ -59,9 +61,14 @@ class SpecialTokens:
 def open_tokenizer(config: RunConfig, location: ModelLocation) -> PreTrainedTokenizerBase:
     """The model's tokenizer, set to encode special tokens in text as configured.
 
+    For a task of images it is the reader of the model's images.
+
     Raises:
         UserError: There is none, or it does not support that.
     """
+    task = head_task(config)
+    if task is not None and task.image is not None:
+        return load_image_reader(location.folder, location.name, trusted=location.trusted)
     tokenizer = load_tokenizer(location)
     if config.dataset.special_tokens == "text":
         if config.evaluation.protocol in SUPERVISES_PROMPT:

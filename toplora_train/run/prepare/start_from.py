@@ -15,7 +15,7 @@ from torch import nn
 from toplora_train.adapters.saving import CONFIG_FILE, WEIGHTS_FILE
 from toplora_train.adapters.start_from import KEY, Start, check_start
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import head_task
+from toplora_train.config.kinds import head_of, head_task
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import RunConfig
 
@@ -150,8 +150,4 @@ def has_head_of_same_task(config: RunConfig, folder: Path) -> bool:
         theirs = head_task(read_config(folder.parent / "config.yaml"))
     except UserError:  # written by another version, so its head is unknown
         return False
-    return theirs is not None and (theirs.name, theirs.kind, theirs.choices) == (
-        ours.name,
-        ours.kind,
-        ours.choices,
-    )
+    return theirs is not None and (theirs.name, head_of(theirs)) == (ours.name, head_of(ours))

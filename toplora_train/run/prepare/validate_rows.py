@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from toplora_train.config.errors import UserError
+from toplora_train.adapters.attach import without_weights
+from toplora_train.config.errors import UserError, one_line
+from toplora_train.data.pixels import ImageReader
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.run.prepare.run_data import RunData
 
@@ -24,12 +27,30 @@ def validate_rows(model: nn.Module, run_data: RunData) -> None:
             model's positions; a test row has no label or an impossible one, or its prompt and
             answer exceed the positions.
     """
+    if isinstance(run_data.tokenizer, ImageReader):
+        _validate_images(model, run_data)
+        return
     _validate_vocabulary(model, run_data.tokenizer)
     if run_data.objective.head is not None:  # there the tokenizer limits the length
         return
     _validate_row_lengths(model, run_data)
     for eval_set in run_data.eval_sets:
         find_method(eval_set.kind).validate_rows(model, run_data.tokenizer, eval_set)
+
+
+def _validate_images(model: nn.Module, run_data: RunData) -> None:
+    """Refuse images that the model does not take, such as of a size that it has no positions for.
+
+    It computes one without values on the meta device.
+    """
+    shape, empty = run_data.encoded.examples[0].pixels.shape, without_weights(model)
+    try:
+        empty(pixel_values=torch.empty(1, *shape, device="meta"))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{run_data.location.name}: does not take the images of {shape[1]} x {shape[2]} pixels "
+            f"that its preprocessor_config.json makes ({one_line(error)}); correct one of its files"
+        ) from error
 
 
 def _validate_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
