@@ -55,6 +55,7 @@ def describe_adapter(model: PeftModel) -> dict[str, Any]:
         "trainable_parameters": sum(tensor.numel() for tensor in _own_tensors(model))
         - sum(tensor.numel() for tensor in frozen),
         "mergeable": peft_type not in UNMERGEABLE
+        and not getattr(model.active_peft_config, "alora_invocation_tokens", None)
         and all(layer.can_merge(name) for layer in layers for name in layer.configs),
     }
 
