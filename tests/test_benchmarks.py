@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import peft
 import pytest
 import torch
 
@@ -62,3 +63,11 @@ def test_tenslora_contracted_has_the_gradients_of_the_materialised_form(tmp_path
     exact.run(bench.materialised)
     torch.testing.assert_close(ours, exact.gradients(), rtol=1e-12, atol=1e-12)
     assert {found["parameters"] for found in cases.values()} > {3 * 24 * 2 + 3 * 3 + 3 * 3 + 81}
+
+
+@pytest.mark.slow
+def test_the_page_of_pefts_methods_is_what_is_found_now():
+    found, page = script("peft_methods").page(), FOLDER.parent / "docs/adapters/peft_methods.md"
+    if f"PEFT {peft.__version__}" not in page.read_text(encoding="utf-8"):
+        pytest.skip("the page is of another PEFT")
+    assert found == page.read_text(encoding="utf-8")
