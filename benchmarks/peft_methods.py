@@ -126,8 +126,8 @@ toplora-train adapter=peft adapter.peft_type=LOKR adapter.settings.r=4
 ```
 
 Each was attached to the query and value projections of the tiny model at rank {RANK}, otherwise
-with PEFT's defaults, trained for a step, saved, loaded and merged. The table has the number of trained
-parameters and the largest difference of the logits after loading.
+with PEFT's defaults, trained for a step, saved, loaded and merged. The table has the number of
+trained parameters and the largest difference of the logits after loading.
 
 {table}
 
