@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
+import peft
 import pytest
 import torch
 
@@ -76,3 +77,11 @@ def test_an_epoch_has_the_losses_of_transformers_trainer(tmp_path):
     assert reference["largest_loss_difference"] < 1e-5
     ours = epoch.ours(arguments, tmp_path / "ours")
     assert set(ours) == {"processor_s", "clock_s", "peak_mib_above"} < set(reference)
+
+
+@pytest.mark.slow
+def test_the_page_of_pefts_methods_is_what_is_found_now():
+    found, page = script("peft_methods").page(), FOLDER.parent / "docs/adapters/peft_methods.md"
+    if f"PEFT {peft.__version__}" not in page.read_text(encoding="utf-8"):
+        pytest.skip("the page is of another PEFT")
+    assert found == page.read_text(encoding="utf-8")

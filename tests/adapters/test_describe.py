@@ -5,6 +5,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from toplora_train.adapters.attach import adapter_names, attach_adapter
+from toplora_train.adapters.base import FrozenTensors
 from toplora_train.adapters.describe import (
     adapter_state,
     count_adapter_parameters,
@@ -14,7 +15,7 @@ from toplora_train.adapters.describe import (
 from toplora_train.models.embedding import resize_embeddings
 from toplora_train.models.tiny import tiny_config, tiny_model
 
-OURS = [name for name in adapter_names() if name != "peft"]
+OURS = [name for name in adapter_names() if name not in ("alora", "peft")]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -25,7 +26,11 @@ def test_the_counts_agree_with_each_other_and_with_the_tensors(name: str):
     assert model.get_nb_trainable_parameters() == (counted, counted + base)
     assert sum(trainable_parameters_by_module(model).values()) == counted
     assert describe_adapter(model)["trainable_parameters"] == counted
-    assert sum(tensor.numel() for tensor in adapter_state(model).values()) == counted
+    frozen = sum(
+        t.numel() for m in model.modules() if isinstance(m, FrozenTensors) for t in m.buffers()
+    )
+    assert (frozen > 0) == (name in ("orthogonal", "sbora"))
+    assert sum(tensor.numel() for tensor in adapter_state(model).values()) == counted + frozen
 
 
 def test_parameters_are_counted_by_module_or_as_shared():

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from toplora_train.adapters import dora, genlora, lora, tenslora, toplora
+from toplora_train.adapters import dora, genlora, lora, sbora, tenslora, toplora
 from toplora_train.models.tiny import tiny_model
 
 
@@ -62,6 +62,10 @@ def variants() -> dict[str, tuple[str, dict]]:
         add("genlora", f"{base_term}_base", base_term=base_term)
     add("genlora", "fixed_grid", learned_grid=False)
     add("genlora", "few_kernels", num_kernels=2, num_groups=1, grid=[-1.0, 1.0])
+    for side in sbora.SIDES:
+        add("sbora", side, side=side)
+    add("sbora", "rank_pattern", rank_pattern={"k_proj": 2, "key": 2}, alpha_pattern=None)
+    add("orthogonal", "rslora", use_rslora=True, protect=3)
     return found
 
 
@@ -161,6 +165,8 @@ def closed_formula(name: str, settings: dict, kind: str) -> int:
         "lora": lambda: sum(r * (n + m) for r, (n, m) in pairs),
         "dora": lambda: sum(r * (n + m) + m for r, (n, m) in pairs),
         "toplora": lambda: sum(r * (n + m) + _gate(settings["gate"], r, n) for r, (n, m) in pairs),
+        "sbora": lambda: sum(r * (m if settings["side"] == "input" else n) for r, (n, m) in pairs),
+        "orthogonal": lambda: sum(r * (n + m) for r, (n, m) in pairs),
         "genlora": lambda: sum(_synthesis(settings, r, n, m) for r, (n, m) in pairs),
     }
     return LAYERS * per_layer[name]()

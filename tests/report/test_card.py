@@ -31,7 +31,7 @@ def test_the_front_matter_is_what_the_hub_reads():
     }
 
 
-@pytest.mark.parametrize("kind", ["TOPLORA", "TENSLORA", "GENLORA"])
+@pytest.mark.parametrize("kind", ["TOPLORA", "TENSLORA", "GENLORA", "SBORA", "ORTHOGONAL"])
 def test_a_method_that_peft_lacks_says_what_to_import_first(kind):
     text = card(adapter=ReportAdapter(kind.lower(), kind, 1, True, {}))
     code = text.split("```python\n")[1].split("```")[0]

@@ -57,11 +57,14 @@ def test_every_adapter_has_training_stats(name: str):
     settings, _ = adapter_defaults(name)
     if name == "peft":
         settings |= {"peft_type": "LOHA", "settings": {"r": 4, "target_modules": ["q_proj"]}}
+    if name == "alora":
+        settings["invocation_tokens"] = [11, 12]
     model = attach_adapter(tiny_model(), settings, seed=1)
     stats = training_stats(model, trainable_tensors(model), LossTrend(), CPU)
-    assert stats["adapter_norm"] > 0
+    assert (stats["adapter_norm"] > 0) == (name != "sbora")  # all that it trains is zero
     assert stats["update_norm_largest"] == 0
-    assert ("effective_rank" in stats) == (name in ("lora", "genlora", "tenslora"))
+    fixed = ("lora", "alora", "genlora", "tenslora", "sbora", "orthogonal")
+    assert ("effective_rank" in stats) == (name in fixed)
 
 
 def test_a_shared_tensor_keeps_its_own_name():

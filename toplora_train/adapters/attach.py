@@ -5,7 +5,8 @@ with a function ``peft_config(settings)``; modules are found by name, not listed
 ``refine(model, settings)``, called after attaching;
 ``start_from_data(model, settings, batches)``, called with training rows; ``TARGETS_BY_PEFT``, if
 PEFT chooses the default target modules; and ``tucker_tensors(model)``, the mode sizes of tensors
-whose modes can have ranks of their own, for the budget.
+whose modes can have ranks of their own, and ``rank_step(settings)``, of which every rank is a
+multiple, for the budget.
 """
 
 from __future__ import annotations
@@ -360,6 +361,7 @@ def fit_to_budget(model: nn.Module, settings: Mapping[str, Any], count: Count | 
         return fit_budget(
             settings,
             count=count or parameter_counter(model),
+            step=getattr(adapter_module(name), "rank_step", lambda _: 1)(settings),
             base_parameters=sum(parameter.numel() for parameter in empty.parameters()),
             tensors=of_tensors and of_tensors(_attached_without_weights(empty, settings)),
         )

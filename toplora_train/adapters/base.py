@@ -5,7 +5,8 @@ A new adapter is one module that defines three classes and calls :func:`register
 * ``XConfig(LowRankConfig)``, a dataclass with its own settings and ``method = "x"``. A method
   without rank and alpha derives from ``AdapterConfig`` and defines ``scaling_for`` itself.
 * ``XLinear(AdapterLinear)`` with the maths. It names its tensors in ``adapter_layer_names``, each
-  name starting with the method's prefix (``x_``), and initialises them in ``initial_tensors``. If
+  name starting with the method's prefix (``x_``), and initialises them in ``initial_tensors``;
+  tensors that are saved but not trained are named in ``frozen_names``. If
   the update is ``s B (A drop(x))``, or that with weights for each token, ``low_rank`` returns the
   factors and the rest follows: the fused forward, its gradient, merging, the export to a plain
   LoRA. Otherwise ``update`` returns what is added to the frozen layer's output, and
@@ -23,7 +24,9 @@ meta-device loading, quantised base layers.
 """
 
 from toplora_train.adapters._peft.dora import frozen_weight as frozen_weight
+from toplora_train.adapters._peft.dora import validate_readable as validate_readable
 from toplora_train.adapters._peft.layer import AdapterLinear as AdapterLinear
+from toplora_train.adapters._peft.layer import FrozenTensors as FrozenTensors
 from toplora_train.adapters._peft.layer import (
     UnsupportedByAdapterError as UnsupportedByAdapterError,
 )

@@ -45,6 +45,7 @@ def fit_budget(
     count: Count,
     base_parameters: int,
     tensors: Sequence[Sequence[int]] | None = None,
+    step: int = 1,
 ) -> Fit:
     """Choose the rank whose parameter count is nearest to ``settings["budget"]``.
 
@@ -56,6 +57,7 @@ def fit_budget(
         count: Counts an adapter's parameters on this model.
         base_parameters: Parameters of the base model.
         tensors: The mode sizes of each Tucker tensor, if ``ranks`` can set a rank per mode.
+        step: Every rank is a multiple of it.
 
     Raises:
         TypeError, ValueError: The budget is invalid or out of reach; starts with ``budget``.
@@ -67,8 +69,8 @@ def fit_budget(
     wanted = parameters_of(settings["budget"], settings, count, base_parameters)
 
     if tensors is None:
-        cost = cache(lambda r: count({**own, "r": r}))
-        fitted = {**own, "r": nearest_rank(cost, wanted)}
+        cost = cache(lambda r: count({**own, "r": r * step}))
+        fitted = {**own, "r": nearest_rank(cost, wanted) * step}
     else:
         fitted = {**own, "ranks": nearest_mode_ranks(tensors, wanted)}
     return Fit(fitted, count(fitted), wanted)
@@ -133,6 +135,8 @@ def ranks_around(cost: Callable[[int], float], wanted: int) -> tuple[int, int]:
             "(rank 1); adapt fewer modules by target_modules, or allow more parameters"
         )
     slope = cost(2) - least
+    if slope == 0:
+        raise ValueError("budget sets the rank, but this adapter's size does not depend on it")
     if math.isfinite(slope):
         guess = 1 + int((wanted - least) / slope)  # exact if costs are affine in the rank
         if cost(guess) <= wanted < cost(guess + 1):

@@ -10,7 +10,7 @@ import peft
 import torch
 from peft import PeftModel
 
-from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
+from toplora_train.adapters.base import AdapterLinear, FrozenTensors, adapter_prefixes
 from toplora_train.adapters.lora_start import HalfFrozen
 from toplora_train.adapters.peft import UNMERGEABLE
 
@@ -55,16 +55,23 @@ def describe_adapter(model: PeftModel) -> dict[str, Any]:
         "trainable_parameters": sum(tensor.numel() for tensor in _own_tensors(model))
         - sum(tensor.numel() for tensor in frozen),
         "mergeable": peft_type not in UNMERGEABLE
+        and not getattr(model.active_peft_config, "alora_invocation_tokens", None)
         and all(layer.can_merge(name) for layer in layers for name in layer.configs),
     }
 
 
 def _own_tensors(model: PeftModel) -> list[torch.Tensor]:
-    """The adapter's tensors, one that is saved under two names once."""
+    """The adapter's tensors without the frozen ones, one that is saved under two names once."""
     held = peft.get_peft_model_state_dict(
         model, state_dict=model.state_dict(keep_vars=True), save_embedding_layers=False
     )
-    return list({id(tensor): tensor for tensor in held.values()}.values())
+    frozen = {
+        id(tensor)
+        for module in model.modules()
+        if isinstance(module, FrozenTensors)
+        for tensor in module.buffers()
+    }
+    return [t for key, t in {id(t): t for t in held.values()}.items() if key not in frozen]
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from peft import LoraConfig, PeftModel
 
 from toplora_train.adapters import lora
-from toplora_train.adapters._peft.dora import replace_dora
+from toplora_train.adapters._peft.dora import replace_dora, validate_readable
 from toplora_train.adapters.checks import check_choice, check_keys
 from toplora_train.adapters.dora_norm import FactoredDora
 from toplora_train.adapters.lora import LoraSettings, lora_config, start_from_data
@@ -68,12 +68,7 @@ def refine(model: PeftModel, settings: Mapping[str, Any]) -> None:
         ValueError: A layer is not linear (``norm: factored``), or is an 8-bit layer on the CPU.
     """
     for name, module in model.named_modules():
-        weight: Any = getattr(module, "weight", None)
-        if type(weight).__name__ == "Int8Params" and weight.device.type == "cpu":
-            raise ValueError(
-                f"{name} is an 8-bit layer on the CPU, whose rows PEFT's DoRA cannot read there; "
-                "use a 4-bit base, or a GPU"
-            )
+        validate_readable(name, module)
     lora.refine(model, settings)
     if settings.get("norm") == "factored":
         replace_dora(model, FactoredDora)

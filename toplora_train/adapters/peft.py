@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_type_hints
 
+import peft
 from peft import (
     PEFT_TYPE_TO_CONFIG_MAPPING,
     PeftConfig,
@@ -37,6 +38,9 @@ UNSUPPORTED = {
     "XLORA": "it mixes adapters that were trained before",
 }
 UNSUPPORTED["FROD"] = UNSUPPORTED["ADAMSS"]
+
+SHARED = ("r", "dropout", "target_modules", "layers_to_transform", "modules_to_save", "bias")
+"""Settings of every method of PEFT that has an adapter group of its own."""
 
 LORA_INITS = (True, "gaussian", "orthogonal")
 """Initialisations of LoRA that do not change the base weights, so that the adapter reloads."""
@@ -66,7 +70,9 @@ def peft_config(settings: Mapping[str, Any]) -> PeftConfig:
     if not isinstance(own, Mapping):
         raise TypeError(f"settings must be a group of keys, not {own!r}")
     _validate_keys(own, name, config)
-    _validate_types(own, config)
+    declared = get_type_hints(config)
+    for key, value in own.items():
+        _validate_type(f"settings.{key}", value, declared[key])
     if own.get("r") is not None:
         check_positive_integer("settings.r", own["r"])  # not all methods check it
     if name == "LORA":
@@ -75,6 +81,32 @@ def peft_config(settings: Mapping[str, Any]) -> PeftConfig:
         return config(**own)
     except (TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"settings do not make a {name}: {error}") from error
+
+
+def named_config(
+    name: str, settings: Mapping[str, Any], renamed: Mapping[str, str], own: tuple[str, ...]
+) -> PeftConfig:
+    """The config of a method of PEFT that has an adapter group of its own.
+
+    Args:
+        name: The method in PEFT, for example ``GRALORA``.
+        settings: The adapter's settings.
+        renamed: PEFT's names of settings that have another here.
+        own: The adapter's settings besides :data:`SHARED`.
+
+    Raises:
+        TypeError, ValueError: An invalid value; the message starts with its key.
+    """
+    config = peft_methods().get(name)
+    if config is None:
+        raise ValueError(f"PEFT {peft.__version__} has no {name}; upgrade it")
+    check_keys(settings, (*SHARED, *own))
+    fields_of = {key: renamed.get(key, key) for key in settings}
+    declared = get_type_hints(config)
+    for key, value in settings.items():
+        _validate_type(key, value, declared[fields_of[key]])
+    check_positive_integer("r", settings.get("r", 1))
+    return config(**{fields_of[key]: value for key, value in settings.items()})
 
 
 def setting_names(config: type[PeftConfig]) -> list[str]:
@@ -121,20 +153,16 @@ def _validate_keys(own: Mapping[str, Any], name: str, config: type[PeftConfig]) 
             )
 
 
-def _validate_types(own: Mapping[str, Any], config: type[PeftConfig]) -> None:
-    """Validate each value against the type that the config declares."""
-    declared = get_type_hints(config)
-    for key, value in own.items():
-        try:
-            check = TypeAdapter(declared[key], config=ConfigDict(strict=True))
-        except PydanticSchemaGenerationError:  # a type of PEFT's own, which its config validates
-            continue
-        try:
-            check.validate_python(value)
-        except ValidationError as error:
-            raise TypeError(
-                f"settings.{key} must be {_readable(declared[key])}, not {value!r}"
-            ) from error
+def _validate_type(key: str, value: object, declared: Any) -> None:
+    """Validate a value against the type that the config declares."""
+    try:
+        check = TypeAdapter(declared, config=ConfigDict(strict=True))
+    except PydanticSchemaGenerationError:  # a type of PEFT's own, which its config validates
+        return
+    try:
+        check.validate_python(value)
+    except ValidationError as error:
+        raise TypeError(f"{key} must be {_readable(declared)}, not {value!r}") from error
 
 
 def _readable(declared: Any) -> str:

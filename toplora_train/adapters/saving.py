@@ -38,7 +38,13 @@ from toplora_train.models.quantized import keep_trainable
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-INDEXED = ("SHIRA", "SUPERTUNING", "VBLORA")  # methods that save the positions of their values too
+INDEXED = (
+    "SBORA",
+    "SHIRA",
+    "SUPERTUNING",
+    "UNILORA",
+    "VBLORA",
+)  # methods that save the positions of their values too
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
@@ -106,10 +112,12 @@ def load_adapter(
     if resized:
         tie_trained_embeddings(loaded)
     prefixes = adapter_prefixes(loaded)
+    frozen = {name for layer in loaded.modules() for name in getattr(layer, "frozen_names", ())}
     dtypes = {
         dtype
         for name, (_, dtype) in found.items()
         if any(part.startswith(prefixes) for part in name.split("."))
+        and name.rpartition(".")[2] not in frozen
     }
     if len(dtypes) == 1 and dtypes <= DTYPES.keys():
         set_adapter_dtype(loaded, dtypes.pop())

@@ -22,6 +22,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from toplora_train.adapters._peft.lora import is_activated
 from toplora_train.adapters.base import (
     AdapterLinear,
     UnsupportedByAdapterError,
@@ -94,7 +95,9 @@ def thin_factors(
             return None
         return A.double(), B.double()
     peft_layer: Any = layer
-    if adapter_name in getattr(layer, "lora_A", {}) and not peft_layer.lora_variant:
+    if adapter_name in getattr(layer, "lora_A", {}) and (
+        not peft_layer.lora_variant or is_activated(peft_layer, adapter_name)
+    ):
         A, B = (getattr(layer, part)[adapter_name].weight.double() for part in ("lora_A", "lora_B"))
         return A, B * peft_layer.scaling[adapter_name]
     return None

@@ -22,7 +22,7 @@ Tree = Mapping[str, Any]
 
 RUN_CONFIG = TypeAdapter(RunConfig)
 ELEMENTWISE = ("adamw", "loraplus", "adamw8bit")  # each entry of a tensor by itself: may be sharded
-OPTIMIZERS = (*ELEMENTWISE, "muon", "riemannian", "lorafa", "lora_rite", "lora_pro")
+OPTIMIZERS = (*ELEMENTWISE, "muon", "riemannian", "lorafa", "lora_rite", "lora_pro", "lorsum")
 _FILLED_IN = ("command", "recipe", "plugins", "config_dirs")  # by the program, not by the user
 
 

@@ -270,8 +270,8 @@ class OptimizerSettings:
     Attributes:
         name: ``adamw``, ``adamw8bit`` (moments in 8 bits, bitsandbytes), ``loraplus`` (LoRA+),
             ``muon`` (Muon for matrices, AdamW for other tensors), for the pairs A and B of
-            LoRA and DoRA ``riemannian``, ``lorafa`` (LoRA-FA), ``lora_rite`` and ``lora_pro``, or
-            one of your own.
+            LoRA and DoRA ``riemannian``, ``lorafa`` (LoRA-FA), ``lora_rite`` and ``lora_pro``, for
+            LoRA's ``lorsum``, or one of your own.
         lr: Peak learning rate.
         betas: Decay rates of AdamW's two moments.
         eps: Added to AdamW's denominator.

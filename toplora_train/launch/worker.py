@@ -195,8 +195,8 @@ def _known_failure(error: Exception, config: RunConfig) -> RunFailure | None:
     if restarted and "connectFullMesh failed" in str(error):
         return RunFailure(
             "after torchrun's restart a process was called at its old address, which torchrun's "
-            "store keeps; start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and --standalone "
-            "or --rdzv-backend=c10d"
+            "store keeps; start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and "
+            "--standalone or --rdzv-backend=c10d"
         )
     return None
 

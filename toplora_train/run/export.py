@@ -143,7 +143,7 @@ def _write_merged(adapted: PeftModel, adapter: Path, folder: Path) -> None:
     del adapter
     try:
         merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
-    except ValueError as error:  # PEFT's error for a layer or a method that does not merge
+    except (ValueError, NotImplementedError) as error:  # a layer or method that does not merge
         raise UserError(f"format=merged: {' '.join(str(error).split())}") from error
     merged.save_pretrained(folder)
 

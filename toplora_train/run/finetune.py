@@ -63,6 +63,7 @@ from toplora_train.run.prepare.budget import within_budget
 from toplora_train.run.prepare.data_init import show_rows
 from toplora_train.run.prepare.encoding import learned_prompt
 from toplora_train.run.prepare.extension import find_extension
+from toplora_train.run.prepare.invocation import with_invocation
 from toplora_train.run.prepare.objective import base_weights, load_base
 from toplora_train.run.prepare.resume_settings import resume_settings, with_defaults
 from toplora_train.run.prepare.run_data import RunData, prepare, total_steps
@@ -106,7 +107,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     autocast = AUTOCAST[config.trainer.mixed_precision]
 
     run_data = prepare(config, console=console, in_turn=accelerator.local_main_process_first)
-    config, fitted = within_budget(config, run_data)
+    config, fitted = within_budget(with_invocation(config, run_data), run_data)
     origin = validate_adapter(config, run_data)
     ends = earlier_ends(run_dir)
 
@@ -424,7 +425,7 @@ def fine_tune(
                 say(monitor.console, judged)
         interruption.raise_if_interrupted()
     trained = unwrap_model(model, config, run_data, accelerator=accelerator)
-    beginning.validate_moved(trained, dtype=config.adapter["dtype"])
+    beginning.validate_moved(trained, dtype=config.adapter.get("dtype", "float32"))
     return trained
 
 

@@ -43,6 +43,7 @@ from toplora_train.run.fit.optimization import (
 from toplora_train.run.prepare.budget import within_budget_on
 from toplora_train.run.prepare.eval_sets import read_eval_sets
 from toplora_train.run.prepare.inputs import TEST, RowsInput, as_list, find_model, find_rows
+from toplora_train.run.prepare.invocation import with_invocation
 from toplora_train.run.prepare.objective import load_base
 from toplora_train.run.prepare.parsing import training_parser
 from toplora_train.run.prepare.plan_target import (
@@ -106,6 +107,7 @@ def make_plan(config: RunConfig, target: Target) -> Plan:
     if model is not None and location is not None:
         if run_data is not None:
             validate_rows(model, run_data)
+            config = with_invocation(config, run_data)
         comparison = compare_adapters(model, config.adapter)
         config, fitted = within_budget_on(model, config)
         embeddings, total = _embeddings(model), model.num_parameters()

@@ -149,3 +149,16 @@ def test_muon_is_refused_where_matrices_are_sharded(make_run):
     validate_optimizer(whole, processes=2)  # it shards the base model, not the adapter
     with pytest.raises(UserError, match="use launch=ddp"):
         validate_optimizer(config, processes=2)
+
+
+def test_lorsum_is_for_one_process_without_compiled_layers_or_scaled_gradients(make_run):
+    config = make_run()
+    config = replace(config, optimizer=replace(config.optimizer, name="lorsum"))
+    bf16 = replace(config, trainer=replace(config.trainer, mixed_precision="bf16"))
+    validate_optimizer(bf16, processes=1)
+    with pytest.raises(UserError, match="start one process, or use another optimizer"):
+        validate_optimizer(config, processes=2)
+    for key, value in (("compile", "inductor"), ("mixed_precision", "fp16")):
+        changed = replace(config, trainer=replace(config.trainer, **{key: value}))
+        with pytest.raises(UserError, match=f"does not work with trainer.{key}={value}"):
+            validate_optimizer(changed, processes=1)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from peft import PeftModel
 from peft.tuners.lora.variants import DoraLinearVariant
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from toplora_train.models.sharded import full_tensor
@@ -36,3 +36,17 @@ def frozen_weight(layer: BaseTunerLayer) -> Tensor:
     base_layer = layer.get_base_layer()
     weight: Tensor = full_tensor(dequantize_module_weight(base_layer))
     return weight.T if isinstance(base_layer, Conv1D) else weight
+
+
+def validate_readable(name: str, base_layer: nn.Module) -> None:
+    """Refuse a layer whose frozen weight cannot be read before its first forward pass.
+
+    Raises:
+        ValueError: It is an 8-bit layer on the CPU.
+    """
+    weight: Any = getattr(base_layer, "weight", None)
+    if type(weight).__name__ == "Int8Params" and weight.device.type == "cpu":
+        raise ValueError(
+            f"{name} is an 8-bit layer on the CPU, whose weight cannot be read there; use a 4-bit "
+            "base, or a GPU"
+        )

@@ -23,6 +23,22 @@ class UnsupportedByAdapterError(UserError, NotImplementedError):
     """
 
 
+class FrozenTensors(nn.Module):
+    """Tensors by adapter name that are saved with the adapter but never trained or cast."""
+
+    def __contains__(self, adapter_name: str) -> bool:
+        return adapter_name in self._buffers
+
+    def __getitem__(self, adapter_name: str) -> Tensor:
+        return self.get_buffer(adapter_name)
+
+    def __setitem__(self, adapter_name: str, tensor: Tensor) -> None:
+        self.register_buffer(adapter_name, tensor)
+
+    def __delitem__(self, adapter_name: str) -> None:
+        del self._buffers[adapter_name]
+
+
 class AdapterLinear(nn.Module, BaseTunerLayer):
     """A frozen linear layer with any number of adapters: ``y = W0 x + update(x)``.
 
@@ -31,6 +47,8 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names: tuple[str, ...] = ()
+    frozen_names: ClassVar[tuple[str, ...]] = ()
+    """Tensors that belong to the adapter's file but are not trained."""
     other_param_names: tuple[str, ...]
     unmergeable_reason: ClassVar[str | None] = None
     """Why the update cannot be merged into the base weight; None if it can."""
@@ -57,11 +75,13 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
+        for name in self.frozen_names:
+            setattr(self, name, FrozenTensors())
         setattr(self, self._dropout_name, nn.ModuleDict())
         self.scaling: dict[str, float] = {}
         self.configs: dict[str, AdapterConfig] = {}
         # Cleared by delete_adapter, besides the tensors.
-        self.other_param_names = (self._dropout_name, "scaling", "configs")
+        self.other_param_names = (self._dropout_name, "scaling", "configs", *self.frozen_names)
         self.merged_adapters: list[str] = []
         self._unmerged_weight: Tensor | None = None
         self._disable_adapters = False
@@ -83,8 +103,9 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
     def initial_tensors(self, config: Any, module_name: str) -> Mapping[str, Tensor]:
         """Float32 initial values of a new adapter's tensors, keyed by ``adapter_layer_names``.
 
-        Tensors that the settings make unnecessary may be left out. Called on the CPU, so that a
-        seed gives the same values for every device (or on the meta device, without values).
+        Those of ``frozen_names`` keep the dtype that they have here. Tensors that the settings
+        make unnecessary may be left out. Called on the CPU, so that a seed gives the same values
+        for every device (or on the meta device, without values).
         """
         raise NotImplementedError
 
@@ -149,8 +170,11 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         getattr(self, self._dropout_name)[adapter_name] = (
             nn.Dropout(config.dropout) if config.dropout > 0 else nn.Identity()
         )
+        device = next((t.device for t in self.get_base_layer().parameters()), None)
         for name, tensor in self._initialize(config, module_name).items():
-            getattr(self, name)[adapter_name] = nn.Parameter(tensor)
+            frozen = name in self.frozen_names
+            value = tensor.to(device) if frozen else nn.Parameter(tensor)
+            getattr(self, name)[adapter_name] = value
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from peft.tuners.lora.layer import Linear
+from peft.tuners.lora.variants import ALoraLinearVariant
 from torch import Tensor, nn
 
 from toplora_train.adapters.fused import can_fuse, fused_linear
@@ -54,6 +55,11 @@ def _is_plain(layer: nn.Module) -> bool:
 def _weight(layer: nn.Module) -> Tensor:
     weight: Tensor = layer.weight  # type: ignore[assignment]  # of a linear layer
     return weight
+
+
+def is_activated(layer: Any, adapter_name: str) -> bool:
+    """Whether the adapter is an Activated LoRA: plain factors, for some positions only."""
+    return isinstance(layer.lora_variant.get(adapter_name), ALoraLinearVariant)
 
 
 def use_kernel(model: nn.Module, kernel: str) -> None:

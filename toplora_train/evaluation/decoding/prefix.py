@@ -85,9 +85,12 @@ def shares_prompts(model: nn.Module) -> bool:
     """Whether one pass over a prompt can serve several answers.
 
     Not with prompt learning, which prepends virtual tokens, nor with an encoder-decoder, whose
-    answers do not continue the prompt.
+    answers do not continue the prompt, nor with Activated LoRA, which looks for its invocation in
+    the tokens of one pass.
     """
     configs = getattr(model, "peft_config", {})
+    if any(getattr(one, "alora_invocation_tokens", None) for one in configs.values()):
+        return False
     virtual = any(getattr(one, "is_prompt_learning", False) for one in configs.values())
     return not virtual and not getattr(model.config, "is_encoder_decoder", False)
 

@@ -17,7 +17,8 @@ from toplora_train.report.plan import Alternative, Comparison
 
 # LoRA first, as the reference; PEFT's other methods need settings of their own.
 SHIPPED = [name for name, option in options("adapter").items() if option.module is None]
-ADAPTERS = ("lora", *(name for name in SHIPPED if name not in ("lora", "peft")))
+# Activated LoRA has LoRA's.
+ADAPTERS = ("lora", *(name for name in SHIPPED if name not in ("lora", "peft", "alora")))
 CARRIED_OVER = ("target_modules", "exclude_modules", "layers_to_transform")
 
 
@@ -33,7 +34,7 @@ def compare_adapters(model: nn.Module, chosen: Mapping[str, Any]) -> Comparison:
     """
     rank = chosen.get("r") or 8
     budget = chosen.get("budget") or f"lora_r{rank}"
-    carried = {key: chosen.get(key) for key in CARRIED_OVER}
+    carried = {key: chosen[key] for key in CARRIED_OVER if chosen.get(key) is not None}
     count = parameter_counter(model)
     resolved = _resolve(model, chosen, budget, count)
     lines = [

@@ -175,12 +175,24 @@ def validate_compilation(config: RunConfig, *, processes: int) -> None:
 
 
 def validate_optimizer(config: RunConfig, *, processes: int) -> None:
-    """Check that the optimizer supports the engine: some need the adapter's whole matrices.
+    """Check that the optimizer supports the engine: some need whole matrices, or one process.
 
     Raises:
         UserError: Names what to use instead.
     """
     name = config.optimizer.name
+    if name == "lorsum" and processes > 1:
+        raise UserError(
+            "optimizer=lorsum reads every token's inputs and gradients, which one process has only "
+            "of its own rows; start one process, or use another optimizer"
+        )
+    for key, off in {"compile": None, "mixed_precision": "no"}.items() if name == "lorsum" else ():
+        value = getattr(config.trainer, key)
+        if value not in (off, "bf16"):  # hooks are not compiled; fp16's gradients are scaled
+            raise UserError(
+                f"optimizer=lorsum does not work with trainer.{key}={value}; leave it out, or use "
+                "another optimizer"
+            )
     whole = name in OPTIMIZERS and name not in ELEMENTWISE
     if whole and config.launch.engine == "zero2" and processes > 1:
         raise UserError(

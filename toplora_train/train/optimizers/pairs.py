@@ -23,14 +23,16 @@ class Pair:
     a: nn.Parameter  # (r, n)
     b: nn.Parameter  # (m, r)
     scaling: float
+    layer: Any  # PEFT's
 
 
-def factor_pairs(model: nn.Module, *, optimizer: str) -> list[Pair]:
+def factor_pairs(model: nn.Module, *, optimizer: str, plain: bool = False) -> list[Pair]:
     """The trained pairs of factors.
 
     Args:
         model: The model with its adapter.
         optimizer: The name of the optimizer that needs them, for the error message.
+        plain: Whether the update must be s B A itself, for every token; DoRA's is not.
 
     Raises:
         UserError: The adapter has none, or they are in half precision.
@@ -41,16 +43,17 @@ def factor_pairs(model: nn.Module, *, optimizer: str) -> list[Pair]:
         if isinstance(getattr(layer, "lora_A", None), nn.ModuleDict)
     ]
     pairs = [
-        Pair(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]))
+        Pair(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], layer)
         for layer in layers
         for name in layer.active_adapters
         if name in layer.lora_A and isinstance(layer.lora_A[name], nn.Linear)
     ]
-    if not pairs:
+    if not pairs or (plain and any(pair.layer.lora_variant for pair in pairs)):
+        known = "adapter=lora" if plain else "adapter=lora and adapter=dora"
         raise UserError(
             f"optimizer={optimizer} is for adapters that add s B A to a weight matrix, all of A "
-            "and B trained: adapter=lora and adapter=dora, without init=pissa or init=olora; use "
-            "optimizer=adamw with this one"
+            f"and B trained: {known}, without init=pissa or init=olora; use optimizer=adamw with "
+            "this one"
         )
     if pairs[0].a.dtype in (torch.bfloat16, torch.float16):
         raise UserError(

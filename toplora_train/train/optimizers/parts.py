@@ -20,6 +20,11 @@ class InParts(torch.optim.Optimizer):
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of each part, and what it keeps besides them."""
+        for part in self._parts:
+            part.zero_grad(set_to_none)
+
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closure is given here
         """Step each part."""
         assert closure is None
