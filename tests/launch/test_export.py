@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.config.example import run_config
+from toplora_train.config.resolved import write_config
 from toplora_train.launch import export
 
 
@@ -44,3 +46,14 @@ def test_help_shows_the_keys_without_importing_torch(monkeypatch: pytest.MonkeyP
     assert "usage: toplora-export run=RUN [format=lora|merged] [output=OUTPUT] [push=PUSH]" in (
         capsys.readouterr().out
     )
+
+
+def test_a_run_that_trained_a_head_is_refused_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    head = {"name": "cola", "source": "owner/rows", "kind": "classify", "choices": ["a", "b"]}
+    write_config(run_config(task={"cola": head}), tmp_path / "config.yaml")
+    assert run(monkeypatch, f"run={tmp_path}", "format=lora") == 2
+    line = capsys.readouterr().err
+    assert "trained a head for cola" in line and "load its adapter/ with PEFT" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from tests.run.conftest import tiny_run
 from toplora_train.adapters.saving import save_adapter
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import read_config, write_config
-from toplora_train.config.schema import ModelSettings, TaskSettings
+from toplora_train.config.schema import ModelSettings
 from toplora_train.contract.subject import shaken
 from toplora_train.data.prompts import build_prompt
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
@@ -168,13 +167,3 @@ def test_an_unfinished_run_is_refused(trained_run):
     (run_dir / "adapter").rename(run_dir / "aside")
     with pytest.raises(UserError, match="has no adapter: the run is not finished"):
         export(run_dir, format="lora")
-
-
-def test_a_run_that_trained_a_head_is_refused_with_a_remedy(trained_run):
-    run_dir, _ = trained_run("lora")
-    cola = TaskSettings(name="cola", source="rows.jsonl", kind="classify", choices=["a", "b"])
-    config = replace(read_config(run_dir / "config.yaml"), task={"cola": cola})
-    write_config(config, run_dir / "config.yaml")
-    with pytest.raises(UserError, match=r"trained a head for cola.*load its adapter/ with PEFT"):
-        export(run_dir, format="lora")
-    assert not (run_dir / "lora").exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from toplora_train.config.arguments import Key, parse_arguments, show_usage
 from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import head_task
 from toplora_train.config.plugins import load_plugins, needed_to_use
 from toplora_train.config.resolved import read_config
 from toplora_train.launch.command import run_words
@@ -57,8 +58,15 @@ def _export(words: list[str]) -> None:
         return
     if "format" not in given:
         raise UserError("give format=lora|merged to write a folder, or push=owner/name to upload")
-    recorded = read_config(run_dir / "config.yaml").plugins
-    load_plugins(needed_to_use(recorded), [given["config_dir"]] if "config_dir" in given else [])
+    config = read_config(run_dir / "config.yaml")
+    if (task := head_task(config)) is not None:
+        raise UserError(
+            f"{run_dir} trained a head for {task.name}, and only language models can be exported; "
+            "load its adapter/ with PEFT, which includes the head"
+        )
+    load_plugins(
+        needed_to_use(config.plugins), [given["config_dir"]] if "config_dir" in given else []
+    )
     from toplora_train.report.display import say
     from toplora_train.run.export import export
     from toplora_train.run.platform.console import (

@@ -24,7 +24,6 @@ from toplora_train.adapters.export import is_plain_lora, save_as_lora
 from toplora_train.adapters.saving import CONFIG_FILE, WEIGHTS_FILE, load_adapter
 from toplora_train.config.aside import folder_aside
 from toplora_train.config.errors import RunFailure, UserError
-from toplora_train.config.kinds import head_task
 from toplora_train.config.resolved import read_config
 from toplora_train.data.prompts import build_prompt
 from toplora_train.run.prepare.adapted_model import validate_own_adapter
@@ -72,11 +71,6 @@ def export(
     adapter = run_dir / "adapter"
     if not adapter.is_dir():
         raise UserError(f"{run_dir} has no adapter: the run is not finished")
-    if (task := head_task(config)) is not None:
-        raise UserError(
-            f"{run_dir} trained a head for {task.name}, and only language models can be exported; "
-            "load its adapter/ with PEFT, which includes the head"
-        )
     location = locate_base(config.model)
     validate_own_adapter(run_dir, location)
     # Errors surface on a model without weights.
