@@ -34,6 +34,7 @@ CHOICES = {
             {"task__boolq": HEAD, "dataset__train": "task:train"},
             "task:SPLIT uses the task's source",
         ),
+        ("dataset.max_length", {"dataset__image": "image"}, "these rows are images"),
         ("dataset.split", {"dataset__train": "rows.jsonl"}, "of a single file give a slice"),
         ("task.boolq.split", {"task__boolq": CHOICES}, "rows.json is a single file"),
         ("optimizer.no_decay", {}, "optimizer.weight_decay is 0"),

@@ -83,9 +83,14 @@ def test_a_row_is_identified_by_the_images_content_whatever_its_name(tmp_path):
     assert rows[0].image == tmp_path / "a" / "1.png"
 
 
-def test_a_column_may_hold_the_content_and_nothing_else():
+def test_a_column_holds_the_content_or_a_files_name_in_the_form_of_datasets(tmp_path):
     content, digest = find_image({"x": {"bytes": b"png", "path": None}}, "x", "t, row 1")
     assert (content, digest) == (b"png", hashlib.sha256(b"png").hexdigest())
     assert find_image({"x": b"png"}, "x", "t, row 1") == (content, digest)
+    path = tmp_path / "1.png"
+    path.write_bytes(b"png")
+    assert find_image({"x": {"bytes": None, "path": str(path)}}, "x", "") == (path, digest)
+    with pytest.raises(UserError, match=r"none\.png: no such file"):
+        find_image({"x": {"bytes": None, "path": "none.png"}}, "x", "")
     with pytest.raises(UserError, match=r"t, row 1: 'x' is .*, not an image's content"):
         find_image({"x": "cat.png"}, "x", "t, row 1")

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,7 @@ from toplora_train.run.evaluate import evaluate
 from toplora_train.run.plan import make_plan
 from toplora_train.run.prepare.own_table import with_table
 from toplora_train.run.prepare.plan_target import Target
+from toplora_train.run.prepare.run_data import prepare
 
 
 def tiny_vit(**changes) -> ViTForImageClassification:
@@ -151,6 +153,23 @@ def test_a_plan_counts_patches_and_names_the_images(stripes, tmp_path):
     assert plan.tokens.longest == 5
     assert plan.tokens.examples[0] == [("(an image of 4 x 4 pixels) ", False), ("lying", True)]
     assert plan.work is not None
+
+
+def test_a_column_of_images_is_a_data_set_too(stripes, tmp_path, capsys):
+    files = sorted((stripes / "images").rglob("*.png"))
+    kinds = {"img": datasets.Image(), "kind": datasets.ClassLabel(names=["standing", "lying"])}
+    columns = {"img": list(map(str, files)), "kind": [path.parent.name for path in files]}
+    rows = datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
+    rows.to_parquet(tmp_path / "rows.parquet")
+    capsys.readouterr()  # its progress bar
+    parquet = {"train": str(tmp_path / "rows.parquet"), "image": "img", "label": "kind"}
+    found = prepare(run_of(stripes, tmp_path, **parquet))
+    folder = prepare(run_of(stripes, tmp_path, test=str(stripes / "images"), max_overlap=1.0))
+    assert found.eval_sets[0].choices == ("standing", "lying")
+    assert len(found.train) == 32 and len(found.eval_sets[0].rows.rows) == 8
+    by_digest = {row.instruction: row.answer for row in folder.rows.rows}
+    assert {row.instruction: row.answer for row in found.rows.rows}.items() <= by_digest.items()
+    assert len(folder.contaminated["test"]) == 40
 
 
 def test_what_does_not_fit_images_is_refused_before_training(stripes, tmp_path):

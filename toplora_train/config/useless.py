@@ -58,6 +58,14 @@ USES = (
         "task.NAME.text, text_pair and label",
     ),
     Use(
+        ("dataset.max_length", "dataset.overflow", "dataset.special_tokens", "dataset.cache"),
+        lambda config: (
+            config.dataset.image is None and all(one.image is None for one in config.task.values())
+        ),
+        "applies to tokens of texts, and these rows are images, which the model's image processor "
+        "resizes",
+    ),
+    Use(
         ("dataset.fields", "dataset.prompt", "dataset.format"),
         lambda config: own_split(config) is None or config.dataset.test is not None,
         "applies to the rows of dataset.train and dataset.test; task:SPLIT uses the task's own, "

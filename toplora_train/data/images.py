@@ -61,9 +61,11 @@ def find_image(fields: Mapping[object, object], key: str, place: str) -> tuple[P
         UserError: The value is no image, or the file cannot be read.
     """
     value = fields[key]
-    if isinstance(value, Path):
-        return value, hashlib.sha256(read_bytes(value, limit=None)).hexdigest()
     content = value.get("bytes") if isinstance(value, dict) else value
+    if content is None and isinstance(value, dict):  # of datasets, with the image in a file
+        content = Path(str(value.get("path")))
+    if isinstance(content, Path):
+        return content, hashlib.sha256(read_bytes(content, limit=None)).hexdigest()
     if not isinstance(content, bytes):
         raise UserError(f"{place}: '{key}' is {shown(value)}, not an image's content")
     return content, hashlib.sha256(content).hexdigest()
