@@ -29,7 +29,7 @@ STEPS = 4
 # By default the adapters that differ for several processes: a factor of a layer's own, a gate, and
 # tensors of all layers in the root. The others are slow tests.
 DEFAULT = ("lora", "toplora", "tenslora")
-SHARDED = (*DEFAULT, "lora-pissa")
+SHARDED = (*DEFAULT, "lora-pissa", "orthogonal", "sbora")
 # Activated LoRA is a LoRA that needs rows with its tokens.
 TRAINED = (*DEFAULT, *sorted({*adapter_names()} - {*DEFAULT, "alora"}), "lora-pissa")
 
