@@ -89,7 +89,8 @@ def main() -> None:
     write_images(folder / "train", parts[0], parts[2])
     write_images(folder / "test", parts[1], parts[3])
     for C in (1e-2, 1.0, 1e2, 1e4):
-        head = LogisticRegression(C=C, max_iter=20_000).fit(features(model, parts[0]), parts[2])
+        head = LogisticRegression(C=C, max_iter=20_000, tol=1e-8)
+        head.fit(features(model, parts[0]), parts[2])
         score = head.score(features(model, parts[1]), parts[3])
         print(f"logistic regression on the frozen features, C={C:g}: {score:.1%}")
     print(f"{len(parts[0])} training and {len(parts[1])} test images of the digits 5 to 9")
