@@ -36,14 +36,25 @@ CASES = [(variant, "llama") for variant in VARIANTS] + [
     (variant, kind) for kind in ("bert", "gemma") for variant in EVERYWHERE
 ]
 
+
+def slow_if_alike(variant: str, kind: str) -> list[pytest.MarkDecorator]:
+    """Adapters that add no machinery of their own are tested on one model by default."""
+    alike = variant in ("orthogonal", "sbora") and kind != "llama"
+    return [pytest.mark.slow] if alike else []
+
+
 every_case = pytest.mark.parametrize(
-    ("variant", "kind"), CASES, ids=["-on-".join(c) for c in CASES]
+    ("variant", "kind"),
+    [pytest.param(*c, id="-on-".join(c), marks=slow_if_alike(*c)) for c in CASES],
 )
 
 
 def a_third_of_the_cases(first: int) -> pytest.MarkDecorator:
     """Every third case by default; the others are slow tests."""
-    marks = [[] if number % 3 == first else pytest.mark.slow for number in range(len(CASES))]
+    marks = [
+        slow_if_alike(*case) if number % 3 == first else pytest.mark.slow
+        for number, case in enumerate(CASES)
+    ]
     return pytest.mark.parametrize(
         ("variant", "kind"),
         [
@@ -166,8 +177,14 @@ def near(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool((found.float() - expected).norm() <= 5e-2 * expected.norm())
 
 
-@every_adapter
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    ("variant", "kind"),
+    [
+        pytest.param(variant, kind, marks=slow_if_alike(variant, kind))
+        for variant in ADAPTERS
+        for kind in MODELS
+    ],
+)
 class TestOnEveryModel:
     def test_switched_renamed_disabled_and_deleted_it_is_itself(
         self, variant: str, kind: str, tmp_path: Path
