@@ -247,7 +247,7 @@ def test_a_published_recipe_is_planned_by_the_command_in_an_empty_home(tmp_path:
     assert done.returncode == 0, done.stderr
     text = done.stdout
     for part in [
-        "model: meta-llama/Meta-Llama-3-8B; 15.0 GiB, licence llama3, gated: accept it at",
+        "model: meta-llama/Meta-Llama-3-8B; 15.0 GiB, licence llama3, gated: request access at",
         "commonsense_170k.json; 170,420 rows",
         "shape shipped with toplora-train",
         "8,030,261,248",
