@@ -15,6 +15,12 @@ from toplora_train.registration import register_with_peft
 
 if TYPE_CHECKING:
     from toplora_train.adapters.genlora import GenLoraConfig, GenLoraLinear, GenLoraModel
+    from toplora_train.adapters.orthogonal import (
+        OrthogonalConfig,
+        OrthogonalLinear,
+        OrthogonalModel,
+    )
+    from toplora_train.adapters.sbora import SboraConfig, SboraLinear, SboraModel
     from toplora_train.adapters.tenslora import TensLoraConfig, TensLoraLinear, TensLoraModel
     from toplora_train.adapters.toplora import TopLoraConfig, TopLoraLinear, TopLoraModel
     from toplora_train.api import Run, RunFailure, UserError, compare, evaluate, load, train
@@ -25,8 +31,14 @@ __all__ = [
     "GenLoraConfig",
     "GenLoraLinear",
     "GenLoraModel",
+    "OrthogonalConfig",
+    "OrthogonalLinear",
+    "OrthogonalModel",
     "Run",
     "RunFailure",
+    "SboraConfig",
+    "SboraLinear",
+    "SboraModel",
     "TensLoraConfig",
     "TensLoraLinear",
     "TensLoraModel",
