@@ -222,16 +222,15 @@ def _differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
     Not those in which each adapter has a default of its own, as TensLoRA's ``init`` is not LoRA's.
     """
+    by_default = [_by_default(one) for one in settings]
     keys: dict[str, None] = {}
-    for one in settings:
-        for other in settings:
+    for one, of_one in zip(settings, by_default, strict=True):
+        for other, of_other in zip(settings, by_default, strict=True):
             if one["adapter.name"] != other["adapter.name"]:
                 differing = [
                     key
                     for key in one
-                    if key in other
-                    and one[key] != other[key]
-                    and not (_is_default(one, key) and _is_default(other, key))
+                    if key in other and one[key] != other[key] and key not in of_one & of_other
                 ]
             else:
                 differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
@@ -239,14 +238,14 @@ def _differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(keys)
 
 
-def _is_default(settings: Mapping[str, Any], key: str) -> bool:
-    """Whether a setting is the adapter's own default."""
-    group, _, name = key.partition(".")
+def _by_default(settings: Mapping[str, Any]) -> set[str]:
+    """The keys of a run's adapter that have its own default."""
     try:
         defaults, _path = adapter_defaults(settings["adapter.name"])
     except UserError:  # an adapter of the user's own
-        return False
-    return group == "adapter" and name in defaults and defaults[name] == settings[key]
+        return set()
+    found = {f"adapter.{name}": value for name, value in defaults.items()}
+    return {key for key in found.keys() & settings.keys() if found[key] == settings[key]}
 
 
 def _name(run: Run, keys: Sequence[str]) -> str:
