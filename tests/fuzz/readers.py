@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from tests.config.example import run_config
 from tests.report.inspected import inspected
 from tests.report.made_up import made_up_metrics, made_up_predictions, made_up_report
+from tests.report.run_folders import run_folder
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.saving import load_adapter, save_adapter
 from toplora_train.adapters.start_from import check_start
@@ -44,9 +46,12 @@ from toplora_train.evaluation.predictions import (
 from toplora_train.models.load import load_model, load_tokenizer
 from toplora_train.models.locate import locate_model
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
+from toplora_train.report.archive import read_runs, write_archive
+from toplora_train.report.comparison import compare_runs
 from toplora_train.report.metrics_file import MetricsFile, read_metrics
 from toplora_train.report.pages import render_html, render_markdown, write_inspection_page
 from toplora_train.report.record import read_report, write_report
+from toplora_train.report.runs import find_runs
 from toplora_train.run.fit.best_checkpoint import _read as read_judged
 from toplora_train.run.questions import read_questions
 from toplora_train.study.folder import Study
@@ -235,6 +240,20 @@ def _read_model(folder: Path) -> None:
     load_model(found, dtype="float32")
 
 
+def _write_archive(folder: Path) -> None:
+    for seed, kind in ((1, "generate"), (2, "generate")):
+        run_folder(folder / f"{seed}", seed=seed, kind=kind, held_out=0.5)
+    runs = find_runs([folder])
+    write_archive(folder / "S.json", runs, runs[:1], ["toplora-train -m recipe=smoke"])
+    for seed in (1, 2):
+        shutil.rmtree(folder / f"{seed}")
+
+
+def _read_archive(folder: Path) -> None:
+    runs, tuning = read_runs([folder / "S.json"])
+    compare_runs(runs, tuning=tuning)
+
+
 READERS = {
     "rows.jsonl": Reader(_write_lines(ROW, {"messages": TURNS}), _rows("jsonl")),
     "rows.json": Reader(
@@ -288,6 +307,7 @@ READERS = {
     "report.json": Reader(
         lambda folder: write_report(folder / "report.json", made_up_report()), _read_report
     ),
+    "archive": Reader(_write_archive, _read_archive),
     "inspection": Reader(inspected, write_inspection_page),
     "metrics.jsonl": Reader(_write_metrics, _read_metrics),
     "judged.json": Reader(

@@ -32,6 +32,7 @@ def test_the_size_of_the_adapters_file_is_read_from_the_folder(tmp_path: Path):
     assert method_costs(found, found[0])["lora"]["adapter_bytes"] is None
     (folder / "adapter").mkdir()
     (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"12345")
+    found = methods(tmp_path)
     assert method_costs(found, found[0])["lora"]["adapter_bytes"] == 5
     assert method_costs(found, found[0])["lora"]["step_seconds"] is None
     assert step_time_warning(found) is None

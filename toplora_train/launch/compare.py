@@ -11,7 +11,7 @@ from toplora_train.config.plugins import find_plugins, load_plugins
 from toplora_train.launch.command import run_words
 
 COMMAND = "toplora-report"
-OPTIONS = ("baseline", "gain", "angles", "table", "output", "config_dir")
+OPTIONS = ("baseline", "gain", "angles", "table", "output", "archive", "config_dir")
 USAGE = """\
 Compare finished runs: a leaderboard, and pairwise comparisons of methods on the same rows, with
 the smallest difference that each could detect. Runs that differ only in their seed are one method.
@@ -21,10 +21,12 @@ refused. Of a study the completed runs are compared and the others listed.
 Of one run alone, its report.html and report.md are written anew from the files in its folder.
 
 usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [angles=true] [output=FOLDER]
+                             [archive=FILE.json]
        toplora-report RUN... table=NAME [output=FOLDER]
        toplora-report RUN
 
-  RUN       a run directory, a later evaluation (RUN/evaluations/NAME), or a folder of runs
+  RUN       a run directory, a later evaluation (RUN/evaluations/NAME), a folder of runs, or an
+            archive of them
   baseline  the method to compare all others with (its name on the leaderboard, or its adapter's);
             by default all pairs are compared, so Holm's method corrects for more comparisons
   gain      report how many seeds would detect a true difference of this many points; default 1
@@ -33,6 +35,8 @@ usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [angles=true] [outp
   table     a published table, with the scores of these runs beside its own: dora_commonsense,
             lora_glue, toplora_ablation
   output    the folder for the files (.md, .html, .csv, .tex, .json); default ./comparison
+  archive   also write what was compared, every run's settings, costs and scores by row, to one
+            small file; toplora-report FILE.json compares it again without the folders
   config_dir  the folder with the metrics of your own that the runs use"""
 
 
@@ -49,7 +53,7 @@ def _compare(words: list[str]) -> None:
         print(f"written to {rewrite_pages(folders[0])} (also .md)")
         return
     table = options.get("table")
-    for key in ("baseline", "gain", "angles"):
+    for key in ("baseline", "gain", "angles", "archive"):
         if table is not None and key in options:
             raise UserError(f"table={table} compares with published scores, without {key}=")
     compare_folders(
@@ -59,6 +63,7 @@ def _compare(words: list[str]) -> None:
         gain=_points(options.get("gain", "1")),
         angles=_switch("angles", options.get("angles", "false")),
         output=Path(options.get("output") or "comparison"),
+        archive=Path(options["archive"]) if options.get("archive") else None,
         own=[Path(options["config_dir"])] if "config_dir" in options else [],
     )
 
@@ -72,6 +77,7 @@ def compare_folders(
     own: Sequence[Path],
     table: str | None = None,
     angles: bool = False,
+    archive: Path | None = None,
 ) -> dict[str, Any]:
     """Compare runs, show and write the comparison, and return it.
 
@@ -83,6 +89,7 @@ def compare_folders(
         own: The user's folders with the metrics that the runs use.
         table: A published table to compare with instead.
         angles: Whether to compare the adapters' updates too, which loads the base model.
+        archive: A file for what was compared, see :mod:`toplora_train.report.archive`.
 
     Raises:
         UserError: The runs cannot be compared.
@@ -92,8 +99,8 @@ def compare_folders(
     # Only a valid command pays for the imports.
     from rich.console import Console
 
-    from toplora_train.report.jobs import unfinished_runs
-    from toplora_train.report.runs import find_runs, find_tuning_runs
+    from toplora_train.report.archive import read_runs, write_archive
+    from toplora_train.report.jobs import study_commands, unfinished_runs
 
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=160)
@@ -105,7 +112,7 @@ def compare_folders(
             write_published,
         )
 
-        document = compare_with_table(read_table(table), find_runs(folders))
+        document = compare_with_table(read_table(table), read_runs(folders)[0])
         _create(output)
         write_published(output, table, document)
         show_published(document, console)
@@ -115,10 +122,11 @@ def compare_folders(
         from toplora_train.report.comparison import compare_runs
         from toplora_train.report.comparison_pages import show_comparison, write_comparison
 
+        runs, tuning = read_runs(folders)
         document = compare_runs(
-            find_runs(folders),
-            tuning=find_tuning_runs(folders),
-            unfinished=unfinished_runs(list(folders)),
+            runs,
+            tuning=tuning,
+            unfinished=unfinished_runs([folder for folder in folders if folder.is_dir()]),
             baseline=baseline,
             gain=gain,
         )
@@ -127,6 +135,8 @@ def compare_folders(
             from toplora_train.run.inspect import compare_adapters  # heavy
 
             document["adapters"] = compare_adapters(runs_to_inspect(document))
+        if archive is not None:
+            write_archive(archive, runs, tuning, study_commands(folders))
         _create(output)
         write_comparison(output, document)
         show_comparison(document, console)

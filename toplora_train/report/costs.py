@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
-from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.runs import Method, Run
 
 STEADY = 1.3  # the largest ratio of equal runs' step times on an otherwise idle machine
-WEIGHTS = "adapter/adapter_model.safetensors"
 
 
 def method_costs(methods: Sequence[Method], reference: Method) -> dict[str, dict[str, Any]]:
@@ -24,7 +21,7 @@ def method_costs(methods: Sequence[Method], reference: Method) -> dict[str, dict
     time to answer the test rows, ``forgetting`` the mean change of the loss on general text in nats
     per token, None unless all runs have the same text.
     """
-    seconds = {method.name: _median(map(_step_seconds, method.each)) for method in methods}
+    seconds = {method.name: _median(run.step_seconds for run in method.each) for method in methods}
     comparable = len(methods) > 1 and len(machines(methods)) == 1
     base = seconds[reference.name] if comparable else None
     return {
@@ -36,7 +33,7 @@ def method_costs(methods: Sequence[Method], reference: Method) -> dict[str, dict
             "peak_memory_bytes": max(
                 run.report["train"]["peak_memory_bytes"] for run in method.each
             ),
-            "adapter_bytes": _median(map(_adapter_bytes, method.each)),
+            "adapter_bytes": _median(run.adapter_bytes for run in method.each),
             "evaluation_seconds": fmean(
                 sum(task["seconds"] for task in run.report["tasks"].values()) for run in method.runs
             ),
@@ -62,7 +59,10 @@ def step_time_warning(methods: Sequence[Method]) -> str | None:
             f"The runs were trained on different machines ({'; '.join(found)}), so their step "
             "times are not compared; train all methods on one."
         )
-    times = {method.name: [*filter(None, map(_step_seconds, method.each))] for method in methods}
+    times = {
+        method.name: [run.step_seconds for run in method.each if run.step_seconds]
+        for method in methods
+    }
     spread = {name: max(own) / min(own) for name, own in times.items() if own}
     widest = max(spread, key=spread.__getitem__, default=None)
     if widest is None or spread[widest] < STEADY:
@@ -100,23 +100,6 @@ def _machine(run: Run) -> str:
     where, processes = run.report["environment"], run.report["train"]["world_size"]
     words = [where.get("device"), where.get("platform"), f"{where.get('cpu_count')} CPU cores"]
     return ", ".join([*map(str, words), f"{processes} process{'es' if processes > 1 else ''}"])
-
-
-def _step_seconds(run: Run) -> float | None:
-    """The median seconds per step between logged steps; the first ones are a warm-up."""
-    path = run.home / "metrics.jsonl"
-    rows = read_metrics(path) if path.is_file() else []
-    times = [
-        (row["seconds"] - before["seconds"]) / (row["step"] - before["step"])
-        for before, row in pairwise(rows)
-        if row["step"] > before["step"]
-    ]
-    return median(times) if times else None
-
-
-def _adapter_bytes(run: Run) -> int | None:
-    path = run.home / WEIGHTS
-    return path.stat().st_size if path.is_file() else None
 
 
 def _forgetting(methods: Sequence[Method], method: Method) -> float | None:

@@ -7,7 +7,7 @@ STUDY/jobs.jsonl     a line as a job starts and one as it ends
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -94,6 +94,12 @@ def read_study(folder: Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{error}; remove {path} to start anew") from error
     return document
+
+
+def study_commands(folders: Sequence[Path]) -> list[str]:
+    """The distinct commands of the studies among the folders."""
+    given = [one["command"] for folder in folders for one in read_study(folder).get("commands", [])]
+    return list(dict.fromkeys(given))
 
 
 def read_jobs(folder: Path) -> list[Job]:

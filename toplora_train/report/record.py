@@ -31,20 +31,20 @@ Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Interval = tuple[Measured, Measured]
 
 
-def _keys(**kinds: Any) -> GetPydanticSchema:
+def keys(**kinds: Any) -> GetPydanticSchema:
     """The schema of a mapping with these keys, and perhaps others."""
     shape = with_config(ConfigDict(extra="allow"))(TypedDict("Keys", kinds))  # type: ignore[operator]
     return GetPydanticSchema(lambda _, handler: handler(shape))
 
 
 Fields = Mapping[str, Any]
-Measure = Annotated[Fields, _keys(value=Measured, ci95=Interval)]
-TaskGain = Annotated[Fields, _keys(value=Finite, ci95=tuple[Finite, Finite])]
-Gain = Annotated[Fields, _keys(value=Finite, ci95=tuple[Finite, Finite], tasks=dict[str, TaskGain])]
+Measure = Annotated[Fields, keys(value=Measured, ci95=Interval)]
+TaskGain = Annotated[Fields, keys(value=Finite, ci95=tuple[Finite, Finite])]
+Gain = Annotated[Fields, keys(value=Finite, ci95=tuple[Finite, Finite], tasks=dict[str, TaskGain])]
 """See :func:`toplora_train.report.gain.gain`."""
 Forgetting = Annotated[
     Fields,
-    _keys(
+    keys(
         text=str,
         sha256=str,
         **dict.fromkeys(("before", "after", "difference"), Finite),
@@ -54,13 +54,13 @@ Forgetting = Annotated[
     ),
 ]
 """See :class:`toplora_train.evaluation.forgetting.Change`."""
-Contamination = Annotated[Fields, _keys(rows=int, ids=list[str])]
-Start = Annotated[Fields, _keys(path=str, sha256=str)]
+Contamination = Annotated[Fields, keys(rows=int, ids=list[str])]
+Start = Annotated[Fields, keys(path=str, sha256=str)]
 Published = Annotated[
     dict[str, Any],
-    _keys(adapter=str, source=str, protocol=str, scores=dict[str, Finite], average=Finite | None),
+    keys(adapter=str, source=str, protocol=str, scores=dict[str, Finite], average=Finite | None),
 ]
-Environment = Annotated[Fields, _keys(packages=dict[str, Any], device=NotRequired[str | None])]
+Environment = Annotated[Fields, keys(packages=dict[str, Any], device=NotRequired[str | None])]
 
 
 @dataclass(frozen=True)
@@ -311,18 +311,26 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is missing, or is not a report of this schema version.
     """
-    values = read_json(path)
+    return parse_report(read_json(path), str(path))
+
+
+def parse_report(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The content of a ``report.json``; ``where`` names it in an error.
+
+    Raises:
+        UserError: See :func:`read_report`.
+    """
     if values.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path}: not a report of schema version {SCHEMA_VERSION}")
+        raise UserError(f"{where}: not a report of schema version {SCHEMA_VERSION}")
     try:
         for name in values.get("tasks", ()):
             plain_name(str(name))  # a part of the paths of predictions and figures
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: a task's name {error}") from error
+        raise UserError(f"{where}: a task's name {error}") from error
     if values.get("status") != "completed":
         return values
     # Keys that were introduced after the report was written get their defaults.
-    return values | validate(_Stored, values, str(path)).to_dict()
+    return values | validate(_Stored, values, where).to_dict()
 
 
 def completed_report(folder: Path) -> dict[str, Any]:

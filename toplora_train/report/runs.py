@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from toplora_train.evaluation.metrics import Values, as_numbers
 from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.evaluation.row_scores import RowScores, other_metric, share_right
 from toplora_train.report.jobs import TUNING, unfinished_runs
+from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.record import completed_report, read_report
 
 # Settings that do not define the method: seeds, locations, output and evaluation.
@@ -41,6 +44,9 @@ NOT_OF_THE_METHOD = (
 )
 
 
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run, a later evaluation of it, or runs on one task each (``parts``) as one."""
@@ -53,11 +59,15 @@ class Run:
     limit: int | None  # of the rows per task
     command: str  # that trained it
     head_of: tuple[str, ...] = ()  # the tasks that a head was trained on
+    step_seconds: float | None = None  # the median time of a step
+    adapter_bytes: int | None = None
     parts: tuple[Run, ...] = ()
+    archived: Callable[[str], list[Prediction]] | None = None  # reads predictions without a folder
 
     def predictions(self, task: str) -> list[Prediction]:
         """The stored predictions on a task."""
-        return read_predictions(self._stored(task))
+        of_task = self._with(task)
+        return (of_task.archived or of_task._read_predictions)(task)
 
     def numbers(self, task: str, answers: Sequence[str | None]) -> Values:
         """Convert answers to a classification or regression task to numbers.
@@ -69,12 +79,19 @@ class Run:
             return as_numbers([str(answer) for answer in answers], self.choices.get(task, ()))
         except (KeyError, ValueError) as error:
             raise UserError(
-                f"{self._stored(task)}: {error} is not a valid label of the task; evaluate again"
+                f"{self._with(task)._file(task)}: {error} is not a valid label of the task; "
+                "evaluate again"
             ) from error
 
-    def _stored(self, task: str) -> Path:
-        folders = [part.folder for part in self.parts if task in part.report["tasks"]]
-        return (*folders, self.folder)[0] / "predictions" / f"{task}.jsonl"
+    def _with(self, task: str) -> Run:
+        """The part that was evaluated on the task, or the run itself."""
+        return next((part for part in self.parts if task in part.report["tasks"]), self)
+
+    def _file(self, task: str) -> Path:
+        return self.folder / "predictions" / f"{task}.jsonl"
+
+    def _read_predictions(self, task: str) -> list[Prediction]:
+        return read_predictions(self._file(task))
 
 
 @dataclass(frozen=True)
@@ -176,7 +193,29 @@ def _read(folder: Path) -> Run:
     limit = _limit(report["command"], config.evaluation.limit)
     trained = report if home == folder else read_report(home / "report.json")
     head_of = tuple(sorted(config.task)) if head_task(config) else ()
-    return Run(folder, home, report, settings, choices, limit, trained["command"], head_of)
+    return Run(
+        folder=folder,
+        home=home,
+        report=report,
+        settings=settings,
+        choices=choices,
+        limit=limit,
+        command=trained["command"],
+        head_of=head_of,
+        step_seconds=_step_seconds(home / "metrics.jsonl"),
+        adapter_bytes=weights.stat().st_size if (weights := home / WEIGHTS).is_file() else None,
+    )
+
+
+def _step_seconds(path: Path) -> float | None:
+    """The median seconds per step between logged steps; the first ones are a warm-up."""
+    rows = read_metrics(path) if path.is_file() else []
+    times = [
+        (row["seconds"] - before["seconds"]) / (row["step"] - before["step"])
+        for before, row in pairwise(rows)
+        if row["step"] > before["step"]
+    ]
+    return median(times) if times else None
 
 
 def evaluation_command(run: Run, *words: str) -> str:

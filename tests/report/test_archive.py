@@ -1,0 +1,108 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.report.run_folders import run_folder
+from toplora_train.config.errors import UserError
+from toplora_train.evaluation.metrics import Measured
+from toplora_train.report.archive import read_archive, read_runs, write_archive
+from toplora_train.report.comparison import compare_runs
+from toplora_train.report.runs import find_runs, find_tuning_runs
+
+HALF, MORE = [True, False] * 20, [True, True, False, True] * 10
+F1 = {"f1": dataclasses.asdict(Measured(0.5, (0.4, 0.6)))}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Two methods on a task each, with tuning runs."""
+    for task in ("t", "u"):
+        for seed, extra in ((1, True), (2, False)):
+            for adapter, right in (("lora", HALF), ("toplora", [extra, *MORE[1:]])):
+                folder = tmp_path / "S" / f"{adapter}-{task}-{seed}"
+                run_folder(
+                    folder,
+                    adapter=adapter,
+                    seed=seed,
+                    right={task: right},
+                    kind="classify",
+                    more=F1,
+                    step_seconds=seed / 10,
+                    held_out=None,
+                )
+    for rate, loss in ((1e-4, 0.5), (1e-3, 0.4)):
+        folder = tmp_path / "S" / "tuning" / f"{rate}"
+        run_folder(folder, lr=rate, held_out=loss, kind="classify", more=F1, right={"t": HALF})
+    return tmp_path / "S"
+
+
+def compared(runs, tuning):
+    document = compare_runs(runs, tuning=tuning)
+    for method in document["methods"]:
+        del method["runs"]  # their folders
+    return document
+
+
+def test_an_archive_is_compared_like_the_folders_it_was_written_from(study: Path, tmp_path: Path):
+    runs, tuning = find_runs([study]), find_tuning_runs([study])
+    write_archive(tmp_path / "S.json", runs, tuning, ["toplora-train -m x"])
+    assert compared(*read_archive(tmp_path / "S.json")) == compared(runs, tuning)
+    assert compared(*read_runs([tmp_path / "S.json"])) == compared(runs, tuning)
+
+
+def test_an_archive_of_an_archive_has_the_same_content(study: Path, tmp_path: Path):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    write_archive(first, find_runs([study]), [], [])
+    write_archive(second, *read_archive(first), [])
+    assert json.loads(first.read_text()) == json.loads(second.read_text())
+
+
+def test_an_archive_names_no_folder_of_the_machine(study: Path, tmp_path: Path):
+    for path in study.glob("*/report.json"):
+        values = json.loads(path.read_text())
+        values["model"] |= {"path": "/home/me/model", "read_from": "/home/me/model"}
+        values["command"] = "toplora-train model.path=/home/me/model"
+        path.write_text(json.dumps(values))
+    write_archive(tmp_path / "S.json", find_runs([study]), [], ["toplora-train data_root=/srv/x"])
+    text = (tmp_path / "S.json").read_text()
+    assert "/home" not in text
+    assert "/srv" not in text
+    assert "model.path=model" in text
+
+
+def test_what_all_runs_share_is_written_once(study: Path, tmp_path: Path):
+    write_archive(tmp_path / "S.json", find_runs([study]), [], [])
+    assert (tmp_path / "S.json").read_text().count('"trainer.batch_size"') == 1
+
+
+def test_a_task_whose_answers_are_numbers_is_refused(tmp_path: Path):
+    run_folder(tmp_path / "a", metric="pearson")
+    (run,) = find_runs([tmp_path])
+    without = dataclasses.replace(run, choices={})
+    with pytest.raises(UserError, match="t cannot be archived; its answers are numbers"):
+        write_archive(tmp_path / "S.json", [without], [], [])
+
+
+def test_runs_on_different_rows_are_refused(tmp_path: Path):
+    run_folder(tmp_path / "a")
+    run_folder(tmp_path / "b", seed=2, right={"t": HALF})
+    with pytest.raises(UserError, match="b: its stored predictions on t are for different rows"):
+        write_archive(tmp_path / "S.json", find_runs([tmp_path]), [], [])
+
+
+def test_a_damaged_archive_names_the_run(study: Path, tmp_path: Path):
+    path = tmp_path / "S.json"
+    write_archive(path, find_runs([study]), [], [])
+    values = json.loads(path.read_text())
+    values["runs"][2]["answers"] = dict.fromkeys(values["rows"], "01")
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"run 3: its answers to . are not"):
+        read_archive(path)
+
+
+def test_an_archive_without_a_run_is_refused(study: Path, tmp_path: Path):
+    write_archive(tmp_path / "S.json", [], find_runs([study]), [])
+    with pytest.raises(UserError, match=r"S\.json: has no run to compare"):
+        read_archive(tmp_path / "S.json")
