@@ -1,0 +1,199 @@
+"""Fill in the tables of published results from the archived studies in docs/results.
+
+    python benchmarks/results.py README.md docs/results.md
+
+A table is a block of lines between `<!-- results: KIND STUDY... -->` and `<!-- end -->`. STUDY is
+`docs/results/STUDY.json`, written by `toplora-report STUDY archive=STUDY.json`; KIND is one of
+the functions of TABLES. Everything but the blocks is written by hand.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toplora_train.config.errors import UserError
+from toplora_train.report import numbers
+from toplora_train.report.archive import read_archive
+from toplora_train.report.comparison import compare_runs, overall
+from toplora_train.report.comparison_tables import learning_rate_table
+
+STUDIES = Path(__file__).resolve().parents[1] / "docs" / "results"
+BASELINE = "lora"
+PACKAGES = ("torch", "transformers", "peft")
+BLOCK = re.compile(
+    r"(<!-- results: (?P<kind>\w+) (?P<studies>[\w ]+) -->\n).*?(?=<!-- end -->)", re.DOTALL
+)
+
+Document = dict[str, Any]
+
+
+def study(name: str) -> Document:
+    """The comparison of a study's methods with LoRA; its commands and where they were run."""
+    path = STUDIES / f"{name}.json"
+    runs, tuning = read_archive(path)
+    where = [run.report["environment"] for run in [*runs, *tuning]]
+    machines = [
+        f"{one['cpu_count']} cores, Python {one['python']}, "
+        + ", ".join(f"{name} {one['packages'][name]}" for name in PACKAGES)
+        for one in where
+    ]
+    return compare_runs(runs, tuning=tuning, baseline=BASELINE) | {
+        "commands": json.loads(path.read_text(encoding="utf-8"))["commands"],
+        "machines": list(dict.fromkeys(machines)),
+        "runs": len(runs),
+        "tuning": len(tuning),
+        "training": sum(run.report["train"]["seconds"] for run in [*runs, *tuning]),
+    }
+
+
+def scores(documents: Sequence[Document]) -> str:
+    """Each method of a study: score, spread over seeds, parameters, rate and time."""
+    (document,) = documents
+    rows = [
+        [
+            short(method["name"]),
+            scored(method),
+            interval(method["average_ci95"]),
+            f"{len(method['seeds'])}",
+            numbers.count(method["trainable_parameters"]),
+            numbers.readable_seconds(method["seconds"]),
+        ]
+        for method in document["methods"]
+    ]
+    (how,) = document["tasks"].values()
+    head = ["method", f"{how['metric']}, n {how['n']:,}", "95 % interval", "seeds"]
+    return table([*head, "parameters", "training"], rows)
+
+
+def verdicts(documents: Sequence[Document]) -> str:
+    """Each method against LoRA, with what the comparison could have seen."""
+    (document,) = documents
+    seeds = {method["name"]: len(method["seeds"]) for method in document["methods"]}
+    rows = []
+    for one in document["comparisons"]:
+        _task, found = overall(one)  # type: ignore[misc]
+        low, high = found["ci95"]
+        rows.append(
+            [
+                f"{short(one['second'])} - {short(one['first'])}",
+                numbers.points(found["value"]),
+                f"{numbers.points(low)} to {numbers.points(high)}",
+                f"{found['p_adjusted']:.2g}",
+                numbers.points(found["detectable"]).lstrip("+"),
+                f"{seeds[one['second']]}, {seeds[one['first']]}",
+                found["verdict"].partition(";")[0],
+            ]
+        )
+    return table(["pair", "points", "95 %", "p (Holm)", "could see", "seeds", "verdict"], rows)
+
+
+def rates(documents: Sequence[Document]) -> str:
+    """The held-out score of each adapter at each learning rate."""
+    (document,) = documents
+    found = document["learning_rates"]
+    shown = learning_rate_table(found)
+    grid = sorted(
+        {point["rate"] for curve in found["curves"].values() for point in curve["points"]}
+    )
+    cells = {(row[0].text, row[1].number): row for row in shown.rows}
+    rows = [
+        [
+            short(name),
+            *(
+                f"**{row[2].text}**" if row[4].text else row[2].text
+                for row in (cells[name, rate] for rate in grid)
+            ),
+        ]
+        for name in found["curves"]
+    ]
+    return table([f"held-out {found['metric']}", *map(numbers.rate, grid)], rows)
+
+
+def commands(documents: Sequence[Document]) -> str:
+    """The commands of a study, where they were run, and what they cost."""
+    (document,) = documents
+    ran = f"{document['runs']} runs and {document['tuning']} tuning runs"
+    return (
+        "".join(f"    {command}\n" for command in document["commands"])
+        + f"\n{ran}, {numbers.readable_seconds(document['training'])} of training on "
+        f"{' and '.join(document['machines'])}.\n"
+    )
+
+
+def summary(documents: Sequence[Document]) -> str:
+    """The methods' scores by study, with the verdict against LoRA."""
+    names = dict.fromkeys(short(m["name"]) for document in documents for m in document["methods"])
+    rows = []
+    for name in names:
+        row = [name]
+        for document in documents:
+            found = [m for m in document["methods"] if short(m["name"]) == name]
+            against = [c for c in document["comparisons"] if short(c["second"]) == name]
+            said = [overall(one)[1]["verdict"].partition(";")[0] for one in against]  # type: ignore[index]
+            row.append(", ".join([*map(scored, found), *said]))
+        rows.append(row)
+    heads = [
+        f"{task} ({how['metric']}, n {how['n']:,})"
+        for document in documents
+        for task, how in document["tasks"].items()
+    ]
+    return table(["", *heads], rows)
+
+
+TABLES: Mapping[str, Callable[[Sequence[Document]], str]] = {
+    "commands": commands,
+    "scores": scores,
+    "verdicts": verdicts,
+    "rates": rates,
+    "summary": summary,
+}
+
+
+def short(name: str) -> str:
+    """A method's name without the learning rate, which each method chose for itself."""
+    return " ".join(word for word in name.split(" ") if not word.startswith("optimizer.lr="))
+
+
+def scored(method: Mapping[str, Any]) -> str:
+    text = numbers.percent(method["average"])
+    return text if method["deviation"] is None else f"{text} ± {100 * method['deviation']:.1f}"
+
+
+def interval(found: Sequence[float] | None) -> str:
+    return "" if found is None else numbers.percent_interval(found)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def filled(text: str) -> str:
+    """A page with its tables written anew."""
+
+    def block(found: re.Match[str]) -> str:
+        documents = [study(name) for name in found["studies"].split()]
+        return f"{found[1]}\n{TABLES[found['kind']](documents)}\n"
+
+    return BLOCK.sub(block, text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pages", type=Path, nargs="+")
+    for page in parser.parse_args().pages:
+        try:
+            page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+        except (UserError, KeyError) as error:
+            print(f"{page}: {error}", file=sys.stderr)
+            return 2
+        print(f"{page}: tables written from docs/results")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
