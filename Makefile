@@ -13,7 +13,7 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all fuzz test-browser test-gpu test-peft-floor check format bench bench-quick docs clean
+.PHONY: help install demo test test-all fuzz test-browser test-gpu test-peft-floor check format results bench bench-quick docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ check: $(STAMP) ## ruff, strict mypy, import rules
 format: $(STAMP) ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+results: $(STAMP) ## the tables of README.md and docs/results.md, from the studies in docs/results
+	$(BIN)/python benchmarks/results.py README.md docs/results.md
 
 bench: $(STAMP) ## the figures of docs/speed.md on this machine
 	$(BIN)/python benchmarks/memory_passes.py

@@ -85,3 +85,17 @@ def test_the_page_of_pefts_methods_is_what_is_found_now():
     if f"PEFT {peft.__version__}" not in page.read_text(encoding="utf-8"):
         pytest.skip("the page is of another PEFT")
     assert found == page.read_text(encoding="utf-8")
+
+
+def test_the_published_tables_are_those_of_the_archived_studies(checkout: Path):
+    results = script("results")
+    pages = [checkout / "README.md", checkout / "docs" / "results.md"]
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    assert [results.filled(text) for text in texts] == texts
+    used = {
+        name
+        for text in texts
+        for found in results.BLOCK.finditer(text)
+        for name in found["studies"].split()
+    }
+    assert used == {path.stem for path in results.STUDIES.glob("*.json")}

@@ -16,6 +16,7 @@ from toplora_train.config.check import check
 from toplora_train.config.locate import options
 from toplora_train.config.schema import DatasetSettings, ModelSettings, TaskSettings
 from toplora_train.models.known import SHIPPED, known_model
+from toplora_train.models.memory import peak_resident_memory
 from toplora_train.models.tiny import tiny_config
 from toplora_train.report.plan import show_plan
 from toplora_train.run import plan
@@ -101,6 +102,12 @@ def test_the_plan_shows_the_time_of_the_products_alone(make_run):
     assert made.work.flops > 4 * body * made.tokens.total
     assert made.work.flops_per_second > 0
     assert made.work.bound is None
+
+
+def test_the_plan_of_this_machines_cpu_counts_the_process_itself(make_run):
+    (memory, *_) = planned(make_run()).work.memory
+    assert 50 * 2**20 < memory.parts["process"] < 1.01 * peak_resident_memory()
+    assert memory.evaluation > memory.parts["process"]
 
 
 @pytest.mark.usefixtures("empty_caches")
@@ -220,6 +227,7 @@ def test_planning_for_another_device_uses_its_published_speed_and_memory(
     assert made.work.flops_per_second == 19.5e12
     assert made.work.capacity == 80e9
     assert "a100-80g" in made.work.device
+    assert made.work.memory[0].parts["process"] == 0
     assert [column.setting for column in made.work.memory] == [
         "1 device",
         "8, ddp",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -17,17 +21,19 @@ class MemoryEstimate:
 
     ``adapter``: weights, gradients and AdamW's two moments of the trainable parameters.
     ``activations``: those kept for the backward pass of one micro-batch of the longest rows.
+    ``process``: Python, its libraries and the rows, where they share the memory (on a CPU).
     """
 
     weights: int
     adapter: int
     activations: int
     logits: int
+    process: int = 0
 
     @property
     def total(self) -> int:
         """The sum of all kinds."""
-        return self.weights + self.adapter + self.activations + self.logits
+        return self.weights + self.adapter + self.activations + self.logits + self.process
 
 
 def estimate_memory(
@@ -42,6 +48,7 @@ def estimate_memory(
     supervised: int,
     activation_checkpointing: bool,
     quantization: str | None = None,
+    process: int = 0,
 ) -> MemoryEstimate:
     """Estimate for a frozen decoder with a gated feed-forward block.
 
@@ -61,6 +68,7 @@ def estimate_memory(
         supervised: positions whose logits are computed, per row.
         activation_checkpointing: whether layers are recomputed.
         quantization: ``4bit`` or ``8bit``, of all weights except embeddings.
+        process: bytes that the process takes without a model, if they are in the same memory.
     """
     width = BYTES[compute_dtype]
     hidden = int(config.hidden_size)
@@ -81,7 +89,22 @@ def estimate_memory(
         adapter=trainable * TRAINED_BYTES,
         activations=kept,
         logits=rows * supervised * vocabulary * (width + 4 + 4),
+        process=process,
     )
+
+
+def resident_memory() -> int:
+    """The bytes of this process that are in memory now; elsewhere than on Linux the most so far."""
+    with suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * resource.getpagesize()
+    return peak_resident_memory()
+
+
+def peak_resident_memory() -> int:
+    """The most bytes of this process that have been in memory."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def memory_of_each(

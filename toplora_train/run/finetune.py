@@ -27,6 +27,7 @@ from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.models.activation import checkpoint_activations
+from toplora_train.models.memory import resident_memory
 from toplora_train.report.card import model_card
 from toplora_train.report.card_metadata import Facts
 from toplora_train.report.display import say
@@ -133,6 +134,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             say(console, str(line))
 
     shards = open_shards(config.launch, accelerator)
+    process = resident_memory() if accelerator.device.type == "cpu" else 0
     model = load_base(config, run_data.location, run_data.objective.head, shards=shards)
     base_parameters = model.num_parameters()
     model.to(accelerator.device)
@@ -250,6 +252,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         run_dir,
         Outcome(
             base_parameters=base_parameters,
+            process_memory=process,
             shape=fresh.config,
             described=described,
             base_scores=base_scores,

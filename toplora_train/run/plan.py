@@ -29,7 +29,7 @@ from toplora_train.models.availability import ModelState
 from toplora_train.models.head import Head
 from toplora_train.models.known import known_model, shape_as_model
 from toplora_train.models.locate import ModelLocation
-from toplora_train.models.memory import BYTES, MemoryEstimate, estimate_memory
+from toplora_train.models.memory import BYTES, MemoryEstimate, estimate_memory, resident_memory
 from toplora_train.models.work import training_flops
 from toplora_train.report.display import plain_console, say
 from toplora_train.report.plan import Parameters, Plan, Tokens, Work, show_plan
@@ -344,7 +344,13 @@ def _work(
     trainer, trainable = config.trainer, sum(parameters.trainable.values())
     rows = rows_at_once(trainer)
     estimate = partial(
-        _memory, config, shape, tokens, parameters=parameters.base, trainable=trainable
+        _memory,
+        config,
+        shape,
+        tokens,
+        parameters=parameters.base,
+        trainable=trainable,
+        process=resident_memory() if target.shares_memory else 0,
     )
     memory = memory_of_devices(
         config,
@@ -384,6 +390,7 @@ def _memory(
     *,
     parameters: int,
     trainable: int,
+    process: int,
 ) -> MemoryEstimate:
     return estimate_memory(
         shape,
@@ -396,11 +403,18 @@ def _memory(
         supervised=tokens.most_supervised,
         activation_checkpointing=config.trainer.activation_checkpointing,
         quantization=config.model.quantization,
+        process=process,
     )
 
 
 def planned_memory(
-    config: RunConfig, run_data: RunData, shape: Any, *, parameters: int, trainable: int
+    config: RunConfig,
+    run_data: RunData,
+    shape: Any,
+    *,
+    parameters: int,
+    trainable: int,
+    process: int,
 ) -> MemoryEstimate:
     """The memory a process needs, from shapes; also under FSDP2, which loads the whole model.
 
@@ -410,6 +424,7 @@ def planned_memory(
         shape: The model's own configuration (transformers).
         parameters: The base model's parameters.
         trainable: The adapter's parameters.
+        process: Bytes that the process took before the model was loaded.
     """
     return _memory(
         config,
@@ -418,6 +433,7 @@ def planned_memory(
         rows_at_once(config.trainer),
         parameters=parameters,
         trainable=trainable,
+        process=process,
     )
 
 

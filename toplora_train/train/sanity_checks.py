@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import resource
-import sys
 
 import torch
 from peft import PeftModel
 
 from toplora_train.adapters.base import adapter_prefixes
 from toplora_train.config.errors import RunFailure
+from toplora_train.models.memory import peak_resident_memory
 from toplora_train.models.sharded import full_tensor
 
 LOWER = "Lower optimizer.lr"
@@ -218,5 +217,4 @@ def peak_memory(device: torch.device) -> int:
     """Peak bytes so far: allocated on a GPU, the process's resident set on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_resident_memory()

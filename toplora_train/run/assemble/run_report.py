@@ -94,6 +94,7 @@ class Outcome:
 
     Attributes:
         base_parameters: Parameters of the base model.
+        process_memory: Bytes of the process before it was loaded; 0 on a GPU.
         shape: The base model's own config.
         described: What describes the adapter, see :mod:`toplora_train.adapters.describe`.
         base_scores: The base model's scores; empty where it was not evaluated.
@@ -108,6 +109,7 @@ class Outcome:
     """
 
     base_parameters: int
+    process_memory: int
     shape: Any
     described: dict[str, Any]
     base_scores: dict[str, Score]
@@ -224,6 +226,7 @@ def build_report(
                 outcome.shape,
                 parameters=outcome.base_parameters,
                 trainable=described["trainable_parameters"],
+                process=outcome.process_memory,
             ).total,
         ),
         tasks={

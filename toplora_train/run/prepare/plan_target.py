@@ -36,6 +36,7 @@ class Target:
         speed: Peak FLOP/s of a product of (tokens, hidden) with a (hidden, hidden) matrix.
         speed_from: The source of the speed, in words.
         utilisation: The share of it that a run is assumed to reach; None for a measured speed.
+        shares_memory: Whether Python and its libraries take their memory from it too.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Target:
     speed: Callable[[int, int], float]
     speed_from: str
     utilisation: float | None = None
+    shares_memory: bool = False
 
 
 def compute_dtype(config: RunConfig) -> str:
@@ -76,6 +78,7 @@ def find_target(config: RunConfig) -> Target:
         torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
         lambda tokens, hidden: product_speed(device, torch_dtype, tokens=tokens, hidden=hidden),
         "measured now",
+        shares_memory=not on_gpu,
     )
 
 
@@ -128,7 +131,8 @@ def launch_command(
 
 
 def _device_memory(setting: str, memory: MemoryEstimate, trainable: int) -> DeviceMemory:
-    return DeviceMemory(setting, asdict(memory), memory.weights + 4 * trainable)
+    evaluation = memory.weights + 4 * trainable + memory.process
+    return DeviceMemory(setting, asdict(memory), evaluation)
 
 
 def too_large(memory: Sequence[DeviceMemory], target: Target) -> str | None:
