@@ -189,7 +189,10 @@ class FusionLinear(AdapterLinear):
         """The fusion weights of the tokens of ``x (..., n)``: ``(..., k)`` in its dtype."""
         h = self.layer_input.hidden
         if h is None:
-            raise RuntimeError("a fused module computes as a part of its decoder layer only")
+            raise UnsupportedByAdapterError(
+                "a fused module's update depends on what enters its decoder layer, so the module "
+                "alone has none"
+            )
         W, b = self.fusion_W[adapter_name], self.fusion_b[adapter_name]
         w = F.linear(h.to(W.dtype), W).softmax(dim=-1) + b
         return w.reshape(*x.shape[:-1], len(b)).to(x.dtype)
