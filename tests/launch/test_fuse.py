@@ -64,9 +64,9 @@ def test_flow_is_a_run_of_toplora_train_on_the_first_runs_model(
     assert capsys.readouterr().out == shlex.join(["toplora-train", *started[0][4:]]) + "\n"
     assert started[0][4:] == [
         "adapter=fusion",
-        f"adapter.runs=['{tmp_path}','{tmp_path}/b']",
+        f"adapter.runs=[{tmp_path},{tmp_path}/b]",
         "dataset=jsonl",
-        "dataset.train='few.jsonl'",
+        "dataset.train=few.jsonl",
         "model=tiny",
         "model.dtype='bfloat16'",
         "dataset.prompt='It\\'s {instruction}?\n'",
@@ -79,7 +79,19 @@ def test_flow_is_a_run_of_toplora_train_on_the_first_runs_model(
 def test_the_words_are_read_back_by_hydra():
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    texts = ["/a b/c", "It's {x}?\nYes: \\n", "plain", "a,b", "end\\", "\\'"]
+    texts = [
+        "/a b/c",
+        "/a-b/c.d",
+        "few.jsonl",
+        "1.5",
+        "null",
+        "1e5",
+        "It's {x}?\nYes: \\n",
+        "plain",
+        "a,b",
+        "end\\",
+        "\\'",
+    ]
     words = [f"key={fuse.quoted(text)}" for text in texts]
     read = [one.value() for one in OverridesParser.create().parse_overrides(words)]
     assert read == texts

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 
-from toplora_train.adapters._peft.dora import DoraVariant, frozen_weight
-from toplora_train.adapters.base import AdapterLinear
+from toplora_train.adapters.base import AdapterLinear, frozen_weight
 from toplora_train.adapters.saving import (
     WEIGHTS_FILE,
     adapter_folder,
@@ -82,6 +82,19 @@ class Expert:
     def rank(self) -> int:
         """The largest rank of its modules."""
         return max(len(one.A) for one in self.factors.values())
+
+    def nothing(self, inputs: int, outputs: int) -> Factors:
+        """Its tensors in a module that it does not adapt, zeros."""
+        of = next(iter(self.factors.values()))
+        sizes = {
+            "A": (self.rank, inputs),
+            "B": (outputs, self.rank),
+            "theta": (inputs, self.rank),
+            "gain": (self.rank,),
+            "change": (outputs,),
+        }
+        has = {name: size for name, size in sizes.items() if getattr(of, name) is not None}
+        return Factors(**{name: of.A.new_zeros(size) for name, size in has.items()})
 
     def described(self) -> dict[str, Any]:
         """The expert without its tensors, as a fusion's config records it."""
@@ -183,7 +196,7 @@ def _factors(layer: Any, who: str) -> Factors:
             return Factors(A, B)
         gain = None if gate.gain is None else gate.gain.float()
         return Factors(A, B, gate.theta.float(), gain)
-    if isinstance(getattr(layer, "lora_variant", {}).get(name), DoraVariant):
+    if name in getattr(layer, "lora_magnitude_vector", {}):
         A, B = (getattr(layer, part)[name].weight.double() for part in ("lora_A", "lora_B"))
         B = B * layer.scaling[name]
         weight = frozen_weight(layer).double()
@@ -215,26 +228,22 @@ def joined(
         ``A (sum r_i, n)``, ``B (m, sum r_i)``; ``theta (n, .)`` and ``gain (.)`` of the gated
         experts, ``change (., m)`` of those with one, where there are any.
     """
-    found: dict[str, list[Tensor]] = {"A": [], "B": [], "theta": [], "gain": [], "change": []}
+    found: dict[str, list[Tensor]] = {}
     for expert in experts:
-        one = expert.factors.get(module)
-        example = next(iter(expert.factors.values()))
-        r, like = expert.rank, example.A
-        A, B = like.new_zeros(r, inputs), like.new_zeros(outputs, r)
-        if one is not None:
-            A[: len(one.A)], B[:, : len(one.A)] = one.A, one.B
-        found["A"].append(A.T)
-        found["B"].append(B)
-        if example.theta is not None:
-            found["theta"].append(like.new_zeros(inputs, r) if one is None else one.theta)
-        if example.gain is not None:
-            found["gain"].append(like.new_zeros(r) if one is None else one.gain)
-        if example.change is not None:
-            found["change"].append(
-                like.new_zeros(outputs, 1) if one is None else one.change[:, None]
-            )
-    tensors = {name: torch.cat(parts, dim=-1) for name, parts in found.items() if parts}
-    tensors["A"] = tensors["A"].T.contiguous()
-    if "change" in tensors:
-        tensors["change"] = tensors["change"].T.contiguous()
-    return tensors
+        own = expert.factors.get(module) or expert.nothing(inputs, outputs)
+        short = expert.rank - len(own.A)
+        parts = {
+            "A": F.pad(own.A, (0, 0, 0, short)).T,
+            "B": F.pad(own.B, (0, short)),
+            "theta": own.theta,
+            "gain": own.gain,
+            "change": None if own.change is None else own.change[:, None],
+        }
+        for name, part in parts.items():
+            if part is not None:
+                found.setdefault(name, []).append(part)
+    tensors = {name: torch.cat(parts, dim=-1) for name, parts in found.items()}
+    return {
+        name: tensor.T.contiguous() if name in ("A", "change") else tensor
+        for name, tensor in tensors.items()
+    }

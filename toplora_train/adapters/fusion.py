@@ -173,13 +173,13 @@ class FusionLinear(AdapterLinear):
         assert isinstance(config, FusionConfig)
         weights = self.weights(x, adapter_name)
         A, B = (held[adapter_name].to(x.dtype) for held in (self.fusion_A, self.fusion_B))
-        parts = list(F.linear(x, A).split(config.ranks, dim=-1))
+        parts = list(torch.split(F.linear(x, A), config.ranks, dim=-1))
         gates = self._own_gates(x, adapter_name, config)
         for i, part in enumerate(parts):
             scaled = part * weights[..., i : i + 1]
             parts[i] = (scaled * gates[i]).to(x.dtype) if i in gates else scaled
         y = F.linear(torch.cat(parts, dim=-1), B)
-        changed = [i for i, expert in enumerate(config.experts) if expert["magnitude"]]
+        changed = [i for i, expert in enumerate(config.experts) if expert.get("magnitude")]
         if changed:
             change = self.fusion_change[adapter_name].to(x.dtype)
             y = y + F.linear(weights[..., changed], change.T) * self._without_bias(x)
@@ -195,7 +195,8 @@ class FusionLinear(AdapterLinear):
             )
         W, b = self.fusion_W[adapter_name], self.fusion_b[adapter_name]
         w = F.linear(h.to(W.dtype), W).softmax(dim=-1) + b
-        return w.reshape(*x.shape[:-1], len(b)).to(x.dtype)
+        weights: Tensor = w.reshape(*x.shape[:-1], len(b)).to(x.dtype)
+        return weights
 
     def _own_gates(self, x: Tensor, adapter_name: str, config: FusionConfig) -> dict[int, Tensor]:
         """TopLoRA's gates, ``(..., r_i)`` in float32 or wider, by the number of the adapter."""
@@ -203,9 +204,9 @@ class FusionLinear(AdapterLinear):
         if not gates:
             return {}
         theta = self.fusion_theta[adapter_name].to(x.dtype)
-        logits = (x @ theta).split([config.ranks[i] for i in gates], dim=-1)
+        logits = torch.split(x @ theta, [config.ranks[i] for i in gates], dim=-1)
         normed = [config.ranks[i] for i, gate in gates.items() if gate.norm != "none"]
-        gains = iter(self.fusion_gain[adapter_name].split(normed) if normed else ())
+        gains = iter(torch.split(self.fusion_gain[adapter_name], normed) if normed else ())
         return {
             i: gate_of(
                 part,
@@ -221,7 +222,7 @@ class FusionLinear(AdapterLinear):
         """``W0 x``, ``(..., m)``."""
         base: Any = self.get_base_layer()
         exact = base.weight.is_floating_point()  # a quantised layer takes any dtype
-        y = base(x.to(base.weight.dtype) if exact else x)
+        y: Tensor = base(x.to(base.weight.dtype) if exact else x)
         return (y if base.bias is None else y - base.bias).to(x.dtype)
 
     def _mixed_batch_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -144,13 +144,14 @@ def run_words_of(config: RunConfig) -> list[str]:
 
 
 def quoted(value: object) -> str:
-    """A value as Hydra's grammar reads it."""
+    """A value as Hydra's grammar reads it, in quotation marks if it could be read as another."""
     if value is None or isinstance(value, bool | int | float):
         return {None: "null", True: "true", False: "false"}.get(value, str(value))  # type: ignore[arg-type]
+    text = str(value)
+    if re.fullmatch(r"[\w./-]*/[\w./-]*|[A-Za-z_]\w*\.\w+", text):  # a path
+        return text
     # A backslash stands for itself but before a quotation mark.
-    return (
-        "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", "\\'"), str(value)) + "'"
-    )
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", "\\'"), text) + "'"
 
 
 def find_weights(given: dict[str, str], count: int) -> list[float]:

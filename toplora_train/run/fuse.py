@@ -1,7 +1,7 @@
 """``toplora-fuse`` by fixed weights: one plain LoRA of several, as PEFT combines them.
 
     linear              A = sum_i sqrt(s_i w_i) A_i, and likewise B: its product has cross terms
-    cat                 A = [s_i w_i A_i], B = [B_i]: sum_i w_i s_i B_i A_i exactly; the ranks add up
+    cat                 A = [s_i w_i A_i], B = [B_i]: sum_i w_i s_i B_i A_i exactly; ranks add up
     ties, dare_linear,  A and B are trimmed first, to a share of their entries (density): the
     dare_ties           largest (TIES) or random ones, scaled up (DARE); TIES agrees on signs
 
