@@ -141,7 +141,7 @@ def expert_folders(runs: Sequence[str], key: str) -> list[Path]:
 
 
 def read_experts(model: nn.Module, folders: Sequence[Path], key: str) -> list[Expert]:
-    """Read adapters onto the structure of a base model, which is not changed.
+    """Read adapters that were trained on a base model, which is frozen and not changed further.
 
     Args:
         model: The base model; on the meta device the factors have no values either.
