@@ -235,6 +235,8 @@ def test_what_cannot_be_fused_is_refused_in_one_line(runs, tmp_path: Path):
         fused(runs["lora"])
     with pytest.raises(UserError, match="needs two or more different runs"):
         fused(runs["lora"], runs["lora"])
+    with pytest.raises(UserError, match="65 runs are given; at most 64 can be fused"):
+        fused(*map(str, range(65)))
     with pytest.raises(UserError, match=r"has no adapter_config.json; give a finished run"):
         fused(runs["lora"], str(tmp_path))
     other = changed(runs["lora"], tmp_path, base_model_name_or_path="owner/other")

@@ -32,7 +32,10 @@ from toplora_train.adapters.saving import (
 )
 from toplora_train.adapters.updates import adapted_layers, thin_factors
 from toplora_train.config.errors import UserError
+from toplora_train.models.sharded import is_sharded
 
+MOST_EXPERTS = 64
+"""Adapters of a fusion; a file's are counted before memory is reserved for them."""
 FUSIBLE = "lora, dora, toplora, tenslora, genlora, sbora and orthogonal"
 WHOLE = {
     "modules_to_save": "modules that were trained whole",
@@ -115,6 +118,8 @@ def expert_folders(runs: Sequence[str], key: str) -> list[Path]:
     """
     if isinstance(runs, str) or len({*map(str, runs)}) < max(2, len(runs)):
         raise UserError(f"{key}: a fusion needs two or more different runs, {key}=[A,B]")
+    if len(runs) > MOST_EXPERTS:
+        raise UserError(f"{key}: {len(runs)} runs are given; at most {MOST_EXPERTS} can be fused")
     folders = [adapter_folder(Path(str(run)).expanduser(), key) for run in runs]
     bases: dict[str, str] = {}
     for run, folder in zip(runs, folders, strict=True):
@@ -150,8 +155,10 @@ def read_experts(model: nn.Module, folders: Sequence[Path], key: str) -> list[Ex
 
     Raises:
         UserError: An adapter does not fit the model, is of another model, or its update is not
-            of this form.
+            of this form; or the model is sharded.
     """
+    if is_sharded(model):
+        raise UserError(f"{key}: adapters cannot be read onto a sharded model; use launch=ddp")
     base = str(getattr(model, "name_or_path", ""))
     experts = []
     for folder in folders:

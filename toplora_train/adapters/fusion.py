@@ -47,14 +47,18 @@ from toplora_train.adapters.base import (
 )
 from toplora_train.adapters.checks import check_keys, check_positive_integer
 from toplora_train.adapters.configs import AdapterConfig
-from toplora_train.adapters.experts import Expert, expert_folders, joined, read_experts
+from toplora_train.adapters.experts import (
+    MOST_EXPERTS,
+    Expert,
+    expert_folders,
+    joined,
+    read_experts,
+)
 from toplora_train.adapters.toplora import GateSettings, gate_of
 
 KEY = "adapter.runs"
 TARGETS_BY_PEFT = True
 """The modules are those of the adapters."""
-MOST_EXPERTS = 64
-"""Adapters that a file may name."""
 
 
 @dataclass
