@@ -30,6 +30,7 @@ PURPOSE = (
 TRIMMED = ("ties", "dare_linear", "dare_ties")
 METHODS = ("flow", "linear", "cat", *TRIMMED)
 SWITCH = ("true", "false")
+OF_OTHER_TYPES = (*SWITCH, "null", "nan", "inf")  # names that Hydra reads as another type
 KEYS = (
     Key(
         "runs", "two or more runs, runs=[A,B]; the first one's base model and prompt", required=True
@@ -148,7 +149,8 @@ def quoted(value: object) -> str:
     if value is None or isinstance(value, bool | int | float):
         return {None: "null", True: "true", False: "false"}.get(value, str(value))  # type: ignore[arg-type]
     text = str(value)
-    if re.fullmatch(r"[\w./-]*/[\w./-]*|[A-Za-z_]\w*\.\w+", text):  # a path
+    is_name = re.fullmatch(r"[A-Za-z_][\w-]*", text) and text.lower() not in OF_OTHER_TYPES
+    if is_name or re.fullmatch(r"[\w./-]*/[\w./-]*|[A-Za-z_]\w*\.\w+", text):  # or a path
         return text
     # A backslash stands for itself but before a quotation mark.
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", "\\'"), text) + "'"
