@@ -14,7 +14,7 @@ from toplora_train.adapters.peft import peft_methods
 pytestmark = pytest.mark.slow
 
 FORMS = {
-    **{name: [] for name in adapter_names() if name != "peft"},
+    **{name: [] for name in adapter_names() if name not in ("peft", "fusion")},
     **{
         f"tenslora-{construction}-{factorization}": [
             "adapter=tenslora",

@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": ("toplora_train.launch.generate", "chat with a run's model, or answer a file"),
     "report": ("toplora_train.launch.compare", "compare runs: scores, costs, paired tests"),
     "inspect": ("toplora_train.launch.inspect", "look into an adapter: updates by layer, gates"),
+    "fuse": ("toplora_train.launch.fuse", "one model of several runs: LoRA-Flow, TIES, DARE"),
     "export": ("toplora_train.launch.export", "a plain LoRA, merged weights, or the hub"),
     "check-adapter": ("toplora_train.launch.check_adapter", "check an adapter of one's own"),
     "cache": ("toplora_train.launch.cache", "show or clear the cache"),

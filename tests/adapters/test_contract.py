@@ -11,8 +11,8 @@ from toplora_train.contract.checks import CHECKS
 from toplora_train.contract.subject import Subject
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "adapter"
-# Computed by PEFT, whose own tests cover them; what holds is in the tests of their names.
-OTHER_METHODS = ("alora", "gralora", "peft", "unilora")
+# Computed by PEFT, whose own tests cover them, or of runs: see the tests of their names.
+OTHER_METHODS = ("alora", "fusion", "gralora", "peft", "unilora")
 ADAPTERS = sorted({path.stem for path in CONF.glob("*.yaml")} - {*OTHER_METHODS})
 
 

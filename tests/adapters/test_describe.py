@@ -15,7 +15,7 @@ from toplora_train.adapters.describe import (
 from toplora_train.models.embedding import resize_embeddings
 from toplora_train.models.tiny import tiny_config, tiny_model
 
-OURS = [name for name in adapter_names() if name not in ("alora", "peft")]
+OURS = [name for name in adapter_names() if name not in ("alora", "fusion", "peft")]
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -117,7 +117,8 @@ def test_a_run_on_images_is_scored_reloaded_resumed_and_evaluated(stripes, tmp_p
     assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == weights
 
 
-OF_TEXTS = {"alora", "peft"}  # an invocation is text; PEFT's other methods have tests of their own
+# An invocation is text, and a fusion's answers are; PEFT's other methods have their own tests.
+OF_TEXTS = {"alora", "fusion", "peft"}
 SMALLER = {
     "tenslora": {"construction": "att_qkv_depth", "r": 2},
     "orthogonal": {"protect": 2},

@@ -30,8 +30,8 @@ STEPS = 4
 # tensors of all layers in the root. The others are slow tests.
 DEFAULT = ("lora", "toplora", "tenslora")
 SHARDED = (*DEFAULT, "lora-pissa", "orthogonal", "sbora")
-# Activated LoRA is a LoRA that needs rows with its tokens.
-TRAINED = (*DEFAULT, *sorted({*adapter_names()} - {*DEFAULT, "alora"}), "lora-pissa")
+# Activated LoRA is a LoRA that needs rows with its tokens, and a fusion needs runs.
+TRAINED = (*DEFAULT, *sorted({*adapter_names()} - {*DEFAULT, "alora", "fusion"}), "lora-pissa")
 
 
 def settings(name: str) -> dict:

@@ -52,7 +52,7 @@ def test_norms_are_of_the_adapter_and_of_each_modules_update():
     assert stats["loss_spikes"] == 2
 
 
-@pytest.mark.parametrize("name", adapter_names())
+@pytest.mark.parametrize("name", [name for name in adapter_names() if name != "fusion"])
 def test_every_adapter_has_training_stats(name: str):
     settings, _ = adapter_defaults(name)
     if name == "peft":

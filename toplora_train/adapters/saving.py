@@ -125,6 +125,26 @@ def load_adapter(
     return loaded
 
 
+def adapter_folder(folder: Path, key: str) -> Path:
+    """The folder of a saved adapter: the given one, or ``adapter/`` of a run.
+
+    Args:
+        folder: A run, or a folder in PEFT's format.
+        key: The setting that names it, for messages.
+
+    Raises:
+        UserError: There is no adapter.
+    """
+    for candidate in (folder, folder / "adapter"):
+        if (candidate / CONFIG_FILE).is_file():
+            return candidate
+    if (folder / "config.yaml").is_file():
+        raise UserError(f"{key}={folder}: this run is not finished and has no adapter yet")
+    raise UserError(
+        f"{key}={folder} has no {CONFIG_FILE}; give a finished run or an adapter folder"
+    )
+
+
 def read_adapter_config(folder: Path) -> dict[str, Any]:
     """The contents of a saved adapter's ``adapter_config.json``.
 

@@ -157,6 +157,8 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
         start = Path(adapter["start_from"]).expanduser()
         if start.is_dir():  # else a hub id
             adapter["start_from"] = str(start.absolute())
+    if isinstance(adapter, dict) and isinstance(adapter.get("runs"), list):
+        adapter["runs"] = [str(Path(str(run)).expanduser().absolute()) for run in adapter["runs"]]
     command = shlex.join(["toplora-train", *(overrides if sweeping else argv)])
     config = check(values, recipe=recipe, command=command, own=own, blame=blame)
     validate_useful(config, typed_keys(found))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from toplora_train.config.arguments import Key
 from toplora_train.config.errors import UserError
-from toplora_train.launch import cache, compare, evaluate, export, generate, inspect
+from toplora_train.launch import cache, compare, evaluate, export, fuse, generate, inspect
 from toplora_train.launch.command import run_words
 
 USAGE = """\
@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": generate.KEYS,
     "report": tuple(Key(option, "") for option in compare.OPTIONS),
     "inspect": inspect.KEYS,
+    "fuse": fuse.KEYS,
     "export": export.KEYS,
     "cache": cache.KEYS,
 }

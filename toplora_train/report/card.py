@@ -17,7 +17,7 @@ from toplora_train.report.wording import has_head, has_images, wording
 
 NO_FACTS = metadata.Facts()
 # PEFT types that are registered with PEFT by importing this package.
-NEEDS_IMPORT = frozenset({"TOPLORA", "TENSLORA", "GENLORA", "SBORA", "ORTHOGONAL"})
+NEEDS_IMPORT = frozenset({"TOPLORA", "TENSLORA", "GENLORA", "SBORA", "ORTHOGONAL", "FUSION"})
 FOLDER = "FOLDER_OF_THIS_FILE"
 _QUESTION = "How many legs do three dogs have?"
 _COMMIT = re.compile(r"[0-9a-f]{40}")

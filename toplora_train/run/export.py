@@ -64,7 +64,7 @@ def export(
             support the format; then nothing is written.
         RunFailure: The export could not be written.
     """
-    folder = _empty_folder(output or run_dir / format)
+    folder = empty_folder(output or run_dir / format)
     config = read_config(run_dir / "config.yaml")
     model = replace(config.model, trust_remote_code=trust_remote_code)
     config = replace(config, model=model)
@@ -81,9 +81,9 @@ def export(
     base = load_base(whole, location, None)
     tokenizer = open_tokenizer(config, location)
     adapted = load_adapter(base, adapter)
-    expected = _logits(adapted, tokenizer)
+    expected = example_logits(adapted, tokenizer)
     write = _write_merged if format == "merged" else _write_lora
-    with _atomic_folder(folder) as aside:
+    with atomic_folder(folder) as aside:
         write(adapted, adapter, aside)
         tokenizer.save_pretrained(aside)
     written: nn.Module = (
@@ -91,7 +91,7 @@ def export(
         if format == "merged"
         else load_adapter(adapted.unload(), folder)
     )
-    difference = (_logits(written, tokenizer) - expected).abs().max()
+    difference = (example_logits(written, tokenizer) - expected).abs().max()
     largest = float(expected.abs().max())
     return Export(folder, format, float(difference), largest, config.model.quantization)
 
@@ -115,14 +115,24 @@ def validate_convertible(adapted: PeftModel, format: str) -> None:
         )
 
 
-def _empty_folder(folder: Path) -> Path:
+def empty_folder(folder: Path) -> Path:
+    """The folder, if it is new or empty.
+
+    Raises:
+        UserError: It is not.
+    """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder} already exists; choose another with output=FOLDER")
     return folder
 
 
 @contextmanager
-def _atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A folder aside to write into, which takes its name in the end.
+
+    Raises:
+        RunFailure: It could not be written.
+    """
     try:
         with folder_aside(folder) as aside:
             yield aside
@@ -151,7 +161,8 @@ def _write_lora(adapted: PeftModel, adapter: Path, folder: Path) -> None:
 
 
 @torch.inference_mode()
-def _logits(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def example_logits(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """The model's logits on an example, ``(1, tokens, vocabulary)``, in float32."""
     ids = tokenizer(build_prompt(PROBE), return_tensors="pt").input_ids
     logits: Tensor = model.eval()(input_ids=ids).logits
     return logits.float()

@@ -17,8 +17,9 @@ from toplora_train.report.plan import Alternative, Comparison
 
 # LoRA first, as the reference; PEFT's other methods need settings of their own.
 SHIPPED = [name for name, option in options("adapter").items() if option.module is None]
-# Activated LoRA has LoRA's.
-ADAPTERS = ("lora", *(name for name in SHIPPED if name not in ("lora", "peft", "alora")))
+# Activated LoRA has LoRA's; a fusion has no rank.
+OTHERS = ("lora", "peft", "alora", "fusion")
+ADAPTERS = ("lora", *(name for name in SHIPPED if name not in OTHERS))
 CARRIED_OVER = ("target_modules", "exclude_modules", "layers_to_transform")
 
 

@@ -25,7 +25,7 @@ from toplora_train.adapters.gates import (
     largest_gate,
 )
 from toplora_train.adapters.updates import adapted_layers, describe_update, place_of
-from toplora_train.config.errors import one_line
+from toplora_train.config.errors import UserError, one_line
 from toplora_train.config.schema import ForgettingSettings
 from toplora_train.data.pixels import ImageReader
 from toplora_train.data.texts import read_texts
@@ -276,6 +276,8 @@ def _describe_updates(
         try:
             with gathered(model, layer):
                 described = describe_update(layer, name, means.get(module), whole=whole)
+        except UserError as error:  # the method has no such update
+            left_out[module] = str(error)
         except Exception as error:
             left_out[module] = f"{type(error).__name__}: {one_line(error)}"
         else:

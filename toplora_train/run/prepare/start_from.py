@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
-from toplora_train.adapters.saving import CONFIG_FILE, WEIGHTS_FILE
+from toplora_train.adapters.saving import CONFIG_FILE, WEIGHTS_FILE, adapter_folder
 from toplora_train.adapters.start_from import KEY, Start, check_start
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_of, head_task
@@ -105,14 +105,8 @@ def locate_adapter(setting: str) -> tuple[Path, str, str | None]:
     """
     folder = Path(setting).expanduser()
     if folder.is_dir():
-        for candidate in (folder, folder / "adapter"):
-            if (candidate / CONFIG_FILE).is_file():
-                return candidate, str(candidate), None
-        if (folder / "config.yaml").is_file():
-            raise UserError(f"{KEY}={setting}: this run is not finished and has no adapter yet")
-        raise UserError(
-            f"{KEY}={setting} has no {CONFIG_FILE}; give a finished run or an adapter folder"
-        )
+        found = adapter_folder(folder, KEY)
+        return found, str(found), None
     hub = HUB_ID.fullmatch(setting)
     if hub is None or setting.startswith((".", "/", "~")):
         raise UserError(f"{KEY}={setting} is neither a folder nor a hub id of the form owner/name")
