@@ -55,7 +55,8 @@ def estimate_memory(
     A frozen linear layer keeps only what its adapter needs; norms, rotary embeddings, attention and
     the gated product keep about ``12 d + 3 f`` values per token and layer (d hidden size, f
     feed-forward width); with activation checkpointing that of one layer, plus ``d`` per layer.
-    Supervised logits exist about three times: as computed, in fp32, and as their gradient.
+    Supervised logits exist once, in fp32, where their gradient takes their place; in another dtype
+    also as computed, and as the gradient of that.
 
     Args:
         config: the model's transformers config.
@@ -88,7 +89,7 @@ def estimate_memory(
         weights=int(embeddings * BYTES[dtype] + (parameters - embeddings) * inner),
         adapter=trainable * TRAINED_BYTES,
         activations=kept,
-        logits=rows * supervised * vocabulary * (width + 4 + 4),
+        logits=rows * supervised * vocabulary * (4 if width == 4 else 4 + 2 * width),
         process=process,
     )
 

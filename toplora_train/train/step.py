@@ -10,11 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn import functional
 
 from toplora_train.models.sharded import full_tensor
 from toplora_train.train.all_reduce import average_gradients
 from toplora_train.train.logits import logits_only_at
+from toplora_train.train.token_loss import token_loss
 
 IGNORED = -100
 
@@ -114,9 +114,7 @@ def supervised_loss(model: nn.Module, batch: Batch, device: torch.device) -> Ten
     with logits_only_at(model, on_device(rows, device), on_device(positions, device)):
         inputs = {name: on_device(batch[name], device) for name in batch if name != "labels"}
         logits = model(**inputs, use_cache=False).logits[0]
-    return functional.cross_entropy(
-        logits.float(), on_device(targets[rows, positions], device), reduction="sum"
-    )
+    return token_loss(logits.float(), on_device(targets[rows, positions], device))
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:

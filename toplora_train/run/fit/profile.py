@@ -39,7 +39,15 @@ _SCOPES = {  # by a part of the name of an operation or of one that it is in; th
     "optimizer": ("Optimizer.", "aten::_foreach_"),
     "data": (COLLATE,),
     "attention": ("scaled_dot_product", "ScaledDotProduct", "flash_attn"),
-    "loss": ("cross_entropy", "nll_loss", "NllLoss", "log_softmax", "LogSoftmax", "mse_loss"),
+    "loss": (
+        "TokenLoss",
+        "cross_entropy",
+        "nll_loss",
+        "NllLoss",
+        "log_softmax",
+        "LogSoftmax",
+        "mse_loss",
+    ),
     "frozen": ("bitsandbytes",),
     "adapter": ("_FusedLinear", "_RowGain"),
 }
