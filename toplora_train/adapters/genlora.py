@@ -215,7 +215,7 @@ def synthesise(
         if shared or rows >= rank:
             matrix = _weighted_sum(latent, weights, centres, log_widths)
         else:
-            parts = (tensor.split(rows) for tensor in (weights, centres, log_widths))
+            parts = (torch.split(tensor, rows) for tensor in (weights, centres, log_widths))
             matrix = torch.cat([_weighted_sum(latent, *part) for part in zip(*parts, strict=True)])
         base = BASE_TERMS[base_term]
         if base is not None and base_weights is not None:
