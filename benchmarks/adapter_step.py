@@ -38,6 +38,7 @@ from toplora_train.config.adapter import adapter_defaults
 SHAPES = {  # vocabulary, hidden, intermediate, layers, heads, key-value heads
     "tiny": (512, 64, 128, 2, 4, 2),
     "135m": (49_152, 576, 1536, 30, 9, 3),
+    "135m-part": (2_048, 576, 1536, 4, 9, 3),  # four of its layers, for many repeats on a CPU
     "1b": (128_256, 2048, 8192, 16, 32, 8),
     "3b": (128_256, 3072, 8192, 28, 24, 8),
     "8b": (128_256, 4096, 14336, 32, 32, 8),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from toplora_train.adapters import projection
-from toplora_train.adapters.projection import add_product, project, weight_gradient
+from toplora_train.adapters.projection import add_product, gradients, project
 
 T, N, K, DROPPED, P, SEED = 37, 24, 6, 4, 0.3, 5
 
@@ -47,23 +47,25 @@ def test_products_and_gradients_are_those_of_one_mask(tensors, dropped):
     dx, dk = torch.autograd.grad(expected, [x, k], dh)
     onto = torch.ones(T, N).double()
     x, k = x.detach(), k.detach()
-    torch.testing.assert_close(add_product(onto, dh, k, P, SEED, dropped), 1 + dx)
-    torch.testing.assert_close(weight_gradient(dh, x, P, SEED, dropped, x.dtype), dk)
+    torch.testing.assert_close(gradients(dh, x, k, onto, P, SEED, dropped, x.dtype), dk)
+    torch.testing.assert_close(onto, 1 + dx)
+    torch.testing.assert_close(gradients(dh, x, k, None, P, SEED, dropped, x.dtype), dk)
 
 
 def test_without_dropout_they_are_plain_products(tensors):
     x, k, dh = tensors
     torch.testing.assert_close(project(x, k, 0.0, 0, DROPPED), x @ k.T)
-    torch.testing.assert_close(weight_gradient(dh, x, 0.0, 0, DROPPED, x.dtype), dh.T @ x)
     onto = torch.ones(T, N).double()
-    torch.testing.assert_close(add_product(onto, dh, k, 0.0, 0, DROPPED), 1 + dh @ k)
+    torch.testing.assert_close(gradients(dh, x, k, onto, 0.0, 0, DROPPED, x.dtype), dh.T @ x)
+    torch.testing.assert_close(onto, 1 + dh @ k)
+    torch.testing.assert_close(add_product(onto, dh, k), 1 + 2 * dh @ k)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_have_the_dtype_of_the_factors(tensors, dtype):
-    x, _, dh = (tensor.bfloat16() for tensor in tensors)
+    x, k, dh = (tensor.bfloat16() for tensor in tensors)
     for p in (0.0, P):
-        assert weight_gradient(dh, x, p, SEED, DROPPED, dtype).dtype is dtype
+        assert gradients(dh, x, k, None, p, SEED, DROPPED, dtype).dtype is dtype
 
 
 def test_a_probability_near_one_drops_nearly_everything():
@@ -74,7 +76,7 @@ def test_a_probability_near_one_drops_nearly_everything():
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.999])
 def test_each_entry_of_a_mask_is_dropped_with_its_probability_by_itself(p: float):
-    """Four entries share a 64-bit number: none is dropped more often, nor together with another."""
+    """Places are sums of gaps: none is dropped more often, nor together with a neighbour."""
     dropped = project(torch.ones(1000, 400), torch.eye(400), p, SEED, 400)
     lanes = (dropped > 0).double().reshape(-1, 4)
     deviation = (p * (1 - p) / len(lanes)) ** 0.5

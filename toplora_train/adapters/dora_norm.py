@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from toplora_train.adapters._peft.dora import DoraVariant, frozen_weight
+from toplora_train.adapters.projection import product
 
 
 def squared_row_norm(weight: Tensor) -> Tensor:
@@ -44,12 +45,11 @@ def factored_row_norm(
         ``(m,)`` in the dtype of ``squares``.
     """
     with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-        cross = F.linear(weight, A.to(weight.dtype)).to(squares.dtype)
+        cross = product(weight, A.T.to(weight.dtype), squares.dtype)
         A, B = A.to(squares.dtype), B.to(squares.dtype)
-        cross_terms = (cross * B).sum(dim=1)
-        update_squares = ((B @ (A @ A.T)) * B).sum(dim=1)
-        norm_squares = squares + 2 * scaling * cross_terms + scaling**2 * update_squares
-        return norm_squares.clamp_min(0).sqrt()  # rounding may make the square negative
+        both = torch.addmm(cross, B, A @ A.T, beta=2 * scaling, alpha=scaling**2)
+        norm_squares = (both * B).sum(dim=1).add_(squares)
+        return norm_squares.clamp_min_(0).sqrt_()  # rounding may make the square negative
 
 
 class FactoredDora(DoraVariant):

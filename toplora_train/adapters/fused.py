@@ -20,6 +20,7 @@ is part of the function if it is an ``nn.Linear`` without hooks; others (quantis
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -70,7 +71,9 @@ def fused_linear(x: Tensor, base_layer: nn.Module, factors: LowRank, dropout: nn
     A, B, scaling, gate = factors
     theta, gain = (gate.theta, gate.gain) if gate else (None, None)
     how = _How(scaling, gate, p, seed, _compute_dtype(x))
-    with torch.autocast(x.device.type, enabled=False):
+    device = x.device.type
+    autocast = torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
         y: Tensor = _FusedLinear.apply(  # type: ignore[no-untyped-call]
             x, weight, bias, result, A, B, theta, gain, how
         )
@@ -146,17 +149,16 @@ class _FusedLinear(torch.autograd.Function):
         dy_rows = dy.reshape(-1, m)
         of_x, of_A, of_B, of_theta, of_gain = ctx.dtypes
         dB = projection.product(dy_rows.T, z, of_B)
-        dh = dy_rows @ K_out.T
+        dh = projection.product(dy_rows, K_out.T, how.dtype)
         dx = dtheta = dgain = None
         if how.gate is None:
             dB.mul_(how.scaling)
         else:
             dh, dgain = _gate_gradient(dh, h, gain, how)
-        dK = projection.weight_gradient(dh, rows, how.p, how.seed, r, of_A)
         if ctx.needs_input_grad[0]:
-            of_base = torch.zeros_like(rows) if weight is None else dy_rows @ weight.to(how.dtype)
-            dx = projection.add_product(of_base, dh, K, how.p, how.seed, r)
-            dx = dx.view(ctx.shape).to(of_x)
+            dx = torch.zeros_like(rows) if weight is None else dy_rows @ weight.to(how.dtype)
+        dK = projection.gradients(dh, rows, K, dx, how.p, how.seed, r, of_A)
+        dx = None if dx is None else dx.view(ctx.shape).to(of_x)
         if how.gate is not None:
             dtheta = dK[r:].T.to(of_theta)
             dgain = None if dgain is None else dgain.to(of_gain)

@@ -33,13 +33,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from toplora_train.adapters.base import AdapterLinear, AdapterModel, register_method
 from toplora_train.adapters.checks import (
@@ -105,26 +106,78 @@ def radial_basis(latent: Tensor, centres: Tensor, log_widths: Tensor) -> Tensor:
         log_widths: log h, of the same shape.
 
     Returns:
-        ``(r, G, S, K)`` or ``(1, G, S, K)``.
+        ``(r, G, K, S)`` or ``(1, G, K, S)``: operations over neighbouring coordinates are fast.
     """
-    distance = latent[..., None] - centres[:, :, None, :]
-    return torch.exp(-((distance * torch.exp(-log_widths)[:, :, None, :]) ** 2))
+    return _basis(_distance(latent, centres, torch.exp(-log_widths)))
 
 
-def _weighted_sum(latent: Tensor, weights: Tensor, centres: Tensor, log_widths: Tensor) -> Tensor:
-    values = radial_basis(latent, centres, log_widths)
-    if len(values) == 1:  # shared by all rows: one small matrix product per group
-        return torch.einsum("rgk,gsk->rgs", weights, values[0])
-    return torch.einsum("rgk,rgsk->rgs", weights, values)
+def _distance(latent: Tensor, centres: Tensor, inverse_widths: Tensor) -> Tensor:
+    return (latent.unsqueeze(1) - centres.unsqueeze(-1)).mul_(inverse_widths.unsqueeze(-1))
 
 
-def _checkpointed_weighted_sum(*tensors: Tensor) -> Tensor:
-    if not torch.is_grad_enabled():
-        return _weighted_sum(*tensors)
-    result: Tensor = checkpoint(
-        _weighted_sum, *tensors, use_reentrant=False, preserve_rng_state=False
-    )
-    return result
+def _basis(distance: Tensor) -> Tensor:
+    return (distance * distance).neg_().exp_()
+
+
+class _WeightedSum(torch.autograd.Function):
+    """``sum_k w phi``, ``(r, n)``; the values phi are computed again for the gradients.
+
+    With t = (z - c) / h and q = 2 w^T d(sum) * phi * t:
+    dw = d(sum) phi^T,   dc = sum_s(q) / h,   d(log h) = sum_s(q t),   dz = -sum_rk(q / h)
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, latent: Tensor, weights: Tensor, centres: Tensor, log_widths: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(latent, weights, centres, log_widths)
+        rank, groups, _ = weights.shape
+        values = radial_basis(_in_groups(latent, groups), centres, log_widths)
+        total = torch.bmm(_batched(weights, values), values.flatten(0, 1))
+        total = _unbatched(total, weights, values).reshape(rank, -1)
+        return total if total.shape[1] == len(latent) else total[:, : len(latent)].contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dtotal: Tensor) -> tuple[Tensor | None, ...]:
+        latent, weights, centres, log_widths = ctx.saved_tensors
+        groups, n = weights.shape[1], len(latent)
+        with _float32(latent):
+            inverse = torch.exp(-log_widths)
+            distance = _distance(_in_groups(latent, groups), centres, inverse)
+            q = _basis(distance)
+            w, d = _batched(weights * 2, q), _batched(_in_groups(dtotal, groups), q)
+            dw = _unbatched(torch.bmm(d, q.flatten(0, 1).mT), weights, q)
+            # An outer product is faster as a multiplication.
+            q.mul_((w.mT * d if w.shape[1] == 1 else torch.bmm(w.mT, d)).view_as(q)).mul_(distance)
+            across = inverse.expand(q.shape[:3]).reshape(-1, 1, q.shape[2])
+            dz = torch.bmm(across, q.flatten(0, 1)).view(len(q), -1).sum(dim=0)[:n].neg_()
+            dc = drho = None
+            if any(ctx.needs_input_grad[2:]):
+                dc = q.sum(dim=-1).mul_(inverse).sum_to_size(centres.shape)
+                drho = q.mul_(distance).sum(dim=-1).sum_to_size(centres.shape)
+        return dz, dw, dc, drho
+
+
+def _batched(rows: Tensor, values: Tensor) -> Tensor:
+    """``(r, G, .)`` as ``(r G, 1, .)``, or ``(G, r, .)`` where all rows have the same values."""
+    if len(rows) == len(values):
+        return rows.reshape(-1, 1, rows.shape[2])
+    return rows.transpose(0, 1)
+
+
+def _unbatched(batched: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """The inverse of :func:`_batched`, ``(r, G, .)``."""
+    if len(rows) == len(values):
+        return batched.view(*rows.shape[:2], -1)
+    return batched.transpose(0, 1)
+
+
+def _float32(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Without autocast; entering that context takes as long as several small operations."""
+    device = tensor.device.type
+    enabled = torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if enabled else nullcontext()
 
 
 def synthesise(
@@ -155,32 +208,33 @@ def synthesise(
     latent, weights, centres, log_widths = (
         tensor.to(dtype) for tensor in (latent, weights, centres, log_widths)
     )
-    width = len(latent)
     rank, groups, kernels = weights.shape
-    grouped = _in_groups(latent, groups)
-    with torch.autocast(latent.device.type, enabled=False):
-        shared = len(centres) == 1
-        rows = rank if shared else max(1, VALUES_AT_A_TIME // (grouped.numel() * kernels))
-        parts = [
-            _checkpointed_weighted_sum(
-                grouped,
-                weights[start : start + rows],
-                centres if shared else centres[start : start + rows],
-                log_widths if shared else log_widths[start : start + rows],
-            )
-            for start in range(0, rank, rows)
-        ]
-        matrix = parts[0] if len(parts) == 1 else torch.cat(parts)
+    rows = max(1, VALUES_AT_A_TIME // (len(latent) * kernels))
+    shared = len(centres) == 1
+    with _float32(latent):
+        if shared or rows >= rank:
+            matrix = _weighted_sum(latent, weights, centres, log_widths)
+        else:
+            parts = (torch.split(tensor, rows) for tensor in (weights, centres, log_widths))
+            matrix = torch.cat([_weighted_sum(latent, *part) for part in zip(*parts, strict=True)])
         base = BASE_TERMS[base_term]
         if base is not None and base_weights is not None:
-            matrix = matrix + base_weights.to(dtype)[..., None] * base(grouped)
-        return matrix.reshape(rank, -1)[:, :width]
+            term = base_weights.to(dtype)[..., None] * base(_in_groups(latent, groups))
+            matrix = matrix + term.reshape(rank, -1)[:, : len(latent)]
+    return matrix
 
 
-def _in_groups(latent: Tensor, groups: int) -> Tensor:
-    """``(n,)`` as ``(G, S)``, the last group padded with zeros."""
-    size = math.ceil(len(latent) / groups)
-    return F.pad(latent, (0, groups * size - len(latent))).view(groups, size)
+def _weighted_sum(*tensors: Tensor) -> Tensor:
+    total: Tensor = _WeightedSum.apply(*tensors)  # type: ignore[no-untyped-call]
+    return total
+
+
+def _in_groups(rows: Tensor, groups: int) -> Tensor:
+    """``(..., n)`` as ``(..., G, S)``, the last group padded with zeros."""
+    size = math.ceil(rows.shape[-1] / groups)
+    if size * groups > rows.shape[-1]:
+        rows = F.pad(rows, (0, groups * size - rows.shape[-1]))
+    return rows.view(*rows.shape[:-1], groups, size)
 
 
 def initial_grid(
@@ -279,7 +333,7 @@ def _weight_deviation(
 ) -> Tensor:
     """The standard deviation of the weights that gives entries LoRA's variance 1 / (3 n)."""
     squares = radial_basis(latent[None], centres[None, None], log_widths[None, None]) ** 2
-    power = squares.sum(dim=-1).mean()
+    power = squares.sum(dim=-2).mean()
     base = BASE_TERMS[base_term]
     if base is not None:
         power = power + (base(latent) ** 2).mean()
