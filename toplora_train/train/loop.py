@@ -14,6 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from toplora_train.config.errors import Interrupted
+from toplora_train.data.overflow import Examples
 from toplora_train.train.all_reduce import holds_whole_model
 from toplora_train.train.checkpoint import TrainState, save_checkpoint
 from toplora_train.train.find_micro_batch_size import pass_within_memory
@@ -92,7 +93,7 @@ def train(
     if all_reduce_max(int(should_stop()), accelerator):
         return
     for step, epoch, batch in remaining_batches(
-        [len(example.input_ids) for example in data.examples],
+        Examples.of(data.examples).lengths,
         after=start.step,
         until=settings.total_steps,
         batch_size=settings.batch_size,

@@ -99,7 +99,7 @@ def test_the_second_run_on_the_same_rows_takes_its_tokens_from_the_cache(
     monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path / "cache"))
     first, second = prepare(make_run()), prepare(make_run())
     assert (first.tokens_from, second.tokens_from) == (FRESH, FOUND)
-    assert second.encoded == first.encoded
+    assert second.encoded.examples == first.encoded.examples
     settings = replace(make_run().dataset, cache=False)
     assert prepare(make_run(dataset=settings)).tokens_from == FRESH
 
