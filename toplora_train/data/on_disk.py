@@ -8,10 +8,13 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.folders import cache_folder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Item = TypeVar("Item", covariant=True)
 
@@ -28,8 +31,11 @@ class Lazy(Sequence[Item]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Item]: ...
     def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
-        chosen = range(len(self))[index]
-        return self.item(chosen) if isinstance(chosen, int) else Selected(self, chosen)
+        whole = range(len(self))
+        chosen = whole[index]
+        if isinstance(chosen, int):
+            return self.item(chosen)
+        return self if chosen == whole else Selected(self, chosen)
 
     def __iter__(self) -> Iterator[Item]:
         return map(self.item, range(len(self)))
@@ -83,7 +89,7 @@ class OnDisk(Lazy[Item]):
 class Selected(Lazy[Item]):
     """The items of a sequence at some of its indices."""
 
-    def __init__(self, items: Sequence[Item], indices: Sequence[int]) -> None:
+    def __init__(self, items: Sequence[Item], indices: Sequence[int] | NDArray[Any]) -> None:
         self._items, self._indices = items, indices
 
     def __len__(self) -> int:

@@ -59,10 +59,10 @@ class Examples(Lazy[AnExample]):
             supervised=np.array([one.supervised for one in items], dtype=np.int64),
         )
 
-    def select(self, indices: NDArray[Any]) -> Examples[AnExample]:
+    def select(self, indices: Sequence[int] | NDArray[Any]) -> Examples[AnExample]:
         """The examples at some indices, in their order."""
         return Examples(
-            Selected(self._items, indices),  # type: ignore[arg-type]  # an array is a sequence
+            Selected(self._items, indices),
             lengths=self.lengths[indices],
             supervised=self.supervised[indices],
         )

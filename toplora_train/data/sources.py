@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -58,10 +58,16 @@ def read_rows(
     records, found = _find(Source(whole, subset, split, revision, data_root))
     if needs_answer:
         parse = partial(parse, needs_answer=True)
-    rows = OnDisk(
-        parse(record.fields, place=record.place, default_id=record.default_id) for record in records
-    )
-    _validate_unique_ids(rows)
+    hashes = array("q")  # of the ids: all ids would need more memory
+
+    def parsed() -> Iterator[Row]:
+        for record in records:
+            row = parse(record.fields, place=record.place, default_id=record.default_id)
+            hashes.append(hash(row.id))
+            yield row
+
+    rows = OnDisk(parsed())
+    _validate_unique_ids(rows, hashes)
     labels = [row.answer for row in rows] if prefix else ()
     taken = part(rows, prefix, found, labels)[:limit]
     return RowSet(taken, f"{prefix}{found}", content_hash(taken))
@@ -144,10 +150,9 @@ def _find_hub(source: Source) -> tuple[Iterable[Record], str]:
     return records, f"{source.name}@{commit}"
 
 
-def _validate_unique_ids(rows: Sequence[Row]) -> None:
+def _validate_unique_ids(rows: Sequence[Row], hashes: Iterable[int]) -> None:
     """Ids must be unique, as runs are compared row by row."""
-    hashes = sorted(array("q", (hash(row.id) for row in rows)))  # all ids would need more memory
-    suspects = {one for one, other in pairwise(hashes) if one == other}
+    suspects = {one for one, other in pairwise(sorted(hashes)) if one == other}
     first: dict[str, str] = {}
     for row in rows if suspects else ():
         if row.id in first:

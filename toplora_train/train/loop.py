@@ -92,8 +92,9 @@ def train(
     model.train()
     if all_reduce_max(int(should_stop()), accelerator):
         return
+    examples = Examples.of(data.examples)
     for step, epoch, batch in remaining_batches(
-        Examples.of(data.examples).lengths,
+        examples.lengths,
         after=start.step,
         until=settings.total_steps,
         batch_size=settings.batch_size,
@@ -105,9 +106,8 @@ def train(
         logged = (
             last or validate or step == 1 or step % settings.log_every == 0 or epoch.is_integer()
         )
-        rows = [data.examples[index] for index in batch]
-        tokens = sum(len(row.input_ids) for row in rows)
-        supervised = sum(row.supervised for row in rows)
+        rows = examples.select(batch)
+        tokens, supervised = int(rows.lengths.sum()), int(rows.supervised.sum())
         before = trainable_tensors(model) if logged else {}
         began = time.perf_counter()
 

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import (
     DatasetSettings,
     EvaluationSettings,
@@ -77,6 +80,56 @@ def test_rows_are_read_by_the_users_field_names_and_checked_for_contamination(ma
     assert [row.instruction for row in run_data.rows.rows] == ["Is it?", "Is it not?", "Who?"]
     assert run_data.contaminated == {"test": ["test-1"]}
     assert overlap(run_data) == "test 1 of 2"
+
+
+MEASURE = """
+import sys, threading, time
+from pathlib import Path
+from toplora_train.config.resolved import read_config
+from toplora_train.run.prepare.run_data import prepare
+
+def own_megabytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
+
+def watch():
+    while True:
+        peaks.append(max(peaks[-1], own_megabytes()))
+        time.sleep(0.02)
+
+prepare(read_config(Path(sys.argv[1])))  # imports, and what a piece of the rows needs
+before = own_megabytes()
+peaks = [before]
+threading.Thread(target=watch, daemon=True).start()
+run_data = prepare(read_config(Path(sys.argv[2])))
+print(len(run_data.train), sum(run_data.lengths), peaks[-1] - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measured in /proc")
+def test_rows_and_tokens_are_not_in_the_memory_of_the_process(make_run, tmp_path, monkeypatch):
+    """100,000 rows of 201 tokens; as Python objects they took more than 300 MB."""
+    monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path / "cache"))
+    files = []
+    for count in (10_000, 100_000):
+        rows = tmp_path / f"{count}.jsonl"
+        rows.write_text("".join(f'{{"text": "{number:0200d}"}}\n' for number in range(count)))
+        own = DatasetSettings(name="jsonl", train=str(rows), max_length=512, validation_rows=5)
+        config = replace(
+            make_run(dataset=own, task={}), evaluation=EvaluationSettings(enabled=False)
+        )
+        files.append(tmp_path / f"{count}.yaml")
+        write_config(config, files[-1])
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *map(str, files)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    count, tokens, megabytes = done.stdout.split()
+    assert (int(count), int(tokens)) == (99_995, 99_995 * 201)
+    assert float(megabytes) < 60
 
 
 def test_too_many_test_rows_in_training_stop_the_run(make_run, tmp_path):
