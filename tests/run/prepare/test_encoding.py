@@ -11,6 +11,7 @@ from toplora_train.data.encode import Example
 from toplora_train.data.legacy import training_prompt
 from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row, RowSet, content_hash
+from toplora_train.evaluation.ranks import Ranks
 from toplora_train.models.tiny import tiny_tokenizer
 from toplora_train.run.prepare import encoding
 from toplora_train.run.prepare.encoding import Encoder, Encoding, encode_for, learned_prompt
@@ -112,6 +113,7 @@ def limited(
     max_length: int,
     seen: list[str] | None = None,
     stop: str = "",
+    **shared,
 ) -> Encoder:
     """An encoder that notes the rows' ids in ``seen``, and is interrupted at the row ``stop``."""
     settings = {"max_length": max_length, "overflow": overflow}
@@ -128,6 +130,7 @@ def limited(
         tiny_tokenizer(),
         folder=folder,
         console=Console(quiet=True),
+        **shared,
     )
 
 
@@ -174,3 +177,30 @@ def test_interrupted_encoding_continues_with_the_piece_that_is_missing(tmp_path:
     assert origin == PARTLY and seen == [row.id for row in MANY[10:]]
     whole = encode_for("clean", tiny_tokenizer(), MANY, max_length=512, overflow="error")
     assert found.examples == whole.examples
+
+
+@pytest.mark.usefixtures("small")
+def test_the_processes_of_a_computer_each_encode_some_of_the_pieces(tmp_path: Path):
+    seen: list[list[str]] = [[], []]
+    found = []
+
+    def encode(rank: int, barrier) -> None:
+        shared = {"local": Ranks(rank, 2), "barrier": barrier}
+        encoder = limited(tmp_path, "error", 512, seen[rank], **shared)
+        found.append(encoder.encode(row_set(*MANY), "rows"))
+
+    encode(0, lambda: encode(1, lambda: None))
+    ids = [row.id for row in MANY]
+    assert seen == [ids[:10] + ids[20:], ids[10:20]]
+    whole = encode_for("clean", tiny_tokenizer(), MANY, max_length=512, overflow="error")
+    for encoded, origin in found:
+        assert encoded.examples == whole.examples and origin == FRESH
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_errors_every_process_raises_the_first(tmp_path: Path, rank: int):
+    rows = [replace(row, output="" if row.id in ("4", "14", "24") else "4") for row in MANY]
+    shared = {"local": Ranks(rank, 2), "barrier": lambda: None}
+    with pytest.raises(UserError, match="line 4: no 'output'"):
+        limited(tmp_path, "error", 512, **shared).encode(row_set(*rows), "rows")

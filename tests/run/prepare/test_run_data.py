@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from toplora_train.config.schema import (
     TaskSettings,
 )
 from toplora_train.data.cache import FOUND, FRESH
+from toplora_train.evaluation.ranks import Ranks
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 from toplora_train.run.assemble.run_report import overlap
 from toplora_train.run.prepare.run_data import prepare, total_steps
@@ -160,13 +160,11 @@ def test_the_second_run_on_the_same_rows_takes_its_tokens_from_the_cache(
 def test_the_others_wait_until_the_first_process_has_encoded(make_run, tmp_path, monkeypatch):
     monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path / "cache"))
 
-    @contextmanager
-    def after_the_first():
-        first = prepare(make_run())
-        assert first.tokens_from == FRESH
-        yield
+    def wait():
+        assert prepare(make_run()).tokens_from == FRESH
 
-    assert prepare(make_run(), in_turn=after_the_first).tokens_from == FOUND
+    assert prepare(make_run(), local=Ranks(1, 2), barrier=wait).tokens_from == FOUND
+    assert prepare(make_run(), local=Ranks(1, 1)).tokens_from == FOUND
 
 
 CHATML = (

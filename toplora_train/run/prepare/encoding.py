@@ -38,9 +38,11 @@ from toplora_train.data.legacy import (
 from toplora_train.data.overflow import Encoded, NoneLeftError, TooLongError
 from toplora_train.data.prompts import PROMPTS, build_prompt
 from toplora_train.data.rows import COMPLETION, TEXT, Row, RowSet
+from toplora_train.evaluation.ranks import Ranks
 from toplora_train.report.display import EncodingDisplay
 
 KINDS = {"": "an instruction", TEXT: "plain text", COMPLETION: "a prompt and its completion"}
+SINGLE = Ranks()
 logger = logging.getLogger(__name__)
 
 
@@ -64,11 +66,15 @@ class Encoding:
 class Encoder:
     """Encodes sets of rows, reading those that were encoded before from the cache.
 
+    The processes of a computer each encode some of the pieces, and read the others' from the cache.
+
     Args:
         encoding: How rows become examples.
         tokenizer: Its files are part of the cache key; must not have been used before.
         folder: The cache; None disables it.
         console: Shows progress.
+        local: The process's rank among those of its computer; one beyond them waits for the others.
+        barrier: Waits until all processes have encoded their pieces; None for a single process.
     """
 
     def __init__(
@@ -78,6 +84,8 @@ class Encoder:
         *,
         folder: Path | None,
         console: Console,
+        local: Ranks = SINGLE,
+        barrier: Callable[[], None] | None = None,
     ) -> None:
         folder = folder if encoding.cached else None
         self._encoding = encoding
@@ -85,6 +93,7 @@ class Encoder:
         self._vocabulary = 1 + max(tokenizer.get_vocab().values(), default=-1)
         self._folder = folder
         self._console = console
+        self._local, self._barrier = local, barrier
 
     def encode(self, rows: RowSet, name: str) -> tuple[Encoded[Any], str]:
         """The examples of ``rows``, called ``name``, and whether they were cached, in words.
@@ -102,34 +111,47 @@ class Encoder:
         return encoded, REBUILT if REBUILT in origins else origin
 
     def _pieces(self, rows: RowSet, on_rows: OnRows) -> tuple[list[Any], set[str]]:
-        """The tables of all rows, a piece each, and where they came from.
+        """The tables of all rows, a piece each, and where this process's own came from.
 
         An error about several rows counts those of all pieces.
         """
         key = tokens_key(rows.sha256, self._tokenizer, self._encoding.settings)
+        count, rank, ranks = len(rows.rows), self._local.rank, self._local.world_size
         too_long: list[TooLongError] = []
-        pieces, origins = [], set()
-        for start in range(0, len(rows.rows), PIECE):
-            path = None if self._folder is None else self._folder / f"{key}-{start // PIECE}"
-            piece = range(start, min(start + PIECE, len(rows.rows)))
+        found: dict[int, tuple[Any, str]] = {}
+
+        def find(first: int) -> None:
+            path = None if self._folder is None else self._folder / f"{key}-{first // PIECE}"
+            piece = range(first, min(first + PIECE, count))
             with suppress(TooLongError):
-                table, origin = load_or_encode(
+                found[first] = load_or_encode(
                     path,
                     self._encoding.example,
                     partial(self._parts, rows.rows, piece, on_rows, too_long),
                     vocabulary=self._vocabulary,
                 )
-                pieces.append(table)
-                origins.add(origin)
-                on_rows(len(piece) if origin == FOUND else 0)
+                on_rows(len(piece) if found[first][1] == FOUND else 0)
+
+        every = range(0, count, PIECE)
+        if self._barrier is not None and self._folder is not None:
+            for first in every[rank::ranks] if rank < ranks else ():
+                with suppress(UserError):  # which every process finds below, the first one first
+                    find(first)
+            too_long.clear()
+            self._barrier()
+        origins = {origin for _, origin in found.values()}
+        for first in every:
+            if first not in found:
+                find(first)
         if too_long:
-            raise TooLongError.of_all(too_long, len(rows.rows))
+            raise TooLongError.of_all(too_long, count)
+        pieces = [found[first][0] for first in every]
         if not any(piece.num_rows for piece in pieces):
             try:
                 self._encoding.encode(list(rows.rows[:CHUNK]), on_rows)
             except NoneLeftError as error:
-                raise NoneLeftError(error.reason, len(rows.rows)) from None
-        return pieces, origins
+                raise NoneLeftError(error.reason, count) from None
+        return pieces, origins or {origin for _, origin in found.values()}
 
     def _parts(
         self, rows: Sequence[Row], piece: range, on_rows: OnRows, too_long: list[TooLongError]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,11 @@ from toplora_train.data.rows import COMPLETION, TEXT, Row, RowSet, with_response
 from toplora_train.data.sources import read_rows, read_union
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
+from toplora_train.evaluation.ranks import Ranks
 from toplora_train.models.head import HeadStart
 from toplora_train.models.load import start_of_head
 from toplora_train.models.locate import ModelLocation
-from toplora_train.run.prepare.encoding import Encoder, has_conversations
+from toplora_train.run.prepare.encoding import SINGLE, Encoder, has_conversations
 from toplora_train.run.prepare.eval_sets import (
     match_training_form,
     read_eval_sets,
@@ -80,7 +80,8 @@ def prepare(
     *,
     weights: bool = True,
     console: Console | None = None,
-    in_turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    local: Ranks = SINGLE,
+    barrier: Callable[[], None] | None = None,
 ) -> RunData:
     """Read and encode all rows, and check that evaluation prompts match the training prompts.
 
@@ -88,8 +89,8 @@ def prepare(
         config: The run.
         weights: Whether the model's weights must be available.
         console: Shows progress; silent by default.
-        in_turn: Lets local rank 0 encode before the others, which then read its tokens from the
-            cache.
+        local: The rank among the processes of this computer, which share the encoding.
+        barrier: Waits for all processes; None for a single one.
 
     Raises:
         UserError: The input is invalid.
@@ -120,18 +121,19 @@ def prepare(
     special = special_tokens(tokenizer, rows.rows, eval_sets, wanted=dataset.special_tokens)
     eval_sets = special.marked(eval_sets)
     truncated_tests = {}
-    with in_turn():
-        encoder = Encoder(
-            objective.encoding,
-            tokenizer,
-            folder=cache_folder() / "tokens" if dataset.cache else None,
-            console=console or Console(quiet=True),
-        )
-        encoded, tokens_from = encoder.encode(rows, "training rows")
-        if objective.head is not None:  # find test rows that do not fit before training
-            for eval_set in eval_sets:
-                encoded_tests, _ = encoder.encode(eval_set.rows, eval_set.name)
-                truncated_tests[eval_set.name] = encoded_tests.truncated_rows
+    encoder = Encoder(
+        objective.encoding,
+        tokenizer,
+        folder=cache_folder() / "tokens" if dataset.cache else None,
+        console=console or Console(quiet=True),
+        local=local,
+        barrier=barrier,
+    )
+    encoded, tokens_from = encoder.encode(rows, "training rows")
+    if objective.head is not None:  # find test rows that do not fit before training
+        for eval_set in eval_sets:
+            encoded_tests, _ = encoder.encode(eval_set.rows, eval_set.name)
+            truncated_tests[eval_set.name] = encoded_tests.truncated_rows
     examples, kept = Examples.of(encoded.examples), np.asarray(encoded.kept)
     held_out = dataset.validation_rows or round(dataset.validation_share * len(examples))
     groups = _sources_of(rows.rows)[kept] if held_out else kept
