@@ -16,6 +16,7 @@ from toplora_train.data import cache
 from toplora_train.data.cache import (
     FOUND,
     FRESH,
+    IDS,
     REBUILT,
     joined,
     load_or_encode,
@@ -121,8 +122,10 @@ NUMBERED = {"kept": [0], "supervised": [1], "prompt_length": [1], "mask": [None]
         arrow(counts="{", input_ids=[[1]], **NUMBERED),
         arrow(counts="[]", input_ids=[[1]], **NUMBERED),
         arrow(input_ids=["a"], **NUMBERED),
-        arrow(input_ids=[[]], **NUMBERED),
-        arrow(input_ids=[[-1]], **NUMBERED),
+        arrow(input_ids=pa.array([[]], IDS), **NUMBERED),
+        arrow(input_ids=pa.array([[-1]], IDS), **NUMBERED),
+        arrow(input_ids=pa.array([[1, None]], IDS), **NUMBERED),
+        arrow(input_ids=pa.array([None], IDS), **NUMBERED),
     ],
     ids=[
         "no Arrow",
@@ -134,6 +137,8 @@ NUMBERED = {"kept": [0], "supervised": [1], "prompt_length": [1], "mask": [None]
         "text",
         "an empty row",
         "a negative id",
+        "no id",
+        "no row",
     ],
 )
 def test_garbage_under_a_right_checksum_is_encoded_again(tmp_path: Path, content: bytes):

@@ -46,6 +46,7 @@ PARTLY = "encoded now, the first part from the cache"
 PIECE = 10_000  # rows
 COUNTS = ("truncated_rows", "dropped_rows", "prompt_mismatches")
 DIGEST = 32  # bytes of a SHA-256
+IDS = pa.list_(pa.int32())
 
 
 def tokens_key(rows_sha256: str, tokenizer_sha256: str, settings: Mapping[str, Any]) -> str:
@@ -144,7 +145,7 @@ class _Stored(Lazy[AnExample]):
     """The rows of a table as examples."""
 
     def __init__(self, table: pa.Table, example: type[AnExample]) -> None:
-        self._table, self._example = table.select([one.name for one in fields(example)]), example  # type: ignore[arg-type]  # every example class is a dataclass
+        self._table, self._example = table.select(_names(example)), example
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -174,12 +175,14 @@ def _read(path: Path, example: type[AnExample], vocabulary: int) -> pa.Table | N
         _counts(table)
         if not table.num_rows:
             return table
-        table.select([one.name for one in fields(example)] + ["kept", "supervised"])  # type: ignore[arg-type]  # likewise
-        ids = pc.min_max(pc.list_flatten(table["input_ids"])).as_py()
-        shortest = pc.min(pc.list_value_length(table["input_ids"])).as_py()
+        table.select([*_names(example), "kept", "supervised"])
+        rows = table["input_ids"]
+        ids = pc.min_max(pc.list_flatten(rows), skip_nulls=False).as_py()
+        shortest = pc.min(pc.list_value_length(rows), skip_nulls=False).as_py()
+        intact = rows.type == IDS and shortest > 0 and 0 <= ids["min"] <= ids["max"] < vocabulary
     except (OSError, pa.ArrowException, LookupError, ValueError, TypeError):
         return None
-    return table if shortest and 0 <= ids["min"] <= ids["max"] < vocabulary else None
+    return table if intact else None
 
 
 def _mapped(path: Path | None, table: pa.Table, example: type[AnExample]) -> pa.Table:
@@ -224,7 +227,7 @@ def _table(parts: Iterable[Encoded[Any]]) -> pa.Table:
 
 
 def _batch(part: Encoded[Any]) -> pa.RecordBatch:
-    names = [one.name for one in fields(part.examples[0])]
+    names = _names(type(part.examples[0]))
     columns = {name: [getattr(one, name) for one in part.examples] for name in names}
     columns |= {"kept": list(part.kept), "supervised": [one.supervised for one in part.examples]}
     return pa.RecordBatch.from_pydict({name: _column(one) for name, one in columns.items()})
@@ -233,11 +236,16 @@ def _batch(part: Encoded[Any]) -> pa.RecordBatch:
 def _column(values: Sequence[Any]) -> pa.Array:
     """Numbers, or lists of one number per id; or None in each row, of which there may be lists."""
     if values[0] is None:
-        return pa.nulls(len(values), pa.list_(pa.int32()))
+        return pa.nulls(len(values), IDS)
     if not isinstance(values[0], tuple):
         return pa.array(values)
     ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
     return pa.ListArray.from_arrays(ends, np.fromiter(chain.from_iterable(values), dtype=np.int32))
+
+
+def _names(example: type[Any]) -> list[str]:
+    """The fields of an example class, which is a dataclass."""
+    return [one.name for one in fields(example)]
 
 
 def _counts(table: pa.Table) -> dict[str, int]:
