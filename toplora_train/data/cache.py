@@ -120,7 +120,7 @@ def load_or_encode(
     if damaged:
         logger.warning("%s is damaged; encoding the rows again", path)
     table = _table(encode())
-    return _mapped(path, table, example), REBUILT if damaged else FRESH
+    return _mapped(path, table), REBUILT if damaged else FRESH
 
 
 def joined(pieces: Sequence[pa.Table], example: type[AnExample]) -> Encoded[AnExample]:
@@ -166,11 +166,10 @@ class _Stored(Lazy[AnExample]):
 def _read(path: Path, example: type[AnExample], vocabulary: int) -> pa.Table | None:
     """The content of a file; None if it is missing or damaged."""
     try:
-        with pa.memory_map(str(path)) as file:
-            content = file.read_buffer()
+        content = _buffer(path)
         if hashlib.sha256(content.slice(DIGEST)).digest() != content.slice(0, DIGEST).to_pybytes():
             return None
-        table = pa.ipc.open_file(content.slice(DIGEST)).read_all()
+        table = _open(content)
         table.validate(full=True)
         _counts(table)
         if not table.num_rows:
@@ -185,25 +184,33 @@ def _read(path: Path, example: type[AnExample], vocabulary: int) -> pa.Table | N
     return table if intact else None
 
 
-def _mapped(path: Path | None, table: pa.Table, example: type[AnExample]) -> pa.Table:
+def _buffer(path: Path) -> pa.Buffer:
+    """A file, mapped into memory; the mapping outlives the file's name."""
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer()
+
+
+def _open(content: pa.Buffer) -> pa.Table:
+    return pa.ipc.open_file(content.slice(DIGEST)).read_all()
+
+
+def _mapped(path: Path | None, table: pa.Table) -> pa.Table:
     """The table, written to a file and mapped from there; without room for it, as it is."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     body = sink.getvalue().to_pybytes()
     content = hashlib.sha256(body).digest() + body
-    found = None
     if path is not None:
         try:
             _write(path, content)
-            found = _read(path, example, 2**31)
+            return _open(_buffer(path))
         except OSError as error:
             logger.warning("cannot cache tokens in %s (%s)", path.parent, error.strerror)
-    if found is None:
-        with contextlib.suppress(OSError), temporary_folder() as folder:
-            write_aside(folder / "tokens", content)
-            found = _read(folder / "tokens", example, 2**31)
-    return table if found is None else found
+    with contextlib.suppress(OSError), temporary_folder() as folder:
+        write_aside(folder / "tokens", content)
+        return _open(_buffer(folder / "tokens"))
+    return table
 
 
 def _write(path: Path, content: bytes) -> None:
