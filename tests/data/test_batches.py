@@ -3,11 +3,13 @@
 import random
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
 from toplora_train.data.batches import IGNORE, collate, epoch_batches, pack, padding_fraction
 from toplora_train.data.encode import Example
+from toplora_train.data.shuffle import shuffled
 
 
 def batches_of(lengths, batch_size=4, seed=1, epoch=0, group_by_length=True):
@@ -147,3 +149,23 @@ def test_the_first_token_of_a_row_is_not_supervised():
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         pack([])
+
+
+@pytest.mark.parametrize("count", [0, 3, 17, 1003])
+def test_grouped_batches_are_those_of_the_definition(count):
+    """Buckets of 50 shuffled batches sorted by length, shuffled again, the longest row first."""
+    rng, lengths = random.Random("1/2"), [7 + i * i % 13 for i in range(count)]
+    order = shuffled(range(count), rng)
+    full = count - count % 4
+    ordered = [
+        row
+        for start in range(0, full, 200)
+        for row in sorted(order[start : min(start + 200, full)], key=lambda row: -lengths[row])
+    ]
+    batches = shuffled([ordered[start : start + 4] for start in range(0, full, 4)], rng)
+    if batches:
+        longest = max(range(len(batches)), key=lambda index: lengths[batches[index][0]])
+        batches[0], batches[longest] = batches[longest], batches[0]
+    expected = batches + ([order[full:]] if full < count else [])
+    assert batches_of(lengths, seed=1, epoch=2) == expected
+    assert batches_of(np.array(lengths, np.int32), seed=1, epoch=2) == expected

@@ -26,7 +26,7 @@ def lines(rows):
 
 def test_json_lines_keep_order_and_line_numbers_despite_blank_lines(tmp_path):
     path = write(tmp_path / "a.jsonl", lines(ROWS[:1]) + "\n" + lines(ROWS[1:]))
-    records = read_file(path)
+    records = list(read_file(path))
     assert [record.fields for record in records] == ROWS
     assert [record.place for record in records] == [f"{path}, line 1", f"{path}, line 3"]
     assert [record.default_id for record in records] == ["a-1", "a-2"]
@@ -34,7 +34,7 @@ def test_json_lines_keep_order_and_line_numbers_despite_blank_lines(tmp_path):
 
 def test_rows_of_a_json_list_are_counted_from_one(tmp_path):
     path = write(tmp_path / "b.json", json.dumps(ROWS))
-    records = read_file(path)
+    records = list(read_file(path))
     assert [record.fields for record in records] == ROWS
     assert [record.place for record in records] == [f"{path}, row 1", f"{path}, row 2"]
     assert [record.default_id for record in records] == ["b-1", "b-2"]
@@ -43,7 +43,7 @@ def test_rows_of_a_json_list_are_counted_from_one(tmp_path):
 def test_parquet_gives_the_rows_that_were_written(tmp_path):
     path = tmp_path / "c.parquet"
     pq.write_table(pa.Table.from_pylist(ROWS), path)
-    records = read_file(path)
+    records = list(read_file(path))
     assert records[0].fields == {"instruction": "one", "output": None} or records[0].fields == {
         "instruction": "one"
     }
@@ -63,7 +63,7 @@ def test_crlf_and_a_byte_order_mark_are_not_content(tmp_path):
 @pytest.mark.parametrize("name", ["none.json", "none.jsonl", "none.parquet"])
 def test_a_missing_file_is_named(tmp_path, name):
     with pytest.raises(UserError, match=rf"{name}: no such file"):
-        read_file(tmp_path / name)
+        list(read_file(tmp_path / name))
 
 
 @pytest.mark.parametrize(
@@ -90,27 +90,27 @@ def test_a_missing_file_is_named(tmp_path, name):
 )
 def test_an_invalid_file_is_an_error_that_names_the_location(tmp_path, name, text, message):
     with pytest.raises(UserError, match=message):
-        read_file(write(tmp_path / name, text))
+        list(read_file(write(tmp_path / name, text)))
 
 
 @pytest.mark.parametrize("text", ['[{"instruction": "x"}]\n', '[\n{"instruction": "x"}\n]\n'])
 def test_a_list_in_a_jsonl_file_is_an_error_with_a_remedy(tmp_path, text):
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(UserError, match=r"a\.jsonl, line 1: .*; a list belongs in a \.json"):
-        read_file(tmp_path / "a.jsonl")
+        list(read_file(tmp_path / "a.jsonl"))
 
 
 def test_a_file_in_another_encoding_is_an_error_that_names_the_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes('{"instruction": "one"}\n{"instruction": "fünf"}\n'.encode("latin-1"))
     with pytest.raises(UserError, match=r"a\.jsonl, line 2: not UTF-8"):
-        read_file(path)
+        list(read_file(path))
 
 
 def test_an_invalid_parquet_file_is_an_error_that_names_it(tmp_path):
     path = write(tmp_path / "a.parquet", "no parquet")
     with pytest.raises(UserError, match=r"a\.parquet: cannot be read as Parquet"):
-        read_file(path)
+        list(read_file(path))
 
 
 def test_text_in_parquet_that_is_not_utf8_is_an_error_that_names_the_file(tmp_path):
@@ -118,7 +118,7 @@ def test_text_in_parquet_that_is_not_utf8_is_an_error_that_names_the_file(tmp_pa
     broken = pa.Array.from_buffers(pa.string(), 1, [None, two_bytes, pa.py_buffer(b"\xff\xfe")])
     pq.write_table(pa.table({"instruction": broken}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a\.parquet: cannot be read as Parquet \(.*UTF8"):
-        read_file(tmp_path / "a.parquet")
+        list(read_file(tmp_path / "a.parquet"))
 
 
 def test_a_column_in_parquet_whose_name_is_not_utf8_is_an_error_that_names_the_file(tmp_path):
@@ -126,34 +126,34 @@ def test_a_column_in_parquet_whose_name_is_not_utf8_is_an_error_that_names_the_f
     pq.write_table(pa.table({"instruction": ["x"]}), path)
     path.write_bytes(path.read_bytes().replace(b"\x0binstruction", b"\x0b\x80nstruction"))
     with pytest.raises(UserError, match=r"a\.parquet: cannot be read as Parquet \(.*utf-8"):
-        read_file(path)
+        list(read_file(path))
 
 
 def test_a_value_in_parquet_without_an_equal_in_python_is_an_error_that_names_the_file(tmp_path):
     far = pa.array([2**62], pa.timestamp("us"))
     pq.write_table(pa.table({"instruction": ["x"], "when": far}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a\.parquet: cannot be read as Parquet \(date value"):
-        read_file(tmp_path / "a.parquet")
+        list(read_file(tmp_path / "a.parquet"))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
 def test_a_pipe_is_refused_at_once(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match=r"cannot be read \(it is a pipe"):
-        read_file(tmp_path / name)
+        list(read_file(tmp_path / name))
 
 
 def test_an_unreadable_file_is_an_error_that_says_why(tmp_path):
     (tmp_path / "a.json").mkdir()
     with pytest.raises(UserError, match=r"a\.json: cannot be read \(it is a folder"):
-        read_file(tmp_path / "a.json")
+        list(read_file(tmp_path / "a.json"))
 
 
 def test_a_folder_is_read_sorted_by_name_and_other_files_are_ignored(tmp_path):
     write(tmp_path / "b.jsonl", lines(ROWS[1:]))
     write(tmp_path / "a.json", json.dumps(ROWS[:1]))
     write(tmp_path / "README.md", "rows")
-    records = read_folder(tmp_path, split="train")
+    records = list(read_folder(tmp_path, split="train"))
     assert [record.fields for record in records] == ROWS
     assert [record.default_id for record in records] == ["a-1", "b-1"]
 
@@ -163,7 +163,7 @@ def test_a_folder_without_data_files_is_an_error_that_lists_the_formats(tmp_path
     with pytest.raises(
         UserError, match=r"no data files .*looked for \.json, \.jsonl, \.csv, \.tsv and \.parquet"
     ):
-        read_folder(tmp_path, split="train")
+        list(read_folder(tmp_path, split="train"))
 
 
 def test_files_named_after_splits_are_not_mixed(tmp_path):
@@ -173,18 +173,18 @@ def test_files_named_after_splits_are_not_mixed(tmp_path):
     assert [record.fields for record in read_folder(tmp_path, split="train")] == ROWS[:1] * 2
     assert [record.fields for record in read_folder(tmp_path, split="test")] == ROWS[1:]
     with pytest.raises(UserError, match=r"no file of split 'validation' \(found: test, train\)"):
-        read_folder(tmp_path, split="validation")
+        list(read_folder(tmp_path, split="validation"))
 
 
 def test_mixing_split_files_and_other_files_is_an_error(tmp_path):
     write(tmp_path / "test.jsonl", lines(ROWS))
     write(tmp_path / "extra.jsonl", lines(ROWS))
     with pytest.raises(UserError, match=r"extra\.jsonl is not named after a split"):
-        read_folder(tmp_path, split="test")
+        list(read_folder(tmp_path, split="test"))
 
 
 def test_a_line_of_fifty_megabytes_is_refused_at_once(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"instruction": "a"}\n{"instruction": "' + "x" * 50_000_000 + '"}\n')
     with pytest.raises(UserError, match=r"rows\.jsonl, line 2: has 50,000,0\d\d characters"):
-        read_file(path)
+        list(read_file(path))

@@ -49,7 +49,7 @@ configs:
 
 
 def read(folder, subset="main", split="train", revision=None):
-    return read_mirror(folder, Source("owner/name", subset, split, revision))
+    return list(read_mirror(folder, Source("owner/name", subset, split, revision)))
 
 
 def test_a_class_keeps_its_number_and_has_its_name(tmp_path, capsys):
@@ -165,7 +165,8 @@ def _cached(tmp_path):
 
 
 def read_cached(revision):
-    return read_hub(Source("openai/gsm8k", "main", revision=revision))
+    records, commit = read_hub(Source("openai/gsm8k", "main", revision=revision))
+    return list(records), commit
 
 
 @pytest.mark.usefixtures("_cached")

@@ -26,7 +26,7 @@ def test_subfolders_are_classes_and_hidden_files_are_none_of_it(tmp_path):
         ("1.JPG", 1, "dog"),
         ("2.png", 1, "dog"),
     ]
-    records = read_folder(tmp_path, split="train")
+    records = list(read_folder(tmp_path, split="train"))
     assert [one.default_id for one in records] == ["cat/1.webp", "dog/1.JPG", "dog/2.png"]
 
 
@@ -58,7 +58,7 @@ def test_a_class_without_images_and_a_folder_without_classes_are_named(tmp_path)
     with pytest.raises(UserError, match="dog: this class has no images"):
         labelled_images(tmp_path, "train")
     with pytest.raises(UserError, match="or a folder of images per class"):
-        read_folder(tmp_path / "dog", split="train")
+        list(read_folder(tmp_path / "dog", split="train"))
 
 
 def test_a_row_is_identified_by_the_images_content_whatever_its_name(tmp_path):

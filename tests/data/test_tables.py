@@ -25,7 +25,7 @@ def test_a_table_of_pandas_comes_back_as_text(tmp_path, name, how):
     want = [dict(zip(WILD, row, strict=True)) for row in zip(*WILD.values(), strict=True)]
     assert fields(tmp_path / name) == want
     assert fields(tmp_path / f"{name}.gz") == want
-    assert read_file(tmp_path / f"{name}.gz")[1].default_id == "a-2"
+    assert list(read_file(tmp_path / f"{name}.gz"))[1].default_id == "a-2"
 
 
 def test_semicolons_are_found_and_an_index_column_does_no_harm(tmp_path):
@@ -55,7 +55,7 @@ def test_zstandard_is_read(tmp_path):
 def test_a_damaged_table_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        read_file(tmp_path / name)
+        list(read_file(tmp_path / name))
 
 
 def test_folders_of_save_to_disk_are_read_by_split(tmp_path, capsys):
@@ -68,10 +68,10 @@ def test_folders_of_save_to_disk_are_read_by_split(tmp_path, capsys):
     (test,) = read_folder(tmp_path / "both", split="test")
     assert (test.fields["instruction"], test.place.endswith("both/test, row 1")) == ("b", True)
     with pytest.raises(UserError, match=r"no split 'dev' \(found: train, test\)"):
-        read_folder(tmp_path / "both", split="dev")
+        list(read_folder(tmp_path / "both", split="dev"))
     (tmp_path / "one" / "state.json").write_text('{"_data_files": [{"filename": "../x"}]}')
     with pytest.raises(UserError, match="data file 1 has no plain file name"):
-        read_folder(tmp_path / "one", split="train")
+        list(read_folder(tmp_path / "one", split="train"))
 
 
 def test_the_class_names_of_datasets_are_kept(tmp_path, capsys):
@@ -83,7 +83,8 @@ def test_the_class_names_of_datasets_are_kept(tmp_path, capsys):
     one.save_to_disk(tmp_path / "saved")
     one.to_parquet(tmp_path / "a.parquet")
     capsys.readouterr()  # its progress bars
-    for records in (read_folder(tmp_path / "saved", split=""), read_file(tmp_path / "a.parquet")):
+    for read in (read_folder(tmp_path / "saved", split=""), read_file(tmp_path / "a.parquet")):
+        records = list(read)
         assert [record.fields for record in records] == list(one)
         assert [record.fields["l"].name for record in records] == ["yes", "no", ""]
 
@@ -95,4 +96,4 @@ def test_a_cut_arrow_file_is_named(tmp_path):
     (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}')
     (tmp_path / "a.arrow").write_bytes(content.getvalue()[:-150])
     with pytest.raises(UserError, match=r"a\.arrow: cannot be read as Arrow"):
-        read_folder(tmp_path, split="train")
+        list(read_folder(tmp_path, split="train"))

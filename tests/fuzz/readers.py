@@ -211,7 +211,7 @@ def _read_tokens(folder: Path) -> None:
     """Read cached tokens whose checksum is right whatever the rest is."""
     content = (folder / "tokens").read_bytes()[32:]
     (folder / "tokens").write_bytes(hashlib.sha256(content).digest() + content)
-    load_or_encode(folder / "tokens", Example, lambda: CACHED)
+    load_or_encode(folder / "tokens", Example, lambda: [CACHED])
 
 
 def _write_study(folder: Path) -> None:
@@ -264,7 +264,7 @@ READERS = {
         lambda folder: (folder / "rows.csv").write_text('instruction,output\n"a ""b""",c\n'),
         _rows("csv"),
     ),
-    "saved rows": Reader(_save_to_disk, lambda folder: read_folder(folder, split="train")),
+    "saved rows": Reader(_save_to_disk, lambda folder: list(read_folder(folder, split="train"))),
     "gsm8k": Reader(
         _write_lines({"question": "1+1?", "answer": "It is <<1+1=2>>2.\n#### 2"}),
         _parsed(parse_gsm8k),
@@ -327,7 +327,7 @@ READERS = {
     "checkpoint": Reader(write_checkpoint, read_checkpoint),
     "resealed checkpoint": Reader(write_checkpoint, _resealed),
     "tokens": Reader(
-        lambda folder: load_or_encode(folder / "tokens", Example, lambda: CACHED), _read_tokens
+        lambda folder: load_or_encode(folder / "tokens", Example, lambda: [CACHED]), _read_tokens
     ),
     "study": Reader(_write_study, _read_study),
     "base model": Reader(_write_model, _read_model),

@@ -11,7 +11,7 @@ import stat
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -35,6 +35,19 @@ def read_bytes(path: Path, *, limit: int | None = DOCUMENT) -> bytes:
     validate_file(path, limit=limit)
     try:
         return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A regular file of any size, open to be read in parts.
+
+    Raises:
+        UserError: See :func:`read_bytes`.
+    """
+    validate_file(path)
+    try:
+        return path.open("rb")
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -67,16 +80,21 @@ def read_text(path: Path, *, limit: int | None = DOCUMENT) -> str:
     return decoded(read_bytes(path, limit=limit), path)
 
 
-def decoded(raw: bytes, path: Path) -> str:
-    """The text of a file's bytes, without a byte-order mark.
+def decoded(raw: bytes, path: Path, *, line: int = 1) -> str:
+    """The text of a file's bytes, without a byte-order mark at the file's start.
+
+    Args:
+        raw: The bytes, from the start of a line on.
+        path: The file.
+        line: The number of that line.
 
     Raises:
         UserError: They are not UTF-8: names the line.
     """
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig" if line == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
+        line += raw[: error.start].count(b"\n")
         raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None
 
 

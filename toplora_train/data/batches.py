@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from toplora_train.data.encode import Example
-from toplora_train.data.shuffle import shuffled
+from toplora_train.data.on_disk import Lazy
+from toplora_train.data.shuffle import permutation
 
 Item = TypeVar("Item")
+Lengths = Sequence[int] | NDArray[Any]
 
 IGNORE = -100  # ignore_index of torch's cross entropy
 BUCKET = 50  # batches sorted by length together: little padding, but rows are still well mixed
 
 
 def epoch_batches(
-    lengths: Sequence[int], *, batch_size: int, seed: int, epoch: int, group_by_length: bool
-) -> list[list[int]]:
+    lengths: Lengths, *, batch_size: int, seed: int, epoch: int, group_by_length: bool
+) -> Sequence[list[int]]:
     """One epoch as lists of row indices: every index once; only the last batch may be smaller.
 
     The order depends only on ``(seed, epoch)``, so a run can resume from its step count. With
@@ -39,22 +43,37 @@ def epoch_batches(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     rng = random.Random(f"{seed}/{epoch}")
-    order = shuffled(range(len(lengths)), rng)
+    order, sizes = permutation(len(lengths), rng), np.asarray(lengths)
     if not group_by_length:
-        return _slices(order, batch_size)
+        return _Batches(order, batch_size)
     full = len(order) - len(order) % batch_size
-    batches: list[list[int]] = []
-    for bucket in _slices(order[:full], BUCKET * batch_size):
-        batches += _slices(sorted(bucket, key=lambda row: -lengths[row]), batch_size)
-    batches = shuffled(batches, rng)
-    if batches:
-        longest = max(range(len(batches)), key=lambda index: lengths[batches[index][0]])
-        batches[0], batches[longest] = batches[longest], batches[0]
-    return batches + _slices(order[full:], batch_size)
+    for start in range(0, full, BUCKET * batch_size):
+        bucket = order[start : min(start + BUCKET * batch_size, full)]
+        bucket[:] = bucket[np.argsort(-sizes[bucket], kind="stable")]
+    batches = order[:full].reshape(-1, batch_size)
+    batches[:] = batches[permutation(len(batches), rng)]
+    if full:
+        longest = int(np.argmax(sizes[batches[:, 0]]))
+        batches[[0, longest]] = batches[[longest, 0]]
+    return _Batches(order, batch_size)
+
+
+class _Batches(Lazy[list[int]]):
+    """Consecutive rows of an order, ``size`` at a time."""
+
+    def __init__(self, order: NDArray[Any], size: int) -> None:
+        self._order, self._size = order, size
+
+    def __len__(self) -> int:
+        return -(-len(self._order) // self._size)
+
+    def item(self, index: int) -> list[int]:
+        rows: list[int] = self._order[index * self._size : (index + 1) * self._size].tolist()
+        return rows
 
 
 def padding_fraction(
-    lengths: Sequence[int], batches: Sequence[Sequence[int]], *, micro_batch_size: int
+    lengths: Lengths, batches: Iterable[Sequence[int]], *, micro_batch_size: int
 ) -> float:
     """The fraction of positions in the forward passes that are padding.
 
@@ -63,8 +82,9 @@ def padding_fraction(
     tokens = padded = 0
     for batch in batches:
         for micro in _slices(batch, micro_batch_size):
-            tokens += sum(lengths[row] for row in micro)
-            padded += len(micro) * max(lengths[row] for row in micro)
+            of_micro = [int(lengths[row]) for row in micro]
+            tokens += sum(of_micro)
+            padded += len(micro) * max(of_micro)
     return 1 - tokens / padded if padded else 0.0
 
 

@@ -27,6 +27,7 @@ from toplora_train.data.encode import (
     end_of_text,
     validate_outputs,
 )
+from toplora_train.data.on_disk import OnDisk
 from toplora_train.data.overflow import Encoded, within_limit
 from toplora_train.data.prompts import row_prompt
 from toplora_train.data.rows import Row, RowSet, content_hash
@@ -46,7 +47,7 @@ def as_conversations(rows: RowSet) -> RowSet:
         question = "\n\n".join(part for part in (row.instruction, row.input) if part.strip())
         return row if row.messages else replace(row, messages=(Message("user", question),))
 
-    converted = tuple(conversation(row) for row in rows.rows)
+    converted = OnDisk(conversation(row) for row in rows.rows)
     return RowSet(converted, rows.source, content_hash(converted))
 
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import replace
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.on_disk import OnDisk
 from toplora_train.data.rows import Row, RowSet, content_hash
 
 _FORMAT = re.compile(r"\s*Answer format:\s*(\S+)\s*$")
@@ -22,7 +23,7 @@ def as_cloze(rows: RowSet) -> RowSet:
     Raises:
         UserError: A row lists no options, or its answer is not one of them.
     """
-    converted = tuple(_cloze(row) for row in rows.rows)
+    converted = OnDisk(_cloze(row) for row in rows.rows)
     return RowSet(converted, rows.source, content_hash(converted))
 
 

@@ -24,10 +24,12 @@ def contaminated_ids(
     Questions (instruction and input) are equal if their words and numbers are, in order; case,
     punctuation and whitespace are ignored. Rephrased questions are not found.
     """
-    trained = {_words(row) for row in train}
+    questions = {name: [(row.id, _words(row)) for row in rows] for name, rows in tests.items()}
+    sought = {words for of_test in questions.values() for _, words in of_test}
+    found = {words for row in train if (words := _words(row)) in sought} if sought else set()
     return {
-        name: tuple(row.id for row in rows if _words(row) in trained)
-        for name, rows in tests.items()
+        name: tuple(id for id, words in of_test if words in found)
+        for name, of_test in questions.items()
     }
 
 

@@ -1,17 +1,20 @@
 """Read data files as records, each with its location for error messages.
 
 JSON and JSON Lines are read with the standard library, which reports the line of an error; tables
-with pyarrow (:mod:`toplora_train.data.tables`). Data files may have any size.
+with pyarrow (:mod:`toplora_train.data.tables`). Data files may have any size: the records of JSON
+Lines and Parquet are read one after the other, so only one of them need be in memory.
 """
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.reading import decoded, parse_json, read_bytes
+from toplora_train.config.reading import decoded, open_file, parse_json, read_bytes
 from toplora_train.data import tables
 from toplora_train.data.images import labelled_images
 
@@ -37,8 +40,8 @@ def is_file_name(path: Path) -> bool:
     return path.suffix in SUFFIXES or _format(path) in TEXTS
 
 
-def read_file(path: Path) -> list[Record]:
-    """Read every record of a data file; its name says which format it has.
+def read_file(path: Path) -> Iterator[Record]:
+    """Read the records of a data file one by one; its name says which format it has.
 
     Raises:
         UserError: The file is missing, unreadable, empty, invalid or of an unknown format.
@@ -49,17 +52,12 @@ def read_file(path: Path) -> list[Record]:
             "file, or rename it if its content is one of these"
         )
     if path.suffix == ".parquet":
-        records = _numbered(tables.parquet_rows(path), path)
-    else:
-        content = (
-            tables.decompressed(path)
-            if path.suffix in tables.CODECS
-            else read_bytes(path, limit=None)
-        )
-        records = _parse(content, path, _format(path))
-    if not records:
-        raise UserError(f"{path}: contains no rows")
-    return records
+        return _numbered(tables.parquet_rows(path), path)
+    compressed = path.suffix in tables.CODECS
+    if _format(path) == ".jsonl":
+        return _parse_lines(path, compressed=compressed)
+    content = tables.decompressed(path) if compressed else read_bytes(path, limit=None)
+    return _numbered(_parse(content, path, _format(path)), path)
 
 
 def _format(path: Path) -> str:
@@ -67,16 +65,16 @@ def _format(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix in tables.CODECS else path.suffix
 
 
-def _parse(content: bytes, path: Path, format: str) -> list[Record]:
+def _parse(content: bytes, path: Path, format: str) -> Iterable[object]:
     text = decoded(content, path)
     if not text.strip():
         raise UserError(f"{path}: the file is empty")
-    if format in (".csv", ".tsv"):
-        return _numbered(tables.csv_rows(content, path, "\t" if format == ".tsv" else None), path)
-    return _parse_json(text, path) if format == ".json" else _parse_lines(text, path)
+    if format == ".json":
+        return _parse_json(text, path)
+    return tables.csv_rows(content, path, "\t" if format == ".tsv" else None)
 
 
-def read_folder(folder: Path, *, split: str) -> list[Record]:
+def read_folder(folder: Path, *, split: str) -> Iterator[Record]:
     """Read the data files directly in a folder, sorted by name, or what ``save_to_disk`` wrote.
 
     Without data files it may be a folder per class of images (:mod:`toplora_train.data.images`).
@@ -92,18 +90,15 @@ def read_folder(folder: Path, *, split: str) -> list[Record]:
         raise UserError(f"{folder}: no split '{split}' (found: {', '.join(splits)})")
     saved = folder / split if splits else folder
     if tables.is_saved(saved):
-        records = _numbered(tables.saved_rows(saved), saved)
-        if not records:
-            raise UserError(f"{saved}: contains no rows")
-        return records
+        return _numbered(tables.saved_rows(saved), saved)
     paths = sorted(path for path in folder.iterdir() if is_file_name(path))
     if not paths:
         images = labelled_images(folder, split)
         if images:
-            return [
+            return (
                 Record(str(path), f"{label.name}/{path.name}", {"image": path, "label": label})
                 for path, label in images
-            ]
+            )
         raise UserError(
             f"{folder}: no data files in this folder (looked for {NAMES}, a folder of "
             "save_to_disk, or a folder of images per class); name a file, or set subset=NAME if it "
@@ -121,7 +116,7 @@ def read_folder(folder: Path, *, split: str) -> list[Record]:
         if not paths:
             found = ", ".join(sorted({str(name) for name in by_split.values()}))
             raise UserError(f"{folder}: no file of split '{split}' (found: {found})")
-    return [record for path in paths for record in read_file(path)]
+    return (record for path in paths for record in read_file(path))
 
 
 def _split_of(path: Path) -> str | None:
@@ -130,7 +125,7 @@ def _split_of(path: Path) -> str | None:
     return first if first in SPLIT_NAMES else None
 
 
-def _parse_json(text: str, path: Path) -> list[Record]:
+def _parse_json(text: str, path: Path) -> list[object]:
     try:
         content = parse_json(text)
     except json.JSONDecodeError as error:
@@ -144,40 +139,53 @@ def _parse_json(text: str, path: Path) -> list[Record]:
         raise UserError(f"{path}: invalid JSON ({error}); correct it") from None
     if not isinstance(content, list):
         raise UserError(f"{path}: a .json file must be a list of rows; put the rows in [...]")
-    return _numbered(content, path)
+    return content
 
 
-def _parse_lines(text: str, path: Path) -> list[Record]:
-    records: list[Record] = []
-    # Not splitlines(): JSON strings may contain U+2028 and similar, which are not line breaks here.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        if len(line) > LONGEST_LINE:  # encoding its text would take hours before it is refused
-            raise UserError(
-                f"{path}, line {number}: has {len(line):,} characters; at most {LONGEST_LINE:,} "
-                "are read; split or remove the line"
-            )
-        try:
-            fields = parse_json(line)
-        except ValueError as error:
-            whole = number == 1 and line.lstrip().startswith("[")
-            remedy = WHOLE_LIST if whole else "correct or remove the line"
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
-            raise UserError(f"{path}, line {number}: invalid JSON ({reason}); {remedy}") from None
-        if isinstance(fields, list):
-            raise UserError(f"{path}, line {number}: is a list, not one row; {WHOLE_LIST}")
-        default_id = f"{_stem(path)}-{len(records) + 1}"
-        records.append(Record(f"{path}, line {number}", default_id, fields))
-    return records
+def _parse_lines(path: Path, *, compressed: bool) -> Iterator[Record]:
+    """The records of lines that end in a line feed; U+2028 and similar are no line breaks here."""
+    with io.BytesIO(tables.decompressed(path)) if compressed else open_file(path) as file:
+        numbered = enumerate(file, start=1)
+        lines = ((number, decoded(raw, path, line=number)) for number, raw in numbered)
+        filled = ((number, line) for number, line in lines if line.strip())
+        count = 0
+        for count, (number, line) in enumerate(filled, start=1):
+            fields = _parse_line(line, number, path)
+            yield Record(f"{path}, line {number}", f"{_stem(path)}-{count}", fields)
+    if not count:
+        raise UserError(f"{path}: the file is empty")
+
+
+def _parse_line(line: str, number: int, path: Path) -> object:
+    if len(line) > LONGEST_LINE:  # encoding its text would take hours before it is refused
+        raise UserError(
+            f"{path}, line {number}: has {len(line):,} characters; at most {LONGEST_LINE:,} "
+            "are read; split or remove the line"
+        )
+    try:
+        fields = parse_json(line)
+    except ValueError as error:
+        whole = number == 1 and line.lstrip().startswith("[")
+        remedy = WHOLE_LIST if whole else "correct or remove the line"
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise UserError(f"{path}, line {number}: invalid JSON ({reason}); {remedy}") from None
+    if isinstance(fields, list):
+        raise UserError(f"{path}, line {number}: is a list, not one row; {WHOLE_LIST}")
+    return fields
 
 
 def _stem(path: Path) -> str:
     return Path(path.stem).stem if path.suffix in tables.CODECS else path.stem
 
 
-def _numbered(content: list[object], path: Path) -> list[Record]:
-    return [
-        Record(f"{path}, row {number}", f"{_stem(path)}-{number}", fields)
-        for number, fields in enumerate(content, start=1)
-    ]
+def _numbered(rows: Iterable[object], path: Path) -> Iterator[Record]:
+    """The rows of a file or folder as records.
+
+    Raises:
+        UserError: There are none.
+    """
+    number = 0
+    for number, fields in enumerate(rows, start=1):
+        yield Record(f"{path}, row {number}", f"{_stem(path)}-{number}", fields)
+    if not number:
+        raise UserError(f"{path}: contains no rows")

@@ -52,7 +52,7 @@ class Source:
         return self.revision if _COMMIT.fullmatch(self.revision or "") else None
 
 
-def read_mirror(folder: Path, source: Source) -> list[Record]:
+def read_mirror(folder: Path, source: Source) -> Iterator[Record]:
     """Read one split of a local folder with the layout of a Hub dataset.
 
     A mirror has one unknown revision; a warning is logged if the source has one.
@@ -109,7 +109,7 @@ def cached_set(source: Source) -> CachedSet | None:
     return max(found, key=lambda one: one[0])[1] if found else None
 
 
-def read_hub(source: Source) -> tuple[list[Record], str]:
+def read_hub(source: Source) -> tuple[Iterator[Record], str]:
     """Read one split of the Hub dataset ``owner/name``; offline, its cached copy.
 
     Returns:
@@ -187,7 +187,7 @@ def _one_line(path: str) -> Iterator[None]:
         raise UserError(f"{path}: {message}; set subset and split to what it has") from None
 
 
-def _records(table: Any, source: Source, path: str) -> list[Record]:
+def _records(table: Any, source: Source, path: str) -> Iterator[Record]:
     import datasets
 
     place = f"{path} ({f'{source.subset}, ' if source.subset else ''}{source.split})"
@@ -195,10 +195,10 @@ def _records(table: Any, source: Source, path: str) -> list[Record]:
         if isinstance(kind, datasets.Image):  # decoded where a model takes it
             table = table.cast_column(column, datasets.Image(decode=False))
     rows = with_class_names(table, table.features.arrow_schema)
-    return [
+    return (
         Record(f"{place}, row {number}", f"{source.split}-{number}", fields)
         for number, fields in enumerate(rows, start=1)
-    ]
+    )
 
 
 @contextmanager

@@ -25,9 +25,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from toplora_train.config.errors import UserError
 from toplora_train.data.encode import Example, OnRows, chunks, encode_prompt, end_of_text
-from toplora_train.data.overflow import Encoded
+from toplora_train.data.overflow import Encoded, NoneLeftError
 from toplora_train.data.rows import Row
 
 if TYPE_CHECKING:
@@ -104,9 +103,10 @@ def encode_legacy_rows(
         kept.append(index)
         examples.append(Example(tuple(ids), supervised_from))
     if not examples:
-        raise UserError(
-            f"the prompts of all {len(rows)} rows fill the {CUTOFF} tokens of the legacy protocol; "
-            "nothing is left to train on"
+        raise NoneLeftError(
+            f"the prompts of all {{rows}} rows fill the {CUTOFF} tokens of the legacy protocol; "
+            "nothing is left to train on",
+            len(rows),
         )
     return Encoded(
         examples=tuple(examples),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import numpy as np
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.on_disk import Lazy, Selected
 from toplora_train.data.rows import Row
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 WAYS = ("error", "drop", "truncate")
 SPLIT = "split"  # plain text only, see encode_rows
@@ -28,6 +34,84 @@ class AnyExample(Protocol):
 AnExample = TypeVar("AnExample", bound=AnyExample)
 
 
+class Examples(Lazy[AnExample]):
+    """Examples with the number of ids and of supervised tokens of each, as arrays.
+
+    Args:
+        items: The examples, which need not be in memory.
+        lengths: The number of ids of each.
+        supervised: The number of terms of the loss of each.
+    """
+
+    def __init__(
+        self, items: Sequence[AnExample], *, lengths: NDArray[Any], supervised: NDArray[Any]
+    ) -> None:
+        self._items, self.lengths, self.supervised = items, lengths, supervised
+
+    @classmethod
+    def of(cls, items: Sequence[AnExample]) -> Examples[AnExample]:
+        """The examples themselves if they are such, else with their numbers counted."""
+        if isinstance(items, Examples):
+            return items
+        return cls(
+            items,
+            lengths=np.array([len(one.input_ids) for one in items], dtype=np.int64),
+            supervised=np.array([one.supervised for one in items], dtype=np.int64),
+        )
+
+    def select(self, indices: Sequence[int] | NDArray[Any]) -> Examples[AnExample]:
+        """The examples at some indices, in their order."""
+        return Examples(
+            Selected(self._items, indices),
+            lengths=self.lengths[indices],
+            supervised=self.supervised[indices],
+        )
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[AnExample]:
+        return iter(self._items)
+
+    def item(self, index: int) -> AnExample:  # noqa: D102  (Lazy's)
+        return self._items[index]
+
+
+class TooLongError(UserError):
+    """Rows are longer than the limit, under ``error``.
+
+    Args:
+        long: How many.
+        rows: Of how many.
+        longest: The number of ids of the longest, and where it is.
+        limit: The maximum length.
+        remedies: What is suggested besides a larger limit.
+    """
+
+    def __init__(
+        self, long: int, rows: int, longest: tuple[int, str], limit: int, remedies: str
+    ) -> None:
+        self.long, self.longest, self.limit, self.remedies = long, longest, limit, remedies
+        super().__init__(
+            f"{long} of {rows} rows are longer than max_length={limit} tokens, the longest is "
+            f"{longest[1]} with {longest[0]}; raise dataset.max_length, or set {remedies}"
+        )
+
+    @classmethod
+    def of_all(cls, parts: Sequence[TooLongError], rows: int) -> TooLongError:
+        """The error of ``rows`` rows, from those of their parts."""
+        longest = max((one.longest for one in parts), key=lambda one: one[0])
+        return cls(sum(one.long for one in parts), rows, longest, parts[0].limit, parts[0].remedies)
+
+
+class NoneLeftError(UserError):
+    """All of some rows are left out; ``reason`` has ``{rows}`` in place of their number."""
+
+    def __init__(self, reason: str, rows: int) -> None:
+        self.reason = reason
+        super().__init__(reason.format(rows=rows))
+
+
 @dataclass(frozen=True)
 class Encoded(Generic[AnExample]):
     """The examples of a training set, with counts of truncated and dropped rows.
@@ -36,8 +120,8 @@ class Encoded(Generic[AnExample]):
     tokens differ in evaluation; it is 0 except with a legacy protocol.
     """
 
-    examples: tuple[AnExample, ...]
-    kept: tuple[int, ...]
+    examples: Sequence[AnExample]
+    kept: Sequence[int] | NDArray[Any]
     truncated_rows: int = 0
     dropped_rows: int = 0
     prompt_mismatches: int = 0
@@ -45,12 +129,12 @@ class Encoded(Generic[AnExample]):
     @property
     def tokens(self) -> int:
         """The total number of ids."""
-        return sum(len(example.input_ids) for example in self.examples)
+        return int(Examples.of(self.examples).lengths.sum())
 
     @property
     def supervised_tokens(self) -> int:
         """The number of supervised tokens, or of labels with a head."""
-        return sum(example.supervised for example in self.examples)
+        return int(Examples.of(self.examples).supervised.sum())
 
 
 def within_limit(
@@ -73,7 +157,9 @@ def within_limit(
         remedies: What the error message suggests besides a larger ``max_length``.
 
     Raises:
-        UserError: An example is too long with ``error``, none is left, or it is ``split``.
+        TooLongError: An example is too long with ``error``.
+        NoneLeftError: None is left.
+        UserError: ``overflow`` is ``split``.
         ValueError: ``overflow`` is none of the three.
     """
     if overflow == SPLIT:
@@ -88,18 +174,16 @@ def within_limit(
         return Encoded(tuple(whole), tuple(range(len(whole))))
     if overflow == "error":
         longest = max(long, key=lambda index: len(whole[index].input_ids))
-        raise UserError(
-            f"{len(long)} of {len(rows)} rows are longer than max_length={max_length} tokens, the "
-            f"longest is {rows[longest].where} with {len(whole[longest].input_ids)}; raise "
-            f"dataset.max_length, or set {remedies}"
-        )
+        found = len(whole[longest].input_ids), rows[longest].where
+        raise TooLongError(len(long), len(rows), found, max_length, remedies)
     if overflow == "drop":
         dropped = set(long)
         kept = tuple(index for index in range(len(whole)) if index not in dropped)
         if not kept:
-            raise UserError(
-                f"all {len(rows)} rows are longer than max_length={max_length} and were dropped; "
-                "raise dataset.max_length"
+            raise NoneLeftError(
+                f"all {{rows}} rows are longer than max_length={max_length} and were dropped; "
+                "raise dataset.max_length",
+                len(rows),
             )
         return Encoded(tuple(whole[index] for index in kept), kept, dropped_rows=len(long))
     examples = list(whole)

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.on_disk import OnDisk, Selected
 from toplora_train.data.rows import Row
-from toplora_train.data.shuffle import shuffled
+from toplora_train.data.shuffle import permutation, shuffled
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Item = TypeVar("Item")
 
@@ -30,7 +34,9 @@ def without_part(source: str) -> tuple[str, str]:
     return prefix, source.removeprefix(prefix)
 
 
-def part(items: Sequence[Item], prefix: str, place: str, labels: Sequence[str] = ()) -> list[Item]:
+def part(
+    items: Sequence[Item], prefix: str, place: str, labels: Sequence[str] = ()
+) -> Sequence[Item]:
     """The items of the part, in their order.
 
     Args:
@@ -43,7 +49,7 @@ def part(items: Sequence[Item], prefix: str, place: str, labels: Sequence[str] =
         UserError: There are too few for two parts.
     """
     if not prefix:
-        return list(items)
+        return items
     if len(items) < 2:
         raise UserError(f"{place}: {len(items)} row cannot be divided; give test rows of their own")
     count = min(MOST, max(1, round(len(items) / SHARE)))
@@ -56,28 +62,30 @@ def part(items: Sequence[Item], prefix: str, place: str, labels: Sequence[str] =
         for index, one in enumerate(order)
         if (index + 1) * count // len(items) > index * count // len(items)
     }
-    return [item for index, item in enumerate(items) if (index in held) == (prefix == HELD_OUT)]
+    wanted = prefix == HELD_OUT
+    return Selected(items, [at for at in range(len(items)) if (at in held) == wanted])
 
 
-def sliced(items: Sequence[Item], split: str, place: str) -> list[Item]:
+def sliced(items: Iterable[Item], split: str, place: str) -> Iterable[Item]:
     """The items in the slice at the end of a split, ``[10:20]`` or ``[:10%]``; all without one.
 
     Raises:
         UserError: It is no slice, or has no rows.
     """
     if "[" not in split:
-        return list(items)
+        return items
     found = _SLICE.fullmatch(split)
     if found is None:
         raise UserError(f"split '{split}' must end in a slice such as [:10%] or [100:200]")
-    start, end = (None if one is None else _index(one, len(items)) for one in found.groups())
-    taken = list(items[start:end])
+    kept = OnDisk(items)
+    start, end = (None if one is None else _index(one, len(kept)) for one in found.groups())
+    taken = kept[start:end]
     if not taken:
-        raise UserError(f"{place}: split '{split}' has none of the {len(items)} rows")
+        raise UserError(f"{place}: split '{split}' has none of the {len(kept)} rows")
     return taken
 
 
-def weighted(rows: Sequence[Row], weight: float) -> list[Row]:
+def weighted(rows: Sequence[Row], weight: float) -> Iterator[Row]:
     """Each row ``weight`` times an epoch; of a fraction, as many rows drawn at random.
 
     The draw depends on the number of rows alone, so it is the same in every run. The copies' ids
@@ -85,41 +93,41 @@ def weighted(rows: Sequence[Row], weight: float) -> list[Row]:
     """
     times, rest = divmod(weight, 1)
     drawn = shuffled(range(len(rows)), random.Random("mixture"))[: round(rest * len(rows))]
-    counts = [list(rows)] * int(times) + [[rows[index] for index in sorted(drawn)]]
-    return [
-        row if copy == 1 else replace(row, id=f"{row.id}#{copy}")
-        for copy, copies in enumerate(counts, start=1)
-        for row in copies
-    ]
+    copies = [rows] * int(times) + [Selected(rows, sorted(drawn))]
+    for number, copy in enumerate(copies, start=1):
+        for row in copy:
+            yield row if number == 1 else replace(row, id=f"{row.id}#{number}")
 
 
 def _index(text: str, count: int) -> int:
     return round(int(text[:-1]) * count / 100) if text.endswith("%") else int(text)
 
 
-def hold_out(groups: Sequence[Hashable], held: int, *, seed: int) -> tuple[list[int], list[int]]:
+def hold_out(
+    groups: Sequence[int] | NDArray[Any], held: int, *, seed: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Draw ``held`` row indices; return (training, validation), each in ascending order.
 
     Args:
-        groups: The group of each row. A group is never divided, so that no copy of a held-out row,
-            and no other piece of a held-out text, is trained on; the last may exceed ``held``.
+        groups: The number of each row's group. A group is never divided, so that no copy of a
+            held-out row, and no other piece of a held-out text, is trained on; the last may exceed
+            ``held``.
         held: How many to draw.
         seed: The run's seed.
 
     Raises:
         UserError: No rows would be left for training.
     """
-    members: dict[Hashable, list[int]] = {}
-    for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
-    drawn: set[int] = set()
-    for index in shuffled(range(len(groups)), random.Random(f"validation/{seed}")):
-        if len(drawn) >= held:
-            break
-        drawn.update(members[groups[index]])
-    if held and len(drawn) >= len(groups):
+    import numpy as np  # slow to import, and only training needs it
+
+    _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    drawn = group_of[permutation(len(groups), random.Random(f"validation/{seed}"))]
+    order = drawn[np.sort(np.unique(drawn, return_index=True)[1])]  # each group once, as drawn
+    enough = int(np.searchsorted(sizes[order].cumsum(), held)) + 1 if held else 0
+    is_held = np.isin(group_of, order[:enough])
+    if held and is_held.all():
         raise UserError(
             f"dataset.validation_rows={held} leaves none of the {len(groups)} rows for training; "
             "lower it"
         )
-    return [i for i in range(len(groups)) if i not in drawn], sorted(drawn)
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)

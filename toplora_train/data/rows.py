@@ -18,6 +18,7 @@ from typing import Any
 from toplora_train.config.errors import UserError
 from toplora_train.data.conversation import Message, parse_messages, parse_tools
 from toplora_train.data.fields import kind, label, lacks, text
+from toplora_train.data.on_disk import OnDisk
 
 TEXT_FIELDS = ("instruction", "input", "output", "answer")
 OWN_KEYS = ("messages", "instruction")
@@ -83,7 +84,7 @@ class RowSet:
     runs on the same rows have the same one wherever the rows are stored.
     """
 
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     source: str
     sha256: str
 
@@ -133,12 +134,12 @@ def validate_answers(rows: Sequence[Row]) -> None:
     Raises:
         UserError: Names the first such row.
     """
-    answered = [row for row in rows if row.answer.strip()]
-    if not answered or len(answered) == len(rows):
+    answered = sum(bool(row.answer.strip()) for row in rows)
+    if answered in (0, len(rows)):
         return
     missing = next(row for row in rows if not row.answer.strip())
     raise UserError(
-        f"{missing.where}: no 'answer' to score against, but {len(answered)} of {len(rows)} rows "
+        f"{missing.where}: no 'answer' to score against, but {answered} of {len(rows)} rows "
         "have one; add an answer to every row, or to none (they are then scored against 'output')"
     )
 
@@ -154,7 +155,7 @@ def with_responses(rows: RowSet, response: str | None) -> RowSet:
     if any(row.output.strip() or row.messages for row in rows.rows):
         return rows
     sentence = response or "{answer}"
-    learned = tuple(
+    learned = OnDisk(
         replace(row, output=sentence.replace("{answer}", row.answer)) if row.answer.strip() else row
         for row in rows.rows
     )

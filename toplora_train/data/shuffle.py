@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Item = TypeVar("Item")
 
@@ -17,3 +20,11 @@ def shuffled(items: Iterable[Item], rng: random.Random) -> list[Item]:
     """
     keyed = [(rng.random(), item) for item in items]
     return [item for _, item in sorted(keyed, key=lambda pair: pair[0])]
+
+
+def permutation(count: int, rng: random.Random) -> NDArray[Any]:
+    """The order into which :func:`shuffled` puts ``range(count)``, as an array of indices."""
+    import numpy as np  # slow to import, and only training needs it
+
+    keys = np.fromiter((rng.random() for _ in range(count)), dtype=np.float64, count=count)
+    return np.argsort(keys, kind="stable")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.data.availability import FORMS, HUB_ID, fetch
 from toplora_train.data.files import Record, is_file_name, read_file, read_folder
 from toplora_train.data.hub import Source, read_hub, read_mirror
+from toplora_train.data.on_disk import OnDisk
 from toplora_train.data.parts import part, sliced, weighted, without_part
 from toplora_train.data.rows import Row, RowSet, content_hash, parse_row
 
@@ -55,11 +58,18 @@ def read_rows(
     records, found = _find(Source(whole, subset, split, revision, data_root))
     if needs_answer:
         parse = partial(parse, needs_answer=True)
-    rows = [
-        parse(record.fields, place=record.place, default_id=record.default_id) for record in records
-    ]
-    _validate_unique_ids(rows, records)
-    taken = tuple(part(rows, prefix, found, [row.answer for row in rows])[:limit])
+    hashes = array("q")  # of the ids: all ids would need more memory
+
+    def parsed() -> Iterator[Row]:
+        for record in records:
+            row = parse(record.fields, place=record.place, default_id=record.default_id)
+            hashes.append(hash(row.id))
+            yield row
+
+    rows = OnDisk(parsed())
+    _validate_unique_ids(rows, hashes)
+    labels = [row.answer for row in rows] if prefix else ()
+    taken = part(rows, prefix, found, labels)[:limit]
     return RowSet(taken, f"{prefix}{found}", content_hash(taken))
 
 
@@ -86,7 +96,7 @@ def read_union(sources: Sequence[tuple[str, float]], **how: Any) -> RowSet:
     for place in places:
         if places.count(place) > 1:
             raise UserError(f"{place} is given twice as a source; remove one")
-    rows = tuple(
+    rows = OnDisk(
         replace(row, id=f"{number}/{row.id}")
         for number, one in enumerate(sets, start=1)
         for row in one.rows
@@ -97,13 +107,13 @@ def read_union(sources: Sequence[tuple[str, float]], **how: Any) -> RowSet:
 def _weighted(weight: float, rows: RowSet) -> RowSet:
     if weight == 1:
         return rows
-    taken = tuple(weighted(rows.rows, weight))
+    taken = OnDisk(weighted(rows.rows, weight))
     if not taken:
         raise UserError(f"{rows.source}: weight {weight:g} leaves no rows; raise it")
     return RowSet(taken, f"{weight:g} x {rows.source}", content_hash(taken))
 
 
-def _find(source: Source) -> tuple[list[Record], str]:
+def _find(source: Source) -> tuple[Iterable[Record], str]:
     """The records of a source and their location."""
     name, split, path = source.name, source.split, Path(source.name).expanduser()
     if name.startswith(("bundled:", "llm-adapters:")):
@@ -131,7 +141,7 @@ def _find(source: Source) -> tuple[list[Record], str]:
     return records, str(path)
 
 
-def _find_hub(source: Source) -> tuple[list[Record], str]:
+def _find_hub(source: Source) -> tuple[Iterable[Record], str]:
     if HUB_ID.fullmatch(source.name) is None or is_file_name(Path(source.name)):
         raise UserError(f"{source.name}: no such file or folder; a source is {FORMS}")
     if source.mirror is not None and source.mirror.is_dir():
@@ -140,13 +150,15 @@ def _find_hub(source: Source) -> tuple[list[Record], str]:
     return records, f"{source.name}@{commit}"
 
 
-def _validate_unique_ids(rows: Sequence[Row], records: Sequence[Record]) -> None:
+def _validate_unique_ids(rows: Sequence[Row], hashes: Iterable[int]) -> None:
     """Ids must be unique, as runs are compared row by row."""
+    suspects = {one for one, other in pairwise(sorted(hashes)) if one == other}
     first: dict[str, str] = {}
-    for row, record in zip(rows, records, strict=True):
+    for row in rows if suspects else ():
         if row.id in first:
             raise UserError(
-                f"{record.place}: duplicate id '{row.id}', also used by {first[row.id]}; ids must "
+                f"{row.where}: duplicate id '{row.id}', also used by {first[row.id]}; ids must "
                 "be unique"
             )
-        first[row.id] = record.place
+        if hash(row.id) in suspects:
+            first[row.id] = row.where

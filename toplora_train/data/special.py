@@ -47,7 +47,7 @@ def find_special(
     """
     pattern = _pattern(_special_tokens(tokenizer))
     counts: Counter[str] = Counter()
-    holding: list[Row] = []
+    holding, first = 0, ""
     for row in rows:
         texts = [message.content for message in row.messages] or [row.instruction, row.input]
         if row.prompt:  # whose columns and own text are all that is encoded
@@ -58,10 +58,9 @@ def find_special(
             for token in pattern.findall(text)
         ]
         if found:
-            holding.append(row)
+            holding, first = holding + 1, first or row.where
             counts.update(found)
-    first = holding[0].where if holding else ""
-    return Found(len(holding), dict(sorted(counts.items())), first)
+    return Found(holding, dict(sorted(counts.items())), first)
 
 
 def encode_as_text(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -68,7 +68,11 @@ def decompressed(path: Path) -> bytes:
     return content
 
 
-def csv_rows(content: bytes, path: Path, delimiter: str | None = None) -> list[Any]:
+ROWS = 1000
+"""Rows of a table that are Python objects at a time."""
+
+
+def csv_rows(content: bytes, path: Path, delimiter: str | None = None) -> Iterator[Any]:
     """The rows of a delimited text with a header line.
 
     Args:
@@ -102,11 +106,11 @@ def csv_rows(content: bytes, path: Path, delimiter: str | None = None) -> list[A
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{path}: two columns are named '{twice}'; rename one of them")
-    rows: list[Any] = table.to_pylist()
-    return rows
+    for batch in table.to_batches(ROWS):
+        yield from batch.to_pylist()
 
 
-def parquet_rows(path: Path) -> list[Any]:
+def parquet_rows(path: Path) -> Iterator[Any]:
     """The rows of a Parquet file.
 
     Raises:
@@ -117,12 +121,10 @@ def parquet_rows(path: Path) -> list[Any]:
 
     validate_file(path)
     try:
-        table = pq.read_table(path)
-        table.validate(full=True)
-        rows = list(with_class_names(table.to_pylist(), table.schema))
+        with pq.ParquetFile(path) as file:
+            yield from _rows(file.iter_batches(ROWS), file.schema_arrow)
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # a date after 9999
         raise _unreadable(path, "Parquet", error) from None
-    return rows
 
 
 def is_saved(folder: Path) -> bool:
@@ -136,7 +138,7 @@ def saved_splits(folder: Path) -> list[str]:
     return [str(name) for name in read_json(listing).get("splits", [])] if listing.is_file() else []
 
 
-def saved_rows(folder: Path) -> list[Any]:
+def saved_rows(folder: Path) -> Iterator[Any]:
     """The rows of a folder of ``Dataset.save_to_disk``.
 
     Raises:
@@ -144,7 +146,6 @@ def saved_rows(folder: Path) -> list[Any]:
     """
     import pyarrow as pa
 
-    rows: list[Any] = []
     state = folder / "state.json"
     listed = read_json(state).get("_data_files")
     for number, one in enumerate(listed if isinstance(listed, list) else [None], start=1):
@@ -155,12 +156,18 @@ def saved_rows(folder: Path) -> list[Any]:
         validate_file(path)
         try:
             with pa.memory_map(str(path)) as file:
-                table = pa.ipc.open_stream(file).read_all()
-                table.validate(full=True)
-                rows += with_class_names(table.to_pylist(), table.schema)
+                stream = pa.ipc.open_stream(file)
+                yield from _rows(stream, stream.schema)
         except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
             raise _unreadable(path, "Arrow", error) from None
-    return rows
+
+
+def _rows(batches: Iterable[Any], schema: Any) -> Iterator[Any]:
+    """The rows of record batches that are valid."""
+    for batch in batches:
+        batch.validate(full=True)
+        for first in range(0, batch.num_rows, ROWS):
+            yield from with_class_names(batch.slice(first, ROWS).to_pylist(), schema)
 
 
 def _unreadable(path: Path, what: str, error: Exception) -> UserError:

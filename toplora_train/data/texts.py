@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import ForgettingSettings
+from toplora_train.data.on_disk import OnDisk
 from toplora_train.data.rows import Row, RowSet
 from toplora_train.data.sources import read_rows
 
@@ -31,7 +32,7 @@ def read_texts(settings: ForgettingSettings, *, data_root: Path | None) -> RowSe
         limit=settings.limit,
         parse=partial(_parse, column=settings.text),
     )
-    rows = tuple(row for row in found.rows if row.output.strip())
+    rows = OnDisk(row for row in found.rows if row.output.strip())
     if not rows:
         raise UserError(f"forgetting.source={settings.source}: no text in column '{settings.text}'")
     return RowSet(rows, found.source, found.sha256)

@@ -57,6 +57,7 @@ from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import (
     AUTOCAST,
     leave_process_group,
+    local_ranks,
     open_accelerator,
     open_shards,
 )
@@ -107,7 +108,12 @@ def run(config: RunConfig, run_dir: Path) -> None:
     console = open_console(quiet=not first)
     autocast = AUTOCAST[config.trainer.mixed_precision]
 
-    run_data = prepare(config, console=console, in_turn=accelerator.local_main_process_first)
+    run_data = prepare(
+        config,
+        console=console,
+        local=local_ranks(accelerator),
+        barrier=accelerator.wait_for_everyone if accelerator.num_processes > 1 else None,
+    )
     config, fitted = within_budget(with_invocation(config, run_data), run_data)
     origin = validate_adapter(config, run_data)
     ends = earlier_ends(run_dir)

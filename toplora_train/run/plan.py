@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -269,7 +270,7 @@ class _TrainedTokens:
 
 
 def _counted(config: RunConfig, run_data: RunData) -> _TrainedTokens:
-    trainer, lengths = config.trainer, run_data.lengths
+    trainer, lengths, supervised = config.trainer, run_data.lengths, run_data.train.supervised
     batches = [
         batch
         for _, _, batch in remaining_batches(
@@ -281,11 +282,12 @@ def _counted(config: RunConfig, run_data: RunData) -> _TrainedTokens:
             seed=config.seed,
         )
     ]
+    rows = list(chain.from_iterable(batches))
     return _TrainedTokens(
-        lengths=[lengths[row] for batch in batches for row in batch],
-        supervised=sum(run_data.train[row].supervised for batch in batches for row in batch),
-        longest=max(lengths),
-        most_supervised=max(example.supervised for example in run_data.train),
+        lengths=lengths[rows].tolist(),
+        supervised=int(supervised[rows].sum()),
+        longest=int(lengths.max()),
+        most_supervised=int(supervised.max()),
         batches=batches,
     )
 

@@ -42,7 +42,7 @@ def read_questions(source: str, limit: int | None) -> list[Question] | None:
     path = Path(source).expanduser()
     if not (path.is_file() and is_file_name(path)):
         return None
-    records = read_file(path)
+    records = list(read_file(path))
     if not (isinstance(records[0].fields, Mapping) and "turns" in records[0].fields):
         return None
     found = [validate(Question, one.fields, one.place) for one in records]

@@ -11,11 +11,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
+from toplora_train.data.overflow import Examples
 from toplora_train.train.processes import (
     Collate,
     all_reduce_max,
@@ -43,7 +45,7 @@ def find_micro_batch_size(
     It is ``most``, or a half, a quarter... of it; with several processes, what fits on all of them.
     Gradients are cleared afterwards and the RNG states restored.
     """
-    longest = longest_first(examples)
+    longest = longest_of(examples, most)
     model.train()
 
     def attempt(size: int) -> int:
@@ -61,9 +63,10 @@ def find_micro_batch_size(
         set_own_random_state(before, accelerator.device)
 
 
-def longest_first(examples: Sequence[TrainingExample]) -> list[TrainingExample]:
-    """Examples by decreasing length."""
-    return sorted(examples, key=lambda example: -len(example.input_ids))
+def longest_of(examples: Sequence[TrainingExample], count: int) -> Sequence[TrainingExample]:
+    """The ``count`` longest examples, the longest first."""
+    counted = Examples.of(examples)
+    return counted.select(np.argsort(-counted.lengths, kind="stable")[:count])
 
 
 def pass_within_memory(

@@ -14,6 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from toplora_train.config.errors import Interrupted
+from toplora_train.data.overflow import Examples
 from toplora_train.train.all_reduce import holds_whole_model
 from toplora_train.train.checkpoint import TrainState, save_checkpoint
 from toplora_train.train.find_micro_batch_size import pass_within_memory
@@ -91,8 +92,9 @@ def train(
     model.train()
     if all_reduce_max(int(should_stop()), accelerator):
         return
+    examples = Examples.of(data.examples)
     for step, epoch, batch in remaining_batches(
-        [len(example.input_ids) for example in data.examples],
+        examples.lengths,
         after=start.step,
         until=settings.total_steps,
         batch_size=settings.batch_size,
@@ -104,9 +106,8 @@ def train(
         logged = (
             last or validate or step == 1 or step % settings.log_every == 0 or epoch.is_integer()
         )
-        rows = [data.examples[index] for index in batch]
-        tokens = sum(len(row.input_ids) for row in rows)
-        supervised = sum(row.supervised for row in rows)
+        rows = examples.select(batch)
+        tokens, supervised = int(rows.lengths.sum()), int(rows.supervised.sum())
         before = trainable_tensors(model) if logged else {}
         began = time.perf_counter()
 

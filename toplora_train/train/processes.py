@@ -19,7 +19,7 @@ Collate = Callable[[Sequence[Any]], Batch]
 """Turns examples into a batch of tensors."""
 
 
-def shares(rows: Sequence[Row], *, size: int, processes: int) -> list[list[list[Row]]]:
+def shares(rows: Sequence[Row], *, size: int, processes: int) -> list[list[Sequence[Row]]]:
     """Split a step's rows into micro-batches: ``[micro-batch][process][row]``.
 
     Neighbouring rows have similar lengths and are dealt out round-robin, so that all processes pad
@@ -27,7 +27,7 @@ def shares(rows: Sequence[Row], *, size: int, processes: int) -> list[list[list[
     """
     global_size = size * processes
     return [
-        [list(rows[at : at + global_size][process::processes]) for process in range(processes)]
+        [rows[at : at + global_size][process::processes] for process in range(processes)]
         for at in range(0, len(rows), global_size)
     ]
 
@@ -35,7 +35,7 @@ def shares(rows: Sequence[Row], *, size: int, processes: int) -> list[list[list[
 def micro_batches(
     rows: Sequence[Any], *, size: int, accelerator: Accelerator, collate: Collate
 ) -> list[MicroBatch]:
-    """This process's micro-batches of a step's rows.
+    """This process's micro-batches of a step's rows, of which it reads its own only.
 
     Every process gets the same number, as each must take part in every collective. A process
     without rows left computes another's row with weight 0.
@@ -43,7 +43,7 @@ def micro_batches(
     split = shares(rows, size=size, processes=accelerator.num_processes)
     own = [by_process[accelerator.process_index] for by_process in split]
     return [
-        MicroBatch(collate(part or by_process[0][:1]), weight=1.0 if part else 0.0)
+        MicroBatch(collate(list(part or by_process[0][:1])), weight=1.0 if part else 0.0)
         for part, by_process in zip(own, split, strict=True)
     ]
 

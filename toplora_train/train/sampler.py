@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from toplora_train.data.batches import epoch_batches
+import numpy as np
+
+from toplora_train.data.batches import Lengths, epoch_batches
 
 
 def steps_in_epoch(rows: int, batch_size: int) -> int:
@@ -14,7 +16,7 @@ def steps_in_epoch(rows: int, batch_size: int) -> int:
 
 
 def steps_for_tokens(
-    tokens: int, lengths: Sequence[int], *, batch_size: int, group_by_length: bool, seed: int
+    tokens: int, lengths: Lengths, *, batch_size: int, group_by_length: bool, seed: int
 ) -> int:
     """The number of steps needed to train on at least ``tokens`` tokens.
 
@@ -25,7 +27,8 @@ def steps_for_tokens(
         group_by_length: As in the run; it decides which rows share a step.
         seed: The run's seed.
     """
-    epochs, left = divmod(tokens, sum(lengths))
+    sizes = np.asarray(lengths)
+    epochs, left = divmod(tokens, int(sizes.sum()))
     steps = epochs * steps_in_epoch(len(lengths), batch_size)
     batches = epoch_batches(
         lengths, batch_size=batch_size, seed=seed, epoch=epochs, group_by_length=group_by_length
@@ -33,13 +36,13 @@ def steps_for_tokens(
     for batch in batches:
         if left <= 0:
             break
-        left -= sum(lengths[index] for index in batch)
+        left -= int(sizes[batch].sum())
         steps += 1
     return steps
 
 
 def remaining_batches(
-    lengths: Sequence[int],
+    lengths: Lengths,
     *,
     after: int,
     until: int,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
+from toplora_train.data.overflow import Examples
 from toplora_train.train.processes import Collate, micro_batches
 from toplora_train.train.step import Loss, TrainingExample
 
@@ -23,7 +25,8 @@ def validation_loss(
 ) -> float:
     """Loss per supervised token over ``examples``, without dropout; restores training mode."""
     model.eval()
-    ordered = sorted(examples, key=lambda example: len(example.input_ids))
+    counted = Examples.of(examples)
+    ordered = counted.select(np.argsort(counted.lengths, kind="stable"))
     total = torch.zeros((), device=accelerator.device)
     for micro in micro_batches(
         ordered, size=micro_batch_size, accelerator=accelerator, collate=collate
@@ -31,4 +34,4 @@ def validation_loss(
         with accelerator.autocast():
             total += micro.weight * loss(model, micro.batch, accelerator.device)
     model.train()
-    return float(accelerator.reduce(total)) / sum(example.supervised for example in examples)
+    return float(accelerator.reduce(total)) / int(counted.supervised.sum())

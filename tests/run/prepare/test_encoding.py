@@ -5,13 +5,15 @@ import pytest
 from rich.console import Console
 
 from toplora_train.config.errors import UserError
-from toplora_train.data.cache import FOUND, FRESH
+from toplora_train.data.cache import FOUND, FRESH, PARTLY
 from toplora_train.data.chat import question_text
 from toplora_train.data.encode import Example
 from toplora_train.data.legacy import training_prompt
 from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row, RowSet, content_hash
+from toplora_train.evaluation.ranks import Ranks
 from toplora_train.models.tiny import tiny_tokenizer
+from toplora_train.run.prepare import encoding
 from toplora_train.run.prepare.encoding import Encoder, Encoding, encode_for, learned_prompt
 
 ROWS = [Row("a", "2 + 2?", "", "4", "4")]
@@ -93,3 +95,112 @@ def test_an_error_in_the_rows_is_not_cached(tmp_path: Path):
     for _ in range(2):
         with pytest.raises(UserError, match="row 'a': no 'output'"):
             encoder(tmp_path).encode(row_set(replace(ROWS[0], output="")), "rows")
+
+
+MANY = tuple(Row(str(n), f"{n}?", "", "4" * (n % 7 + 1), "", place=f"line {n}") for n in range(25))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten rows per piece, encoded four at a time."""
+    monkeypatch.setattr(encoding, "PIECE", 10)
+    monkeypatch.setattr(encoding, "CHUNK", 4)
+
+
+def limited(
+    folder: Path | None,
+    overflow: str,
+    max_length: int,
+    seen: list[str] | None = None,
+    stop: str = "",
+    **shared,
+) -> Encoder:
+    """An encoder that notes the rows' ids in ``seen``, and is interrupted at the row ``stop``."""
+    settings = {"max_length": max_length, "overflow": overflow}
+
+    def encode(rows, on_rows):
+        if seen is not None:
+            seen.extend(row.id for row in rows)
+        if any(row.id == stop for row in rows):
+            raise KeyboardInterrupt
+        return encode_for("clean", tiny_tokenizer(), rows, **settings, on_rows=on_rows)
+
+    return Encoder(
+        Encoding(Example, settings, encode),
+        tiny_tokenizer(),
+        folder=folder,
+        console=Console(quiet=True),
+        **shared,
+    )
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("overflow", ["drop", "truncate", "error"])
+def test_pieces_are_encoded_as_the_whole(tmp_path: Path, overflow: str):
+    shortest = encode_for("clean", tiny_tokenizer(), MANY[:1], max_length=512, overflow="error")
+    limits = {"max_length": shortest.tokens + (9 if overflow == "error" else 4)}
+    limits |= {"overflow": overflow}
+    whole = encode_for("clean", tiny_tokenizer(), MANY, **limits)
+    for folder, origin in ((tmp_path, FRESH), (tmp_path, FOUND), (None, FRESH)):
+        found, where = limited(folder, **limits).encode(row_set(*MANY), "rows")
+        assert (list(found.examples), where) == (list(whole.examples), origin)
+        assert found.kept.tolist() == list(whole.kept)
+        assert (found.truncated_rows, found.dropped_rows) == (
+            whole.truncated_rows,
+            whole.dropped_rows,
+        )
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.usefixtures("small")
+def test_rows_that_are_too_long_are_counted_over_all_pieces(tmp_path: Path):
+    shortest = encode_for("clean", tiny_tokenizer(), MANY[:1], max_length=512, overflow="error")
+    limits = {"max_length": shortest.tokens + 3, "overflow": "error"}
+    with pytest.raises(UserError) as whole:
+        encode_for("clean", tiny_tokenizer(), MANY, **limits)
+    for _ in range(2):
+        with pytest.raises(UserError) as pieces:
+            limited(tmp_path, **limits).encode(row_set(*MANY), "rows")
+        assert str(pieces.value) == str(whole.value)
+    limits = {"max_length": 20, "overflow": "drop"}
+    for _ in range(2):  # the second time the pieces are cached
+        with pytest.raises(UserError, match="all 25 rows are longer than max_length=20"):
+            limited(tmp_path, **limits).encode(row_set(*MANY), "rows")
+
+
+@pytest.mark.usefixtures("small")
+def test_interrupted_encoding_continues_with_the_piece_that_is_missing(tmp_path: Path):
+    seen: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        limited(tmp_path, "error", 512, stop="15").encode(row_set(*MANY), "rows")
+    found, origin = limited(tmp_path, "error", 512, seen).encode(row_set(*MANY), "rows")
+    assert origin == PARTLY and seen == [row.id for row in MANY[10:]]
+    whole = encode_for("clean", tiny_tokenizer(), MANY, max_length=512, overflow="error")
+    assert found.examples == whole.examples
+
+
+@pytest.mark.usefixtures("small")
+def test_the_processes_of_a_computer_each_encode_some_of_the_pieces(tmp_path: Path):
+    seen: list[list[str]] = [[], []]
+    found = []
+
+    def encode(rank: int, barrier) -> None:
+        shared = {"local": Ranks(rank, 2), "barrier": barrier}
+        encoder = limited(tmp_path, "error", 512, seen[rank], **shared)
+        found.append(encoder.encode(row_set(*MANY), "rows"))
+
+    encode(0, lambda: encode(1, lambda: None))
+    ids = [row.id for row in MANY]
+    assert seen == [ids[:10] + ids[20:], ids[10:20]]
+    whole = encode_for("clean", tiny_tokenizer(), MANY, max_length=512, overflow="error")
+    for encoded, origin in found:
+        assert encoded.examples == whole.examples and origin == FRESH
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_errors_every_process_raises_the_first(tmp_path: Path, rank: int):
+    rows = [replace(row, output="" if row.id in ("4", "14", "24") else "4") for row in MANY]
+    shared = {"local": Ranks(rank, 2), "barrier": lambda: None}
+    with pytest.raises(UserError, match="line 4: no 'output'"):
+        limited(tmp_path, "error", 512, **shared).encode(row_set(*rows), "rows")

@@ -1,11 +1,13 @@
 import json
-from contextlib import contextmanager
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import (
     DatasetSettings,
     EvaluationSettings,
@@ -13,6 +15,7 @@ from toplora_train.config.schema import (
     TaskSettings,
 )
 from toplora_train.data.cache import FOUND, FRESH
+from toplora_train.evaluation.ranks import Ranks
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 from toplora_train.run.assemble.run_report import overlap
 from toplora_train.run.prepare.run_data import prepare, total_steps
@@ -79,6 +82,56 @@ def test_rows_are_read_by_the_users_field_names_and_checked_for_contamination(ma
     assert overlap(run_data) == "test 1 of 2"
 
 
+MEASURE = """
+import sys, threading, time
+from pathlib import Path
+from toplora_train.config.resolved import read_config
+from toplora_train.run.prepare.run_data import prepare
+
+def own_megabytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
+
+def watch():
+    while True:
+        peaks.append(max(peaks[-1], own_megabytes()))
+        time.sleep(0.02)
+
+prepare(read_config(Path(sys.argv[1])))  # imports, and what a piece of the rows needs
+before = own_megabytes()
+peaks = [before]
+threading.Thread(target=watch, daemon=True).start()
+run_data = prepare(read_config(Path(sys.argv[2])))
+print(len(run_data.train), sum(run_data.lengths), peaks[-1] - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measured in /proc")
+def test_rows_and_tokens_are_not_in_the_memory_of_the_process(make_run, tmp_path, monkeypatch):
+    """100,000 rows of 201 tokens, which took 550 MB as Python objects."""
+    monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path / "cache"))
+    files = []
+    for count in (10_000, 100_000):
+        rows = tmp_path / f"{count}.jsonl"
+        rows.write_text("".join(f'{{"text": "{number:0200d}"}}\n' for number in range(count)))
+        own = DatasetSettings(name="jsonl", train=str(rows), max_length=512, validation_rows=5)
+        config = replace(
+            make_run(dataset=own, task={}), evaluation=EvaluationSettings(enabled=False)
+        )
+        files.append(tmp_path / f"{count}.yaml")
+        write_config(config, files[-1])
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *map(str, files)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    count, tokens, megabytes = done.stdout.split()
+    assert (int(count), int(tokens)) == (99_995, 99_995 * 201)
+    assert float(megabytes) < 200
+
+
 def test_too_many_test_rows_in_training_stop_the_run(make_run, tmp_path):
     config = make_run(dataset=own_dataset(tmp_path, max_overlap=0.1), task={})
     with pytest.raises(
@@ -99,7 +152,7 @@ def test_the_second_run_on_the_same_rows_takes_its_tokens_from_the_cache(
     monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path / "cache"))
     first, second = prepare(make_run()), prepare(make_run())
     assert (first.tokens_from, second.tokens_from) == (FRESH, FOUND)
-    assert second.encoded == first.encoded
+    assert second.encoded.examples == first.encoded.examples
     settings = replace(make_run().dataset, cache=False)
     assert prepare(make_run(dataset=settings)).tokens_from == FRESH
 
@@ -107,13 +160,11 @@ def test_the_second_run_on_the_same_rows_takes_its_tokens_from_the_cache(
 def test_the_others_wait_until_the_first_process_has_encoded(make_run, tmp_path, monkeypatch):
     monkeypatch.setenv("TOPLORA_CACHE", str(tmp_path / "cache"))
 
-    @contextmanager
-    def after_the_first():
-        first = prepare(make_run())
-        assert first.tokens_from == FRESH
-        yield
+    def wait():
+        assert prepare(make_run()).tokens_from == FRESH
 
-    assert prepare(make_run(), in_turn=after_the_first).tokens_from == FOUND
+    assert prepare(make_run(), local=Ranks(1, 2), barrier=wait).tokens_from == FOUND
+    assert prepare(make_run(), local=Ranks(1, 1)).tokens_from == FOUND
 
 
 CHATML = (

@@ -140,10 +140,10 @@ def build_report(
             f"{run_dir / 'checkpoints'}, then continue with resume=auto to repeat its steps"
         )
     lengths = run_data.lengths
-    supervised = sum(example.supervised for example in run_data.train)
+    supervised, tokens = int(run_data.train.supervised.sum()), int(lengths.sum())
     last = metrics[-1]
     window = max(1, min(10, len(metrics) // 4))  # logged losses whose mean is the first, the last
-    batches = [
+    batches = (
         batch
         for _, _, batch in remaining_batches(
             lengths,
@@ -153,7 +153,7 @@ def build_report(
             group_by_length=config.trainer.group_by_length,
             seed=config.seed,
         )
-    ]
+    )
     return record.Report(
         recipe=config.recipe,
         seed=config.seed,
@@ -195,8 +195,8 @@ def build_report(
             validation_rows=len(run_data.validation),
             prompt_mismatches=run_data.encoded.prompt_mismatches,
             supervised_tokens=supervised,
-            tokens=sum(lengths),
-            supervised_share=None if run_data.objective.head else supervised / sum(lengths),
+            tokens=tokens,
+            supervised_share=None if run_data.objective.head else supervised / tokens,
             tokens_from=run_data.tokens_from,
             wording=run_data.wording,
             learn=config.dataset.learn,

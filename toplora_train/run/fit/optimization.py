@@ -15,7 +15,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.schema import OptimizerSettings, RunConfig, TrainerSettings
 from toplora_train.models.compiled import compiled_layers
 from toplora_train.run.prepare.run_data import RunData
-from toplora_train.train.find_micro_batch_size import find_micro_batch_size, longest_first
+from toplora_train.train.find_micro_batch_size import find_micro_batch_size, longest_of
 from toplora_train.train.optimizer import LORA_PLUS, build_optimizer
 from toplora_train.train.processes import own_random_state, set_own_random_state
 from toplora_train.train.proofs import prove_compiled, prove_packing
@@ -123,7 +123,7 @@ def prove_batches(
     if trainer.batching == "packed":
         prove_packing(
             model,
-            longest_first(run_data.train)[:PROOF_ROWS],
+            longest_of(run_data.train, PROOF_ROWS),
             padded=run_data.objective.collate,
             packed=run_data.objective.training_collate,
             loss=run_data.objective.loss,
@@ -140,7 +140,7 @@ def training_layers(
         UserError: Compiling changes the results, or fails.
     """
     if trainer.compile is not None:
-        longest = longest_first(run_data.train)[:PROOF_ROWS]
+        longest = longest_of(run_data.train, PROOF_ROWS)
         before = own_random_state(accelerator.device)
         prove_compiled(
             model,

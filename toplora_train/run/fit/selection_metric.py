@@ -146,7 +146,7 @@ def _evaluation(
 
 
 def _row_set(run_data: RunData) -> RowSet:
-    rows = tuple(run_data.validation_rows)
+    rows = run_data.validation_rows
     return RowSet(rows, run_data.rows.source, content_hash(rows))
 
 

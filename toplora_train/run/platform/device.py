@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import LaunchSettings
+from toplora_train.evaluation.ranks import Ranks
 from toplora_train.models.sharded import Shards
 from toplora_train.run.platform.cpu_malloc import keep_freed_memory, return_freed_memory
 from toplora_train.run.platform.cpu_matmul import choose_matmul
@@ -83,6 +84,12 @@ def open_shards(launch: LaunchSettings, accelerator: Accelerator) -> Shards | No
         )
     shape, names = (processes // int(here), int(here)), ("node", "process")
     return Shards(init_device_mesh(device.type, shape, mesh_dim_names=names), device)
+
+
+def local_ranks(accelerator: Accelerator) -> Ranks:
+    """The rank among this computer's processes; where torchrun did not count them, there is one."""
+    here = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return Ranks(accelerator.local_process_index, int(here) if here.isdecimal() else 1)
 
 
 def leave_process_group(accelerator: Accelerator) -> None:

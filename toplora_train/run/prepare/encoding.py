@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +15,34 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.template import fill
-from toplora_train.data.cache import FRESH, load_or_encode, tokenizer_digest, tokens_key
+from toplora_train.data.cache import (
+    FOUND,
+    FRESH,
+    PARTLY,
+    PIECE,
+    REBUILT,
+    joined,
+    load_or_encode,
+    tokenizer_digest,
+    tokens_key,
+)
 from toplora_train.data.chat import chat_prompt, encode_chat_rows, prove_chat_prefix
 from toplora_train.data.conversation import Message
-from toplora_train.data.encode import Example, OnRows, encode_rows, prove_prompt_prefix
+from toplora_train.data.encode import CHUNK, Example, OnRows, encode_rows, prove_prompt_prefix
 from toplora_train.data.legacy import (
     SUPERVISES_PROMPT,
     count_prompt_mismatches,
     encode_legacy_rows,
     training_prompt,
 )
-from toplora_train.data.overflow import Encoded
+from toplora_train.data.overflow import Encoded, NoneLeftError, TooLongError
 from toplora_train.data.prompts import PROMPTS, build_prompt
 from toplora_train.data.rows import COMPLETION, TEXT, Row, RowSet
+from toplora_train.evaluation.ranks import Ranks
 from toplora_train.report.display import EncodingDisplay
 
 KINDS = {"": "an instruction", TEXT: "plain text", COMPLETION: "a prompt and its completion"}
+SINGLE = Ranks()
 logger = logging.getLogger(__name__)
 
 
@@ -52,11 +66,15 @@ class Encoding:
 class Encoder:
     """Encodes sets of rows, reading those that were encoded before from the cache.
 
+    The processes of a computer each encode some of the pieces, and read the others' from the cache.
+
     Args:
         encoding: How rows become examples.
         tokenizer: Its files are part of the cache key; must not have been used before.
         folder: The cache; None disables it.
         console: Shows progress.
+        local: The process's rank among those of its computer; one beyond them waits for the others.
+        barrier: Waits until all processes have encoded their pieces; None for a single process.
     """
 
     def __init__(
@@ -66,6 +84,8 @@ class Encoder:
         *,
         folder: Path | None,
         console: Console,
+        local: Ranks = SINGLE,
+        barrier: Callable[[], None] | None = None,
     ) -> None:
         folder = folder if encoding.cached else None
         self._encoding = encoding
@@ -73,6 +93,7 @@ class Encoder:
         self._vocabulary = 1 + max(tokenizer.get_vocab().values(), default=-1)
         self._folder = folder
         self._console = console
+        self._local, self._barrier = local, barrier
 
     def encode(self, rows: RowSet, name: str) -> tuple[Encoded[Any], str]:
         """The examples of ``rows``, called ``name``, and whether they were cached, in words.
@@ -80,19 +101,79 @@ class Encoder:
         Raises:
             UserError: A row cannot be encoded under the settings.
         """
+        with EncodingDisplay(name, len(rows.rows), console=self._console) as display:
+            if not self._encoding.cached:  # their examples are in memory
+                return self._encoding.encode(rows.rows, display.add), FRESH
+            pieces, origins = self._pieces(rows, display.add)
+        encoded = joined(pieces, self._encoding.example)
+        origin = next(iter(origins)) if len(origins) == 1 else PARTLY
+        logger.info("the tokens of the %s: %s", name, origin)
+        return encoded, REBUILT if REBUILT in origins else origin
 
-        def encode() -> Encoded[Any]:
-            with EncodingDisplay(name, len(rows.rows), console=self._console) as display:
-                return self._encoding.encode(rows.rows, display.add)
+    def _pieces(self, rows: RowSet, on_rows: OnRows) -> tuple[list[Any], set[str]]:
+        """The tables of all rows, a piece each, and where this process's own came from.
 
-        if self._folder is None:
-            return encode(), FRESH
+        An error about several rows counts those of all pieces.
+        """
         key = tokens_key(rows.sha256, self._tokenizer, self._encoding.settings)
-        found = load_or_encode(
-            self._folder / key, self._encoding.example, encode, vocabulary=self._vocabulary
-        )
-        logger.info("the tokens of the %s: %s", name, found[1])
-        return found
+        count, rank, ranks = len(rows.rows), self._local.rank, self._local.world_size
+        too_long: list[TooLongError] = []
+        found: dict[int, tuple[Any, str]] = {}
+
+        def find(first: int) -> None:
+            path = None if self._folder is None else self._folder / f"{key}-{first // PIECE}"
+            piece = range(first, min(first + PIECE, count))
+            with suppress(TooLongError):
+                found[first] = load_or_encode(
+                    path,
+                    self._encoding.example,
+                    partial(self._parts, rows.rows, piece, on_rows, too_long),
+                    vocabulary=self._vocabulary,
+                )
+                on_rows(len(piece) if found[first][1] == FOUND else 0)
+
+        every = range(0, count, PIECE)
+        if self._barrier is not None and self._folder is not None:
+            for first in every[rank::ranks] if rank < ranks else ():
+                with suppress(UserError):  # which every process finds below, the first one first
+                    find(first)
+            too_long.clear()
+            self._barrier()
+        origins = {origin for _, origin in found.values()}
+        for first in every:
+            if first not in found:
+                find(first)
+        if too_long:
+            raise TooLongError.of_all(too_long, count)
+        pieces = [found[first][0] for first in every]
+        if not any(piece.num_rows for piece in pieces):
+            try:
+                self._encoding.encode(list(rows.rows[:CHUNK]), on_rows)
+            except NoneLeftError as error:
+                raise NoneLeftError(error.reason, count) from None
+        return pieces, origins or {origin for _, origin in found.values()}
+
+    def _parts(
+        self, rows: Sequence[Row], piece: range, on_rows: OnRows, too_long: list[TooLongError]
+    ) -> Iterator[Encoded[Any]]:
+        """The examples of a piece, a part at a time.
+
+        Raises:
+            TooLongError: Added to ``too_long``, as every one before it.
+        """
+        before = len(too_long)
+        for start in piece[::CHUNK]:
+            part = list(rows[start : min(start + CHUNK, piece.stop)])
+            try:
+                encoded = self._encoding.encode(part, on_rows)
+            except NoneLeftError:
+                encoded = Encoded((), (), dropped_rows=len(part))
+            except TooLongError as error:
+                too_long.append(error)
+                continue
+            yield replace(encoded, kept=[start + index for index in encoded.kept])
+        if len(too_long) > before:
+            raise too_long[-1]
 
 
 def learned_prompt(

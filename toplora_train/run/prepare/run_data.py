@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.folders import cache_folder
 from toplora_train.config.kinds import own_split, training_sources
 from toplora_train.config.schema import RunConfig
+from toplora_train.data.batches import Lengths
 from toplora_train.data.contamination import contaminated_ids, validate_overlap, validate_sources
 from toplora_train.data.formats.completion import VERBATIM
-from toplora_train.data.overflow import Encoded
+from toplora_train.data.on_disk import Selected
+from toplora_train.data.overflow import Encoded, Examples
 from toplora_train.data.parts import hold_out
 from toplora_train.data.rows import COMPLETION, TEXT, Row, RowSet, with_responses
 from toplora_train.data.sources import read_rows, read_union
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
+from toplora_train.evaluation.ranks import Ranks
 from toplora_train.models.head import HeadStart
 from toplora_train.models.load import start_of_head
 from toplora_train.models.locate import ModelLocation
-from toplora_train.run.prepare.encoding import Encoder, has_conversations
+from toplora_train.run.prepare.encoding import SINGLE, Encoder, has_conversations
 from toplora_train.run.prepare.eval_sets import (
     match_training_form,
     read_eval_sets,
@@ -54,9 +59,9 @@ class RunData:
     wording: str  # "chat", "alpaca", "template", "text", or with a head "none" or "images"
     prompt: str | None  # the template of the rows' prompts, if they have their own
     encoded: Encoded[Any]
-    train: list[Any]  # the objective's kind of example
-    validation: list[Any]
-    validation_rows: list[Row]
+    train: Examples[Any]  # the objective's kind of example
+    validation: Examples[Any]
+    validation_rows: Sequence[Row]
     eval_sets: list[EvalSet]
     contaminated: dict[str, list[str]]  # ids of test rows whose question is trained on, by task
     tokens_from: str  # whether the tokens were cached, in words
@@ -65,9 +70,9 @@ class RunData:
     special_tokens: SpecialTokens = field(default_factory=SpecialTokens)  # in the rows' text
 
     @property
-    def lengths(self) -> list[int]:
+    def lengths(self) -> NDArray[Any]:
         """The number of tokens of each training row."""
-        return [len(example.input_ids) for example in self.train]
+        return self.train.lengths
 
 
 def prepare(
@@ -75,7 +80,8 @@ def prepare(
     *,
     weights: bool = True,
     console: Console | None = None,
-    in_turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    local: Ranks = SINGLE,
+    barrier: Callable[[], None] | None = None,
 ) -> RunData:
     """Read and encode all rows, and check that evaluation prompts match the training prompts.
 
@@ -83,8 +89,8 @@ def prepare(
         config: The run.
         weights: Whether the model's weights must be available.
         console: Shows progress; silent by default.
-        in_turn: Lets local rank 0 encode before the others, which then read its tokens from the
-            cache.
+        local: The rank among the processes of this computer, which share the encoding.
+        barrier: Waits for all processes; None for a single one.
 
     Raises:
         UserError: The input is invalid.
@@ -115,21 +121,22 @@ def prepare(
     special = special_tokens(tokenizer, rows.rows, eval_sets, wanted=dataset.special_tokens)
     eval_sets = special.marked(eval_sets)
     truncated_tests = {}
-    with in_turn():
-        encoder = Encoder(
-            objective.encoding,
-            tokenizer,
-            folder=cache_folder() / "tokens" if dataset.cache else None,
-            console=console or Console(quiet=True),
-        )
-        encoded, tokens_from = encoder.encode(rows, "training rows")
-        if objective.head is not None:  # find test rows that do not fit before training
-            for eval_set in eval_sets:
-                encoded_tests, _ = encoder.encode(eval_set.rows, eval_set.name)
-                truncated_tests[eval_set.name] = encoded_tests.truncated_rows
-    count = len(encoded.examples)
-    held_out = dataset.validation_rows or round(dataset.validation_share * count)
-    groups = [rows.rows[index].where for index in encoded.kept]
+    encoder = Encoder(
+        objective.encoding,
+        tokenizer,
+        folder=cache_folder() / "tokens" if dataset.cache else None,
+        console=console or Console(quiet=True),
+        local=local,
+        barrier=barrier,
+    )
+    encoded, tokens_from = encoder.encode(rows, "training rows")
+    if objective.head is not None:  # find test rows that do not fit before training
+        for eval_set in eval_sets:
+            encoded_tests, _ = encoder.encode(eval_set.rows, eval_set.name)
+            truncated_tests[eval_set.name] = encoded_tests.truncated_rows
+    examples, kept = Examples.of(encoded.examples), np.asarray(encoded.kept)
+    held_out = dataset.validation_rows or round(dataset.validation_share * len(examples))
+    groups = _sources_of(rows.rows)[kept] if held_out else kept
     train, validation = hold_out(groups, held_out, seed=config.seed)
     return RunData(
         location=location,
@@ -139,9 +146,9 @@ def prepare(
         wording=wording,
         prompt=prompt,
         encoded=encoded,
-        train=[encoded.examples[index] for index in train],
-        validation=[encoded.examples[index] for index in validation],
-        validation_rows=[rows.rows[encoded.kept[index]] for index in validation],
+        train=examples.select(train) if held_out else examples,
+        validation=examples.select(validation),
+        validation_rows=Selected(rows.rows, kept[validation]),
         eval_sets=eval_sets,
         contaminated={name: list(ids) for name, ids in contaminated.items()},
         truncated_tests=truncated_tests,
@@ -151,6 +158,12 @@ def prepare(
         special_tokens=special,
         tokens_from=tokens_from,
     )
+
+
+def _sources_of(rows: Sequence[Row]) -> NDArray[Any]:
+    """A number for each row, a hash of its place, which copies of the row share."""
+    digests = (hashlib.blake2b(row.where.encode(), digest_size=8).digest() for row in rows)
+    return np.frombuffer(b"".join(digests), dtype=np.int64)
 
 
 def wording_of(rows: RowSet, objective: Objective) -> str:
@@ -199,7 +212,7 @@ def training_rows(config: RunConfig, objective: Objective, *, data_root: Path | 
     )
 
 
-def total_steps(config: RunConfig, lengths: Sequence[int]) -> int:
+def total_steps(config: RunConfig, lengths: Lengths) -> int:
     """The optimizer steps of the whole run on rows with ``lengths`` tokens."""
     trainer = config.trainer
     if trainer.max_tokens is not None:

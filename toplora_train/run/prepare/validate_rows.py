@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.adapters.attach import without_weights
 from toplora_train.config.errors import UserError, one_line
+from toplora_train.data.overflow import Examples
 from toplora_train.data.pixels import ImageReader
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.run.prepare.run_data import RunData
@@ -68,10 +67,10 @@ def _validate_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -
 
 def _validate_row_lengths(model: nn.Module, run_data: RunData) -> None:
     positions = getattr(model.config, "max_position_embeddings", None)
-    lengths: Sequence[int] = [len(one.input_ids) for one in run_data.encoded.examples]
-    if positions is None or max(lengths) <= positions:
+    lengths = Examples.of(run_data.encoded.examples).lengths
+    if positions is None or lengths.max() <= positions:
         return
-    long = [index for index, length in enumerate(lengths) if length > positions]
+    long = (lengths > positions).nonzero()[0]
     first = run_data.rows.rows[run_data.encoded.kept[long[0]]]
     raise UserError(
         f"{len(long)} rows are longer than the model's {positions} positions, the first "
