@@ -27,19 +27,19 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
         logits: fp32, shape ``(tokens, vocabulary)``.
         targets: Token ids, shape ``(tokens,)``.
     """
-    summed: Tensor = _TokenLoss.apply(logits, targets)
+    summed: Tensor = _TokenLoss.apply(logits, targets)  # type: ignore[no-untyped-call]
     return summed
 
 
 class _TokenLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        normalizers = torch.cat([part.logsumexp(-1) for part in logits.split(ROWS)])
+        normalizers = torch.cat([part.logsumexp(-1) for part in torch.split(logits, ROWS)])
         ctx.save_for_backward(logits, targets, normalizers)
         return (normalizers - logits.gather(-1, targets[:, None])[:, 0]).sum()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         logits, targets, normalizers = ctx.saved_tensors
         probabilities = logits.sub_(normalizers[:, None]).exp_()
