@@ -80,9 +80,8 @@ def test_a_trimmed_combination_is_a_run_that_peft_loads_by_itself(method, make, 
     saved = read_adapter_config(out / "adapter")
     assert (saved["peft_type"], saved["r"], saved["lora_alpha"]) == ("LORA", 8, 8)
     model, _ = load_adapted(read_config(out / "config.yaml"), out)
-    assert torch.equal(
-        logits(PeftModel.from_pretrained(tiny_model(), out / "adapter")), logits(model)
-    )
+    by_peft = logits(PeftModel.from_pretrained(tiny_model(), out / "adapter"))
+    torch.testing.assert_close(by_peft, logits(model), atol=1e-6, rtol=1e-5)
     assert not torch.allclose(logits(model), logits(tiny_model()))
     again, _ = load_adapted(read_config(tmp_path / "again" / "config.yaml"), tmp_path / "again")
     assert torch.equal(logits(again), logits(model))  # DARE's draws come from the seed
