@@ -95,20 +95,13 @@ def rates(documents: Sequence[Document]) -> str:
     """The held-out score of each adapter at each learning rate."""
     (document,) = documents
     found = document["learning_rates"]
-    shown = learning_rate_table(found)
-    grid = sorted(
-        {point["rate"] for curve in found["curves"].values() for point in curve["points"]}
-    )
-    cells = {(row[0].text, row[1].number): row for row in shown.rows}
+    cells = {
+        (row[0].text, row[1].number): f"**{row[2].text}**" if row[4].text else row[2].text
+        for row in learning_rate_table(found).rows
+    }
+    grid = sorted({rate for _, rate in cells})
     rows = [
-        [
-            short(name),
-            *(
-                f"**{row[2].text}**" if row[4].text else row[2].text
-                for row in (cells[name, rate] for rate in grid)
-            ),
-        ]
-        for name in found["curves"]
+        [short(name), *(cells.get((name, rate), "") for rate in grid)] for name in found["curves"]
     ]
     return table([f"held-out {found['metric']}", *map(numbers.rate, grid)], rows)
 
