@@ -51,7 +51,7 @@ def study(name: str) -> Document:
 
 
 def scores(documents: Sequence[Document]) -> str:
-    """Each method of a study: score, spread over seeds, parameters, rate and time."""
+    """Each method of a study: score, spread over seeds, interval, parameters and time."""
     (document,) = documents
     rows = [
         [

@@ -85,6 +85,22 @@ def test_a_task_whose_answers_are_numbers_is_refused(tmp_path: Path):
         write_archive(tmp_path / "S.json", [without], [], [])
 
 
+def test_a_label_that_is_no_class_of_its_task_is_refused_by_its_file(tmp_path: Path):
+    run_folder(tmp_path / "a", kind="classify")
+    (run,) = find_runs([tmp_path])
+    other = dataclasses.replace(run, choices={"t": ["x", "z"]})
+    with pytest.raises(UserError, match=r"t\.jsonl: 'y' is not a valid label of the task"):
+        write_archive(tmp_path / "S.json", [other], [], [])
+
+
+def test_each_run_keeps_its_own_limit_of_rows(tmp_path: Path):
+    for seed, limit in ((1, None), (2, 7)):
+        run_folder(tmp_path / f"{seed}", seed=seed, limit=limit)
+    write_archive(tmp_path / "S.json", find_runs([tmp_path]), [], [])
+    runs, _ = read_archive(tmp_path / "S.json")
+    assert [run.limit for run in runs] == [None, 7]
+
+
 def test_runs_on_different_rows_are_refused(tmp_path: Path):
     run_folder(tmp_path / "a")
     run_folder(tmp_path / "b", seed=2, right={"t": HALF})

@@ -160,7 +160,7 @@ def find_weights(given: dict[str, str], count: int) -> list[float]:
     """One weight for each run; 1/k by default.
 
     Raises:
-        UserError: They are as many as the runs in no way, or one is no number.
+        UserError: Their number is not that of the runs, or one is not a finite number.
     """
     if "weights" not in given:
         return [1 / max(count, 1)] * count

@@ -42,6 +42,7 @@ class Archived:
 
     name: str
     tuning: bool
+    limit: int | None
     head_of: list[str]
     settings: dict[str, Any]
     report: dict[str, Any]
@@ -64,7 +65,6 @@ class Archive:
     schema_version: Literal[1]
     commands: list[str]
     choices: dict[str, list[str]]
-    limit: int | None
     settings: dict[str, Any]
     report: dict[str, Any]
     rows: dict[str, Rows]
@@ -95,7 +95,6 @@ def write_archive(
         schema_version=1,
         commands=[public_command(command) for command in commands],
         choices={task: list(names) for run in every for task, names in run.choices.items()},
-        limit=every[0].limit,
         settings=_common(settings),
         report=_common(reports),
         rows=found,
@@ -107,6 +106,7 @@ def write_archive(
                 Archived(
                     name=run.folder.name,
                     tuning=index >= len(runs),
+                    limit=run.limit,
                     head_of=list(run.head_of),
                     settings=_without(settings[index], common.settings),
                     report=_without(reports[index], common.report),
@@ -164,7 +164,7 @@ def read_archive(path: Path) -> tuple[list[Run], list[Run]]:
                     _Settings, {"values": _joined(kept.settings, one.settings)}, where
                 ).values,
                 choices=kept.choices,
-                limit=kept.limit,
+                limit=one.limit,
                 command=report["command"],
                 head_of=tuple(one.head_of),
                 step_seconds=one.step_seconds,
@@ -211,11 +211,12 @@ def _answers(run: Run, task: str, found: dict[str, Rows]) -> str:
         )
     rows = run.predictions(task)
     code = dict(zip(names, CODES, strict=False))
+    classes = run.numbers(task, [row.label for row in rows]) if names else [1] * len(rows)
     first = {row.prompt: index for index, row in reversed([*enumerate(rows)])}
     of_task = Rows(
         ids=[row.id for row in rows],
         questions=[first[row.prompt] for row in rows],
-        labels="".join(code[row.label] if names else "1" for row in rows),
+        labels="".join(CODES[int(number)] for number in classes),
     )
     if found.setdefault(task, of_task) != of_task:
         raise UserError(

@@ -148,7 +148,7 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
     run_dirs: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder")
+            raise UserError(f"{folder}: no such folder or archive")
         if (folder / "report.json").is_file():
             run_dirs.append(folder)
             continue
