@@ -1,36 +1,20 @@
 import pytest
-import torch
 
-from toplora_train.models.memory import MemoryEstimate, estimate_memory, memory_of_each
-from toplora_train.models.tiny import tiny_config, tiny_model
-
-
-def estimate(**changes):
-    settings = dict(
-        parameters=1000,
-        trainable=10,
-        dtype="float32",
-        compute_dtype="float32",
-        rows=4,
-        tokens=100,
-        supervised=10,
-        activation_checkpointing=False,
-    )
-    return estimate_memory(tiny_config(), **(settings | changes))
+from toplora_train.models.memory import MemoryEstimate, memory_of_each, weight_bytes
+from toplora_train.models.tiny import tiny_config
 
 
-def test_weights_follow_the_dtype_and_the_adapter_includes_its_moments():
-    assert estimate().weights == 4000
-    assert estimate(dtype="bfloat16").weights == 2000
-    assert estimate().adapter == 10 * (4 + 4 + 8)
-    parts = estimate()
-    assert parts.total == parts.weights + parts.adapter + parts.activations + parts.logits
+def test_weights_follow_the_dtype():
+    assert weight_bytes(1000, embeddings=100, dtype="float32") == 4000
+    assert weight_bytes(1000, embeddings=100, dtype="bfloat16") == 2000
 
 
 def test_4_bit_layers_take_a_quarter_of_bf16_and_embeddings_are_not_quantised():
     embeddings = 2 * tiny_config().vocab_size * tiny_config().hidden_size
     sizes = {
-        form: estimate(parameters=embeddings + 64_000, dtype="bfloat16", quantization=form).weights
+        form: weight_bytes(
+            embeddings + 64_000, embeddings=embeddings, dtype="bfloat16", quantization=form
+        )
         - 2 * embeddings
         for form in (None, "8bit", "4bit")
     }
@@ -39,35 +23,11 @@ def test_4_bit_layers_take_a_quarter_of_bf16_and_embeddings_are_not_quantised():
     assert sizes["4bit"] == pytest.approx(33_000, rel=1e-2)
 
 
-def test_activations_are_close_to_what_autograd_keeps():
-    """Counts the bytes of distinct storages saved for backward, without parameters."""
-    model = tiny_model().train()
-    model.requires_grad_(False)
-    for layer in model.model.layers:
-        layer.self_attn.q_proj.weight.requires_grad_()
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    held = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: (held.append(t), keep(t))[1], lambda t: t
-    ):
-        model(torch.randint(2, 258, (4, 100)), logits_to_keep=1, use_cache=False).logits.sum()
-    measured = sum(kept.values())
-    assert estimate(supervised=1).activations == pytest.approx(measured, rel=0.5)
+def test_the_total_is_the_sum_of_the_parts():
+    assert MemoryEstimate(weights=1, adapter=20, activations=300, process=4_000).total == 4_321
 
 
-def test_checkpointing_needs_less():
-    assert estimate(activation_checkpointing=True).activations < estimate().activations
-
-
-WHOLE = MemoryEstimate(weights=16_000, adapter=1_600, activations=500, logits=100)
+WHOLE = MemoryEstimate(weights=16_000, adapter=1_600, activations=500)
 
 
 def of_each(engine: str, devices: int) -> MemoryEstimate:

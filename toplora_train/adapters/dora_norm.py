@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from toplora_train.adapters._peft.dora import DoraVariant, frozen_weight
+from toplora_train.adapters.autocast import without_autocast
 from toplora_train.adapters.projection import product
 
 
@@ -44,7 +45,7 @@ def factored_row_norm(
     Returns:
         ``(m,)`` in the dtype of ``squares``.
     """
-    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(weight):
         cross = product(weight, A.T.to(weight.dtype), squares.dtype)
         A, B = A.to(squares.dtype), B.to(squares.dtype)
         both = torch.addmm(cross, B, A @ A.T, beta=2 * scaling, alpha=scaling**2)

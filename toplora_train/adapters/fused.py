@@ -20,7 +20,6 @@ is part of the function if it is an ``nn.Linear`` without hooks; others (quantis
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -30,17 +29,18 @@ from torch.autograd.function import once_differentiable
 
 from toplora_train.adapters import gate as paper_gate
 from toplora_train.adapters import kernels, projection
+from toplora_train.adapters.autocast import autocast_dtype, without_autocast
 from toplora_train.adapters.low_rank import Gate, LowRank, composed_update, gated
 
 
 def can_fuse(x: Tensor, base_layer: nn.Module, adapter_dtype: torch.dtype) -> bool:
     """Whether :func:`fused_linear` computes this layer's output; see the module's docstring."""
-    if torch.compiler.is_compiling() or x.is_meta or not x.is_floating_point():
+    if torch.compiler.is_compiling() or not x.is_floating_point():
         return False
     dtype = _compute_dtype(x)
     if torch.promote_types(adapter_dtype, dtype) != adapter_dtype:
         return False  # an adapter narrower than its base: its sums would not be the base's
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast_dtype(x) is not None:
         return _is_plain(base_layer)  # the dtype of other layers' outputs is their own affair
     weight = base_layer.weight if _is_plain(base_layer) else x
     return weight.dtype == dtype
@@ -66,14 +66,14 @@ def fused_linear(x: Tensor, base_layer: nn.Module, factors: LowRank, dropout: nn
         summed: Tensor = (result + update).to(result.dtype)
         return summed
     p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+    if x.is_meta:
+        p = 0.0  # nothing is kept of a mask, so a simulated step does without
     # Drawn on the CPU for every device: no synchronisation, and the checkpointed state holds it.
     seed = int(torch.randint(2**62, ())) if p else 0
     A, B, scaling, gate = factors
     theta, gain = (gate.theta, gate.gain) if gate else (None, None)
     how = _How(scaling, gate, p, seed, _compute_dtype(x))
-    device = x.device.type
-    autocast = torch.is_autocast_enabled(device)
-    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+    with without_autocast(x):
         y: Tensor = _FusedLinear.apply(  # type: ignore[no-untyped-call]
             x, weight, bias, result, A, B, theta, gain, how
         )
@@ -81,9 +81,7 @@ def fused_linear(x: Tensor, base_layer: nn.Module, factors: LowRank, dropout: nn
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    enabled = torch.is_autocast_enabled(device)
-    return torch.get_autocast_dtype(device) if enabled else x.dtype
+    return autocast_dtype(x) or x.dtype
 
 
 def _is_plain(layer: nn.Module) -> bool:

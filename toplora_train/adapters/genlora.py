@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -42,6 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from toplora_train.adapters.autocast import without_autocast
 from toplora_train.adapters.base import AdapterLinear, AdapterModel, register_method
 from toplora_train.adapters.checks import (
     check_boolean,
@@ -142,7 +142,7 @@ class _WeightedSum(torch.autograd.Function):
     def backward(ctx: Any, dtotal: Tensor) -> tuple[Tensor | None, ...]:
         latent, weights, centres, log_widths = ctx.saved_tensors
         groups, n = weights.shape[1], len(latent)
-        with _float32(latent):
+        with without_autocast(latent):
             inverse = torch.exp(-log_widths)
             distance = _distance(_in_groups(latent, groups), centres, inverse)
             q = _basis(distance)
@@ -171,13 +171,6 @@ def _unbatched(batched: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     if len(rows) == len(values):
         return batched.view(*rows.shape[:2], -1)
     return batched.transpose(0, 1)
-
-
-def _float32(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Without autocast; entering that context takes as long as several small operations."""
-    device = tensor.device.type
-    enabled = torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if enabled else nullcontext()
 
 
 def synthesise(
@@ -211,7 +204,7 @@ def synthesise(
     rank, groups, kernels = weights.shape
     rows = max(1, VALUES_AT_A_TIME // (len(latent) * kernels))
     shared = len(centres) == 1
-    with _float32(latent):
+    with without_autocast(latent):
         if shared or rows >= rank:
             matrix = _weighted_sum(latent, weights, centres, log_widths)
         else:

@@ -24,13 +24,13 @@ fixed matrix s P_L B A P_R; exported as a plain LoRA, its factors are A P_R and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from toplora_train.adapters.autocast import without_autocast
 from toplora_train.adapters.base import (
     AdapterLinear,
     AdapterModel,
@@ -109,8 +109,7 @@ class OrthogonalLinear(AdapterLinear):
             self.orthogonal_U[adapter_name].to(B.dtype),
             self.orthogonal_V[adapter_name].to(A.dtype),
         )
-        device = A.device.type
-        with nullcontext() if A.is_meta else torch.autocast(device, enabled=False):
+        with without_autocast(A):
             return LowRank(A - (A @ V) @ V.T, B - U @ (U.T @ B), self.scaling[adapter_name])
 
 

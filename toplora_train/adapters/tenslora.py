@@ -36,6 +36,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from toplora_train.adapters.autocast import without_autocast
 from toplora_train.adapters.base import AdapterLinear, AdapterModel, register_method
 from toplora_train.adapters.checks import (
     check_choice,
@@ -156,7 +157,7 @@ class TensLoraLinear(AdapterLinear):
         factors = [tensors[mode] for mode in modes(config.construction)]
         dtype = torch.promote_types(factors[0].dtype, torch.float32)
         core = tensors["core"].to(dtype) if "core" in tensors else None
-        with torch.autocast(factors[0].device.type, enabled=False):
+        with without_autocast(factors[0]):
             A, B = thin_factors(
                 core,
                 [factor.to(dtype) for factor in factors],

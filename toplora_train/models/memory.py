@@ -1,4 +1,4 @@
-"""Estimate the memory needed for training, from shapes alone."""
+"""The memory of a device during training, by purpose, and of each of several."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TRAINED_BYTES = 4 + 4 + 8  # per trained parameter: weight, gradient, AdamW's two moments, in fp32
@@ -20,78 +19,34 @@ class MemoryEstimate:
     """Bytes by kind.
 
     ``adapter``: weights, gradients and AdamW's two moments of the trainable parameters.
-    ``activations``: those kept for the backward pass of one micro-batch of the longest rows.
+    ``activations``: the most that the passes of one micro-batch allocate, logits included.
     ``process``: Python, its libraries and the rows, where they share the memory (on a CPU).
     """
 
     weights: int
     adapter: int
     activations: int
-    logits: int
     process: int = 0
 
     @property
     def total(self) -> int:
         """The sum of all kinds."""
-        return self.weights + self.adapter + self.activations + self.logits + self.process
+        return self.weights + self.adapter + self.activations + self.process
 
 
-def estimate_memory(
-    config: Any,
-    *,
-    parameters: int,
-    trainable: int,
-    dtype: str,
-    compute_dtype: str,
-    rows: int,
-    tokens: int,
-    supervised: int,
-    activation_checkpointing: bool,
-    quantization: str | None = None,
-    process: int = 0,
-) -> MemoryEstimate:
-    """Estimate for a frozen decoder with a gated feed-forward block.
-
-    A frozen linear layer keeps only what its adapter needs; norms, rotary embeddings, attention and
-    the gated product keep about ``12 d + 3 f`` values per token and layer (d hidden size, f
-    feed-forward width); with activation checkpointing that of one layer, plus ``d`` per layer.
-    Supervised logits exist once, in fp32, where their gradient takes their place; in another dtype
-    also as computed, and as the gradient of that.
+def weight_bytes(
+    parameters: int, *, embeddings: int, dtype: str, quantization: str | None = None
+) -> int:
+    """Bytes of a base model's weights.
 
     Args:
-        config: the model's transformers config.
-        parameters: parameters of the base model.
-        trainable: trainable parameters.
-        dtype: dtype of the base model's weights.
-        compute_dtype: dtype of the activations.
-        rows: rows per micro-batch.
-        tokens: tokens of the longest row.
-        supervised: positions whose logits are computed, per row.
-        activation_checkpointing: whether layers are recomputed.
-        quantization: ``4bit`` or ``8bit``, of all weights except embeddings.
-        process: bytes that the process takes without a model, if they are in the same memory.
+        parameters: Their number.
+        embeddings: The number of those that quantization leaves as they are.
+        dtype: Of those that are not quantized.
+        quantization: ``4bit`` or ``8bit``.
     """
-    width = BYTES[compute_dtype]
-    hidden = int(config.hidden_size)
-    feed_forward = int(getattr(config, "intermediate_size", 4 * hidden))
-    layers = int(config.num_hidden_layers)
-    per_layer = rows * tokens * (12 * hidden + 3 * feed_forward) * width
-    kept = (
-        per_layer + layers * rows * tokens * hidden * width
-        if activation_checkpointing
-        else layers * per_layer
-    )
-    vocabulary = int(getattr(config, "vocab_size", 0))  # a model of images has none
-    tables = 1 if getattr(config, "tie_word_embeddings", False) else 2
-    embeddings = min(parameters, tables * vocabulary * hidden)
     inner = QUANTIZED_BYTES[quantization] if quantization is not None else BYTES[dtype]
-    return MemoryEstimate(
-        weights=int(embeddings * BYTES[dtype] + (parameters - embeddings) * inner),
-        adapter=trainable * TRAINED_BYTES,
-        activations=kept,
-        logits=rows * supervised * vocabulary * (4 if width == 4 else 4 + 2 * width),
-        process=process,
-    )
+    return int(embeddings * BYTES[dtype] + (parameters - embeddings) * inner)
 
 
 def resident_memory() -> int:

@@ -128,7 +128,7 @@ class Work:
     ``flops_per_second`` is the device's peak throughput, according to ``speed_from``;
     ``utilisation`` the fraction of it that an efficient run reaches. ``capacity`` is a device's
     memory in bytes. ``bound`` is the assumption under which the numbers are upper bounds; None if
-    the tokens were counted.
+    the tokens were counted. ``unknown`` says why there is no memory.
     """
 
     device: str
@@ -141,6 +141,7 @@ class Work:
     bound: str | None = None
     command: str | None = None
     too_large: str | None = None
+    unknown: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -343,7 +344,10 @@ def _add_flops(table: PlainTable, work: Work) -> None:
 
 
 def _show_memory(work: Work, console: Console) -> None:
-    _show_line(f"memory per device, estimated from shapes: {work.device}", console)
+    if work.unknown is not None:
+        _show_line(f"memory is unknown: a step cannot be simulated ({work.unknown})", console)
+        return
+    _show_line(f"memory per device, of a simulated step: {work.device}", console)
     table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     possible = [column for column in work.memory if column.refusal is None]
     table.add_column("purpose", no_wrap=True)
@@ -371,7 +375,7 @@ def _show_memory(work: Work, console: Console) -> None:
     if work.too_large is not None:
         _show_line(work.too_large, console)
     if work.command is not None:
-        _show_line(f"On 8 devices: {work.command}", console)
+        _show_line(f"On several devices: {work.command}", console)
 
 
 def readable_bytes(count: float) -> str:

@@ -70,6 +70,12 @@ from toplora_train.run.prepare.objective import base_weights, load_base
 from toplora_train.run.prepare.resume_settings import resume_settings, with_defaults
 from toplora_train.run.prepare.run_data import RunData, prepare, total_steps
 from toplora_train.run.prepare.start_from import StartFrom, find_start
+from toplora_train.run.prepare.step_memory import (
+    UnknownStepError,
+    embedding_parameters,
+    longest_rows,
+    step_memory,
+)
 from toplora_train.run.prepare.validate_rows import validate_rows
 from toplora_train.run.prepare.validate_settings import validate_settings
 from toplora_train.train.checkpoint import (
@@ -102,6 +108,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         device=config.launch.device,
         mixed_precision=config.trainer.mixed_precision,
         deterministic=config.trainer.deterministic,
+        save_memory=config.trainer.activation_checkpointing,
     )
     validate_settings(config, processes=accelerator.num_processes)
     first = accelerator.is_main_process  # it alone writes files and shows progress
@@ -115,7 +122,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         barrier=accelerator.wait_for_everyone if accelerator.num_processes > 1 else None,
     )
     config, fitted = within_budget(with_invocation(config, run_data), run_data)
-    origin = validate_adapter(config, run_data)
+    origin, planned = validate_adapter(config, run_data, accelerator)
     ends = earlier_ends(run_dir)
 
     def warn(line: str) -> None:
@@ -140,7 +147,6 @@ def run(config: RunConfig, run_dir: Path) -> None:
             say(console, str(line))
 
     shards = open_shards(config.launch, accelerator)
-    process = resident_memory() if accelerator.device.type == "cpu" else 0
     model = load_base(config, run_data.location, run_data.objective.head, shards=shards)
     base_parameters = model.num_parameters()
     model.to(accelerator.device)
@@ -258,8 +264,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         run_dir,
         Outcome(
             base_parameters=base_parameters,
-            process_memory=process,
-            shape=fresh.config,
+            planned_memory=planned,
             described=described,
             base_scores=base_scores,
             last_scores=last_scores,
@@ -281,18 +286,37 @@ def run(config: RunConfig, run_dir: Path) -> None:
     say(console, conclusion(report.to_dict(), run_dir))
 
 
-def validate_adapter(config: RunConfig, run_data: RunData) -> StartFrom | None:
+def validate_adapter(
+    config: RunConfig, run_data: RunData, accelerator: Accelerator
+) -> tuple[StartFrom | None, int | None]:
     """Attach the adapter to a model on the meta device: mistakes show before slow work.
 
     Returns:
-        The adapter that it starts from, if there is one.
+        The adapter that it starts from, if there is one, and the bytes that this process is going
+        to take; None where a step cannot be simulated.
     """
+    on_cpu = accelerator.device.type == "cpu"
+    process = resident_memory() if on_cpu else 0
     without_weights = load_base(config, run_data.location, run_data.objective.head, meta=True)
     validate_rows(without_weights, run_data)
     origin = find_start(config, without_weights)
+    parameters, embeddings = without_weights.num_parameters(), embedding_parameters(without_weights)
     adapted = attach_adapter(without_weights, config.adapter, seed=config.seed)
     make_optimizer(adapted, config.optimizer)
-    return origin
+    step = step_memory(
+        adapted,
+        config,
+        longest_rows(run_data),
+        run_data.objective.loss,
+        parameters=parameters,
+        embeddings=embeddings,
+        process=process,
+    )
+    try:
+        return origin, step.of_each(accelerator.num_processes, config.launch.engine).total
+    except UnknownStepError as error:
+        log.info("the memory of a step is unknown: %s", error)
+        return origin, None
 
 
 def resume_point(

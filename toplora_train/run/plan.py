@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,10 +29,10 @@ from toplora_train.models.availability import ModelState
 from toplora_train.models.head import Head
 from toplora_train.models.known import known_model, shape_as_model
 from toplora_train.models.locate import ModelLocation
-from toplora_train.models.memory import BYTES, MemoryEstimate, estimate_memory, resident_memory
+from toplora_train.models.memory import resident_memory
 from toplora_train.models.work import training_flops
 from toplora_train.report.display import plain_console, say
-from toplora_train.report.plan import Parameters, Plan, Tokens, Work, show_plan
+from toplora_train.report.plan import DeviceMemory, Parameters, Plan, Tokens, Work, show_plan
 from toplora_train.run.assemble.adapter_costs import compare_adapters
 from toplora_train.run.fit.optimization import (
     adjustments,
@@ -49,7 +48,6 @@ from toplora_train.run.prepare.objective import load_base
 from toplora_train.run.prepare.parsing import training_parser
 from toplora_train.run.prepare.plan_target import (
     Target,
-    compute_dtype,
     find_target,
     launch_command,
     memory_of_devices,
@@ -57,6 +55,14 @@ from toplora_train.run.prepare.plan_target import (
 )
 from toplora_train.run.prepare.run_data import RunData, prepare, total_steps
 from toplora_train.run.prepare.start_from import find_start
+from toplora_train.run.prepare.step_memory import (
+    StepMemory,
+    UnknownStepError,
+    embedding_parameters,
+    longest_rows,
+    rows_of_length,
+    step_memory,
+)
 from toplora_train.run.prepare.validate_rows import validate_rows
 from toplora_train.run.prepare.validate_settings import validate_settings
 from toplora_train.train.sampler import remaining_batches, steps_in_epoch
@@ -111,7 +117,7 @@ def make_plan(config: RunConfig, target: Target) -> Plan:
             config = with_invocation(config, run_data)
         comparison = compare_adapters(model, config.adapter)
         config, fitted = within_budget_on(model, config)
-        embeddings, total = _embeddings(model), model.num_parameters()
+        embeddings, total = embedding_parameters(model), model.num_parameters()
         start = find_start(config, model)
         adapted = attach_adapter(model, config.adapter, seed=config.seed)
         make_optimizer(adapted, config.optimizer)  # it may freeze some parameters, or not fit
@@ -124,7 +130,20 @@ def make_plan(config: RunConfig, target: Target) -> Plan:
             comparison=comparison,
         )
         if tokens is not None:
-            work = _work(config, target, tokens, model.config, parameters, embeddings=embeddings)
+            batches = (
+                (longest_rows(run_data), run_data.objective.loss)
+                if run_data is not None
+                else rows_of_length(config, model, tokens.longest)
+            )
+            step = step_memory(
+                adapted,
+                config,
+                *batches,
+                parameters=total,
+                embeddings=embeddings,
+                process=resident_memory() if target.shares_memory else 0,
+            )
+            work = _work(config, target, tokens, model.config, step)
     return Plan(
         config=asdict(config),
         inputs=as_list(base, sources),
@@ -257,14 +276,13 @@ def _steps(config: RunConfig, rows: int | None, run_data: RunData | None) -> int
 class _TrainedTokens:
     """The tokens that go through the model: the rows' lengths, each as often as it is trained on.
 
-    ``supervised`` counts the run's supervised tokens, ``most_supervised`` the largest number in one
-    row. ``bound`` names the assumption under which the numbers are upper bounds.
+    ``supervised`` counts those with a loss. ``bound`` names the assumption under which the
+    numbers are upper bounds.
     """
 
     lengths: Sequence[int]
     supervised: int
     longest: int
-    most_supervised: int
     batches: Sequence[Sequence[int]] = ()
     bound: str | None = None
 
@@ -287,7 +305,6 @@ def _counted(config: RunConfig, run_data: RunData) -> _TrainedTokens:
         lengths=lengths[rows].tolist(),
         supervised=int(supervised[rows].sum()),
         longest=int(lengths.max()),
-        most_supervised=int(supervised.max()),
         batches=batches,
     )
 
@@ -310,7 +327,6 @@ def _bounded(config: RunConfig, rows: int | None) -> _TrainedTokens | None:
         lengths=[longest] * count,
         supervised=longest * count if generates else count,
         longest=longest,
-        most_supervised=longest if generates else 1,
         bound=f"every row at {why} tokens{', all of them supervised' if generates else ''}",
     )
 
@@ -339,37 +355,23 @@ def _work(
     target: Target,
     tokens: _TrainedTokens,
     shape: Any,
-    parameters: Parameters,
-    *,
-    embeddings: int,
+    step: StepMemory,
 ) -> Work:
-    trainer, trainable = config.trainer, sum(parameters.trainable.values())
-    rows = rows_at_once(trainer)
-    estimate = partial(
-        _memory,
-        config,
-        shape,
-        tokens,
-        parameters=parameters.base,
-        trainable=trainable,
-        process=resident_memory() if target.shares_memory else 0,
-    )
-    memory = memory_of_devices(
-        config,
-        estimate,
-        rows=rows,
-        trainable=trainable,
-        embeddings=embeddings * BYTES[config.model.dtype],
-        layers=shape.num_hidden_layers,
-    )
+    trainer, rows = config.trainer, rows_at_once(config.trainer)
+    memory: list[DeviceMemory] = []
+    unknown = None
+    try:
+        memory = memory_of_devices(config, step.of_each, trainable=step.trainable)
+    except UnknownStepError as error:
+        unknown = str(error)
     return Work(
         device=target.name,
         flops=training_flops(
             tokens.lengths,
             supervised=tokens.supervised if head_task(config) is None else 0,
-            body=parameters.base - embeddings,
+            body=step.parameters - step.embeddings,
             hidden=shape.hidden_size,
-            layers=shape.num_hidden_layers,
+            layers=step.layers,
             vocabulary=getattr(shape, "vocab_size", 0),
             activation_checkpointing=trainer.activation_checkpointing,
         ),
@@ -379,74 +381,10 @@ def _work(
         memory=memory,
         capacity=target.capacity,
         bound=tokens.bound,
-        command=launch_command(config, memory, target.capacity),
-        too_large=too_large(memory, target),
+        command=launch_command(config, memory, target.capacity) if memory else None,
+        too_large=too_large(memory, target) if memory else None,
+        unknown=unknown,
     )
-
-
-def _memory(
-    config: RunConfig,
-    shape: Any,
-    tokens: _TrainedTokens,
-    rows: int,
-    *,
-    parameters: int,
-    trainable: int,
-    process: int,
-) -> MemoryEstimate:
-    return estimate_memory(
-        shape,
-        parameters=parameters,
-        trainable=trainable,
-        dtype=config.model.dtype,
-        compute_dtype=compute_dtype(config),
-        rows=rows,
-        tokens=tokens.longest,
-        supervised=tokens.most_supervised,
-        activation_checkpointing=config.trainer.activation_checkpointing,
-        quantization=config.model.quantization,
-        process=process,
-    )
-
-
-def planned_memory(
-    config: RunConfig,
-    run_data: RunData,
-    shape: Any,
-    *,
-    parameters: int,
-    trainable: int,
-    process: int,
-) -> MemoryEstimate:
-    """The memory a process needs, from shapes; also under FSDP2, which loads the whole model.
-
-    Args:
-        config: The run.
-        run_data: Its rows; the longest matter.
-        shape: The model's own configuration (transformers).
-        parameters: The base model's parameters.
-        trainable: The adapter's parameters.
-        process: Bytes that the process took before the model was loaded.
-    """
-    return _memory(
-        config,
-        shape,
-        _counted(config, run_data),
-        rows_at_once(config.trainer),
-        parameters=parameters,
-        trainable=trainable,
-        process=process,
-    )
-
-
-def _embeddings(model: PreTrainedModel) -> int:
-    """Weights of the input and output embeddings; tied ones are counted once."""
-    tables = {
-        id(module.weight): module.weight.numel()
-        for module in (model.get_input_embeddings(), model.get_output_embeddings())
-        if hasattr(module, "weight")  # a head replaces the output embeddings; images have none
-    }
-    return sum(tables.values())
 
 
 # What is unknown

@@ -4,24 +4,25 @@ import pytest
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import LaunchSettings
-from toplora_train.models.memory import MemoryEstimate
 from toplora_train.run.prepare.plan_target import (
     find_target,
     launch_command,
     memory_of_devices,
     too_large,
 )
+from toplora_train.run.prepare.step_memory import StepMemory
 
 
 def memory(config, weights: int = 1_000):
-    return memory_of_devices(
+    step = StepMemory(
         config,
-        lambda rows: MemoryEstimate(weights, 160, 100 * rows, 0),
-        rows=4,
+        parameters=weights // 4,
+        embeddings=25,
         trainable=10,
-        embeddings=100,
         layers=9,
+        activations=lambda rows: 100 * rows,
     )
+    return memory_of_devices(config, step.of_each, trainable=10)
 
 
 def test_each_of_eight_devices_holds_an_eighth_of_a_batch(make_run):
@@ -29,6 +30,11 @@ def test_each_of_eight_devices_holds_an_eighth_of_a_batch(make_run):
     assert alone.parts["activations"] == 400
     assert {one.parts["activations"] for one in (ddp, zero2, fsdp2)} == {100}  # 8 rows, 8 devices
     assert fsdp2.training < zero2.training < ddp.training < alone.training
+
+
+def test_as_many_devices_are_compared_as_the_run_has_processes(make_run):
+    config = make_run(launch=LaunchSettings(engine="fsdp2", processes=64))
+    assert [one.setting for one in memory(config)] == ["1 device", "64, ddp", "64, zero2", "64, fsdp2"]
 
 
 def test_an_evaluation_holds_the_base_model_whole_but_under_fsdp2(make_run):

@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from toplora_train.adapters.autocast import autocast_dtype
 from toplora_train.adapters.configs import AdapterConfig
 from toplora_train.adapters.fused import can_fuse, fused_linear
 from toplora_train.adapters.low_rank import LowRank, composed_update
@@ -236,7 +237,7 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
 
     def _cast_input(self, x: Tensor, adapter_name: str) -> Tensor:
         """``x`` in the dtype of the adapter's tensors, unless autocast takes care of it."""
-        if torch.is_autocast_enabled(x.device.type):
+        if autocast_dtype(x) is not None:
             return x
         return self._cast_input_dtype(x, self._dtype(adapter_name))
 

@@ -34,7 +34,6 @@ from toplora_train.report.pages import loss_change, verdict
 from toplora_train.report.sections import matching
 from toplora_train.run.fit.best_checkpoint import BestCheckpoint
 from toplora_train.run.fit.optimization import adjustments, padded_together
-from toplora_train.run.plan import planned_memory
 from toplora_train.run.platform.device import device_name
 from toplora_train.run.prepare.extension import Extension
 from toplora_train.run.prepare.run_data import RunData, total_steps
@@ -94,8 +93,7 @@ class Outcome:
 
     Attributes:
         base_parameters: Parameters of the base model.
-        process_memory: Bytes of the process before it was loaded; 0 on a GPU.
-        shape: The base model's own config.
+        planned_memory: Bytes that a process was expected to take; None if unknown.
         described: What describes the adapter, see :mod:`toplora_train.adapters.describe`.
         base_scores: The base model's scores; empty where it was not evaluated.
         last_scores: Those of the last step, where another one was selected.
@@ -109,8 +107,7 @@ class Outcome:
     """
 
     base_parameters: int
-    process_memory: int
-    shape: Any
+    planned_memory: int | None
     described: dict[str, Any]
     base_scores: dict[str, Score]
     last_scores: dict[str, Score]
@@ -220,14 +217,7 @@ def build_report(
             validation_loss=last.get("validation_loss"),
             selection=selection.to_dict() if selection is not None else None,
             extension=outcome.extension.to_dict() if outcome.extension is not None else None,
-            planned_memory_bytes=planned_memory(
-                config,
-                run_data,
-                outcome.shape,
-                parameters=outcome.base_parameters,
-                trainable=described["trainable_parameters"],
-                process=outcome.process_memory,
-            ).total,
+            planned_memory_bytes=outcome.planned_memory,
         ),
         tasks={
             eval_set.name: task_score(

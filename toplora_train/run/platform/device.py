@@ -24,11 +24,16 @@ AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def open_accelerator(
-    device: str, mixed_precision: str, *, deterministic: bool = False
+    device: str,
+    mixed_precision: str,
+    *,
+    deterministic: bool = False,
+    save_memory: bool = False,
 ) -> Accelerator:
     """An Accelerator on the given device; ``auto`` takes a GPU if there is one.
 
-    ``deterministic`` makes torch refuse nondeterministic operations.
+    ``deterministic`` makes torch refuse nondeterministic operations; ``save_memory`` returns freed
+    memory to a CPU's system, which takes time.
 
     Raises:
         UserError: The device is not available, or does not support the precision.
@@ -45,7 +50,10 @@ def open_accelerator(
         )
     if on_cpu:
         choose_matmul()
-        keep_freed_memory()
+        if save_memory:
+            return_freed_memory()
+        else:
+            keep_freed_memory()
     if deterministic:
         os.environ.setdefault(
             "CUBLAS_WORKSPACE_CONFIG", ":4096:8"

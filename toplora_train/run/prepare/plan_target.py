@@ -1,8 +1,7 @@
-"""The device that a run is planned for: a known one or this machine's, and eight of it."""
+"""The device that a run is planned for: a known one or this machine's, and several of it."""
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,14 +12,14 @@ import torch
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import RunConfig
 from toplora_train.models.devices import UTILISATION, find_device
-from toplora_train.models.memory import MemoryEstimate, memory_of_each
+from toplora_train.models.memory import MemoryEstimate
 from toplora_train.models.work import product_speed
 from toplora_train.report.plan import DeviceMemory, readable_bytes
 from toplora_train.run.platform.device import open_accelerator
+from toplora_train.run.prepare.step_memory import compute_dtype
 from toplora_train.run.prepare.validate_settings import validate_settings
 
-COMPUTE = {"bf16": "bfloat16", "fp16": "float16"}
-MANY = 8  # devices of one machine, as sold and rented
+MANY = 8  # devices of one machine, as sold and rented, unless the run has a number of its own
 ENGINES: tuple[Literal["ddp", "zero2", "fsdp2"], ...] = ("ddp", "zero2", "fsdp2")
 # Overrides that belong to a plan only, or that the planned launch replaces.
 REPLACED = ("plan", "plan_for", "prefetch", "launch", "launch.processes", "launch.engine")
@@ -45,11 +44,6 @@ class Target:
     speed_from: str
     utilisation: float | None = None
     shares_memory: bool = False
-
-
-def compute_dtype(config: RunConfig) -> str:
-    """The dtype of the products, by torch's name."""
-    return COMPUTE.get(config.trainer.mixed_precision, config.model.dtype)
 
 
 def find_target(config: RunConfig) -> Target:
@@ -82,51 +76,47 @@ def find_target(config: RunConfig) -> Target:
     )
 
 
+def many_devices(config: RunConfig) -> int:
+    """The number of devices that a plan compares with one."""
+    processes = config.launch.processes
+    return MANY if processes == "auto" or processes == 1 else processes
+
+
 def memory_of_devices(
-    config: RunConfig,
-    estimate: Callable[[int], MemoryEstimate],
-    *,
-    rows: int,
-    trainable: int,
-    embeddings: int,
-    layers: int,
+    config: RunConfig, of_each: Callable[[int, str], MemoryEstimate], *, trainable: int
 ) -> list[DeviceMemory]:
-    """The memory of a single device, and of each of eight with every engine.
+    """The memory of a single device, and of each of several with every engine.
 
     Args:
         config: The run.
-        estimate: The memory of a device by the rows of its micro-batch.
-        rows: The micro-batch of a single device.
+        of_each: The memory of each of so many devices with an engine.
         trainable: The adapter's parameters.
-        embeddings: Bytes of the base model's weights outside its layers.
-        layers: The base model's number of layers.
     """
-    found = [_device_memory("1 device", estimate(rows), trainable)]
+    found = [_device_memory("1 device", of_each(1, "ddp"), trainable)]
+    many = many_devices(config)
     for engine in ENGINES:
-        each = min(rows, math.ceil(config.trainer.batch_size / MANY))
-        memory = memory_of_each(
-            estimate(each), engine=engine, devices=MANY, embeddings=embeddings, layers=layers
-        )
-        name = f"{MANY}, {engine}"
-        launch = replace(config.launch, engine=engine, processes=MANY)
+        name = f"{many}, {engine}"
+        launch = replace(config.launch, engine=engine, processes=many)
         try:
-            validate_settings(replace(config, launch=launch), processes=MANY)
+            validate_settings(replace(config, launch=launch), processes=many)
         except UserError as error:
             found.append(DeviceMemory(name, {}, 0, refusal=str(error)))
         else:
-            found.append(_device_memory(name, memory, trainable))
+            found.append(_device_memory(name, of_each(many, engine), trainable))
     return found
 
 
 def launch_command(
     config: RunConfig, memory: Sequence[DeviceMemory], capacity: float | None
 ) -> str | None:
-    """The run's command on eight devices, with the first engine that fits; None if none does."""
+    """The run's command on several devices, with the first engine that fits; None if none does."""
     for engine, needs in zip(ENGINES, memory[1:], strict=True):
         if needs.refusal is None and (capacity is None or needs.most <= capacity):
             words = shlex.split(config.command)
             kept = [word for word in words if word.lstrip("+").split("=")[0] not in REPLACED]
-            return shlex.join([*kept, f"launch={engine}", f"launch.processes={MANY}"])
+            return shlex.join(
+                [*kept, f"launch={engine}", f"launch.processes={many_devices(config)}"]
+            )
     return None
 
 
@@ -136,7 +126,7 @@ def _device_memory(setting: str, memory: MemoryEstimate, trainable: int) -> Devi
 
 
 def too_large(memory: Sequence[DeviceMemory], target: Target) -> str | None:
-    """What to change if not even eight devices are enough, in a line."""
+    """What to change if not even several devices are enough, in a line."""
     if target.capacity is None or any(
         needs.refusal is None and needs.most <= target.capacity for needs in memory
     ):
