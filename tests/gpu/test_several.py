@@ -19,7 +19,13 @@ def test_two_gpus_train_what_one_trains(run, engine, adapter):
     assert both == pytest.approx(alone, rel=1e-5)
 
 
-def test_fsdp2_shares_out_a_base_in_bf16_under_adapters_in_fp32(run):
+def test_fsdp2_trains_the_same_where_shards_wait_on_the_cpu(run):
+    on_gpus = run("launch=fsdp2", "launch.processes=2")
+    waiting = run("launch=fsdp2", "launch.processes=2", "launch.offload=cpu")
+    assert waiting == pytest.approx(on_gpus, rel=1e-6)
+
+
+def test_fsdp2_shards_a_base_in_bf16_under_adapters_in_fp32(run):
     alone = run("launch.device=cuda", "model.dtype=bfloat16")
     both = run("launch=fsdp2", "launch.processes=2", "model.dtype=bfloat16")
     assert both == pytest.approx(alone, rel=1e-2)

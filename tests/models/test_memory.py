@@ -46,3 +46,10 @@ def test_stage_2_shards_gradients_and_moments_and_stage_3_the_base_model():
     assert fsdp2.weights == 16_000 // 8 + 2_000 + 2 * 1_000
     assert {one.activations for one in (ddp, zero2, fsdp2)} == {500}
     assert of_each("zero3", 8) == fsdp2
+
+
+def test_offloaded_shards_leave_what_is_gathered():
+    kept = memory_of_each(
+        WHOLE, engine="fsdp2", devices=8, embeddings=2_000, layers=14, offload=True
+    )
+    assert kept.weights == 2_000 + 2 * 1_000

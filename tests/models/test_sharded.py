@@ -5,6 +5,7 @@ traceback, if there is one, for the test of the same name.
 """
 
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ from toplora_train.models.compiled import repeated_layers
 from toplora_train.models.head import Head
 from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation
-from toplora_train.models.sharded import Shards, gathered, in_step, is_sharded, shard
+from toplora_train.models.sharded import Shards, gathered, in_step, is_sharded, shard, to_device
 from toplora_train.models.tiny import tiny_config, tiny_model, tiny_tokenizer
 from toplora_train.run.platform.device import open_shards
 
@@ -85,6 +86,16 @@ def logits_are_those_of_the_whole_model(folder: Path, shards: Shards) -> None:
         assert all(isinstance(parameter, DTensor) for parameter in half.parameters())
 
 
+def shards_may_wait_on_the_cpu(folder: Path, shards: Shards) -> None:
+    whole, _ = pair(folder, "untied", shards)
+    _, half = pair(folder, "untied", replace(shards, offload=True))
+    assert to_device(half, shards.device) is half
+    for _ in range(2):
+        with torch.inference_mode():
+            torch.testing.assert_close(whole(IDS).logits, half(IDS).logits, rtol=0, atol=1e-6)
+        assert {parameter.device.type for parameter in half.parameters()} == {"cpu"}
+
+
 def a_new_head_is_that_of_one_process_and_whole(folder: Path, shards: Shards) -> None:
     head = Head(("no", "yes", "maybe"), pad_token_id=0)
     for name in ("untied", "bert"):
@@ -125,6 +136,7 @@ def a_layer_can_be_gathered(folder: Path, shards: Shards) -> None:
 CHECKS = (
     each_process_holds_its_rows,
     logits_are_those_of_the_whole_model,
+    shards_may_wait_on_the_cpu,
     a_new_head_is_that_of_one_process_and_whole,
     processes_may_generate_different_numbers_of_tokens,
     a_layer_can_be_gathered,

@@ -462,6 +462,8 @@ class LaunchSettings:
             ``zero2`` (gradients and optimizer state sharded). ``zero3`` is an alias of ``fsdp2``.
         shard: What ``fsdp2`` shards over: ``all`` processes, or those of a ``node``, each of which
             then holds the model once: layers are gathered without the network between nodes.
+        offload: Where the shards of ``fsdp2`` wait until their layer computes: ``null`` is the
+            device, ``cpu`` the CPU's memory.
         device: Device type; ``auto`` takes the best one available.
     """
 
@@ -469,6 +471,7 @@ class LaunchSettings:
     processes: PositiveInt | Literal["auto"] = 1
     engine: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
     shard: Literal["all", "node"] = "all"
+    offload: Literal["cpu"] | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 

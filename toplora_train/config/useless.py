@@ -101,6 +101,11 @@ USES = (
         "says what launch=fsdp2 shards the base model over; no other engine shards it",
     ),
     Use(
+        ("launch.offload",),
+        lambda config: config.launch.engine in ("fsdp2", "zero3") and config.launch.device != "cpu",
+        "keeps the shards of launch=fsdp2 in the CPU's memory while a GPU computes",
+    ),
+    Use(
         tuple(f"adapter.gate.{key}" for key in ("activation", "norm", "init", "eps")),
         lambda config: bool(config.adapter.get("gate", {}).get("enabled")),
         "configures the gate, which adapter.gate.enabled=false removes",

@@ -64,7 +64,13 @@ def peak_resident_memory() -> int:
 
 
 def memory_of_each(
-    whole: MemoryEstimate, *, engine: str, devices: int, embeddings: int, layers: int
+    whole: MemoryEstimate,
+    *,
+    engine: str,
+    devices: int,
+    embeddings: int,
+    layers: int,
+    offload: bool = False,
 ) -> MemoryEstimate:
     """The memory per device, given the estimate ``whole`` for a single one.
 
@@ -80,6 +86,7 @@ def memory_of_each(
         devices: The number of devices.
         embeddings: Bytes of the weights outside the layers.
         layers: The model's number of layers.
+        offload: Whether the shards wait elsewhere.
     """
     if devices == 1:
         return whole
@@ -90,4 +97,5 @@ def memory_of_each(
     if engine == "ddp":
         return averaged
     gathered = 2 * max(0, whole.weights - embeddings) // layers + embeddings
-    return replace(averaged, weights=min(whole.weights, whole.weights // devices + gathered))
+    shard = 0 if offload else whole.weights // devices
+    return replace(averaged, weights=min(whole.weights, shard + gathered))

@@ -14,17 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from toplora_train.config.errors import UserError
 from toplora_train.models.compiled import repeated_layers
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,12 @@ class Shards:
         mesh: The processes; with two dimensions, replicated over the first and sharded over the
             second.
         device: Where this process computes.
+        offload: Whether the shards wait in the CPU's memory until their layer computes.
     """
 
     mesh: DeviceMesh
     device: torch.device
+    offload: bool = False
 
     def get_mesh(self, _dimensions: tuple[str, ...]) -> DeviceMesh:
         """The mesh, as transformers asks for it while loading."""
@@ -97,10 +101,16 @@ def shard(model: PreTrainedModel, shards: Shards, whole: Sequence[str]) -> PreTr
     weights = [getattr(module, "weight", None) for module in ends]
     # Tied, they belong to the root unit, whose parameters are gathered for the whole pass.
     apart = [] if weights[0] is weights[1] else [module for module in ends if module is not None]
+    pinned = shards.device.type == "cuda"
+    policy = CPUOffloadPolicy(pin_memory=pinned) if shards.offload else OffloadPolicy()
     for module in (*apart, *layers, model):  # from the inside out
         if module is model or any(p not in ignored for p in module.parameters()):
             fully_shard(
-                module, mesh=shards.mesh, reshard_after_forward=True, ignored_params=ignored
+                module,
+                mesh=shards.mesh,
+                reshard_after_forward=True,
+                ignored_params=ignored,
+                offload_policy=policy,
             )
     return model
 
@@ -110,9 +120,21 @@ def place(model: PreTrainedModel, shards: Shards) -> None:
 
     What is allocated in inference mode, by an evaluation, could not be trained with.
     """
-    model.to(shards.device)
+    if not shards.offload:
+        model.to(shards.device)
+    to_device(model, shards.device)
     with torch.no_grad():
         _smallest_pass(model)
+
+
+def to_device(model: Model, device: torch.device) -> Model:
+    """Move a model to a device; of a sharded one, all but the shards, which are in place."""
+    if not is_sharded(model):
+        return model.to(device)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not isinstance(tensor, DTensor):
+            tensor.data = tensor.data.to(device)
+    return model
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -175,14 +197,22 @@ def _base(model: nn.Module) -> nn.Module:
     return base
 
 
+def _device(base: Any) -> torch.device:
+    """Where the model computes; its shards may be elsewhere."""
+    mesh = next(p.device_mesh for p in base.parameters() if isinstance(p, DTensor))
+    if mesh.device_type == "cpu":
+        return torch.device("cpu")
+    return torch.device(mesh.device_type, torch.get_device_module().current_device())
+
+
 def _any_works(base: Any, *, works: bool) -> bool:
-    flag = torch.tensor(int(works), device=base.device)
+    flag = torch.tensor(int(works), device=_device(base))
     distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
     return bool(flag)
 
 
 def _smallest_pass(base: Any) -> None:
-    device = next(base.parameters()).device
+    device = _device(base)
     if base.main_input_name == "pixel_values":
         size = base.config.image_size
         sides = [size, size] if isinstance(size, int) else size

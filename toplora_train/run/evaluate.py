@@ -21,6 +21,7 @@ from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import find_method
 from toplora_train.evaluation.ranks import Ranks
+from toplora_train.models.sharded import to_device
 from toplora_train.report.record import completed_report, protocol_hash
 from toplora_train.run.assemble.evaluation_folder import open_folder, write_evaluation
 from toplora_train.run.assemble.run_report import identity, task_score
@@ -96,7 +97,7 @@ def open_run(
     load_adapter(load_base(config, location, objective.head, meta=True), run_dir / "adapter")
     shards = open_shards(config.launch, accelerator)
     model = load_base(config, location, objective.head, shards=shards)
-    model.to(accelerator.device)
+    to_device(model, accelerator.device)
     scorer = Scorer(
         tokenizer=tokenizer,
         eval_sets=special.marked(eval_sets),
@@ -160,7 +161,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     )
     adapter = run_dir / "adapter"
     adapted = load_adapter(opened.model, adapter, kernel=kernel_of(config.adapter))
-    adapted = adapted.to(accelerator.device)
+    to_device(adapted, accelerator.device)
     weights = sha256_of(adapter / WEIGHTS_FILE)
     scores = scorer.score(adapted, "tuned", weights=weights)
     leave_process_group(accelerator)

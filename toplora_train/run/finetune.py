@@ -28,6 +28,7 @@ from toplora_train.evaluation.ranks import Ranks
 from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.models.activation import checkpoint_activations
 from toplora_train.models.memory import resident_memory
+from toplora_train.models.sharded import to_device
 from toplora_train.report.card import model_card
 from toplora_train.report.card_metadata import Facts
 from toplora_train.report.display import say
@@ -149,7 +150,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     shards = open_shards(config.launch, accelerator)
     model = load_base(config, run_data.location, run_data.objective.head, shards=shards)
     base_parameters = model.num_parameters()
-    model.to(accelerator.device)
+    to_device(model, accelerator.device)
     scorer = Scorer(
         tokenizer=run_data.tokenizer,
         eval_sets=run_data.eval_sets,
@@ -246,7 +247,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         shards=shards,
     )
     proof = prove_reload(
-        fresh.to(accelerator.device),
+        to_device(fresh, accelerator.device),
         adapter_dir,
         expected=trained_logits,
         batch=probe,

@@ -34,7 +34,12 @@ def test_each_of_eight_devices_holds_an_eighth_of_a_batch(make_run):
 
 def test_as_many_devices_are_compared_as_the_run_has_processes(make_run):
     config = make_run(launch=LaunchSettings(engine="fsdp2", processes=64))
-    assert [one.setting for one in memory(config)] == ["1 device", "64, ddp", "64, zero2", "64, fsdp2"]
+    assert [one.setting for one in memory(config)] == [
+        "1 device",
+        "64, ddp",
+        "64, zero2",
+        "64, fsdp2",
+    ]
 
 
 def test_an_evaluation_holds_the_base_model_whole_but_under_fsdp2(make_run):

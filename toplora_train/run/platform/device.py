@@ -82,8 +82,9 @@ def open_shards(launch: LaunchSettings, accelerator: Accelerator) -> Shards | No
         return None
     if device.type == "cpu":
         return_freed_memory()
+    offload = launch.offload == "cpu"
     if launch.shard == "all":
-        return Shards(init_device_mesh(device.type, (processes,)), device)
+        return Shards(init_device_mesh(device.type, (processes,)), device, offload)
     here = os.environ.get("LOCAL_WORLD_SIZE", "")
     if not here.isdecimal() or processes % int(here):
         raise UserError(
@@ -91,7 +92,7 @@ def open_shards(launch: LaunchSettings, accelerator: Accelerator) -> Shards | No
             f"which torchrun sets, is {here or 'not set'} and WORLD_SIZE {processes}"
         )
     shape, names = (processes // int(here), int(here)), ("node", "process")
-    return Shards(init_device_mesh(device.type, shape, mesh_dim_names=names), device)
+    return Shards(init_device_mesh(device.type, shape, mesh_dim_names=names), device, offload)
 
 
 def local_ranks(accelerator: Accelerator) -> Ranks:

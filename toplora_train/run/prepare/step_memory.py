@@ -90,6 +90,7 @@ class StepMemory:
             devices=devices,
             embeddings=self.embeddings * BYTES[config.model.dtype],
             layers=self.layers,
+            offload=config.launch.offload is not None,
         )
 
 
