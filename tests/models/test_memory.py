@@ -53,3 +53,11 @@ def test_offloaded_shards_leave_what_is_gathered():
         WHOLE, engine="fsdp2", devices=8, embeddings=2_000, layers=14, offload=True
     )
     assert kept.weights == 2_000 + 2 * 1_000
+
+
+def test_a_collective_on_the_cpu_copies_the_largest_unit():
+    one, four = (
+        memory_of_each(WHOLE, engine="fsdp2", devices=8, embeddings=2_000, layers=14, copies=copies)
+        for copies in (1, 4)
+    )
+    assert four.weights - one.weights == 3 * 2_000

@@ -111,7 +111,13 @@ def test_memory_is_compared_with_the_device_and_impossible_settings_have_a_reaso
     verdict = next(line for line in text.splitlines() if " of 3.8 MiB" in line)
     assert verdict.split()[-4:] == ["fits", "does", "not", "fit"]
     assert "- 8, fsdp2: not with this" in text
-    assert "On 8 devices: train launch=ddp" in text
+    assert "On several devices: train launch=ddp" in text
+
+
+def test_a_step_that_cannot_be_simulated_has_no_memory_but_a_reason():
+    text = shown(replace(PLAN, work=replace(WORK, memory=[], unknown="KeyError: 'a value'")))
+    assert "memory is unknown: a step cannot be simulated (KeyError: 'a value')" in text
+    assert "FLOPs" in text or "TFLOP" in text
 
 
 def test_an_upper_bound_is_called_one_and_shown_with_the_utilisation():

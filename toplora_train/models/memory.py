@@ -21,17 +21,19 @@ class MemoryEstimate:
     ``adapter``: weights, gradients and AdamW's two moments of the trainable parameters.
     ``activations``: the most that the passes of one micro-batch allocate, logits included.
     ``process``: Python, its libraries and the rows, where they share the memory (on a CPU).
+    ``heap``: what the C library cannot use again of freed tensors (on a CPU).
     """
 
     weights: int
     adapter: int
     activations: int
     process: int = 0
+    heap: int = 0
 
     @property
     def total(self) -> int:
         """The sum of all kinds."""
-        return self.weights + self.adapter + self.activations + self.process
+        return self.weights + self.adapter + self.activations + self.process + self.heap
 
 
 def weight_bytes(
@@ -71,6 +73,7 @@ def memory_of_each(
     embeddings: int,
     layers: int,
     offload: bool = False,
+    copies: int = 1,
 ) -> MemoryEstimate:
     """The memory per device, given the estimate ``whole`` for a single one.
 
@@ -87,6 +90,7 @@ def memory_of_each(
         embeddings: Bytes of the weights outside the layers.
         layers: The model's number of layers.
         offload: Whether the shards wait elsewhere.
+        copies: Of the largest layer or embedding, while it is gathered: gloo makes three more.
     """
     if devices == 1:
         return whole
@@ -96,6 +100,7 @@ def memory_of_each(
     averaged = replace(whole, adapter=whole.adapter + 4 * trainable)
     if engine == "ddp":
         return averaged
-    gathered = 2 * max(0, whole.weights - embeddings) // layers + embeddings
+    layer = max(0, whole.weights - embeddings) // layers
+    gathered = 2 * layer + embeddings + (copies - 1) * max(layer, embeddings)
     shard = 0 if offload else whole.weights // devices
     return replace(averaged, weights=min(whole.weights, shard + gathered))

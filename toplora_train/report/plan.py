@@ -354,7 +354,9 @@ def _show_memory(work: Work, console: Console) -> None:
     for column in possible:
         table.add_column(column.setting, justify="right", no_wrap=True)
     for part in possible[0].parts:
-        table.add_row(part, *(readable_bytes(column.parts[part]) for column in possible))
+        sizes = [column.parts[part] for column in possible]
+        if any(sizes):
+            table.add_row(part, *map(readable_bytes, sizes))
     table.add_section()
     table.add_row("training", *(readable_bytes(column.training) for column in possible))
     table.add_row(

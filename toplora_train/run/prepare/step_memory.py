@@ -22,6 +22,7 @@ from toplora_train.models.memory import (
     weight_bytes,
 )
 from toplora_train.run.fit.optimization import rows_at_once
+from toplora_train.run.platform.cpu_malloc import HOLES
 from toplora_train.run.prepare.run_data import RunData
 from toplora_train.train.find_micro_batch_size import longest_of
 from toplora_train.train.losses import label_loss, value_loss
@@ -29,6 +30,7 @@ from toplora_train.train.simulate import simulated_step_bytes
 from toplora_train.train.step import Batch, Loss, supervised_loss
 
 COMPUTE = {"bf16": "bfloat16", "fp16": "float16"}
+GLOO_COPIES = 4  # see benchmarks/sharded_memory.py
 MakeBatch = Callable[[int], Batch]
 """The longest rows of a run, as many as given, in a batch."""
 
@@ -73,6 +75,10 @@ class StepMemory:
         """
         config = self.config
         rows = min(rows_at_once(config.trainer), math.ceil(config.trainer.batch_size / devices))
+        activations = self.activations(rows)
+        returned = config.trainer.activation_checkpointing or (
+            engine in ("fsdp2", "zero3") and devices > 1
+        )
         whole = MemoryEstimate(
             weights=weight_bytes(
                 self.parameters,
@@ -81,8 +87,9 @@ class StepMemory:
                 quantization=config.model.quantization,
             ),
             adapter=self.trainable * TRAINED_BYTES,
-            activations=self.activations(rows),
+            activations=activations,
             process=self.process,
+            heap=round(HOLES * activations) if self.process and not returned else 0,
         )
         return memory_of_each(
             whole,
@@ -91,6 +98,7 @@ class StepMemory:
             embeddings=self.embeddings * BYTES[config.model.dtype],
             layers=self.layers,
             offload=config.launch.offload is not None,
+            copies=GLOO_COPIES if self.process else 1,
         )
 
 
