@@ -101,6 +101,7 @@ def memory_of_each(
     if engine == "ddp":
         return averaged
     layer = max(0, whole.weights - embeddings) // layers
-    gathered = 2 * layer + embeddings + (copies - 1) * max(layer, embeddings)
+    copied = (copies - 1) * max(layer, embeddings)
     shard = 0 if offload else whole.weights // devices
-    return replace(averaged, weights=min(whole.weights, shard + gathered))
+    held = min(whole.weights, shard + 2 * layer + embeddings)
+    return replace(averaged, weights=held + copied)
