@@ -70,6 +70,7 @@ from toplora_train.run.prepare.invocation import with_invocation
 from toplora_train.run.prepare.objective import base_weights, load_base
 from toplora_train.run.prepare.resume_settings import resume_settings, with_defaults
 from toplora_train.run.prepare.run_data import RunData, prepare, total_steps
+from toplora_train.run.prepare.same_inputs import validate_same_inputs
 from toplora_train.run.prepare.start_from import StartFrom, find_start
 from toplora_train.run.prepare.step_memory import (
     UnknownStepError,
@@ -122,6 +123,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         local=local_ranks(accelerator),
         barrier=accelerator.wait_for_everyone if accelerator.num_processes > 1 else None,
     )
+    ranks = Ranks(accelerator.process_index, accelerator.num_processes)
+    validate_same_inputs(run_data, ranks)
     config, fitted = within_budget(with_invocation(config, run_data), run_data)
     origin, planned = validate_adapter(config, run_data, accelerator)
     ends = earlier_ends(run_dir)
@@ -158,7 +161,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         batch_size=config.evaluation.batch_size,
         autocast_dtype=autocast,
         console=console,
-        ranks=Ranks(accelerator.process_index, accelerator.num_processes),
+        ranks=ranks,
     )
     base_scores = (
         scorer.score(
