@@ -102,9 +102,10 @@ MANY = tuple(Row(str(n), f"{n}?", "", "4" * (n % 7 + 1), "", place=f"line {n}") 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten rows per piece, encoded four at a time."""
+    """Ten rows per piece, encoded four at a time, without forks."""
     monkeypatch.setattr(encoding, "PIECE", 10)
     monkeypatch.setattr(encoding, "CHUNK", 4)
+    monkeypatch.setattr(encoding, "cores", lambda: 1)
 
 
 def limited(
@@ -195,6 +196,35 @@ def test_the_processes_of_a_computer_each_encode_some_of_the_pieces(tmp_path: Pa
     whole = encode_for("clean", tiny_tokenizer(), MANY, max_length=512, overflow="error")
     for encoded, origin in found:
         assert encoded.examples == whole.examples and origin == FRESH
+
+
+@pytest.mark.usefixtures("small")
+def test_forks_encode_the_pieces_of_a_single_process(tmp_path: Path, monkeypatch):
+    """Rows seen here are those that no fork has encoded."""
+    monkeypatch.setattr(encoding, "cores", lambda: 2)
+    counted: list[int] = []
+    monkeypatch.setattr(encoding.EncodingDisplay, "add", lambda _, rows: counted.append(rows))
+    whole = encode_for("clean", tiny_tokenizer(), MANY, max_length=512, overflow="error")
+    for expected in (FRESH, FOUND):
+        seen: list[str] = []
+        encoder = limited(tmp_path, "error", 512, seen)
+        counted.clear()
+        encoded, origin = encoder.encode(row_set(*MANY), "rows")
+        assert encoded.examples == whole.examples
+        assert (origin, seen, sum(counted)) == (expected, [], len(MANY))
+
+
+@pytest.mark.usefixtures("small")
+def test_what_a_fork_failed_at_is_done_again_and_says_why(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(encoding, "cores", lambda: 3)
+    rows = [replace(row, output="" if row.id in ("14", "24") else "4") for row in MANY]
+    with pytest.raises(UserError, match="line 14: no 'output'"):
+        limited(tmp_path, "error", 512).encode(row_set(*rows), "rows")
+    assert len(list(tmp_path.iterdir())) == 1  # of the first piece
+    seen: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        limited(tmp_path, "error", 512, seen, stop="15").encode(row_set(*MANY), "rows")
+    assert seen == [row.id for row in MANY[10:18]]  # four at a time
 
 
 @pytest.mark.usefixtures("small")

@@ -29,6 +29,7 @@ from toplora_train.data.cache import (
 from toplora_train.data.chat import chat_prompt, encode_chat_rows, prove_chat_prefix
 from toplora_train.data.conversation import Message
 from toplora_train.data.encode import CHUNK, Example, OnRows, encode_rows, prove_prompt_prefix
+from toplora_train.data.forks import cores, in_forks
 from toplora_train.data.legacy import (
     SUPERVISES_PROMPT,
     count_prompt_mismatches,
@@ -66,7 +67,8 @@ class Encoding:
 class Encoder:
     """Encodes sets of rows, reading those that were encoded before from the cache.
 
-    The processes of a computer each encode some of the pieces, and read the others' from the cache.
+    The processes of a computer each encode some of the pieces, and read the others' from the cache;
+    so do the forks of a single process.
 
     Args:
         encoding: How rows become examples.
@@ -120,7 +122,7 @@ class Encoder:
         too_long: list[TooLongError] = []
         found: dict[int, tuple[Any, str]] = {}
 
-        def find(first: int) -> None:
+        def find(first: int, on_rows: OnRows = on_rows) -> None:
             path = None if self._folder is None else self._folder / f"{key}-{first // PIECE}"
             piece = range(first, min(first + PIECE, count))
             with suppress(TooLongError):
@@ -132,17 +134,31 @@ class Encoder:
                 )
                 on_rows(len(piece) if found[first][1] == FOUND else 0)
 
-        every = range(0, count, PIECE)
-        if self._barrier is not None and self._folder is not None:
-            for first in every[rank::ranks] if rank < ranks else ():
-                with suppress(UserError):  # which every process finds below, the first one first
-                    find(first)
+        def find_some(firsts: Sequence[int], on_rows: OnRows = on_rows) -> None:
+            for first in firsts:
+                with suppress(UserError):  # which this process finds below, the first one first
+                    find(first, on_rows)
             too_long.clear()
+
+        def fork(number: int, send: Callable[[Any], None]) -> None:
+            for first in every[number::forks]:
+                find_some([first], lambda done: send((done, None)))
+                send((0, found[first][1] if first in found else None))
+
+        every = range(0, count, PIECE)
+        forks, origins, counted = min(cores(), len(every)), set[str](), False
+        if self._folder is not None and self._barrier is not None:
+            find_some(every[rank::ranks] if rank < ranks else ())
             self._barrier()
-        origins = {origin for _, origin in found.values()}
+        elif self._folder is not None and forks > 1:
+            for done, origin in in_forks(fork, forks):
+                on_rows(done)
+                origins.update({origin} - {None})
+            counted = True
+        origins.update(origin for _, origin in found.values())
         for first in every:
             if first not in found:
-                find(first)
+                find(first, (lambda _: None) if counted else on_rows)
         if too_long:
             raise TooLongError.of_all(too_long, count)
         pieces = [found[first][0] for first in every]
