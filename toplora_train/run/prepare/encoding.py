@@ -47,6 +47,10 @@ SINGLE = Ranks()
 logger = logging.getLogger(__name__)
 
 
+def ignored(_: int) -> None:
+    """Progress that was counted before."""
+
+
 @dataclass(frozen=True)
 class Encoding:
     """How a run's rows become examples.
@@ -117,57 +121,82 @@ class Encoder:
 
         An error about several rows counts those of all pieces.
         """
-        key = tokens_key(rows.sha256, self._tokenizer, self._encoding.settings)
-        count, rank, ranks = len(rows.rows), self._local.rank, self._local.world_size
-        too_long: list[TooLongError] = []
-        found: dict[int, tuple[Any, str]] = {}
-
-        def find(first: int, on_rows: OnRows = on_rows) -> None:
-            path = None if self._folder is None else self._folder / f"{key}-{first // PIECE}"
-            piece = range(first, min(first + PIECE, count))
-            with suppress(TooLongError):
-                found[first] = load_or_encode(
-                    path,
-                    self._encoding.example,
-                    partial(self._parts, rows.rows, piece, on_rows, too_long),
-                    vocabulary=self._vocabulary,
-                )
-                on_rows(len(piece) if found[first][1] == FOUND else 0)
-
-        def find_some(firsts: Sequence[int], on_rows: OnRows = on_rows) -> None:
-            for first in firsts:
-                with suppress(UserError):  # which this process finds below, the first one first
-                    find(first, on_rows)
-            too_long.clear()
-
-        def fork(number: int, send: Callable[[Any], None]) -> None:
-            for first in every[number::forks]:
-                find_some([first], lambda done: send((done, None)))
-                send((0, found[first][1] if first in found else None))
-
+        count = len(rows.rows)
         every = range(0, count, PIECE)
-        forks, origins, counted = min(cores(), len(every)), set[str](), False
-        if self._folder is not None and self._barrier is not None:
-            find_some(every[rank::ranks] if rank < ranks else ())
-            self._barrier()
-        elif self._folder is not None and forks > 1:
-            for done, origin in in_forks(fork, forks):
-                on_rows(done)
-                origins.update({origin} - {None})
-            counted = True
-        origins.update(origin for _, origin in found.values())
+        made = self._in_parallel(rows, every, on_rows)
+        pieces, origins, too_long = [], set[str](), list[TooLongError]()
         for first in every:
-            if first not in found:
-                find(first, (lambda _: None) if counted else on_rows)
+            with suppress(TooLongError):
+                counted = ignored if first in made else on_rows
+                piece, origin = self._piece(rows, first, counted, too_long)
+                pieces.append(piece)
+                origins.add(origin)
         if too_long:
             raise TooLongError.of_all(too_long, count)
-        pieces = [found[first][0] for first in every]
         if not any(piece.num_rows for piece in pieces):
             try:
                 self._encoding.encode(list(rows.rows[:CHUNK]), on_rows)
             except NoneLeftError as error:
                 raise NoneLeftError(error.reason, count) from None
-        return pieces, origins or {origin for _, origin in found.values()}
+        return pieces, set(made.values()) or origins
+
+    def _in_parallel(self, rows: RowSet, every: range, on_rows: OnRows) -> dict[int, str]:
+        """Cache the pieces, each in one of the computer's processes, or in a fork of this one.
+
+        Returns:
+            Where those of this process and its forks came from. A piece that cannot be encoded is
+            missing: it is tried again after the others, so that the first error is raised.
+        """
+        if self._folder is None:
+            return {}
+
+        def origin_of(first: int, on_rows: OnRows) -> str | None:
+            with suppress(UserError):
+                return self._piece(rows, first, on_rows, [])[1]
+            return None
+
+        if self._barrier is not None:
+            own = every[self._local.rank :: self._local.world_size]
+            if self._local.rank >= self._local.world_size:
+                own = range(0)
+            origins = {first: origin_of(first, on_rows) for first in own}
+            self._barrier()
+            return {first: origin for first, origin in origins.items() if origin is not None}
+
+        forks = min(cores(), len(every))
+        if forks < 2:
+            return {}
+
+        def work(number: int, send: Callable[[tuple[int, int, str | None]], None]) -> None:
+            for first in every[number::forks]:
+                origin = origin_of(first, lambda done: send((0, done, None)))
+                send((first, 0, origin))
+
+        made = {}
+        for first, done, origin in in_forks(work, forks):
+            on_rows(done)
+            if origin is not None:
+                made[first] = origin
+        return made
+
+    def _piece(
+        self, rows: RowSet, first: int, on_rows: OnRows, too_long: list[TooLongError]
+    ) -> tuple[Any, str]:
+        """The table of the piece that begins with the row ``first``, and where it came from.
+
+        Raises:
+            TooLongError: Added to ``too_long``.
+        """
+        key = tokens_key(rows.sha256, self._tokenizer, self._encoding.settings)
+        piece = range(first, min(first + PIECE, len(rows.rows)))
+        found = load_or_encode(
+            None if self._folder is None else self._folder / f"{key}-{first // PIECE}",
+            self._encoding.example,
+            partial(self._parts, rows.rows, piece, on_rows, too_long),
+            vocabulary=self._vocabulary,
+        )
+        on_rows(len(piece) if found[1] == FOUND else 0)
+        return found
 
     def _parts(
         self, rows: Sequence[Row], piece: range, on_rows: OnRows, too_long: list[TooLongError]
