@@ -61,6 +61,7 @@ from toplora_train.run.platform.device import (
     local_ranks,
     open_accelerator,
     open_shards,
+    slow_products,
 )
 from toplora_train.run.prepare.budget import within_budget
 from toplora_train.run.prepare.data_init import show_rows
@@ -74,6 +75,7 @@ from toplora_train.run.prepare.same_inputs import validate_same_inputs
 from toplora_train.run.prepare.start_from import StartFrom, find_start
 from toplora_train.run.prepare.step_memory import (
     UnknownStepError,
+    compute_dtype,
     embedding_parameters,
     longest_rows,
     step_memory,
@@ -146,7 +148,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
     general_text = read_general_text(config, run_data.tokenizer, autocast)
     say(console, introduction(config, run_data, start))
     adjusted = adjustments(config, total_steps=total_steps(config, run_data.lengths))
-    for line in (fitted, origin, extension, *adjusted):
+    slow = slow_products(accelerator.device, compute_dtype(config))
+    for line in (fitted, origin, extension, slow, *adjusted):
         if line is not None:
             say(console, str(line))
 

@@ -10,6 +10,7 @@ from toplora_train.run.platform.device import (
     device_name,
     open_accelerator,
     open_shards,
+    slow_products,
 )
 
 
@@ -54,3 +55,15 @@ def test_sharding_over_nodes_needs_equally_many_processes_on_each(monkeypatch, h
     with pytest.raises(UserError, match="same number of processes on every node"):
         open_shards(LaunchSettings(engine="fsdp2", shard="node"), four)
     assert open_shards(LaunchSettings(engine="zero2"), four) is None
+
+
+def test_a_processor_without_instructions_for_the_dtype_is_named_with_the_remedy(monkeypatch):
+    cpu = torch.device("cpu")
+    for name, short in (("bfloat16", "bf16"), ("float16", "fp16")):
+        line = slow_products(cpu, name)
+        assert (line is None) == getattr(torch.ops.mkldnn, f"_is_mkldnn_{short}_supported")()
+        assert line is None or ("model.dtype=float32" in line and name in line)
+        assert slow_products(torch.device("cuda"), name) is None
+    assert slow_products(cpu, "float32") is None
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert slow_products(cpu, "bfloat16") is None

@@ -95,6 +95,23 @@ def open_shards(launch: LaunchSettings, accelerator: Accelerator) -> Shards | No
     return Shards(init_device_mesh(device.type, shape, mesh_dim_names=names), device, offload)
 
 
+def slow_products(device: torch.device, dtype: str) -> str | None:
+    """A line if the device is a CPU without instructions for products in ``dtype``.
+
+    torch then computes one element at a time: on a processor with AVX2 the backward pass of 16 rows
+    through a layer of 2048 x 2048 takes 0.5 s in bfloat16, and 0.01 s in float32.
+    """
+    if device.type != "cpu" or dtype == "float32" or not torch.backends.mkldnn.is_available():
+        return None
+    short = {"bfloat16": "bf16", "float16": "fp16"}[dtype]
+    if getattr(torch.ops.mkldnn, f"_is_mkldnn_{short}_supported")():
+        return None
+    return (
+        f"this processor has no instructions for {dtype}, and training is many times as slow as in "
+        "float32: set model.dtype=float32 and trainer.mixed_precision=no"
+    )
+
+
 def local_ranks(accelerator: Accelerator) -> Ranks:
     """The rank among this computer's processes; where torchrun did not count them, there is one."""
     here = os.environ.get("LOCAL_WORLD_SIZE", "")
