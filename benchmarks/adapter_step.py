@@ -12,7 +12,8 @@ processor times, which other programs on the machine disturb less than the clock
 measured twice for the A/A spread. FLOPs: 4 per weight and token (no weight gradients); the ceiling
 is a large bf16 product of random matrices in the same run.
 Memory: on a CUDA device the peak of a step; on a CPU what autograd saves for the backward pass,
-without weights. Parity: LoRA has the same loss by both kernels. Prints JSON.
+without weights. ``--simulate`` prints what a plan expects of a GPU's memory instead, in GiB, for
+``--size ROWS LENGTH``; it needs none. Parity: LoRA has the same loss by both kernels. Prints JSON.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.config.adapter import adapter_defaults
+from toplora_train.train.simulate import simulated_step_bytes
+from toplora_train.train.step import Batch
 
 SHAPES = {  # vocabulary, hidden, intermediate, layers, heads, key-value heads
     "tiny": (512, 64, 128, 2, 4, 2),
@@ -97,6 +100,8 @@ def adapted(base: nn.Module, name: str, kernel: str, case: Case) -> nn.Module:
     if name == "dora":
         settings["norm"] = "peft" if kernel == "peft" else "factored"
     model = attach_adapter(shared_copy(base), settings, seed=0)
+    if next(base.parameters()).is_meta:
+        return model
     generator = torch.Generator(next(base.parameters()).device).manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -116,12 +121,16 @@ def step(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     for parameter in model.parameters():
         parameter.grad = None
     inputs.grad = None
+    loss = loss_of(model, inputs, labels)
+    loss.backward()
+    return loss.detach()
+
+
+def loss_of(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     whole: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     hidden = whole.model(inputs_embeds=inputs).last_hidden_state
     logits = whole.lm_head(hidden.flatten(0, 1)[::SUPERVISED])
-    loss = nn.functional.cross_entropy(logits.float(), labels)
-    loss.backward()
-    return loss.detach()
+    return nn.functional.cross_entropy(logits.float(), labels)
 
 
 def milliseconds(run: Callable[[], Any], device: str) -> float:
@@ -210,6 +219,27 @@ def measure(
     }
 
 
+def simulated(
+    case: Case, methods: dict[str, tuple[str, str]], size: tuple[int, int]
+) -> dict[str, float]:
+    """GiB of a step on a GPU beyond the weights, simulated on the meta device."""
+    dtype, width = getattr(torch, case.base), SHAPES[case.shape][1]
+
+    def loss(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+        del batch
+        inputs = torch.empty(*size, width, device=device, dtype=dtype).requires_grad_()
+        positions = len(range(0, size[0] * size[1], SUPERVISED))
+        return loss_of(model, inputs, torch.zeros(positions, device=device, dtype=torch.long))
+
+    base = base_model(case, "meta")
+    models = {"base": shared_copy(base)}
+    models |= {label: adapted(base, *method, case=case) for label, method in methods.items()}
+    return {
+        label: round(simulated_step_bytes(model, {}, loss, dtype, on_gpu=True) / 2**30, 1)
+        for label, model in models.items()
+    }
+
+
 METHODS = {
     "PEFT LoRA": ("lora", "peft"),
     "LoRA": ("lora", "fused"),
@@ -232,10 +262,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--lengths", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--simulate", action="store_true")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("ROWS", "LENGTH"))
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lengths = json.loads(arguments.lengths.read_text()) if arguments.lengths else [128]
-    size = rows_of(lengths, arguments.tokens)
+    size = tuple(arguments.size) if arguments.size else rows_of(lengths, arguments.tokens)
+    methods = {label: METHODS[label] for label in arguments.methods}
+    if arguments.simulate:
+        for text in arguments.cases:
+            print(text, json.dumps(simulated(Case(text), methods, size)))
+        return
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "versions": {"torch": torch.__version__, "peft": peft.__version__, "python": sys.version},
@@ -249,7 +286,6 @@ def main() -> None:
         if (case.shape, case.base) != shape:
             base = None  # before the next one is built
             base, shape = base_model(case, device), (case.shape, case.base)
-        methods = {label: METHODS[label] for label in arguments.methods}
         found["cases"][text] = measure(case, base, methods, size, arguments.repeats, device)
         print(text, json.dumps(found["cases"][text]), flush=True)
         if arguments.out:

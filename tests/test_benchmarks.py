@@ -49,6 +49,42 @@ def test_a_step_of_every_method_is_measured_on_the_same_tokens(tmp_path, capsys,
     assert capsys.readouterr().out
 
 
+def test_a_gpus_memory_is_simulated_for_every_method(capsys, monkeypatch):
+    steps, case = script("adapter_step"), "tiny:qkv:8:0.05:bfloat16/float32"
+    words = [
+        "",
+        "--cases",
+        case,
+        "--simulate",
+        "--size",
+        "16",
+        "64",
+        "--methods",
+        "PEFT LoRA",
+        "LoRA",
+    ]
+    monkeypatch.setattr("sys.argv", words)
+    monkeypatch.setattr(steps, "SHAPES", {"tiny": (300, 1024, 2048, 3, 8, 8)})
+    steps.main()
+    name, found = capsys.readouterr().out.split(" ", 1)
+    memory = json.loads(found)
+    assert name == case
+    assert memory["base"] <= memory["LoRA"] < memory["PEFT LoRA"]
+
+
+def test_a_long_runs_counters_are_read(tmp_path, capsys, monkeypatch):
+    soak = script("soak")
+    monkeypatch.setattr(soak, "SECONDS", 0.05)
+    words = ["--folder", str(tmp_path), "--steps", "40", "trainer.batch_size=1"]
+    monkeypatch.setattr("sys.argv", ["", *words])
+    soak.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["steps"] == 40
+    for sample in found["at"]:
+        assert sample["memory"] > 50 * 2**20
+        assert min(sample[name] for name in ("open_files", "threads", "files")) > 0
+
+
 def test_tenslora_contracted_has_the_gradients_of_the_materialised_form(tmp_path, monkeypatch):
     bench, out = script("tenslora"), tmp_path / "out.json"
     shape = ["--d", "24", "--layers", "3", "--heads", "4", "--r", "3", "--tokens", "5"]

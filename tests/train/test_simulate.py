@@ -53,3 +53,14 @@ def test_so_it_does_where_layers_are_recomputed_and_with_dropout_that_is_stored(
     ):
         real = allocated(adapted(tiny_model(), settings, **how), batch())
         assert simulated(settings, batch(), **how) == pytest.approx(real, rel=0.05)
+
+
+def test_on_a_gpu_a_mask_of_dropout_takes_a_byte_per_entry():
+    settings = defaults("dora") | {"norm": "peft", "dropout": 0.5}
+    model = adapted(without_weights(tiny_model()), settings)
+    cpu, gpu = (
+        simulated_step_bytes(model, batch(), supervised_loss, torch.float32, on_gpu=on_gpu)
+        for on_gpu in (False, True)
+    )
+    entries = 3 * 4 * 64 * 64  # of x in front of q, k and v of a layer
+    assert cpu - gpu >= 3 * entries

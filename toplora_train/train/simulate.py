@@ -28,7 +28,9 @@ META = torch.device("meta")
 VALUES = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
 
 
-def simulated_step_bytes(model: nn.Module, batch: Batch, loss: Loss, dtype: torch.dtype) -> int:
+def simulated_step_bytes(
+    model: nn.Module, batch: Batch, loss: Loss, dtype: torch.dtype, *, on_gpu: bool = False
+) -> int:
     """The most bytes that a forward and backward pass allocate beyond the parameters.
 
     Args:
@@ -36,6 +38,8 @@ def simulated_step_bytes(model: nn.Module, batch: Batch, loss: Loss, dtype: torc
         batch: The rows of a pass, on the CPU.
         loss: The sum of their loss.
         dtype: Of the frozen weights' products.
+        on_gpu: Whether the step is to run on a GPU, where dropout keeps a byte per entry; on a CPU
+            it keeps a number.
 
     Raises:
         Exception: Whatever the model raises where it needs the values of a tensor.
@@ -46,20 +50,20 @@ def simulated_step_bytes(model: nn.Module, batch: Batch, loss: Loss, dtype: torc
             parameter.data = parameter.data.to(dtype)
     layers = len(repeated_layers(model))
     if layers < 2:
-        return _peak(model, batch, loss)
+        return _peak(model, batch, loss, on_gpu)
     with _first_layers(model, 1):
-        one = _peak(model, batch, loss)
+        one = _peak(model, batch, loss, on_gpu)
     with _first_layers(model, 2):
-        two = _peak(model, batch, loss)
+        two = _peak(model, batch, loss, on_gpu)
     return one + (layers - 1) * (two - one)
 
 
-def _peak(model: nn.Module, batch: Batch, loss: Loss) -> int:
+def _peak(model: nn.Module, batch: Batch, loss: Loss, on_gpu: bool) -> int:
     allocated = Allocated([*model.parameters(), *model.buffers()], META)
     try:
         # Where a shape depends on values, as many are selected as can be.
         selecting_all = of_shapes.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
-        with allocated, _flash_attention(), selecting_all:
+        with allocated, _as_devices_compute(on_gpu), selecting_all:
             loss(model, batch, META).backward()  # type: ignore[no-untyped-call]  # torch's is
     finally:
         model.zero_grad(set_to_none=True)
@@ -125,13 +129,13 @@ class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _flash_attention() -> Iterator[None]:
-    """Inside, attention does not keep the scores: so devices compute it, but meta does not."""
-    whole = F.scaled_dot_product_attention
+def _as_devices_compute(on_gpu: bool) -> Iterator[None]:
+    """Inside, attention and dropout keep what they keep on a device; on meta torch keeps more."""
+    attention, dropout = F.scaled_dot_product_attention, F.dropout
 
     def flash(query: Tensor, key: Tensor, value: Tensor, **how: Any) -> Tensor:
         if how.get("dropout_p") or not query.is_meta:
-            return whole(query, key, value, **how)
+            return attention(query, key, value, **how)
         mask = how.get("attn_mask")
         result: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query,
@@ -143,8 +147,16 @@ def _flash_attention() -> Iterator[None]:
         )[0]
         return result
 
+    def masked(
+        input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        if not (on_gpu and training and p and input.is_meta):
+            return dropout(input, p, training, inplace)
+        return torch.native_dropout(input, p, train=True)[0]
+
     F.scaled_dot_product_attention = flash  # type: ignore[assignment]
+    F.dropout = masked
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = whole
+        F.scaled_dot_product_attention, F.dropout = attention, dropout

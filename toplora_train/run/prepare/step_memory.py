@@ -131,7 +131,8 @@ def step_memory(
     @cache
     def activations(rows: int) -> int:
         try:
-            return simulated_step_bytes(adapted, make_batch(rows), loss, dtype)
+            batch = make_batch(rows)
+            return simulated_step_bytes(adapted, batch, loss, dtype, on_gpu=not process)
         except Exception as error:  # a model's own code may raise anything
             raise UnknownStepError(f"{type(error).__name__}: {error}") from error
 
