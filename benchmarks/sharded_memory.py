@@ -34,6 +34,7 @@ from toplora_train.models.tiny import tiny_config, tiny_tokenizer
 COUNTERS = {"anonymous": "RssAnon", "resident": "VmHWM"}
 COMMAND = [
     *(sys.executable, "-m", "toplora_train.cli", "adapter=lora", "launch=fsdp2"),
+    "adapter.target_modules=all-linear",
     *("launch.device=cpu", "trainer.max_steps=5", "trainer.batch_size=4", "trainer.log_every=1"),
     *("trainer.micro_batch_size=1", "trainer.save_every=0", "evaluation.batch_size=1"),
     *("dataset=jsonl", "dataset.test_max_new_tokens=2", "dataset.prompt='{instruction} = '"),

@@ -10,7 +10,8 @@ Shapes: x (T, n) after flattening, W (m, n), c (m), A (r, n), B (m, r), Theta (n
 here the forward pass reads x once more than the frozen layer does, and reads and writes y once
 more; the backward pass reads dy twice, x once, and dx once and writes it once more. Kept for it
 are x, h and z. All is computed in the dtype of the frozen layer, from a copy of the (thin) factors,
-as autocast does; the gate and the gradients of the factors are float32 or wider.
+as autocast does; the gate and the gradients of the factors are float32 or wider. On a CPU without
+instructions for half precision the gradients' products are float32.
 
 It is used where one adapter is active in a layer and the input has the frozen layer's dtype, or
 autocast's. Otherwise, and inside ``torch.compile``, which fuses by itself, the update is composed
@@ -31,6 +32,7 @@ from toplora_train.adapters import gate as paper_gate
 from toplora_train.adapters import kernels, projection
 from toplora_train.adapters.autocast import autocast_dtype, without_autocast
 from toplora_train.adapters.low_rank import Gate, LowRank, composed_update, gated
+from toplora_train.models.half import has_products
 
 
 def can_fuse(x: Tensor, base_layer: nn.Module, adapter_dtype: torch.dtype) -> bool:
@@ -141,26 +143,37 @@ class _FusedLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, K, K_out, h, z, gain = ctx.saved_tensors
-        how: _How = ctx.how
-        r, m = K_out.shape
-        dy_rows = dy.reshape(-1, m)
-        of_x, of_A, of_B, of_theta, of_gain = ctx.dtypes
-        dB = projection.product(dy_rows.T, z, of_B)
-        dh = projection.product(dy_rows, K_out.T, how.dtype)
-        dx = dtheta = dgain = None
-        if how.gate is None:
-            dB.mul_(how.scaling)
-        else:
-            dh, dgain = _gate_gradient(dh, h, gain, how)
-        if ctx.needs_input_grad[0]:
-            dx = torch.zeros_like(rows) if weight is None else dy_rows @ weight.to(how.dtype)
-        dK = projection.gradients(dh, rows, K, dx, how.p, how.seed, r, of_A)
-        dx = None if dx is None else dx.view(ctx.shape).to(of_x)
-        if how.gate is not None:
-            dtheta = dK[r:].T.to(of_theta)
-            dgain = None if dgain is None else dgain.to(of_gain)
-        return dx, None, None, dy if weight is None else None, dK[:r], dB, dtheta, dgain, None
+        with without_autocast(dy):
+            return _gradients(ctx, dy)
+
+
+def _gradients(ctx: Any, dy: Any) -> tuple[Tensor | None, ...]:
+    """The gradients of x, of the result of a layer that was called, and of the factors."""
+    rows, weight, K, K_out, h, z, gain = ctx.saved_tensors
+    how: _How = ctx.how
+    r, m = K_out.shape
+    dtype, of_result = how.dtype, dy if weight is None else None
+    if dy.device.type == "cpu" and not has_products(dtype):
+        dtype = torch.float32
+        given = [dy, rows, weight, K, K_out, h, z]
+        dy, rows, weight, K, K_out, h, z = (t if t is None else t.to(dtype) for t in given)
+    dy_rows = dy.reshape(-1, m)
+    of_x, of_A, of_B, of_theta, of_gain = ctx.dtypes
+    dB = projection.product(dy_rows.T, z, of_B)
+    dh = projection.product(dy_rows, K_out.T, dtype)
+    dx = dtheta = dgain = None
+    if how.gate is None:
+        dB.mul_(how.scaling)
+    else:
+        dh, dgain = _gate_gradient(dh, h, gain, how)
+    if ctx.needs_input_grad[0]:
+        dx = torch.zeros_like(rows) if weight is None else dy_rows @ weight.to(dtype)
+    dK = projection.gradients(dh, rows, K, dx, how.p, how.seed, r, of_A)
+    dx = None if dx is None else dx.view(ctx.shape).to(of_x)
+    if how.gate is not None:
+        dtheta = dK[r:].T.to(of_theta)
+        dgain = None if dgain is None else dgain.to(of_gain)
+    return dx, None, None, of_result, dK[:r], dB, dtheta, dgain, None
 
 
 def _gate(h: Tensor, gain: Tensor | None, how: _How) -> Tensor:

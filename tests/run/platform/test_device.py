@@ -5,6 +5,7 @@ import torch
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import LaunchSettings
+from toplora_train.run.platform import device
 from toplora_train.run.platform.device import (
     AUTOCAST,
     device_name,
@@ -59,11 +60,7 @@ def test_sharding_over_nodes_needs_equally_many_processes_on_each(monkeypatch, h
 
 def test_a_processor_without_instructions_for_the_dtype_is_named_with_the_remedy(monkeypatch):
     cpu = torch.device("cpu")
-    for name, short in (("bfloat16", "bf16"), ("float16", "fp16")):
-        line = slow_products(cpu, name)
-        assert (line is None) == getattr(torch.ops.mkldnn, f"_is_mkldnn_{short}_supported")()
-        assert line is None or ("model.dtype=float32" in line and name in line)
-        assert slow_products(torch.device("cuda"), name) is None
-    assert slow_products(cpu, "float32") is None
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert slow_products(cpu, "bfloat16") is None
+    for there, lines in ((True, [None, None]), (False, [None, "model.dtype=float32"])):
+        monkeypatch.setattr(device, "has_products", lambda _, there=there: there)
+        found = [slow_products(torch.device("cuda"), "bfloat16"), slow_products(cpu, "bfloat16")]
+        assert [line and lines[1] in line for line in found] == [line and True for line in lines]
