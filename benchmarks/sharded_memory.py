@@ -12,7 +12,8 @@ baseline. Every 20 ms the kernel's counters of each process are read from ``/pro
 
 Prints JSON, in bytes. ``above_baseline`` is the largest process's; ``allowed`` is the model divided
 by the processes, plus the largest layer four times: gathered, in the collective's buffer, and in
-the two copies that gloo makes (a GPU's NCCL makes none). The exit code is 1 if more was allocated.
+the two copies that gloo makes (a GPU's NCCL makes none), plus the adapter with its gradients and
+moments. The exit code is 1 if more was allocated.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from toplora_train.models.compiled import repeated_layers
+from toplora_train.models.memory import TRAINED_BYTES
 from toplora_train.models.tiny import tiny_config, tiny_tokenizer
 
 COUNTERS = {"anonymous": "RssAnon", "resident": "VmHWM"}
@@ -167,7 +169,9 @@ def main() -> None:
         counter: max(found["model"][counter]) - max(found["baseline"][counter])
         for counter in COUNTERS
     }
-    allowed = model // given.processes + 4 * layer
+    report = json.loads((folder / "model" / "report.json").read_text())
+    trained = TRAINED_BYTES * report["adapter"]["trainable_parameters"]
+    allowed = model // given.processes + 4 * layer + trained
     result = {
         "model": model,
         "largest_layer": layer,
