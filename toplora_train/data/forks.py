@@ -29,7 +29,7 @@ def in_forks(work: Work[Message], count: int) -> Iterator[Message]:
     context = get_context("fork")
 
     def run(number: int, connection: Connection) -> None:
-        # Its threads are not forked; the library says so on standard error unless it is told.
+        # Its threads are not forked, and without this the library warns on standard error.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         try:
             work(number, connection.send)

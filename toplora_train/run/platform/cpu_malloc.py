@@ -23,7 +23,7 @@ NEVER = 2**31 - 1
 SMALL = 2**20
 HOLES = 0.4
 """Bytes that the heap takes for every byte of a step's tensors besides them, where it is kept:
-0.36 to 0.43 in settings of SmolLM2 (docs/running.md)."""
+0.36 to 0.46 in settings of SmolLM2, 0.64 with packed batches (docs/running.md)."""
 
 
 def keep_freed_memory() -> bool:

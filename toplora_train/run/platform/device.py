@@ -76,12 +76,18 @@ def open_shards(launch: LaunchSettings, accelerator: Accelerator) -> Shards | No
     """The processes to shard the base model over; None where each holds all of it.
 
     Raises:
-        UserError: ``launch.shard=node``, but the processes of a node are unknown.
+        UserError: ``launch.shard=node``, but the processes of a node are unknown;
+            ``launch.offload=cpu`` on a CPU.
     """
     processes, device = accelerator.num_processes, accelerator.device
     if launch.engine not in ("fsdp2", "zero3") or processes == 1:
         return None
     if device.type == "cpu":
+        if launch.offload is not None:
+            raise UserError(
+                "launch.offload=cpu is for GPUs: on a CPU the shards are in its memory already; "
+                "leave it out"
+            )
         return_freed_memory()
     offload = launch.offload == "cpu"
     if launch.shard == "all":

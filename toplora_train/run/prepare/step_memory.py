@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from toplora_train.config.errors import one_line
 from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import RunConfig
 from toplora_train.models.activation import checkpoint_activations
@@ -134,7 +135,7 @@ def step_memory(
             batch = make_batch(rows)
             return simulated_step_bytes(adapted, batch, loss, dtype, on_gpu=not process)
         except Exception as error:  # a model's own code may raise anything
-            raise UnknownStepError(f"{type(error).__name__}: {error}") from error
+            raise UnknownStepError(f"{type(error).__name__}: {one_line(error)}") from error
 
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     return StepMemory(
