@@ -1,14 +1,16 @@
 """Measure an epoch of fine-tuning beside transformers' Trainer with LLM-Adapters' collator.
 
     python benchmarks/epoch.py [--train FILE] [--rows 1024] [--repeats 1] [--out FILE]
+    python benchmarks/epoch.py --model FOLDER --dtype bfloat16     # where there is a CUDA device
 
-Both train the same LoRA (r 8, q k v, dropout 0.05, fp32) on the same encoded rows of ``FILE`` for
+Both train the same LoRA (r 8, q k v, dropout 0.05, its factors in float32) on the same encoded rows of ``FILE`` for
 one epoch in steps of 16 rows, at the same learning rate and schedule, in turn, each in a process
 of its own: this package's command path with its defaults (rows grouped by length, logits at
 supervised tokens, the fused update), and Trainer with PEFT's layers and DataCollatorForSeq2Seq
 padding random batches to a multiple of 8, as LLM-Adapters' and most public scripts do. Timed is the
-training alone, in processor seconds of one thread (``OMP_NUM_THREADS=1``) and by the clock. Memory
-is the kernel's peak of the resident set during training above what was resident before it.
+training alone, in processor seconds of one thread (``OMP_NUM_THREADS=1``) and by the clock, which
+counts on a CUDA device. Memory is the peak during training above what was taken before it: on a CPU
+the kernel's of the resident set, on a CUDA device the allocator's.
 
 Parity: loss per supervised token of the first 32 rows, one row at a time, by this package's loss
 and by the model's own on the collator's batch, on the trained adapter. Prints JSON.
@@ -31,6 +33,7 @@ import torch
 
 BATCH, MAX_LENGTH, LR, PARITY_ROWS = 16, 256, 3e-4, 32
 SIDES = ("trainer", "ours")
+CUDA = torch.cuda.is_available()
 
 
 def resident(field: str) -> int:
@@ -45,25 +48,37 @@ class Measured:
     """Times and memory of what runs inside ``with``."""
 
     def __enter__(self) -> Measured:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        self.before = resident("VmRSS")
+        if CUDA:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            self.before = resident("VmRSS")
         self.cpu, self.clock = time.process_time(), time.perf_counter()
         return self
 
     def __exit__(self, *error: object) -> None:
+        if CUDA:
+            torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() if CUDA else resident("VmHWM")
         self.result = {
             "processor_s": round(time.process_time() - self.cpu, 2),
             "clock_s": round(time.perf_counter() - self.clock, 2),
-            "peak_mib_above": round((resident("VmHWM") - self.before) / 2**20),
+            "peak_mib_above": round((peak - self.before) / 2**20),
         }
 
 
 def configuration(arguments: argparse.Namespace, folder: Path) -> Any:
     from toplora_train.config.keywords import compose_run
 
+    model = [f"model={arguments.model}"]
+    if Path(arguments.model).is_dir():
+        model = ["model=tiny", "model.builtin=null", f"model.path={arguments.model}"]
     return compose_run(
         [
-            f"model={arguments.model}",
+            *model,
+            f"model.dtype={arguments.dtype}",
             "dataset=jsonl",
             f"dataset.train={arguments.train}",
             f"dataset.limit={arguments.rows}",
@@ -136,7 +151,7 @@ def trainer(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             logging_steps=10,
             save_strategy="no",
             report_to=[],
-            use_cpu=True,
+            use_cpu=not CUDA,
             disable_tqdm=True,
         ),
         train_dataset=Dataset.from_list(examples),
@@ -162,11 +177,11 @@ def parity(
     examples: list[dict[str, Any]],
 ) -> float:
     """The largest difference between two computations of the rows' losses per token."""
+    device = next(model.parameters()).device
     return max(
         abs(
-            float(objective.loss(model, objective.collate([row]), torch.device("cpu")))
-            / row.supervised
-            - float(model(**collator([dict(example)])).loss)
+            float(objective.loss(model, objective.collate([row]), device)) / row.supervised
+            - float(model(**collator([dict(example)]).to(device)).loss)
         )
         for row, example in zip(rows, examples, strict=False)
     )
@@ -177,6 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--train", default="bundled:arithmetic/train.jsonl")
     parser.add_argument("--model", default="smollm2_135m")
+    parser.add_argument("--dtype", default="float32", help="of the base model")
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--out", type=Path)
@@ -199,10 +215,12 @@ def main() -> None:
         side: {key: min(one[key] for one in found) for key in found[0]}
         for side, found in sides.items()
     }
+    clock = "clock_s" if CUDA else "processor_s"
     report = {
+        "device": torch.cuda.get_device_name() if CUDA else "cpu",
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "sides": sides,
-        "times_faster": round(least["trainer"]["processor_s"] / least["ours"]["processor_s"], 2),
+        "times_faster": round(least["trainer"][clock] / least["ours"][clock], 2),
         "memory": round(least["ours"]["peak_mib_above"] / least["trainer"]["peak_mib_above"], 2),
     }
     if arguments.out:

@@ -1,6 +1,7 @@
 """A GPU for each job that runs beside others."""
 
 import os
+from contextlib import ExitStack
 
 import pytest
 
@@ -37,6 +38,21 @@ def test_a_job_waits_for_a_free_gpu(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("two")
+def test_jobs_that_share_gpus_start_on_idle_ones(tmp_path, monkeypatch):
+    with ExitStack() as stack:
+        taken = []
+        for _ in range(4):
+            monkeypatch.setenv(VISIBLE, "4,7")
+            stack.enter_context(one_gpu(tmp_path, run_config(), "joblib", jobs_per_gpu=2))
+            taken.append(os.environ[VISIBLE])
+        assert taken == ["4", "7", "4", "7"]
+        monkeypatch.setenv(VISIBLE, "4,7")
+        monkeypatch.setattr(gpus.time, "sleep", lambda _: stack.close())
+        with one_gpu(tmp_path, run_config(), "joblib", jobs_per_gpu=2):
+            assert os.environ[VISIBLE] == "4"
+
+
+@pytest.mark.usefixtures("two")
 @pytest.mark.parametrize(
     ("engine", "launch"),
     [("basic", {}), ("joblib", {"processes": 2}), ("joblib", {"device": "cpu"}), ("ray", {})],
@@ -70,21 +86,22 @@ def test_jobs_of_submitit_see_the_gpus_that_it_hides(tmp_path, monkeypatch, laun
 
 
 @pytest.mark.parametrize(
-    ("jobs", "gpus", "set_by_user", "each"),
+    ("jobs", "gpus", "jobs_per_gpu", "set_by_user", "each"),
     [
-        (4, "", None, "2"),
-        (12, "", None, "1"),
-        (12, "0,1", None, "4"),
-        (1, "", None, None),
-        (4, "", "3", "3"),
+        (4, "", 1, None, "2"),
+        (12, "", 1, None, "1"),
+        (12, "0,1", 1, None, "4"),
+        (12, "0,1", 2, None, "2"),
+        (1, "", 1, None, None),
+        (4, "", 1, "3", "3"),
     ],
 )
-def test_jobs_at_once_share_the_cores(monkeypatch, jobs, gpus, set_by_user, each):
+def test_jobs_at_once_share_the_cores(monkeypatch, jobs, gpus, jobs_per_gpu, set_by_user, each):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setenv(VISIBLE, gpus)
     monkeypatch.delenv(THREADS, raising=False)
     if set_by_user:
         monkeypatch.setenv(THREADS, set_by_user)
-    with threads_each(jobs):
+    with threads_each(jobs, jobs_per_gpu=jobs_per_gpu):
         assert os.environ.get(THREADS) == each
     assert os.environ.get(THREADS) == set_by_user

@@ -33,7 +33,7 @@ def project(x: Tensor, K: Tensor, p: float, seed: int, dropped: int) -> Tensor:
     if _has_kernel(x, K):
         from toplora_train.adapters.kernels.projection import project as in_one_launch
 
-        return in_one_launch(x, K, p, seed, dropped)
+        return in_one_launch(x, K.contiguous(), p, seed, dropped)
     h = x.new_empty(len(K), len(x))
     for rows, places in _drops(x, p, seed):
         torch.mm(K[:dropped], _without(x[rows].clone(), places).T, out=h[:dropped, rows])

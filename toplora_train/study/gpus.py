@@ -19,22 +19,26 @@ DEVICES = Path("/proc/driver/nvidia/gpus")  # a folder per GPU
 
 
 @contextmanager
-def one_gpu(folder: Path, config: RunConfig, engine: str) -> Iterator[None]:
-    """Reserve a GPU for a job of one process beside others on this machine; wait for a free one.
+def one_gpu(
+    folder: Path, config: RunConfig, engine: str, *, jobs_per_gpu: int = 1
+) -> Iterator[None]:
+    """Reserve a place on a GPU for a job of one process beside others here; wait for a free one.
 
     Args:
-        folder: Where the GPUs' lock files are: the study's folder.
+        folder: Where the places' lock files are: the study's folder.
         config: The job's settings; one on a CPU, or of several processes, reserves nothing.
         engine: The chosen launcher.
+        jobs_per_gpu: How many jobs share a GPU. A small model leaves most of it idle.
     """
     gpus = visible_gpus()
     if engine not in ENGINES or config.launch.device == "cpu" or not gpus:
         yield
         return
     before = os.environ.get(VISIBLE)
+    places = [(gpu, place) for place in range(jobs_per_gpu) for gpu in gpus]  # idle GPUs first
     with ExitStack() as stack:
         taken: str | None = None if config.launch.processes == 1 else ",".join(gpus)
-        while taken is None and (taken := _first_free(gpus, folder, stack)) is None:
+        while taken is None and (taken := _first_free(places, folder, stack)) is None:
             time.sleep(1.0)
         os.environ[VISIBLE] = taken
         try:
@@ -46,16 +50,17 @@ def one_gpu(folder: Path, config: RunConfig, engine: str) -> Iterator[None]:
 
 
 @contextmanager
-def threads_each(jobs: int) -> Iterator[None]:
+def threads_each(jobs: int, *, jobs_per_gpu: int = 1) -> Iterator[None]:
     """Share the cores among jobs that start inside, unless ``OMP_NUM_THREADS`` is set.
 
     With a thread per core for every job, threads wait at each operation for others that have lost
     their core.
 
     Args:
-        jobs: How many there are; with GPUs, as many at once as GPUs.
+        jobs: How many there are; with GPUs, as many at once as have a place on one.
+        jobs_per_gpu: How many share a GPU.
     """
-    at_once = min(jobs, len(visible_gpus()) or jobs)
+    at_once = min(jobs, jobs_per_gpu * len(visible_gpus()) or jobs)
     if at_once < 2 or THREADS in os.environ:
         yield
         return
@@ -79,8 +84,11 @@ def visible_gpus() -> list[str]:
     return [str(index) for index, _ in enumerate(DEVICES.glob("*"))]
 
 
-def _first_free(gpus: Sequence[str], folder: Path, stack: ExitStack) -> str | None:
-    return next((gpu for gpu in gpus if _take(folder / f".gpu-{gpu}", stack)), None)
+def _first_free(
+    places: Sequence[tuple[str, int]], folder: Path, stack: ExitStack
+) -> str | None:
+    free = (gpu for gpu, place in places if _take(folder / f".gpu-{gpu}-{place}", stack))
+    return next(free, None)
 
 
 def _take(path: Path, stack: ExitStack) -> bool:

@@ -55,7 +55,8 @@ def job(composed: DictConfig) -> JobResult | float | None:
     config = replace(config, output_dir=str(study.run_dir(found)), resume=config.resume or "auto")
     prunes = searches(settings.sweeper) and settings.callbacks.study.prune
     engine = str(settings.runtime.choices["hydra/launcher"])
-    return _run(study, found, config, engine=engine, prunes=prunes)
+    shared = int(settings.callbacks.study.jobs_per_gpu)
+    return _run(study, found, config, engine=engine, prunes=prunes, jobs_per_gpu=shared)
 
 
 def _single(composed: DictConfig, settings: DictConfig) -> JobResult:
@@ -66,7 +67,13 @@ def _single(composed: DictConfig, settings: DictConfig) -> JobResult:
 
 
 def _run(
-    study: Study, found: Job, config: RunConfig, *, engine: str, prunes: bool = False
+    study: Study,
+    found: Job,
+    config: RunConfig,
+    *,
+    engine: str,
+    prunes: bool = False,
+    jobs_per_gpu: int = 1,
 ) -> float | None:
     """Run a job of a study; only an interruption ends the sweep."""
     run_dir = study.run_dir(found)
@@ -77,7 +84,8 @@ def _run(
     make_run_dir(run_dir)
     started = now()
     study.record(found, "started")
-    with _console(run_dir, engine) as console, one_gpu(study.path, config, engine):
+    gpu = one_gpu(study.path, config, engine, jobs_per_gpu=jobs_per_gpu)
+    with _console(run_dir, engine) as console, gpu:
         if console is None:
             known = [job.digest for job in study.jobs()]
             number = f"{known.index(found.digest) + 1} of {len(known)}"

@@ -67,9 +67,10 @@ class StudyStart(Callback):
 
     Args:
         prune: Whether the jobs of a search end early when they are hopeless; read by the jobs.
+        jobs_per_gpu: How many jobs at once share a GPU; read by the jobs.
     """
 
-    def __init__(self, prune: bool) -> None: ...
+    def __init__(self, prune: bool, jobs_per_gpu: int) -> None: ...
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Register the plugins of studies and change Hydra's own node."""
@@ -116,8 +117,15 @@ class StudyLauncher(Launcher):
         """Choose the study's folder; called by the sweeper, which shares ``config``.
 
         Raises:
-            UserError: The folder, or what a search minimizes, is not for the user to choose so.
+            UserError: The folder, or what a search minimizes, is not for the user to choose so;
+                or ``jobs_per_gpu`` is no number of jobs.
         """
+        self._jobs_per_gpu = config.hydra.callbacks.study.jobs_per_gpu
+        if not isinstance(self._jobs_per_gpu, int) or self._jobs_per_gpu < 1:
+            raise UserError(
+                f"hydra.callbacks.study.jobs_per_gpu={self._jobs_per_gpu}: give a whole number of "
+                "jobs, at least 1"
+            )
         self.has_phases = config.get("study") is not None
         if self.has_phases and config.hydra.sweeper._target_ != PHASES:
             raise UserError(f"study={config.study.name} is a sweep itself; leave out hydra/sweeper")
@@ -197,7 +205,8 @@ class StudyLauncher(Launcher):
         engine = str(self._engine_config._target_)
         parallel = engine != BASIC_LAUNCHER
         at_once = len(jobs) if engine == LOCAL_LAUNCHER else 1  # joblib and Ray limit threads too
-        with threads_each(at_once), Progress(self.study, jobs, parallel=parallel):
+        shared = self._jobs_per_gpu
+        with threads_each(at_once, jobs_per_gpu=shared), Progress(self.study, jobs, parallel=parallel):
             try:
                 # A job in this process handles signals itself.
                 with stopping(self.study) if parallel else nullcontext():
