@@ -12,6 +12,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
+from toplora_train.evaluation.decoding.greedy import decode_greedily, new_cache
 from toplora_train.evaluation.decoding.prefix import compute_prefix, shares_prompts
 from toplora_train.evaluation.forward import (
     autocast,
@@ -96,22 +97,25 @@ def generate(
             prefix = compute_prefix(model, common if shares else ())
         for batch in batches:
             inputs = left_padded([prompts[index][prefix.length :] for index in batch], pad)
-            cached: dict[str, Any] = {}
             if prefix.length:  # padding comes between the prefix and the rest
                 begin = torch.tensor([list(common)] * len(batch))
                 for name, known in (("input_ids", begin), ("attention_mask", begin.new_ones(()))):
                     inputs[name] = torch.cat([known.expand_as(begin), inputs[name]], dim=1)
-                cached["past_key_values"] = prefix.cache_for(len(batch))
+            inputs = {name: value.to(device) for name, value in inputs.items()}
             # Not around the yield: the caller's code must not run in inference mode.
             with torch.inference_mode(), autocast(device, autocast_dtype):
-                tokens = model.generate(  # type: ignore[operator]  # nn.Module hides it
-                    **{name: value.to(device) for name, value in inputs.items()},
-                    **cached,
-                    generation_config=settings,
-                    streamer=streamer,
-                    synced_gpus=False,  # of a sharded model, every pass is kept in step
-                )
-            answers = tokens[:, inputs["input_ids"].shape[1] :].tolist()
+                cache = prefix.cache_for(len(batch)) or (new_cache(model) if shares else None)
+                if cache is not None and sampling is None and streamer is None:
+                    answers = decode_greedily(model, inputs, cache, settings, ends)
+                else:
+                    tokens = model.generate(  # type: ignore[operator]  # nn.Module hides it
+                        **inputs,
+                        **({"past_key_values": cache} if prefix.length else {}),
+                        generation_config=settings,
+                        streamer=streamer,
+                        synced_gpus=False,  # of a sharded model, every pass is kept in step
+                    )
+                    answers = tokens[:, inputs["input_ids"].shape[1] :].tolist()
             for index, answer in zip(batch, answers, strict=True):
                 finished = not ends.isdisjoint(answer)
                 yield Generated(index, decode_answer(tokenizer, answer, ends), finished)

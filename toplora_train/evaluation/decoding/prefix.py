@@ -125,6 +125,12 @@ class Prefix:
 NO_PREFIX = Prefix()
 
 
+def grows_by_row(cache: Any) -> bool:
+    """Whether a cache is keys and values of each token: no recurrent state, no window of slots."""
+    layers = getattr(cache, "layers", ())
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
 def compute_prefix(model: nn.Module, ids: Sequence[int]) -> Prefix:
     """Compute the keys and values of the prompts' common prefix.
 
@@ -136,10 +142,8 @@ def compute_prefix(model: nn.Module, ids: Sequence[int]) -> Prefix:
     device = next(model.parameters()).device
     extra = {"logits_to_keep": 1} if forward_takes(model, "logits_to_keep") else {}
     output = model(input_ids=torch.tensor([list(ids)], device=device), use_cache=True, **extra)
-    layers = getattr(getattr(output, "past_key_values", None), "layers", ())
-    if not layers or any(type(layer) is not DynamicLayer for layer in layers):
-        return NO_PREFIX
-    return Prefix(len(ids), output.past_key_values)
+    cache = getattr(output, "past_key_values", None)
+    return Prefix(len(ids), cache) if grows_by_row(cache) else NO_PREFIX
 
 
 def prefill(
