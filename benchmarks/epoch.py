@@ -3,14 +3,14 @@
     python benchmarks/epoch.py [--train FILE] [--rows 1024] [--repeats 1] [--out FILE]
     python benchmarks/epoch.py --model FOLDER --dtype bfloat16     # where there is a CUDA device
 
-Both train the same LoRA (r 8, q k v, dropout 0.05, its factors in float32) on the same encoded rows of ``FILE`` for
-one epoch in steps of 16 rows, at the same learning rate and schedule, in turn, each in a process
-of its own: this package's command path with its defaults (rows grouped by length, logits at
-supervised tokens, the fused update), and Trainer with PEFT's layers and DataCollatorForSeq2Seq
-padding random batches to a multiple of 8, as LLM-Adapters' and most public scripts do. Timed is the
-training alone, in processor seconds of one thread (``OMP_NUM_THREADS=1``) and by the clock, which
-counts on a CUDA device. Memory is the peak during training above what was taken before it: on a CPU
-the kernel's of the resident set, on a CUDA device the allocator's.
+Both train the same LoRA (r 8, q k v, dropout 0.05, its factors in float32) on the same encoded
+rows of ``FILE`` for one epoch in steps of 16 rows, at the same learning rate and schedule, in turn,
+each in a process of its own: this package's command path with its defaults (rows grouped by length,
+logits at supervised tokens, the fused update), and Trainer with PEFT's layers and
+DataCollatorForSeq2Seq padding random batches to a multiple of 8, as LLM-Adapters' and most public
+scripts do. Timed is the training alone, in processor seconds of one thread (``OMP_NUM_THREADS=1``)
+and by the clock, which counts on a CUDA device. Memory is the peak during training above what was
+taken before it: on a CPU the kernel's of the resident set, on a CUDA device the allocator's.
 
 Parity: loss per supervised token of the first 32 rows, one row at a time, by this package's loss
 and by the model's own on the collator's batch, on the trained adapter. Prints JSON.

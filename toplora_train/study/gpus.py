@@ -84,9 +84,7 @@ def visible_gpus() -> list[str]:
     return [str(index) for index, _ in enumerate(DEVICES.glob("*"))]
 
 
-def _first_free(
-    places: Sequence[tuple[str, int]], folder: Path, stack: ExitStack
-) -> str | None:
+def _first_free(places: Sequence[tuple[str, int]], folder: Path, stack: ExitStack) -> str | None:
     free = (gpu for gpu, place in places if _take(folder / f".gpu-{gpu}-{place}", stack))
     return next(free, None)
 

@@ -206,7 +206,10 @@ class StudyLauncher(Launcher):
         parallel = engine != BASIC_LAUNCHER
         at_once = len(jobs) if engine == LOCAL_LAUNCHER else 1  # joblib and Ray limit threads too
         shared = self._jobs_per_gpu
-        with threads_each(at_once, jobs_per_gpu=shared), Progress(self.study, jobs, parallel=parallel):
+        with (
+            threads_each(at_once, jobs_per_gpu=shared),
+            Progress(self.study, jobs, parallel=parallel),
+        ):
             try:
                 # A job in this process handles signals itself.
                 with stopping(self.study) if parallel else nullcontext():

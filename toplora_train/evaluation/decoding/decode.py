@@ -1,4 +1,4 @@
-"""Decoding: the same answers at any batch size, yielded batch by batch."""
+"""Decoding: the same answers at any batch size, yielded as they end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
-from toplora_train.evaluation.decoding.greedy import decode_greedily, new_cache
-from toplora_train.evaluation.decoding.prefix import compute_prefix, shares_prompts
+from toplora_train.evaluation.decoding.greedy import decode_greedily, rows_can_leave
+from toplora_train.evaluation.decoding.prefix import shares_prompts
 from toplora_train.evaluation.forward import (
     autocast,
     end_token_ids,
@@ -54,9 +54,9 @@ def generate(
     sampling: Mapping[str, Any] | None = None,
     streamer: BaseStreamer | None = None,
 ) -> Iterator[Generated]:
-    """Yield the generated texts as batches finish, longest prompts first.
+    """Yield the generated texts as they end, beginning with the longest prompts.
 
-    Rows of similar length are batched together to reduce padding. Sampling, penalties and beams in
+    Rows of similar length are decoded together to reduce padding. Sampling, penalties and beams in
     the model's own generation config are ignored. Each row ends at its first EOS, the tokenizer's
     or one of the model's.
 
@@ -68,57 +68,70 @@ def generate(
         batch_size: Rows per forward pass.
         num_beams: Beams of beam search; 1 is greedy decoding.
         by_length: Whether to batch by length, or in the order given.
-        common: Token ids that every prompt begins with; computed once, unless beams or the
-            order given are wanted, as in protocols that reproduce others' numbers.
+        common: Token ids that every prompt begins with; computed once in plain greedy decoding,
+            which beams, samples and the order given are not.
         autocast_dtype: Compute under autocast to this dtype.
         sampling: ``temperature``, ``top_p`` and the like, to sample instead of decoding greedily.
         streamer: Receives the tokens of a single prompt as they are generated, without beams.
     """
     ends = end_token_ids(model, tokenizer)
     pad = pad_token_id(tokenizer, ends)
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=sampling is not None,
-        **(sampling or {}),
-        num_beams=num_beams,
-        use_cache=True,
-        pad_token_id=pad,
-        eos_token_id=sorted(ends) or None,
-    )
-    batches = (
-        longest_first(prompts, batch_size)
-        if by_length
-        else in_slices(range(len(prompts)), batch_size)
-    )
-    device = next(model.parameters()).device
+    plain = by_length and num_beams == 1 and sampling is None and streamer is None
     with evaluating(model), own_settings_aside(model):
+        if plain and shares_prompts(model) and rows_can_leave(model):
+            found = decode_greedily(
+                model,
+                prompts,
+                common=common,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                ends=ends,
+                pad=pad,
+                autocast_dtype=autocast_dtype,
+            )
+        else:
+            settings = GenerationConfig(
+                max_new_tokens=max_new_tokens,
+                do_sample=sampling is not None,
+                **(sampling or {}),
+                num_beams=num_beams,
+                use_cache=True,
+                pad_token_id=pad,
+                eos_token_id=sorted(ends) or None,
+            )
+            order = longest_first if by_length else _as_given
+            batches = order(prompts, batch_size)
+            found = _in_batches(model, prompts, batches, settings, streamer, autocast_dtype)
+        for index, answer in found:
+            finished = not ends.isdisjoint(answer)
+            yield Generated(index, decode_answer(tokenizer, answer, ends), finished)
+
+
+def _as_given(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
+    return in_slices(range(len(prompts)), batch_size)
+
+
+def _in_batches(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[int]],
+    settings: GenerationConfig,
+    streamer: BaseStreamer | None,
+    autocast_dtype: torch.dtype | None,
+) -> Iterator[tuple[int, list[int]]]:
+    """The tokens after each prompt, batch by batch: for beams, samples and any kind of model."""
+    device = next(model.parameters()).device
+    for batch in batches:
+        inputs = left_padded([prompts[index] for index in batch], int(settings.pad_token_id))
+        # Not around the yield: the caller's code must not run in inference mode.
         with torch.inference_mode(), autocast(device, autocast_dtype):
-            shares = by_length and num_beams == 1 and shares_prompts(model)
-            prefix = compute_prefix(model, common if shares else ())
-        for batch in batches:
-            inputs = left_padded([prompts[index][prefix.length :] for index in batch], pad)
-            if prefix.length:  # padding comes between the prefix and the rest
-                begin = torch.tensor([list(common)] * len(batch))
-                for name, known in (("input_ids", begin), ("attention_mask", begin.new_ones(()))):
-                    inputs[name] = torch.cat([known.expand_as(begin), inputs[name]], dim=1)
-            inputs = {name: value.to(device) for name, value in inputs.items()}
-            # Not around the yield: the caller's code must not run in inference mode.
-            with torch.inference_mode(), autocast(device, autocast_dtype):
-                cache = prefix.cache_for(len(batch)) or (new_cache(model) if shares else None)
-                if cache is not None and sampling is None and streamer is None:
-                    answers = decode_greedily(model, inputs, cache, settings, ends)
-                else:
-                    tokens = model.generate(  # type: ignore[operator]  # nn.Module hides it
-                        **inputs,
-                        **({"past_key_values": cache} if prefix.length else {}),
-                        generation_config=settings,
-                        streamer=streamer,
-                        synced_gpus=False,  # of a sharded model, every pass is kept in step
-                    )
-                    answers = tokens[:, inputs["input_ids"].shape[1] :].tolist()
-            for index, answer in zip(batch, answers, strict=True):
-                finished = not ends.isdisjoint(answer)
-                yield Generated(index, decode_answer(tokenizer, answer, ends), finished)
+            tokens = model.generate(  # type: ignore[operator]  # nn.Module hides it
+                **{name: value.to(device) for name, value in inputs.items()},
+                generation_config=settings,
+                streamer=streamer,
+                synced_gpus=False,  # of a sharded model, every pass is kept in step
+            )
+        yield from zip(batch, tokens[:, inputs["input_ids"].shape[1] :].tolist(), strict=True)
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, answer: list[int], ends: set[int]) -> str:

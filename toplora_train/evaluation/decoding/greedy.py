@@ -1,86 +1,203 @@
-"""Greedy decoding of a batch that rows leave as they end.
+"""Greedy decoding in which rows leave as they end and the next ones take their places.
 
 transformers computes every row of a batch until its last one has ended, and of math answers the
 longest has two to three times the mean's tokens. Here a batch is decoded until a quarter of its
-rows have ended; they leave, with their keys and values, and the others go on. A row's tokens are
-those of any other batch, to rounding.
+rows have ended; they leave with their keys and values, and waiting prompts, computed by
+themselves, join. All rows end at the right edge of the batch, and what is left of one is masked. A
+row's tokens are those of any other batch, to rounding.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Set
+from collections import deque
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from toplora_train.evaluation.decoding.prefix import grows_by_row
-from toplora_train.evaluation.forward import forward_takes
+from toplora_train.evaluation.decoding.prefix import (
+    Prefix,
+    compute_prefix,
+    grows_by_row,
+    prefill,
+)
+from toplora_train.evaluation.forward import autocast, by_length, forward_takes
 
 SHARE = 4
-"""A batch is continued without its ended rows when one row of so many has ended."""
+"""Ended rows leave when one row of so many has ended."""
 
 
-def new_cache(model: nn.Module) -> DynamicCache | None:
-    """An empty cache that rows can leave; None for a model that keeps another kind of state."""
+def rows_can_leave(model: nn.Module) -> bool:
+    """Whether the model's state is keys and values of each token, which rows can take along."""
     if not (forward_takes(model, "position_ids") and forward_takes(model, "past_key_values")):
-        return None
-    cache = DynamicCache(config=model.config)
-    return cache if grows_by_row(cache) else None
+        return False
+    return grows_by_row(DynamicCache(config=model.config))
 
 
 def decode_greedily(
     model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    cache: Any,
-    settings: GenerationConfig,
+    prompts: Sequence[Sequence[int]],
+    *,
+    common: Sequence[int],
+    max_new_tokens: int,
+    batch_size: int,
     ends: Set[int],
-) -> list[list[int]]:
-    """The tokens that follow each row, up to its first end or ``settings.max_new_tokens``.
+    pad: int,
+    autocast_dtype: torch.dtype | None = None,
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield ``(index, tokens)`` of each prompt when it has ended; the longest ones start first.
 
     Args:
-        model: A causal language model.
-        inputs: ``input_ids`` and ``attention_mask``, ``(rows, width)``, left-padded.
-        cache: Keys and values of the rows' first tokens, or none yet; consumed.
-        settings: Of greedy decoding.
+        model: A causal language model for which :func:`rows_can_leave`.
+        prompts: Token ids, none empty.
+        common: What all prompts begin with; computed once.
+        max_new_tokens: The most tokens generated per row.
+        batch_size: Rows at a time.
         ends: The ids that end a row.
+        pad: The padding id.
+        autocast_dtype: Compute under autocast to this dtype.
     """
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    width, ending = ids.shape[1], torch.tensor(sorted(ends), device=ids.device, dtype=ids.dtype)
-    rows, answers = list(range(len(ids))), dict[int, list[int]]()
-    while rows:
-        rest = copy.copy(settings)
-        rest.max_new_tokens = settings.max_new_tokens - (ids.shape[1] - width)
-        ids = model.generate(  # type: ignore[operator]  # nn.Module hides it
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            generation_config=rest,
-            stopping_criteria=StoppingCriteriaList([_SomeEnded(ending, -(-len(rows) // SHARE))]),
-            synced_gpus=False,  # of a sharded model, every pass is kept in step
-        )
-        answer = ids[:, width:]
-        ended = torch.isin(answer, ending).any(dim=1) | (answer.shape[1] >= settings.max_new_tokens)
-        for place in ended.nonzero().flatten().tolist():
-            answers[rows[place]] = answer[place].tolist()
-        stay = (~ended).nonzero().flatten()
-        rows = [rows[place] for place in stay.tolist()]
-        cache.batch_select_indices(stay)
-        mask = torch.cat([mask, mask.new_ones(len(mask), ids.shape[1] - mask.shape[1])], dim=1)
-        ids, mask = ids[stay], mask[stay]
-    return [answers[row] for row in range(len(answers))]
+    device = next(model.parameters()).device
+    ending = torch.tensor(sorted(ends), device=device, dtype=torch.long)
+    settings = GenerationConfig(
+        do_sample=False, use_cache=True, pad_token_id=pad, eos_token_id=sorted(ends) or None
+    )
+    waiting, rows = deque(by_length(prompts)), None
+    with torch.inference_mode(), autocast(device, autocast_dtype):
+        # Each row keeps two tokens of its own; its last one is read by the first step.
+        prefix = compute_prefix(model, common[: max(0, min(map(len, prompts), default=0) - 2)])
+    while waiting or rows is not None:
+        # Not around the yield: the caller's code must not run in inference mode.
+        with torch.inference_mode(), autocast(device, autocast_dtype):
+            free = batch_size - (0 if rows is None else len(rows.indices))
+            chosen = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+            if chosen:
+                new = _start(model, prompts, chosen, prefix, pad)
+                rows = new if rows is None else _join(rows, new, pad)
+            assert rows is not None
+            some = _SomeEnded(ending, rows.starts, max_new_tokens)
+            settings.max_new_tokens = max_new_tokens - int(rows.ids.shape[1] - rows.starts.max())
+            rows.ids = model.generate(  # type: ignore[operator]  # nn.Module hides it
+                input_ids=rows.ids,
+                attention_mask=rows.mask,
+                past_key_values=rows.cache,
+                generation_config=settings,
+                stopping_criteria=StoppingCriteriaList([some]),
+                synced_gpus=False,  # of a sharded model, every pass is kept in step
+            )
+        ended = some.ended.tolist()
+        answers = [
+            (index, ids[start : start + max_new_tokens])
+            for index, ids, start, has_ended in zip(
+                rows.indices, rows.ids.tolist(), rows.starts.tolist(), ended, strict=True
+            )
+            if has_ended
+        ]
+        rows = _without(rows, ended)
+        yield from answers
 
 
-class _SomeEnded(StoppingCriteria):
-    """Stops the whole batch when ``leave`` of its rows have ended, without a look by the host."""
+@dataclass
+class _Rows:
+    """Rows that are being decoded.
 
-    def __init__(self, ending: Tensor, leave: int) -> None:
-        self.ending, self.leave = ending, leave
-        self.ended: Tensor | None = None
+    Attributes:
+        indices: Of their prompts.
+        ids: ``(rows, width)``: what each row consists of so far.
+        mask: ``(rows, width)``, 1 for tokens, 0 for what only pads.
+        starts: ``(rows,)``: the place of the first generated token.
+        cache: Keys and values of all but the last token.
+    """
+
+    indices: list[int]
+    ids: Tensor
+    mask: Tensor
+    starts: Tensor
+    cache: Any
+
+
+def _start(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    indices: list[int],
+    prefix: Prefix,
+    pad: int,
+) -> _Rows:
+    """Compute the keys and values of prompts, but for their last token, which generation reads."""
+    # Before the only token of a prompt there is padding.
+    heads = [prompts[index][:-1] or [pad] for index in indices]
+    before = prefill(model, heads, (), pad=pad, prefix=prefix)
+    single = [place for place, index in enumerate(indices) if len(prompts[index]) == 1]
+    before.mask[single] = 0
+    width = before.mask.shape[1]
+    ids = before.mask.new_full((len(indices), width + 1), pad)
+    ids[:, -1] = torch.tensor([prompts[index][-1] for index in indices], device=ids.device)
+    mask = F.pad(before.mask, (0, 1), value=1)
+    starts = ids.new_full((len(indices),), width + 1)
+    return _Rows(indices, ids, mask, starts, before.cache)
+
+
+def _join(rows: _Rows, new: _Rows, pad: int) -> _Rows:
+    """Both, as one batch: the narrower gets padding on its left."""
+    width = max(rows.ids.shape[1], new.ids.shape[1])
+    for some in (rows, new):
+        missing = width - some.ids.shape[1]
+        some.ids = F.pad(some.ids, (missing, 0), value=pad)
+        some.mask = F.pad(some.mask, (missing, 0))
+        some.starts = some.starts + missing
+        for layer in some.cache.layers if missing else ():
+            layer.keys = F.pad(layer.keys, (0, 0, missing, 0))
+            layer.values = F.pad(layer.values, (0, 0, missing, 0))
+    for layer, added in zip(rows.cache.layers, new.cache.layers, strict=True):
+        layer.keys = torch.cat([layer.keys, added.keys])
+        layer.values = torch.cat([layer.values, added.values])
+    return _Rows(
+        rows.indices + new.indices,
+        torch.cat([rows.ids, new.ids]),
+        torch.cat([rows.mask, new.mask]),
+        torch.cat([rows.starts, new.starts]),
+        rows.cache,
+    )
+
+
+def _without(rows: _Rows, ended: Sequence[bool]) -> _Rows | None:
+    """The rows that go on, without the padding that all of them have; None if there are none."""
+    places = [place for place, has_ended in enumerate(ended) if not has_ended]
+    if not places:
+        return None
+    stay = torch.tensor(places, device=rows.ids.device)
+    mask = F.pad(rows.mask, (0, rows.ids.shape[1] - rows.mask.shape[1]), value=1)[stay]
+    spare = int(mask.argmax(dim=1).min())
+    for layer in rows.cache.layers:
+        layer.keys = layer.keys[stay, :, spare:]
+        layer.values = layer.values[stay, :, spare:]
+    return _Rows(
+        [rows.indices[place] for place in places],
+        rows.ids[stay, spare:],
+        mask[:, spare:],
+        rows.starts[stay] - spare,
+        rows.cache,
+    )
+
+
+class _SomeEnded(StoppingCriteria):  # type: ignore[misc]  # to mypy it is Any
+    """Stops all rows when enough of them have ended; the host reads nothing for it.
+
+    Attributes:
+        ended: ``(rows,)``: which have, by an end or by the length of their answer.
+    """
+
+    def __init__(self, ending: Tensor, starts: Tensor, max_new_tokens: int) -> None:
+        self.ending, self.last = ending, starts + max_new_tokens
+        self.enough = -(-len(starts) // SHARE)
+        self.ended = torch.zeros_like(starts, dtype=torch.bool)
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        now = torch.isin(input_ids[:, -1], self.ending)
-        self.ended = now if self.ended is None else self.ended | now
-        return (self.ended.sum() >= self.leave).expand(len(input_ids))
+        del scores
+        full = self.last <= input_ids.shape[1]
+        self.ended |= torch.isin(input_ids[:, -1], self.ending) | full
+        return (self.ended.sum() >= self.enough).expand(len(input_ids))
