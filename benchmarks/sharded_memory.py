@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from toplora_train.models.compiled import repeated_layers
+from toplora_train.models.layers import repeated_layers
 from toplora_train.models.memory import TRAINED_BYTES
 from toplora_train.models.tiny import tiny_config, tiny_tokenizer
 

@@ -5,8 +5,8 @@ from accelerate import Accelerator
 from tests.train.test_step import CPU, examples, lora_model
 from toplora_train.config.errors import UserError
 from toplora_train.data.batches import collate
-from toplora_train.models.compiled import compiled_layers, repeated_layers
-from toplora_train.models.tiny import tiny_model
+from toplora_train.models.compiled import compiled_layers
+from toplora_train.models.layers import repeated_layers
 from toplora_train.train.proofs import prove_compiled
 from toplora_train.train.step import supervised_loss
 
@@ -23,12 +23,6 @@ def prove(model, backend) -> None:
         loss=supervised_loss,
         accelerator=Accelerator(cpu=True),
     )
-
-
-def test_repeated_layers_are_found_below_an_adapter():
-    model = lora_model()
-    assert repeated_layers(model) == list(model.get_base_model().model.layers)
-    assert len(repeated_layers(tiny_model())) == 2
 
 
 def test_compiled_layers_keep_loss_and_names_without_recompiling_for_new_lengths():

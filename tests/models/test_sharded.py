@@ -26,8 +26,8 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.schema import LaunchSettings
 from toplora_train.evaluation.decoding.decode import generate
 from toplora_train.evaluation.forward import evaluating
-from toplora_train.models.compiled import repeated_layers
 from toplora_train.models.head import Head
+from toplora_train.models.layers import repeated_layers
 from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.sharded import Shards, gathered, in_step, is_sharded, shard, to_device

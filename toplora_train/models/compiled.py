@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
-
-def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """The model's repeated layers, by the class names in transformers' ``_no_split_modules``."""
-    base: Any = getattr(model, "get_base_model", lambda: model)()
-    names = set(getattr(base, "_no_split_modules", None) or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
+from toplora_train.models.layers import repeated_layers
 
 
 @contextmanager

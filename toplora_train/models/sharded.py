@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from toplora_train.config.errors import UserError
-from toplora_train.models.compiled import repeated_layers
+from toplora_train.models.layers import repeated_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 

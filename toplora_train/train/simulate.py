@@ -21,7 +21,7 @@ from torch.fx.experimental import _config as of_shapes
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from toplora_train.models.compiled import repeated_layers
+from toplora_train.models.layers import first_layers, repeated_layers
 from toplora_train.train.step import Batch, Loss
 
 META = torch.device("meta")
@@ -51,9 +51,9 @@ def simulated_step_bytes(
     layers = len(repeated_layers(model))
     if layers < 2:
         return _peak(model, batch, loss, on_gpu)
-    with _first_layers(model, 1):
+    with first_layers(model, 1):
         one = _peak(model, batch, loss, on_gpu)
-    with _first_layers(model, 2):
+    with first_layers(model, 2):
         two = _peak(model, batch, loss, on_gpu)
     return one + (layers - 1) * (two - one)
 
@@ -68,24 +68,6 @@ def _peak(model: nn.Module, batch: Batch, loss: Loss, on_gpu: bool) -> int:
     finally:
         model.zero_grad(set_to_none=True)
     return allocated.most
-
-
-@contextmanager
-def _first_layers(model: nn.Module, count: int) -> Iterator[None]:
-    """Inside, the model has only ``count`` of its repeated layers."""
-    layers = set(repeated_layers(model))
-    stacks = [
-        (module, list(module))
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and layers.intersection(module)
-    ]
-    for stack, _ in stacks:
-        del stack[count:]
-    try:
-        yield
-    finally:
-        for stack, whole in stacks:
-            stack.extend(whole[count:])
 
 
 class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -2,12 +2,17 @@
 
 import pytest
 import torch
-from transformers import RobertaConfig, RobertaForSequenceClassification
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from tests.adapters.test_contract import defaults
 from toplora_train.adapters.attach import parameter_counter
 from toplora_train.models.tiny import tiny_model
-from toplora_train.run.assemble.adapter_costs import ADAPTERS, compare_adapters
+from toplora_train.run.assemble.adapter_costs import ADAPTERS, compare_adapters, counter
 
 PUBLISHED = {  # 768 wide, 12 layers, 12 heads, one rank in every mode
     4: {
@@ -50,6 +55,33 @@ def test_the_published_counts_are_reproduced(rank: int, monkeypatch: pytest.Monk
     found = {line.name: line.parameters for line in compared.lines}
     assert {name: found[name] for name in PUBLISHED[rank]} == PUBLISHED[rank]
     assert compared.rank == f"r = {rank}"
+
+
+LAYERS = 5
+WITH_LAYERS = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": LAYERS}
+
+
+@pytest.fixture(scope="module")
+def decoder() -> LlamaForCausalLM:
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    with torch.device("meta"):
+        return LlamaForCausalLM(LlamaConfig(**WITH_LAYERS, **heads, vocab_size=50))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *((name, {}) for name in ("dora", "toplora", "gralora", "unilora")),
+        ("tenslora", {"construction": "depth"}),
+        ("tenslora", {"construction": "qkv_depth", "factorization": "cp"}),
+        ("toplora", {"target_modules": "all-linear"}),
+        ("lora", {"layers_to_transform": [1, 4]}),
+        ("lora", {"target_modules": r".*layers\.[24]\.self_attn\.q_proj"}),
+    ],
+)
+def test_a_few_layers_tell_how_many_parameters_all_have(decoder, name, changes):
+    settings = defaults(name, **changes)
+    assert counter(decoder)(settings) == parameter_counter(decoder)(settings)
 
 
 def test_all_adapters_come_near_the_budget_of_the_run():

@@ -9,7 +9,7 @@ from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import OptimizerSettings, TrainerSettings
 from toplora_train.data.batches import pack
-from toplora_train.models.compiled import repeated_layers
+from toplora_train.models.layers import repeated_layers
 from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.tiny import tiny_model

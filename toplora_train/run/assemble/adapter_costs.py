@@ -13,6 +13,7 @@ from toplora_train.adapters.tenslora_constructions import CONSTRUCTIONS
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import options
+from toplora_train.models.layers import first_layers, repeated_layers
 from toplora_train.report.plan import Alternative, Comparison
 
 # LoRA first, as the reference; PEFT's other methods need settings of their own.
@@ -20,6 +21,8 @@ SHIPPED = [name for name, option in options("adapter").items() if option.module 
 # Activated LoRA has LoRA's; a fusion has no rank.
 OTHERS = ("lora", "peft", "alora", "fusion")
 ADAPTERS = ("lora", *(name for name in SHIPPED if name not in OTHERS))
+FEW = (1, 2, 3)
+BY_LAYER = ("layers_to_transform", "exclude_modules", "rank_pattern")  # may differ between layers
 CARRIED_OVER = ("target_modules", "exclude_modules", "layers_to_transform")
 
 
@@ -36,7 +39,7 @@ def compare_adapters(model: nn.Module, chosen: Mapping[str, Any]) -> Comparison:
     rank = chosen.get("r") or 8
     budget = chosen.get("budget") or f"lora_r{rank}"
     carried = {key: chosen[key] for key in CARRIED_OVER if chosen.get(key) is not None}
-    count = parameter_counter(model)
+    count = counter(model)
     resolved = _resolve(model, chosen, budget, count)
     lines = [
         _alternative(model, label, {**settings, **carried, "r": rank}, resolved, count)
@@ -46,6 +49,34 @@ def compare_adapters(model: nn.Module, chosen: Mapping[str, Any]) -> Comparison:
         label = chosen.get("peft_type") or chosen["name"]
         lines.append(_alternative(model, str(label).lower(), chosen, resolved, count))
     return Comparison(f"r = {rank}", str(budget), lines)
+
+
+def counter(model: nn.Module) -> Count:
+    """As :func:`parameter_counter`, in a third of the time for all adapters and 32 layers.
+
+    Where all layers are alike, and a second and a third one add the same number of parameters, so
+    does every further one; what the layers share, as TensLoRA's depth does, is counted on all.
+    """
+    whole, layers = parameter_counter(model), repeated_layers(model)
+    shapes = [[tensor.shape for tensor in layer.parameters()] for layer in layers]
+    if len(layers) <= len(FEW) or any(one != shapes[0] for one in shapes):
+        return whole
+    few = []
+    for size in FEW:
+        with first_layers(model, size):
+            few.append(parameter_counter(model))
+
+    def count(settings: Mapping[str, Any]) -> int:
+        if any(settings.get(key) for key in BY_LAYER):
+            return whole(settings)
+        try:
+            one, two, three = (counted(settings) for counted in few)
+        except UserError:  # of all layers it may be none
+            return whole(settings)
+        same = three - two == two - one
+        return one + (len(layers) - 1) * (two - one) if same else whole(settings)
+
+    return count
 
 
 def _resolve(model: nn.Module, chosen: Mapping[str, Any], budget: Any, count: Count) -> Any:
