@@ -4,7 +4,9 @@ import importlib.util
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
+from toplora_train.adapters._peft.dora import frozen_weight
 from toplora_train.config.errors import UserError
 from toplora_train.models.head import Head
 from toplora_train.models.load import load_model
@@ -87,3 +89,17 @@ def test_without_bitsandbytes_the_error_names_the_extra(monkeypatch: pytest.Monk
         UserError, match=r"^model\.quantization=4bit needs .*toplora-train\[quant\]"
     ):
         load_model(TINY, dtype="float32", quantization="4bit")
+
+
+def test_an_8_bit_layer_on_the_cpu_computes_after_its_weight_was_read():
+    torch.manual_seed(0)
+    made = bitsandbytes.nn.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
+    made.load_state_dict(torch.nn.Linear(64, 64, bias=False).state_dict())
+    config = LoraConfig(target_modules=["0"])
+    adapted = get_peft_model(torch.nn.Sequential(made.to("cpu")), config).base_model.model[0]
+    x = torch.randn(3, 64)
+    with torch.no_grad():
+        before = adapted(x)
+        weight = frozen_weight(adapted)
+        assert torch.allclose(x @ weight.T, before, atol=0.05)
+        assert torch.equal(adapted(x), before)

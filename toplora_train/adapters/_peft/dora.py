@@ -33,8 +33,11 @@ def replace_dora(model: PeftModel, make_variant: Callable[[], DoraVariant]) -> N
 
 def frozen_weight(layer: BaseTunerLayer) -> Tensor:
     """The base layer's weight ``(out_features, in_features)``, dequantised and unsharded."""
-    base_layer = layer.get_base_layer()
+    base_layer: Any = layer.get_base_layer()
+    own = base_layer.weight
     weight: Tensor = full_tensor(dequantize_module_weight(base_layer))
+    if base_layer.weight is not own:  # on the CPU PEFT makes an 8-bit weight anew, without scales
+        base_layer.weight = own
     return weight.T if isinstance(base_layer, Conv1D) else weight
 
 
