@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 
@@ -46,10 +47,11 @@ def training_flops(
     return dense + attention + 4.0 * vocabulary * hidden * supervised
 
 
+@functools.cache
 def product_speed(device: torch.device, dtype: torch.dtype, *, tokens: int, hidden: int) -> float:
     """Peak FLOP/s of ``(tokens, hidden) @ (hidden, 4 hidden)``, measured on a device.
 
-    An upper bound for training. The number of tokens grows from one, as a processor without native
+    An upper bound for training, measured once, so that the plans of a study's methods agree. The number of tokens grows from one, as a processor without native
     support for ``dtype`` would take an hour for all of them.
     """
     right = torch.ones(hidden, 4 * hidden, device=device, dtype=dtype)
