@@ -51,8 +51,9 @@ def training_flops(
 def product_speed(device: torch.device, dtype: torch.dtype, *, tokens: int, hidden: int) -> float:
     """Peak FLOP/s of ``(tokens, hidden) @ (hidden, 4 hidden)``, measured on a device.
 
-    An upper bound for training, measured once, so that the plans of a study's methods agree. The number of tokens grows from one, as a processor without native
-    support for ``dtype`` would take an hour for all of them.
+    An upper bound for training, measured once, so that the plans of a study's methods agree. The
+    number of tokens grows from one, as a processor without native support for ``dtype`` would take
+    an hour for all of them.
     """
     right = torch.ones(hidden, 4 * hidden, device=device, dtype=dtype)
     best, rows = 0.0, 1
