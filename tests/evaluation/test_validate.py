@@ -1,9 +1,10 @@
 import pytest
+from peft import LoraConfig, get_peft_model
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row
-from toplora_train.evaluation.validate import validate_prompts
+from toplora_train.evaluation.validate import validate_invocation, validate_prompts
 from toplora_train.models.tiny import MAX_POSITIONS, tiny_model, tiny_tokenizer
 
 TASK = {"extraction": "exact", "max_new_tokens": 6}
@@ -56,3 +57,13 @@ def test_a_row_that_cannot_be_scored_is_named_before_any_generation(
 def test_duplicate_row_ids_are_refused(model, tokenizer):
     with pytest.raises(UserError, match="row 'r1': another row has the same id 'r1'"):
         validate_prompts(model, tokenizer, [row(), row()], ["", ""], **TASK)
+
+
+def test_a_prompt_without_an_activated_loras_invocation_is_named(model):
+    rows, prompts = [row("r1"), row("r2"), row("r3")], [[3, 9, 8, 7], [9, 8], [8, 9, 9]]
+    config = LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=[9, 8])
+    adapted = get_peft_model(tiny_model(), config)
+    with pytest.raises(UserError, match=r"^row 'r3': .*\(tokens \[9, 8\]\), as do 1 of 3"):
+        validate_invocation(adapted, rows, prompts)
+    validate_invocation(adapted, rows[:2], prompts[:2])
+    validate_invocation(model, rows, prompts)

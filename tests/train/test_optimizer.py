@@ -101,7 +101,7 @@ def test_lora_plus_works_with_toplora_and_refuses_adapters_without_b():
         1.0,
         4.0,
     }
-    with pytest.raises(UserError, match=r"loraplus needs .*tenslora_core"):
+    with pytest.raises(UserError, match=r"loraplus needs .* this one has tenslora_core, tenslora_"):
         groups(lora("tenslora"), lr_multipliers={LORA_PLUS: 4.0})
 
 

@@ -55,6 +55,41 @@ def validate_prompts(
     ]
 
 
+def validate_invocation(
+    model: nn.Module, rows: Sequence[Row], prompts: Sequence[Sequence[int]]
+) -> None:
+    """Refuse prompts that would not activate an Activated LoRA: the base model would answer them.
+
+    Args:
+        model: With or without an adapter.
+        rows: The test rows.
+        prompts: The token ids of their prompts.
+
+    Raises:
+        UserError: A prompt lacks the invocation's tokens.
+    """
+    configs = getattr(model, "peft_config", {})
+    config = configs.get(getattr(model, "active_adapter", None))
+    tokens = list(getattr(config, "alora_invocation_tokens", None) or ())
+    if not tokens:
+        return
+    places = range(len(tokens))
+    lacking = [
+        row
+        for row, ids in zip(rows, prompts, strict=True)
+        if not any(
+            all(ids[start + place] == tokens[place] for place in places)
+            for start in range(len(ids) - len(tokens) + 1)
+        )
+    ]
+    if lacking:
+        raise UserError(
+            f"{lacking[0].where}: its prompt lacks the adapter's invocation (tokens {tokens}), as "
+            f"do {len(lacking)} of {len(rows)}, so the base model would answer; evaluate with the "
+            "prompt of the training"
+        )
+
+
 def encode_within_positions(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,

@@ -114,12 +114,14 @@ def _validate_patterns(key: str, pattern: str, names: Sequence[str]) -> None:
             return
     except re.error as error:
         raise UserError(f"{key}: '{pattern}' is not a regular expression ({error})") from error
-    kinds = sorted({part for name in names for part in name.split(".") if "_" in part})
+    parts = [[part for part in name.split(".") if "_" in part] for name in names]
     if pattern == LORA_PLUS:
+        own = sorted({of_name[-1] for of_name in parts if of_name})  # not the modules they are in
         raise UserError(
             "optimizer=loraplus needs an adapter with matrices A and B; this one has "
-            f"{', '.join(kinds[:8])}: set optimizer.lr_multipliers for these instead"
+            f"{', '.join(own[:8])}: set optimizer.lr_multipliers for these instead"
         )
+    kinds = sorted({part for of_name in parts for part in of_name})
     raise UserError(
         f"{key}: '{pattern}' matches no trainable parameter; their names contain, for example, "
         f"{', '.join(kinds[:12])}"

@@ -33,7 +33,7 @@ from toplora_train.evaluation.run_evaluation import (
     Scores,
     run_evaluation,
 )
-from toplora_train.evaluation.validate import validate_prompts
+from toplora_train.evaluation.validate import validate_invocation, validate_prompts
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,13 @@ def encoded_prompts(
 
     Raises:
         UserError: See :func:`toplora_train.evaluation.validate.validate_prompts`, which gets the
-            ``limits``.
+            ``limits``, and :func:`toplora_train.evaluation.validate.validate_invocation`.
     """
     rows = eval_set.rows.rows
     texts = [question_text(tokenizer, row, eval_set.protocol.build_prompt) for row in rows]
-    return texts, validate_prompts(model, tokenizer, rows, texts, **limits)
+    ids = validate_prompts(model, tokenizer, rows, texts, **limits)
+    validate_invocation(model, rows, ids)
+    return texts, ids
 
 
 def run_prompts(
