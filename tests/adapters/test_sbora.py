@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from toplora_train.adapters.attach import attach_adapter
@@ -85,3 +85,14 @@ def test_a_rank_above_the_dimension_is_refused_with_the_module():
         attach_adapter(tiny_model(), settings(side="output", r=33), seed=1)
     with pytest.raises(UserError, match=r"^adapter\.side must be one of input, output, not 'in'$"):
         attach_adapter(tiny_model(), settings(side="in"), seed=1)
+
+
+@pytest.mark.parametrize("index", [[0, 1, 64], [-1, 0, 1], [0, 0, 1]])
+def test_a_file_whose_index_is_not_of_the_layer_is_refused_by_name(tmp_path: Path, index):
+    save_adapter(attach_adapter(tiny_model(), settings(r=3), seed=0), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    held = load_file(file)
+    name = next(name for name in held if "layers.1" in name and name.endswith("sbora_index"))
+    save_file({**held, name: torch.tensor(index)}, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"layers\.1\..*: sbora_index must be 3 diff.* below 64"):
+        load_adapter(tiny_model(), tmp_path)

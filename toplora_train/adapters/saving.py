@@ -22,7 +22,7 @@ from toplora_train.adapters.attach import (
     tie_trained_embeddings,
     use_kernel,
 )
-from toplora_train.adapters.base import adapter_prefixes
+from toplora_train.adapters.base import AdapterLinear, adapter_prefixes
 from toplora_train.adapters.configs import check_schema_version
 from toplora_train.adapters.describe import adapter_state
 from toplora_train.adapters.stored_config import (
@@ -109,6 +109,7 @@ def load_adapter(
             low_cpu_mem_usage=all(parameter.is_meta for parameter in model.parameters()),
         )
     _check_fit(folder / WEIGHTS_FILE, found, adapter_state(loaded))
+    _check_values(folder / WEIGHTS_FILE, loaded)
     if resized:
         tie_trained_embeddings(loaded)
     prefixes = adapter_prefixes(loaded)
@@ -240,6 +241,15 @@ def _check_fit(
     parts = [f"{problem}: {_first(names)}" for problem, names in problems.items() if names]
     if parts:
         raise UserError(f"{file}: does not fit the model and its config: {'; '.join(parts)}")
+
+
+def _check_values(file: Path, loaded: PeftModel) -> None:
+    for name, layer in loaded.get_base_model().named_modules():
+        if isinstance(layer, AdapterLinear) and not layer.weight.is_meta:
+            try:
+                layer.validate_loaded(str(loaded.active_adapter))
+            except ValueError as error:
+                raise UserError(f"{file}: {name}: {error}") from error
 
 
 def _dtype(tensor: torch.Tensor) -> str:

@@ -80,6 +80,13 @@ class SboraLinear(AdapterLinear):
         trained = {"sbora_B": torch.zeros(m, r)} if reads else {"sbora_A": torch.zeros(r, n)}
         return {**trained, "sbora_index": torch.randperm(size)[:r].sort().values}
 
+    def validate_loaded(self, adapter_name: str) -> None:
+        """J must be r distinct inputs (or outputs) of the layer."""
+        index = self.sbora_index[adapter_name].tolist()
+        size = self.in_features if adapter_name in self.sbora_B else self.out_features
+        if len(set(index) & set(range(size))) < len(index):
+            raise ValueError(f"sbora_index must be {len(index)} different numbers below {size}")
+
     def update(self, x: Tensor, adapter_name: str) -> Tensor:
         """``(..., n) -> (..., m)``."""
         index, scaling = self.sbora_index[adapter_name], self.scaling[adapter_name]

@@ -110,6 +110,13 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         """
         raise NotImplementedError
 
+    def validate_loaded(self, adapter_name: str) -> None:  # most have nothing to say
+        """Refuse values that were read from a file and that this method cannot compute with.
+
+        Raises:
+            ValueError: They are such values; the message names the tensor.
+        """
+
     def low_rank(self, adapter_name: str) -> LowRank | None:
         """The factors of a low-rank update; None for a method whose update is another."""
         del adapter_name
