@@ -11,7 +11,7 @@ from torch import Tensor
 
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.describe import describe_adapter
-from toplora_train.adapters.fusion import FusionLinear
+from toplora_train.adapters.fusion import FusionLinear, fusion_weights, gate_name
 from toplora_train.adapters.saving import load_adapter, save_adapter
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
@@ -99,6 +99,28 @@ def test_the_output_is_the_weighted_sum_of_what_each_adapter_adds_on_its_own(run
             if hasattr(own, "base_layer"):
                 expected = expected + w[..., i : i + 1] * (own(x) - own.base_layer(x))
         torch.testing.assert_close(outputs[name], expected, atol=1e-6, rtol=1e-6)
+
+
+def test_the_weights_of_a_texts_tokens_are_the_gates_of_what_enters_their_layer(runs):
+    model = fused(*runs.values())
+    set_gates(model, None)
+    ids, entering = [5, 9, 30, 4], []
+    layer = model.base_model.model.model.layers[1]
+    hook = layer.register_forward_pre_hook(
+        lambda _module, args, kwargs: entering.append(args[0] if args else kwargs["hidden_states"]),
+        with_kwargs=True,
+    )
+    found = fusion_weights(model, ids)
+    hook.remove()
+    assert list(found) == ["model.layers.0", "model.layers.1"]
+    gate = {
+        part: getattr(model.base_model, gate_name(part, "model.layers.1"))["default"]
+        for part in ("W", "b")
+    }
+    with torch.no_grad():
+        expected = (entering[0][0] @ gate["W"].T).softmax(dim=-1) + gate["b"]
+    torch.testing.assert_close(found["model.layers.1"], expected)
+    assert fusion_weights(attached("lora", {}), ids) == {}
 
 
 @pytest.mark.parametrize("chosen", ["lora", "dora", "toplora", "genlora"])

@@ -11,6 +11,7 @@ from toplora_train.report.inspection import (
     CoreEnergy,
     FixedScore,
     Functions,
+    FusionView,
     GateView,
     Inspection,
     Matrix,
@@ -61,6 +62,9 @@ def inspected_otherwise(folder: Path) -> Inspection:
         similarities=[Matrix("cosine of the layers", ["0", "1"], [[1.0, -0.5], [-0.5, 1.0]])],
         energies=[CoreEnergy("", "input", [0.75, 0.25]), CoreEnergy("", "layer", [1.0])],
         functions={MODULES[3]: {"A": functions, "B": functions}},
+        fusion=FusionView(
+            ["one", "two <i>"], 40, ["model.layers.0"], mean=[[0.75, 0.3]], deviation=[[0.1, 0.2]]
+        ),
     )
     write_inspection(folder / "inspection", one)
     return one

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from tests.report.inspected import inspected
+from tests.report.inspected import inspected, inspected_otherwise
 from tests.report.made_up import (
     HOSTILE,
     made_up_metrics,
@@ -383,6 +383,14 @@ def test_an_adapter_without_a_run_has_a_page_of_its_own(tmp_path: Path):
     assert "default-src 'none'" in text
     assert "your text &lt;i&gt;" in text
     assert "<i>" not in text
+
+
+def test_a_fusions_page_has_its_adapters_weights(tmp_path: Path):
+    inspected_otherwise(tmp_path)
+    text = write_inspection_page(tmp_path).read_text()
+    assert "How the adapters are weighted" in text and "two &lt;i&gt;</th>" in text
+    assert "over 40 tokens" in text and "start at 0.50 for all" in text
+    assert '<th scope="row">model.layers.0</th><td>0.75 ± 0.10</td><td>0.30 ± 0.20</td>' in text
 
 
 def test_without_measurements_there_is_no_page(tmp_path: Path):

@@ -29,13 +29,14 @@ a second product with the frozen weight. Merges: no, as the weights depend on th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor, nn
 
 from toplora_train.adapters.base import (
@@ -54,6 +55,7 @@ from toplora_train.adapters.experts import (
     joined,
     read_experts,
 )
+from toplora_train.adapters.observe import observe
 from toplora_train.adapters.toplora import GateSettings, gate_of
 
 KEY = "adapter.runs"
@@ -312,6 +314,25 @@ class FusionModel(AdapterModel):
         for handle in self.__dict__.get("layer_hooks", ()):
             handle.remove()
         return model
+
+
+def fusion_weights(
+    model: PeftModel, ids: Sequence[int], adapter_name: str = "default"
+) -> dict[str, Tensor]:
+    """The weights of a text's tokens by decoder layer, ``(tokens, k)``, in float32 on the CPU.
+
+    Args:
+        model: A model in evaluation mode; without a fusion it has none.
+        ids: The text's token ids.
+        adapter_name: The active adapter.
+    """
+    gates: dict[str, nn.Module] = {}  # one module of each layer, whose modules share the gate
+    for name, module in model.base_model.model.named_modules():
+        if isinstance(module, FusionLinear) and adapter_name in module.configs:
+            gates.setdefault(decoder_layer(name), module)
+    if not gates:
+        return {}
+    return observe(model, ids, gates, lambda layer, x: layer.weights(x, adapter_name))
 
 
 def decoder_layer(module_name: str) -> str:

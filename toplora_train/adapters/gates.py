@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
 
+from toplora_train.adapters.observe import observe
 from toplora_train.adapters.toplora import ACTIVATIONS, TopLoraLinear
 
 DEAD = 0.05
@@ -49,18 +49,8 @@ def gates_of(
         ids: The text's token ids.
         adapter_name: The active adapter.
     """
-    found: dict[str, Tensor] = {}
-    with ExitStack() as hooks, torch.inference_mode():
-        for name, layer in gated_layers(model, adapter_name).items():
-
-            def read(own: Any, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                found[name] = layer_gate(own, inputs[0], adapter_name)[0].float().cpu()
-
-            hooks.callback(layer.register_forward_pre_hook(read).remove)
-        takes = inspect.signature(model.get_base_model().forward).parameters
-        few = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}  # none is read
-        model(input_ids=torch.tensor([list(ids)], device=next(model.parameters()).device), **few)
-    return found
+    layers = gated_layers(model, adapter_name)
+    return observe(model, ids, layers, lambda layer, x: layer_gate(layer, x, adapter_name))
 
 
 def layer_gate(layer: TopLoraLinear, x: Tensor, adapter_name: str) -> Tensor:

@@ -85,6 +85,22 @@ class GateView:
 
 
 @dataclass(frozen=True)
+class FusionView:
+    """The weights of fused adapters over ``tokens``: mean and deviation by layer and adapter."""
+
+    adapters: list[str]
+    tokens: Whole
+    layers: list[str]
+    mean: list[list[Measured]]
+    deviation: list[list[Measured]]
+
+    @property
+    def overall(self) -> list[float]:
+        """Each adapter's mean weight over all layers."""
+        return [sum(column) / len(self.mean) for column in zip(*self.mean, strict=True)]
+
+
+@dataclass(frozen=True)
 class Matrix:
     """A square table of similarities, see :mod:`toplora_train.adapters.structure`."""
 
@@ -121,6 +137,7 @@ class Inspection:
         left_out: Adapted modules without numbers, and why.
         extras: Whether the costly parts were measured.
         gates: TopLoRA's gates.
+        fusion: The weights of a fusion's adapters.
         similarities: TensLoRA's layers and projections.
         energies: TensLoRA's cores.
         functions: GenLoRA's functions by module, of the matrices ``A`` and ``B``.
@@ -132,6 +149,7 @@ class Inspection:
     left_out: dict[str, str] = field(default_factory=dict)
     extras: bool = True
     gates: GateView | None = None
+    fusion: FusionView | None = None
     similarities: list[Matrix] = field(default_factory=list)
     energies: list[CoreEnergy] = field(default_factory=list)
     functions: dict[str, dict[str, Functions]] = field(default_factory=dict)

@@ -4,7 +4,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.adapters.test_contract import attached
+from toplora_train.adapters.attach import attach_adapter
+from toplora_train.adapters.fusion import gate_name
 from toplora_train.adapters.gates import gates_of
+from toplora_train.adapters.saving import save_adapter
+from toplora_train.config.adapter import adapter_defaults
 from toplora_train.contract.subject import shaken
 from toplora_train.evaluation.predictions import Prediction, write_predictions
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
@@ -90,6 +94,21 @@ def test_tenslora_has_its_tensors_and_genlora_its_functions(tmp_path):
     functions = measured(shaken(attached("genlora")), tmp_path / "g").functions
     assert len(functions) == 6
     assert read_inspection(tmp_path / "g").functions == functions
+
+
+def test_a_fusion_has_its_adapters_weights_by_layer(tmp_path):
+    for name in ("one", "two"):
+        save_adapter(shaken(attached("lora")), tmp_path / name / "adapter")
+    runs = [str(tmp_path / name) for name in ("one", "two")]
+    model = attach_adapter(tiny_model(), adapter_defaults("fusion")[0] | {"runs": runs}, seed=0)
+    bias = getattr(model.base_model, gate_name("b", "model.layers.1"))["default"]
+    bias.data += torch.tensor([0.3, -0.1])
+    found = measured(model, tmp_path / "run").fusion
+    assert found.adapters == ["one", "two"] and found.layers == ["model.layers.0", "model.layers.1"]
+    assert found.tokens > 0
+    torch.testing.assert_close(torch.tensor(found.mean), torch.tensor([[0.5, 0.5], [0.8, 0.4]]))
+    assert found.overall == pytest.approx([0.65, 0.45])
+    assert read_inspection(tmp_path / "run").fusion == found
 
 
 def test_without_extras_doras_updates_are_not_decomposed(tmp_path):

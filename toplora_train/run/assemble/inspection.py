@@ -6,7 +6,7 @@ fixed gates, ``predictions/``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.adapters import structure
+from toplora_train.adapters.fusion import FusionConfig, fusion_weights
 from toplora_train.adapters.gates import (
     fixed_gates,
     gate_statistics,
@@ -26,6 +27,7 @@ from toplora_train.adapters.gates import (
 )
 from toplora_train.adapters.updates import adapted_layers, describe_update, place_of
 from toplora_train.config.errors import UserError, one_line
+from toplora_train.config.printable import printable
 from toplora_train.config.schema import ForgettingSettings
 from toplora_train.data.pixels import ImageReader
 from toplora_train.data.texts import read_texts
@@ -96,6 +98,7 @@ def inspect_adapter(
     layers = gated_layers(model, name)
     with evaluating(model):
         found = _read_gates(model, tokenizer, texts, name)
+        fusion = _fusion_view(model, tokenizer, texts, name)
     means = {layer: torch.cat(pieces).double().mean(0) for layer, pieces in found.pieces.items()}
     fixed = replace(scorer, folder=where / "predictions") if scorer and means and extras else None
     if fixed is not None:
@@ -125,6 +128,7 @@ def inspect_adapter(
         )
         if found.pieces
         else None,
+        fusion=fusion,
         similarities=[
             stored.Matrix(**one)
             for one in structure.mode_similarities(tensors, structure.mode_names(model, name))
@@ -189,18 +193,9 @@ def _read_gates(
     tokens that all of these begin with are computed but neither counted nor shown.
     """
     found = _Gates()
-    if not gated_layers(model, name) or isinstance(tokenizer, ImageReader):  # no texts
+    if not gated_layers(model, name):
         return found
-    longest = getattr(model.config, "max_position_embeddings", None) or MOST_TOKENS
-    ordered = sorted(texts, key=lambda one: not one.own)
-    ids = [_encode(tokenizer, one.text)[: min(longest, MOST_TOKENS)] for one in ordered]
-    shared = len(common_prefix([i for i, one in zip(ids, ordered, strict=True) if not one.own]))
-    for text, tokens in zip(ordered, ids, strict=True):
-        if found.tokens >= MOST_TOKENS:
-            break
-        skipped = 0 if text.own else shared
-        if len(tokens) <= skipped:
-            continue
+    for text, tokens, skipped in _measured_texts(model, tokenizer, texts):
         gates = {
             module: values[skipped:] for module, values in gates_of(model, tokens, name).items()
         }
@@ -218,6 +213,48 @@ def _read_gates(
             ]
             found.titles.append(text.title)
     return found
+
+
+def _fusion_view(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], name: str
+) -> stored.FusionView | None:
+    """The weights of the fused adapters over the texts' tokens; None without a fusion."""
+    config = model.peft_config[name]
+    if not isinstance(config, FusionConfig):
+        return None
+    pieces: dict[str, list[Tensor]] = {}
+    for text, tokens, skipped in _measured_texts(model, tokenizer, texts):
+        if not text.own:
+            for layer, weights in fusion_weights(model, tokens, name).items():
+                pieces.setdefault(layer, []).append(weights[skipped:].double())
+    over_tokens = {layer: torch.cat(found) for layer, found in pieces.items()}
+    return stored.FusionView(
+        adapters=[printable(str(expert["name"])) for expert in config.experts],
+        tokens=max(map(len, over_tokens.values()), default=0),
+        layers=list(over_tokens),
+        mean=[weights.mean(0).tolist() for weights in over_tokens.values()],
+        deviation=[weights.std(0, correction=0).tolist() for weights in over_tokens.values()],
+    )
+
+
+def _measured_texts(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]
+) -> Iterator[tuple[Text, list[int], int]]:
+    """Each text, its token ids, and how many of them all begin with, until there are enough."""
+    if isinstance(tokenizer, ImageReader):  # no texts
+        return
+    longest = getattr(model.config, "max_position_embeddings", None) or MOST_TOKENS
+    ordered = sorted(texts, key=lambda one: not one.own)
+    ids = [_encode(tokenizer, one.text)[: min(longest, MOST_TOKENS)] for one in ordered]
+    shared = len(common_prefix([i for i, one in zip(ids, ordered, strict=True) if not one.own]))
+    measured = 0
+    for text, tokens in zip(ordered, ids, strict=True):
+        if measured >= MOST_TOKENS:
+            return
+        skipped = 0 if text.own else shared
+        if len(tokens) > skipped:
+            measured += 0 if text.own else len(tokens) - skipped
+            yield text, tokens, skipped
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
