@@ -3,8 +3,9 @@
     python benchmarks/results.py README.md docs/results.md
 
 A table is a block of lines between `<!-- results: KIND STUDY... -->` and `<!-- end -->`. STUDY is
-`docs/results/STUDY.json`, written by `toplora-report STUDY archive=STUDY.json`; KIND is one of
-the functions of TABLES. Everything but the blocks is written by hand.
+`docs/results/STUDY.json`, written by `toplora-report STUDY archive=STUDY.json`, or several of them
+joined by `+`, which are compared as one; KIND is one of the functions of TABLES. Everything but the
+blocks is written by hand.
 """
 
 import argparse
@@ -25,16 +26,18 @@ STUDIES = Path(__file__).resolve().parents[1] / "docs" / "results"
 BASELINE = "lora"
 PACKAGES = ("torch", "transformers", "peft")
 BLOCK = re.compile(
-    r"(<!-- results: (?P<kind>\w+) (?P<studies>[\w ]+) -->\n).*?(?=<!-- end -->)", re.DOTALL
+    r"(<!-- results: (?P<kind>\w+) (?P<studies>[\w+ ]+) -->\n).*?(?=<!-- end -->)", re.DOTALL
 )
 
 Document = dict[str, Any]
 
 
-def study(name: str) -> Document:
-    """The comparison of a study's methods with LoRA; its commands and where they were run."""
-    path = STUDIES / f"{name}.json"
-    runs, tuning = read_archive(path)
+def study(names: str) -> Document:
+    """The comparison of the methods with LoRA; the studies' commands and where they were run."""
+    paths = [STUDIES / f"{name}.json" for name in names.split("+")]
+    read = [read_archive(path) for path in paths]
+    runs = [run for finished, _ in read for run in finished]
+    tuning = [run for _, tuned in read for run in tuned]
     where = [run.report["environment"] for run in [*runs, *tuning]]
     machines = [
         f"{one['cpu_count']} cores, Python {one['python']}, "
@@ -42,7 +45,11 @@ def study(name: str) -> Document:
         for one in where
     ]
     return compare_runs(runs, tuning=tuning, baseline=BASELINE) | {
-        "commands": json.loads(path.read_text(encoding="utf-8"))["commands"],
+        "commands": [
+            command
+            for path in paths
+            for command in json.loads(path.read_text(encoding="utf-8"))["commands"]
+        ],
         "machines": list(dict.fromkeys(machines)),
         "runs": len(runs),
         "tuning": len(tuning),

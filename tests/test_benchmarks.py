@@ -132,6 +132,6 @@ def test_the_published_tables_are_those_of_the_archived_studies(checkout: Path):
         name
         for text in texts
         for found in results.BLOCK.finditer(text)
-        for name in found["studies"].split()
+        for name in found["studies"].replace("+", " ").split()
     }
     assert used == {path.stem for path in results.STUDIES.glob("*.json")}
