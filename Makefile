@@ -50,7 +50,7 @@ test-browser: $(STAMP) ## the report in Chromium (Debian's package); skipped by 
 	$(BIN)/python -m pytest tests/browser -m browser
 
 test-gpu: $(STAMP) ## what needs CUDA devices, in every precision and on several of them
-	$(BIN)/python -m pytest tests/gpu -m gpu
+	$(BIN)/python -m pytest tests/gpu -m gpu -v
 	$(BIN)/python -m pytest tests/adapters/kernels
 
 test-peft-floor: $(STAMP) ## the adapters' tests with the oldest PEFT that is supported
