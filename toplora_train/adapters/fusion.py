@@ -145,11 +145,11 @@ class FusionLinear(AdapterLinear):
     )
 
     fusion_A: FrozenTensors  # noqa: N815 - the capitals of LoRA
-    fusion_B: FrozenTensors  # noqa: N815
+    fusion_B: FrozenTensors  # noqa: N815  # the paper's capital
     fusion_theta: FrozenTensors
     fusion_gain: FrozenTensors
     fusion_change: FrozenTensors
-    fusion_W: nn.ParameterDict  # noqa: N815
+    fusion_W: nn.ParameterDict  # noqa: N815  # the paper's capital
     fusion_b: nn.ParameterDict
     layer_input: LayerInput
 

@@ -71,9 +71,9 @@ class OrthogonalLinear(AdapterLinear):
     frozen_names = ("orthogonal_U", "orthogonal_V")
 
     orthogonal_A: nn.ParameterDict  # noqa: N815 - the paper's capitals
-    orthogonal_B: nn.ParameterDict  # noqa: N815
-    orthogonal_U: FrozenTensors  # noqa: N815
-    orthogonal_V: FrozenTensors  # noqa: N815
+    orthogonal_B: nn.ParameterDict  # noqa: N815  # the paper's capital
+    orthogonal_U: FrozenTensors  # noqa: N815  # the paper's capital
+    orthogonal_V: FrozenTensors  # noqa: N815  # the paper's capital
 
     def initial_tensors(self, config: OrthogonalConfig, module_name: str) -> Mapping[str, Tensor]:
         """A uniform in +-1/sqrt(n), B zero, and the top singular vectors of the weight.

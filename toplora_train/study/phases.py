@@ -297,7 +297,7 @@ def names(methods: Sequence[Method]) -> list[str]:
 
 def say(line: str) -> None:
     """Print a line for the user."""
-    print(line, flush=True)  # noqa: T201
+    print(line, flush=True)  # noqa: T201  # for the terminal
 
 
 def _validate_several(name: str, listed: Sequence[Method]) -> None:

@@ -70,7 +70,7 @@ def _peak(model: nn.Module, batch: Batch, loss: Loss, on_gpu: bool) -> int:
     return allocated.most
 
 
-class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it has no types
     """Counts the bytes that operations allocate on a device.
 
     Attributes:
@@ -79,7 +79,7 @@ class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, given: Iterable[Tensor], device: torch.device) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # it has no types
         self.now = self.most = 0
         self._device = device.type
         self._known = {tensor.untyped_storage()._cdata for tensor in given}
@@ -136,7 +136,7 @@ def _as_devices_compute(on_gpu: bool) -> Iterator[None]:
             return dropout(input, p, training, inplace)
         return torch.native_dropout(input, p, train=True)[0]
 
-    F.scaled_dot_product_attention = flash  # type: ignore[assignment]
+    F.scaled_dot_product_attention = flash  # type: ignore[assignment]  # put back below
     F.dropout = masked
     try:
         yield

@@ -54,7 +54,7 @@ def build_optimizer(
     model: nn.Module,
     lr: float,
     betas: tuple[float, float],  # noqa: ARG001  # all optimizers are given them
-    eps: float,  # noqa: ARG001
+    eps: float,  # noqa: ARG001  # every rule gets it
     momentum: float = 0.9,
     damp: float = 0.0,
     lmbd: float = 1e-2,
@@ -205,7 +205,7 @@ def _recorder(passes: Passes, number: int) -> Callable[..., None]:
             def keep(s: Tensor) -> None:
                 passes.setdefault(number, []).append((x, s.detach()))
 
-            output.register_hook(keep)  # type: ignore[no-untyped-call]
+            output.register_hook(keep)  # type: ignore[no-untyped-call]  # it has no types
 
     return record
 
