@@ -4,7 +4,7 @@ from peft import LoraConfig, get_peft_model
 from toplora_train.config.errors import UserError
 from toplora_train.data.prompts import build_prompt
 from toplora_train.data.rows import Row
-from toplora_train.evaluation.validate import validate_invocation, validate_prompts
+from toplora_train.evaluation.validate import uninvoked, validate_prompts
 from toplora_train.models.tiny import MAX_POSITIONS, tiny_model, tiny_tokenizer
 
 TASK = {"extraction": "exact", "max_new_tokens": 6}
@@ -59,11 +59,11 @@ def test_duplicate_row_ids_are_refused(model, tokenizer):
         validate_prompts(model, tokenizer, [row(), row()], ["", ""], **TASK)
 
 
-def test_a_prompt_without_an_activated_loras_invocation_is_named(model):
-    rows, prompts = [row("r1"), row("r2"), row("r3")], [[3, 9, 8, 7], [9, 8], [8, 9, 9]]
-    config = LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=[9, 8])
+def test_prompts_without_an_activated_loras_invocation_are_counted(model, tokenizer):
+    invocation = tokenizer("Response:", add_special_tokens=False)["input_ids"]
+    config = LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=invocation)
     adapted = get_peft_model(tiny_model(), config)
-    with pytest.raises(UserError, match=r"^row 'r3': .*\(tokens \[9, 8\]\), as do 1 of 3"):
-        validate_invocation(adapted, rows, prompts)
-    validate_invocation(adapted, rows[:2], prompts[:2])
-    validate_invocation(model, rows, prompts)
+    prompts = ["1 + 1? Response:", "Response: and so on", "1 + 1? Answer:"]
+    assert str(uninvoked(adapted, tokenizer, prompts)).startswith("1 of 3 prompts lack the adapter")
+    assert uninvoked(adapted, tokenizer, prompts[:2]) is None
+    assert uninvoked(model, tokenizer, prompts) is None

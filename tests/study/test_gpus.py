@@ -105,3 +105,23 @@ def test_jobs_at_once_share_the_cores(monkeypatch, jobs, gpus, jobs_per_gpu, set
     with threads_each(jobs, jobs_per_gpu=jobs_per_gpu):
         assert os.environ.get(THREADS) == each
     assert os.environ.get(THREADS) == set_by_user
+
+
+@pytest.mark.usefixtures("two")
+def test_a_job_starts_on_the_gpu_with_fewer_jobs(tmp_path, monkeypatch):
+    """Of two and two jobs, both of the first GPU and one of the second have ended."""
+    with ExitStack() as rest:
+        held = []
+        for _ in range(4):
+            monkeypatch.setenv(VISIBLE, "4,7")
+            job = one_gpu(tmp_path, run_config(), "joblib", jobs_per_gpu=2)
+            job.__enter__()
+            held.append((os.environ[VISIBLE], job))
+        kept = next(job for gpu, job in held if gpu == "4")
+        for _, job in held:
+            if job is not kept:
+                job.__exit__(None, None, None)
+        rest.callback(kept.__exit__, None, None, None)
+        monkeypatch.setenv(VISIBLE, "4,7")
+        with one_gpu(tmp_path, run_config(), "joblib", jobs_per_gpu=2):
+            assert os.environ[VISIBLE] == "7"

@@ -1,4 +1,4 @@
-"""Answer a task's rows, report progress as batches finish, and score them."""
+"""Answer a task's rows, report progress as answers end, and score them."""
 
 from __future__ import annotations
 

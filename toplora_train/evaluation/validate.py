@@ -55,39 +55,32 @@ def validate_prompts(
     ]
 
 
-def validate_invocation(
-    model: nn.Module, rows: Sequence[Row], prompts: Sequence[Sequence[int]]
-) -> None:
-    """Refuse prompts that would not activate an Activated LoRA: the base model would answer them.
+def uninvoked(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
+) -> str | None:
+    """What to say of prompts that do not activate an Activated LoRA; None if all do.
 
     Args:
         model: With or without an adapter.
-        rows: The test rows.
-        prompts: The token ids of their prompts.
-
-    Raises:
-        UserError: A prompt lacks the invocation's tokens.
+        tokenizer: Its tokenizer.
+        prompts: The test rows' prompts.
     """
-    configs = getattr(model, "peft_config", {})
-    config = configs.get(getattr(model, "active_adapter", None))
+    config = getattr(model, "peft_config", {}).get(getattr(model, "active_adapter", None))
     tokens = list(getattr(config, "alora_invocation_tokens", None) or ())
     if not tokens:
-        return
-    places = range(len(tokens))
-    lacking = [
-        row
-        for row, ids in zip(rows, prompts, strict=True)
-        if not any(
-            all(ids[start + place] == tokens[place] for place in places)
-            for start in range(len(ids) - len(tokens) + 1)
-        )
-    ]
-    if lacking:
-        raise UserError(
-            f"{lacking[0].where}: its prompt lacks the adapter's invocation (tokens {tokens}), as "
-            f"do {len(lacking)} of {len(rows)}, so the base model would answer; evaluate with the "
-            "prompt of the training"
-        )
+        return None
+
+    def lacks(prompt: str) -> bool:
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return all(ids[at : at + len(tokens)] != tokens for at in range(len(ids)))
+
+    lacking = [prompt for prompt in prompts if lacks(prompt)]
+    if not lacking:
+        return None
+    return (
+        f"{len(lacking)} of {len(prompts)} prompts lack the adapter's invocation (tokens "
+        f"{tokens}), so the base model answered them"
+    )
 
 
 def encode_within_positions(

@@ -10,7 +10,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
     HFValidationError,
     HTTPError,
 )
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it exports it
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # missing in its stubs
 
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.reading import read_text

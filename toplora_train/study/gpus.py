@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from toplora_train.config.schema import RunConfig
 
@@ -35,11 +36,12 @@ def one_gpu(
         yield
         return
     before = os.environ.get(VISIBLE)
-    places = [(gpu, place) for place in range(jobs_per_gpu) for gpu in gpus]  # idle GPUs first
     with ExitStack() as stack:
         taken: str | None = None if config.launch.processes == 1 else ",".join(gpus)
-        while taken is None and (taken := _first_free(places, folder, stack)) is None:
-            time.sleep(1.0)
+        while taken is None:
+            taken = _free_place(gpus, jobs_per_gpu, folder, stack)
+            if taken is None:
+                time.sleep(1.0)
         os.environ[VISIBLE] = taken
         try:
             yield
@@ -84,18 +86,31 @@ def visible_gpus() -> list[str]:
     return [str(index) for index, _ in enumerate(DEVICES.glob("*"))]
 
 
-def _first_free(places: Sequence[tuple[str, int]], folder: Path, stack: ExitStack) -> str | None:
-    free = (gpu for gpu, place in places if _take(folder / f".gpu-{gpu}-{place}", stack))
-    return next(free, None)
+def _free_place(
+    gpus: Sequence[str], jobs_per_gpu: int, folder: Path, stack: ExitStack
+) -> str | None:
+    """Lock a place on the GPU with the most free ones until the stack is closed."""
+    with ExitStack() as others:
+        free: dict[str, list[TextIO]] = {}
+        for gpu in gpus:
+            for place in range(jobs_per_gpu):
+                file = _locked(folder / f".gpu-{gpu}-{place}")
+                if file is not None:
+                    free.setdefault(gpu, []).append(others.enter_context(file))
+        if not free:
+            return None
+        taken = max(free, key=lambda gpu: len(free[gpu]))
+        # A second handle of the locked file keeps the lock when the first is closed.
+        stack.enter_context(os.fdopen(os.dup(free[taken][0].fileno()), "w"))
+        return taken
 
 
-def _take(path: Path, stack: ExitStack) -> bool:
-    """Lock the file until the stack is closed; False if another job holds it."""
+def _locked(path: Path) -> TextIO | None:
+    """The file, locked; None if another job holds it."""
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        return False
-    stack.enter_context(file)
-    return True
+        return None
+    return file

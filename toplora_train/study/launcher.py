@@ -70,7 +70,7 @@ class StudyStart(Callback):
         jobs_per_gpu: How many jobs at once share a GPU; read by the jobs.
     """
 
-    def __init__(self, prune: bool, jobs_per_gpu: int) -> None: ...
+    def __init__(self, prune: bool, jobs_per_gpu: int = 1) -> None: ...
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Register the plugins of studies and change Hydra's own node."""
@@ -110,6 +110,7 @@ class StudyLauncher(Launcher):
         self._placed: dict[str, Job] = {}  # the jobs of this command, by digest
         self._costs: dict[str, float] = {}  # results of this command's jobs, by digest
         self.refused: list[Job] = []
+        self._jobs_per_gpu = 1
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -120,12 +121,13 @@ class StudyLauncher(Launcher):
             UserError: The folder, or what a search minimizes, is not for the user to choose so;
                 or ``jobs_per_gpu`` is no number of jobs.
         """
-        self._jobs_per_gpu = config.hydra.callbacks.study.jobs_per_gpu
-        if not isinstance(self._jobs_per_gpu, int) or self._jobs_per_gpu < 1:
+        shared = config.hydra.callbacks.study.jobs_per_gpu
+        if type(shared) is not int or shared < 1:
             raise UserError(
-                f"hydra.callbacks.study.jobs_per_gpu={self._jobs_per_gpu}: give a whole number of "
+                f"hydra.callbacks.study.jobs_per_gpu={shared}: give a whole number of "
                 "jobs, at least 1"
             )
+        self._jobs_per_gpu = shared
         self.has_phases = config.get("study") is not None
         if self.has_phases and config.hydra.sweeper._target_ != PHASES:
             raise UserError(f"study={config.study.name} is a sweep itself; leave out hydra/sweeper")

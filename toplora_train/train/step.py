@@ -27,10 +27,10 @@ class TrainingExample(Protocol):
     """What training needs of an example; ``supervised`` is the number of terms of its loss."""
 
     @property
-    def input_ids(self) -> tuple[int, ...]: ...  # noqa: D102  # named by its class
+    def input_ids(self) -> tuple[int, ...]: ...  # noqa: D102  # its name says it
 
     @property
-    def supervised(self) -> int: ...  # noqa: D102  # named by its class
+    def supervised(self) -> int: ...  # noqa: D102  # its name says it
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ def test_a_common_prefix_is_computed_once_and_changes_no_answer(model, tokenizer
         lambda _module, inputs, _output: widths.append(inputs[0].shape[1])
     )
     found = answers(model, tokenizer, longer, 7, common=common)
-    # The last token is read with the first generated one.
-    assert widths[:2] == [len(common), max(map(len, prompts)) - 1]
+    # First a token shows what state the model keeps; the last one is read with the first answer's.
+    assert widths[:3] == [1, len(common), max(map(len, prompts)) - 1]
     by_hand_of_all = [by_hand(model, prompt, {tokenizer.eos_token_id}) for prompt in longer]
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in by_hand_of_all]
     assert [found[index] for index in range(len(longer))] == texts

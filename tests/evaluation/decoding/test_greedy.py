@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from tests.evaluation.decoding.test_decode import by_hand
 from tests.evaluation.decoding.test_prefix import sliding
 from toplora_train.evaluation.decoding.greedy import decode_greedily, rows_can_leave
-from toplora_train.models.tiny import tiny_model
+from toplora_train.models.tiny import tiny_config, tiny_model
 
 LIMIT = 24
 ENDS = set(range(1, 258, 9))  # so many tokens end a row that rows end at very different lengths
@@ -81,5 +82,49 @@ def test_no_answer_is_longer_than_the_limit(prompts):
 
 
 def test_rows_stay_in_a_model_whose_cache_is_a_window():
-    assert not rows_can_leave(sliding())
-    assert rows_can_leave(tiny_model())
+    with torch.inference_mode():
+        assert not rows_can_leave(sliding(), 0)
+        assert rows_can_leave(tiny_model().eval(), 0)
+
+
+class Forgetful(torch.nn.Module):
+    """A model that keeps no cache unless it is its own."""
+
+    def __init__(self, inner) -> None:
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def forward(self, input_ids=None, position_ids=None, past_key_values=None, **more):
+        del past_key_values
+        output = self.inner(input_ids=input_ids, position_ids=position_ids, **more)
+        output.past_key_values = None
+        return output
+
+
+def test_rows_stay_in_a_model_that_returns_no_cache_or_whose_keys_depend_on_the_width():
+    with torch.inference_mode():
+        assert not rows_can_leave(Forgetful(tiny_model().eval()), 0)
+        dynamic = tiny_config()
+        dynamic.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+        assert not rows_can_leave(LlamaForCausalLM(dynamic).eval(), 0)
+
+
+def test_no_row_uses_more_positions_than_its_prompt_and_the_limit():
+    """Positions end there: the embedding of a further one would be out of its range."""
+    limit, longest = 24, 20
+    config = GPT2Config(
+        n_positions=limit + longest, vocab_size=258, n_embd=32, n_layer=2, n_head=2,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    model = GPT2LMHeadModel(config).eval()
+    draw = torch.Generator().manual_seed(5)
+    lengths = [longest] * 9 + [10] * 7
+    prompts = [torch.randint(3, 258, (n,), generator=draw).tolist() for n in lengths]
+    ends = set(range(1, 258, 40))
+    settings = {"common": (), "ends": ends, "pad": 0, "max_new_tokens": limit, "batch_size": 8}
+    found = dict(decode_greedily(model, prompts, **settings))
+    for index, prompt in enumerate(prompts):
+        alone = by_hand(model, prompt, ends, limit)
+        tokens = [token for token in found[index] if token not in ends]
+        assert tokens[: len(alone)] == alone

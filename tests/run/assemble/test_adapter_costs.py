@@ -77,6 +77,7 @@ def decoder() -> LlamaForCausalLM:
         ("toplora", {"target_modules": "all-linear"}),
         ("lora", {"layers_to_transform": [1, 4]}),
         ("lora", {"target_modules": r".*layers\.[24]\.self_attn\.q_proj"}),
+        ("lora", {"target_modules": r".*layers\.[0-3]\.self_attn\.q_proj"}),
     ],
 )
 def test_a_few_layers_tell_how_many_parameters_all_have(decoder, name, changes):

@@ -68,8 +68,8 @@ def generate(
         batch_size: Rows per forward pass.
         num_beams: Beams of beam search; 1 is greedy decoding.
         by_length: Whether to batch by length, or in the order given.
-        common: Token ids that every prompt begins with; computed once in plain greedy decoding,
-            which beams, samples and the order given are not.
+        common: Token ids that every prompt begins with; computed once, but not with beams,
+            sampling or ``by_length=False``.
         autocast_dtype: Compute under autocast to this dtype.
         sampling: ``temperature``, ``top_p`` and the like, to sample instead of decoding greedily.
         streamer: Receives the tokens of a single prompt as they are generated, without beams.
@@ -78,7 +78,9 @@ def generate(
     pad = pad_token_id(tokenizer, ends)
     plain = by_length and num_beams == 1 and sampling is None and streamer is None
     with evaluating(model), own_settings_aside(model):
-        if plain and shares_prompts(model) and rows_can_leave(model):
+        with torch.inference_mode(), autocast(next(model.parameters()).device, autocast_dtype):
+            leaving = plain and shares_prompts(model) and rows_can_leave(model, pad)
+        if leaving:
             found = decode_greedily(
                 model,
                 prompts,

@@ -3,8 +3,9 @@
 transformers computes every row of a batch until its last one has ended, and of math answers the
 longest has two to three times the mean's tokens. Here a batch is decoded until a quarter of its
 rows have ended; they leave with their keys and values, and waiting prompts, computed by
-themselves, join. All rows end at the right edge of the batch, and what is left of one is masked. A
-row's tokens are those of any other batch, to rounding.
+themselves, join. All rows end at the right edge of the batch; the padding on their left is masked.
+A row's tokens are those of any other batch, to rounding, and it never uses more positions than its
+prompt and the longest answer have.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from transformers import DynamicCache, GenerationConfig, StoppingCriteria, Stopp
 from toplora_train.evaluation.decoding.prefix import (
     Prefix,
     compute_prefix,
+    depends_on_width,
     grows_by_row,
     prefill,
 )
@@ -31,11 +34,20 @@ SHARE = 4
 """Ended rows leave when one row of so many has ended."""
 
 
-def rows_can_leave(model: nn.Module) -> bool:
-    """Whether the model's state is keys and values of each token, which rows can take along."""
+def rows_can_leave(model: nn.Module, pad: int) -> bool:
+    """Whether the model's state is keys and values of each token, which rows can take along.
+
+    One token is computed, as what a model returns is not known from its configuration.
+    """
     if not (forward_takes(model, "position_ids") and forward_takes(model, "past_key_values")):
         return False
-    return grows_by_row(DynamicCache(config=model.config))
+    config: Any = model.config
+    if depends_on_width(config) or not grows_by_row(cache := DynamicCache(config=config)):
+        return False
+    ids = torch.tensor([[pad]], device=next(model.parameters()).device)
+    output = model(input_ids=ids, past_key_values=cache, use_cache=True)
+    returned = getattr(output, "past_key_values", None)
+    return returned is cache and grows_by_row(returned) and returned.get_seq_length() == 1
 
 
 def decode_greedily(
@@ -79,8 +91,9 @@ def decode_greedily(
                 new = _start(model, prompts, chosen, prefix, pad)
                 rows = new if rows is None else _join(rows, new, pad)
             assert rows is not None
-            some = _SomeEnded(ending, rows.starts, max_new_tokens)
-            settings.max_new_tokens = max_new_tokens - int(rows.ids.shape[1] - rows.starts.max())
+            some = _SomeEnded(ending, -(-len(rows.indices) // SHARE))
+            oldest = int(rows.ids.shape[1] - rows.starts.min())
+            settings.max_new_tokens = max_new_tokens - oldest
             rows.ids = model.generate(  # type: ignore[operator]  # nn.Module hides it
                 input_ids=rows.ids,
                 attention_mask=rows.mask,
@@ -89,14 +102,11 @@ def decode_greedily(
                 stopping_criteria=StoppingCriteriaList([some]),
                 synced_gpus=False,  # of a sharded model, every pass is kept in step
             )
-        ended = some.ended.tolist()
-        answers = [
-            (index, ids[start : start + max_new_tokens])
-            for index, ids, start, has_ended in zip(
-                rows.indices, rows.ids.tolist(), rows.starts.tolist(), ended, strict=True
-            )
-            if has_ended
+        found = [
+            ids[start:] for ids, start in zip(rows.ids.tolist(), rows.starts.tolist(), strict=True)
         ]
+        ended = [len(one) >= max_new_tokens or not ends.isdisjoint(one) for one in found]
+        answers = list(compress(zip(rows.indices, found, strict=True), ended))
         rows = _without(rows, ended)
         yield from answers
 
@@ -128,16 +138,16 @@ def _start(
     pad: int,
 ) -> _Rows:
     """Compute the keys and values of prompts, but for their last token, which generation reads."""
+    chosen = [prompts[index] for index in indices]
     # Before the only token of a prompt there is padding.
-    heads = [prompts[index][:-1] or [pad] for index in indices]
-    before = prefill(model, heads, (), pad=pad, prefix=prefix)
-    single = [place for place, index in enumerate(indices) if len(prompts[index]) == 1]
-    before.mask[single] = 0
-    width = before.mask.shape[1]
-    ids = before.mask.new_full((len(indices), width + 1), pad)
-    ids[:, -1] = torch.tensor([prompts[index][-1] for index in indices], device=ids.device)
+    heads = [prompt[:-1] or [pad] for prompt in chosen]
+    empty = DynamicCache(config=model.config)
+    before = prefill(model, heads, (), pad=pad, prefix=prefix, cache=empty)
+    before.mask[[len(prompt) == 1 for prompt in chosen]] = 0
     mask = F.pad(before.mask, (0, 1), value=1)
-    starts = ids.new_full((len(indices),), width + 1)
+    ids = torch.full_like(mask, pad)  # laid out as the mask: the prefix, padding, the rest
+    ids[mask.bool()] = torch.tensor([token for prompt in chosen for token in prompt]).to(ids)
+    starts = ids.new_full((len(indices),), ids.shape[1])
     return _Rows(indices, ids, mask, starts, before.cache)
 
 
@@ -185,19 +195,14 @@ def _without(rows: _Rows, ended: Sequence[bool]) -> _Rows | None:
 
 
 class _SomeEnded(StoppingCriteria):  # type: ignore[misc]  # to mypy it is Any
-    """Stops all rows when enough of them have ended; the host reads nothing for it.
+    """Stops all rows when enough of them have ended; the host reads nothing for it."""
 
-    Attributes:
-        ended: ``(rows,)``: which have, by an end or by the length of their answer.
-    """
-
-    def __init__(self, ending: Tensor, starts: Tensor, max_new_tokens: int) -> None:
-        self.ending, self.last = ending, starts + max_new_tokens
-        self.enough = -(-len(starts) // SHARE)
-        self.ended = torch.zeros_like(starts, dtype=torch.bool)
+    def __init__(self, ending: Tensor, enough: int) -> None:
+        self.ending, self.enough = ending, enough
+        self.ended: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         del scores
-        full = self.last <= input_ids.shape[1]
-        self.ended |= torch.isin(input_ids[:, -1], self.ending) | full
+        now = torch.isin(input_ids[:, -1], self.ending)
+        self.ended = now if self.ended is None else self.ended | now
         return (self.ended.sum() >= self.enough).expand(len(input_ids))

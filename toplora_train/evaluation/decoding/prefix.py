@@ -10,7 +10,7 @@ digit and EOS).
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -131,13 +131,26 @@ def grows_by_row(cache: Any) -> bool:
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
+def depends_on_width(config: Any) -> bool:
+    """Whether a token's keys depend on how wide its batch is, so that padded rows differ.
+
+    So do rotations whose frequencies change with the length, and GPT-Neo's local attention, which
+    counts slots of the cache.
+    """
+    config = getattr(config, "get_text_config", lambda: config)()
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [rope, *(one for one in rope.values() if isinstance(one, Mapping))]
+    by_length = any(one.get("rope_type") in ("dynamic", "longrope") for one in kinds)
+    return by_length or "local" in (getattr(config, "attention_layers", None) or ())
+
+
 def compute_prefix(model: nn.Module, ids: Sequence[int]) -> Prefix:
     """Compute the keys and values of the prompts' common prefix.
 
     Returns ``NO_PREFIX`` where they cannot be followed by padded rows (a recurrent state, a window
     counted in cache slots, a forward without ``position_ids``); then every row is computed whole.
     """
-    if not ids or not forward_takes(model, "position_ids"):
+    if not ids or not forward_takes(model, "position_ids") or depends_on_width(model.config):
         return NO_PREFIX
     device = next(model.parameters()).device
     extra = {"logits_to_keep": 1} if forward_takes(model, "logits_to_keep") else {}
@@ -153,6 +166,7 @@ def prefill(
     *,
     pad: int,
     prefix: Prefix = NO_PREFIX,
+    cache: Any = None,
 ) -> Prefilled:
     """Run prompts with their answers' shared prefix through the model.
 
@@ -162,6 +176,7 @@ def prefill(
         shared: Token ids that all answers begin with.
         pad: The padding id.
         prefix: The prompts' common prefix, if already computed.
+        cache: An empty cache to fill without a prefix; None for the model's own.
     """
     device = next(model.parameters()).device
     inputs = left_padded([[*prompt[prefix.length :], *shared] for prompt in prompts], pad)
@@ -170,7 +185,9 @@ def prefill(
     kept = len(shared) + 1
     extra: dict[str, Any] = {}
     if prefix.length:
-        extra["past_key_values"] = prefix.cache_for(len(prompts))
+        cache = prefix.cache_for(len(prompts))
+    if cache is not None:
+        extra["past_key_values"] = cache
     if forward_takes(model, "position_ids"):
         extra["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix.length :]
     if forward_takes(model, "logits_to_keep"):  # the rest would take most of the memory
@@ -178,8 +195,8 @@ def prefill(
     output = model(
         input_ids=inputs["input_ids"].to(device), attention_mask=mask, use_cache=True, **extra
     )
-    cache = getattr(output, "past_key_values", None)  # recurrent models have none
-    return Prefilled(output.logits[:, -kept:].float(), mask, cache)
+    filled = getattr(output, "past_key_values", None)  # recurrent models have none
+    return Prefilled(output.logits[:, -kept:].float(), mask, filled)
 
 
 def extend(

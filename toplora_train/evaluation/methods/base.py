@@ -33,7 +33,7 @@ from toplora_train.evaluation.run_evaluation import (
     Scores,
     run_evaluation,
 )
-from toplora_train.evaluation.validate import validate_invocation, validate_prompts
+from toplora_train.evaluation.validate import validate_prompts
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,11 @@ def encoded_prompts(
 
     Raises:
         UserError: See :func:`toplora_train.evaluation.validate.validate_prompts`, which gets the
-            ``limits``, and :func:`toplora_train.evaluation.validate.validate_invocation`.
+            ``limits``.
     """
     rows = eval_set.rows.rows
     texts = [question_text(tokenizer, row, eval_set.protocol.build_prompt) for row in rows]
-    ids = validate_prompts(model, tokenizer, rows, texts, **limits)
-    validate_invocation(model, rows, ids)
-    return texts, ids
+    return texts, validate_prompts(model, tokenizer, rows, texts, **limits)
 
 
 def run_prompts(

@@ -59,7 +59,8 @@ def counter(model: nn.Module) -> Count:
     """
     whole, layers = parameter_counter(model), repeated_layers(model)
     shapes = [[tensor.shape for tensor in layer.parameters()] for layer in layers]
-    if len(layers) <= len(FEW) or any(one != shapes[0] for one in shapes):
+    stacks = [one for one in model.modules() if isinstance(one, nn.ModuleList) if layers == [*one]]
+    if len(layers) <= len(FEW) or any(one != shapes[0] for one in shapes) or not stacks:
         return whole
     few = []
     for size in FEW:
@@ -67,7 +68,9 @@ def counter(model: nn.Module) -> Count:
             few.append(parameter_counter(model))
 
     def count(settings: Mapping[str, Any]) -> int:
-        if any(settings.get(key) for key in BY_LAYER):
+        pattern = isinstance(settings.get("target_modules"), str)  # it may name layers
+        pattern = pattern and settings["target_modules"] != "all-linear"
+        if pattern or any(settings.get(key) for key in BY_LAYER):
             return whole(settings)
         try:
             one, two, three = (counted(settings) for counted in few)

@@ -240,7 +240,7 @@ def _fusion_view(
 def _measured_texts(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]
 ) -> Iterator[tuple[Text, list[int], int]]:
-    """Each text, its token ids, and how many of them all begin with, until there are enough."""
+    """Each text, its token ids and the length of what all begin with, until enough are read."""
     if isinstance(tokenizer, ImageReader):  # no texts
         return
     longest = getattr(model.config, "max_position_embeddings", None) or MOST_TOKENS

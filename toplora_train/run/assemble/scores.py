@@ -25,8 +25,9 @@ from toplora_train.evaluation.predictions import (
 )
 from toplora_train.evaluation.ranks import ALONE, Ranks
 from toplora_train.evaluation.run_evaluation import EvalProgress, Score
+from toplora_train.evaluation.validate import uninvoked
 from toplora_train.models.sharded import in_step
-from toplora_train.report.display import EvaluationDisplay
+from toplora_train.report.display import EvaluationDisplay, say
 from toplora_train.report.numbers import (
     counted,
     percent,
@@ -114,6 +115,10 @@ class Scorer:
                 if self.ranks.first:
                     file.finish(predictions)
                 display.message(f"{who} on {eval_set.name}: {in_words(score)}")
+            asleep = uninvoked(model, self.tokenizer, [one.prompt for one in predictions])
+            if asleep is not None:
+                log.warning("%s: %s", eval_set.name, asleep)
+                say(self.console, f"warning: {eval_set.name}: {asleep}")
             scores[eval_set.name] = score
         return scores
 

@@ -28,18 +28,20 @@ def save_adapter_folder(model: PeftModel, tokenizer: PreTrainedTokenizerBase, fo
     """
 
     def write(where: Path) -> None:
+        if where.is_file():
+            raise NotADirectoryError("a file is in its place")
         save_adapter(model, where)
         tokenizer.save_pretrained(where)
 
     try:
         write(folder)
-    except (OSError, ValueError, RunFailure) as error:  # a file in its place is PEFT's ValueError
+    except (OSError, RunFailure) as error:
         kept = rescue(write, "adapter")
         checkpoints = sorted((folder.parent / "checkpoints").glob("step-*"))
         last = f"; so has {checkpoints[-1]}" if checkpoints else ""
         raise RunFailure(
             f"the adapter could not be written to {folder} ({error}); {kept}{last}: make {folder} "
-            "writable, then continue with resume=auto"
+            "a writable folder, then continue with resume=auto"
         ) from error
 
 
