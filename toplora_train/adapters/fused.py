@@ -76,7 +76,7 @@ def fused_linear(x: Tensor, base_layer: nn.Module, factors: LowRank, dropout: nn
     theta, gain = (gate.theta, gate.gain) if gate else (None, None)
     how = _How(scaling, gate, p, seed, _compute_dtype(x))
     with without_autocast(x):
-        y: Tensor = _FusedLinear.apply(  # type: ignore[no-untyped-call]  # it has no types
+        y: Tensor = _FusedLinear.apply(  # type: ignore[no-untyped-call]  # untyped in its package
             x, weight, bias, result, A, B, theta, gain, how
         )
     return y

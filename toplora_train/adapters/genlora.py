@@ -218,7 +218,7 @@ def synthesise(
 
 
 def _weighted_sum(*tensors: Tensor) -> Tensor:
-    total: Tensor = _WeightedSum.apply(*tensors)  # type: ignore[no-untyped-call]  # it has no types
+    total: Tensor = _WeightedSum.apply(*tensors)  # type: ignore[no-untyped-call]  # untyped in its package
     return total
 
 

@@ -101,7 +101,7 @@ def front_matter(report: Mapping[str, Any], facts: Facts) -> str:
         pipeline_tag=kind,
         tags=["toplora-train", name, "adapter"],
     )
-    content: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]  # it has no types
+    content: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]  # untyped in its package
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True).strip()
     return f"---\n{text}\n---"
 

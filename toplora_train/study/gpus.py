@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
@@ -90,19 +91,21 @@ def _free_place(
     gpus: Sequence[str], jobs_per_gpu: int, folder: Path, stack: ExitStack
 ) -> str | None:
     """Lock a place on the GPU with the most free ones until the stack is closed."""
-    with ExitStack() as others:
-        free: dict[str, list[TextIO]] = {}
-        for gpu in gpus:
-            for place in range(jobs_per_gpu):
-                file = _locked(folder / f".gpu-{gpu}-{place}")
-                if file is not None:
-                    free.setdefault(gpu, []).append(others.enter_context(file))
-        if not free:
-            return None
-        taken = max(free, key=lambda gpu: len(free[gpu]))
-        # A second handle of the locked file keeps the lock when the first is closed.
-        stack.enter_context(os.fdopen(os.dup(free[taken][0].fileno()), "w"))
-        return taken
+    free: dict[str, list[TextIO]] = {
+        gpu: [
+            file
+            for place in range(jobs_per_gpu)
+            if (file := _locked(folder / f".gpu-{gpu}-{place}")) is not None
+        ]
+        for gpu in gpus
+    }
+    gpu = max(free, key=lambda one: len(free[one]))
+    found = gpu if free[gpu] else None
+    if found is not None:
+        stack.enter_context(free[found].pop())
+    for file in chain.from_iterable(free.values()):
+        file.close()
+    return found
 
 
 def _locked(path: Path) -> TextIO | None:

@@ -119,7 +119,7 @@ class StudyLauncher(Launcher):
 
         Raises:
             UserError: The folder, or what a search minimizes, is not for the user to choose so;
-                or ``jobs_per_gpu`` is no number of jobs.
+                or ``jobs_per_gpu`` is not a positive integer.
         """
         shared = config.hydra.callbacks.study.jobs_per_gpu
         if type(shared) is not int or shared < 1:

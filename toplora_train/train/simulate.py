@@ -70,7 +70,7 @@ def _peak(model: nn.Module, batch: Batch, loss: Loss, on_gpu: bool) -> int:
     return allocated.most
 
 
-class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it has no types
+class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in its package
     """Counts the bytes that operations allocate on a device.
 
     Attributes:
@@ -79,7 +79,7 @@ class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it has n
     """
 
     def __init__(self, given: Iterable[Tensor], device: torch.device) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # it has no types
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in its package
         self.now = self.most = 0
         self._device = device.type
         self._known = {tensor.untyped_storage()._cdata for tensor in given}

@@ -79,7 +79,9 @@ def generate(
     plain = by_length and num_beams == 1 and sampling is None and streamer is None
     with evaluating(model), own_settings_aside(model):
         with torch.inference_mode(), autocast(next(model.parameters()).device, autocast_dtype):
-            leaving = plain and shares_prompts(model) and rows_can_leave(model, pad)
+            leaving = (
+                plain and len(prompts) > 0 and shares_prompts(model) and rows_can_leave(model, pad)
+            )
         if leaving:
             found = decode_greedily(
                 model,

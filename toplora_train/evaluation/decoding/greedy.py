@@ -1,11 +1,10 @@
 """Greedy decoding in which rows leave as they end and the next ones take their places.
 
-transformers computes every row of a batch until its last one has ended, and of math answers the
-longest has two to three times the mean's tokens. Here a batch is decoded until a quarter of its
-rows have ended; they leave with their keys and values, and waiting prompts, computed by
-themselves, join. All rows end at the right edge of the batch; the padding on their left is masked.
-A row's tokens are those of any other batch, to rounding, and it never uses more positions than its
-prompt and the longest answer have.
+transformers computes every row of a batch until its last one has ended. Here a batch is decoded
+until a quarter of its rows have ended; they leave with their keys and values, and waiting prompts,
+computed by themselves, join. All rows end at the right edge of the batch; the padding on their left
+is masked. A row's tokens are those of any other batch, to rounding, and it never uses more
+positions than its prompt and the longest answer have.
 """
 
 from __future__ import annotations

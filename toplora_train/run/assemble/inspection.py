@@ -329,7 +329,7 @@ def _describe_updates(
 
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa  # type: ignore[import-untyped]  # has no types; not before the first step
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no types
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]  # untyped in its package
 
     columns = {
         "text": pa.int32(),

@@ -127,7 +127,7 @@ class StepProfiler:
         profiler.stop()
         self._folder.mkdir(exist_ok=True)
         profiler.export_chrome_trace(str(self._folder / "trace.json.gz"))
-        events: Any = profiler.events()  # type: ignore[no-untyped-call]  # it has no types
+        events: Any = profiler.events()  # type: ignore[no-untyped-call]  # untyped in its package
         text = self._summary(list(events or ()), seconds)
         (self._folder / "summary.md").write_text(text, encoding="utf-8")
         self._say(f"profile of steps {self._first} to {self._last}: {self._folder / 'summary.md'}")

@@ -205,7 +205,7 @@ def _recorder(passes: Passes, number: int) -> Callable[..., None]:
             def keep(s: Tensor) -> None:
                 passes.setdefault(number, []).append((x, s.detach()))
 
-            output.register_hook(keep)  # type: ignore[no-untyped-call]  # it has no types
+            output.register_hook(keep)  # type: ignore[no-untyped-call]  # untyped in its package
 
     return record
 
