@@ -43,6 +43,12 @@ def test_deterministic_algorithms_apply_to_one_run_only():
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_attention_is_not_compiled_for_every_length():
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    open_accelerator(device="cpu", mixed_precision="no")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_a_gpu_is_named_with_its_model(monkeypatch: pytest.MonkeyPatch):
     assert device_name(torch.device("cpu")) == "cpu"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model of {device.index}")
