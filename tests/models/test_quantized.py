@@ -1,5 +1,6 @@
 """Base models in 4 and 8 bits; evaluating a layer before training keeps its gradients right."""
 
+import copy
 import importlib.util
 
 import pytest
@@ -103,3 +104,18 @@ def test_an_8_bit_layer_on_the_cpu_computes_after_its_weight_was_read():
         weight = frozen_weight(adapted)
         assert torch.allclose(x @ weight.T, before, atol=0.05)
         assert torch.equal(adapted(x), before)
+
+
+@pytest.mark.parametrize("computed", [False, True], ids=["loaded", "evaluated"])
+def test_8_bit_layers_compute_with_the_weights_that_were_moved(computed: bool):
+    model = load_model(TINY, dtype="float32", quantization="8bit")
+    ids = torch.arange(10, 40)[None]
+    if computed:
+        model(ids)
+    moved = copy.deepcopy(model)
+    layer = moved.model.layers[0].mlp.up_proj
+    moved._apply(torch.clone)  # as to(device) does it, without another device
+    held = layer.state if computed else layer.weight
+    assert held.CB.data_ptr() == layer.weight.data_ptr()
+    assert held.SCB.device == layer.weight.device
+    assert torch.equal(moved(ids).logits, model(ids).logits)

@@ -6,15 +6,20 @@ On a CPU with AVX-512 BF16 a 4-bit layer repacks its weight at its first forward
 for a kernel that has no backward pass and rounds the scales. A model evaluated before training
 would get wrong gradients in every layer but the last, with only a warning; so the layers are kept
 in the trainable layout.
+
+An 8-bit layer holds its weight and scales a second time, outside its parameters, where a model's
+``to`` does not see them: on a GPU it would multiply by what stayed on the CPU.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import MethodType
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 from toplora_train.config.errors import UserError
@@ -66,3 +71,23 @@ def keep_trainable(model: nn.Module) -> None:
                 "toplora_train.models.quantized.keep_trainable(model) before using it"
             )
         module.support_avx512bf16_for_cpu = False
+
+
+def move_with_scales(model: nn.Module) -> None:
+    """Let 8-bit layers take their scales along when the model is moved."""
+    for layer in model.modules():
+        if type(layer).__name__ == "Linear8bitLt":
+            layer._apply = MethodType(_apply_with_scales, layer)  # type: ignore[method-assign]
+
+
+def _apply_with_scales(
+    layer: Any, function: Callable[[Tensor], Tensor], recurse: bool = True
+) -> nn.Module:
+    moved: nn.Module = type(layer)._apply(layer, function, recurse)
+    weight = layer.weight
+    for holder in (weight, layer.state):
+        if getattr(holder, "CB", None) is not None:
+            holder.CB = weight.data
+        if getattr(holder, "SCB", None) is not None:
+            holder.SCB = holder.SCB.to(weight.device)
+    return moved
