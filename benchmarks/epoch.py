@@ -2,6 +2,7 @@
 
     python benchmarks/epoch.py [--train FILE] [--rows 1024] [--repeats 1] [--out FILE]
     python benchmarks/epoch.py --model FOLDER --dtype bfloat16     # where there is a CUDA device
+    python benchmarks/epoch.py ... trainer.compile=inductor        # further settings of this package
 
 Both train the same LoRA (r 8, q k v, dropout 0.05, its factors in float32) on the same encoded
 rows of ``FILE`` for one epoch in steps of 16 rows, at the same learning rate and schedule, in turn,
@@ -95,6 +96,7 @@ def configuration(arguments: argparse.Namespace, folder: Path) -> Any:
             "evaluation.enabled=false",
             "tracker=none",
             f"output_dir={folder}",
+            *arguments.overrides,
         ],
         [],
     )
@@ -197,6 +199,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--side", choices=SIDES)
+    parser.add_argument("overrides", nargs="*", help="settings of this package's side")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.side:

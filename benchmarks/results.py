@@ -40,8 +40,12 @@ def study(names: str) -> Document:
     tuning = [run for _, tuned in read for run in tuned]
     where = [run.report["environment"] for run in [*runs, *tuning]]
     machines = [
-        f"{one['cpu_count']} cores, Python {one['python']}, "
-        + ", ".join(f"{name} {one['packages'][name]}" for name in PACKAGES)
+        f"{one['cpu_count']} cores" if one["device"] == "cpu" else one["device"] for one in where
+    ]
+    versions = [
+        ", ".join(
+            [f"Python {one['python']}", *(f"{name} {one['packages'][name]}" for name in PACKAGES)]
+        )
         for one in where
     ]
     return compare_runs(runs, tuning=tuning, baseline=BASELINE) | {
@@ -50,7 +54,7 @@ def study(names: str) -> Document:
             for path in paths
             for command in json.loads(path.read_text(encoding="utf-8"))["commands"]
         ],
-        "machines": list(dict.fromkeys(machines)),
+        "machines": list(dict.fromkeys(map(", ".join, zip(machines, versions, strict=True)))),
         "runs": len(runs),
         "tuning": len(tuning),
         "training": sum(run.report["train"]["seconds"] for run in [*runs, *tuning]),

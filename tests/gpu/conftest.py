@@ -74,3 +74,9 @@ def run(wide: Path, tmp_path: Path) -> Run:
 @pytest.fixture(scope="session")
 def in_fp32(wide: Path, tmp_path_factory) -> list[float]:
     return train(wide, tmp_path_factory.mktemp("fp32") / "run", "launch.device=cuda")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Print a failure at once: what ends these long tests early takes the summary along."""
+    if report.failed and report.nodeid.startswith("tests/gpu/"):
+        print(f"\n{report.longreprtext}")
