@@ -2,7 +2,7 @@
 
     python benchmarks/epoch.py [--train FILE] [--rows 1024] [--repeats 1] [--out FILE]
     python benchmarks/epoch.py --model FOLDER --dtype bfloat16     # where there is a CUDA device
-    python benchmarks/epoch.py ... trainer.compile=inductor        # further settings of this package
+    python benchmarks/epoch.py ... trainer.compile=inductor        # settings of this package
 
 Both train the same LoRA (r 8, q k v, dropout 0.05, its factors in float32) on the same encoded
 rows of ``FILE`` for one epoch in steps of 16 rows, at the same learning rate and schedule, in turn,

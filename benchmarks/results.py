@@ -38,27 +38,25 @@ def study(names: str) -> Document:
     read = [read_archive(path) for path in paths]
     runs = [run for finished, _ in read for run in finished]
     tuning = [run for _, tuned in read for run in tuned]
-    where = [run.report["environment"] for run in [*runs, *tuning]]
-    machines = [
-        f"{one['cpu_count']} cores" if one["device"] == "cpu" else one["device"] for one in where
-    ]
-    versions = [
-        ", ".join(
-            [f"Python {one['python']}", *(f"{name} {one['packages'][name]}" for name in PACKAGES)]
-        )
-        for one in where
-    ]
+    machines = [machine(run.report["environment"]) for run in [*runs, *tuning]]
     return compare_runs(runs, tuning=tuning, baseline=BASELINE) | {
         "commands": [
             command
             for path in paths
             for command in json.loads(path.read_text(encoding="utf-8"))["commands"]
         ],
-        "machines": list(dict.fromkeys(map(", ".join, zip(machines, versions, strict=True)))),
+        "machines": list(dict.fromkeys(machines)),
         "runs": len(runs),
         "tuning": len(tuning),
         "training": sum(run.report["train"]["seconds"] for run in [*runs, *tuning]),
     }
+
+
+def machine(where: Mapping[str, Any]) -> str:
+    """What a run was computed on, and with which packages."""
+    device = f"{where['cpu_count']} cores" if where["device"] == "cpu" else where["device"]
+    packages = [f"{name} {where['packages'][name]}" for name in PACKAGES]
+    return ", ".join([device, f"Python {where['python']}", *packages])
 
 
 def scores(documents: Sequence[Document]) -> str:
