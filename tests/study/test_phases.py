@@ -66,6 +66,14 @@ def test_every_adapter_gets_its_own_best_mean_and_seeds_that_chose_nothing(capsy
     )
 
 
+def test_one_method_alone_is_tuned_too_to_be_compared_with_earlier_ones():
+    study = design("lr_per_adapter", rates=[1e-3, 1e-2], tuning_seeds=[1], seeds=[11])
+    costs = {"lora": {1e-3: {1: 0.5}, 1e-2: {1: 0.1}}}
+    (_, trials), (_, runs) = run(study, METHODS[:1], tuned(costs))
+    assert len(trials) == 2
+    assert runs == [("task=[mrpc]", "adapter=lora", "optimizer.lr=0.01", "seed=11")]
+
+
 def test_a_rate_at_which_a_seed_failed_is_not_chosen_for_its_other_seed():
     study = design("lr_per_adapter", rates=[1e-3, 1e-2], tuning_seeds=[1, 2], seeds=[11])
     lora = {1e-3: {1: 0.5, 2: 0.5}, 1e-2: {1: 0.1, 2: None}}
@@ -151,8 +159,7 @@ def test_the_outline_counts_the_jobs_that_are_run(name):
 @pytest.mark.parametrize(
     ("name", "changes", "methods", "message"),
     [
-        ("lr_per_adapter", {}, METHODS[:1], "got 1 method; give several, such as adapter="),
-        ("equal_budget", {}, METHODS[:1], "got 1 method"),
+        ("equal_budget", {}, METHODS[:1], "got 1 method; give several, such as adapter="),
         ("lr_per_adapter", {"rates": [1e-3]}, METHODS, "leaves no rate to choose"),
         ("lr_per_adapter", {"rates": [1e-3, -1]}, METHODS, r"study.rates.1: input should be"),
         ("lr_per_adapter", {"seeds": [2]}, METHODS, "both have 2"),

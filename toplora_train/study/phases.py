@@ -99,7 +99,6 @@ class LearningRates:
 
     def methods(self, listed: Sequence[Method]) -> list[Method]:
         """See :class:`Design`."""
-        _validate_several(self.name, listed)
         if len(set(self.rates)) < 2:
             raise UserError(
                 f"study.rates={self.rates} leaves no rate to choose; give several, such as "

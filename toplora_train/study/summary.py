@@ -113,7 +113,7 @@ def _show_leaderboard(launcher: StudyLauncher, completed: Sequence[Job], console
         document = compare_runs(
             find_runs([study.run_dir(job) for job in final]), tuning=find_tuning_runs([study.path])
         )
-        if len(document["methods"]) < 2:
+        if len(document["methods"]) < 2 and not launcher.has_phases:
             return
         show_comparison(document, console)
         tracker = launcher.tracker
