@@ -5,20 +5,27 @@ The adapter ``adapter=orthogonal`` has a paper that is called OPLoRA, too (arXiv
 With a layer's inputs X (T x n) and the gradients S (T x m) of its outputs, W's gradient is S'X. A
 low-rank sum ``LoRSum(sum_i c_i B_i A_i)`` starts from (A, B) and takes ``num_iters`` rounds of
 
-    A+ = (B+'B+ + lam I)^-1 (lam A + sum_i c_i (B+'B_i) A_i)
-    B+ = (lam B + sum_i c_i B_i (A_i A+')) (A+ A+' + lam I)^-1
+    A+ = (B+'M B+ + lam I)^-1 (lam A + sum_i c_i (B+'M B_i) A_i)
+    B+ = (lam B + sum_i c_i B_i (A_i N A+')) (A+ N A+' + lam I)^-1
 
-with ``lam = lr lmbd``. A step is the sum of (A, B) with c = 1, (X, S') with c = -lr (1 - damp) and
-the momentum pair with c = -lr momentum. That pair, of A's and B's shapes, then becomes the sum of
-itself with c = momentum and (X, S') with c = 1 - damp; it starts at normal numbers and zero.
+with ``lam = lr lmbd``. A step is the sum of (A, B) with c = 1, (X N^-1, M^-1 S') with
+c = -lr (1 - damp) and the momentum pair, divided alike, with c = -lr momentum. That pair, of A's
+and B's shapes, then becomes the sum of itself with c = momentum and (X, S') with c = 1 - damp, both
+with M = N = 1; it starts at normal numbers and zero.
+
+M (m) and N (n) are K-FAC's diagonal metrics, those of the scaled form: the power ``metric_power``
+of ``damping`` plus moving averages, ``metric_beta`` of the old one, of T sum_t S^2 and mean_t X^2,
+which start at 1. ``metric_power = 0`` is the plain form; the scaled one has ``damp = momentum``.
 
 Our reading, as the authors' layer has no scaling: s is part of B. X is the layer's input before
-dropout. Only the plain form; the scaled one, with K-FAC's metrics, is not here.
+dropout, T all its tokens. The authors' scaled form has AdamW for other tensors, and lam is at least
+1e-5 in its step.
 
 Sums are computed in float64: lam is small beside the rounding of float32.
 
-State: A's and B's sizes. Until the step X and S of every layer are kept, T (m + n) numbers for T
-tokens; micro-batches are joined, so that accumulation changes nothing. Other tensors are SGD's.
+State: A's and B's sizes, and m + n of metrics. Until the step X and S of every layer are kept,
+T (m + n) numbers for T tokens; micro-batches are joined, so that accumulation changes nothing.
+Other tensors are SGD's.
 ``betas`` and ``eps`` are not used. Not read are A's and B's own gradients, so that
 ``trainer.max_grad_norm`` has no effect on them: ``max_grad_norm`` here limits the norm of all S'X.
 """
@@ -44,6 +51,19 @@ class Term(NamedTuple):
     c: float
 
 
+class Metric(NamedTuple):
+    """Weights of a layer's inputs ``(n,)`` and outputs ``(m, 1)``."""
+
+    inputs: Tensor | float
+    outputs: Tensor | float
+
+    def divide(self, term: Term) -> Term:
+        """The term of ``M^-1 B A N^-1``."""
+        return Term(term.a / self.inputs, term.b / self.outputs, term.c)
+
+
+PLAIN = Metric(1.0, 1.0)
+
 Passes = dict[int, list[tuple[Tensor, Tensor]]]
 """X and S of each micro-batch since the last step, by pair."""
 
@@ -59,6 +79,9 @@ def build_optimizer(
     damp: float = 0.0,
     lmbd: float = 1e-2,
     num_iters: int = 1,
+    metric_power: float = 0.0,
+    metric_beta: float = 0.99,
+    damping: float = 1e-5,
     max_grad_norm: float = 1.0,
 ) -> torch.optim.Optimizer:
     """LoRSum for the pairs, SGD for other tensors.
@@ -72,6 +95,9 @@ def build_optimizer(
         ("damp", damp, 0, 1),
         ("lmbd", lmbd, 1e-12, float("inf")),
         ("num_iters", num_iters, 1, float("inf")),
+        ("metric_power", metric_power, 0, float("inf")),
+        ("metric_beta", metric_beta, 0, 1),
+        ("damping", damping, 1e-12, float("inf")),
         ("max_grad_norm", max_grad_norm, 0, float("inf")),
     ):
         if not least <= value < below:
@@ -85,7 +111,15 @@ def build_optimizer(
             "optimizer=lorsum steps A and B of a layer together; give both the same factor in "
             "optimizer.lr_multipliers"
         )
-    how = {"momentum": momentum, "damp": damp, "lmbd": lmbd, "num_iters": num_iters}
+    how = {
+        "momentum": momentum,
+        "damp": damp,
+        "lmbd": lmbd,
+        "num_iters": num_iters,
+        "metric_power": metric_power,
+        "metric_beta": metric_beta,
+        "damping": damping,
+    }
     parts: list[torch.optim.Optimizer] = [
         LoRSum(in_pairs, pairs, lr=lr, max_grad_norm=max_grad_norm, **how)
     ]
@@ -101,7 +135,7 @@ class LoRSum(torch.optim.Optimizer):
         groups: Parameter groups of the pairs' factors.
         pairs: The pairs.
         max_grad_norm: The largest norm of all gradients S'X together; 0: no clipping.
-        defaults: ``lr``, ``momentum``, ``damp``, ``lmbd`` and ``num_iters``.
+        defaults: ``lr`` and the rule's other settings.
     """
 
     def __init__(
@@ -144,21 +178,22 @@ class LoRSum(torch.optim.Optimizer):
     def _step(self, pair: Pair, number: int, x: Tensor, s: Tensor, group: dict[str, Any]) -> None:
         lr, momentum, kept = group["lr"], group["momentum"], 1 - group["damp"]
         how = {"lam": lr * group["lmbd"], "rounds": group["num_iters"]}
-        a, b = pair.a.double(), pair.b.double() * pair.scaling
-        terms = [Term(a, b, 1.0), Term(x.double(), s.double(), -lr * kept)]
+        a, b, x, s = pair.a.double(), pair.b.double() * pair.scaling, x.double(), s.double()
+        metric = self._metric(pair, x, s, group)
+        terms = [Term(a, b, 1.0), metric.divide(Term(x, s, -lr * kept))]
         targets = [pair.a, pair.b]
         moved: list[Tensor] = []
         if momentum:
             of_a, of_b = self.state[pair.a], self.state[pair.b]
-            if not of_a:
+            if "momentum" not in of_a:
                 drawn = torch.Generator().manual_seed(number)
                 of_a["momentum"] = torch.randn(a.shape, generator=drawn).to(pair.a)
                 of_b["momentum"] = torch.zeros_like(pair.b)
             targets += [of_a["momentum"], of_b["momentum"]]
             held = of_a["momentum"].double(), of_b["momentum"].double()
-            moved += low_rank_sum(*held, [Term(*held, momentum), terms[1]._replace(c=kept)], **how)
-            terms.append(Term(*held, -lr * momentum))
-        a, b = low_rank_sum(a, b, terms, **how)
+            moved += low_rank_sum(*held, [Term(*held, momentum), Term(x, s, kept)], **how)
+            terms.append(metric.divide(Term(*held, -lr * momentum)))
+        a, b = low_rank_sum(a, b, terms, metric=metric, **how)
         decay = 1 - lr * group["weight_decay"]
         # Only now: in float64 the terms are these tensors themselves.
         for target, value in zip(
@@ -166,9 +201,32 @@ class LoRSum(torch.optim.Optimizer):
         ):
             target.copy_(value)
 
+    def _metric(self, pair: Pair, x: Tensor, s: Tensor, group: dict[str, Any]) -> Metric:
+        """The metrics of a layer, with this step's X ``(T, n)`` and S' ``(m, T)``."""
+        power, beta = group["metric_power"], group["metric_beta"]
+        if not power:
+            return PLAIN
+        both = []
+        for factor, new in (
+            (pair.a, x.square().mean(dim=0)),
+            (pair.b, len(x) * s.square().sum(dim=1, keepdim=True)),
+        ):
+            state = self.state[factor]
+            if "metric" not in state:
+                state["metric"] = torch.ones_like(new, dtype=factor.dtype)
+            state["metric"].lerp_(new.to(factor), 1 - beta)
+            both.append((state["metric"].double() + group["damping"]) ** power)
+        return Metric(*both)
+
 
 def low_rank_sum(
-    a: Tensor, b: Tensor, terms: Sequence[Term], *, lam: float, rounds: int
+    a: Tensor,
+    b: Tensor,
+    terms: Sequence[Term],
+    *,
+    lam: float,
+    rounds: int,
+    metric: Metric = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """The factors of a sum of products, from ``a (r, n)`` and ``b (m, r)``, which hold them back.
 
@@ -178,13 +236,16 @@ def low_rank_sum(
         terms: What is summed.
         lam: The ridge.
         rounds: How often A and B are solved for in turn.
+        metric: What the sum's error is weighted by.
     """
     new_a, new_b = a, b
     for _ in range(rounds):
-        target = lam * a + sum(c * (new_b.T @ other) @ one for one, other, c in terms)
-        new_a = _ridge_solve(new_b.T @ new_b, lam, target)
-        target = lam * b + sum(c * other @ (one @ new_a.T) for one, other, c in terms)
-        new_b = _ridge_solve(new_a @ new_a.T, lam, target.T).T
+        left = (metric.outputs * new_b).T
+        target = lam * a + sum(c * (left @ other) @ one for one, other, c in terms)
+        new_a = _ridge_solve(left @ new_b, lam, target)
+        right = (new_a * metric.inputs).T
+        target = lam * b + sum(c * other @ (one @ right) for one, other, c in terms)
+        new_b = _ridge_solve(new_a @ right, lam, target.T).T
     return new_a, new_b
 
 
