@@ -9,7 +9,8 @@ import yaml
 
 from tests.report.made_up import made_up_report, task_score
 from tests.run.conftest import tiny_run
-from toplora_train.config.resolved import write_config
+from toplora_train.config.keywords import compose_run
+from toplora_train.config.resolved import read_config, write_config
 from toplora_train.config.schema import TaskSettings
 from toplora_train.evaluation.predictions import Prediction, write_predictions
 from toplora_train.report.metrics_file import KEYS
@@ -89,3 +90,11 @@ def _answer(row: int, right: bool) -> tuple[str, str]:
     """The predicted and the true class of two."""
     label, other = ("x", "y") if row % 3 else ("y", "x")
     return (label if right else other), label
+
+
+def with_optimizer(folder: Path, optimizer: str) -> None:
+    """Give a run another optimizer, at the same learning rate."""
+    config = read_config(folder / "config.yaml")
+    words = ["recipe=smoke", f"optimizer={optimizer}", f"optimizer.lr={config.optimizer.lr}"]
+    chosen = compose_run(words, []).optimizer
+    write_config(dataclasses.replace(config, optimizer=chosen), folder / "config.yaml")

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.report.run_folders import run_folder
+from tests.report.run_folders import run_folder, with_optimizer
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.metrics import Measured
 from toplora_train.evaluation.statistics import mcnemar_mid_p
@@ -89,6 +89,14 @@ def test_all_pairs_are_compared_or_each_to_the_baseline(tmp_path: Path):
     smallest = min(one["average"]["p"] for one in pairs)
     adjusted = min(one["average"]["p_adjusted"] for one in pairs)
     assert adjusted == pytest.approx(3 * smallest)
+
+
+def test_a_baseline_needs_no_learning_rate_where_an_optimizer_has_another(tmp_path: Path):
+    with_optimizer(run_folder(tmp_path / "a", lr=1e-3), "adamw")
+    with_optimizer(run_folder(tmp_path / "b", lr=1e-2), "muon")
+    (found,) = compare_runs(find_runs([tmp_path]), baseline="lora")["comparisons"]
+    assert found["first"] == "lora optimizer.lr=0.001"
+    assert found["second"] == "lora optimizer=muon optimizer.lr=0.01"
 
 
 def test_an_unknown_or_ambiguous_baseline_is_an_error(tmp_path: Path):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.run_folders import run_folder
+from tests.report.run_folders import run_folder, with_optimizer
 from toplora_train.config.errors import UserError
 from toplora_train.report.fairness import (
     budget_warning,
@@ -79,6 +79,15 @@ def test_different_learning_rates_give_a_warning(tmp_path: Path):
     warning = learning_rate_warning(group(find_runs([tmp_path])))
     assert "lora 0.001, toplora 0.001, 0.002" in warning
     assert "The missing ones:\ntoplora-train -m recipe=smoke optimizer.lr=2e-3 seed=1" in warning
+
+
+def test_learning_rates_of_another_optimizer_are_not_compared(tmp_path: Path):
+    with_optimizer(run_folder(tmp_path / "a", lr=1e-3), "adamw")
+    with_optimizer(run_folder(tmp_path / "b", lr=1e-2), "muon")
+    assert learning_rate_warning(group(find_runs([tmp_path]))) is None
+    with_optimizer(run_folder(tmp_path / "c", adapter="dora", lr=3e-2), "muon")
+    warning = learning_rate_warning(group(find_runs([tmp_path])))
+    assert "lora 0.001, lora optimizer=muon 0.01, dora optimizer=muon 0.03" in warning
 
 
 def test_unequal_sizes_give_a_warning_with_the_budget_that_makes_them_equal(tmp_path: Path):

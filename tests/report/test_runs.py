@@ -2,9 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from sklearn import metrics
 
-from tests.report.run_folders import run_folder
+from tests.report.run_folders import run_folder, with_optimizer
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.report.runs import find_runs, group, task_scores, typed
@@ -114,8 +115,6 @@ def test_the_limit_of_a_later_evaluation_is_that_of_its_command(tmp_path: Path):
 
 
 def test_a_setting_that_a_method_does_not_have_is_not_in_its_name(tmp_path: Path):
-    import yaml
-
     run_folder(tmp_path / "a")
     config = yaml.safe_load(
         (run_folder(tmp_path / "b", adapter="toplora") / "config.yaml").read_text()
@@ -127,8 +126,6 @@ def test_a_setting_that_a_method_does_not_have_is_not_in_its_name(tmp_path: Path
 
 
 def test_what_each_adapter_has_by_default_is_not_in_its_name(tmp_path: Path):
-    import yaml
-
     for adapter, init in (("lora", "kaiming"), ("tenslora", "orthogonal"), ("dora", "pissa")):
         path = run_folder(tmp_path / adapter, adapter=adapter) / "config.yaml"
         config = yaml.safe_load(path.read_text())
@@ -139,3 +136,23 @@ def test_what_each_adapter_has_by_default_is_not_in_its_name(tmp_path: Path):
     assert names == ["lora", "tenslora"]
     names = [method.name for method in group([runs["tenslora"], runs["dora"]])]
     assert names == ["tenslora adapter.init=orthogonal", "dora adapter.init=pissa"]
+
+
+def test_optimizers_are_methods_named_without_what_each_has_by_default(tmp_path: Path):
+    for optimizer in ("adamw", "loraplus", "muon", "lorsum"):
+        with_optimizer(run_folder(tmp_path / optimizer), optimizer)
+    names = [method.name for method in group(find_runs([tmp_path]))]
+    others = [f"lora optimizer={optimizer}" for optimizer in ("loraplus", "lorsum", "muon")]
+    assert names == ["lora", *others]
+
+
+def test_neither_an_options_name_nor_a_setting_that_is_not_set_makes_another_method(tmp_path: Path):
+    for seed, name in ((1, "default"), (2, "mine")):
+        path = run_folder(tmp_path / name, seed=seed) / "config.yaml"
+        config = yaml.safe_load(path.read_text())
+        config["trainer"]["name"] = name
+        if name == "mine":
+            del config["trainer"]["max_tokens"]  # of an earlier version, which did not have it
+        path.write_text(yaml.safe_dump(config))
+    (method,) = group(find_runs([tmp_path]))
+    assert len(method.runs) == 2

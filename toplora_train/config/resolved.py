@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,13 @@ def plain(config: RunConfig) -> dict[str, Any]:
 
 def flat(config: RunConfig) -> dict[str, Any]:
     """The configuration by dotted key, for comparisons."""
+    return flattened(plain(config))
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
     found: dict[str, Any] = {}
-
-    def collect(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and value:
-            for name, inner in value.items():
-                collect(f"{prefix}.{name}" if prefix else str(name), inner)
-        else:
-            found[prefix] = value
-
-    collect("", plain(config))
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        found |= flattened(value, f"{key}.") if value and isinstance(value, dict) else {key: value}
     return found

@@ -20,7 +20,7 @@ from toplora_train.report.fairness import fairness_warnings
 from toplora_train.report.jobs import Unfinished
 from toplora_train.report.joint import join_tasks, methods_by_task
 from toplora_train.report.numbers import counted
-from toplora_train.report.rates import edge_warnings, learning_rates
+from toplora_train.report.rates import edge_warnings, learning_rates, untuned
 from toplora_train.report.runs import Method, Run, task_scores
 
 GAIN = 0.01
@@ -198,11 +198,14 @@ def _letters(many: int) -> list[str]:
 def _pairs(methods: Sequence[Method], baseline: str | None) -> list[Pair]:
     if baseline is None:
         return list(combinations(methods, 2))
-    named = [method for method in methods if method.name == baseline]
-    # The adapter name is enough if only one method uses that adapter.
-    named = named or [
-        method for method in methods if method.runs[0].settings["adapter.name"] == baseline
-    ]
+    # The name without the learning rate is enough if one method has it, and the adapter's alone.
+    named: list[Method] = []
+    for name in (
+        lambda method: method.name,
+        untuned,
+        lambda method: method.runs[0].settings["adapter.name"],
+    ):
+        named = named or [method for method in methods if name(method) == baseline]
     if len(named) != 1:
         raise UserError(
             f"baseline={baseline} matches {'several methods' if named else 'no method'}; the "

@@ -9,6 +9,7 @@ from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.report.numbers import count, rate
+from toplora_train.report.rates import untuned
 from toplora_train.report.runs import Method, Run, evaluation_command
 
 BUDGET_TOLERANCE = 0.1  # relative difference in trainable parameters
@@ -95,30 +96,39 @@ def _seeds(method: Method, methods: Sequence[Method]) -> str:
 
 
 def learning_rate_warning(methods: Sequence[Method]) -> str | None:
-    """Warn if adapters were tried at different learning rates, which biases the comparison."""
+    """Warn if methods were tried at different learning rates, which biases the comparison.
+
+    Only of the same optimizer: another one's rates are on another scale.
+    """
     grids: dict[str, set[float]] = {}
     examples: dict[str, Method] = {}
+    every: dict[Any, set[float]] = {}
     for method in methods:
-        name = str(method.runs[0].settings["adapter.name"])
-        grids.setdefault(name, set()).add(float(method.runs[0].settings["optimizer.lr"]))
+        name, run = untuned(method), method.runs[0]
+        value = float(run.settings["optimizer.lr"])
+        grids.setdefault(name, set()).add(value)
+        every.setdefault(run.settings.get("optimizer.name"), set()).add(value)
         examples.setdefault(name, method)
-    if len({frozenset(rates) for rates in grids.values()}) < 2:
+    missing = {
+        name: every[method.runs[0].settings.get("optimizer.name")] - grids[name]
+        for name, method in examples.items()
+    }
+    if not any(missing.values()):
         return None
     tried = ", ".join(
         f"{name} {', '.join(f'{rate:g}' for rate in sorted(rates))}"
         for name, rates in grids.items()
     )
-    every = set().union(*grids.values())
     commands = [
         _trained(
             examples[name].runs[0],
             {
-                "optimizer.lr": _joined(rate(one) for one in sorted(every - rates)),
+                "optimizer.lr": _joined(rate(one) for one in sorted(rates)),
                 "seed": _own_seeds(examples[name]),
             },
         )
-        for name, rates in grids.items()
-        if every - rates
+        for name, rates in missing.items()
+        if rates
     ]
     return (
         f"The methods were trained with different learning rates ({tried}); differences may be due "

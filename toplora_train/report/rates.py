@@ -32,11 +32,10 @@ def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
         held_out = [_held_out(run) for run in method.runs]
         values = [found[1] for found in held_out if found is not None]
         metrics |= {found[0] for found in held_out if found is not None}
-        value = method.runs[0].settings[KEY]
-        name = method.name.replace(f" {KEY}={typed(value)}", "")
         if values:
-            point = {"rate": float(value), "values": values, "mean": fmean(values)}
-            curves.setdefault(name, []).append(point)
+            value = float(method.runs[0].settings[KEY])
+            point = {"rate": value, "values": values, "mean": fmean(values)}
+            curves.setdefault(untuned(method), []).append(point)
     grids = {name: points for name, points in curves.items() if len(points) > 1}
     if not grids or (LOSS in metrics and len(metrics) > 1):
         return None
@@ -45,6 +44,11 @@ def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
         "metric": metric,
         "curves": {name: _curve(points, metric) for name, points in grids.items()},
     }
+
+
+def untuned(method: Method) -> str:
+    """The method's name without its learning rate."""
+    return method.name.replace(f" {KEY}={typed(method.runs[0].settings[KEY])}", "")
 
 
 def best_of(costs: Sequence[Sequence[float]]) -> int:

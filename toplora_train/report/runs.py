@@ -17,7 +17,9 @@ import numpy as np
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
-from toplora_train.config.resolved import flat, read_config
+from toplora_train.config.locate import options
+from toplora_train.config.resolved import flat, flattened, read_config
+from toplora_train.config.yaml_file import option_values
 from toplora_train.evaluation.metrics import Values, as_numbers
 from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.evaluation.row_scores import RowScores, other_metric, share_right
@@ -43,6 +45,9 @@ NOT_OF_THE_METHOD = (
     "report",
 )
 
+
+CHOSEN = ("adapter", "optimizer")  # options that are a method, each with settings of its own
+DEFAULT_OPTIMIZER = "adamw"  # not named
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 
@@ -244,7 +249,8 @@ def group(runs: Sequence[Run]) -> list[Method]:
     """
     by_settings: dict[str, list[Run]] = {}
     for run in runs:
-        by_settings.setdefault(str(sorted(run.settings.items(), key=str)), []).append(run)
+        given = [(key, value) for key, value in _of_method(run).items() if value is not None]
+        by_settings.setdefault(str(sorted(given, key=str)), []).append(run)
     for same in by_settings.values():
         seeds = [run.report["seed"] for run in same]
         for run in same:
@@ -252,45 +258,69 @@ def group(runs: Sequence[Run]) -> list[Method]:
                 raise UserError(
                     f"{run.folder}: another run has the same settings and seed; remove one of them"
                 )
-    keys = _differing_keys([same[0].settings for same in by_settings.values()])
+    keys = _differing_keys([_of_method(same[0]) for same in by_settings.values()])
     return [Method(_name(same[0], keys), tuple(same)) for same in by_settings.values()]
+
+
+def _of_method(run: Run) -> dict[str, Any]:
+    """The settings without the names of option files that are no method."""
+    return {
+        key: value
+        for key, value in run.settings.items()
+        if not key.endswith(".name") or key.removesuffix(".name") in CHOSEN
+    }
 
 
 def _differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys, other than the adapter's name, in which methods differ.
 
-    Not those in which each adapter has a default of its own, as TensLoRA's ``init`` is not LoRA's.
+    Not those in which each adapter or optimizer has a default of its own, as TensLoRA's ``init`` is
+    not LoRA's, or that only one of them has.
     """
     by_default = [_by_default(one) for one in settings]
     keys: dict[str, None] = {}
     for one, of_one in zip(settings, by_default, strict=True):
         for other, of_other in zip(settings, by_default, strict=True):
-            if one["adapter.name"] != other["adapter.name"]:
-                differing = [
-                    key
-                    for key in one
-                    if key in other and one[key] != other[key] and key not in of_one & of_other
-                ]
-            else:
-                differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-            keys.update(dict.fromkeys(key for key in differing if not key.endswith(".name")))
+            different = [g for g in CHOSEN if one.get(f"{g}.name") != other.get(f"{g}.name")]
+            for key in {**one, **other}:
+                chosen = key.partition(".")[0] in different and not key.endswith(".name")
+                own = key not in one or key not in other or key in of_one & of_other
+                if one.get(key) != other.get(key) and not (chosen and own):
+                    keys[key] = None
+    keys.pop("adapter.name", None)
     return list(keys)
 
 
 def _by_default(settings: Mapping[str, Any]) -> set[str]:
-    """The keys of a run's adapter that have its own default."""
+    """The keys of a run's adapter and optimizer that have its own default, or are not set."""
+    adapter = settings["adapter.name"]
     try:
-        defaults, _path = adapter_defaults(settings["adapter.name"])
+        defaults, _path = adapter_defaults(adapter)
     except UserError:  # an adapter of the user's own
-        return set()
-    found = {f"adapter.{name}": value for name, value in defaults.items()}
-    return {key for key in found.keys() & settings.keys() if found[key] == settings[key]}
+        defaults = {}
+    of_optimizer = _optimizer_defaults(settings.get("optimizer.name"))
+    found = flattened({"adapter": defaults, "optimizer": of_optimizer})
+    return {key for key, value in settings.items() if value in (None, found.get(key))}
+
+
+def _optimizer_defaults(name: Any) -> dict[str, Any]:
+    known = options("optimizer")
+    if name not in known:  # one of the user's own
+        return {}
+    values = option_values(known[name].path)
+    bases = [_optimizer_defaults(one) for one in values.pop("defaults", ()) if one != "_self_"]
+    return {key: value for each in (*bases, values) for key, value in each.items()}
 
 
 def _name(run: Run, keys: Sequence[str]) -> str:
-    given = [key for key in keys if run.settings.get(key) is not None]
-    values = [f"{key}={typed(run.settings[key])}" for key in given]
-    return " ".join([str(run.settings["adapter.name"]), *values])
+    words = [str(run.settings["adapter.name"])]
+    for key in keys:
+        value = run.settings.get(key)
+        if key == "optimizer.name":
+            words += [f"optimizer={value}"] if value != DEFAULT_OPTIMIZER else []
+        elif value is not None:
+            words.append(f"{key}={typed(value)}")
+    return " ".join(words)
 
 
 def typed(value: Any) -> str:
