@@ -1,6 +1,8 @@
 """Images are decoded and resized as the model's image processor does it, once."""
 
+import gc
 import io
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +51,16 @@ def test_a_batch_is_exactly_what_the_models_image_processor_makes():
     assert batch["labels"].tolist() == [1, 1]
     assert encoded.examples[0].pixels.dtype == np.uint8
     assert encoded.tokens == 14 and encoded.supervised_tokens == 2
+
+
+def test_an_image_is_decoded_once_and_not_held_in_memory():
+    images, rows = reader(), [row(picture(seed=1), "a"), row(picture(seed=2), "b")]
+    first = encode(images, rows).examples
+    again = encode(images, [replace(one, image=b"not read again") for one in rows]).examples
+    assert np.array_equal(first[1].pixels, again[1].pixels)
+    assert not np.array_equal(first[0].pixels, first[1].pixels)
+    held = gc.get_referents(vars(images), *map(vars, (*first, *again)))
+    assert not any(isinstance(value, np.ndarray) for value in held)
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 3), ("RGBA", 3), ("P", 3), ("RGB", 1)])

@@ -57,7 +57,7 @@ class OnDisk(Lazy[Item]):
         UserError: There is no room for them.
     """
 
-    def __init__(self, items: Iterable[Item]) -> None:
+    def __init__(self, items: Iterable[Item] = ()) -> None:
         self._ends = array("q", [0])
         try:
             self._file = _unnamed_file()
@@ -65,9 +65,12 @@ class OnDisk(Lazy[Item]):
             raise _no_room(error) from None
         weakref.finalize(self, self._file.close)
         for item in items:
-            content = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
-            self._write(content)
-            self._ends.append(self._ends[-1] + len(content))
+            self._add(item)
+        self._write(None)
+
+    def append(self, item: Any) -> None:
+        """Keep one more item."""
+        self._add(item)
         self._write(None)
 
     def __len__(self) -> int:
@@ -78,6 +81,11 @@ class OnDisk(Lazy[Item]):
         # Only this process has ever had the file.
         found: Item = pickle.loads(os.pread(self._file.fileno(), end - start, start))
         return found
+
+    def _add(self, item: Any) -> None:
+        content = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        self._write(content)
+        self._ends.append(self._ends[-1] + len(content))
 
     def _write(self, content: bytes | None) -> None:
         try:

@@ -1,7 +1,7 @@
 """Images as a model's input: decoded and resized once, normalized in every batch.
 
-A decoded image is kept as bytes, ``(channels, height, width)``: 150 kB at 224 x 224. The model's
-own image processor resizes it, and normalizes it when a batch is collated.
+A decoded image is kept on disk as bytes, ``(channels, height, width)``: 150 kB at 224 x 224. The
+model's own image processor resizes it, and normalizes it when a batch is collated.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from transformers import AutoConfig, AutoImageProcessor, PreTrainedTokenizerFast
 
 from toplora_train.config.errors import UserError, one_line
 from toplora_train.data.encode import OnRows, chunks
+from toplora_train.data.on_disk import OnDisk
 from toplora_train.data.overflow import Encoded
 from toplora_train.data.rows import Row
 
@@ -43,7 +45,8 @@ class ImageReader(PreTrainedTokenizerFast):  # type: ignore[misc]  # is Any to m
         self.processor = processor
         self._patch = patch
         self._color = "L" if channels == 1 else "RGB"
-        self._decoded: dict[str, NDArray[Any]] = {}
+        self._decoded: OnDisk[NDArray[Any]] = OnDisk()
+        self._places: dict[str, int] = {}  # in it, by SHA-256
 
     def pixels(self, row: Row) -> NDArray[Any]:
         """A row's image as bytes ``(channels, height, width)``, in the size that the model takes.
@@ -51,14 +54,17 @@ class ImageReader(PreTrainedTokenizerFast):  # type: ignore[misc]  # is Any to m
         Raises:
             UserError: It cannot be decoded, or has more than 8 bits per channel.
         """
-        found = self._decoded.get(row.instruction)
-        if found is None:
-            image = self._decode(row)
-            found = self.processor(
-                image, do_rescale=False, do_normalize=False, return_tensors="np"
+        if row.instruction not in self._places:
+            decoded = self.processor(
+                self._decode(row), do_rescale=False, do_normalize=False, return_tensors="np"
             ).pixel_values[0]
-            self._decoded[row.instruction] = found
-        return found
+            self._places[row.instruction] = len(self._decoded)
+            self._decoded.append(decoded)
+        return self.read(row.instruction)
+
+    def read(self, image: str) -> NDArray[Any]:
+        """What :meth:`pixels` returned for the row with an image of this SHA-256."""
+        return self._decoded[self._places[image]]
 
     def positions(self, pixels: NDArray[Any]) -> tuple[int, ...]:
         """A zero for each position that the model computes: the patches and the class token."""
@@ -130,9 +136,14 @@ class ImageExample:
     """
 
     input_ids: tuple[int, ...]
-    pixels: NDArray[Any]
+    image: str  # its SHA-256
     target: int | float
     reader: ImageReader
+
+    @property
+    def pixels(self) -> NDArray[Any]:
+        """The image as the reader keeps it."""
+        return self.reader.read(self.image)
 
     @property
     def supervised(self) -> int:
@@ -159,19 +170,21 @@ def encode_images(
         UserError: An image cannot be decoded, or the images have different sizes.
     """
     numbers = {name: number for number, name in enumerate(choices)}
-    pixels = [reader.pixels(row) for chunk in chunks(rows, on_rows) for row in chunk]
-    for row, one in zip(rows, pixels, strict=True):
-        if one.shape != pixels[0].shape:
+    examples: list[ImageExample] = []
+    shape: tuple[int, ...] = ()
+    positions: tuple[int, ...] = ()
+    for row in chain.from_iterable(chunks(rows, on_rows)):
+        pixels = reader.pixels(row)
+        if not examples:
+            shape, positions = pixels.shape, reader.positions(pixels)
+        if pixels.shape != shape:
             raise UserError(
-                f"{row.where}: is {_size(one)} pixels after the model's image processor, but "
-                f"{rows[0].where} is {_size(pixels[0])}; set a fixed height and width in the "
+                f"{row.where}: is {_size(pixels.shape)} pixels after the model's image processor, "
+                f"but {rows[0].where} is {_size(shape)}; set a fixed height and width in the "
                 "model's preprocessor_config.json"
             )
-    positions = reader.positions(pixels[0])
-    examples = [
-        ImageExample(positions, one, numbers[row.answer] if choices else float(row.answer), reader)
-        for row, one in zip(rows, pixels, strict=True)
-    ]
+        target = numbers[row.answer] if choices else float(row.answer)
+        examples.append(ImageExample(positions, row.instruction, target, reader))
     return Encoded(tuple(examples), tuple(range(len(rows))))
 
 
@@ -187,9 +200,9 @@ def collate_images(examples: Sequence[ImageExample]) -> dict[str, Tensor]:
 def render_image(example: ImageExample, *, choices: Sequence[str]) -> list[tuple[str, bool]]:
     """The image's size, then its label, the only supervised item."""
     label = choices[int(example.target)] if choices else f"{example.target:g}"
-    return [(f"(an image of {_size(example.pixels)} pixels) ", False), (label, True)]
+    return [(f"(an image of {_size(example.pixels.shape)} pixels) ", False), (label, True)]
 
 
-def _size(pixels: NDArray[Any]) -> str:
-    height, width = pixels.shape[-2:]
+def _size(shape: tuple[int, ...]) -> str:
+    height, width = shape[-2:]
     return f"{width} x {height}"
