@@ -3,9 +3,9 @@
     python benchmarks/results.py README.md docs/results.md
 
 A table is a block of lines between `<!-- results: KIND STUDY... -->` and `<!-- end -->`. STUDY is
-`docs/results/STUDY.json`, written by `toplora-report STUDY archive=STUDY.json`, or several of them
-joined by `+`, which are compared as one; KIND is one of the functions of TABLES. Everything but the
-blocks is written by hand.
+`docs/results/STUDY.json`, written by `toplora-report STUDY archive=STUDY.json`; several (`arith_*`)
+are compared as one. KIND is one of the functions of TABLES. Everything but the blocks is written by
+hand.
 """
 
 import argparse
@@ -26,15 +26,17 @@ STUDIES = Path(__file__).resolve().parents[1] / "docs" / "results"
 BASELINE = "lora"
 PACKAGES = ("torch", "transformers", "peft")
 BLOCK = re.compile(
-    r"(<!-- results: (?P<kind>\w+) (?P<studies>[\w+ ]+) -->\n).*?(?=<!-- end -->)", re.DOTALL
+    r"(<!-- results: (?P<kind>\w+) (?P<studies>[\w* ]+) -->\n).*?(?=<!-- end -->)", re.DOTALL
 )
 
 Document = dict[str, Any]
 
 
-def study(names: str) -> Document:
+def study(name: str) -> Document:
     """The comparison of the methods with LoRA; the studies' commands and where they were run."""
-    paths = [STUDIES / f"{name}.json" for name in names.split("+")]
+    paths = sorted(STUDIES.glob(f"{name}.json"))
+    if not paths:
+        raise UserError(f"{STUDIES} has no {name}.json")
     read = [read_archive(path) for path in paths]
     runs = [run for finished, _ in read for run in finished]
     tuning = [run for _, tuned in read for run in tuned]

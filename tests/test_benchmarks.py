@@ -129,9 +129,10 @@ def test_the_published_tables_are_those_of_the_archived_studies(checkout: Path):
     texts = [page.read_text(encoding="utf-8") for page in pages]
     assert [results.filled(text) for text in texts] == texts
     used = {
-        name
+        path
         for text in texts
         for found in results.BLOCK.finditer(text)
-        for name in found["studies"].replace("+", " ").split()
+        for name in found["studies"].split()
+        for path in results.STUDIES.glob(f"{name}.json")
     }
-    assert used == {path.stem for path in results.STUDIES.glob("*.json")}
+    assert used == {*results.STUDIES.glob("*.json")}
