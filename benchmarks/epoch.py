@@ -199,8 +199,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--side", choices=SIDES)
-    parser.add_argument("overrides", nargs="*", help="settings of this package's side")
-    arguments = parser.parse_args()
+    parser.add_argument("overrides", nargs="*", help="settings; of data and model: for both")
+    arguments = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.side:
             found = {"trainer": trainer, "ours": ours}[arguments.side](arguments, Path(folder))

@@ -1,7 +1,9 @@
 """Sequences that are not in memory are read as lists are."""
 
 import os
+import pickle
 import tempfile
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,3 +58,11 @@ def test_a_full_disk_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch):
     )
     with pytest.raises(UserError, match=r"No space left.*make room there, or set TOPLORA_CACHE"):
         OnDisk(range(10))
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda kept: pickle.loads(pickle.dumps(kept))])
+def test_a_copy_has_a_file_of_its_own(copied):
+    kept = OnDisk(ITEMS)
+    other = copied(kept)
+    other.append("f")
+    assert list(kept) == ITEMS and list(other) == [*ITEMS, "f"]

@@ -4,6 +4,7 @@ import pytest
 
 from tests.report.run_folders import run_folder, with_optimizer
 from toplora_train.config.errors import UserError
+from toplora_train.report.comparison import compare_runs
 from toplora_train.report.fairness import (
     budget_warning,
     learning_rate_warning,
@@ -88,6 +89,22 @@ def test_learning_rates_of_another_optimizer_are_not_compared(tmp_path: Path):
     with_optimizer(run_folder(tmp_path / "c", adapter="dora", lr=3e-2), "muon")
     warning = learning_rate_warning(group(find_runs([tmp_path])))
     assert "lora 0.001, lora optimizer=muon 0.01, dora optimizer=muon 0.03" in warning
+
+
+def test_each_task_may_have_learning_rates_of_its_own(tmp_path: Path):
+    for adapter in ("lora", "dora"):
+        for task, lr in (("a", 1e-3), ("b", 2e-3)):
+            answers = {task: [True, False] * 10}
+            run_folder(
+                tmp_path / f"{adapter}{task}",
+                adapter=adapter,
+                lr=lr,
+                right=answers,
+                kind="classify",
+            )
+    assert not any(
+        "learning rates" in one for one in compare_runs(find_runs([tmp_path]))["warnings"]
+    )
 
 
 def test_unequal_sizes_give_a_warning_with_the_budget_that_makes_them_equal(tmp_path: Path):

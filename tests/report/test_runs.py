@@ -156,3 +156,22 @@ def test_neither_an_options_name_nor_a_setting_that_is_not_set_makes_another_met
         path.write_text(yaml.safe_dump(config))
     (method,) = group(find_runs([tmp_path]))
     assert len(method.runs) == 2
+
+
+def test_a_number_is_one_setting_whatever_its_type(tmp_path: Path):
+    for seed, value in ((1, 1), (2, 1.0)):
+        path = run_folder(tmp_path / str(seed), seed=seed) / "config.yaml"
+        config = yaml.safe_load(path.read_text())
+        config["optimizer"]["settings"] = {"max_grad_norm": value}
+        path.write_text(yaml.safe_dump(config))
+    (method,) = group(find_runs([tmp_path]))
+    assert len(method.runs) == 2
+
+
+def test_names_do_not_depend_on_the_order_of_the_runs(tmp_path: Path):
+    for name, lr, optimizer in (("a", 1e-3, "adamw"), ("b", 1e-2, "muon"), ("c", 3e-2, "muon")):
+        with_optimizer(run_folder(tmp_path / name, lr=lr), optimizer)
+    runs = find_runs([tmp_path])
+    there, back = (sorted(m.name for m in group(one)) for one in (runs, runs[::-1]))
+    assert there == back
+    assert [method.name for method in group(runs[1:2])] == ["lora optimizer=muon"]

@@ -68,8 +68,11 @@ class OnDisk(Lazy[Item]):
             self._add(item)
         self._write(None)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OnDisk, (list(self),)
+
     def append(self, item: Any) -> None:
-        """Keep one more item."""
+        """Keep one more item; for one process alone, as forks share the file's position."""
         self._add(item)
         self._write(None)
 

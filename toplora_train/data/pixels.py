@@ -58,8 +58,8 @@ class ImageReader(PreTrainedTokenizerFast):  # type: ignore[misc]  # is Any to m
             decoded = self.processor(
                 self._decode(row), do_rescale=False, do_normalize=False, return_tensors="np"
             ).pixel_values[0]
-            self._places[row.instruction] = len(self._decoded)
             self._decoded.append(decoded)
+            self._places[row.instruction] = len(self._decoded) - 1
         return self.read(row.instruction)
 
     def read(self, image: str) -> NDArray[Any]:

@@ -36,7 +36,7 @@ from toplora_train.models.head import (
     validate_loaded_weights,
 )
 from toplora_train.models.locate import ModelLocation
-from toplora_train.models.quantized import keep_trainable, move_with_scales, quantization_config
+from toplora_train.models.quantized import keep_trainable, quantization_config
 from toplora_train.models.sharded import Shards, is_sharded, place, shard, sharded_class
 from toplora_train.models.tiny import tiny_config, tiny_model, tiny_tokenizer
 
@@ -163,7 +163,6 @@ def load_model(
                     start=start,
                 )
             keep_trainable(model)
-            move_with_scales(model)
             if start is not None and start.order is not None:
                 reorder_classes(model, start.order)
             if start is not None and start.redrawn:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from types import MethodType
 from typing import Any
 
 import torch
@@ -44,6 +43,9 @@ def quantization_config(
             "pip install 'toplora-train[quant]'"
         )
     if quantization == "8bit":
+        from bitsandbytes.nn import Linear8bitLt
+
+        Linear8bitLt._apply = _apply_with_scales
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -73,17 +75,11 @@ def keep_trainable(model: nn.Module) -> None:
         module.support_avx512bf16_for_cpu = False
 
 
-def move_with_scales(model: nn.Module) -> None:
-    """Let 8-bit layers take their scales along when the model is moved."""
-    for layer in model.modules():
-        if type(layer).__name__ == "Linear8bitLt":
-            layer._apply = MethodType(_apply_with_scales, layer)  # type: ignore[method-assign]
-
-
 def _apply_with_scales(
     layer: Any, function: Callable[[Tensor], Tensor], recurse: bool = True
 ) -> nn.Module:
-    moved: nn.Module = type(layer)._apply(layer, function, recurse)
+    """What ``to`` does to a module, for an 8-bit layer."""
+    moved: nn.Module = nn.Module._apply(layer, function, recurse)  # type: ignore[no-untyped-call]
     weight = layer.weight
     for holder in (weight, layer.state):
         if getattr(holder, "CB", None) is not None:

@@ -98,7 +98,8 @@ def _seeds(method: Method, methods: Sequence[Method]) -> str:
 def learning_rate_warning(methods: Sequence[Method]) -> str | None:
     """Warn if methods were tried at different learning rates, which biases the comparison.
 
-    Only of the same optimizer: another one's rates are on another scale.
+    Only of the same optimizer, as another one's rates are on another scale, and with a head of the
+    same task, as each task may have its own rates.
     """
     grids: dict[str, set[float]] = {}
     examples: dict[str, Method] = {}
@@ -107,11 +108,10 @@ def learning_rate_warning(methods: Sequence[Method]) -> str | None:
         name, run = untuned(method), method.runs[0]
         value = float(run.settings["optimizer.lr"])
         grids.setdefault(name, set()).add(value)
-        every.setdefault(run.settings.get("optimizer.name"), set()).add(value)
+        every.setdefault(_scale(run), set()).add(value)
         examples.setdefault(name, method)
     missing = {
-        name: every[method.runs[0].settings.get("optimizer.name")] - grids[name]
-        for name, method in examples.items()
+        name: every[_scale(method.runs[0])] - grids[name] for name, method in examples.items()
     }
     if not any(missing.values()):
         return None
@@ -135,6 +135,10 @@ def learning_rate_warning(methods: Sequence[Method]) -> str | None:
         "to that alone. Tune each method over the same learning rates. "
         + _listed("The missing ones", commands)
     ).strip()
+
+
+def _scale(run: Run) -> tuple[Any, ...]:
+    return run.settings.get("optimizer.name"), run.head_of
 
 
 def budget_warning(methods: Sequence[Method], reference: Method) -> str | None:

@@ -249,7 +249,11 @@ def group(runs: Sequence[Run]) -> list[Method]:
     """
     by_settings: dict[str, list[Run]] = {}
     for run in runs:
-        given = [(key, value) for key, value in _of_method(run).items() if value is not None]
+        given = [
+            (key, float(value) if type(value) is int else value)
+            for key, value in _of_method(run).items()
+            if value is not None
+        ]
         by_settings.setdefault(str(sorted(given, key=str)), []).append(run)
     for same in by_settings.values():
         seeds = [run.report["seed"] for run in same]
@@ -272,23 +276,22 @@ def _of_method(run: Run) -> dict[str, Any]:
 
 
 def _differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys, other than the adapter's name, in which methods differ.
+    """The keys, other than the adapter's and the optimizer's name, in which methods differ.
 
     Not those in which each adapter or optimizer has a default of its own, as TensLoRA's ``init`` is
     not LoRA's, or that only one of them has.
     """
     by_default = [_by_default(one) for one in settings]
-    keys: dict[str, None] = {}
+    keys: set[str] = set()
     for one, of_one in zip(settings, by_default, strict=True):
         for other, of_other in zip(settings, by_default, strict=True):
             different = [g for g in CHOSEN if one.get(f"{g}.name") != other.get(f"{g}.name")]
             for key in {**one, **other}:
-                chosen = key.partition(".")[0] in different and not key.endswith(".name")
+                chosen = key.partition(".")[0] in different
                 own = key not in one or key not in other or key in of_one & of_other
                 if one.get(key) != other.get(key) and not (chosen and own):
-                    keys[key] = None
-    keys.pop("adapter.name", None)
-    return list(keys)
+                    keys.add(key)
+    return sorted(keys - {f"{option}.name" for option in CHOSEN})
 
 
 def _by_default(settings: Mapping[str, Any]) -> set[str]:
@@ -314,13 +317,10 @@ def _optimizer_defaults(name: Any) -> dict[str, Any]:
 
 def _name(run: Run, keys: Sequence[str]) -> str:
     words = [str(run.settings["adapter.name"])]
-    for key in keys:
-        value = run.settings.get(key)
-        if key == "optimizer.name":
-            words += [f"optimizer={value}"] if value != DEFAULT_OPTIMIZER else []
-        elif value is not None:
-            words.append(f"{key}={typed(value)}")
-    return " ".join(words)
+    if run.settings.get("optimizer.name") not in (None, DEFAULT_OPTIMIZER):
+        words.append(f"optimizer={run.settings['optimizer.name']}")
+    given = [key for key in keys if run.settings.get(key) is not None]
+    return " ".join([*words, *(f"{key}={typed(run.settings[key])}" for key in given)])
 
 
 def typed(value: Any) -> str:

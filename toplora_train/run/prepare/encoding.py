@@ -108,7 +108,7 @@ class Encoder:
             UserError: A row cannot be encoded under the settings.
         """
         with EncodingDisplay(name, len(rows.rows), console=self._console) as display:
-            if not self._encoding.cached:  # their examples are in memory
+            if not self._encoding.cached:  # of images, whose pixels are on disk already
                 return self._encoding.encode(rows.rows, display.add), FRESH
             pieces, origins = self._pieces(rows, display.add)
         encoded = joined(pieces, self._encoding.example)

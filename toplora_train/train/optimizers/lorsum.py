@@ -23,9 +23,9 @@ dropout, T all its tokens. The authors' scaled form has AdamW for other tensors,
 
 Sums are computed in float64: lam is small beside the rounding of float32.
 
-State: A's and B's sizes, and m + n of metrics. Until the step X and S of every layer are kept,
-T (m + n) numbers for T tokens; micro-batches are joined, so that accumulation changes nothing.
-Other tensors are SGD's.
+State: A's and B's sizes, and m + n of metrics in the scaled form. Until the step X and S of every
+layer are kept, T (m + n) numbers for T tokens; micro-batches are joined, so that accumulation
+changes nothing. Other tensors are SGD's.
 ``betas`` and ``eps`` are not used. Not read are A's and B's own gradients, so that
 ``trainer.max_grad_norm`` has no effect on them: ``max_grad_norm`` here limits the norm of all S'X.
 """
