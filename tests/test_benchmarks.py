@@ -107,7 +107,8 @@ def test_an_epoch_has_the_losses_of_transformers_trainer(tmp_path):
     epoch, rows = script("epoch"), tmp_path / "rows.jsonl"
     row = {"instruction": "Say it again.", "output": "it"}
     rows.write_text("\n".join([json.dumps(row)] * 4))
-    arguments = Namespace(model="tiny", dtype="float32", train=rows, rows=4)
+    overrides = ["optimizer.schedule=constant"]
+    arguments = Namespace(model="tiny", dtype="float32", train=rows, rows=4, overrides=overrides)
     reference = epoch.trainer(arguments, tmp_path / "trainer")
     assert reference["rows"] == 4
     assert reference["largest_loss_difference"] < 1e-5
