@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.report.run_folders import run_folder
 from toplora_train.config.errors import UserError
@@ -48,6 +49,16 @@ def test_a_seed_that_a_task_lacks_is_left_out_and_named(runs):
     document = compare_runs(find_runs([runs]))
     assert {one["name"]: one["seeds"] for one in document["methods"]}["lora"] == [1, 2, 3]
     assert "lora seed=4 has no completed run on u." in document["warnings"][0]
+
+
+def test_an_average_of_adapters_that_are_not_alike_is_named(runs):
+    for path in runs.glob("*-u-*/config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        config["adapter"]["r"] = 2
+        path.write_text(yaml.safe_dump(config))
+    (warning,) = compare_runs(find_runs([runs]))["warnings"]
+    of_each = [f"{adapter} has adapter.r 8 on t, 2 on u" for adapter in SHARES]
+    assert warning == f"Averages of adapters that are not alike: {'; '.join(of_each)}."
 
 
 def test_methods_with_a_rate_tuned_for_each_task_are_one(tmp_path):

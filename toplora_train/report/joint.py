@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -12,7 +12,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.reading import validate
 from toplora_train.report.fairness import validate_same_protocols
 from toplora_train.report.record import TaskScore, with_scores
-from toplora_train.report.runs import Method, Run, group
+from toplora_train.report.runs import Method, Run, group, typed
 
 RATE = "optimizer.lr="
 OF_A_TASK = ("task=", "seed=", "output_dir=")
@@ -39,7 +39,7 @@ def join_tasks(runs: Sequence[Run]) -> tuple[list[Method], list[str]]:
     as if one run had been evaluated on all of them.
 
     Returns:
-        The methods, and warnings of seeds that a task lacks.
+        The methods, and warnings of seeds that a task lacks and of adapters that differ by task.
 
     Raises:
         UserError: Runs on the same task were evaluated differently, or no seed has all tasks.
@@ -50,7 +50,7 @@ def join_tasks(runs: Sequence[Run]) -> tuple[list[Method], list[str]]:
     if len(by_task) < 2:
         return next(iter(by_task.values())), []
     named = {of: _by_name(methods) for of, methods in by_task.items()}
-    joined, lacking = [], []
+    joined, lacking, unlike = [], [], []
     for name in dict.fromkeys(chain(*named.values())):
         found = {
             of: {int(run.report["seed"]): run for run in methods[name].runs}
@@ -67,13 +67,32 @@ def join_tasks(runs: Sequence[Run]) -> tuple[list[Method], list[str]]:
                 whole.append(_joined(parts))
         if whole:
             joined.append(Method(name, tuple(whole)))
+            unlike += _unlike(name, named)
     if not joined:
         raise UserError(
             f"no seed of a method has a completed run on each of {', '.join(chain(*by_task))} "
             f"({'; '.join(lacking)}); train the missing ones, or give the runs of one task"
         )
-    left_out = f"Left out, as scores are averaged over the same tasks: {'; '.join(lacking)}."
-    return joined, [left_out] if lacking else []
+    warnings = []
+    if lacking:
+        warnings.append(
+            f"Left out, as scores are averaged over the same tasks: {'; '.join(lacking)}."
+        )
+    if unlike:
+        warnings.append(f"Averages of adapters that are not alike: {'; '.join(unlike)}.")
+    return joined, warnings
+
+
+def _unlike(name: str, named: Mapping[tuple[str, ...], Mapping[str, Method]]) -> list[str]:
+    """The adapter's settings that a method does not have in common on all tasks."""
+    settings = {",".join(of): methods[name].runs[0].settings for of, methods in named.items()}
+    keys = sorted({key for one in settings.values() for key in one if key.startswith("adapter.")})
+    return [
+        f"{name} has {key} "
+        + ", ".join(f"{typed(one.get(key))} on {of}" for of, one in settings.items())
+        for key in keys
+        if len({typed(one.get(key)) for one in settings.values()}) > 1
+    ]
 
 
 def _by_name(methods: Sequence[Method]) -> dict[str, Method]:
