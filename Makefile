@@ -83,6 +83,7 @@ bench: $(STAMP) ## the figures of docs/speed.md on this machine
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/products.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/epoch.py --rows 128
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/attention.py
 
 bench-quick: $(STAMP) ## the same scripts at toy size, as `make test` runs them
 	$(BIN)/python -m pytest tests/test_benchmarks.py

@@ -116,6 +116,15 @@ def test_an_epoch_has_the_losses_of_transformers_trainer(tmp_path):
     assert set(ours) == {"processor_s", "clock_s", "peak_mib_above"} < set(reference)
 
 
+def test_attention_is_measured_by_every_kernel_that_computes_it(capsys, monkeypatch):
+    words = ["", "--rows", "1", "--heads", "1", "--from", "8", "--long", "16"]
+    monkeypatch.setattr("sys.argv", words)
+    script("attention").main()
+    found = json.loads(capsys.readouterr().out)["ms"]
+    assert set(found) == {"with a mask", "causal"}
+    assert all(set(of_each["math"]) == {"new", "same", "long"} for of_each in found.values())
+
+
 @pytest.mark.slow
 def test_the_page_of_pefts_methods_is_what_is_found_now():
     found, page = script("peft_methods").page(), FOLDER.parent / "docs/adapters/peft_methods.md"
