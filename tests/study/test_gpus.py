@@ -15,6 +15,17 @@ def two(monkeypatch):
     monkeypatch.setenv(VISIBLE, "4,7")
 
 
+def four_jobs(folder, monkeypatch):
+    """Jobs that hold a place, two on each of two GPUs, with the GPU of each."""
+    held = []
+    for _ in range(4):
+        monkeypatch.setenv(VISIBLE, "4,7")
+        job = one_gpu(folder, run_config(), "joblib", jobs_per_gpu=2)
+        job.__enter__()
+        held.append((os.environ[VISIBLE], job))
+    return held
+
+
 @pytest.mark.usefixtures("two")
 def test_jobs_at_once_have_different_gpus_and_free_them(tmp_path):
     with one_gpu(tmp_path, run_config(), "joblib"):
@@ -40,11 +51,10 @@ def test_a_job_waits_for_a_free_gpu(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("two")
 def test_jobs_that_share_gpus_start_on_idle_ones(tmp_path, monkeypatch):
     with ExitStack() as stack:
-        taken = []
-        for _ in range(4):
-            monkeypatch.setenv(VISIBLE, "4,7")
-            stack.enter_context(one_gpu(tmp_path, run_config(), "joblib", jobs_per_gpu=2))
-            taken.append(os.environ[VISIBLE])
+        jobs = four_jobs(tmp_path, monkeypatch)
+        taken = [gpu for gpu, _ in jobs]
+        for _, job in jobs:
+            stack.push(job)
         assert taken == ["4", "7", "4", "7"]
         monkeypatch.setenv(VISIBLE, "4,7")
         monkeypatch.setattr(gpus.time, "sleep", lambda _: stack.close())
@@ -111,12 +121,7 @@ def test_jobs_at_once_share_the_cores(monkeypatch, jobs, gpus, jobs_per_gpu, set
 def test_a_job_starts_on_the_gpu_with_fewer_jobs(tmp_path, monkeypatch):
     """Of two and two jobs, both of the first GPU and one of the second have ended."""
     with ExitStack() as rest:
-        held = []
-        for _ in range(4):
-            monkeypatch.setenv(VISIBLE, "4,7")
-            job = one_gpu(tmp_path, run_config(), "joblib", jobs_per_gpu=2)
-            job.__enter__()
-            held.append((os.environ[VISIBLE], job))
+        held = four_jobs(tmp_path, monkeypatch)
         kept = next(job for gpu, job in held if gpu == "4")
         for _, job in held:
             if job is not kept:

@@ -61,8 +61,8 @@ def open_accelerator(
         )  # read when the GPU is first used
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = False
-    # It is PyTorch's first choice on recent GPUs, and compiles each layer's attention anew for
-    # every batch of another length.
+    # cuDNN's attention, PyTorch's first choice on an H100, is compiled anew for every batch of
+    # another length (benchmarks/attention.py).
     torch.backends.cuda.enable_cudnn_sdp(False)
     return Accelerator(
         cpu=on_cpu,
