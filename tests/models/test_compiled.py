@@ -1,6 +1,9 @@
+from itertools import product
+
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from tests.train.test_step import CPU, examples, lora_model
 from toplora_train.config.errors import UserError
@@ -45,6 +48,26 @@ def test_compiled_layers_keep_loss_and_names_without_recompiling_for_new_lengths
     assert 0 < graphs == len(seen)
     assert [first, *others] == pytest.approx(plain, rel=1e-6)
     assert all("forward" not in vars(layer) for layer in repeated_layers(model))
+
+
+class Layer(nn.Linear):
+    def forward(self, inputs, mask=None):
+        outputs = super().forward(inputs) * (2 if self.training else 1)
+        return outputs if mask is None else outputs * mask
+
+
+def test_a_layer_stays_compiled_in_every_state_that_a_run_meets():
+    model = nn.Sequential(Layer(2, 2))
+    model._no_split_modules = ["Layer"]
+    torch._dynamo.reset()
+    strict = torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
+    with strict, compiled_layers(model, "eager"):
+        for state in product((True, False), (True, False), (True, False), (None, torch.ones(3, 2))):
+            training, gradient, from_below, mask = state
+            model.train(training)
+            with torch.set_grad_enabled(gradient):
+                outputs = model[0](torch.ones(3, 2, requires_grad=from_below), mask)
+            assert outputs.requires_grad == gradient
 
 
 def test_no_backend_changes_nothing():

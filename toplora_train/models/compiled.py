@@ -6,9 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch._dynamo.config
 from torch import nn
 
 from toplora_train.models.layers import repeated_layers
+
+# Of one layer there are 16 graphs: in training or evaluating, with a gradient or without, with a
+# padding mask or without, and with an input that has a gradient or, in the first layer, has none.
+# Beyond the limit, which is 8 by default, torch runs the layer uncompiled.
+GRAPHS = 32
 
 
 @contextmanager
@@ -26,7 +32,8 @@ def compiled_layers(model: nn.Module, backend: str | None) -> Iterator[None]:
     for layer in layers:
         layer.forward = torch.compile(layer.forward, backend=backend, dynamic=True)
     try:
-        yield
+        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+            yield
     finally:
         for layer in layers:
             del layer.forward
