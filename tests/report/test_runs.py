@@ -1,4 +1,6 @@
 import json
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import yaml
 from sklearn import metrics
 
 from tests.report.run_folders import run_folder, with_optimizer
+from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.report.runs import find_runs, group, task_scores, typed
@@ -153,6 +156,21 @@ def test_neither_an_options_name_nor_a_setting_that_is_not_set_makes_another_met
         config["trainer"]["name"] = name
         if name == "mine":
             del config["trainer"]["max_tokens"]  # of an earlier version, which did not have it
+        path.write_text(yaml.safe_dump(config))
+    (method,) = group(find_runs([tmp_path]))
+    assert len(method.runs) == 2
+
+
+@pytest.mark.parametrize("key", [("adapter", "dropout"), ("optimizer", "settings", "metric_power")])
+def test_a_setting_that_came_later_has_its_default_in_earlier_runs(tmp_path: Path, key):
+    for seed in (1, 2):
+        with_optimizer(folder := run_folder(tmp_path / str(seed), seed=seed), "lorsum")
+        path = folder / "config.yaml"
+        config = yaml.safe_load(path.read_text())
+        config["adapter"] = dict(adapter_defaults("lora")[0])
+        if seed == 1:
+            *groups, name = key
+            del reduce(getitem, groups, config)[name]
         path.write_text(yaml.safe_dump(config))
     (method,) = group(find_runs([tmp_path]))
     assert len(method.runs) == 2

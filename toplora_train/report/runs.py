@@ -267,10 +267,13 @@ def group(runs: Sequence[Run]) -> list[Method]:
 
 
 def _of_method(run: Run) -> dict[str, Any]:
-    """The settings without the names of option files that are no method."""
+    """The settings without the names of option files that are no method.
+
+    A setting that the adapter or the optimizer did not have yet when it ran has its default.
+    """
     return {
         key: value
-        for key, value in run.settings.items()
+        for key, value in {**_defaults(run.settings), **run.settings}.items()
         if not key.endswith(".name") or key.removesuffix(".name") in CHOSEN
     }
 
@@ -296,14 +299,18 @@ def _differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _by_default(settings: Mapping[str, Any]) -> set[str]:
     """The keys of a run's adapter and optimizer that have its own default, or are not set."""
-    adapter = settings["adapter.name"]
-    try:
-        defaults, _path = adapter_defaults(adapter)
-    except UserError:  # an adapter of the user's own
-        defaults = {}
-    of_optimizer = _optimizer_defaults(settings.get("optimizer.name"))
-    found = flattened({"adapter": defaults, "optimizer": of_optimizer})
+    found = _defaults(settings)
     return {key for key, value in settings.items() if value in (None, found.get(key))}
+
+
+def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of a run's adapter and optimizer, by dotted key; of the user's own none."""
+    try:
+        of_adapter, _path = adapter_defaults(settings["adapter.name"])
+    except UserError:  # an adapter of the user's own
+        of_adapter = {}
+    of_optimizer = _optimizer_defaults(settings.get("optimizer.name"))
+    return flattened({"adapter": of_adapter, "optimizer": of_optimizer})
 
 
 def _optimizer_defaults(name: Any) -> dict[str, Any]:
@@ -319,8 +326,9 @@ def _name(run: Run, keys: Sequence[str]) -> str:
     words = [str(run.settings["adapter.name"])]
     if run.settings.get("optimizer.name") not in (None, DEFAULT_OPTIMIZER):
         words.append(f"optimizer={run.settings['optimizer.name']}")
-    given = [key for key in keys if run.settings.get(key) is not None]
-    return " ".join([*words, *(f"{key}={typed(run.settings[key])}" for key in given)])
+    settings = _of_method(run)
+    given = [key for key in keys if settings.get(key) is not None]
+    return " ".join([*words, *(f"{key}={typed(settings[key])}" for key in given)])
 
 
 def typed(value: Any) -> str:
