@@ -42,6 +42,13 @@ def test_a_quantised_base_learns_as_the_whole_one(run, in_fp32, quantization, bo
     assert losses == pytest.approx(in_fp32, rel=bound)
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("liger_kernel") is None, reason="needs the extra liger"
+)
+def test_ligers_kernels_give_the_losses_of_pytorchs(run, in_fp32):
+    assert run("launch.device=cuda", "trainer.liger=true") == pytest.approx(in_fp32, rel=1e-4)
+
+
 def test_a_run_is_the_same_twice_where_that_is_asked_for(run):
     once, again = (run("launch.device=cuda", "trainer.deterministic=true") for _ in range(2))
     assert once == again

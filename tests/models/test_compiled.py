@@ -10,7 +10,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.data.batches import collate
 from toplora_train.models.compiled import compiled_layers
 from toplora_train.models.layers import repeated_layers
-from toplora_train.train.proofs import prove_compiled
+from toplora_train.train.proofs import prove_layers
 from toplora_train.train.step import supervised_loss
 
 # Torch's own warnings while tracing.
@@ -18,11 +18,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"
 
 
 def prove(model, backend) -> None:
-    prove_compiled(
+    prove_layers(
         model,
         collate(examples(), 0),
-        backend="inductor",
-        compiled=compiled_layers(model, backend),
+        settings="trainer.compile=inductor",
+        off="trainer.compile=null",
+        changed=compiled_layers(model, backend),
         loss=supervised_loss,
         accelerator=Accelerator(cpu=True),
     )
@@ -90,7 +91,7 @@ def test_a_missing_compiler_is_one_clear_error():
         raise RuntimeError("no working C++ compiler")
 
     torch._dynamo.reset()
-    with pytest.raises(UserError, match=r"cannot be compiled here .*C\+\+ compiler.*=null"):
+    with pytest.raises(UserError, match=r"cannot be computed so here .*C\+\+ compiler.*=null"):
         prove(lora_model(), missing)
 
 

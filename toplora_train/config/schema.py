@@ -318,6 +318,8 @@ class TrainerSettings:
         compile: Backend of torch.compile for the model's layers: ``inductor``, or ``aot_eager``,
             which needs no compiler and gives no speedup. Before the first step the loss is checked
             to be the same as without; null does not compile.
+        liger: Compute norms, rotary positions and gated activations with Liger's Triton kernels
+            while training (a CUDA device and ``toplora-train[liger]``), after the same check.
         deterministic: Refuse operations whose result varies from run to run on the same machine.
         batching: ``padded`` pads the rows of a forward pass; ``packed`` concatenates them instead,
             after a check before the first step that the model keeps them apart. Packing is for
@@ -351,6 +353,7 @@ class TrainerSettings:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     activation_checkpointing: bool = False
     compile: Literal["inductor", "aot_eager"] | None = None
+    liger: bool = False
     deterministic: bool = False
     batching: Literal["padded", "packed"] = "padded"
     group_by_length: bool = True

@@ -14,6 +14,7 @@ from toplora_train.config.schema import RunConfig
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.models.activation import checkpoint_activations
+from toplora_train.models.liger import validate_liger
 from toplora_train.models.sharded import to_device
 from toplora_train.report.display import say
 from toplora_train.report.earlier import earlier_ends
@@ -112,6 +113,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
     shards = open_shards(config.launch, accelerator)
     model = load_base(config, run_data.location, run_data.objective.head, shards=shards)
     base_parameters = model.num_parameters()
+    if config.trainer.liger:
+        validate_liger(model, accelerator.device)
     to_device(model, accelerator.device)
     scorer = Scorer(
         tokenizer=run_data.tokenizer,

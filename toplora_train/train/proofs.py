@@ -1,4 +1,4 @@
-"""Checks before the first step that compiling and packing leave the loss unchanged."""
+"""Checks before the first step that other kernels, and packing, leave the loss unchanged."""
 
 from __future__ import annotations
 
@@ -32,38 +32,47 @@ def tolerance(model: nn.Module, accelerator: Accelerator) -> float:
     return EXACT if fp32 and accelerator.mixed_precision == "no" else ROUNDED
 
 
-def prove_compiled(
+def prove_layers(
     model: nn.Module,
     batch: Batch,
     *,
-    backend: str,
-    compiled: AbstractContextManager[None],
+    settings: str,
+    off: str,
+    changed: AbstractContextManager[None],
     loss: Loss,
     accelerator: Accelerator,
 ) -> None:
-    """Check that compiling the model leaves its loss and gradient norm unchanged.
+    """Check that computing the layers in another way leaves loss and gradient norm unchanged.
+
+    Args:
+        model: The model.
+        batch: Rows to compute the loss of.
+        settings: The settings that change the layers, as they are typed.
+        off: The settings that do not.
+        changed: Inside, the layers are changed.
+        loss: The loss.
+        accelerator: Where and in which precision it is computed.
 
     Raises:
-        UserError: they change, or the model cannot be compiled.
+        UserError: The loss or the norm changes, or the layers cannot be computed so.
     """
     expected, norm = _loss_and_gradient(model, batch, loss=loss, accelerator=accelerator)
     try:
-        with compiled:
+        with changed:
             found, size = _loss_and_gradient(model, batch, loss=loss, accelerator=accelerator)
     except RuntimeError as error:
         if should_reduce_batch_size(error):
             raise
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise UserError(
-            f"trainer.compile={backend}: the model's layers cannot be compiled here ({reason}); "
-            "inductor needs a C++ compiler on a CPU and Triton on a GPU; use trainer.compile=null"
+            f"{settings}: the model's layers cannot be computed so here ({reason}); inductor needs "
+            f"a C++ compiler on a CPU and Triton on a GPU; use {off}"
         ) from error
     bound = tolerance(model, accelerator)
     if not (_equal(found, expected, bound) and _equal(size, norm, 10 * bound)):
         raise UserError(
-            f"trainer.compile={backend} changes this model's results: the loss of the first rows "
-            f"is {found:.7g}, not {expected:.7g}, the gradient norm {size:.7g}, not {norm:.7g}; "
-            "use trainer.compile=null"
+            f"{settings} changes this model's results: the loss of the first rows is {found:.7g}, "
+            f"not {expected:.7g}, the gradient norm {size:.7g}, not {norm:.7g}; use {off}"
         )
 
 

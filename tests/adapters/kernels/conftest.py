@@ -8,9 +8,10 @@ have imported Triton before. Neither stays: the other tests see the Triton they 
 import importlib.util
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import pytest
 import torch
+
+from tests.interpreter import interpreted_library
 
 INTERPRETED = importlib.util.find_spec("triton") is not None and not torch.cuda.is_available()
 
@@ -31,25 +32,7 @@ def _interpreted_library() -> Iterator[None]:
     if not INTERPRETED:
         yield
         return
-    import triton.language as tl
-    from triton.runtime import JITFunction
-    from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
-
-    multiply = InterpreterBuilder.create_dot
-
-    def wide(handle: TensorHandle) -> TensorHandle:
-        """The interpreter holds bfloat16 as integers, and would multiply those."""
-        if handle.dtype.scalar != tl.bfloat16:
-            return handle
-        return TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
-
-    def create_dot(self, a, b, *rest):
-        return multiply(self, wide(a), wide(b), *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(InterpreterBuilder, "create_dot", create_dot)
-        if isinstance(tl.sum, JITFunction):
-            patch.setattr(tl, "sum", InterpretedFunction(tl.sum.fn))
+    with interpreted_library():
         yield
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -14,11 +14,12 @@ from toplora_train.config.check import ELEMENTWISE, OPTIMIZERS
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import OptimizerSettings, RunConfig, TrainerSettings
 from toplora_train.models.compiled import compiled_layers
+from toplora_train.models.liger import liger_layers
 from toplora_train.run.prepare.run_data import RunData
 from toplora_train.train.find_micro_batch_size import find_micro_batch_size, longest_of
 from toplora_train.train.optimizer import LORA_PLUS, build_optimizer
 from toplora_train.train.processes import own_random_state, set_own_random_state
-from toplora_train.train.proofs import prove_compiled, prove_packing
+from toplora_train.train.proofs import prove_layers, prove_packing
 from toplora_train.train.schedule import learning_rate_factor, warmup_length
 
 PROOF_ROWS = 2
@@ -134,24 +135,38 @@ def prove_batches(
 def training_layers(
     model: nn.Module, trainer: TrainerSettings, run_data: RunData, *, accelerator: Accelerator
 ) -> AbstractContextManager[None]:
-    """Compile the layers inside this context, if configured, after verifying their results.
+    """Change how the layers are computed inside this context, after verifying their results.
 
     Raises:
-        UserError: Compiling changes the results, or fails.
+        UserError: Compiling or Liger's kernels change the results, or fail.
     """
-    if trainer.compile is not None:
+    settings = {"trainer.liger=true": trainer.liger}
+    settings[f"trainer.compile={trainer.compile}"] = trainer.compile is not None
+    used = [setting for setting, on in settings.items() if on]
+    if used:
         longest = longest_of(run_data.train, PROOF_ROWS)
         before = own_random_state(accelerator.device)
-        prove_compiled(
+        prove_layers(
             model,
             run_data.objective.training_collate(longest),
-            backend=trainer.compile,
-            compiled=compiled_layers(model, trainer.compile),
+            settings=" ".join(used),
+            off="trainer.liger=false trainer.compile=null",
+            changed=changed_layers(model, trainer),
             loss=run_data.objective.loss,
             accelerator=accelerator,
         )
         set_own_random_state(before, accelerator.device)
-    return compiled_layers(model, trainer.compile)
+    return changed_layers(model, trainer)
+
+
+@contextmanager
+def changed_layers(model: nn.Module, trainer: TrainerSettings) -> Iterator[None]:
+    """Inside, the layers are computed by Liger's kernels and compiled, where it is configured."""
+    with ExitStack() as changes:
+        if trainer.liger:
+            changes.enter_context(liger_layers(model))
+        changes.enter_context(compiled_layers(model, trainer.compile))
+        yield
 
 
 def validate_compilation(config: RunConfig, *, processes: int) -> None:
