@@ -2,11 +2,16 @@
 
 Importing the package registers its methods with PEFT, so that ``PeftModel.from_pretrained`` reads
 their adapters. It imports neither torch nor PEFT: what it exports is imported on first access.
+
+Imported before torch has made its first tensor, it also lets torch take huge pages for large tensors
+on a CPU, which Linux grants to those who ask for them: a step of SmolLM2-135M has a third of the page
+faults, 4 to 12 % less processor time and 13 % less memory (docs/running.md).
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +58,8 @@ __all__ = [
 ]
 
 register_with_peft()
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if not TYPE_CHECKING:  # to a type checker, this function would make every name an attribute
 
