@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -158,6 +159,15 @@ def test_neither_an_options_name_nor_a_setting_that_is_not_set_makes_another_met
             del config["trainer"]["max_tokens"]  # of an earlier version, which did not have it
         path.write_text(yaml.safe_dump(config))
     (method,) = group(find_runs([tmp_path]))
+    assert len(method.runs) == 2
+
+
+def test_a_setting_that_came_later_has_its_default_in_an_archive(tmp_path: Path):
+    for seed in (1, 2):
+        run_folder(tmp_path / str(seed), seed=seed)
+    now, then = find_runs([tmp_path])
+    earlier = {key: value for key, value in then.settings.items() if key != "trainer.save_every"}
+    (method,) = group([now, replace(then, settings=earlier)])
     assert len(method.runs) == 2
 
 

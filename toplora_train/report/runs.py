@@ -6,19 +6,26 @@ import json
 import shlex
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from pydantic.fields import FieldInfo
 
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.locate import options
 from toplora_train.config.resolved import flat, flattened, read_config
+from toplora_train.config.schema import (
+    DatasetSettings,
+    ModelSettings,
+    OptimizerSettings,
+    TrainerSettings,
+)
 from toplora_train.config.yaml_file import option_values
 from toplora_train.evaluation.metrics import Values, as_numbers
 from toplora_train.evaluation.predictions import Prediction, read_predictions
@@ -45,6 +52,19 @@ NOT_OF_THE_METHOD = (
     "report",
 )
 
+
+TYPED = {
+    "model": ModelSettings,
+    "dataset": DatasetSettings,
+    "optimizer": OptimizerSettings,
+    "trainer": TrainerSettings,
+}
+OF_THE_SCHEMA = {
+    f"{group}.{field.name}": field.default
+    for group, settings in TYPED.items()
+    for field in fields(settings)
+    if not isinstance(field.default, FieldInfo) and field.default is not MISSING
+}
 
 CHOSEN = ("adapter", "optimizer")  # options that are a method, each with settings of its own
 DEFAULT_OPTIMIZER = "adamw"  # not named
@@ -269,7 +289,7 @@ def group(runs: Sequence[Run]) -> list[Method]:
 def _of_method(run: Run) -> dict[str, Any]:
     """The settings without the names of option files that are no method.
 
-    A setting that the adapter or the optimizer did not have yet when it ran has its default.
+    A setting that did not exist yet when it ran has its default.
     """
     return {
         key: value
@@ -304,13 +324,13 @@ def _by_default(settings: Mapping[str, Any]) -> set[str]:
 
 
 def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of a run's adapter and optimizer, by dotted key; of the user's own none."""
+    """What a run's settings are by default, by dotted key; of the user's own options none."""
     try:
         of_adapter, _path = adapter_defaults(settings["adapter.name"])
     except UserError:  # an adapter of the user's own
         of_adapter = {}
     of_optimizer = _optimizer_defaults(settings.get("optimizer.name"))
-    return flattened({"adapter": of_adapter, "optimizer": of_optimizer})
+    return OF_THE_SCHEMA | flattened({"adapter": of_adapter, "optimizer": of_optimizer})
 
 
 def _optimizer_defaults(name: Any) -> dict[str, Any]:
