@@ -5,7 +5,7 @@ their adapters. It imports neither torch nor PEFT: what it exports is imported o
 
 Imported before torch has made its first tensor, it also lets torch take huge pages for large tensors
 on a CPU, which Linux grants to those who ask for them: a step of SmolLM2-135M has a third of the page
-faults, 4 to 12 % less processor time and 13 % less memory (docs/running.md).
+faults and takes 13 % less memory (docs/running.md).
 """
 
 from __future__ import annotations
