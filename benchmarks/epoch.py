@@ -211,7 +211,7 @@ def main() -> None:
             out = Path(folder) / "side.json"
             mine = ["--side", side, "--out", str(out)]  # of an option given twice the last counts
             command = [sys.executable, __file__, *sys.argv[1:], *mine]
-            # This package asks for huge pages; a script around Trainer has what torch does.
+            # This package requests huge pages; a script around Trainer has torch's default.
             pages = {"THP_MEM_ALLOC_ENABLE": "0"} if side == "trainer" else {}
             subprocess.run(command, check=True, stdout=sys.stderr, env=os.environ | pages)
             sides[side].append(json.loads(out.read_text()))
