@@ -49,6 +49,6 @@ def test_ligers_kernels_give_the_losses_of_pytorchs(run, in_fp32):
     assert run("launch.device=cuda", "trainer.liger=true") == pytest.approx(in_fp32, rel=1e-4)
 
 
-def test_a_run_is_the_same_twice_where_that_is_asked_for(run):
+def test_a_deterministic_run_is_the_same_twice(run):
     once, again = (run("launch.device=cuda", "trainer.deterministic=true") for _ in range(2))
     assert once == again

@@ -78,7 +78,7 @@ class ModelSettings:
         new_head: Initialize a new classification or regression head even if the checkpoint has
             one, be it for the task's classes or for others.
         trust_remote_code: Run the Python code of the model's own folder or hub repository, for a
-            model that transformers does not implement. Never asked for interactively.
+            model that transformers does not implement. There is no interactive question.
         resize_embeddings: Add embedding rows for the tokenizer's tokens beyond the embedding; the
             embedding and the output layer are then trained and saved with the adapter.
     """

@@ -45,7 +45,7 @@ class Shards:
     offload: bool = False
 
     def get_mesh(self, _dimensions: tuple[str, ...]) -> DeviceMesh:
-        """The mesh, as transformers asks for it while loading."""
+        """The mesh: what transformers calls while loading."""
         return self.mesh
 
 
