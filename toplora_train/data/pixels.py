@@ -54,13 +54,14 @@ class ImageReader(PreTrainedTokenizerFast):  # type: ignore[misc]  # is Any to m
         Raises:
             UserError: It cannot be decoded, or has more than 8 bits per channel.
         """
-        if row.instruction not in self._places:
-            decoded = self.processor(
-                self._decode(row), do_rescale=False, do_normalize=False, return_tensors="np"
-            ).pixel_values[0]
-            self._decoded.append(decoded)
-            self._places[row.instruction] = len(self._decoded) - 1
-        return self.read(row.instruction)
+        if row.instruction in self._places:
+            return self.read(row.instruction)
+        decoded: NDArray[Any] = self.processor(
+            self._decode(row), do_rescale=False, do_normalize=False, return_tensors="np"
+        ).pixel_values[0]
+        self._decoded.append(decoded)
+        self._places[row.instruction] = len(self._decoded) - 1
+        return decoded
 
     def read(self, image: str) -> NDArray[Any]:
         """What :meth:`pixels` returned for the row with an image of this SHA-256."""
