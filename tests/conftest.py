@@ -16,6 +16,7 @@ from toplora_train.run.platform.cpu_matmul import choose_matmul
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")  # as in every run on a CPU
 
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toplora-train"
 CHECKOUT = Path(__file__).resolve().parent.parent

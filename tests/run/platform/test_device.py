@@ -5,6 +5,7 @@ import torch
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import LaunchSettings
+from toplora_train.models.tiny import tiny_model
 from toplora_train.run.platform import device
 from toplora_train.run.platform.device import (
     AUTOCAST,
@@ -47,6 +48,29 @@ def test_attention_is_not_compiled_for_every_length():
     torch.backends.cuda.enable_cudnn_sdp(True)
     open_accelerator(device="cpu", mixed_precision="no")
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_grouped_keys_and_values_are_not_repeated_on_a_cpu_where_rows_are_padded(monkeypatch):
+    monkeypatch.delenv("TRANSFORMERS_SDPA_FORCE_GQA", raising=False)
+    open_accelerator("cpu", "no")
+    model = tiny_model()
+    heads = model.config.num_attention_heads, model.config.num_key_value_heads
+    ids = torch.arange(10).reshape(2, 5)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    saved: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim == 4:
+            saved.append(tensor.shape[1])
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(input_ids=ids, attention_mask=mask)
+    layers = model.config.num_hidden_layers
+    queries_and_outputs, keys_and_values = (saved.count(number) for number in heads)
+    assert heads[0] > heads[1]
+    assert queries_and_outputs == keys_and_values == 2 * layers
 
 
 def test_a_gpu_is_named_with_its_model(monkeypatch: pytest.MonkeyPatch):
