@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,7 @@ class Measured:
         else:
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
             self.before = resident("VmRSS")
+        self.faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         self.cpu, self.clock = time.process_time(), time.perf_counter()
         return self
 
@@ -67,6 +69,7 @@ class Measured:
             "processor_s": round(time.process_time() - self.cpu, 2),
             "clock_s": round(time.perf_counter() - self.clock, 2),
             "peak_mib_above": round((peak - self.before) / 2**20),
+            "page_faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - self.faults,
         }
 
 

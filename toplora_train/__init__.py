@@ -4,7 +4,7 @@ Importing the package registers its methods with PEFT, so that ``PeftModel.from_
 their adapters. It imports neither torch nor PEFT: what it exports is imported on first access.
 
 Imported before torch has made its first tensor, it also has torch request huge pages
-for large tensors on a CPU: a step of SmolLM2-135M has a third of the page faults and takes 13 %
+for large tensors on a CPU: a step of SmolLM2-135M has a quarter of the page faults and takes 13 %
 less memory (docs/running.md).
 """
 

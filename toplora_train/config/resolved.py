@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,29 @@ from toplora_train.config.aside import write_aside
 from toplora_train.config.check import RUN_CONFIG, first_problem
 from toplora_train.config.errors import UserError
 from toplora_train.config.reading import parse_yaml
-from toplora_train.config.schema import RunConfig
+from toplora_train.config.schema import (
+    DatasetSettings,
+    ModelSettings,
+    OptimizerSettings,
+    RunConfig,
+    TrainerSettings,
+)
 from toplora_train.config.yaml_file import read_yaml
+
+OF_TRAINING = {
+    "model": ModelSettings,
+    "dataset": DatasetSettings,
+    "optimizer": OptimizerSettings,
+    "trainer": TrainerSettings,
+}
+DEFAULTS: dict[str, Any] = {
+    f"{group}.{field.name}": field.default
+    for group, settings in OF_TRAINING.items()
+    for field in fields(settings)
+    if field.default is not MISSING
+}
+"""The schema's defaults of what determines training, by dotted key. A setting that is newer than
+a run has its default there, which is what was done before there was one."""
 
 
 def write_config(config: RunConfig, path: Path) -> None:

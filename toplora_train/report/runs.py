@@ -6,26 +6,19 @@ import json
 import shlex
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from pydantic.fields import FieldInfo
 
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.locate import options
-from toplora_train.config.resolved import flat, flattened, read_config
-from toplora_train.config.schema import (
-    DatasetSettings,
-    ModelSettings,
-    OptimizerSettings,
-    TrainerSettings,
-)
+from toplora_train.config.resolved import DEFAULTS, flat, flattened, read_config
 from toplora_train.config.yaml_file import option_values
 from toplora_train.evaluation.metrics import Values, as_numbers
 from toplora_train.evaluation.predictions import Prediction, read_predictions
@@ -51,20 +44,6 @@ NOT_OF_THE_METHOD = (
     "forgetting",
     "report",
 )
-
-
-TYPED = {
-    "model": ModelSettings,
-    "dataset": DatasetSettings,
-    "optimizer": OptimizerSettings,
-    "trainer": TrainerSettings,
-}
-OF_THE_SCHEMA = {
-    f"{group}.{field.name}": field.default
-    for group, settings in TYPED.items()
-    for field in fields(settings)
-    if not isinstance(field.default, FieldInfo) and field.default is not MISSING
-}
 
 CHOSEN = ("adapter", "optimizer")  # options that are a method, each with settings of its own
 DEFAULT_OPTIMIZER = "adamw"  # not named
@@ -330,7 +309,7 @@ def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     except UserError:  # an adapter of the user's own
         of_adapter = {}
     of_optimizer = _optimizer_defaults(settings.get("optimizer.name"))
-    return OF_THE_SCHEMA | flattened({"adapter": of_adapter, "optimizer": of_optimizer})
+    return DEFAULTS | flattened({"adapter": of_adapter, "optimizer": of_optimizer})
 
 
 def _optimizer_defaults(name: Any) -> dict[str, Any]:

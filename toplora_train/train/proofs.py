@@ -66,7 +66,7 @@ def prove_layers(
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise UserError(
             f"{settings}: the model's layers cannot be computed so here ({reason}); inductor needs "
-            f"a C++ compiler on a CPU and Triton on a GPU; use {off}"
+            f"a C++ compiler on a CPU, and like Liger Triton on a GPU; use {off}"
         ) from error
     bound = tolerance(model, accelerator)
     if not (_equal(found, expected, bound) and _equal(size, norm, 10 * bound)):

@@ -51,7 +51,8 @@ def test_attention_is_not_compiled_for_every_length():
 
 
 def test_grouped_keys_and_values_are_not_repeated_on_a_cpu_where_rows_are_padded(monkeypatch):
-    monkeypatch.delenv("TRANSFORMERS_SDPA_FORCE_GQA", raising=False)
+    monkeypatch.setattr(device, "CHOSEN_GROUPED", None)
+    monkeypatch.setenv(device.GROUPED, "0")  # as after a run on a GPU
     open_accelerator("cpu", "no")
     model = tiny_model()
     heads = model.config.num_attention_heads, model.config.num_key_value_heads

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -140,9 +140,9 @@ def training_layers(
     Raises:
         UserError: Compiling or Liger's kernels change the results, or fail.
     """
-    settings = {"trainer.liger=true": trainer.liger}
-    settings[f"trainer.compile={trainer.compile}"] = trainer.compile is not None
-    used = [setting for setting, on in settings.items() if on]
+    used = ["trainer.liger=true"] if trainer.liger else []
+    if trainer.compile is not None:
+        used.append(f"trainer.compile={trainer.compile}")
     if used:
         longest = longest_of(run_data.train, PROOF_ROWS)
         before = own_random_state(accelerator.device)
@@ -162,10 +162,10 @@ def training_layers(
 @contextmanager
 def changed_layers(model: nn.Module, trainer: TrainerSettings) -> Iterator[None]:
     """Inside, the layers are computed by Liger's kernels and compiled, where it is configured."""
-    with ExitStack() as changes:
-        if trainer.liger:
-            changes.enter_context(liger_layers(model))
-        changes.enter_context(compiled_layers(model, trainer.compile))
+    with (
+        liger_layers(model) if trainer.liger else nullcontext(),
+        compiled_layers(model, trainer.compile),
+    ):
         yield
 
 

@@ -21,6 +21,12 @@ from toplora_train.run.platform.cpu_matmul import choose_matmul
 # agent notices a rank that dies, not this timeout.
 TIMEOUT = timedelta(days=7)
 
+GROUPED = "TRANSFORMERS_SDPA_FORCE_GQA"
+CHOSEN_GROUPED = os.environ.get(GROUPED)
+"""Whether grouped keys and values are left as they are where rows are padded, instead of repeated
+for each query head: the user's choice, or where torch's attention has groups with a mask, on a CPU,
+where a step of SmolLM2 takes 8 % less memory (docs/speed.md)."""
+
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,13 +57,11 @@ def open_accelerator(
         )
     if on_cpu:
         choose_matmul()
-        # torch's attention on a CPU has grouped keys and values with a mask, too, where
-        # transformers would repeat them: 9 % less memory for a step of SmolLM2, in the same time.
-        os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
         if save_memory:
             return_freed_memory()
         else:
             keep_freed_memory()
+    os.environ[GROUPED] = CHOSEN_GROUPED or ("1" if on_cpu else "0")
     if deterministic:
         os.environ.setdefault(
             "CUBLAS_WORKSPACE_CONFIG", ":4096:8"

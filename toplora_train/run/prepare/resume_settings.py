@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict
 from typing import Any
 
-from toplora_train.config.schema import (
-    DatasetSettings,
-    ModelSettings,
-    OptimizerSettings,
-    RunConfig,
-    TrainerSettings,
-)
+from toplora_train.config.resolved import DEFAULTS
+from toplora_train.config.schema import RunConfig
 from toplora_train.run.fit.best_checkpoint import selects
 from toplora_train.run.prepare.parsing import learned_template
 
@@ -62,23 +57,8 @@ def resume_settings(
 
 
 def with_defaults(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's settings; a key of ``now`` that is newer than the checkpoint has its default.
-
-    The default of a new key is what was done before there was one.
-    """
-    groups = {
-        "model": ModelSettings,
-        "optimizer": OptimizerSettings,
-        "trainer": TrainerSettings,
-        "dataset": DatasetSettings,
-    }
-    defaults = {
-        f"{group}.{entry.name}": entry.default
-        for group, schema in groups.items()
-        for entry in fields(schema)
-        if entry.default is not MISSING
-    }
-    return {key: defaults[key] for key in now if key in defaults} | dict(stored)
+    """A checkpoint's settings; a key of ``now`` that is newer than it has its default."""
+    return {key: DEFAULTS[key] for key in now if key in DEFAULTS} | dict(stored)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
