@@ -54,7 +54,6 @@ def lora_model() -> PeftModel:
 def train_step(model, optimizer, micro, *, max_grad_norm: float, **settings) -> StepResult:
     share = forward_backward(model, optimizer, micro, **settings)
     return update(
-        model,
         optimizer,
         share,
         max_grad_norm=max_grad_norm,

@@ -10,7 +10,7 @@ from toplora_train.config.adapter import adapter_defaults
 from toplora_train.models.tiny import tiny_model
 from toplora_train.train.spikes import LossTrend
 from toplora_train.train.training_stats import (
-    effective_rank,
+    effective_ranks,
     module_of,
     trainable_tensors,
     training_stats,
@@ -22,16 +22,19 @@ def test_equal_singular_values_give_their_number_as_effective_rank(rank: int):
     A = torch.linalg.qr(torch.randn(20, 8))[0].T.contiguous()
     B = torch.linalg.qr(torch.randn(30, 8))[0]
     B[:, rank:] = 0
-    assert effective_rank(A, B) == pytest.approx(rank, rel=1e-6)
+    assert effective_ranks([(A, B)]) == pytest.approx([rank], rel=1e-6)
 
 
 def test_the_effective_rank_is_that_of_the_whole_matrix():
     torch.manual_seed(1)
-    A, B = torch.randn(5, 20), torch.randn(30, 5)
-    values = torch.linalg.svdvals((B @ A).double())
-    shares = values[:5] / values[:5].sum()
-    assert effective_rank(A, B) == pytest.approx(math.exp(-(shares * shares.log()).sum()), rel=1e-5)
-    assert effective_rank(A, torch.zeros(30, 5)) == 0.0
+    pairs = [(torch.randn(r, 20), torch.randn(30, r)) for r in (5, 2)]
+    expected = []
+    for A, B in pairs:
+        values = torch.linalg.svdvals((B @ A).double())[: len(A)]
+        shares = values / values.sum()
+        expected.append(math.exp(-(shares * shares.log()).sum()))
+    found = effective_ranks([*pairs, (torch.randn(3, 20), torch.zeros(30, 3))])
+    assert found == pytest.approx([*expected, 0.0], rel=1e-5)
 
 
 def test_norms_are_of_the_adapter_and_of_each_modules_update():

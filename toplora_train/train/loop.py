@@ -129,7 +129,6 @@ def train(
         else:  # every pass communicates, so it cannot be repeated by one process alone
             share = compute(size)
         result = update(
-            model,
             optimizer,
             share,
             max_grad_norm=settings.max_grad_norm,

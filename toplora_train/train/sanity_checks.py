@@ -129,15 +129,12 @@ class DeadTensors:
         if self._left == 0 or lr == 0.0:
             return
         self._left -= 1
-        sums = torch.stack(
-            [
-                torch.zeros((), device=p.device)
-                if p.grad is None
-                else full_tensor(p.grad.abs().sum()).float()
-                for p in self._tensors.values()
-            ]
-        )
-        self._largest = sums if self._largest is None else torch.maximum(self._largest, sums)
+        gradients = [
+            torch.zeros((), device=p.device) if p.grad is None else full_tensor(p.grad)
+            for p in self._tensors.values()
+        ]
+        largest = torch.stack([one.float() for one in torch._foreach_norm(gradients, math.inf)])
+        self._largest = largest if self._largest is None else self._largest.maximum(largest)
 
     def validate(self) -> None:
         """Read what was noted, once ``patience`` steps have been.

@@ -81,20 +81,19 @@ def forward_backward(
 
 
 def update(
-    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     share: Tensor,
     *,
     max_grad_norm: float,
     accelerator: Accelerator,
 ) -> StepResult:
-    """Average the gradients over processes, clip them, and take one optimizer step.
+    """Average the optimizer's gradients over processes, clip them, and take one step.
 
     With ``max_grad_norm`` 0 gradients are not clipped. Nothing here waits for the device (unless
     fp16's gradient scaler does), so a loss or gradient that is NaN reaches the weights: whoever
     reads the result refuses them, see :class:`toplora_train.train.unread.Unread`.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     # Gradients of sharded parameters arrive averaged.
     average_gradients([p for p in trainable if not isinstance(p, DTensor)], accelerator)
     norm = full_tensor(accelerator.clip_grad_norm_(trainable, max_grad_norm or float("inf")))

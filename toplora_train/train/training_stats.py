@@ -6,9 +6,11 @@ Computed from the adapter's tensors alone; no matrix of a base weight's size is 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toplora_train.adapters import factors
@@ -46,19 +48,21 @@ def training_stats(
 @torch.no_grad()
 def _sizes(model: nn.Module, before: dict[str, Tensor]) -> TrainingStats:
     """The Frobenius norms of the adapter and, by module, of the step's update."""
-    squares = torch.zeros((), dtype=torch.float64)
-    moved: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if name in before:
-            new, old = full_tensor(parameter.detach()).double(), full_tensor(before[name]).double()
-            squares = squares.to(new.device) + new.square().sum()
-            module = module_of(name)
-            change = (new - old).square().sum()
-            moved[module] = moved[module] + change if module in moved else change
-    norms = dict(zip(moved, torch.stack(list(moved.values())).sqrt().tolist(), strict=True))
+    named = {name: p for name, p in model.named_parameters() if name in before}
+    new = [full_tensor(parameter.detach()) for parameter in named.values()]
+    change = torch._foreach_sub(new, [full_tensor(before[name]) for name in named])
+    sizes, moved = (
+        torch.stack(torch._foreach_norm(one, dtype=torch.float64)).square() for one in (new, change)
+    )
+    squares, *of_tensors = torch.cat([sizes.sum()[None], moved]).tolist()  # waits once
+    of_modules: dict[str, float] = {}
+    for name, moved_by in zip(named, of_tensors, strict=True):
+        module = module_of(name)
+        of_modules[module] = of_modules.get(module, 0.0) + moved_by
+    norms = {module: math.sqrt(square) for module, square in of_modules.items()}
     largest, smallest = max(norms, key=norms.__getitem__), min(norms, key=norms.__getitem__)
     return {
-        "adapter_norm": math.sqrt(float(squares)),
+        "adapter_norm": math.sqrt(squares),
         "update_norm_largest": norms[largest],
         "update_norm_largest_layer": largest,
         "update_norm_smallest": norms[smallest],
@@ -84,7 +88,7 @@ def _ranks(model: nn.Module) -> TrainingStats:
     found = {} if adapter_is_sharded(model) else factors.fixed_factors(model)
     if not found:
         return {}
-    ranks = {name: effective_rank(A, B) for name, (A, B) in found.items()}
+    ranks = dict(zip(found, effective_ranks(list(found.values())), strict=True))
     smallest = min(ranks, key=ranks.__getitem__)
     return {
         "effective_rank": sum(ranks.values()) / len(ranks),
@@ -93,16 +97,24 @@ def _ranks(model: nn.Module) -> TrainingStats:
     }
 
 
-def effective_rank(A: Tensor, B: Tensor) -> float:
-    """The effective rank of ``B A``, from ``(r, in)`` and ``(out, r)``; 0 if ``B A`` is zero.
+def effective_ranks(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+    """The effective ranks of products ``B A``, each of ``(r, in)`` and ``(out, r)``; 0 for zeros.
 
-    The singular values come from the r x r Gram matrices of A and B, in double precision.
+    The singular values come from the r x r Gram matrices of A and B, in double precision. They
+    are copied from the device together, those of a lower rank with zeros, which add nothing.
     """
-    inner = (A.double() @ A.double().T).cpu()
-    outer = (B.double().T @ B.double()).cpu()
+    widest = max(len(A) for A, _ in pairs)
+
+    def gram(rows: Tensor) -> Tensor:
+        rows = rows.double()
+        return F.pad(rows @ rows.T, (0, widest - len(rows)) * 2)
+
+    grams = torch.stack([gram(one) for A, B in pairs for one in (A, B.T)]).cpu()
+    inner, outer = grams[::2], grams[1::2]
     values, vectors = torch.linalg.eigh(inner)
-    root = vectors * values.clamp(min=0).sqrt()
-    return factors.effective_rank(torch.linalg.eigvalsh(root.T @ outer @ root).clamp(min=0).sqrt())
+    root = vectors * values.clamp(min=0).sqrt()[:, None]
+    squares = torch.linalg.eigvalsh(root.mT @ outer @ root).clamp(min=0)
+    return [factors.effective_rank(singular) for singular in squares.sqrt()]
 
 
 def _device_use(device: torch.device) -> TrainingStats:

@@ -26,6 +26,16 @@ def _installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+@functools.cache
+def _capable(device: torch.device) -> bool:
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def blocks(size: int, tile: int) -> int:
+    """How many tiles cover ``size``. Triton's own function takes as long as a small operation."""
+    return -(-size // tile)
+
+
 def available(x: Tensor) -> bool:
     """Whether the kernels can compute with x, ``(..., n)``.
 
@@ -35,6 +45,5 @@ def available(x: Tensor) -> bool:
     if x.dtype not in DTYPES:
         return False
     if x.device.type == "cuda":
-        recent = torch.version.hip is None and torch.cuda.get_device_capability(x.device) >= (8, 0)
-        return recent and _installed()
+        return _capable(x.device) and _installed()
     return x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1" and _installed()

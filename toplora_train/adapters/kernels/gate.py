@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from toplora_train.adapters.kernels import MAX_RANK
+from toplora_train.adapters.kernels import MAX_RANK, blocks
 
 ELEMENTS = 2048
 """Of a block: enough for the loads of 128 threads, few enough for their registers."""
@@ -77,7 +77,7 @@ def _block(hidden: Tensor, gain: Tensor) -> tuple[int, int, int, int]:
     T, r = hidden.shape[0], len(gain)
     if not 1 <= r <= MAX_RANK:
         raise ValueError(f"the gate's rank must be 1 to {MAX_RANK}, not {r}")
-    padded = triton.next_power_of_2(r)
+    padded = 1 << (r - 1).bit_length()
     return T, r, min(ELEMENTS // padded, 128), padded
 
 
@@ -100,7 +100,7 @@ def gated(hidden: Tensor, gain: Tensor, scaling: float, eps: float) -> Tensor:
     z = hidden.new_empty(T, r)
     if T:
         with torch.cuda.device_of(hidden):
-            _gated[(triton.cdiv(T, rows),)](
+            _gated[(blocks(T, rows),)](
                 hidden, gain.contiguous(), z, T, r, float(scaling), float(eps), rows, padded
             )
     return z
@@ -128,11 +128,11 @@ def gated_backward(
     if dz.shape != (T, r):
         raise ValueError(f"dz must be ({T}, {r}) as z is, not {tuple(dz.shape)}")
     dhidden = torch.empty_like(hidden)
-    blocks = triton.cdiv(T, rows)
-    parts = torch.empty(blocks, r, dtype=torch.float32, device=hidden.device)
+    programs = blocks(T, rows)
+    parts = torch.empty(programs, r, dtype=torch.float32, device=hidden.device)
     if T:
         with torch.cuda.device_of(hidden):
-            _gated_backward[(blocks,)](
+            _gated_backward[(programs,)](
                 dz.contiguous(), hidden, gain.contiguous(), dhidden, parts,
                 T, r, float(scaling), float(eps), rows, padded,
             )  # fmt: skip

@@ -11,6 +11,7 @@ all three. Sums are accumulated in float32 in a fixed order, so results are repr
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from toplora_train.adapters.kernels import DTYPES, MAX_RANK
+from toplora_train.adapters.kernels import DTYPES, MAX_RANK, blocks
 from toplora_train.adapters.kernels.dropout import kept, threshold_and_scale
 
 MULTIPROCESSORS = 132
@@ -214,13 +215,17 @@ def _product(x: Tensor, narrow: Tensor, k: int, p: float, dropped: int) -> _Prod
         raise ValueError(
             f"cannot drop x for {dropped} of {k} rows; each part has at most {MAX_RANK}"
         )
+    return _planned(*x.shape, k, p, dropped, x.element_size())
+
+
+@lru_cache(maxsize=1024)  # the layers of a step have few shapes, and this takes as long as a launch
+def _planned(T: int, n: int, k: int, p: float, dropped: int, itemsize: int) -> _Product:
     threshold, scale = threshold_and_scale(p)
     dropped = dropped if threshold else 0
     padded_dropped, padded_plain = (
         max(16, triton.next_power_of_2(size)) if size else 0 for size in (dropped, k - dropped)
     )
-    T, n = x.shape
-    tiles = tiles_of(T, padded_dropped + padded_plain, x.element_size())
+    tiles = tiles_of(T, padded_dropped + padded_plain, itemsize)
     return _Product(T, n, k, dropped, threshold, scale, padded_dropped, padded_plain, tiles)
 
 
@@ -256,7 +261,7 @@ def project(x: Tensor, K: Tensor, p: float, seed: int | Tensor, dropped: int) ->
     rows, columns, warps = work.tiles.forward
     if work.T:
         with torch.cuda.device_of(x):
-            _project[(triton.cdiv(work.T, rows),)](
+            _project[(blocks(work.T, rows),)](
                 x, K, out, work.T, work.n, _seed(seed), work.threshold, work.scale,
                 work.k, work.dropped, work.padded_dropped, work.padded_plain,
                 rows, columns, num_warps=warps, num_stages=3,
@@ -288,10 +293,10 @@ def project_backward_input(
     if K.dtype != dx.dtype or not K.is_contiguous():
         raise ValueError("K must be contiguous and in dx's dtype")
     rows, columns, warps = work.tiles.backward_input
-    blocks = triton.cdiv(work.T, rows) * triton.cdiv(work.n, columns)
-    if blocks:
+    programs = blocks(work.T, rows) * blocks(work.n, columns)
+    if programs:
         with torch.cuda.device_of(dx):
-            _project_backward_input[(blocks,)](
+            _project_backward_input[(programs,)](
                 dhidden, K, dx, work.T, work.n, _seed(seed), work.threshold, work.scale,
                 work.k, work.dropped, work.padded_dropped, work.padded_plain,
                 rows, columns, work.tiles.inner, num_warps=warps, num_stages=1,
@@ -320,11 +325,11 @@ def project_backward_weight(
     if len(dhidden) != work.T:
         raise ValueError(f"dhidden {tuple(dhidden.shape)} has not x's {work.T} rows")
     rows, columns, warps = work.tiles.backward_weight
-    across = triton.cdiv(work.n, columns)
+    across = blocks(work.n, columns)
     # Two programs for each multiprocessor: more would only add partial sums to write and read.
-    spans = max(1, min(2 * MULTIPROCESSORS // across, triton.cdiv(work.T, rows)))
-    span = triton.cdiv(triton.cdiv(work.T, spans), rows) * rows
-    spans = triton.cdiv(work.T, span) if span else 0
+    spans = max(1, min(2 * MULTIPROCESSORS // across, blocks(work.T, rows)))
+    span = blocks(blocks(work.T, spans), rows) * rows
+    spans = blocks(work.T, span) if span else 0
     parts = torch.empty(spans, work.k, work.n, dtype=torch.float32, device=x.device)
     if spans:
         with torch.cuda.device_of(x):
