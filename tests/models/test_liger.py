@@ -11,7 +11,7 @@ from tests.interpreter import interpreted_library
 from tests.train.test_step import examples, lora_model
 from toplora_train.config.errors import UserError
 from toplora_train.data.batches import collate
-from toplora_train.models.liger import liger_layers, validate_liger
+from toplora_train.models.liger import liger_layers, validate_liger, validate_liger_model
 from toplora_train.models.tiny import tiny_model
 from toplora_train.train.proofs import prove_layers
 from toplora_train.train.step import supervised_loss
@@ -74,13 +74,13 @@ def test_afterwards_the_model_and_transformers_are_as_before():
 
 
 def test_what_liger_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPatch):
-    model = tiny_model()
-    validate_liger(model, CUDA)
+    validate_liger(CUDA)
+    validate_liger_model(tiny_model())
     with pytest.raises(UserError, match=r"needs a CUDA device, and this runs on cpu"):
-        validate_liger(model, torch.device("cpu"))
+        validate_liger(torch.device("cpu"))
     small = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
     with pytest.raises(UserError, match=r"no kernels for bert models \(it has for .*llama"):
-        validate_liger(BertForSequenceClassification(small), CUDA)
+        validate_liger_model(BertForSequenceClassification(small))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"pip install 'toplora-train\[liger\]'"):
-        validate_liger(model, CUDA)
+        validate_liger(CUDA)

@@ -1,3 +1,4 @@
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -7,10 +8,10 @@ from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
 
 from tests.train.test_loop import start_training
 from tests.train.test_step import CPU, SHAPES, adamw, examples, lora_model
-from toplora_train.config.errors import UserError
+from toplora_train.config.errors import Interrupted, UserError
 from toplora_train.data.batches import collate, pack
 from toplora_train.train.checkpoint import adapter_tensors
-from toplora_train.train.proofs import prove_packing
+from toplora_train.train.proofs import prove_layers, prove_packing
 from toplora_train.train.step import supervised_loss
 
 padded = partial(collate, pad_token_id=0)
@@ -67,6 +68,34 @@ def test_packed_rows_have_the_loss_and_gradients_of_padded_ones_in_every_family(
 def test_a_model_that_mixes_packed_rows_is_refused_in_every_precision(config, dtype):
     with pytest.raises(UserError, match=r"use trainer\.batching=padded"):
         prove(random_model(config).to(dtype), examples(2))
+
+
+@pytest.mark.parametrize("stops", [UserError("a line"), Interrupted(2)])
+def test_a_compilers_error_of_any_kind_is_one_line_and_a_stop_stays_a_stop(stops):
+    class KernelError(Exception):
+        """As Triton's, which is no RuntimeError."""
+
+    @contextmanager
+    def failing(error: Exception):
+        raise error
+        yield
+
+    def prove(error: Exception) -> None:
+        prove_layers(
+            lora_model(),
+            collate(examples()[:2], 0),
+            settings="trainer.liger=true",
+            off="trainer.liger=false",
+            changed=failing(error),
+            loss=supervised_loss,
+            accelerator=Accelerator(cpu=True),
+        )
+
+    with pytest.raises(UserError, match=r"true: .* so here \(shared memory\).*use trainer.liger=f"):
+        prove(KernelError("\nshared memory"))
+    with pytest.raises(type(stops)) as raised:
+        prove(stops)
+    assert raised.value is stops
 
 
 def test_a_single_row_is_never_refused():

@@ -22,8 +22,8 @@ from toplora_train.config.errors import UserError
 ABSENT = object()
 
 
-def validate_liger(model: nn.Module, device: torch.device) -> None:
-    """Check that Liger is installed and has kernels for the model and the device.
+def validate_liger(device: torch.device) -> None:
+    """Check that the device is one for Liger's kernels and that they are installed.
 
     Raises:
         UserError: Names what is missing.
@@ -37,6 +37,14 @@ def validate_liger(model: nn.Module, device: torch.device) -> None:
         raise UserError(
             "trainer.liger=true needs Liger's kernels: pip install 'toplora-train[liger]'"
         )
+
+
+def validate_liger_model(model: nn.Module) -> None:
+    """Check that Liger has kernels for the model's architecture.
+
+    Raises:
+        UserError: Names the architectures that it has kernels for.
+    """
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
     kind = _base(model).config.model_type

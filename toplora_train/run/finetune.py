@@ -14,7 +14,7 @@ from toplora_train.config.schema import RunConfig
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.models.activation import checkpoint_activations
-from toplora_train.models.liger import validate_liger
+from toplora_train.models.liger import validate_liger, validate_liger_model
 from toplora_train.models.sharded import to_device
 from toplora_train.report.display import say
 from toplora_train.report.earlier import earlier_ends
@@ -72,6 +72,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         save_memory=config.trainer.activation_checkpointing,
     )
     validate_settings(config, processes=accelerator.num_processes)
+    if config.trainer.liger:
+        validate_liger(accelerator.device)
     first = accelerator.is_main_process  # it alone writes files and shows progress
     console = open_console(quiet=not first)
     autocast = AUTOCAST[config.trainer.mixed_precision]
@@ -114,7 +116,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     model = load_base(config, run_data.location, run_data.objective.head, shards=shards)
     base_parameters = model.num_parameters()
     if config.trainer.liger:
-        validate_liger(model, accelerator.device)
+        validate_liger_model(model)
     to_device(model, accelerator.device)
     scorer = Scorer(
         tokenizer=run_data.tokenizer,
