@@ -55,6 +55,23 @@ def test_norms_are_of_the_adapter_and_of_each_modules_update():
     assert stats["loss_spikes"] == 2
 
 
+@pytest.mark.parametrize("modules", [["q_proj"], ["q_proj", "k_proj", "v_proj", "o_proj"]])
+def test_the_device_is_read_twice_however_many_modules_are_adapted(monkeypatch, modules):
+    settings = adapter_defaults("lora")[0] | {"target_modules": modules}
+    model = attach_adapter(tiny_model(), settings, seed=0)
+    reads = []
+    for method in ("cpu", "tolist"):
+        real = getattr(torch.Tensor, method)
+
+        def counted(tensor, real=real):
+            reads.append(real.__name__)
+            return real(tensor)
+
+        monkeypatch.setattr(torch.Tensor, method, counted)
+    training_stats(model, trainable_tensors(model), LossTrend(), CPU)
+    assert sorted(reads) == ["cpu", "tolist"]
+
+
 @pytest.mark.parametrize("name", [name for name in adapter_names() if name != "fusion"])
 def test_every_adapter_has_training_stats(name: str):
     settings, _ = adapter_defaults(name)
