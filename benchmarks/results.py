@@ -4,8 +4,9 @@
 
 A table is a block of lines between `<!-- results: KIND STUDY... -->` and `<!-- end -->`. STUDY is
 `docs/results/STUDY.json`, written by `toplora-report STUDY archive=STUDY.json`; several (`arith_*`)
-are compared as one. KIND is one of the functions of TABLES. Everything but the blocks is written by
-hand.
+are compared as one. KIND is one of the functions of TABLES. Methods are compared with LoRA, or with
+TopLoRA where the block begins with `<!-- results against toplora: `. Everything but the blocks is
+written by hand.
 """
 
 import argparse
@@ -23,17 +24,18 @@ from toplora_train.report.comparison import compare_runs, overall
 from toplora_train.report.comparison_tables import learning_rate_table
 
 STUDIES = Path(__file__).resolve().parents[1] / "docs" / "results"
-BASELINE = "lora"
 PACKAGES = ("torch", "transformers", "peft")
 BLOCK = re.compile(
-    r"(<!-- results: (?P<kind>\w+) (?P<studies>[\w* ]+) -->\n).*?(?=<!-- end -->)", re.DOTALL
+    r"(<!-- results(?: against (?P<baseline>\S+))?: (?P<kind>\w+) (?P<studies>[\w* ]+) -->\n)"
+    r".*?(?=<!-- end -->)",
+    re.DOTALL,
 )
 
 Document = dict[str, Any]
 
 
-def study(name: str) -> Document:
-    """The comparison of the methods with LoRA; the studies' commands and where they were run."""
+def study(name: str, baseline: str = "lora") -> Document:
+    """The comparison of the methods with one; the studies' commands and where they were run."""
     paths = sorted(STUDIES.glob(f"{name}.json"))
     if not paths:
         raise UserError(f"{STUDIES} has no {name}.json")
@@ -41,7 +43,7 @@ def study(name: str) -> Document:
     runs = [run for finished, _ in read for run in finished]
     tuning = [run for _, tuned in read for run in tuned]
     machines = [machine(run.report["environment"]) for run in [*runs, *tuning]]
-    return compare_runs(runs, tuning=tuning, baseline=BASELINE) | {
+    return compare_runs(runs, tuning=tuning, baseline=baseline) | {
         "commands": [
             command
             for path in paths
@@ -81,7 +83,7 @@ def scores(documents: Sequence[Document]) -> str:
 
 
 def verdicts(documents: Sequence[Document]) -> str:
-    """Each method against LoRA, with what the comparison could have seen."""
+    """Each method against the one, with what the comparison could have seen."""
     (document,) = documents
     seeds = {method["name"]: len(method["seeds"]) for method in document["methods"]}
     rows = []
@@ -180,7 +182,8 @@ def filled(text: str) -> str:
     """A page with its tables written anew."""
 
     def block(found: re.Match[str]) -> str:
-        documents = [study(name) for name in found["studies"].split()]
+        baseline = found["baseline"] or "lora"
+        documents = [study(name, baseline) for name in found["studies"].split()]
         return f"{found[1]}\n{TABLES[found['kind']](documents)}\n"
 
     return BLOCK.sub(block, text)

@@ -35,6 +35,30 @@ def test_a_method_is_named_by_the_settings_that_differ(tmp_path: Path):
     ]
 
 
+def test_where_several_settings_differ_a_name_leaves_out_the_defaults(tmp_path: Path):
+    def names(*changes: dict[str, object]) -> list[str]:
+        folder = tmp_path / f"{len(changes)} of {len(list(tmp_path.iterdir()))}"
+        for number, change in enumerate(changes):
+            path = run_folder(folder / f"{number}", adapter="toplora") / "config.yaml"
+            config = yaml.safe_load(path.read_text())
+            config["adapter"] |= change
+            path.write_text(yaml.safe_dump(config))
+        return [method.name for method in group(find_runs([folder]))]
+
+    full = {"norm": "rms", "activation": "exp"}
+    ablation = [full, full | {"norm": "none"}, full | {"activation": "identity"}]
+    assert names(*({"gate": gate} for gate in ablation)) == [
+        "toplora",
+        "toplora adapter.gate.norm=none",
+        "toplora adapter.gate.activation=identity",
+    ]
+    assert names({"dropout": 0.05}, {"dropout": None}, {"use_rslora": True}) == [
+        "toplora adapter.dropout=0.05 adapter.use_rslora=false",
+        "toplora adapter.use_rslora=false",
+        "toplora adapter.dropout=0.05 adapter.use_rslora=true",
+    ], "two would have one name"
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(["q", "v"], "[q,v]"), (True, "true"), (None, "null"), (1e-4, "0.0001"), ("a.*", "a.*")],

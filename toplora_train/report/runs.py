@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -243,6 +243,9 @@ def _limit(command: str, of_training: int | None) -> int | None:
 def group(runs: Sequence[Run]) -> list[Method]:
     """Group runs by method, in the order given; methods are named by the settings that differ.
 
+    Where several settings differ, a name leaves out those that have their default, as an ablation
+    reads: ``toplora`` and ``toplora adapter.gate.norm=none``.
+
     Raises:
         UserError: Two runs have the same method and seed.
     """
@@ -262,7 +265,12 @@ def group(runs: Sequence[Run]) -> list[Method]:
                     f"{run.folder}: another run has the same settings and seed; remove one of them"
                 )
     keys = _differing_keys([_of_method(same[0]) for same in by_settings.values()])
-    return [Method(_name(same[0], keys), tuple(same)) for same in by_settings.values()]
+    first = [same[0] for same in by_settings.values()]
+    names = [_name(run, keys, without=_by_default(_of_method(run))) for run in first]
+    if len(keys) < 2 or len(set(names)) < len(names):
+        names = [_name(run, keys) for run in first]
+    groups = zip(names, by_settings.values(), strict=True)
+    return [Method(name, tuple(same)) for name, same in groups]
 
 
 def _of_method(run: Run) -> dict[str, Any]:
@@ -321,12 +329,12 @@ def _optimizer_defaults(name: Any) -> dict[str, Any]:
     return {key: value for each in (*bases, values) for key, value in each.items()}
 
 
-def _name(run: Run, keys: Sequence[str]) -> str:
+def _name(run: Run, keys: Sequence[str], without: Container[str] = ()) -> str:
     words = [str(run.settings["adapter.name"])]
     if run.settings.get("optimizer.name") not in (None, DEFAULT_OPTIMIZER):
         words.append(f"optimizer={run.settings['optimizer.name']}")
     settings = _of_method(run)
-    given = [key for key in keys if settings.get(key) is not None]
+    given = [key for key in keys if settings.get(key) is not None and key not in without]
     return " ".join([*words, *(f"{key}={typed(settings[key])}" for key in given)])
 
 
