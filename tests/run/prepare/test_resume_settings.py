@@ -4,12 +4,15 @@ from pathlib import Path
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.run.prepare.resume_settings import flatten, resume_settings, with_defaults
+from toplora_train.run.prepare.resume_settings import resume_settings, with_defaults
 from toplora_train.train.checkpoint import validate_same_settings
 
 
-def test_nested_keys_become_dotted_ones():
-    assert flatten({"a": {"b": {"c": 1}}, "d": [2]}) == {"a.b.c": 1, "d": [2]}
+def test_nested_keys_become_dotted_ones_and_an_empty_mapping_is_none(make_run):
+    config = make_run()
+    gated = replace(config, adapter=config.adapter | {"gate": {"norm": "rms"}, "settings": {}})
+    found = resume_settings(gated, rows_sha256="x")
+    assert found["adapter.gate.norm"] == "rms" and "adapter.settings" not in found
 
 
 def test_settings_that_affect_training_are_in_and_others_are_out(make_run):

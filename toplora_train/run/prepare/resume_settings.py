@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from toplora_train.config.resolved import DEFAULTS
+from toplora_train.config.resolved import DEFAULTS, flattened
 from toplora_train.config.schema import RunConfig
 from toplora_train.run.fit.best_checkpoint import selects
 from toplora_train.run.prepare.parsing import learned_template
@@ -53,20 +53,11 @@ def resume_settings(
     if template is not None:  # a checkpoint from before templates has no such key
         parts["dataset"]["prompt"] = template
     free = FREE - {"trainer.eval_every"} if selects(config) else FREE  # it sets the candidates
-    return {key: value for key, value in flatten(parts).items() if key not in free}
+    return {
+        key: value for key, value in flattened(parts).items() if key not in free and value != {}
+    }
 
 
 def with_defaults(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's settings; a key of ``now`` that is newer than it has its default."""
     return {key: DEFAULTS[key] for key in now if key in DEFAULTS} | dict(stored)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one level of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
