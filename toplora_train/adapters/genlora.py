@@ -32,9 +32,9 @@ the number of tokens. Merges: as LoRA does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -120,7 +120,7 @@ def _basis(distance: Tensor) -> Tensor:
 
 
 class _WeightedSum(torch.autograd.Function):
-    """``sum_k w phi``, ``(r, n)``; the values phi are computed again for the gradients.
+    """``sum_k w phi``, ``(r, G, S)``; the values phi are computed again for the gradients.
 
     With t = (z - c) / h and q = 2 w^T d(sum) * phi * t:
     dw = d(sum) phi^T,   dc = sum_s(q) / h,   d(log h) = sum_s(q t),   dz = -sum_rk(q / h)
@@ -131,27 +131,24 @@ class _WeightedSum(torch.autograd.Function):
         ctx: Any, latent: Tensor, weights: Tensor, centres: Tensor, log_widths: Tensor
     ) -> Tensor:
         ctx.save_for_backward(latent, weights, centres, log_widths)
-        rank, groups, _ = weights.shape
-        values = radial_basis(_in_groups(latent, groups), centres, log_widths)
-        total = torch.bmm(_batched(weights, values), values.flatten(0, 1))
-        total = _unbatched(total, weights, values).reshape(rank, -1)
-        return total if total.shape[1] == len(latent) else total[:, : len(latent)].contiguous()
+        values = radial_basis(latent, centres, log_widths)
+        if len(values) == len(weights):  # small matrix products would take twice as long
+            return values.mul_(weights.unsqueeze(-1)).sum(dim=2)
+        return torch.bmm(weights.transpose(0, 1), values[0]).transpose(0, 1).contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dtotal: Tensor) -> tuple[Tensor | None, ...]:
         latent, weights, centres, log_widths = ctx.saved_tensors
-        groups, n = weights.shape[1], len(latent)
         with without_autocast(latent):
             inverse = torch.exp(-log_widths)
-            distance = _distance(_in_groups(latent, groups), centres, inverse)
+            distance = _distance(latent, centres, inverse)
             q = _basis(distance)
-            w, d = _batched(weights * 2, q), _batched(_in_groups(dtotal, groups), q)
+            w, d = _batched(weights * 2, q), _batched(dtotal, q)
             dw = _unbatched(torch.bmm(d, q.flatten(0, 1).mT), weights, q)
             # An outer product is faster as a multiplication.
             q.mul_((w.mT * d if w.shape[1] == 1 else torch.bmm(w.mT, d)).view_as(q)).mul_(distance)
-            across = inverse.expand(q.shape[:3]).reshape(-1, 1, q.shape[2])
-            dz = torch.bmm(across, q.flatten(0, 1)).view(len(q), -1).sum(dim=0)[:n].neg_()
+            dz = (q * inverse.unsqueeze(-1)).sum(dim=0).sum(dim=1).neg_()
             dc = drho = None
             if any(ctx.needs_input_grad[2:]):
                 dc = q.sum(dim=-1).mul_(inverse).sum_to_size(centres.shape)
@@ -173,48 +170,58 @@ def _unbatched(batched: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     return batched.transpose(0, 1)
 
 
-def synthesise(
-    latent: Tensor,
-    weights: Tensor,
-    centres: Tensor,
-    log_widths: Tensor,
-    *,
-    base_weights: Tensor | None = None,
-    base_term: str = "none",
-) -> Tensor:
-    """The matrix synthesised from a latent vector (the module's equation), in float32 or wider.
+class Parts(NamedTuple):
+    """What a matrix ``(r, n)`` is synthesised from.
 
-    For the backward pass only the arguments are kept; a few rows at a time are recomputed.
+    Shapes: latent ``(n,)``; weights ``(r, G, K)``; centres and log_widths ``(r, G, K)``, or
+    ``(1, 1, K)`` where all rows and groups share them; base_weights ``(r, G)``, None without base
+    term.
+    """
+
+    latent: Tensor
+    weights: Tensor
+    centres: Tensor
+    log_widths: Tensor
+    base_weights: Tensor | None = None
+
+
+def synthesise(*matrices: Parts, base_term: str = "none") -> list[Tensor]:
+    """The matrices of the module's equation, in float32 or wider.
+
+    For the backward pass only the arguments are kept; a few rows at a time are recomputed. The
+    groups of all matrices are computed together, because calling the operations takes most of the
+    time.
 
     Args:
-        latent: ``(n,)``.
-        weights: ``(r, G, K)``.
-        centres: ``(r, G, K)``, or ``(1, 1, K)`` where all rows and groups share them.
-        log_widths: Of the shape of ``centres``.
-        base_weights: ``(r, G)``; None without base term.
+        matrices: Each from its latent vector, with the same number of rows and of functions, and
+            with functions of their own or all with the same ones.
         base_term: A key of :data:`BASE_TERMS`.
 
     Returns:
-        ``(r, n)``.
+        ``(r, n)`` each.
     """
-    dtype = torch.promote_types(latent.dtype, torch.float32)
-    latent, weights, centres, log_widths = (
-        tensor.to(dtype) for tensor in (latent, weights, centres, log_widths)
+    dtype = torch.promote_types(matrices[0].latent.dtype, torch.float32)
+    latents, weights, centres, log_widths = (
+        [tensor.to(dtype) for tensor in column] for column in list(zip(*matrices, strict=True))[:4]
     )
-    rank, groups, kernels = weights.shape
-    rows = max(1, VALUES_AT_A_TIME // (len(latent) * kernels))
-    shared = len(centres) == 1
-    with without_autocast(latent):
-        if shared or rows >= rank:
-            matrix = _weighted_sum(latent, weights, centres, log_widths)
-        else:
-            parts = (torch.split(tensor, rows) for tensor in (weights, centres, log_widths))
-            matrix = torch.cat([_weighted_sum(latent, *part) for part in zip(*parts, strict=True)])
+    rank, groups = len(weights[0]), [one.shape[1] for one in weights]
+    shared = len(centres[0]) == 1
+    with without_autocast(latents[0]):
+        latent = _in_groups(latents, groups)
+        functions = (
+            torch.cat(weights, dim=1),
+            *(one[0] if shared else torch.cat(one, dim=1) for one in (centres, log_widths)),
+        )
+        values_of_row = latent.numel() * weights[0].shape[2]
+        rows = rank if shared else max(1, VALUES_AT_A_TIME // values_of_row)
+        split = zip(*(torch.split(one, rows) for one in functions), strict=True)
+        total = torch.cat([_weighted_sum(latent, *part) for part in split])
         base = BASE_TERMS[base_term]
-        if base is not None and base_weights is not None:
-            term = base_weights.to(dtype)[..., None] * base(_in_groups(latent, groups))
-            matrix = matrix + term.reshape(rank, -1)[:, : len(latent)]
-    return matrix
+        base_weights = [one.base_weights for one in matrices if one.base_weights is not None]
+        if base is not None and base_weights:
+            total = total + torch.cat(base_weights, dim=1).to(dtype)[..., None] * base(latent)
+        of_matrices = zip(torch.split(total, groups, dim=1), latents, strict=True)
+        return [_coordinates(one, len(latent)) for one, latent in of_matrices]
 
 
 def _weighted_sum(*tensors: Tensor) -> Tensor:
@@ -222,12 +229,20 @@ def _weighted_sum(*tensors: Tensor) -> Tensor:
     return total
 
 
-def _in_groups(rows: Tensor, groups: int) -> Tensor:
-    """``(..., n)`` as ``(..., G, S)``, the last group padded with zeros."""
-    size = math.ceil(rows.shape[-1] / groups)
-    if size * groups > rows.shape[-1]:
-        rows = F.pad(rows, (0, groups * size - rows.shape[-1]))
-    return rows.view(*rows.shape[:-1], groups, size)
+def _in_groups(latents: Sequence[Tensor], groups: Sequence[int]) -> Tensor:
+    """Vectors ``(n,)``, each in its number of groups, as ``(sum G, S)``, padded with zeros."""
+    sizes = [math.ceil(len(one) / number) for one, number in zip(latents, groups, strict=True)]
+    rows = []
+    for one, number, size in zip(latents, groups, sizes, strict=True):
+        whole = F.pad(one, (0, number * size - len(one))) if number * size > len(one) else one
+        rows.append(F.pad(whole.view(number, size), (0, max(sizes) - size)))
+    return torch.cat(rows)
+
+
+def _coordinates(rows: Tensor, width: int) -> Tensor:
+    """``(r, G, S)`` without the padding of :func:`_in_groups`, ``(r, n)``."""
+    size = math.ceil(width / rows.shape[1])
+    return rows[..., :size].reshape(len(rows), -1)[:, :width].contiguous()
 
 
 def initial_grid(
@@ -285,30 +300,23 @@ class GenLoraLinear(AdapterLinear):
 
     def low_rank(self, adapter_name: str) -> LowRank:
         """A and B, synthesised in float32, and s."""
-        A, B = (self._synthesised(matrix, adapter_name) for matrix in "AB")
+        parts = [self.parts(matrix, adapter_name) for matrix in "AB"]
+        A, B = synthesise(*parts, base_term=self.configs[adapter_name].base_term)
         return LowRank(A, B.T, self.scaling[adapter_name])
 
-    def _synthesised(self, matrix: str, adapter_name: str) -> Tensor:
-        """A ``(r, n)``, or the transpose of B ``(r, m)``."""
+    def parts(self, matrix: str, adapter_name: str) -> Parts:
+        """What A ``(r, n)``, or the transpose of B ``(r, m)``, is synthesised from."""
         config = self.configs[adapter_name]
-        parts = {
-            part: getattr(self, f"genlora_{part}_{matrix}").get(adapter_name)
+        latent, weights, centres, log_widths, base_weights = (
+            getattr(self, f"genlora_{part}_{matrix}").get(adapter_name)
             for part in ("z", "w", "c", "rho", "b")
-        }
-        centres, log_widths = parts["c"], parts["rho"]
+        )
         if not config.learned_grid:
             centres, log_widths = (
-                values.to(parts["z"].device)[None, None]
+                values.to(latent.device)[None, None]
                 for values in initial_grid(config.num_kernels, *config.grid)
             )
-        return synthesise(
-            parts["z"],
-            parts["w"],
-            centres,
-            log_widths,
-            base_weights=parts["b"],
-            base_term=config.base_term,
-        )
+        return Parts(latent, weights, centres, log_widths, base_weights)
 
 
 def _check_grid(grid: object) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
 
-from toplora_train.adapters.genlora import GenLoraLinear, initial_grid, synthesise
+from toplora_train.adapters.genlora import GenLoraLinear, Parts, synthesise
 from toplora_train.adapters.tenslora import TensLoraLinear, tensor_names
 from toplora_train.adapters.tenslora_constructions import modes
 from toplora_train.adapters.updates import adapted_layers, place_of
@@ -122,29 +122,12 @@ def basis_functions(layer: GenLoraLinear, adapter_name: str) -> dict[str, Any]:
     """
     config, found = layer.configs[adapter_name], {}
     for matrix in "AB":
-        parts: dict[str, Any] = {
-            part: getattr(layer, f"genlora_{part}_{matrix}").get(adapter_name)
-            for part in ("z", "w", "c", "rho", "b")
-        }
-        z = parts.pop("z")
-        low, high = min(float(z.min()), config.grid[0]), max(float(z.max()), config.grid[1])
-        latent = torch.linspace(low, high, POINTS, device=z.device)
-        first: dict[str, Any] = {
-            part: None if values is None else values[:, :1] for part, values in parts.items()
-        }
-        if not config.learned_grid:
-            first["c"], first["rho"] = (
-                values.to(z.device)[None, None]
-                for values in initial_grid(config.num_kernels, *config.grid)
-            )
-        functions = synthesise(
-            latent,
-            first["w"],
-            first["c"],
-            first["rho"],
-            base_weights=first["b"],
-            base_term=config.base_term,
-        )
+        parts = layer.parts(matrix, adapter_name)
+        low = min(float(parts.latent.min()), config.grid[0])
+        high = max(float(parts.latent.max()), config.grid[1])
+        latent = torch.linspace(low, high, POINTS, device=parts.latent.device)
+        first_group: Any = [None if one is None else one[:, :1] for one in parts[1:]]
+        (functions,) = synthesise(Parts(latent, *first_group), base_term=config.base_term)
         found[matrix] = {"latent": latent.tolist(), "functions": functions.tolist()}
     return found
 
