@@ -34,6 +34,14 @@ RATES = {
 }
 
 
+def test_long_names_leave_room_for_the_chart(recwarn):
+    settings = [f"adapter.gate.setting_{number}=value" for number in range(7)]
+    names = [" ".join(["toplora", *settings, f"{number}"]) for number in range(6)]
+    pareto_chart([method(one, 0.6, place) for place, one in enumerate(names)], "cost", "cost")
+    rate_chart({"metric": "accuracy", "curves": dict.fromkeys(names, RATES["curves"]["lora"])})
+    assert not recwarn, "matplotlib found no room for the axes"
+
+
 def test_two_charts_on_a_page_share_no_id_and_miss_none():
     pictures = [pareto_chart([method("a", 0.6, 20)], "cost", "cost"), rate_chart(RATES)]
     ids = [set(re.findall(r'\bid="([^"]+)"', picture)) for picture in pictures]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from matplotlib import rc_context
@@ -65,7 +66,7 @@ def pareto_chart(methods: Sequence[Mapping[str, Any]], cost: str, label: str) ->
             axes.plot(place, score, "o", color=TUNED, markerfacecolor=filled, markersize=7)
             left = index % 2 == 1  # and below: labels of similar methods do not cover each other
             axes.annotate(
-                shortened(method["name"]),
+                _label(method["name"]),
                 (place, score),
                 xytext=(-6, -10) if left else (6, 4),
                 textcoords="offset points",
@@ -94,7 +95,7 @@ def rate_chart(rates: Mapping[str, Any]) -> str:
             color = _COLORS[index % len(_COLORS)]
             grid = [point["rate"] for point in curve["points"]]
             means = [point["mean"] for point in curve["points"]]
-            axes.plot(grid, means, "o-", color=color, markerfacecolor="none", label=shortened(name))
+            axes.plot(grid, means, "o-", color=color, markerfacecolor="none", label=_label(name))
             best = grid.index(curve["best"])
             axes.plot(grid[best], means[best], "o", color=color)
             for point in curve["points"]:
@@ -106,10 +107,17 @@ def rate_chart(rates: Mapping[str, Any]) -> str:
         axes.minorticks_off()
         axes.set_xlabel("learning rate")
         axes.set_ylabel(f"held-out {rates['metric']}")
-        for text in axes.legend().get_texts():
+        legend = axes.legend()
+        legend.set_in_layout(False)  # many long names would leave no room for the axes
+        for text in legend.get_texts():
             text.set_parse_math(False)
         _light_grid(axes, "y")
         return _svg(figure, "Held-out score by learning rate")
+
+
+def _label(name: str) -> str:
+    """A method's name on lines that leave room for the chart."""
+    return "\n".join(wrap(shortened(name), 32, break_long_words=False, break_on_hyphens=False))
 
 
 def _light_grid(axes: Axes, axis: Any) -> None:
