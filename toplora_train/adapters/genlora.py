@@ -215,7 +215,8 @@ def synthesise(*matrices: Parts, base_term: str = "none") -> list[Tensor]:
         values_of_row = latent.numel() * weights[0].shape[2]
         rows = rank if shared else max(1, VALUES_AT_A_TIME // values_of_row)
         split = zip(*(torch.split(one, rows) for one in functions), strict=True)
-        total = torch.cat([_weighted_sum(latent, *part) for part in split])
+        totals = [_weighted_sum(latent, *part) for part in split]
+        total = totals[0] if len(totals) == 1 else torch.cat(totals)
         base = BASE_TERMS[base_term]
         base_weights = [one.base_weights for one in matrices if one.base_weights is not None]
         if base is not None and base_weights:
@@ -232,17 +233,26 @@ def _weighted_sum(*tensors: Tensor) -> Tensor:
 def _in_groups(latents: Sequence[Tensor], groups: Sequence[int]) -> Tensor:
     """Vectors ``(n,)``, each in its number of groups, as ``(sum G, S)``, padded with zeros."""
     sizes = [math.ceil(len(one) / number) for one, number in zip(latents, groups, strict=True)]
-    rows = []
-    for one, number, size in zip(latents, groups, sizes, strict=True):
-        whole = F.pad(one, (0, number * size - len(one))) if number * size > len(one) else one
-        rows.append(F.pad(whole.view(number, size), (0, max(sizes) - size)))
+    rows = [
+        _padded(_padded(one, number * size).view(number, size), max(sizes))
+        for one, number, size in zip(latents, groups, sizes, strict=True)
+    ]
     return torch.cat(rows)
 
 
 def _coordinates(rows: Tensor, width: int) -> Tensor:
     """``(r, G, S)`` without the padding of :func:`_in_groups`, ``(r, n)``."""
     size = math.ceil(width / rows.shape[1])
-    return rows[..., :size].reshape(len(rows), -1)[:, :width].contiguous()
+    if rows.shape[2] > size:
+        rows = rows[..., :size]
+    flat = rows.reshape(len(rows), -1)
+    return (flat if flat.shape[1] == width else flat[:, :width]).contiguous()
+
+
+def _padded(rows: Tensor, width: int) -> Tensor:
+    """The last dimension padded with zeros; as it is if nothing is missing, without a copy."""
+    missing = width - rows.shape[-1]
+    return F.pad(rows, (0, missing)) if missing else rows
 
 
 def initial_grid(
