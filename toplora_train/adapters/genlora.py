@@ -132,7 +132,7 @@ class _WeightedSum(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(latent, weights, centres, log_widths)
         values = radial_basis(latent, centres, log_widths)
-        if len(values) == len(weights):  # small matrix products would take twice as long
+        if len(values) == len(weights):  # with few columns, products would take twice as long
             return values.mul_(weights.unsqueeze(-1)).sum(dim=2)
         return torch.bmm(weights.transpose(0, 1), values[0]).transpose(0, 1).contiguous()
 
@@ -188,9 +188,9 @@ class Parts(NamedTuple):
 def synthesise(*matrices: Parts, base_term: str = "none") -> list[Tensor]:
     """The matrices of the module's equation, in float32 or wider.
 
-    For the backward pass only the arguments are kept; a few rows at a time are recomputed. The
-    groups of all matrices are computed together, because calling the operations takes most of the
-    time.
+    For the backward pass the arguments are kept, joined; a few rows at a time are recomputed. The
+    groups of all matrices are computed together, padded to one size, because calling the operations
+    takes most of the time.
 
     Args:
         matrices: Each from its latent vector, with the same number of rows and of functions, and

@@ -11,6 +11,8 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 
 from toplora_train.report.costs import mark_front
 from toplora_train.report.numbers import rate, shortened
@@ -40,6 +42,8 @@ _STYLE = {
 def pareto_chart(methods: Sequence[Mapping[str, Any]], cost: str, label: str) -> str:
     """Plot the methods' scores against a cost, those on the Pareto front filled and joined.
 
+    The points are numbered in the order given, and the names are listed beside the chart.
+
     Args:
         methods: ``methods`` of a comparison, with an average score and the cost.
         cost: The key of the cost.
@@ -48,7 +52,7 @@ def pareto_chart(methods: Sequence[Mapping[str, Any]], cost: str, label: str) ->
     front = [one for one, on in zip(methods, mark_front(methods, cost), strict=True) if on]
     front.sort(key=lambda method: method[cost])
     with rc_context(_STYLE):
-        figure = Figure(figsize=(8, 4), layout="constrained")
+        figure = _figure(4)
         axes = figure.subplots()
         axes.step(
             [method[cost] for method in front],
@@ -57,26 +61,26 @@ def pareto_chart(methods: Sequence[Mapping[str, Any]], cost: str, label: str) ->
             color=TUNED,
             alpha=0.4,
         )
-        for index, method in enumerate(sorted(methods, key=lambda method: method["average"])):
+        for number, method in enumerate(methods, start=1):
             place, score = method[cost], 100 * method["average"]
             if method["average_ci95"] is not None:
                 low, high = (100 * bound for bound in method["average_ci95"])
                 axes.plot([place] * 2, [low, high], color=_INK, alpha=0.25, linewidth=1)
             filled = TUNED if method in front else "none"
             axes.plot(place, score, "o", color=TUNED, markerfacecolor=filled, markersize=7)
-            left = index % 2 == 1  # and below: labels of similar methods do not cover each other
+            left = number % 2 == 0  # and below: numbers of similar methods do not cover each other
             axes.annotate(
-                _label(method["name"]),
+                f"{number}",
                 (place, score),
                 xytext=(-6, -10) if left else (6, 4),
                 textcoords="offset points",
                 ha="right" if left else "left",
                 fontsize=9,
-                parse_math=False,
             )
+        _list_beside(axes, [f"{n}  {one['name']}" for n, one in enumerate(methods, start=1)])
         axes.set_xlabel(label, parse_math=False)
         axes.set_ylabel("average score (%), with 95 % interval")
-        axes.margins(x=0.3)
+        axes.margins(x=0.1)
         axes.xaxis.set_major_formatter("{x:,g}")
         _light_grid(axes, "both")
         return _svg(figure, f"Score against {cost.replace('_', ' ')}")
@@ -89,13 +93,13 @@ def rate_chart(rates: Mapping[str, Any]) -> str:
         rates: ``learning_rates`` of a comparison.
     """
     with rc_context(_STYLE):
-        figure = Figure(figsize=(8, 3.6), layout="constrained")
+        figure = _figure(3.6)
         axes = figure.subplots()
         for index, (name, curve) in enumerate(rates["curves"].items()):
             color = _COLORS[index % len(_COLORS)]
             grid = [point["rate"] for point in curve["points"]]
             means = [point["mean"] for point in curve["points"]]
-            axes.plot(grid, means, "o-", color=color, markerfacecolor="none", label=_label(name))
+            axes.plot(grid, means, "o-", color=color, markerfacecolor="none", label=name)
             best = grid.index(curve["best"])
             axes.plot(grid[best], means[best], "o", color=color)
             for point in curve["points"]:
@@ -107,17 +111,31 @@ def rate_chart(rates: Mapping[str, Any]) -> str:
         axes.minorticks_off()
         axes.set_xlabel("learning rate")
         axes.set_ylabel(f"held-out {rates['metric']}")
-        legend = axes.legend()
-        legend.set_in_layout(False)  # many long names would leave no room for the axes
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        _list_beside(axes, list(rates["curves"]), axes.get_legend_handles_labels()[0])
         _light_grid(axes, "y")
         return _svg(figure, "Held-out score by learning rate")
 
 
-def _label(name: str) -> str:
-    """A method's name on lines that leave room for the chart."""
-    return "\n".join(wrap(shortened(name), 32, break_long_words=False, break_on_hyphens=False))
+def _figure(height: float) -> Figure:
+    """A figure with room for names to the right of the axes."""
+    return Figure(figsize=(8, height), layout=ConstrainedLayoutEngine(rect=(0, 0, 0.68, 1)))
+
+
+def _list_beside(axes: Axes, names: Sequence[str], handles: Sequence[Any] = ()) -> None:
+    """List names to the right of the axes, which long names leave as they are."""
+    lines = ["\n".join(wrap(shortened(name), 34, break_long_words=False)) for name in names]
+    legend = axes.legend(
+        handles or [Line2D([], [], linestyle="none") for _ in names],
+        lines,
+        loc="center left",
+        bbox_to_anchor=(1.02, 0.5),
+        fontsize=9,
+        handlelength=None if handles else 0,
+        handletextpad=None if handles else 0,
+    )
+    legend.set_in_layout(False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _light_grid(axes: Axes, axis: Any) -> None:
