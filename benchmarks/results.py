@@ -3,10 +3,10 @@
     python benchmarks/results.py README.md docs/results.md
 
 A table is a block of lines between `<!-- results: KIND STUDY... -->` and `<!-- end -->`. STUDY is
-`docs/results/STUDY.json`, written by `toplora-report STUDY archive=STUDY.json`; several (`arith_*`)
-are compared as one. KIND is one of the functions of TABLES. Methods are compared with LoRA, or with
-TopLoRA where the block begins with `<!-- results against toplora: `. Everything but the blocks is
-written by hand.
+`docs/results/STUDY.json`, written by `toplora-report STUDY archive=STUDY.json`; several (`arith_*`,
+or tasks of their own, `sst2+mrpc`) are compared as one. KIND is one of the functions of TABLES.
+Methods are compared with LoRA, or with TopLoRA where the block begins with
+`<!-- results against toplora: `. Everything but the blocks is written by hand.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from toplora_train.report.comparison_tables import learning_rate_table
 STUDIES = Path(__file__).resolve().parents[1] / "docs" / "results"
 PACKAGES = ("torch", "transformers", "peft")
 BLOCK = re.compile(
-    r"(<!-- results(?: against (?P<baseline>\S+))?: (?P<kind>\w+) (?P<studies>[\w* ]+) -->\n)"
+    r"(<!-- results(?: against (?P<baseline>\S+))?: (?P<kind>\w+) (?P<studies>[\w*+ ]+) -->\n)"
     r".*?(?=<!-- end -->)",
     re.DOTALL,
 )
@@ -36,9 +36,7 @@ Document = dict[str, Any]
 
 def study(name: str, baseline: str = "lora") -> Document:
     """The comparison of the methods with one; the studies' commands and where they were run."""
-    paths = sorted(STUDIES.glob(f"{name}.json"))
-    if not paths:
-        raise UserError(f"{STUDIES} has no {name}.json")
+    paths = archives(name)
     read = [read_archive(path) for path in paths]
     runs = [run for finished, _ in read for run in finished]
     tuning = [run for _, tuned in read for run in tuned]
@@ -56,6 +54,21 @@ def study(name: str, baseline: str = "lora") -> Document:
     }
 
 
+def archives(name: str) -> list[Path]:
+    """The files of a study, or of several.
+
+    Raises:
+        UserError: There is none.
+    """
+    paths = []
+    for one in name.split("+"):
+        found = sorted(STUDIES.glob(f"{one}.json"))
+        if not found:
+            raise UserError(f"{STUDIES} has no {one}.json")
+        paths += found
+    return paths
+
+
 def machine(where: Mapping[str, Any]) -> str:
     """What a run was computed on, and with which packages."""
     device = f"{where['cpu_count']} cores" if where["device"] == "cpu" else where["device"]
@@ -64,8 +77,9 @@ def machine(where: Mapping[str, Any]) -> str:
 
 
 def scores(documents: Sequence[Document]) -> str:
-    """Each method of a study: score, spread over seeds, interval, parameters and time."""
+    """Each method of a study: score, spread over seeds, interval, parameters, time, forgetting."""
     (document,) = documents
+    methods = document["methods"]
     rows = [
         [
             short(method["name"]),
@@ -75,11 +89,25 @@ def scores(documents: Sequence[Document]) -> str:
             numbers.count(method["trainable_parameters"]),
             numbers.readable_seconds(method["seconds"]),
         ]
+        for method in methods
+    ]
+    head = ["method", metric(document), "95 % interval", "seeds", "parameters", "training"]
+    if methods[0]["forgetting"] is not None:
+        head.append("loss on general text")
+        for row, method in zip(rows, methods, strict=True):
+            row.append(f"{method['forgetting']:+.3f}")
+    return table(head, rows)
+
+
+def tasks(documents: Sequence[Document]) -> str:
+    """Each method's score on each of several tasks."""
+    (document,) = documents
+    names = [f"{task}, n {how['n']:,}" for task, how in document["tasks"].items()]
+    rows = [
+        [short(method["name"]), *map(numbers.percent, method["tasks"].values())]
         for method in document["methods"]
     ]
-    (how,) = document["tasks"].values()
-    head = ["method", f"{how['metric']}, n {how['n']:,}", "95 % interval", "seeds"]
-    return table([*head, "parameters", "training"], rows)
+    return table(["method", *names], rows)
 
 
 def verdicts(documents: Sequence[Document]) -> str:
@@ -109,7 +137,7 @@ def rates(documents: Sequence[Document]) -> str:
     (document,) = documents
     found = document["learning_rates"]
     cells = {
-        (row[0].text, row[1].number): f"**{row[2].text}**" if row[4].text else row[2].text
+        (row[0].text, row[1].number): f"**{row[2].text}**" if row[4].text == "best" else row[2].text
         for row in learning_rate_table(found).rows
     }
     grid = sorted({rate for _, rate in cells})
@@ -122,7 +150,9 @@ def rates(documents: Sequence[Document]) -> str:
 def commands(documents: Sequence[Document]) -> str:
     """The commands of a study, where they were run, and what they cost."""
     (document,) = documents
-    ran = f"{document['runs']} runs and {document['tuning']} tuning runs"
+    ran = f"{document['runs']} runs"
+    if document["tuning"]:
+        ran += f" and {document['tuning']} tuning runs"
     return (
         "".join(f"    {command}\n" for command in document["commands"])
         + f"\n{ran}, {numbers.readable_seconds(document['training'])} of training on "
@@ -142,21 +172,31 @@ def summary(documents: Sequence[Document]) -> str:
             said = [overall(one)[1]["verdict"].partition(";")[0] for one in against]  # type: ignore[index]
             row.append(", ".join([*map(scored, found), *said]))
         rows.append(row)
-    heads = [
-        f"{task} ({how['metric']}, n {how['n']:,})"
-        for document in documents
-        for task, how in document["tasks"].items()
-    ]
+    heads = [f"{named(list(document['tasks']))} ({metric(document)})" for document in documents]
     return table(["", *heads], rows)
 
 
 TABLES: Mapping[str, Callable[[Sequence[Document]], str]] = {
     "commands": commands,
     "scores": scores,
+    "tasks": tasks,
     "verdicts": verdicts,
     "rates": rates,
     "summary": summary,
 }
+
+
+def named(tasks: Sequence[str]) -> str:
+    """Three tasks by name, more by the first and the last."""
+    return ", ".join(tasks) if len(tasks) < 4 else f"{tasks[0]} to {tasks[-1]}"
+
+
+def metric(document: Document) -> str:
+    """What the methods' scores are: of one task, or the mean over several."""
+    each = list(document["tasks"].values())
+    (name,) = {how["metric"] for how in each}
+    of = f" of {len(each)} tasks" if len(each) > 1 else ""
+    return f"{name}{of}, n {sum(how['n'] for how in each):,}"
 
 
 def short(name: str) -> str:

@@ -143,6 +143,6 @@ def test_the_published_tables_are_those_of_the_archived_studies(checkout: Path):
         for text in texts
         for found in results.BLOCK.finditer(text)
         for name in found["studies"].split()
-        for path in results.STUDIES.glob(f"{name}.json")
+        for path in results.archives(name)
     }
     assert used == {*results.STUDIES.glob("*.json")}

@@ -72,12 +72,14 @@ def test_only_significant_pairs_are_kept(tmp_path: Path):
 @pytest.mark.parametrize(
     ("metric", "shown"), [("validation loss", "0.5000"), ("accuracy", "50.0 %")]
 )
-def test_the_best_rate_is_marked(metric, shown):
-    points = [{"rate": rate, "mean": 0.5, "values": [0.5]} for rate in (1e-4, 2.5e-4)]
-    rates = {"metric": metric, "curves": {"lora": {"best": 1e-4, "edge": None, "points": points}}}
+def test_the_best_rate_and_those_as_good_are_marked(metric, shown):
+    points = [{"rate": rate, "mean": 0.5, "values": [0.5]} for rate in (1e-4, 2.5e-4, 1e-3)]
+    curve = {"best": 1e-4, "near": [2.5e-4], "edge": None, "points": points}
+    rates = {"metric": metric, "curves": {"lora": curve}}
     assert texts(learning_rate_table(rates)) == [
         ["lora", "1e-4", shown, "1", "best"],
-        ["lora", "2.5e-4", shown, "1", ""],
+        ["lora", "2.5e-4", shown, "1", "within error"],
+        ["lora", "1e-3", shown, "1", ""],
     ]
 
 

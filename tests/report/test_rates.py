@@ -4,7 +4,7 @@ import pytest
 
 from tests.report.made_up import made_up_report
 from tests.report.run_folders import run_folder
-from toplora_train.report.rates import best_of, edge_warnings, learning_rates
+from toplora_train.report.rates import best_of, edge_warnings, learning_rates, near_warnings
 from toplora_train.report.runs import find_runs, group
 
 
@@ -57,13 +57,45 @@ def test_a_selected_epochs_metric_is_higher_the_better(tmp_path: Path):
     assert found["curves"]["lora"]["best"] == 1e-3
 
 
-def selected(metric: str, value: float):
+def test_an_accuracy_tells_rates_apart_by_more_than_its_standard_error(tmp_path: Path):
+    # sqrt(0.7 * 0.3 / 100) is 4.6 points
+    for lr, value in ((1e-4, 0.64), (3e-4, 0.66), (1e-3, 0.7), (3e-3, 0.5)):
+        run_folder(tmp_path / str(lr), lr=lr, train=selected("accuracy", value, rows=100))
+    found = curves(tmp_path)
+    curve = found["curves"]["lora"]
+    assert (curve["best"], curve["near"]) == (1e-3, [3e-4])
+    assert curve["points"][2]["error"] == pytest.approx((0.7 * 0.3 / 100) ** 0.5)
+    (warning,) = near_warnings(found, "study.tuning_seeds")
+    assert "lora 1e-3, as good as 3e-4. Train more seeds at each rate (study.tuning" in warning
+
+
+def test_losses_have_an_error_if_there_are_several_seeds(tmp_path: Path):
+    sweep(tmp_path, "lora", {1e-3: [2.0], 1e-4: [2.01]})
+    sweep(tmp_path, "dora", {1e-3: [2.0, 2.2], 1e-4: [2.15, 2.15], 1e-2: [2.3, 2.3]})
+    found = curves(tmp_path)
+    one, two = (found["curves"][name] for name in ("lora", "dora"))
+    assert one["near"] == []
+    assert [point["error"] for point in one["points"]] == [None, None]
+    # the deviation of 2.0 and 2.2 is 0.141, that of their mean 0.1
+    assert two["points"][1]["error"] == pytest.approx(0.1)
+    assert (two["best"], two["near"]) == (1e-3, [1e-4])
+
+
+def test_a_flat_curve_is_not_also_said_to_be_chance(tmp_path: Path):
+    for lr in (1e-3, 1e-4):
+        run_folder(tmp_path / str(lr), lr=lr, train=selected("accuracy", 0.5))
+    found = curves(tmp_path)
+    assert len(edge_warnings(found)) == 1
+    assert near_warnings(found) == near_warnings(None) == []
+
+
+def selected(metric: str, value: float, rows: int = 9):
     import dataclasses
 
     train = made_up_report().train
     epochs = [{"step": 5, "epoch": 1.0, "value": value}, {"step": 9, "epoch": 2.0, "value": 0.0}]
     return dataclasses.replace(
-        train, selection={"metric": metric, "rows": 9, "step": 5, "epoch": 1.0, "epochs": epochs}
+        train, selection={"metric": metric, "rows": rows, "step": 5, "epoch": 1.0, "epochs": epochs}
     )
 
 

@@ -20,7 +20,7 @@ from toplora_train.report.fairness import fairness_warnings
 from toplora_train.report.jobs import Unfinished
 from toplora_train.report.joint import join_tasks, methods_by_task
 from toplora_train.report.numbers import counted
-from toplora_train.report.rates import edge_warnings, learning_rates, untuned
+from toplora_train.report.rates import edge_warnings, learning_rates, near_warnings, untuned
 from toplora_train.report.runs import Method, Run, task_scores
 
 GAIN = 0.01
@@ -121,6 +121,7 @@ def compare_runs(
             *fairness_warnings(methods, reference, tuned=tuned),
             *filter(None, [step_time_warning(methods)]),
             *edge_warnings(rates, "study.rates" if tuning else "optimizer.lr"),
+            *near_warnings(rates, "study.tuning_seeds" if tuning else "seed"),
         ],
     }
     if not baseline and len(methods) > 2 and all(len(method.runs) > 1 for method in methods):

@@ -149,7 +149,13 @@ def learning_rate_table(rates: Mapping[str, Any]) -> Table:
             Cell(numbers.rate(point["rate"]), point["rate"]),
             Cell(shown(point["mean"]), point["mean"]),
             Cell(str(len(point["values"])), len(point["values"])),
-            Cell("best" if point["rate"] == curve["best"] else ""),
+            Cell(
+                "best"
+                if point["rate"] == curve["best"]
+                else "within error"
+                if point["rate"] in curve["near"]
+                else ""
+            ),
         ]
         for name, curve in rates["curves"].items()
         for point in curve["points"]

@@ -2,12 +2,19 @@
 
 The held-out score is the metric that selected the run's epoch (``train.selection``), or else the
 validation loss at the end; test rows play no part.
+
+Rates are told apart by the one-standard-error rule (Breiman, Friedman, Olshen and Stone,
+Classification and Regression Trees, 1984, section 3.4.3): ``near`` are those whose mean is less
+than the standard error of the best one's away from it. An accuracy p over n rows has
+``sqrt(p (1 - p) / n)``, the mean of k seeds with deviation s has ``s / sqrt(k)``; the larger one
+counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from math import sqrt
+from statistics import fmean, stdev
 from typing import Any
 
 from toplora_train.report.numbers import rate
@@ -21,20 +28,25 @@ def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
     """The curves of adapters that were trained at several learning rates.
 
     Returns:
-        ``metric``, and by adapter ``curves``: the ``best`` rate, ``edge`` (a rate beyond the best
-        to try next, None if the best one is inside the grid or no better than the others) and
-        ``points``, each a ``rate`` with the runs' held-out ``values`` and their ``mean``. None if
-        no adapter was trained at several rates with held-out rows, or only some have a loss.
+        ``metric``, and by adapter ``curves``: the ``best`` rate, the rates ``near`` it, ``edge`` (a
+        rate beyond the best to try next, None if the best one is inside the grid or no better than
+        the others) and ``points``, each a ``rate`` with the runs' held-out ``values``, their
+        ``mean`` and its standard ``error`` (None where nothing gives one). None if no adapter was
+        trained at several rates with held-out rows, or only some have a loss.
     """
     curves: dict[str, list[dict[str, Any]]] = {}
     metrics: set[str] = set()
     for method in methods:
         held_out = [_held_out(run) for run in method.runs]
-        values = [found[1] for found in held_out if found is not None]
-        metrics |= {found[0] for found in held_out if found is not None}
-        if values:
-            value = float(method.runs[0].settings[KEY])
-            point = {"rate": value, "values": values, "mean": fmean(values)}
+        scored = [found for found in held_out if found is not None]
+        metrics |= {metric for metric, _, _ in scored}
+        if scored:
+            point = {
+                "rate": float(method.runs[0].settings[KEY]),
+                "values": [value for _, value, _ in scored],
+                "mean": fmean(value for _, value, _ in scored),
+                "error": _standard_error(scored),
+            }
             curves.setdefault(untuned(method), []).append(point)
     grids = {name: points for name, points in curves.items() if len(points) > 1}
     if not grids or (LOSS in metrics and len(metrics) > 1):
@@ -84,28 +96,69 @@ def edge_warnings(rates: Mapping[str, Any] | None, key: str = KEY) -> list[str]:
     ]
 
 
+def near_warnings(rates: Mapping[str, Any] | None, key: str = "seed") -> list[str]:
+    """Warn of the adapters whose best rate is no better than others by more than chance.
+
+    Args:
+        rates: See :func:`learning_rates`.
+        key: The setting that lists the seeds of a rate.
+    """
+    found = [
+        f"{name} {rate(curve['best'])}, as good as {' and '.join(map(rate, curve['near']))}"
+        for name, curve in (rates["curves"].items() if rates else ())
+        if curve["near"] and not _is_flat(curve["points"])
+    ]
+    if not found:
+        return []
+    return [
+        "Best rates that may be chance, as others are within one standard error on the held-out "
+        f"rows: {'; '.join(found)}. Train more seeds at each rate ({key}) or hold out more rows."
+    ]
+
+
 def _curve(points: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     points = sorted(points, key=lambda point: point["rate"])
     sign = 1 if metric == LOSS else -1
     best = best_of([[sign * value for value in point["values"]] for point in points])
     grid = [point["rate"] for point in points]
+    error = points[best]["error"] or 0.0
+    near = [
+        point["rate"]
+        for point in points
+        if point is not points[best] and abs(point["mean"] - points[best]["mean"]) < error
+    ]
     edge = None
     if best == 0 and not _is_flat(points):
         edge = grid[0] ** 2 / grid[1]
     elif best == len(grid) - 1:
         edge = grid[-1] ** 2 / grid[-2]
-    return {"best": grid[best], "edge": edge, "points": points}
+    return {"best": grid[best], "near": near, "edge": edge, "points": points}
 
 
 def _is_flat(points: Sequence[Mapping[str, Any]]) -> bool:
     return len({point["mean"] for point in points}) == 1
 
 
-def _held_out(run: Run) -> tuple[str, float] | None:
-    """The held-out metric and its value for the adapter that was kept."""
+def _held_out(run: Run) -> tuple[str, float, int | None] | None:
+    """The held-out metric, its value for the adapter that was kept, and of how many rows."""
     train = run.report["train"]
     chosen = train["selection"]
     if chosen is not None:
         value = next(one["value"] for one in chosen["epochs"] if one["step"] == chosen["step"])
-        return str(chosen["metric"]), float(value)
-    return (LOSS, float(train["validation_loss"])) if train["validation_loss"] is not None else None
+        return str(chosen["metric"]), float(value), int(chosen["rows"])
+    if train["validation_loss"] is None:
+        return None
+    return LOSS, float(train["validation_loss"]), None
+
+
+def _standard_error(scored: Sequence[tuple[str, float, int | None]]) -> float | None:
+    """Of the mean over runs: by the rows if each is right or wrong, and by the seeds."""
+    values = [value for _, value, _ in scored]
+    errors = [
+        sqrt(value * (1 - value) / rows)
+        for metric, value, rows in scored
+        if metric == "accuracy" and rows
+    ]
+    by_rows = fmean(errors) if errors else None
+    by_seeds = stdev(values) / sqrt(len(values)) if len(values) > 1 else None
+    return max((error for error in (by_rows, by_seeds) if error is not None), default=None)
