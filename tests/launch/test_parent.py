@@ -111,6 +111,8 @@ def test_each_signal_is_forwarded_exactly_once_and_a_second_one_again(job, tmp_p
         wait_for(notes, "ready")
         os.kill(os.getpid(), signum)
         time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGUSR1)  # a study's warning, or SLURM's
+        time.sleep(0.3)
         os.kill(os.getpid(), signum)
 
     thread = threading.Thread(target=interrupt_twice)

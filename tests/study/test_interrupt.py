@@ -19,7 +19,9 @@ def send(signum, times=1):
         time.sleep(0.01)  # Python runs its handler between two instructions
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
+)
 def test_no_further_job_starts_and_the_exit_code_says_why(tmp_path, signum, code):
     study = Study(tmp_path)
     stopped = []
@@ -41,6 +43,12 @@ def test_a_second_signal_does_not_wait(tmp_path):
         send(signal.SIGINT, times=2)
 
 
+def test_a_repeated_warning_is_not_a_second_signal(tmp_path):
+    with pytest.raises(SystemExit), stopping(Study(tmp_path)):
+        send(signal.SIGTERM)
+        send(signal.SIGUSR1, times=2)
+
+
 def test_without_a_signal_an_error_is_an_error_and_handlers_are_as_before(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError, match="broken"), stopping(Study(tmp_path)):
@@ -48,24 +56,18 @@ def test_without_a_signal_an_error_is_an_error_and_handlers_are_as_before(tmp_pa
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize(
-    ("signum", "group", "passed_on"),
-    [(signal.SIGTERM, None, True), (signal.SIGINT, 0, True), (signal.SIGINT, None, False)],
-    ids=["not Ctrl-C", "Ctrl-C, another process group", "Ctrl-C"],
-)
-def test_what_the_terminal_does_not_send_to_the_jobs_is_passed_on(
-    tmp_path, signum, group, passed_on
-):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_running_job_of_this_machine_is_warned(tmp_path, signum):
     study = Study(tmp_path)
     jobs = study.place([("seed=1", run_config(seed=1)), ("seed=2", run_config(seed=2))])
     study.write({"time": "now"}, jobs, {})
-    study.run_dir(jobs[0]).mkdir()
-    sleeper = subprocess.Popen(["sleep", "60"], process_group=group)
-    lock = study.run_dir(jobs[0]) / ".lock"
-    lock.write_text(f"process {sleeper.pid} on {socket.gethostname()}")
+    sleepers = [subprocess.Popen(["sleep", "60"]) for _ in jobs]
+    for job, sleeper, host in zip(jobs, sleepers, (socket.gethostname(), "elsewhere"), strict=True):
+        study.run_dir(job).mkdir()
+        (study.run_dir(job) / ".lock").write_text(f"process {sleeper.pid} on {host}")
     with pytest.raises(SystemExit), stopping(study):
         send(signum)
-    if not passed_on:
-        assert sleeper.poll() is None
-        sleeper.kill()
-    assert sleeper.wait(timeout=10) == (-signal.SIGTERM if passed_on else -signal.SIGKILL)
+    assert sleepers[0].wait(timeout=10) == -signal.SIGUSR1
+    assert sleepers[1].poll() is None
+    sleepers[1].kill()
+    sleepers[1].wait()

@@ -189,7 +189,10 @@ def _work_in_place(config: RunConfig, run_dir: Path) -> tuple[int, str | None]:
 
 @contextmanager
 def _forwarding_signals() -> Iterator[tuple[list[int], Callable[[subprocess.Popen[bytes]], None]]]:
-    """Forward each signal to the worker exactly once; signals before its start are queued."""
+    """Forward each signal to the worker exactly once; signals before its start are queued.
+
+    A warning (SIGUSR1) after another signal is not a second one.
+    """
     received: list[int] = []
     pending: list[int] = []
     target: list[subprocess.Popen[bytes]] = []
@@ -199,6 +202,8 @@ def _forwarding_signals() -> Iterator[tuple[list[int], Callable[[subprocess.Pope
             target[0].send_signal(pending.pop(0))
 
     def forward(signum: int, _frame: FrameType | None) -> None:
+        if received and signum == signal.SIGUSR1:
+            return
         received.append(FORWARDED[signal.Signals(signum)])
         pending.append(received[-1])
         send()

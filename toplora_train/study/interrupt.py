@@ -12,15 +12,15 @@ from types import FrameType
 
 from toplora_train.study.folder import Study
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @contextmanager
 def stopping(study: Study) -> Iterator[None]:
     """On a signal, let the running jobs write their checkpoints, then exit; on a second, exit now.
 
-    The terminal sends Ctrl-C to the jobs of this process group; other signals, and other jobs, get
-    it from here.
+    The jobs get SIGUSR1, which a job that the terminal or `kill -- -GROUP` has reached already does
+    not take for a second signal.
 
     Raises:
         SystemExit: A signal arrived; the code is 130 or 143.
@@ -28,11 +28,13 @@ def stopping(study: Study) -> Iterator[None]:
     received: list[int] = []
 
     def stop(signum: int, _frame: FrameType | None) -> None:
+        if received and signum == signal.SIGUSR1:
+            return  # SLURM may send its warning more than once
         received.append(signum)
         if len(received) > 1:
             raise KeyboardInterrupt
         study.stop()
-        _pass_on(study, from_terminal=signum == signal.SIGINT)
+        _pass_on(study)
         print("stopping: the running jobs save first", file=sys.stderr)  # noqa: T201  (for the user)
 
     study.go_on()
@@ -51,19 +53,13 @@ def stopping(study: Study) -> Iterator[None]:
         raise SystemExit(128 + code)
 
 
-def _pass_on(study: Study, *, from_terminal: bool) -> None:
-    """Send SIGTERM to the processes on this machine that hold the jobs' locks.
-
-    Args:
-        study: Whose jobs they are.
-        from_terminal: Those of this process's group have it already; Ray's workers do not.
-    """
+def _pass_on(study: Study) -> None:
+    """Send SIGUSR1 to the processes on this machine that hold the jobs' locks."""
     for job in study.jobs():
         path = study.run_dir(job) / ".lock"
         try:
             _, pid, _, host = path.read_text(encoding="utf-8").split()
-            has_it = from_terminal and os.getpgid(int(pid)) == os.getpgrp()
-            if host == socket.gethostname() and not has_it:
-                os.kill(int(pid), signal.SIGTERM)
+            if host == socket.gethostname():
+                os.kill(int(pid), signal.SIGUSR1)
         except (OSError, ValueError):  # not running, or ended just now
             continue
