@@ -44,9 +44,12 @@ def test_a_second_signal_does_not_wait(tmp_path):
 
 
 def test_a_repeated_warning_is_not_a_second_signal(tmp_path):
-    with pytest.raises(SystemExit), stopping(Study(tmp_path)):
+    def engine():
         send(signal.SIGTERM)
         send(signal.SIGUSR1, times=2)
+
+    with pytest.raises(SystemExit), stopping(Study(tmp_path)):
+        engine()
 
 
 def test_without_a_signal_an_error_is_an_error_and_handlers_are_as_before(tmp_path):

@@ -20,7 +20,13 @@ from toplora_train.report.fairness import fairness_warnings
 from toplora_train.report.jobs import Unfinished
 from toplora_train.report.joint import join_tasks, methods_by_task
 from toplora_train.report.numbers import counted
-from toplora_train.report.rates import edge_warnings, learning_rates, near_warnings, untuned
+from toplora_train.report.rates import (
+    at_best_rates,
+    edge_warnings,
+    learning_rates,
+    near_warnings,
+    untuned,
+)
 from toplora_train.report.runs import Method, Run, task_scores
 
 GAIN = 0.01
@@ -58,6 +64,7 @@ def compare_runs(
     Raises:
         UserError: The runs' protocols differ, or ``baseline`` is not one of the methods.
     """
+    runs, earlier = at_best_rates(runs, tuning)
     methods, left_out = join_tasks(runs)
     pairs = _pairs(methods, baseline)
     ordered = [run for method in methods for run in method.runs]
@@ -117,6 +124,7 @@ def compare_runs(
         "unfinished": [asdict(one) for one in unfinished],
         "warnings": [
             *_unfinished_warnings(unfinished),
+            *earlier,
             *left_out,
             *fairness_warnings(methods, reference, tuned=tuned),
             *filter(None, [step_time_warning(methods)]),

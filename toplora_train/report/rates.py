@@ -17,8 +17,8 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
-from toplora_train.report.numbers import rate
-from toplora_train.report.runs import Method, Run, typed
+from toplora_train.report.numbers import counted, rate
+from toplora_train.report.runs import Method, Run, group, settings_of, typed
 
 LOSS = "validation loss"
 KEY = "optimizer.lr"
@@ -42,7 +42,7 @@ def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
         metrics |= {metric for metric, _, _ in scored}
         if scored:
             point = {
-                "rate": float(method.runs[0].settings[KEY]),
+                "rate": _rate(method.runs[0]),
                 "values": [value for _, value, _ in scored],
                 "mean": fmean(value for _, value, _ in scored),
                 "error": _standard_error(scored),
@@ -56,6 +56,46 @@ def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
         "metric": metric,
         "curves": {name: _curve(points, metric) for name, points in grids.items()},
     }
+
+
+def at_best_rates(runs: Sequence[Run], tuning: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs without those at a rate that was the best only before more tuning runs were made.
+
+    A study that is continued with more rates or tuning seeds may choose another rate. Runs at the
+    earlier one would be a second method, chosen by no rule.
+
+    Args:
+        runs: Runs of a study.
+        tuning: Those that chose its learning rates; none if nothing was chosen.
+
+    Returns:
+        The runs, and a warning if any were left out.
+    """
+    tried: dict[tuple[object, ...], list[Run]] = {}
+    for run in tuning:
+        tried.setdefault(_tuned(run), []).append(run)
+    best = {}
+    for method, own in tried.items():
+        found = learning_rates(group(own))
+        if found is not None:
+            (curve,) = found["curves"].values()
+            best[method] = curve["best"]
+    settled = {_tuned(run) for run in runs if _rate(run) == best.get(_tuned(run))}
+    kept: list[Run] = []
+    earlier: list[Run] = []
+    for run in runs:
+        method = _tuned(run)
+        overruled = method in settled and _rate(run) != best[method]
+        (earlier if overruled else kept).append(run)
+    if not earlier:
+        return kept, []
+    names = dict.fromkeys(
+        f"{run.settings['adapter.name']} at {rate(_rate(run))}" for run in earlier
+    )
+    return kept, [
+        f"Left out: {counted(len(earlier), 'run')} at a learning rate that was the best before "
+        f"more tuning runs were made: {', '.join(names)}."
+    ]
 
 
 def untuned(method: Method) -> str:
@@ -137,6 +177,15 @@ def _curve(points: list[dict[str, Any]], metric: str) -> dict[str, Any]:
 
 def _is_flat(points: Sequence[Mapping[str, Any]]) -> bool:
     return len({point["mean"] for point in points}) == 1
+
+
+def _tuned(run: Run) -> tuple[object, ...]:
+    """Equal for runs that differ in nothing but rate and seed."""
+    return (run.head_of, settings_of(run, but=KEY))
+
+
+def _rate(run: Run) -> float:
+    return float(run.settings[KEY])
 
 
 def _held_out(run: Run) -> tuple[str, float, int | None] | None:

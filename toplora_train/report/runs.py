@@ -251,12 +251,7 @@ def group(runs: Sequence[Run]) -> list[Method]:
     """
     by_settings: dict[str, list[Run]] = {}
     for run in runs:
-        given = [
-            (key, float(value) if type(value) is int else value)
-            for key, value in _of_method(run).items()
-            if value is not None
-        ]
-        by_settings.setdefault(str(sorted(given, key=str)), []).append(run)
+        by_settings.setdefault(settings_of(run), []).append(run)
     for same in by_settings.values():
         seeds = [run.report["seed"] for run in same]
         for run in same:
@@ -271,6 +266,16 @@ def group(runs: Sequence[Run]) -> list[Method]:
         names = [_name(run, keys) for run in first]
     groups = zip(names, by_settings.values(), strict=True)
     return [Method(name, tuple(same)) for name, same in groups]
+
+
+def settings_of(run: Run, *, but: str | None = None) -> str:
+    """The settings of a run's method, equal as text where they are equal; all ``but`` one key."""
+    given = [
+        (key, float(value) if type(value) is int else value)
+        for key, value in _of_method(run).items()
+        if value is not None and key != but
+    ]
+    return str(sorted(given, key=str))
 
 
 def _of_method(run: Run) -> dict[str, Any]:
