@@ -31,6 +31,8 @@ BLOCK = re.compile(
     re.DOTALL,
 )
 
+MARKS = {"best": "**{}**", "within 1 SE": "*{}*"}
+
 Document = dict[str, Any]
 
 
@@ -133,11 +135,11 @@ def verdicts(documents: Sequence[Document]) -> str:
 
 
 def rates(documents: Sequence[Document]) -> str:
-    """The held-out score of each adapter at each learning rate."""
+    """The held-out score of each adapter at each learning rate; see MARKS."""
     (document,) = documents
     found = document["learning_rates"]
     cells = {
-        (row[0].text, row[1].number): f"**{row[2].text}**" if row[4].text == "best" else row[2].text
+        (row[0].text, row[1].number): MARKS.get(row[4].text, "{}").format(row[2].text)
         for row in learning_rate_table(found).rows
     }
     grid = sorted({rate for _, rate in cells})

@@ -78,7 +78,7 @@ def test_the_best_rate_and_those_as_good_are_marked(metric, shown):
     rates = {"metric": metric, "curves": {"lora": curve}}
     assert texts(learning_rate_table(rates)) == [
         ["lora", "1e-4", shown, "1", "best"],
-        ["lora", "2.5e-4", shown, "1", "within error"],
+        ["lora", "2.5e-4", shown, "1", "within 1 SE"],
         ["lora", "1e-3", shown, "1", ""],
     ]
 

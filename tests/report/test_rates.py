@@ -57,7 +57,7 @@ def test_a_selected_epochs_metric_is_higher_the_better(tmp_path: Path):
     assert found["curves"]["lora"]["best"] == 1e-3
 
 
-def test_an_accuracy_tells_rates_apart_by_more_than_its_standard_error(tmp_path: Path):
+def test_rates_within_one_standard_error_of_an_accuracy_are_near(tmp_path: Path):
     # sqrt(0.7 * 0.3 / 100) is 4.6 points
     for lr, value in ((1e-4, 0.64), (3e-4, 0.66), (1e-3, 0.7), (3e-3, 0.5)):
         run_folder(tmp_path / str(lr), lr=lr, train=selected("accuracy", value, rows=100))
@@ -65,8 +65,24 @@ def test_an_accuracy_tells_rates_apart_by_more_than_its_standard_error(tmp_path:
     curve = found["curves"]["lora"]
     assert (curve["best"], curve["near"]) == (1e-3, [3e-4])
     assert curve["points"][2]["error"] == pytest.approx((0.7 * 0.3 / 100) ** 0.5)
-    (warning,) = near_warnings(found, "study.tuning_seeds")
-    assert "lora 1e-3, as good as 3e-4. Train more seeds at each rate (study.tuning" in warning
+    (warning,) = near_warnings(found)
+    assert "rows: lora 1e-3 (or 3e-4). The verdicts do not include this chance." in warning
+
+
+@pytest.mark.parametrize(("values", "error"), [([0.7, 0.7], 0.0324), ([0.6, 0.8], 0.1)])
+def test_more_seeds_make_the_error_smaller_unless_they_differ(tmp_path: Path, values, error):
+    for seed, value in enumerate(values):
+        for lr in (1e-3, 1e-4):
+            train = selected("accuracy", value if lr == 1e-3 else 0.1, rows=100)
+            run_folder(tmp_path / f"{lr}{seed}", lr=lr, seed=seed, train=train)
+    point = curves(tmp_path)["curves"]["lora"]["points"][1]
+    assert point["error"] == pytest.approx(error, rel=2e-3)
+
+
+def test_a_tie_is_near_even_at_full_accuracy(tmp_path: Path):
+    for lr, value in ((1e-4, 0.5), (1e-3, 1.0), (1e-2, 1.0)):
+        run_folder(tmp_path / str(lr), lr=lr, train=selected("accuracy", value))
+    assert curves(tmp_path)["curves"]["lora"]["near"] == [1e-2]
 
 
 def test_losses_have_an_error_if_there_are_several_seeds(tmp_path: Path):
@@ -79,6 +95,9 @@ def test_losses_have_an_error_if_there_are_several_seeds(tmp_path: Path):
     # the deviation of 2.0 and 2.2 is 0.141, that of their mean 0.1
     assert two["points"][1]["error"] == pytest.approx(0.1)
     assert (two["best"], two["near"]) == (1e-3, [1e-4])
+    near, unknown = near_warnings(found)
+    assert "dora 1e-3 (or 1e-4)" in near
+    assert "With one tuning seed nothing says how certain the best rates of lora by" in unknown
 
 
 def test_a_flat_curve_is_not_also_said_to_be_chance(tmp_path: Path):

@@ -129,7 +129,7 @@ def compare_runs(
             *fairness_warnings(methods, reference, tuned=tuned),
             *filter(None, [step_time_warning(methods)]),
             *edge_warnings(rates, "study.rates" if tuning else "optimizer.lr"),
-            *near_warnings(rates, "study.tuning_seeds" if tuning else "seed"),
+            *(near_warnings(rates) if tuning else []),  # else each rate is a method of its own
         ],
     }
     if not baseline and len(methods) > 2 and all(len(method.runs) > 1 for method in methods):

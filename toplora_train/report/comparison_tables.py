@@ -152,7 +152,7 @@ def learning_rate_table(rates: Mapping[str, Any]) -> Table:
             Cell(
                 "best"
                 if point["rate"] == curve["best"]
-                else "within error"
+                else "within 1 SE"
                 if point["rate"] in curve["near"]
                 else ""
             ),

@@ -3,11 +3,13 @@
 The held-out score is the metric that selected the run's epoch (``train.selection``), or else the
 validation loss at the end; test rows play no part.
 
-Rates are told apart by the one-standard-error rule (Breiman, Friedman, Olshen and Stone,
-Classification and Regression Trees, 1984, section 3.4.3): ``near`` are those whose mean is less
-than the standard error of the best one's away from it. An accuracy p over n rows has
-``sqrt(p (1 - p) / n)``, the mean of k seeds with deviation s has ``s / sqrt(k)``; the larger one
-counts.
+``near`` are the rates whose mean is within one standard error of the best one's: the band of the
+one-standard-error rule (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees,
+1984), which takes the simplest model in it; here the best rate stays chosen and the band is only
+reported. It is no test: all rates of a seed are scored on the same rows, and one outside the band
+may be no worse. An accuracy p over n rows has ``sqrt(p (1 - p) / n)``; the mean of k seeds, which
+hold out rows of their own, that over ``sqrt(k)``, or ``s / sqrt(k)`` of their deviation s if that
+is larger. With one seed other metrics and losses have none.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from toplora_train.report.runs import Method, Run, group, settings_of, typed
 
 LOSS = "validation loss"
 KEY = "optimizer.lr"
+TUNE_MORE = "Tune with three seeds or more (study.tuning_seeds)"
 
 
 def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
@@ -136,24 +139,38 @@ def edge_warnings(rates: Mapping[str, Any] | None, key: str = KEY) -> list[str]:
     ]
 
 
-def near_warnings(rates: Mapping[str, Any] | None, key: str = "seed") -> list[str]:
+def near_warnings(rates: Mapping[str, Any] | None) -> list[str]:
     """Warn of the adapters whose best rate is no better than others by more than chance.
 
     Args:
-        rates: See :func:`learning_rates`.
-        key: The setting that lists the seeds of a rate.
+        rates: See :func:`learning_rates`, of tuning runs.
     """
-    found = [
-        f"{name} {rate(curve['best'])}, as good as {' and '.join(map(rate, curve['near']))}"
-        for name, curve in (rates["curves"].items() if rates else ())
-        if curve["near"] and not _is_flat(curve["points"])
+    curves = {
+        name: curve
+        for name, curve in (rates["curves"] if rates else {}).items()
+        if not _is_flat(curve["points"])
+    }
+    near = [
+        f"{name} {rate(curve['best'])} (or {', '.join(map(rate, curve['near']))})"
+        for name, curve in curves.items()
+        if curve["near"]
     ]
-    if not found:
-        return []
-    return [
-        "Best rates that may be chance, as others are within one standard error on the held-out "
-        f"rows: {'; '.join(found)}. Train more seeds at each rate ({key}) or hold out more rows."
+    unknown = [
+        name for name, curve in curves.items() if all(p["error"] is None for p in curve["points"])
     ]
+    warnings = []
+    if near:
+        warnings.append(
+            "Some best rates may have been chosen by chance; others are within one standard error "
+            f"on the held-out rows: {'; '.join(near)}. The verdicts do not include this chance. "
+            f"{TUNE_MORE}."
+        )
+    if rates and unknown:
+        warnings.append(
+            f"With one tuning seed nothing says how certain the best rates of {', '.join(unknown)} "
+            f"by {rates['metric']} are. {TUNE_MORE}."
+        )
+    return warnings
 
 
 def _curve(points: list[dict[str, Any]], metric: str) -> dict[str, Any]:
@@ -165,7 +182,7 @@ def _curve(points: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     near = [
         point["rate"]
         for point in points
-        if point is not points[best] and abs(point["mean"] - points[best]["mean"]) < error
+        if point is not points[best] and sign * (point["mean"] - points[best]["mean"]) <= error
     ]
     edge = None
     if best == 0 and not _is_flat(points):
@@ -208,6 +225,6 @@ def _standard_error(scored: Sequence[tuple[str, float, int | None]]) -> float | 
         for metric, value, rows in scored
         if metric == "accuracy" and rows
     ]
-    by_rows = fmean(errors) if errors else None
+    by_rows = fmean(errors) / sqrt(len(errors)) if errors else None
     by_seeds = stdev(values) / sqrt(len(values)) if len(values) > 1 else None
     return max((error for error in (by_rows, by_seeds) if error is not None), default=None)
