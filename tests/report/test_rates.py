@@ -4,7 +4,8 @@ import pytest
 
 from tests.report.made_up import made_up_report
 from tests.report.run_folders import run_folder
-from toplora_train.report.rates import best_of, edge_warnings, learning_rates, near_warnings
+from toplora_train.report.held_out import HeldOut
+from toplora_train.report.rates import edge_warnings, learning_rates, near_warnings, rate_curve
 from toplora_train.report.runs import find_runs, group
 
 
@@ -45,8 +46,12 @@ def test_a_flat_curve_has_no_best_rate_to_go_beyond(tmp_path: Path):
 
 
 def test_a_rate_with_failed_runs_is_not_the_best():
-    assert best_of([[0.5, 0.5], [0.1]]) == 0
-    assert best_of([[0.5], [0.1]]) == 1
+    good, bad = HeldOut("validation loss", 0.1, None), HeldOut("validation loss", 0.5, None)
+    diverged = HeldOut("validation loss", float("nan"), None)
+    for failed in (None, diverged):
+        assert rate_curve({1e-3: [bad, bad], 1e-2: [good, failed]})["best"] == 1e-3
+    assert rate_curve({1e-3: [bad, None], 1e-2: [good, None]})["best"] == 1e-2
+    assert rate_curve({1e-3: [None]}) is None
 
 
 def test_a_selected_epochs_metric_is_higher_the_better(tmp_path: Path):

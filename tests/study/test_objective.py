@@ -6,24 +6,12 @@ import pytest
 
 from tests.config.example import run_config
 from toplora_train.config.errors import UserError
-from toplora_train.study.objective import cost, held_out_result, validate_held_out
+from toplora_train.study.objective import cost, validate_held_out
 
 
 def with_trainer(**changes):
     config = run_config()
     return replace(config, trainer=replace(config.trainer, **changes))
-
-
-def test_without_a_selection_it_is_the_last_validation_loss():
-    assert held_out_result({"train": {"validation_loss": 2.5, "selection": None}}) == 2.5
-    assert held_out_result({"train": {"validation_loss": None}}) is None
-    assert held_out_result({}) is None
-
-
-def test_with_a_selection_it_is_the_result_of_the_selected_step():
-    epochs = [{"step": 2, "value": 0.5}, {"step": 4, "value": 0.75}, {"step": 6, "value": 0.25}]
-    train = {"validation_loss": 9.0, "selection": {"step": 4, "epochs": epochs}}
-    assert held_out_result({"train": train}) == 0.75
 
 
 def test_a_loss_is_minimized_and_a_metric_maximized():

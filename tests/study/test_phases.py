@@ -7,7 +7,6 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.locate import options
 from toplora_train.report.published import read_table
 from toplora_train.study.phases import (
-    Result,
     design_of,
     names,
     needs_held_out,
@@ -34,14 +33,18 @@ def run(study, methods, result):
     return launched
 
 
-def tuned(costs):
-    """Costs by adapter, rate and seed; None is a failed job."""
+def report_of(loss):
+    """A job's report; None is a failed job."""
+    return {} if loss is None else {"train": {"validation_loss": loss}}
+
+
+def tuned(losses):
+    """Reports by adapter, rate and seed."""
 
     def result(job):
-        cost = costs[job["adapter"]][float(job["optimizer.lr"])][int(job["seed"])]
-        return Result(cost, {})
+        return report_of(losses[job["adapter"]][float(job["optimizer.lr"])][int(job["seed"])])
 
-    return lambda job: Result(0.0, {}) if "evaluation.enabled" not in job else result(job)
+    return lambda job: result(job) if "evaluation.enabled" in job else {}
 
 
 def test_every_adapter_gets_its_own_best_mean_and_seeds_that_chose_nothing(capsys):
@@ -61,8 +64,8 @@ def test_every_adapter_gets_its_own_best_mean_and_seeds_that_chose_nothing(capsy
         ("task=[mrpc]", "adapter=toplora", "optimizer.lr=0.01", "seed=12"),
     ]
     assert (
-        "adapter=lora: optimizer.lr=1e-2 is the best of 2 on the held-out rows\n"
-        in capsys.readouterr().out
+        "adapter=lora: optimizer.lr=1e-2 is the best of 2 on the held-out rows; within one "
+        "standard error: 1e-3\n" in capsys.readouterr().out
     )
 
 
@@ -84,10 +87,9 @@ def test_a_rate_at_which_a_seed_failed_is_not_chosen_for_its_other_seed():
 
 def test_rates_that_are_equally_good_are_named(capsys):
     study = design("lr_per_adapter", rates=[1e-3, 1e-2], tuning_seeds=[1], seeds=[11])
-    run(study, METHODS, lambda _: Result(0.3, {}))
-    assert (
-        "1e-3 is the best of 2 on the held-out rows, as 1e-2; the lowest" in capsys.readouterr().out
-    )
+    run(study, METHODS, lambda _: report_of(0.3))
+    said = capsys.readouterr().out
+    assert "1e-3 is the best of 2 on the held-out rows; within one standard error: 1e-2\n" in said
 
 
 def test_an_adapter_whose_tuning_failed_is_left_out_and_named(capsys):
@@ -104,20 +106,20 @@ def test_the_others_get_the_size_of_the_first_instead_of_a_rank():
     study = design("equal_budget", seeds=[1])
     report = {"adapter": {"trainable_parameters": 4096}}
     methods = [(*method, "adapter.r=8") for method in METHODS]
-    first, (_, others) = run(study, methods, lambda _: Result(None, report))
+    first, (_, others) = run(study, methods, lambda _: report)
     assert first == ("", [("task=[mrpc]", "adapter=lora", "adapter.r=8", "seed=1")])
     assert others == [("task=[mrpc]", "adapter=toplora", "adapter.budget=4096", "seed=1")]
 
 
 def test_without_the_first_adapters_size_the_others_do_not_run(capsys):
-    assert len(run(design("equal_budget"), METHODS, lambda _: Result(None, {}))) == 1
+    assert len(run(design("equal_budget"), METHODS, lambda _: {})) == 1
     assert "adapter=lora: all its jobs failed" in capsys.readouterr().out
 
 
 def test_the_gate_ablation_has_the_rows_of_the_published_table(compose):
     found = []
     study = design("gate_ablation", seeds=[1])
-    ((_, jobs),) = run(study, [("recipe=roberta_base_glue",)], lambda _: Result(None, {}))
+    ((_, jobs),) = run(study, [("recipe=roberta_base_glue",)], lambda _: {})
     for job in jobs:
         adapter = compose(*job)["adapter"]
         settings = {f"adapter.gate.{key}": value for key, value in adapter.get("gate", {}).items()}
@@ -151,7 +153,7 @@ def test_the_outline_counts_the_jobs_that_are_run(name):
     report = {"adapter": {"trainable_parameters": 4096}}
     study = design(name)
     listed = [("x=1",), ("x=2",)]
-    launched = run(study, listed, lambda job: Result(float(job["seed"]), report))
+    launched = run(study, listed, lambda job: report | report_of(float(job["seed"])))
     counted = sum(part.jobs for part in study.outline(study.methods(listed)))
     assert counted == sum(len(jobs) for _, jobs in launched)
 

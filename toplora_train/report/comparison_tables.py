@@ -9,7 +9,7 @@ from typing import Any
 from toplora_train.evaluation.paired import LEVEL
 from toplora_train.report import numbers
 from toplora_train.report.comparison import overall
-from toplora_train.report.rates import LOSS
+from toplora_train.report.held_out import VALIDATION_LOSS
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ def by_task(document: Mapping[str, Any]) -> Table:
 
 def learning_rate_table(rates: Mapping[str, Any]) -> Table:
     """Held-out scores by adapter and learning rate."""
-    shown = (lambda value: f"{value:.4f}") if rates["metric"] == LOSS else numbers.percent
+    of_loss = rates["metric"] == VALIDATION_LOSS
+    shown = (lambda value: f"{value:.4f}") if of_loss else numbers.percent
     rows = [
         [
             Cell(name),

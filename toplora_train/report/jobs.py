@@ -36,7 +36,7 @@ class Job:
         exit_code: That of its last attempt; None before the end.
         error: The error of its last attempt.
         seconds: The duration of its last attempt.
-        value: Its result on the held-out rows, see :mod:`toplora_train.study.objective`.
+        value: Its result on the held-out rows, see :mod:`toplora_train.report.held_out`.
     """
 
     digest: str

@@ -1,8 +1,5 @@
 """Held-out scores by learning rate: each adapter's curve, and its best rate.
 
-The held-out score is the metric that selected the run's epoch (``train.selection``), or else the
-validation loss at the end; test rows play no part.
-
 ``near`` are the rates whose mean is within one standard error of the best one's: the band of the
 one-standard-error rule (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees,
 1984), which takes the simplest model in it; here the best rate stays chosen and the band is only
@@ -15,14 +12,15 @@ is larger. With one seed other metrics and losses have none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from itertools import chain
+from math import isfinite, sqrt
 from statistics import fmean, stdev
 from typing import Any
 
+from toplora_train.report.held_out import VALIDATION_LOSS, HeldOut, held_out
 from toplora_train.report.numbers import counted, rate
-from toplora_train.report.runs import Method, Run, group, settings_of, typed
+from toplora_train.report.runs import Method, Run, settings_of, typed
 
-LOSS = "validation loss"
 KEY = "optimizer.lr"
 TUNE_MORE = "Tune with three seeds or more (study.tuning_seeds)"
 
@@ -31,34 +29,62 @@ def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
     """The curves of adapters that were trained at several learning rates.
 
     Returns:
-        ``metric``, and by adapter ``curves``: the ``best`` rate, the rates ``near`` it, ``edge`` (a
-        rate beyond the best to try next, None if the best one is inside the grid or no better than
-        the others) and ``points``, each a ``rate`` with the runs' held-out ``values``, their
-        ``mean`` and its standard ``error`` (None where nothing gives one). None if no adapter was
-        trained at several rates with held-out rows, or only some have a loss.
+        ``metric``, and ``curves`` by adapter (:func:`rate_curve`). None if no adapter was trained
+        at several rates with held-out rows, or only some have a loss.
     """
-    curves: dict[str, list[dict[str, Any]]] = {}
-    metrics: set[str] = set()
+    grids: dict[str, dict[float, list[HeldOut | None]]] = {}
     for method in methods:
-        held_out = [_held_out(run) for run in method.runs]
-        scored = [found for found in held_out if found is not None]
-        metrics |= {metric for metric, _, _ in scored}
-        if scored:
-            point = {
-                "rate": _rate(method.runs[0]),
-                "values": [value for _, value, _ in scored],
-                "mean": fmean(value for _, value, _ in scored),
-                "error": _standard_error(scored),
-            }
-            curves.setdefault(untuned(method), []).append(point)
-    grids = {name: points for name, points in curves.items() if len(points) > 1}
-    if not grids or (LOSS in metrics and len(metrics) > 1):
+        found = [held_out(run.report) for run in method.runs]
+        grids.setdefault(untuned(method), {})[_rate(method.runs[0])] = found
+    curves = {name: rate_curve(grid) for name, grid in grids.items()}
+    tuned = {name: curve for name, curve in curves.items() if curve and len(curve["points"]) > 1}
+    results = chain.from_iterable(chain.from_iterable(grid.values()) for grid in grids.values())
+    metrics = {found.metric for found in results if found is not None}
+    if not tuned or (VALIDATION_LOSS in metrics and len(metrics) > 1):
         return None
     metric = metrics.pop() if len(metrics) == 1 else "score"  # tasks have different ones
-    return {
-        "metric": metric,
-        "curves": {name: _curve(points, metric) for name, points in grids.items()},
-    }
+    return {"metric": metric, "curves": tuned}
+
+
+def rate_curve(grid: Mapping[float, Sequence[HeldOut | None]]) -> dict[str, Any] | None:
+    """The held-out scores of one adapter, and the rate that they choose.
+
+    Args:
+        grid: The results of each rate's runs; None, or one that is not finite, is a failed run.
+
+    Returns:
+        The ``best`` rate, that with the best mean of those with the most results, so that a rate at
+        which runs failed is not compared on the others alone; the rates ``near`` it; ``edge`` (a
+        rate beyond the best to try next, None if the best one is inside the grid or no better than
+        the others); and ``points``, each a ``rate`` with its ``values``, their ``mean`` and its
+        standard ``error`` (None where nothing gives one). None if there is no result.
+    """
+    points: list[dict[str, Any]] = []
+    for lr, results in sorted(grid.items()):
+        found = [one for one in results if one is not None and isfinite(one.value)]
+        if found:
+            values = [one.value for one in found]
+            error = _standard_error(found)
+            points.append({"rate": lr, "values": values, "mean": fmean(values), "error": error})
+            sign = 1 if found[0].metric == VALIDATION_LOSS else -1
+    if not points:
+        return None
+    most = max(len(point["values"]) for point in points)
+    whole = [point for point in points if len(point["values"]) == most]
+    best = min(whole, key=lambda point: sign * point["mean"])
+    near = [
+        point["rate"]
+        for point in points
+        if point is not best and sign * (point["mean"] - best["mean"]) <= (best["error"] or 0.0)
+    ]
+    rates = [point["rate"] for point in points]
+    edge = None
+    if len(rates) > 1 and not _is_flat(points):
+        if best is points[0]:
+            edge = rates[0] ** 2 / rates[1]
+        elif best is points[-1]:
+            edge = rates[-1] ** 2 / rates[-2]
+    return {"best": best["rate"], "near": near, "edge": edge, "points": points}
 
 
 def at_best_rates(runs: Sequence[Run], tuning: Sequence[Run]) -> tuple[list[Run], list[str]]:
@@ -74,15 +100,11 @@ def at_best_rates(runs: Sequence[Run], tuning: Sequence[Run]) -> tuple[list[Run]
     Returns:
         The runs, and a warning if any were left out.
     """
-    tried: dict[tuple[object, ...], list[Run]] = {}
+    tried: dict[object, dict[float, list[HeldOut | None]]] = {}
     for run in tuning:
-        tried.setdefault(_tuned(run), []).append(run)
-    best = {}
-    for method, own in tried.items():
-        found = learning_rates(group(own))
-        if found is not None:
-            (curve,) = found["curves"].values()
-            best[method] = curve["best"]
+        tried.setdefault(_tuned(run), {}).setdefault(_rate(run), []).append(held_out(run.report))
+    curves = {method: rate_curve(grid) for method, grid in tried.items()}
+    best = {method: curve["best"] for method, curve in curves.items() if curve}
     settled = {_tuned(run) for run in runs if _rate(run) == best.get(_tuned(run))}
     kept: list[Run] = []
     earlier: list[Run] = []
@@ -104,18 +126,6 @@ def at_best_rates(runs: Sequence[Run], tuning: Sequence[Run]) -> tuple[list[Run]
 def untuned(method: Method) -> str:
     """The method's name without its learning rate."""
     return method.name.replace(f" {KEY}={typed(method.runs[0].settings[KEY])}", "")
-
-
-def best_of(costs: Sequence[Sequence[float]]) -> int:
-    """The index of the rate with the lowest mean cost, among those with the most runs.
-
-    A rate at which runs failed is not compared on the others alone.
-    """
-    most = max(map(len, costs))
-    return min(
-        (index for index, found in enumerate(costs) if len(found) == most),
-        key=lambda index: fmean(costs[index]),
-    )
 
 
 def edge_warnings(rates: Mapping[str, Any] | None, key: str = KEY) -> list[str]:
@@ -173,30 +183,11 @@ def near_warnings(rates: Mapping[str, Any] | None) -> list[str]:
     return warnings
 
 
-def _curve(points: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    points = sorted(points, key=lambda point: point["rate"])
-    sign = 1 if metric == LOSS else -1
-    best = best_of([[sign * value for value in point["values"]] for point in points])
-    grid = [point["rate"] for point in points]
-    error = points[best]["error"] or 0.0
-    near = [
-        point["rate"]
-        for point in points
-        if point is not points[best] and sign * (point["mean"] - points[best]["mean"]) <= error
-    ]
-    edge = None
-    if best == 0 and not _is_flat(points):
-        edge = grid[0] ** 2 / grid[1]
-    elif best == len(grid) - 1:
-        edge = grid[-1] ** 2 / grid[-2]
-    return {"best": grid[best], "near": near, "edge": edge, "points": points}
-
-
 def _is_flat(points: Sequence[Mapping[str, Any]]) -> bool:
     return len({point["mean"] for point in points}) == 1
 
 
-def _tuned(run: Run) -> tuple[object, ...]:
+def _tuned(run: Run) -> object:
     """Equal for runs that differ in nothing but rate and seed."""
     return (run.head_of, settings_of(run, but=KEY))
 
@@ -205,26 +196,15 @@ def _rate(run: Run) -> float:
     return float(run.settings[KEY])
 
 
-def _held_out(run: Run) -> tuple[str, float, int | None] | None:
-    """The held-out metric, its value for the adapter that was kept, and of how many rows."""
-    train = run.report["train"]
-    chosen = train["selection"]
-    if chosen is not None:
-        value = next(one["value"] for one in chosen["epochs"] if one["step"] == chosen["step"])
-        return str(chosen["metric"]), float(value), int(chosen["rows"])
-    if train["validation_loss"] is None:
-        return None
-    return LOSS, float(train["validation_loss"]), None
-
-
-def _standard_error(scored: Sequence[tuple[str, float, int | None]]) -> float | None:
+def _standard_error(found: Sequence[HeldOut]) -> float | None:
     """Of the mean over runs: by the rows if each is right or wrong, and by the seeds."""
-    values = [value for _, value, _ in scored]
-    errors = [
-        sqrt(value * (1 - value) / rows)
-        for metric, value, rows in scored
-        if metric == "accuracy" and rows
+    values = [one.value for one in found]
+    by_rows = [
+        sqrt(one.value * (1 - one.value) / one.rows)
+        for one in found
+        if one.metric == "accuracy" and one.rows
     ]
-    by_rows = fmean(errors) / sqrt(len(errors)) if errors else None
-    by_seeds = stdev(values) / sqrt(len(values)) if len(values) > 1 else None
-    return max((error for error in (by_rows, by_seeds) if error is not None), default=None)
+    errors = [fmean(by_rows) / sqrt(len(by_rows))] if by_rows else []
+    if len(values) > 1:
+        errors.append(stdev(values) / sqrt(len(values)))
+    return max(errors, default=None)

@@ -21,11 +21,11 @@ from toplora_train.launch.outcome import is_completed, read_report, write_failur
 from toplora_train.launch.parent import JobResult, run_job
 from toplora_train.launch.rundir import make_run_dir
 from toplora_train.launch.worker import USER_ERROR
+from toplora_train.report.held_out import held_out
 from toplora_train.report.jobs import Job
 from toplora_train.run.prepare.own_table import with_table
 from toplora_train.study.folder import Study, digest_of, is_done, now
 from toplora_train.study.gpus import one_gpu
-from toplora_train.study.objective import held_out_result
 from toplora_train.study.pruning import curve_of, pruning
 from toplora_train.study.search import searches
 
@@ -98,7 +98,8 @@ def _run(
             result = JobResult(user_error(str(error)), run_dir, 0.0, str(error))
             if not is_completed(run_dir) and not read_report(run_dir):
                 write_failure(run_dir, status="failed", error=str(error), error_type="UserError")
-    value = held_out_result(study.report(found)) if result.exit_code == 0 else None
+    on_held_out = held_out(study.report(found)) if result.exit_code == 0 else None
+    value = None if on_held_out is None else on_held_out.value
     status: dict[str, Any] = {}
     if pruned and result.exit_code == PRUNED:
         value = list(curve_of(study, found).values())[-1]

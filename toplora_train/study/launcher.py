@@ -33,12 +33,13 @@ from toplora_train.launch.lock import locked
 from toplora_train.launch.parent import JobResult
 from toplora_train.launch.rundir import NOT_OF_THE_RUN, make_run_dir
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
+from toplora_train.report.held_out import held_out
 from toplora_train.report.jobs import STUDY, Job
 from toplora_train.report.numbers import counted
 from toplora_train.study.folder import DIGITS, Study, is_done, now, text_digest
 from toplora_train.study.gpus import keep_visible, threads_each
 from toplora_train.study.interrupt import stopping
-from toplora_train.study.objective import cost, held_out_result
+from toplora_train.study.objective import cost
 from toplora_train.study.phases import Part, needs_held_out
 from toplora_train.study.planning import (
     ComposedOnce,
@@ -303,7 +304,8 @@ class StudyLauncher(Launcher):
                 if known[job.digest].status != "pruned":
                     wanted.setdefault(job.digest, index)
             elif known[job.digest].status != "completed":  # it was killed before it said so
-                self._record(job, DONE, None, held_out_result(self.study.report(job)))
+                result = held_out(self.study.report(job))
+                self._record(job, DONE, None, None if result is None else result.value)
         if say:
             self._say(jobs)
         return list(wanted.values())

@@ -1,34 +1,18 @@
-"""The result of a job on the held-out rows: what a search of settings goes by.
-
-It is the metric that selects the best checkpoint, or the last validation loss where none is
-selected; never a test score.
-"""
+"""What a search of settings minimizes: of :mod:`toplora_train.report.held_out`'s results."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task, selects_by_loss
 from toplora_train.config.schema import RunConfig
-
-
-def held_out_result(report: dict[str, Any]) -> float | None:
-    """The result on the held-out rows in a completed run's report; None without such rows."""
-    train = report.get("train", {})
-    selection = train.get("selection")
-    if not selection:
-        loss = train.get("validation_loss")
-        return None if loss is None else float(loss)
-    (best,) = (one["value"] for one in selection["epochs"] if one["step"] == selection["step"])
-    return float(best)
+from toplora_train.report.held_out import VALIDATION_LOSS
 
 
 def metric_name(config: RunConfig) -> str:
     """The name of the result: ``validation loss``, or ``held-out`` and the metric."""
     head = head_task(config)
     if _is_loss(config):
-        return "validation loss"
+        return VALIDATION_LOSS
     return f"held-out {head.metric if head is not None else 'accuracy'}"
 
 

@@ -6,11 +6,8 @@ the method starts with; ``kind`` in ``conf/study/NAME.yaml`` is one of :data:`KI
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from itertools import chain
-from statistics import fmean
 from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -35,16 +32,10 @@ class Part:
     jobs: int
 
 
-@plain_dataclass(frozen=True)
-class Result:
-    """A job's result: a cost on the held-out rows, if any, and its report, empty if it failed."""
+Launch = Callable[[Sequence[Method], str], list[Mapping[str, Any]]]
+"""Runs jobs, in a folder of the study or (``""``) in the study itself.
 
-    cost: float | None
-    report: Mapping[str, Any]
-
-
-Launch = Callable[[Sequence[Method], str], list[Result]]
-"""Runs jobs, in a folder of the study or (``""``) in the study itself."""
+Returns their reports, empty for those that failed."""
 
 
 class Design(Protocol):
@@ -123,39 +114,29 @@ class LearningRates:
     def run(self, methods: Sequence[Method], launch: Launch) -> None:
         """See :class:`Design`."""
         # Imported here: numpy only for those who need it.
-        from toplora_train.report.rates import best_of
+        from toplora_train.report.held_out import held_out
+        from toplora_train.report.rates import rate_curve
 
-        rates = sorted(set(self.rates))
+        rates, seeds = sorted(set(self.rates)), self.tuning_seeds
         trials = [
             (*method, f"optimizer.lr={one!r}", f"seed={seed}", "evaluation.enabled=false")
             for method in methods
             for one in rates
-            for seed in self.tuning_seeds
+            for seed in seeds
         ]
-        costs = [
-            [one.cost] if one.cost is not None and math.isfinite(one.cost) else []
-            for one in launch(trials, f"{TUNING}/")
-        ]
+        results = map(held_out, launch(trials, f"{TUNING}/"))
         final: list[Method] = []
-        each, seeds = len(rates) * len(self.tuning_seeds), len(self.tuning_seeds)
-        for index, (method, name) in enumerate(zip(methods, names(methods), strict=True)):
-            own = costs[index * each : (index + 1) * each]
-            by_rate = [list(chain(*own[start : start + seeds])) for start in range(0, each, seeds)]
-            if not any(by_rate):
+        for method, name in zip(methods, names(methods), strict=True):
+            curve = rate_curve({one: [next(results) for _ in seeds] for one in rates})
+            if curve is None:
                 say(f"{name}: all its tuning jobs failed; the study goes on without it")
                 continue
-            best = best_of(by_rate)
-            equal = [
-                rate(one)
-                for one, found in zip(rates, by_rate, strict=True)
-                if len(found) == len(by_rate[best]) and fmean(found) == fmean(by_rate[best])
-            ]
-            tied = f", as {' and '.join(equal[1:])}; the lowest is taken" if equal[1:] else ""
+            near = ", ".join(map(rate, curve["near"]))
             say(
-                f"{name}: optimizer.lr={rate(rates[best])} is the best of {len(rates)} "
-                f"on the held-out rows{tied}"
+                f"{name}: optimizer.lr={rate(curve['best'])} is the best of {len(rates)} "
+                f"on the held-out rows{f'; within one standard error: {near}' if near else ''}"
             )
-            final += with_seeds((*method, f"optimizer.lr={rates[best]!r}"), self.seeds)
+            final += with_seeds((*method, f"optimizer.lr={curve['best']!r}"), self.seeds)
         if final:
             launch(final, "")
 
@@ -198,9 +179,7 @@ class Budget:
         """See :class:`Design`."""
         first, *others = methods
         results = launch(with_seeds(first, self.seeds), "")
-        sizes = [
-            int(one.report["adapter"]["trainable_parameters"]) for one in results if one.report
-        ]
+        sizes = [int(one["adapter"]["trainable_parameters"]) for one in results if one]
         if not sizes:
             say(f"{names(methods)[0]}: all its jobs failed, so its size is not known")
             return

@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from toplora_train.launch.outcome import is_completed, read_report
-from toplora_train.study.phases import Method, Result, design_of, validate_keys
+from toplora_train.study.phases import Method, design_of, validate_keys
 
 
 class Combinations(Sweeper):
@@ -93,13 +93,10 @@ class Phases(Combinations):
             launcher.launch([list(method) for method in methods], initial_job_idx=0)
         return []
 
-    def _launch(self, jobs: Sequence[Method], inside: str) -> list[Result]:
+    def _launch(self, jobs: Sequence[Method], inside: str) -> list[Mapping[str, Any]]:
         launcher: Any = self.launcher
         launcher.inside = inside
         returned = launcher.launch([list(job) for job in jobs], initial_job_idx=self._number)
         self._number += len(jobs)
         folders = [Path(str(one.working_dir)) for one in returned]
-        return [
-            Result(one.return_value, read_report(folder) if is_completed(folder) else {})
-            for one, folder in zip(returned, folders, strict=True)
-        ]
+        return [read_report(folder) if is_completed(folder) else {} for folder in folders]

@@ -11,13 +11,13 @@ from toplora_train.config.schema import TaskSettings
 from toplora_train.models.head import Head
 from toplora_train.models.load import load_model
 from toplora_train.models.locate import ModelLocation
+from toplora_train.report.held_out import VALIDATION_LOSS
 from toplora_train.run.fit.best_checkpoint import (
     BestCheckpoint,
     fingerprint,
     select,
     selects,
 )
-from toplora_train.run.fit.selection_metric import VALIDATION_LOSS
 
 TINY = ModelLocation("toplora-train/tiny", None, "built in")
 

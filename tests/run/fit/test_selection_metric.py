@@ -6,9 +6,9 @@ import pytest
 from tests.run.fit.test_best_checkpoint import judged_run, step
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.decoding.decode import Generated
+from toplora_train.report.held_out import VALIDATION_LOSS
 from toplora_train.run.fit import selection_metric
 from toplora_train.run.fit.selection_metric import (
-    VALIDATION_LOSS,
     answer_accuracy,
     find_selection_metric,
     head_metric,

@@ -29,8 +29,8 @@ from toplora_train.config.kinds import head_task, selects_by_loss
 from toplora_train.config.reading import read_text, validate_json
 from toplora_train.config.schema import RunConfig
 from toplora_train.models.tensors import read_tensors
+from toplora_train.report.held_out import VALIDATION_LOSS
 from toplora_train.run.fit.selection_metric import (
-    VALIDATION_LOSS,
     SelectionMetric,
     find_selection_metric,
 )

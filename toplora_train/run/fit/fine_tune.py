@@ -13,6 +13,7 @@ from peft import PeftModel
 
 from toplora_train.config.schema import RunConfig
 from toplora_train.report.display import say
+from toplora_train.report.held_out import VALIDATION_LOSS
 from toplora_train.run.fit.best_checkpoint import BestCheckpoint
 from toplora_train.run.fit.distribute import prepare_model, unwrap_model
 from toplora_train.run.fit.metric_logging import Monitor, metric_logging
@@ -24,7 +25,6 @@ from toplora_train.run.fit.optimization import (
     training_layers,
 )
 from toplora_train.run.fit.profile import FOLDER, StepProfiler, profiling
-from toplora_train.run.fit.selection_metric import VALIDATION_LOSS
 from toplora_train.run.prepare.run_data import RunData, total_steps
 from toplora_train.train.checkpoint import TrainState, load_checkpoint
 from toplora_train.train.loop import train

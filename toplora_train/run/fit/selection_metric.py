@@ -21,13 +21,12 @@ from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import EvalContext, Method, find_method
 from toplora_train.evaluation.run_evaluation import EvalProgress
 from toplora_train.models.sharded import in_step
+from toplora_train.report.held_out import VALIDATION_LOSS
 from toplora_train.run.prepare.run_data import RunData, total_steps
 from toplora_train.train.record import StepRecord
 
 SelectionMetric = Callable[[PeftModel, StepRecord], float | None]
 """The score of a model after a step; None where no evaluation is due."""
-
-VALIDATION_LOSS = "validation loss"
 
 
 def find_selection_metric(
