@@ -178,9 +178,12 @@ def test_runs_at_a_rate_that_more_tuning_runs_overruled_are_left_out(tmp_path: P
         for lr, loss in ((1e-3, 0.2), (1e-2, 0.1)):
             folder = study / "tuning" / f"{adapter}-{lr}"
             run_folder(folder, adapter=adapter, lr=lr, held_out=loss, right={})
-    document = compare_runs(find_runs([study]), tuning=find_tuning_runs([study]))
+    run_folder(tmp_path / "other", lr=1e-4)  # is of no study
+    runs = find_runs([study, tmp_path / "other"])
+    document = compare_runs(runs, tuning=find_tuning_runs([study]))
     assert {method["name"] for method in document["methods"]} == {
         "lora optimizer.lr=0.01",
+        "lora optimizer.lr=0.0001",
         "toplora optimizer.lr=0.001",
     }
     (warning,) = [one for one in document["warnings"] if one.startswith("Left out")]

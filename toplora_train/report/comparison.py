@@ -27,6 +27,7 @@ from toplora_train.report.rates import (
     near_warnings,
     untuned,
 )
+from toplora_train.report.record import run_of
 from toplora_train.report.runs import Method, Run, task_scores
 
 GAIN = 0.01
@@ -161,11 +162,7 @@ def runs_to_inspect(document: Mapping[str, Any]) -> dict[str, Path]:
         found = {f"{only['name']} seed={seed}": folder for seed, folder in pairs}
     if len(found) < 2:
         raise UserError("angles=true compares the adapters of two runs, and there is one")
-    folders = {name: Path(folder) for name, folder in found.items()}
-    return {
-        name: folder.parent.parent if folder.parent.name == "evaluations" else folder
-        for name, folder in folders.items()
-    }
+    return {name: run_of(Path(folder)) for name, folder in found.items()}
 
 
 def letters(names: Sequence[str], apart: Sequence[tuple[str, str]]) -> dict[str, str]:

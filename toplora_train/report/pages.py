@@ -23,7 +23,7 @@ from toplora_train.report.escape import cell, code, fenced, finalize
 from toplora_train.report.gain import gain_text
 from toplora_train.report.inspection import FOLDER, inspection_view
 from toplora_train.report.metrics_file import read_metrics
-from toplora_train.report.record import completed_report
+from toplora_train.report.record import completed_report, run_of
 from toplora_train.report.sections import (
     clean_scores,
     confusion,
@@ -51,7 +51,7 @@ def write_pages(folder: Path, report: Mapping[str, Any]) -> None:
     Raises:
         UserError: One of these files is there but cannot be read.
     """
-    home = folder.parent.parent if folder.parent.name == "evaluations" else folder
+    home = run_of(folder)
     log = home / "metrics.jsonl"
     metrics = read_metrics(log) if log.exists() else []
     tuned, base = (

@@ -18,7 +18,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from toplora_train.report.held_out import VALIDATION_LOSS, HeldOut, held_out
+from toplora_train.report.jobs import TUNING
 from toplora_train.report.numbers import counted, rate
+from toplora_train.report.record import run_of
 from toplora_train.report.runs import Method, Run, settings_of, typed
 
 KEY = "optimizer.lr"
@@ -188,8 +190,10 @@ def _is_flat(points: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _tuned(run: Run) -> object:
-    """Equal for runs that differ in nothing but rate and seed."""
-    return (run.head_of, settings_of(run, but=KEY))
+    """Equal for runs of one study, or one archive, that differ in nothing but rate and seed."""
+    inside = run_of(run.folder).parent
+    study = inside.parent if inside.name == TUNING else inside
+    return (study, run.head_of, settings_of(run, but=KEY))
 
 
 def _rate(run: Run) -> float:

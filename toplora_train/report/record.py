@@ -20,6 +20,7 @@ from toplora_train.evaluation.run_evaluation import Score
 from toplora_train.evaluation.statistics import mean_interval
 
 SCHEMA_VERSION = 1
+EVALUATIONS = "evaluations"  # the folder in a run of later ones
 
 Measured = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
 """A number that may be NaN, which JSON writes as null."""
@@ -303,6 +304,11 @@ def write_report(path: Path, report: Report) -> dict[str, Any]:
     values = report.to_dict()
     write_json_atomically(path, values)
     return values
+
+
+def run_of(folder: Path) -> Path:
+    """The run directory of a run, or of a later evaluation of it (``RUN/evaluations/NAME``)."""
+    return folder.parent.parent if folder.parent.name == EVALUATIONS else folder
 
 
 def read_report(path: Path) -> dict[str, Any]:

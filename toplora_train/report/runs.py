@@ -25,7 +25,7 @@ from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.evaluation.row_scores import RowScores, other_metric, share_right
 from toplora_train.report.jobs import TUNING, unfinished_runs
 from toplora_train.report.metrics_file import read_metrics
-from toplora_train.report.record import completed_report, read_report
+from toplora_train.report.record import completed_report, read_report, run_of
 
 # Settings that do not define the method: seeds, locations, output and evaluation.
 NOT_OF_THE_METHOD = (
@@ -186,7 +186,7 @@ def _completed(reports: Iterable[Path]) -> list[Path]:
 
 def _read(folder: Path) -> Run:
     report = completed_report(folder)
-    home = folder.parent.parent if folder.parent.name == "evaluations" else folder
+    home = run_of(folder)
     config = read_config(home / "config.yaml")
     settings = {
         key: value

@@ -11,7 +11,7 @@ from toplora_train.config.json_file import write_json_atomically
 from toplora_train.config.names import LONGEST, plain_name
 from toplora_train.report.gain import read_gain
 from toplora_train.report.pages import write_pages
-from toplora_train.report.record import TaskScore, completed_report, with_scores
+from toplora_train.report.record import EVALUATIONS, TaskScore, completed_report, with_scores
 
 REPORT = "report.json"
 
@@ -26,7 +26,7 @@ def open_folder(run_dir: Path, name: str) -> Path:
         plain_name(name)
     except ValueError as error:
         raise UserError(f"name={name[:LONGEST]} {error}") from error
-    folder = run_dir / "evaluations" / name
+    folder = run_dir / EVALUATIONS / name
     if (folder / REPORT).is_file():
         raise UserError(f"{folder} holds a finished evaluation; choose another name=NAME")
     folder.mkdir(parents=True, exist_ok=True)
