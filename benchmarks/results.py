@@ -48,7 +48,9 @@ def study(name: str, baseline: str = "lora") -> Document:
             command
             for path in paths
             for command in json.loads(path.read_text(encoding="utf-8"))["commands"]
-        ],
+        ]
+        or [runs[0].report["command"]],
+        "first": runs[0].report,
         "machines": list(dict.fromkeys(machines)),
         "runs": len(runs),
         "tuning": len(tuning),
@@ -112,6 +114,25 @@ def tasks(documents: Sequence[Document]) -> str:
     return table(["method", *names], rows)
 
 
+def base(documents: Sequence[Document]) -> str:
+    """The base model, scored before a study's first run, and each task's commonest answer."""
+    (document,) = documents
+    report = document["first"]
+    heads, scored, most_frequent = [""], ["base model"], ["commonest answer"]
+    for task, how in report["tasks"].items():
+        heads.append(f"{task}, n {how['n']:,}")
+        scored.append(f"{numbers.percent(how['base_value'])} ({interval(how['base_ci95'])})")
+        most_frequent.append(numbers.percent(how["majority_value"]))
+    mean = numbers.percent(report["average_base_value"])
+    return table(
+        [*heads, "mean"],
+        [
+            [*scored, f"{mean} ({interval(report['average_base_ci95'])})"],
+            [*most_frequent, numbers.percent(report["average_majority_value"])],
+        ],
+    )
+
+
 def verdicts(documents: Sequence[Document]) -> str:
     """Each method against the one, with what the comparison could have seen."""
     (document,) = documents
@@ -152,7 +173,7 @@ def rates(documents: Sequence[Document]) -> str:
 def commands(documents: Sequence[Document]) -> str:
     """The commands of a study, where they were run, and what they cost."""
     (document,) = documents
-    ran = f"{document['runs']} runs"
+    ran = numbers.counted(document["runs"], "run")
     if document["tuning"]:
         ran += f" and {document['tuning']} tuning runs"
     return (
@@ -180,6 +201,7 @@ def summary(documents: Sequence[Document]) -> str:
 
 TABLES: Mapping[str, Callable[[Sequence[Document]], str]] = {
     "commands": commands,
+    "base": base,
     "scores": scores,
     "tasks": tasks,
     "verdicts": verdicts,
