@@ -90,7 +90,7 @@ def rate_curve(grid: Mapping[float, Sequence[HeldOut | None]]) -> dict[str, Any]
 
 
 def at_best_rates(runs: Sequence[Run], tuning: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """The runs without those at a rate that was the best only before more tuning runs were made.
+    """The runs without those at a rate that was the best of some of the tuning runs only.
 
     A study that is continued with more rates or tuning seeds may choose another rate. Runs at the
     earlier one would be a second method, chosen by no rule.
@@ -120,8 +120,8 @@ def at_best_rates(runs: Sequence[Run], tuning: Sequence[Run]) -> tuple[list[Run]
         f"{run.settings['adapter.name']} at {rate(_rate(run))}" for run in earlier
     )
     return kept, [
-        f"Left out: {counted(len(earlier), 'run')} at a learning rate that was the best before "
-        f"more tuning runs were made: {', '.join(names)}."
+        f"Left out: {counted(len(earlier), 'run')} at a learning rate that is not the best of "
+        f"all tuning runs: {', '.join(names)}."
     ]
 
 
