@@ -21,7 +21,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from tests.train.test_processes import in_two_processes
+from tests.processes import in_two_processes
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import LaunchSettings
 from toplora_train.evaluation.decoding.decode import generate
@@ -148,20 +148,20 @@ def checked(tmp_path_factory) -> Path:
     """The folder of the tracebacks."""
     folder = tmp_path_factory.mktemp("sharded")
     save_models(folder)
-
-    def run() -> None:
-        shards = open_shards(LaunchSettings(engine="fsdp2"), Accelerator(cpu=True))
-        for check in CHECKS:
-            file = folder / f"{check.__name__}.{shards.mesh.get_local_rank()}"
-            try:
-                check(folder, shards)
-                file.write_text("")
-            except Exception:
-                file.write_text(traceback.format_exc())
-                raise
-
-    in_two_processes(folder, run)
+    in_two_processes(folder, run_checks, folder)
     return folder
+
+
+def run_checks(folder: Path) -> None:
+    shards = open_shards(LaunchSettings(engine="fsdp2"), Accelerator(cpu=True))
+    for check in CHECKS:
+        file = folder / f"{check.__name__}.{shards.mesh.get_local_rank()}"
+        try:
+            check(folder, shards)
+            file.write_text("")
+        except Exception:
+            file.write_text(traceback.format_exc())
+            raise
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

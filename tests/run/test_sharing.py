@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
-from tests.cases.warm import end
+from tests.processes import in_two_processes
 from toplora_train import cli
 from toplora_train.launch import evaluate
 
@@ -42,21 +40,15 @@ def like_a_worker() -> Iterator[None]:
 
 
 def trained_by_two(folder: Path) -> Path:
-    """As by torchrun: both processes are given, here forks, which need not import torch."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    pids = []
-    for rank in "01":
-        pids.append(os.fork())
-        if pids[-1] == 0:
-            AcceleratorState._reset_state(reset_partial_state=True)  # of other tests
-            os.environ |= address | {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
-            os.chdir(folder)
-            sys.argv = ["toplora-train", *RUN]
-            end(cli.main)
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0]
+    """As by torchrun: both processes are given."""
+    assert in_two_processes(folder, train_in, folder)
     return folder / "run"
+
+
+def train_in(folder: Path) -> None:
+    os.chdir(folder)
+    sys.argv = ["toplora-train", *RUN]
+    sys.exit(cli.main())
 
 
 @pytest.mark.usefixtures("like_a_worker")

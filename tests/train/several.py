@@ -113,7 +113,7 @@ def full_from(step: int, accelerator: Accelerator) -> Loss:
     return loss
 
 
-def main(folder: Path, *, default: bool) -> None:
+def main(folder: Path, default: bool) -> None:
     accelerator = Accelerator(cpu=True)
     torch.set_num_threads(1)
     for name in DEFAULT if default else TRAINED:
@@ -128,8 +128,8 @@ def main(folder: Path, *, default: bool) -> None:
     accelerator.end_training()
 
 
-def run(folder: Path, *, default: bool) -> None:
+def run(folder: Path, default: bool) -> None:
     """Make the folders, and train in each."""
     for name in ("", "recomputed", "zero2", "zero3", "enough", "full"):
         (folder / name).mkdir(exist_ok=True, parents=True)
-    main(folder, default=default)
+    main(folder, default)

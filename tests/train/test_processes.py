@@ -1,19 +1,13 @@
 """Two real processes train the same losses and adapters as one."""
 
-import logging
-import os
-import socket
-import traceback
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from tests.processes import in_two_processes
 from tests.train import several
 from tests.train.several import DEFAULT, SHARDED, TRAINED, train_one
 from toplora_train.train.processes import (
@@ -80,34 +74,8 @@ def of_two(tmp_path_factory, request) -> Path:
     folder = tmp_path_factory.mktemp("two")
     tests = (i for i in request.session.items if "of_two" in getattr(i, "fixturenames", ()))
     adapters = "all" if any(test.get_closest_marker("slow") for test in tests) else "default"
-    assert in_two_processes(folder, lambda: several.run(folder, default=adapters == "default"))
+    assert in_two_processes(folder, several.run, folder, adapters == "default")
     return folder
-
-
-def in_two_processes(folder: Path, job: Callable[[], None]) -> bool:
-    """Run the job in two forks of this process, which has imported torch; whether both succeed."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in ("0", "1"):
-        children.append(os.fork())
-        if children[-1] == 0:
-            code = 1
-            try:
-                os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
-                os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-                torch.set_num_threads(1)  # a fork has no threads of its parent's
-                AcceleratorState._reset_state(reset_partial_state=True)
-                warnings.resetwarnings()
-                logging.basicConfig(filename=folder / "log", force=True)
-                job()
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-    return [os.waitpid(child, 0)[1] for child in children] == [0, 0]
 
 
 def by_default(names: tuple[str, ...]) -> list:

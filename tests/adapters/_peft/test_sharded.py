@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from peft.tuners import tuners_utils
 
-from tests.train.test_processes import in_two_processes
+from tests.processes import in_two_processes
 from toplora_train.adapters._peft.sharded import attaching
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.saving import load_adapter, save_adapter
@@ -56,7 +56,7 @@ def start_train_and_reload(folder: Path) -> None:
 
 def test_adapters_start_train_and_reload_as_on_the_whole_model(tmp_path: Path):
     tiny_model().save_pretrained(tmp_path / "model")
-    assert in_two_processes(tmp_path, lambda: start_train_and_reload(tmp_path))
+    assert in_two_processes(tmp_path, start_train_and_reload, tmp_path)
 
 
 def test_a_whole_model_is_attached_to_as_ever():

@@ -1,4 +1,3 @@
-import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 from accelerate import Accelerator
 
-from tests.train.test_processes import in_two_processes
+from tests.processes import in_two_processes
 from toplora_train.config.errors import UserError
+from toplora_train.config.schema import RunConfig
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.run.prepare.run_data import prepare
 from toplora_train.run.prepare.same_inputs import difference, digests, validate_same_inputs
@@ -40,15 +40,14 @@ def test_a_single_process_compares_nothing():
 
 
 def test_every_process_stops_if_one_has_read_other_rows(make_run, tmp_path: Path):
-    def run() -> None:
-        accelerator = Accelerator(cpu=True)
-        ranks = Ranks(accelerator.process_index, accelerator.num_processes)
-        config = make_run()
-        validate_same_inputs(prepare(config), ranks)
-        if not ranks.first:
-            config = replace(config, dataset=replace(config.dataset, limit=3))
-        with pytest.raises(UserError, match="differ in the training rows"):
-            validate_same_inputs(prepare(config), ranks)
+    assert in_two_processes(tmp_path, read_and_compare, make_run())
 
-    assert in_two_processes(tmp_path, run)
-    assert "RANK" not in os.environ
+
+def read_and_compare(config: RunConfig) -> None:
+    accelerator = Accelerator(cpu=True)
+    ranks = Ranks(accelerator.process_index, accelerator.num_processes)
+    validate_same_inputs(prepare(config), ranks)
+    if not ranks.first:
+        config = replace(config, dataset=replace(config.dataset, limit=3))
+    with pytest.raises(UserError, match="differ in the training rows"):
+        validate_same_inputs(prepare(config), ranks)
