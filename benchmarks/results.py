@@ -43,14 +43,13 @@ def study(name: str, baseline: str = "lora") -> Document:
     runs = [run for finished, _ in read for run in finished]
     tuning = [run for _, tuned in read for run in tuned]
     machines = [machine(run.report["environment"]) for run in [*runs, *tuning]]
+    ran = [
+        json.loads(path.read_text(encoding="utf-8"))["commands"] or [found[0].report["command"]]
+        for path, (found, _) in zip(paths, read, strict=True)
+    ]
     return compare_runs(runs, tuning=tuning, baseline=baseline) | {
-        "commands": [
-            command
-            for path in paths
-            for command in json.loads(path.read_text(encoding="utf-8"))["commands"]
-        ]
-        or [runs[0].report["command"]],
-        "first": runs[0].report,
+        "commands": [command for of_one in ran for command in of_one],
+        "reports": [run.report for run in runs],
         "machines": list(dict.fromkeys(machines)),
         "runs": len(runs),
         "tuning": len(tuning),
@@ -115,10 +114,16 @@ def tasks(documents: Sequence[Document]) -> str:
 
 
 def base(documents: Sequence[Document]) -> str:
-    """The base model, scored before a study's first run, and each task's commonest answer."""
+    """The base model, scored before a run, and each task's most frequent answer.
+
+    Raises:
+        UserError: There are several runs, or the base model was not scored.
+    """
     (document,) = documents
-    report = document["first"]
-    heads, scored, most_frequent = [""], ["base model"], ["commonest answer"]
+    report, *more = document["reports"]
+    if more or report["average_base_value"] is None:
+        raise UserError("a table `base` is of one run, with evaluation.base=true")
+    heads, scored, most_frequent = [""], ["base model"], ["most frequent answer"]
     for task, how in report["tasks"].items():
         heads.append(f"{task}, n {how['n']:,}")
         scored.append(f"{numbers.percent(how['base_value'])} ({interval(how['base_ci95'])})")
@@ -218,7 +223,8 @@ def named(tasks: Sequence[str]) -> str:
 def metric(document: Document) -> str:
     """What the methods' scores are: of one task, or the mean over several."""
     each = list(document["tasks"].values())
-    (name,) = {how["metric"] for how in each}
+    names = {how["metric"] for how in each}
+    name = names.pop() if len(names) == 1 else "score"
     of = f" of {len(each)} tasks" if len(each) > 1 else ""
     return f"{name}{of}, n {sum(how['n'] for how in each):,}"
 

@@ -133,6 +133,13 @@ def test_the_page_of_pefts_methods_is_what_is_found_now():
     assert found == page.read_text(encoding="utf-8")
 
 
+def test_a_mean_over_tasks_with_different_metrics_is_a_score():
+    results, two = script("results"), {"a": {"metric": "accuracy", "n": 3}}
+    assert results.metric({"tasks": two}) == "accuracy, n 3"
+    two["b"] = {"metric": "matthews", "n": 4}
+    assert results.metric({"tasks": two}) == "score of 2 tasks, n 7"
+
+
 def test_the_published_tables_are_those_of_the_archived_studies(checkout: Path):
     results = script("results")
     pages = [checkout / "README.md", checkout / "docs" / "results.md"]

@@ -170,27 +170,6 @@ def test_learning_rates_are_those_of_the_tuning_runs(tmp_path: Path):
     assert "different learning rates" in "\n".join(compare_runs(runs)["warnings"])
 
 
-def test_runs_at_a_rate_that_more_tuning_runs_overruled_are_left_out(tmp_path: Path):
-    study = tmp_path / "S"
-    for folder, adapter, lr in (("a", "lora", 1e-3), ("b", "lora", 1e-2), ("c", "toplora", 1e-3)):
-        run_folder(study / folder, adapter=adapter, lr=lr)
-    for adapter in ("lora", "toplora"):  # whose final runs are still to come
-        for lr, loss in ((1e-3, 0.2), (1e-2, 0.1)):
-            folder = study / "tuning" / f"{adapter}-{lr}"
-            run_folder(folder, adapter=adapter, lr=lr, held_out=loss, right={})
-    run_folder(tmp_path / "other", lr=1e-4)  # is of no study
-    runs = find_runs([study, tmp_path / "other"])
-    document = compare_runs(runs, tuning=find_tuning_runs([study]))
-    assert {method["name"] for method in document["methods"]} == {
-        "lora optimizer.lr=0.01",
-        "lora optimizer.lr=0.0001",
-        "toplora optimizer.lr=0.001",
-    }
-    (warning,) = [one for one in document["warnings"] if one.startswith("Left out")]
-    assert "1 run at a learning rate" in warning
-    assert warning.endswith("lora at 1e-3.")
-
-
 def test_the_adapters_compared_are_the_first_of_each_method_or_two_of_a_single_one():
     methods = [
         {"name": "lora", "runs": ["a", "b"], "seeds": [1, 2]},

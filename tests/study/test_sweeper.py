@@ -10,6 +10,7 @@ import pytest
 from toplora_train import cli
 from toplora_train.config.resolved import write_config
 from toplora_train.launch.parent import JobResult
+from toplora_train.report.jobs import read_jobs, superseded
 from toplora_train.study import job as study_job
 from toplora_train.study.sweeper import Combinations
 
@@ -38,6 +39,8 @@ def call(tmp_path, monkeypatch, capsys):
 
     def run_job(config, **_) -> JobResult:
         run_dir = Path(config.output_dir)
+        if call.refuses:
+            return JobResult(2, run_dir, 1.0)
         if not config.trains:
             return JobResult(0, run_dir, 1.0, planned=7.0)
         call.jobs.append((run_dir.relative_to(tmp_path / "S").as_posix(), config))
@@ -56,7 +59,7 @@ def call(tmp_path, monkeypatch, capsys):
         shown = capsys.readouterr()
         return code, shown.out, shown.err
 
-    call.jobs, call.interrupted_at = [], None
+    call.jobs, call.interrupted_at, call.refuses, call.best = [], None, False, best
     monkeypatch.setattr(study_job, "run_job", run_job)
     monkeypatch.chdir(tmp_path)
     return call
@@ -88,6 +91,25 @@ def test_a_study_in_phases_is_one_command_that_can_be_continued(call):
         "adapter-toplora_optimizer.lr-0.01_seed-11",
     ]
     assert [config.evaluation.enabled for _, config in call.jobs] == [False, False, True, True]
+
+
+def test_a_study_that_is_given_other_tuning_seeds_chooses_by_them_alone(call, tmp_path):
+    assert call(*STUDY)[0] == 0
+    call.best["lora"] = 1e-2
+    assert call(*STUDY, "study.tuning_seeds=[2,3]")[0] == 0
+    assert [folder for folder, _ in call.jobs if "tuning" not in folder] == [
+        "adapter-lora_optimizer.lr-0.01_seed-11"
+    ]
+    assert {one for one in superseded(read_jobs(tmp_path / "S")) if "tuning" not in one} == {
+        "adapter-lora_optimizer.lr-0.001_seed-11"
+    }
+
+
+def test_a_trial_that_cannot_be_extended_does_not_count_with_its_shorter_run(call):
+    assert call(*STUDY)[0] == 0
+    call.refuses = True
+    _, shown, _ = call(*STUDY, "resume=extend", "trainer.max_steps=99")
+    assert "adapter=lora: all its tuning jobs failed" in shown
 
 
 def test_planning_a_study_plans_each_method_once_and_counts_the_jobs(call, tmp_path):

@@ -33,13 +33,21 @@ def test_outside_the_loop_a_signal_raises_immediately():
         signal.signal(signal.SIGTERM, before[1])
 
 
-def test_a_second_signal_exits_immediately():
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [
+        (["SIGINT", "SIGINT"], 130),
+        (["SIGTERM", "SIGUSR1"], 5),  # SLURM's warning, late
+        (["SIGUSR1", "SIGUSR1", "SIGTERM"], 5),  # what it warned of, while the run saves
+        (["SIGUSR1", "SIGTERM", "SIGTERM"], 143),
+    ],
+)
+def test_a_second_signal_exits_immediately_but_a_warning_does_not_count(signals, code):
+    kills = "".join(f"    os.kill(os.getpid(), signal.{name})\n" for name in signals)
     script = (
         "import os, signal\n"
         "from toplora_train.train.signals import interrupt_later\n"
-        "with interrupt_later():\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    raise SystemExit('still here')\n"
+        f"with interrupt_later():\n{kills}"
+        "    raise SystemExit(5)\n"
     )
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 130
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == code

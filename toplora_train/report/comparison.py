@@ -17,11 +17,10 @@ from toplora_train.evaluation import paired
 from toplora_train.evaluation.row_scores import RowScores, mean_over_tasks
 from toplora_train.report.costs import method_costs, step_time_warning
 from toplora_train.report.fairness import fairness_warnings
-from toplora_train.report.jobs import Unfinished
+from toplora_train.report.jobs import PENDING, SEED, SUPERSEDED, Unfinished
 from toplora_train.report.joint import join_tasks, methods_by_task
 from toplora_train.report.numbers import counted
 from toplora_train.report.rates import (
-    at_best_rates,
     edge_warnings,
     learning_rates,
     near_warnings,
@@ -48,7 +47,7 @@ def compare_runs(
     Args:
         runs: Finished runs with the same protocol.
         tuning: The runs by which their learning rates were chosen; by default the same ones.
-        unfinished: Runs of the same study that are not completed.
+        unfinished: Runs of the same study that are not completed, or no longer count.
         baseline: The method every other one is compared to; None for all pairs.
         gain: The true difference for which the number of seeds needed is computed.
 
@@ -65,7 +64,6 @@ def compare_runs(
     Raises:
         UserError: The runs' protocols differ, or ``baseline`` is not one of the methods.
     """
-    runs, earlier = at_best_rates(runs, tuning)
     methods, left_out = join_tasks(runs)
     pairs = _pairs(methods, baseline)
     ordered = [run for method in methods for run in method.runs]
@@ -110,6 +108,7 @@ def compare_runs(
         for one in found
     ]
     rates = learning_rates(tuned)
+    chosen = not any(one.tuning and one.state in PENDING for one in unfinished)  # by all trials
     document = {
         "protocol": first_report["protocol"],
         "protocol_hash": first_report["protocol_hash"],
@@ -125,12 +124,12 @@ def compare_runs(
         "unfinished": [asdict(one) for one in unfinished],
         "warnings": [
             *_unfinished_warnings(unfinished),
-            *earlier,
             *left_out,
             *fairness_warnings(methods, reference, tuned=tuned),
             *filter(None, [step_time_warning(methods)]),
-            *edge_warnings(rates, "study.rates" if tuning else "optimizer.lr"),
-            *(near_warnings(rates) if tuning else []),  # else each rate is a method of its own
+            *(edge_warnings(rates, "study.rates" if tuning else "optimizer.lr") if chosen else []),
+            # Where nothing was tuned each rate is a method of its own.
+            *(near_warnings(rates) if chosen and tuning else []),
         ],
     }
     if not baseline and len(methods) > 2 and all(len(method.runs) > 1 for method in methods):
@@ -275,13 +274,23 @@ def _significant_pairs(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[s
 
 
 def _unfinished_warnings(unfinished: Sequence[Unfinished]) -> list[str]:
-    commands = dict.fromkeys(one.command for one in unfinished if one.command)
-    if not commands:
-        return []
-    names = counted(len(unfinished), "run")
-    verb = "is" if len(unfinished) == 1 else "are"
-    line = f"{names} of the study {verb} not completed and not compared. To continue:"
-    return ["\n".join([line, *commands])]
+    warnings = []
+    commands = [one.command for one in unfinished if one.command]
+    if commands:
+        verb = "is" if len(commands) == 1 else "are"
+        line = f"{counted(len(commands), 'run')} of the study {verb} not completed and not compared"
+        warnings.append("\n".join([f"{line}. To continue:", *dict.fromkeys(commands)]))
+    earlier = [
+        " ".join(word for word in one.name.split(" ") if not word.startswith(SEED))
+        for one in unfinished
+        if one.state == SUPERSEDED and not one.tuning
+    ]
+    if earlier:
+        warnings.append(
+            f"Left out: {counted(len(earlier), 'run')} at a learning rate that the study no longer "
+            f"chooses: {'; '.join(dict.fromkeys(earlier))}."
+        )
+    return warnings
 
 
 def _scores_of(

@@ -201,11 +201,11 @@ def adapters(document: Mapping[str, Any]) -> Table:
 
 
 def unfinished(document: Mapping[str, Any]) -> Table:
-    """The runs that are not completed, with the reason."""
+    """The runs that are not completed or no longer count, with the reason."""
     rows = [
         [Cell(one[key]) for key in ("name", "state", "reason")] for one in document["unfinished"]
     ]
-    return Table("Not completed", ["run", "state", "reason"], rows).without("reason")
+    return Table("Not compared", ["run", "state", "reason"], rows).without("reason")
 
 
 RELATIVE = "relative step"

@@ -21,6 +21,9 @@ from toplora_train.report.record import read_report
 STUDY = "study.json"  # in the folder of a study, whose jobs are folders inside it
 JOBS = "jobs.jsonl"
 TUNING = "tuning"  # the folder in a study of the runs by which learning rates are chosen
+PENDING = ("waiting", "running", "interrupted")
+SUPERSEDED = "superseded"
+RATE, SEED = "optimizer.lr=", "seed="
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,17 @@ class _Written:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that cannot be compared: its state, the reason, and the command that continues it.
+    """A run that is not compared: its state, the reason, and the command that continues it.
 
-    The command is empty if there is nothing to continue.
+    The command is empty if there is nothing to continue. ``tuning``: it is to choose a learning
+    rate.
     """
 
     name: str
     state: str
     reason: str
     command: str
+    tuning: bool = False
 
 
 def read_study(folder: Path) -> dict[str, Any]:
@@ -114,6 +119,29 @@ def read_jobs(folder: Path) -> list[Job]:
     return list(found.values())
 
 
+def superseded(jobs: Sequence[Job]) -> set[str]:
+    """The folders of jobs on which a study's choice of learning rates no longer rests.
+
+    A study that is continued with other rates or tuning seeds chooses again, from what that command
+    lists. Earlier trials then took no part in the choice, and runs at a rate that is not chosen any
+    more would be a second method, chosen by no rule.
+    """
+    newest: dict[tuple[str, ...], Job] = {}
+    for job in sorted(jobs, key=lambda one: one.planned):
+        newest[_method(job)] = job
+    if not any(map(_is_tuning, jobs)):
+        return set()
+    return {
+        job.folder
+        for job in jobs
+        if (
+            job.planned != newest[_method(job)].planned
+            if _is_tuning(job)
+            else _word(job, RATE) != _word(newest[_method(job)], RATE)
+        )
+    }
+
+
 def unfinished_runs(folders: list[Path]) -> list[Unfinished]:
     """The jobs of studies, and the runs in other folders, that are not completed."""
     return [
@@ -126,18 +154,20 @@ def unfinished_runs(folders: list[Path]) -> list[Unfinished]:
 
 def _jobs(study: Path) -> list[Unfinished]:
     commands = {one["time"]: one["command"] for one in read_study(study).get("commands", [])}
-    return [
-        Unfinished(
-            job.overrides or job.folder,
-            "missing" if job.status == "completed" else job.status,
-            job.error or "",
-            ""
-            if job.status == "pruned"
-            else commands.get(job.planned, next(reversed(commands.values()), "")),
-        )
-        for job in read_jobs(study)
-        if _report(study / job.folder).get("status") != "completed"
-    ]
+    last = next(reversed(commands.values()), "")
+    jobs = read_jobs(study)
+    left_out = superseded(jobs)
+    found = []
+    for job in jobs:
+        name, tuning = job.overrides or job.folder, _is_tuning(job)
+        if job.folder in left_out:
+            reason = "the study has chosen the learning rate again since"
+            found.append(Unfinished(name, SUPERSEDED, reason, "", tuning))
+        elif _report(study / job.folder).get("status") != "completed":
+            state = "missing" if job.status == "completed" else job.status
+            command = "" if job.status == "pruned" else commands.get(job.planned, last)
+            found.append(Unfinished(name, state, job.error or "", command, tuning))
+    return found
 
 
 def _runs(folder: Path) -> list[Unfinished]:
@@ -151,6 +181,20 @@ def _runs(folder: Path) -> list[Unfinished]:
             state = str(report.get("status", "interrupted"))
             found.append(Unfinished(run.name, state, str(report.get("error", "")), command))
     return found
+
+
+def _is_tuning(job: Job) -> bool:
+    return job.folder.startswith(f"{TUNING}/")
+
+
+def _method(job: Job) -> tuple[str, ...]:
+    """Equal for the trials of a method, and for its runs."""
+    words = [word for word in job.overrides.split(" ") if not word.startswith((RATE, SEED))]
+    return (str(_is_tuning(job)), *words)
+
+
+def _word(job: Job, key: str) -> str:
+    return next((word for word in job.overrides.split(" ") if word.startswith(key)), "")
 
 
 def _report(run_dir: Path) -> dict[str, Any]:

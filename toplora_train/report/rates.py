@@ -4,9 +4,11 @@
 one-standard-error rule (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees,
 1984), which takes the simplest model in it; here the best rate stays chosen and the band is only
 reported. It is no test: all rates of a seed are scored on the same rows, and one outside the band
-may be no worse. An accuracy p over n rows has ``sqrt(p (1 - p) / n)``; the mean of k seeds, which
-hold out rows of their own, that over ``sqrt(k)``, or ``s / sqrt(k)`` of their deviation s if that
-is larger. With one seed other metrics and losses have none.
+may be no worse. An accuracy over n rows has ``sqrt(p (1 - p) / n)``, where two right and two wrong
+rows are added for p (Agresti and Coull, The American Statistician 52, 1998), as otherwise an
+accuracy of 1 would be certain. The mean of k seeds, which hold out rows of their own, has that over
+``sqrt(k)``, or ``s / sqrt(k)`` of their deviation s if that is larger. With one seed other metrics
+and losses have none.
 """
 
 from __future__ import annotations
@@ -18,10 +20,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from toplora_train.report.held_out import VALIDATION_LOSS, HeldOut, held_out
-from toplora_train.report.jobs import TUNING
-from toplora_train.report.numbers import counted, rate
-from toplora_train.report.record import run_of
-from toplora_train.report.runs import Method, Run, settings_of, typed
+from toplora_train.report.numbers import rate
+from toplora_train.report.runs import Method, Run, typed
 
 KEY = "optimizer.lr"
 TUNE_MORE = "Tune with three seeds or more (study.tuning_seeds)"
@@ -76,53 +76,17 @@ def rate_curve(grid: Mapping[float, Sequence[HeldOut | None]]) -> dict[str, Any]
     best = min(whole, key=lambda point: sign * point["mean"])
     near = [
         point["rate"]
-        for point in points
+        for point in whole
         if point is not best and sign * (point["mean"] - best["mean"]) <= (best["error"] or 0.0)
     ]
-    rates = [point["rate"] for point in points]
+    rates = sorted(grid)
     edge = None
-    if len(rates) > 1 and not _is_flat(points):
-        if best is points[0]:
+    if len(points) > 1 and not _is_flat(points):
+        if best["rate"] == rates[0]:
             edge = rates[0] ** 2 / rates[1]
-        elif best is points[-1]:
+        elif best["rate"] == rates[-1]:
             edge = rates[-1] ** 2 / rates[-2]
     return {"best": best["rate"], "near": near, "edge": edge, "points": points}
-
-
-def at_best_rates(runs: Sequence[Run], tuning: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """The runs without those at a rate that was the best of some of the tuning runs only.
-
-    A study that is continued with more rates or tuning seeds may choose another rate. Runs at the
-    earlier one would be a second method, chosen by no rule.
-
-    Args:
-        runs: Runs of a study.
-        tuning: Those that chose its learning rates; none if nothing was chosen.
-
-    Returns:
-        The runs, and a warning if any were left out.
-    """
-    tried: dict[object, dict[float, list[HeldOut | None]]] = {}
-    for run in tuning:
-        tried.setdefault(_tuned(run), {}).setdefault(_rate(run), []).append(held_out(run.report))
-    curves = {method: rate_curve(grid) for method, grid in tried.items()}
-    best = {method: curve["best"] for method, curve in curves.items() if curve}
-    settled = {_tuned(run) for run in runs if _rate(run) == best.get(_tuned(run))}
-    kept: list[Run] = []
-    earlier: list[Run] = []
-    for run in runs:
-        method = _tuned(run)
-        overruled = method in settled and _rate(run) != best[method]
-        (earlier if overruled else kept).append(run)
-    if not earlier:
-        return kept, []
-    names = dict.fromkeys(
-        f"{run.settings['adapter.name']} at {rate(_rate(run))}" for run in earlier
-    )
-    return kept, [
-        f"Left out: {counted(len(earlier), 'run')} at a learning rate that is not the best of "
-        f"all tuning runs: {', '.join(names)}."
-    ]
 
 
 def untuned(method: Method) -> str:
@@ -179,21 +143,14 @@ def near_warnings(rates: Mapping[str, Any] | None) -> list[str]:
         )
     if rates and unknown:
         warnings.append(
-            f"With one tuning seed nothing says how certain the best rates of {', '.join(unknown)} "
-            f"by {rates['metric']} are. {TUNE_MORE}."
+            f"One tuning seed gives the {rates['metric']} no standard error, so how certain the "
+            f"best rates of {', '.join(unknown)} are is unknown. {TUNE_MORE}."
         )
     return warnings
 
 
 def _is_flat(points: Sequence[Mapping[str, Any]]) -> bool:
     return len({point["mean"] for point in points}) == 1
-
-
-def _tuned(run: Run) -> object:
-    """Equal for runs of one study, or one archive, that differ in nothing but rate and seed."""
-    inside = run_of(run.folder).parent
-    study = inside.parent if inside.name == TUNING else inside
-    return (study, run.head_of, settings_of(run, but=KEY))
 
 
 def _rate(run: Run) -> float:
@@ -203,11 +160,11 @@ def _rate(run: Run) -> float:
 def _standard_error(found: Sequence[HeldOut]) -> float | None:
     """Of the mean over runs: by the rows if each is right or wrong, and by the seeds."""
     values = [one.value for one in found]
-    by_rows = [
-        sqrt(one.value * (1 - one.value) / one.rows)
-        for one in found
-        if one.metric == "accuracy" and one.rows
-    ]
+    by_rows = []
+    for one in found:
+        if one.metric == "accuracy" and one.rows:
+            p = (one.value * one.rows + 2) / (one.rows + 4)
+            by_rows.append(sqrt(p * (1 - p) / one.rows))
     errors = [fmean(by_rows) / sqrt(len(by_rows))] if by_rows else []
     if len(values) > 1:
         errors.append(stdev(values) / sqrt(len(values)))

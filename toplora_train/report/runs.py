@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from argparse import ArgumentParser
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ from toplora_train.config.yaml_file import option_values
 from toplora_train.evaluation.metrics import Values, as_numbers
 from toplora_train.evaluation.predictions import Prediction, read_predictions
 from toplora_train.evaluation.row_scores import RowScores, other_metric, share_right
-from toplora_train.report.jobs import TUNING, unfinished_runs
+from toplora_train.report.jobs import TUNING, read_jobs, superseded, unfinished_runs
 from toplora_train.report.metrics_file import read_metrics
 from toplora_train.report.record import completed_report, read_report, run_of
 
@@ -146,6 +146,8 @@ def task_scores(runs: Sequence[Run], task: str, metric: str) -> RowScores:
 def find_runs(folders: Sequence[Path]) -> list[Run]:
     """Read runs; a folder of runs, such as a sweep's, stands for all completed runs in it.
 
+    Runs of a study at a learning rate that it no longer chooses are left out.
+
     Raises:
         UserError: A folder contains no completed run, or a run given by itself is not completed.
     """
@@ -156,7 +158,7 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
         if (folder / "report.json").is_file():
             run_dirs.append(folder)
             continue
-        inside = _completed(folder.glob("*/report.json"))
+        inside = _completed(folder, "*/report.json")
         for one in [] if inside else unfinished_runs([folder])[:1]:
             raise UserError(
                 f"{folder}: none of its runs is completed; {one.name}: {one.state} ({one.reason}); "
@@ -174,14 +176,18 @@ def find_tuning_runs(folders: Sequence[Path]) -> list[Run]:
     Args:
         folders: Studies; other folders have none.
     """
-    found = [_completed(folder.glob(f"{TUNING}/*/report.json")) for folder in folders]
+    found = [_completed(folder, f"{TUNING}/*/report.json") for folder in folders]
     return [_read(run_dir.resolve()) for run_dirs in found for run_dir in run_dirs]
 
 
-def _completed(reports: Iterable[Path]) -> list[Path]:
-    """The run directories of the reports of completed runs."""
-    completed = [path for path in reports if read_report(path).get("status") == "completed"]
-    return sorted(path.parent for path in completed)
+def _completed(folder: Path, reports: str) -> list[Path]:
+    """The run directories of completed runs in a folder; of a study, those that still count."""
+    left_out = {folder / one for one in superseded(read_jobs(folder))}
+    return sorted(
+        path.parent
+        for path in folder.glob(reports)
+        if path.parent not in left_out and read_report(path).get("status") == "completed"
+    )
 
 
 def _read(folder: Path) -> Run:

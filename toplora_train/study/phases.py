@@ -117,7 +117,7 @@ class LearningRates:
         from toplora_train.report.held_out import held_out
         from toplora_train.report.rates import rate_curve
 
-        rates, seeds = sorted(set(self.rates)), self.tuning_seeds
+        rates, seeds = sorted(set(self.rates)), sorted(set(self.tuning_seeds))
         trials = [
             (*method, f"optimizer.lr={one!r}", f"seed={seed}", "evaluation.enabled=false")
             for method in methods

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from toplora_train.config.errors import UserError
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
-from toplora_train.report.jobs import TUNING, Job
+from toplora_train.report.jobs import SUPERSEDED, TUNING, Job, superseded, unfinished_runs
 from toplora_train.report.numbers import counted, readable_seconds
 from toplora_train.report.sweep import sweep_table
 from toplora_train.study.launcher import StudyLauncher
@@ -106,12 +106,19 @@ def _show_leaderboard(launcher: StudyLauncher, completed: Sequence[Job], console
     from toplora_train.report.trackers.base import TrackedRun, open_tracker
 
     study = launcher.study
-    final = [job for job in completed if not job.folder.startswith(f"{TUNING}/")]
+    earlier = superseded(study.jobs())
+    final = [
+        job
+        for job in completed
+        if not job.folder.startswith(f"{TUNING}/") and job.folder not in earlier
+    ]
     if len(final) < 2:
         return
     try:
         document = compare_runs(
-            find_runs([study.run_dir(job) for job in final]), tuning=find_tuning_runs([study.path])
+            find_runs([study.run_dir(job) for job in final]),
+            tuning=find_tuning_runs([study.path]),
+            unfinished=[one for one in unfinished_runs([study.path]) if one.state == SUPERSEDED],
         )
         if len(document["methods"]) < 2 and not launcher.has_phases:
             return

@@ -13,7 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from toplora_train.launch.outcome import is_completed, read_report
+from toplora_train.launch.outcome import read_report
 from toplora_train.study.phases import Method, design_of, validate_keys
 
 
@@ -98,5 +98,8 @@ class Phases(Combinations):
         launcher.inside = inside
         returned = launcher.launch([list(job) for job in jobs], initial_job_idx=self._number)
         self._number += len(jobs)
+        study = launcher.study
+        completed = {study.run_dir(job) for job in study.jobs() if job.status == "completed"}
         folders = [Path(str(one.working_dir)) for one in returned]
-        return [read_report(folder) if is_completed(folder) else {} for folder in folders]
+        # A job that could not be extended has a report, of its shorter run, but is not completed.
+        return [read_report(folder) if folder in completed else {} for folder in folders]

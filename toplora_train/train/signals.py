@@ -17,15 +17,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interruption:
-    """Records the first signal; a second one exits immediately."""
+    """Records the first signal; a second one exits immediately.
+
+    After a warning (SIGUSR1) the next one is still the first: it may come while the run saves.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._warned = False
 
     def receive(self, signum: int, _frame: FrameType | None) -> None:
         """Handle a signal."""
-        if self.signum is None:
+        if self.signum is None or self._warned:
             self.signum = _meant(signum)
+            self._warned = signum == signal.SIGUSR1
         else:
             _again(signum, _frame)
 
