@@ -1,5 +1,7 @@
 """Test questions that are in the training set are found, regardless of punctuation."""
 
+import unicodedata
+
 import pytest
 
 from toplora_train.config.errors import UserError
@@ -20,7 +22,11 @@ def test_a_training_question_is_found_in_each_test_set():
 
 @pytest.mark.parametrize(
     "same",
-    ["there are 7 Crayons in the drawer", " There are  7 crayons, in the drawer . \n"],
+    [
+        "there are 7 Crayons in the drawer",
+        " There are  7 crayons, in the drawer . \n",
+        "There are 7 crayons in the \N{FULLWIDTH LATIN SMALL LETTER D}rawer",
+    ],
 )
 def test_case_punctuation_and_whitespace_are_ignored(same):
     train = "There are 7 crayons in the drawer."
@@ -34,10 +40,22 @@ def test_case_punctuation_and_whitespace_are_ignored(same):
         ("He has 3 pens.", "He has 4 pens."),
         ("Ann sees Ben.", "Ben sees Ann."),
         ("Nach Köln?", "Nach Kln?"),
+        ("What is a + 7?", "What is a - 7?"),
+        ("What is x / y?", "What is x * y?"),
+        ("Is -3 > 5?", "Is 3 < 5?"),
+        ("\N{GRINNING FACE}", "\N{CRYING FACE}"),
+        ("...", "?!"),
+        ("\N{DEVANAGARI LETTER KA}\N{DEVANAGARI VOWEL SIGN I}", "\N{DEVANAGARI LETTER KA}"),
     ],
 )
 def test_numbers_words_and_their_order_matter(train, test):
     assert contaminated_ids([row("t", train)], {"a": [row("a1", test)]}) == {"a": ()}
+
+
+def test_a_question_is_found_in_another_unicode_form():
+    train = row("t", unicodedata.normalize("NFD", "Où est né Ångström ?"))
+    test = row("a1", unicodedata.normalize("NFC", "où est né Ångström?"))
+    assert contaminated_ids([train], {"a": [test]}) == {"a": ("a1",)}
 
 
 def test_the_input_is_part_of_the_question():

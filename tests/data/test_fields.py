@@ -5,6 +5,7 @@ import pytest
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.fields import class_name, kind, label, lacks, number, shown, text
+from toplora_train.data.tables import ClassNumber
 
 
 def test_a_text_is_kept_as_it_stands_and_an_absent_one_is_empty():
@@ -98,3 +99,11 @@ def test_types_are_called_by_their_json_names():
         "null", "boolean", "number", "number", "NaN", "text", "object", "list",
     ]  # fmt: skip
     assert kind(b"x") == "a value of the type bytes"
+
+
+def test_the_name_that_a_file_gives_a_number_is_the_class():
+    value = ClassNumber(1)
+    value.name = "neg"
+    assert class_name({"a": value}, "a", "row 1", ("neg", "pos")) == "neg"
+    value.name = "unacceptable"  # the user's own words for the classes, by number
+    assert class_name({"a": value}, "a", "row 1", ("neg", "pos")) == "pos"

@@ -45,6 +45,8 @@ def test_zstandard_is_read(tmp_path):
         ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a\.csv: .*Row #3: Expected 2 columns, got 3"),
         ("a.csv", b'a,b\n"open,2\n', r"a\.csv: cannot be read as CSV"),
         ("a.csv", b"a,a\n1,2\n", "two columns are named 'a'"),
+        ("a.csv", b'a,b\n1,2\n"Great" film,2\n', r"a\.csv, line 3: a cell begins with a quotation"),
+        ("a.tsv", b'a\tb\n"great\t1\nbad\t0\nawful "\t0\n', r"a\.tsv, line 4: a cell begins with"),
         ("a.csv", b"", "the file is empty"),
         ("a.csv", b"a,b\n", "contains no rows"),
         ("a.csv", "a\nx\nü\n".encode("latin-1"), r"a\.csv, line 3: not UTF-8"),
@@ -56,6 +58,14 @@ def test_a_damaged_table_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         list(read_file(tmp_path / name))
+
+
+def test_quoted_cells_may_have_lines_and_doubled_marks(tmp_path):
+    content = 'a,b\n"two\nlines, with a comma","say ""a"""\n6" wide,2\n'
+    (tmp_path / "a.csv").write_text(content + "x" * 200_000 + ",3\n", encoding="utf-8")
+    rows = [record.fields for record in read_file(tmp_path / "a.csv")]
+    assert [row["a"] for row in rows[:2]] == ["two\nlines, with a comma", '6" wide']
+    assert [row["b"] for row in rows] == ['say "a"', "2", "3"]
 
 
 def test_folders_of_save_to_disk_are_read_by_split(tmp_path, capsys):

@@ -58,6 +58,13 @@ def test_the_last_number_counts_within_a_thousandth(text, found, label, right):
     assert is_correct_legacy(found, label, "number") is right
 
 
+@pytest.mark.parametrize("label", ["2,000", "$5", "1/2"])
+def test_a_label_that_the_scripts_cannot_read_is_refused(label):
+    for prediction in (None, "5"):
+        with pytest.raises(UserError, match=r"its answer '.*' is not a number that the legacy"):
+            is_correct_legacy(prediction, label, "number")
+
+
 def test_the_scripts_differ_at_a_second_response_header():
     text = "4\n### Response:\n 5"
     assert extract_after_last_header(text, "number", ()) == "5"

@@ -80,6 +80,9 @@ def test_a_text_with_two_numbers_is_not_one_number():
         ("20%", "0.2"),
         ("66.67%", "2/3"),
         ("1,000", "1000.0"),
+        ("1.25e-3", "0.00125"),
+        ("6.02e23", "602000000000000000000000"),
+        ("0", "-0.0"),
     ],
 )
 def test_two_ways_to_write_an_answer_are_the_same(left, right):
@@ -100,6 +103,10 @@ def test_two_ways_to_write_an_answer_are_the_same(left, right):
         ("100", "101"),
         ("1/3", "0.3"),
         ("12.5", "12.54"),
+        ("6.63e-34", "1.60e-19"),
+        ("6.63e-34", "0"),
+        ("1.25e-3", "4.99e-3"),
+        ("3e-7", "9e-7"),
     ],
 )
 def test_different_numbers_stay_different(left, right):

@@ -8,11 +8,23 @@ import pytest
 import yaml
 from sklearn import metrics
 
+from tests.report.made_up import made_up_report
 from tests.report.run_folders import run_folder, with_optimizer
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.report.runs import find_runs, group, task_scores, typed
+
+
+def test_runs_on_other_rows_are_another_method_even_if_the_file_has_the_same_name(tmp_path: Path):
+    data = made_up_report().data
+    for seed, digest in ((1, "a" * 64), (2, "a" * 64), (3, "b" * 64)):
+        run_folder(tmp_path / str(seed), seed=seed, data=replace(data, sha256=digest))
+    methods = group(find_runs([tmp_path]))
+    assert {m.name: [r.report["seed"] for r in m.runs] for m in methods} == {
+        "lora dataset.sha256=aaaaaaaaaaaa": [1, 2],
+        "lora dataset.sha256=bbbbbbbbbbbb": [3],
+    }
 
 
 def test_runs_that_differ_only_in_seed_are_one_method(tmp_path: Path):

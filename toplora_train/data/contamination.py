@@ -6,14 +6,20 @@ most of AddSub, MultiArith and SingleEq verbatim.
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+
+import regex  # type: ignore[import-untyped]  # knows Unicode's categories
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.rows import Row
 
-_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d]+")  # numbers keep their fraction: 3.5 is not 35
+# Numbers keep their fraction: 3.5 is not 35. Words keep their marks, as Hindi's vowels are. Symbols
+# count, and what may be an operator: before a number, or between blanks.
+_TOKEN = regex.compile(
+    r"\p{N}+(?:\.\p{N}+)?|[\p{L}\p{M}_]+|\p{S}|[-*/](?=\s?\p{N})|(?<=\s)[-*/](?=\s)"
+)
 
 
 def contaminated_ids(
@@ -21,11 +27,12 @@ def contaminated_ids(
 ) -> dict[str, tuple[str, ...]]:
     """For each test set, the ids of the rows whose question is also in the training data.
 
-    Questions (instruction and input) are equal if their words and numbers are, in order; case,
-    punctuation and whitespace are ignored. Rephrased questions are not found.
+    Questions (instruction and input) are equal if their words, numbers and symbols are, in order;
+    case, punctuation, whitespace and the Unicode form are ignored. Rephrased questions are not
+    found.
     """
     questions = {name: [(row.id, _words(row)) for row in rows] for name, rows in tests.items()}
-    sought = {words for of_test in questions.values() for _, words in of_test}
+    sought = {words for of_test in questions.values() for _, words in of_test if words}
     found = {words for row in train if (words := _words(row)) in sought} if sought else set()
     return {
         name: tuple(id for id, words in of_test if words in found)
@@ -34,7 +41,8 @@ def contaminated_ids(
 
 
 def _words(row: Row) -> str:
-    return " ".join(_WORD.findall(f"{row.instruction} {row.input}".casefold()))
+    text = unicodedata.normalize("NFKC", f"{row.instruction} {row.input}")
+    return " ".join(_TOKEN.findall(text.casefold()))
 
 
 KNOWN = {"math_data.json": "LLM-Adapters' math_data.json contains about 80 % of six math test sets"}

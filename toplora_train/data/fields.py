@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.tables import ClassNumber
 
 _KINDS: tuple[tuple[Any, str], ...] = (
     (type(None), "null"),
@@ -55,12 +56,15 @@ def class_name(
 ) -> str:
     """The class under a key: its name, or its number among ``choices``, which count from 0.
 
-    The number may be a text (``"0"``) or a whole float (``1.0``, as a table with gaps has it).
+    The number may be a text (``"0"``) or a whole float (``1.0``, as a table with gaps has it). A
+    number to which the file itself gives the name of a choice is that choice.
 
     Raises:
         UserError: It is none of the choices, or names one class and numbers another.
     """
     value = fields[name]
+    if isinstance(value, ClassNumber) and value.name in choices:  # whatever numbers the file has
+        return value.name
     listed = ", ".join(f"{number} {choice}" for number, choice in enumerate(choices))
     if isinstance(value, str) and value in choices:
         return value

@@ -7,6 +7,7 @@ cell without quotes is an absent value, as pandas writes it. A column that ``dat
 
 from __future__ import annotations
 
+import csv as strict_csv
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -68,6 +69,10 @@ def decompressed(path: Path) -> bytes:
     return content
 
 
+STRAY_QUOTE = (
+    "a cell begins with a quotation mark that does not quote it; write the cell in quotation marks "
+    "and double those inside, or save the file as JSON lines"
+)
 ROWS = 1000
 """Rows of a table that are Python objects at a time."""
 
@@ -87,9 +92,8 @@ def csv_rows(content: bytes, path: Path, delimiter: str | None = None) -> Iterat
     from pyarrow import csv
 
     header = content.partition(b"\n")[0].decode("utf-8", "replace")
-    parse = csv.ParseOptions(
-        delimiter=delimiter or max(",;\t", key=header.count), newlines_in_values=True
-    )
+    between = delimiter or max(",;\t", key=header.count)
+    parse = csv.ParseOptions(delimiter=between, newlines_in_values=True)
     read = csv.ReadOptions(use_threads=False, block_size=max(len(content), 1))  # numbers bad rows
     try:
         with csv.open_csv(io.BytesIO(content), read, parse) as opened:
@@ -106,8 +110,29 @@ def csv_rows(content: bytes, path: Path, delimiter: str | None = None) -> Iterat
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{path}: two columns are named '{twice}'; rename one of them")
+    _validate_quotes(content, path, between)
     for batch in table.to_batches(ROWS):
         yield from batch.to_pylist()
+
+
+def _validate_quotes(content: bytes, path: Path, delimiter: str) -> None:
+    """Refuse quotation marks that belong to a text and would join or change cells.
+
+    Raises:
+        UserError: Text follows a closing mark, or a cell of a tab-separated file has both a tab and
+            the end of a line.
+    """
+    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    rows = strict_csv.reader(text, delimiter=delimiter, strict=True)
+    before = strict_csv.field_size_limit(len(content) + 1)
+    try:
+        for row in rows:
+            if delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in row):
+                raise UserError(f"{path}, line {rows.line_num}: {STRAY_QUOTE}")
+    except strict_csv.Error:
+        raise UserError(f"{path}, line {rows.line_num}: {STRAY_QUOTE}") from None
+    finally:
+        strict_csv.field_size_limit(before)
 
 
 def parquet_rows(path: Path) -> Iterator[Any]:

@@ -59,11 +59,20 @@ def extract_before_next_header(text: str, extraction: str, choices: Sequence[str
 
 
 def is_correct_legacy(prediction: str | None, label: str, extraction: str) -> bool:
-    """Whether the texts are equal or the numbers within 0.001; None is never correct."""
-    if prediction is None:
-        return False
+    """Whether the texts are equal or the numbers within 0.001; None is never correct.
+
+    Raises:
+        UserError: The label is no number as the scripts read it.
+    """
     if extraction == "number":
-        return abs(float(label) - float(prediction)) <= TOLERANCE
+        try:
+            number = float(label)
+        except ValueError:
+            raise UserError(
+                f"its answer {label!r} is not a number that the legacy protocols read; write it "
+                "with digits only, or use evaluation.protocol=clean"
+            ) from None
+        return prediction is not None and abs(number - float(prediction)) <= TOLERANCE
     return prediction == label
 
 

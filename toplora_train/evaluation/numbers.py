@@ -8,7 +8,7 @@ Two numbers are the same answer when
 
 1. their values differ by at most one part in a million (float noise), so ``8 == 8.0``; or
 2. the one with fewer decimals, at least two, is the other rounded to as many, so
-   ``0.67 == 0.6666666666666666`` but not ``0.7`` or ``0.66``; or
+   ``0.67 == 0.6666666666666666`` but not ``0.7`` or ``0.66`` (``1.25e-3`` has five decimals); or
 3. only one has a percent sign, and they agree by 1. or 2. as written or after dividing it by 100,
    so ``20% == 20`` (the question asks for percent) and ``20% == 0.2`` (it asks for a fraction),
    while ``20`` and ``0.2`` differ.
@@ -72,7 +72,8 @@ def same_number(left: Number, right: Number) -> bool:
 def _number(match: re.Match[str]) -> Number:
     digits = match["value"].replace(",", "")
     value = Fraction(digits)
-    decimals = len(digits.lower().partition("e")[0].partition(".")[2])
+    mantissa, _, exponent = digits.lower().partition("e")
+    decimals = max(0, len(mantissa.partition(".")[2]) - int(exponent or 0))
     if match["denominator"] and int(match["denominator"]):
         value /= int(match["denominator"])
         decimals = _EXACT
@@ -85,8 +86,7 @@ def _number(match: re.Match[str]) -> Number:
 
 def _agree(left: Number, right: Number) -> bool:
     difference = abs(left.value - right.value)
-    size = max(Fraction(1), abs(left.value), abs(right.value))
-    if difference <= _NOISE * size:
+    if difference <= _NOISE * max(abs(left.value), abs(right.value)):
         return True
     shown = min(left.decimals, right.decimals)
     return 2 <= shown < _EXACT and difference <= Fraction(1, 2 * 10**shown)

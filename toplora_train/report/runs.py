@@ -48,6 +48,8 @@ NOT_OF_THE_METHOD = (
 CHOSEN = ("adapter", "optimizer")  # options that are a method, each with settings of its own
 DEFAULT_OPTIMIZER = "adamw"  # not named
 
+ROWS_READ = "dataset.sha256"  # of the training rows, which is no setting
+
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 
@@ -257,7 +259,7 @@ def group(runs: Sequence[Run]) -> list[Method]:
     """
     by_settings: dict[str, list[Run]] = {}
     for run in runs:
-        by_settings.setdefault(settings_of(run), []).append(run)
+        by_settings.setdefault(_settings_of(run), []).append(run)
     for same in by_settings.values():
         seeds = [run.report["seed"] for run in same]
         for run in same:
@@ -265,8 +267,11 @@ def group(runs: Sequence[Run]) -> list[Method]:
                 raise UserError(
                     f"{run.folder}: another run has the same settings and seed; remove one of them"
                 )
-    keys = _differing_keys([_of_method(same[0]) for same in by_settings.values()])
     first = [same[0] for same in by_settings.values()]
+    differing = _differing_keys([_of_method(run) for run in first])
+    keys = [key for key in differing if key != ROWS_READ]
+    if len({_name(run, keys) for run in first}) < len(first):
+        keys = differing
     names = [_name(run, keys, without=_by_default(_of_method(run))) for run in first]
     if len(keys) < 2 or len(set(names)) < len(names):
         names = [_name(run, keys) for run in first]
@@ -274,26 +279,27 @@ def group(runs: Sequence[Run]) -> list[Method]:
     return [Method(name, tuple(same)) for name, same in groups]
 
 
-def settings_of(run: Run, *, but: str | None = None) -> str:
-    """The settings of a run's method, equal as text where they are equal; all ``but`` one key."""
+def _settings_of(run: Run) -> str:
+    """The settings of a run's method, equal as text where they are equal."""
     given = [
         (key, float(value) if type(value) is int else value)
         for key, value in _of_method(run).items()
-        if value is not None and key != but
+        if value is not None
     ]
     return str(sorted(given, key=str))
 
 
 def _of_method(run: Run) -> dict[str, Any]:
-    """The settings without the names of option files that are no method.
+    """The settings without the names of option files that are no method, and the rows' digest.
 
-    A setting that did not exist yet when it ran has its default.
+    A setting that did not exist yet when it ran has its default. A file of rows may have changed
+    between two runs, and two files may have one name.
     """
     return {
         key: value
         for key, value in {**_defaults(run.settings), **run.settings}.items()
         if not key.endswith(".name") or key.removesuffix(".name") in CHOSEN
-    }
+    } | {ROWS_READ: run.report["data"]["sha256"][:12]}
 
 
 def _differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -92,6 +92,9 @@ def apply_rules(
     found = []
     for prediction in predictions:
         answer = protocol.extract(prediction.output, extraction, choices)
-        correct = protocol.is_correct(answer, prediction.label, extraction)
+        try:
+            correct = protocol.is_correct(answer, prediction.label, extraction)
+        except UserError as error:
+            raise UserError(f"row {prediction.id}: {error}") from None
         found.append(replace(prediction, prediction=answer, correct=correct))
     return found

@@ -27,6 +27,16 @@ def test_two_lists_of_messages_are_one_conversation():
     assert (row.messages[0].content, row.output, row.form) == ("2 + 2?", "4", "")
 
 
+def test_a_text_that_is_a_json_list_stays_a_text_unless_it_is_messages():
+    row = parse({"prompt": "Names in: Ann met Bob.", "completion": '["Ann", "Bob"]'}, **HOW)
+    assert (row.instruction, row.output) == ("Names in: Ann met Bob.", '["Ann", "Bob"]')
+    row = parse({"prompt": "[1, 2] + [3]?", "completion": "[1, 2, 3]"}, **HOW)
+    assert (row.instruction, row.output) == ("[1, 2] + [3]?", "[1, 2, 3]")
+    ask, tell = '[{"role": "user", "content": "?"}]', '[{"role": "assistant", "content": "4"}]'
+    row = parse({"prompt": ask, "completion": tell}, **HOW)
+    assert (row.messages[0].content, row.output) == ("?", "4")
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [

@@ -126,6 +126,15 @@ def test_a_legacy_protocol_has_its_own_prompt_extraction_and_scoring(model, toke
     assert prediction.prediction == protocol.extract(prediction.output, "number", ())
 
 
+def test_a_label_that_a_legacy_protocol_cannot_read_is_refused_by_its_row(model, tokenizer):
+    legacy = find_protocol("legacy.toplora")
+    rows = [row(), dataclasses.replace(row(), id="2", answer="2,000")]
+    with pytest.raises(UserError, match=f"{rows[1].where}: its answer '2,000' is not a number"):
+        evaluate(
+            model, tokenizer, rows, batch_size=1, protocol=legacy, **TASK | {"extraction": "number"}
+        )
+
+
 def test_conversations_use_the_chat_template(model):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (

@@ -34,7 +34,7 @@ def parse(fields: object, *, place: str, **how: Any) -> Row:
             "dataset.format=completion reads; leave it out for rows in another format"
         )
     record = {key: value for key, value in fields.items() if key not in KEYS}
-    prompt, completion = unwrapped(fields["prompt"]), unwrapped(fields["completion"])
+    prompt, completion = _messages(fields["prompt"]), _messages(fields["completion"])
     if isinstance(prompt, list) and isinstance(completion, list):
         return parse_row({**record, "messages": [*prompt, *completion]}, place=place, **how)
     if isinstance(prompt, list) or isinstance(completion, list):
@@ -45,3 +45,12 @@ def parse(fields: object, *, place: str, **how: Any) -> Row:
         **how,
     )
     return replace(row, prompt=VERBATIM, form=COMPLETION)
+
+
+def _messages(value: object) -> object:
+    """Messages that a table stores as JSON text; any other value, such as "[1, 2]", unchanged."""
+    found = unwrapped(value)
+    messages = isinstance(found, list) and any(
+        isinstance(one, Mapping) and {"role", "from"} & one.keys() for one in found
+    )
+    return found if messages else value

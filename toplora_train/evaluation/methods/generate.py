@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from toplora_train.config.errors import UserError
 from toplora_train.evaluation.answers import row_label
 from toplora_train.evaluation.decoding.decode import generate
 from toplora_train.evaluation.decoding.forced import prove_answers
@@ -94,6 +95,12 @@ class Generate(base.Method):
 def _prompts(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
 ) -> tuple[list[str], list[list[int]]]:
+    for row in eval_set.rows.rows:
+        label = row_label(row, eval_set.extraction)
+        try:  # a legacy protocol reads fewer labels
+            eval_set.protocol.is_correct(None, label, eval_set.extraction)
+        except UserError as error:
+            raise UserError(f"{row.where}: {error}") from None
     return base.encoded_prompts(
         model,
         tokenizer,
