@@ -72,8 +72,8 @@ def test_the_door_and_the_report_import_nothing_heavy():
 
 BEFORE_THE_FIRST_STEP = {
     "accelerate", "filelock", "huggingface_hub", "jinja2", "markupsafe", "numpy", "peft", "pyarrow",
-    "pydantic", "pydantic_core", "regex", "requests", "rich", "safetensors", "scipy", "tokenizers", "torch",
-    "transformers", "typing_extensions", "yaml",
+    "pydantic", "pydantic_core", "regex", "requests", "rich", "safetensors", "scipy", "tokenizers",
+    "torch", "transformers", "typing_extensions", "yaml",
 }  # fmt: skip
 
 
