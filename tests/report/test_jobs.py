@@ -75,8 +75,8 @@ def chosen_again(folder, *, trials=True):
             if trials or not inside:
                 run_folder(folder / name, adapter=adapter, lr=lr, seed=seed, held_out=loss)
             words = f"adapter={adapter} optimizer.lr={lr} seed={seed}"
-            job = {"digest": name, "overrides": words, "folder": name, "planned": f"t{command}"}
-            jobs.append(job)
+            job = {"digest": name, "overrides": words, "folder": name, "method": adapter}
+            jobs.append(job | {"planned": f"t{command}"})
     commands = [{"time": "t0", "command": EARLIER}, {"time": "t1", "command": LATER}]
     written = {"schema_version": 1, "created": "t0", "commands": commands, "of": {}, "jobs": jobs}
     (folder / STUDY).write_text(json.dumps(written))

@@ -162,6 +162,13 @@ def test_a_folder_that_is_not_empty_is_refused(trained_run, tmp_path: Path):
     assert read_config(run_dir / "config.yaml")
 
 
+def test_a_run_that_is_being_extended_is_refused(trained_run):
+    run_dir, _ = trained_run("lora")
+    (run_dir / "report.json").write_text('{"schema_version": 1, "status": "interrupted"}')
+    with pytest.raises(UserError, match="its status is interrupted, not completed; finish it"):
+        export(run_dir, format="merged")
+
+
 def test_an_unfinished_run_is_refused(trained_run):
     run_dir, _ = trained_run("lora")
     (run_dir / "adapter").rename(run_dir / "aside")

@@ -105,6 +105,14 @@ def test_a_study_that_is_given_other_tuning_seeds_chooses_by_them_alone(call, tm
     }
 
 
+def test_methods_that_are_tuned_one_after_the_other_are_both_compared(call, tmp_path):
+    one_by_one = [word for word in STUDY if not word.startswith("adapter=")]
+    for method in ("adapter=lora", "adapter=toplora"):
+        assert call(*one_by_one, method)[0] == 0
+    assert len(read_jobs(tmp_path / "S")) == 6
+    assert superseded(read_jobs(tmp_path / "S")) == set()
+
+
 def test_a_trial_that_cannot_be_extended_does_not_count_with_its_shorter_run(call):
     assert call(*STUDY)[0] == 0
     call.refuses = True

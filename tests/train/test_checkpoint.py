@@ -89,6 +89,15 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000004", "step-00000005"]
 
 
+def test_a_new_checkpoint_is_kept_beside_a_damaged_later_one(tmp_path: Path):
+    model = lora()
+    optimizer = adamw(model)
+    later = save(tmp_path, model, optimizer, 9)
+    (later / "optimizer.safetensors").write_bytes(b"cut")
+    kept = save(tmp_path, model, optimizer, 3, keep=1)
+    assert newest_checkpoint(tmp_path) == kept
+
+
 @pytest.mark.parametrize(
     "damage", ["flip a byte", "cut a file", "lose a file", "lose the manifest"]
 )

@@ -35,6 +35,8 @@ class Job:
         overrides: The overrides in which it differs from the study's other jobs.
         folder: Its run directory, a name inside the study.
         planned: When the last command that lists it was given.
+        method: Equal for the jobs that differ in nothing but learning rate and seed, and whether
+            they read test rows; "" in studies of earlier versions.
         status: ``waiting``, ``running``, ``completed``, ``failed``, ``pruned`` or ``interrupted``.
         exit_code: That of its last attempt; None before the end.
         error: The error of its last attempt.
@@ -46,6 +48,7 @@ class Job:
     overrides: str
     folder: str
     planned: str = ""
+    method: str = ""
     status: str = "waiting"
     exit_code: int | None = None
     error: str | None = None
@@ -126,20 +129,17 @@ def superseded(jobs: Sequence[Job]) -> set[str]:
     lists. Earlier trials then took no part in the choice, and runs at a rate that is not chosen any
     more would be a second method, chosen by no rule.
     """
-    newest: dict[tuple[str, ...], Job] = {}
+    tuned = {job.method for job in jobs if job.method and _is_tuning(job)}
+    newest: dict[tuple[str, bool], Job] = {}
     for job in sorted(jobs, key=lambda one: one.planned):
-        newest[_method(job)] = job
-    if not any(map(_is_tuning, jobs)):
-        return set()
-    return {
-        job.folder
-        for job in jobs
-        if (
-            job.planned != newest[_method(job)].planned
-            if _is_tuning(job)
-            else _word(job, RATE) != _word(newest[_method(job)], RATE)
-        )
-    }
+        newest[job.method, _is_tuning(job)] = job
+    found = set()
+    for job in jobs:
+        last = newest[job.method, _is_tuning(job)]
+        same = job.planned == last.planned if _is_tuning(job) else _rate(job) == _rate(last)
+        if job.method in tuned and not same:
+            found.add(job.folder)
+    return found
 
 
 def unfinished_runs(folders: list[Path]) -> list[Unfinished]:
@@ -187,14 +187,8 @@ def _is_tuning(job: Job) -> bool:
     return job.folder.startswith(f"{TUNING}/")
 
 
-def _method(job: Job) -> tuple[str, ...]:
-    """Equal for the trials of a method, and for its runs."""
-    words = [word for word in job.overrides.split(" ") if not word.startswith((RATE, SEED))]
-    return (str(_is_tuning(job)), *words)
-
-
-def _word(job: Job, key: str) -> str:
-    return next((word for word in job.overrides.split(" ") if word.startswith(key)), "")
+def _rate(job: Job) -> str:
+    return next((word for word in job.overrides.split(" ") if word.startswith(RATE)), "")
 
 
 def _report(run_dir: Path) -> dict[str, Any]:

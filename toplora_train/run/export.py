@@ -26,6 +26,7 @@ from toplora_train.config.aside import folder_aside
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.resolved import read_config
 from toplora_train.data.prompts import build_prompt
+from toplora_train.report.record import completed_report
 from toplora_train.run.prepare.adapted_model import validate_own_adapter
 from toplora_train.run.prepare.objective import load_base, locate_base
 from toplora_train.run.prepare.special_tokens import open_tokenizer
@@ -65,6 +66,8 @@ def export(
         RunFailure: The export could not be written.
     """
     folder = empty_folder(output or run_dir / format)
+    if (run_dir / "report.json").is_file():  # a run that is extended has the shorter one's adapter
+        completed_report(run_dir)
     config = read_config(run_dir / "config.yaml")
     model = replace(config.model, trust_remote_code=trust_remote_code)
     config = replace(config, model=model)

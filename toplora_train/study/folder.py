@@ -31,6 +31,7 @@ from toplora_train.report.jobs import JOBS, STUDY, TUNING, Job, read_jobs, read_
 STOP = ".stop"
 MAX_NAME = 120
 DIGITS = 6  # of a digest in the name of a folder
+CHOSEN = ("optimizer.lr", "seed", "evaluation.enabled")  # by which the jobs of a method differ
 
 
 class Study:
@@ -102,7 +103,7 @@ class Study:
                 folder = f"{name}-{digest[:DIGITS]}" if name in taken else name
             folders[digest] = folder
             taken.add(folder)
-            placed.append(Job(digest, overrides, folder))
+            placed.append(Job(digest, overrides, folder, method=digest_of(config, without=CHOSEN)))
         return placed
 
     def write(self, command: Mapping[str, Any], jobs: Sequence[Job], of: Mapping[str, Any]) -> None:
@@ -127,6 +128,7 @@ class Study:
                 "overrides": job.overrides,
                 "folder": job.folder,
                 "planned": command["time"],
+                "method": job.method,
             }
             for job in jobs
         }

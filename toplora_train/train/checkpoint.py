@@ -162,7 +162,9 @@ def save_checkpoint(
             f"{rescue(write, target.name)}; {earlier}. Free disk space, move what was kept to "
             f"{folder}, then continue with resume=auto"
         ) from error
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    # A later one is damaged, or of a run that went back: it is not the newest.
+    others = sorted(path for path in folder.glob("step-*") if path != target)
+    for old in others[: max(0, len(others) - keep + 1)]:
         shutil.rmtree(old)
     return target
 

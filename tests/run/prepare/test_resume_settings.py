@@ -71,3 +71,12 @@ def test_a_run_with_another_prompt_is_another_run(make_run):
     assert resume_settings(first, rows_sha256="x")["dataset.prompt"] == "Q: {instruction}"
     assert resume_settings(first, rows_sha256="x") != resume_settings(second, rows_sha256="x")
     assert "dataset.prompt" not in resume_settings(config, rows_sha256="x")
+
+
+def test_a_run_with_another_protocol_is_another_run(make_run):
+    config = make_run()
+    legacy = replace(config, evaluation=replace(config.evaluation, protocol="legacy.toplora"))
+    now, before = (resume_settings(one, rows_sha256="x") for one in (legacy, config))
+    assert {key for key in now if now[key] != before[key]} == {"evaluation.protocol"}
+    del before["evaluation.protocol"]  # of an earlier version
+    assert with_defaults(before, now)["evaluation.protocol"] == "clean"

@@ -38,6 +38,13 @@ def test_held_out_rows_are_not_trained_on(make_run):
     assert not set(run_data.train) & set(run_data.validation)
 
 
+def test_a_share_that_holds_out_no_row_is_refused(make_run):
+    config = make_run()
+    config = replace(config, dataset=replace(config.dataset, validation_share=0.001))
+    with pytest.raises(UserError, match=r"validation_share=0\.001 of 20 rows is less than one row"):
+        prepare(config)
+
+
 def test_steps_follow_epochs_unless_max_steps_is_given(make_run):
     config = make_run()
     assert total_steps(config, [7] * 20) == 4

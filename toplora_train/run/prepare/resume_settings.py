@@ -46,6 +46,7 @@ def resume_settings(
             "validation_rows": config.dataset.validation_rows,
             "validation_share": config.dataset.validation_share,
         },
+        "evaluation": {"protocol": config.evaluation.protocol},  # of the training prompts, too
         "seed": config.seed,
         "plugins": {k: v for k, v in config.plugins.items() if not k.startswith("task/")},
     }
@@ -60,4 +61,5 @@ def resume_settings(
 
 def with_defaults(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's settings; a key of ``now`` that is newer than it has its default."""
-    return {key: DEFAULTS[key] for key in now if key in DEFAULTS} | dict(stored)
+    known = DEFAULTS | {"evaluation.protocol": "clean"}
+    return {key: known[key] for key in now if key in known} | dict(stored)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
+from toplora_train.config.errors import UserError
 from toplora_train.config.folders import cache_folder
 from toplora_train.config.kinds import own_split, training_sources
 from toplora_train.config.schema import RunConfig
@@ -136,6 +137,11 @@ def prepare(
             truncated_tests[eval_set.name] = encoded_tests.truncated_rows
     examples, kept = Examples.of(encoded.examples), np.asarray(encoded.kept)
     held_out = dataset.validation_rows or round(dataset.validation_share * len(examples))
+    if dataset.validation_share and not held_out:
+        raise UserError(
+            f"dataset.validation_share={dataset.validation_share:g} of {len(examples)} rows is "
+            "less than one row; give a larger share, or dataset.validation_rows=N"
+        )
     groups = _sources_of(rows.rows)[kept] if held_out else kept
     train, validation = hold_out(groups, held_out, seed=config.seed)
     return RunData(
