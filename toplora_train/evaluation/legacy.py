@@ -62,7 +62,7 @@ def is_correct_legacy(prediction: str | None, label: str, extraction: str) -> bo
     """Whether the texts are equal or the numbers within 0.001; None is never correct.
 
     Raises:
-        UserError: The label is no number as the scripts read it.
+        UserError: The label is not a number in the format of the scripts.
     """
     if extraction == "number":
         try:
