@@ -2,6 +2,8 @@
 
 import gc
 import io
+import os
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +15,12 @@ from PIL import Image
 from transformers import ResNetConfig, ViTConfig
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from toplora_train.config.errors import UserError
+from toplora_train.config.errors import Interrupted, UserError
 from toplora_train.data.labelled import collate_labelled, encode_labelled, render_labelled
 from toplora_train.data.pixels import ImageReader, load_image_reader
 from toplora_train.data.rows import Row
+from toplora_train.launch.command import signals_restored
+from toplora_train.train.signals import interrupt_at_once
 
 SIZE = {"height": 8, "width": 12}
 PROCESSOR = ViTImageProcessorPil(size=SIZE, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])
@@ -90,6 +94,19 @@ def test_an_image_that_cannot_be_decoded_is_named_with_its_file(tmp_path):
     deep = Image.fromarray(np.full((8, 8), 40_000, np.uint16))
     with pytest.raises(UserError, match=r"row 'deep': .*more than 8 bits per channel"):
         encode(reader(), [row(deep, "deep")])
+
+
+def test_a_signal_while_an_image_is_decoded_is_not_a_broken_image():
+    class Stopped(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().read(size)
+
+    stopped = replace(row(picture()), image=Stopped(row(picture()).image))
+    with signals_restored():
+        interrupt_at_once()
+        with pytest.raises(Interrupted, match="signal 15"):
+            encode(reader(), [stopped])
 
 
 def test_images_of_different_sizes_are_named():

@@ -10,6 +10,7 @@ from toplora_train.evaluation.predictions import (
     finished_predictions,
     read_predictions,
     unfinished_predictions,
+    write_predictions,
 )
 
 
@@ -44,6 +45,17 @@ def test_a_line_has_exactly_the_documented_keys(tmp_path):
         "correct",
     ]
     assert line.startswith('{"id": "a"')
+
+
+def test_a_line_says_only_of_an_answer_that_was_cut_off_that_it_was(tmp_path):
+    path = tmp_path / "task.jsonl"
+    cut = dataclasses.replace(A, cut_off=True)
+    write_predictions(path, [A, cut])
+    first, second, end = path.read_text(encoding="utf-8").split("\n")
+    assert "cut_off" not in first
+    assert '"cut_off": true' in second
+    assert end == ""
+    assert read_predictions(path) == [A, cut]
 
 
 def test_an_interrupted_evaluation_resumes_where_it_stopped(tmp_path):

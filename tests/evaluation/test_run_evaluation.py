@@ -5,7 +5,13 @@ import pytest
 
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.ranks import Ranks
-from toplora_train.evaluation.run_evaluation import FRESH, EvalProgress, Progress, run_evaluation
+from toplora_train.evaluation.run_evaluation import (
+    FRESH,
+    Answer,
+    EvalProgress,
+    Progress,
+    run_evaluation,
+)
 from toplora_train.evaluation.statistics import wilson_interval
 
 NAMES = ["a", "b", "c", "d"]
@@ -20,7 +26,7 @@ def score_row(index, output, scores):
 
 def answer_backwards(pending):
     for place in reversed(range(len(pending))):
-        yield place, "yes" if pending[place] % 2 else "no", {"yes": float(place)}
+        yield Answer(place, "yes" if pending[place] % 2 else "no", {"yes": float(place)})
 
 
 def test_answers_may_arrive_in_any_order_and_are_returned_in_the_rows():
@@ -92,7 +98,7 @@ def test_processes_split_the_batches_and_gather_all_answers():
     def evaluate(rank):
         def answer(rows):
             assigned[rank] = rows
-            return ((place, "yes" if row % 2 else "no", None) for place, row in enumerate(rows))
+            return (Answer(place, "yes" if row % 2 else "no") for place, row in enumerate(rows))
 
         progress = []
         result = run_evaluation(

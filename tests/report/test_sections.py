@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from tests.report.made_up import made_up_predictions, made_up_report, task_score
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.statistics import wilson_interval
@@ -7,6 +9,7 @@ from toplora_train.report.sections import (
     clean_scores,
     confusion,
     contamination_text,
+    cut_off_text,
     expected_table,
     matching,
 )
@@ -24,6 +27,19 @@ def test_not_checked_differs_from_none_found():
     assert contamination_text(report(None)) == "not checked"
     assert contamination_text(report({"b": SEEN["b"]})) == "none found"
     assert contamination_text(report(SEEN)) == "a: 3 of 400"
+
+
+def test_answers_that_were_cut_off_are_counted_by_task_and_model():
+    cut = replace(task_score(), cut_off=12, base_cut_off=300)
+    none = replace(task_score(), cut_off=0, base_cut_off=0)
+    assert cut_off_text(made_up_report(tasks={"a": none, "b": task_score()}).to_dict()) == ""
+    found = made_up_report(tasks={"a": cut, "b": none}).to_dict()
+    assert cut_off_text(found) == (
+        "Cut off at max_new_tokens and scored on the text up to there: "
+        "a, 12 of 400 answers, 300 of the base model's."
+    )
+    assert "12 of 400 answers, 300 of the base" in render_markdown(found, {})
+    assert "12 of 400 answers, 300 of the base" in render_html(found, [], {})
 
 
 def test_the_clean_score_leaves_out_rows_that_were_trained_on():

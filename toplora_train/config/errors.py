@@ -79,8 +79,12 @@ class RunFailure(Exception):  # noqa: N818  (a failure, as in the table of exit 
         super().__init__(printable(message))
 
 
-class Interrupted(Exception):  # noqa: N818  (a requested stop, not an error)
-    """A run that a signal stopped and that shut down cleanly."""
+class Interrupted(BaseException):
+    """A run that a signal stopped and that shut down cleanly.
+
+    Like ``KeyboardInterrupt`` it is no ``Exception``: a signal may arrive inside any call, and code
+    that reports or survives whatever the call raises must not take the signal for that.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by signal {signum}")

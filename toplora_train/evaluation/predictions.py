@@ -31,6 +31,7 @@ class Prediction:
         correct: Whether the two are the same answer.
         scores: The score of each option where the model chose among options; None otherwise, and
             then absent from the line.
+        cut_off: Whether ``output`` was cut off at ``max_new_tokens``; absent from the line if not.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Prediction:
     label: str
     correct: bool
     scores: Mapping[str, float] | None = None
+    cut_off: bool = False
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -143,6 +145,8 @@ def _values(prediction: Prediction) -> dict[str, Any]:
     values = asdict(prediction)
     if prediction.scores is None:
         del values["scores"]
+    if not prediction.cut_off:
+        del values["cut_off"]
     return values
 
 

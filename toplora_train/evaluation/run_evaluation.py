@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.ranks import ALONE, Ranks
@@ -17,8 +17,22 @@ if TYPE_CHECKING:
 
 Scores = Mapping[str, float]
 """The score of each option."""
-Answer = tuple[int, str, Scores | None]
-"""A row's place among those to answer, its output text, and the options' scores, if any."""
+
+
+class Answer(NamedTuple):
+    """An answer to a row.
+
+    Attributes:
+        place: The row's place among those to answer.
+        output: The output text.
+        scores: The options' scores, if the model chose among options.
+        cut_off: Whether the text was generated up to ``max_new_tokens`` without an end.
+    """
+
+    place: int
+    output: str
+    scores: Scores | None = None
+    cut_off: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,7 @@ class Score:
         ci95: The 95 % interval of ``value``; for accuracy Wilson's.
         seconds: Wall-clock time of the rows answered now, not of reused ones.
         more: Additional metrics of the same answers, by name.
+        cut_off: The number of answers that were generated up to ``max_new_tokens``.
     """
 
     metric: str
@@ -40,6 +55,7 @@ class Score:
     ci95: tuple[float, float]
     seconds: float
     more: Mapping[str, Measured] = field(default_factory=dict)
+    cut_off: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,8 +120,7 @@ def run_evaluation(
         order: The indices of all rows, in the order to answer them.
         lengths: Tokens of the rows' prompts.
         batch_size: Rows per batch; processes are assigned whole batches.
-        answer: Answers the rows of the given indices, in any order; an answer's place is its
-            position in that list.
+        answer: Answers the rows of the given indices, in any order.
         score: Makes a row's prediction from ``(index, output, scores)``.
         measure: A prediction's contribution to the running mean that is shown.
 
@@ -114,8 +129,12 @@ def run_evaluation(
     """
     started = time.perf_counter()
     reused = progress.finished
+
+    def scored(index: int, output: str, scores: Scores | None, cut_off: bool) -> Prediction:
+        return replace(score(index, output, scores), cut_off=cut_off)
+
     done = {
-        index: score(index, reused[name].output, reused[name].scores)
+        index: scored(index, reused[name].output, reused[name].scores, reused[name].cut_off)
         for index, (name, prompt) in enumerate(prompts.items())
         if name in reused and reused[name].prompt == prompt
     }
@@ -126,8 +145,8 @@ def run_evaluation(
         progress.on_progress(Progress(len(done), total, measured / len(done), 0, tokens_left))
     new: list[tuple[int, Prediction]] = []
     with progress.in_step:
-        for place, output, scores in answer(pending) if pending else ():
-            prediction = score(pending[place], output, scores)
+        for place, output, scores, cut_off in answer(pending) if pending else ():
+            prediction = scored(pending[place], output, scores, cut_off)
             new.append((pending[place], prediction))
             measured += measure(prediction)
             tokens = lengths[pending[place]]
@@ -144,4 +163,5 @@ def run_evaluation(
 def count(predictions: Sequence[Prediction], *, seconds: float = 0.0) -> Score:
     """The accuracy of one or more predictions."""
     right, n = sum(prediction.correct for prediction in predictions), len(predictions)
-    return Score("accuracy", right / n, n, wilson_interval(right, n), seconds)
+    cut = sum(prediction.cut_off for prediction in predictions)
+    return Score("accuracy", right / n, n, wilson_interval(right, n), seconds, cut_off=cut)

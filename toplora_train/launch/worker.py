@@ -115,7 +115,7 @@ def _noticing_deletion(config: RunConfig, run_dir: Path) -> Iterator[None]:
         yield
     except Exception as error:
         lost = _restored(config, run_dir) if there else None
-        if lost is None or isinstance(error, Interrupted | RunFailure):
+        if lost is None or isinstance(error, RunFailure):
             raise
         raise lost from error
     if there and (lost := _restored(config, run_dir)) is not None:

@@ -28,6 +28,7 @@ from toplora_train.report.sections import (
     clean_scores,
     confusion,
     contamination_text,
+    cut_off_text,
     expected_table,
 )
 from toplora_train.report.wording import has_head, head_verdict, wording
@@ -243,6 +244,7 @@ def _content(report: Mapping[str, Any], predictions: Answers) -> dict[str, Any]:
         "verdict": verdict(report),
         "words": wording(report),
         "contamination": contamination_text(report),
+        "cut_off": cut_off_text(report),
         "expected": expected_table(report),
         "gain": gain_text(report),
         "protocol": ""

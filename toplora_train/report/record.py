@@ -167,7 +167,9 @@ class TaskScore:
 
     ``base_value`` and ``base_ci95`` are None if the base model was not evaluated; ``kind`` is the
     answering method, ``answered`` its title. ``more`` holds other metrics (``value``, ``ci95``).
-    ``last_value`` is the score after the last epoch, if another epoch was selected.
+    ``last_value`` is the score after the last epoch, if another epoch was selected. ``cut_off`` and
+    ``base_cut_off`` count the answers that were generated up to ``max_new_tokens``; None in reports
+    that were written before they were counted.
     """
 
     metric: str
@@ -184,6 +186,8 @@ class TaskScore:
     more: Mapping[str, Measure] = field(default_factory=dict)
     last_value: Share | None = None
     last_ci95: Interval | None = None
+    cut_off: Whole | None = None
+    base_cut_off: Whole | None = None
 
     def __post_init__(self) -> None:
         for value, interval, name in (
@@ -210,6 +214,8 @@ class TaskScore:
             more={name: asdict(measured) for name, measured in score.more.items()},
             last_value=last.value if last else None,
             last_ci95=last.ci95 if last else None,
+            cut_off=score.cut_off,
+            base_cut_off=base.cut_off if base else None,
             **more,
         )
 

@@ -29,6 +29,19 @@ def contamination_text(report: Mapping[str, Any]) -> str:
     return "; ".join(parts) or "none found"
 
 
+def cut_off_text(report: Mapping[str, Any]) -> str:
+    """Return how many answers of each task were cut off at max_new_tokens, in words, or ""."""
+    parts = []
+    for name, task in report["tasks"].items():
+        tuned, base = task.get("cut_off") or 0, task.get("base_cut_off") or 0
+        if tuned or base:
+            of_base = f", {count(base)} of the base model's" if base else ""
+            parts.append(f"{name}, {count(tuned)} of {count(task['n'])} answers{of_base}")
+    if not parts:
+        return ""
+    return f"Cut off at max_new_tokens and scored on the text up to there: {'; '.join(parts)}."
+
+
 def clean_scores(
     report: Mapping[str, Any], predictions: Mapping[str, Sequence[Prediction]]
 ) -> dict[str, dict[str, Any]]:

@@ -133,7 +133,6 @@ def run(config: RunConfig, run_dir: Path) -> None:
             "base",
             weights=base_weights(config, run_data.location),
             suffix=".base",
-            reuse=checkpoint is not None,
         )
         # An untrained head would guess: there is nothing to score.
         if config.evaluation.base and run_data.objective.head is None

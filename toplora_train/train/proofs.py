@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
-from toplora_train.config.errors import Interrupted, UserError
+from toplora_train.config.errors import UserError
 from toplora_train.train.processes import Collate
 from toplora_train.train.step import IGNORED, Batch, Loss, TrainingExample
 
@@ -60,7 +60,7 @@ def prove_layers(
     try:
         with changed:
             found, size = _loss_and_gradient(model, batch, loss=loss, accelerator=accelerator)
-    except (UserError, Interrupted):
+    except UserError:
         raise
     except Exception as error:  # whatever a compiler or a kernel raises
         if should_reduce_batch_size(error):

@@ -78,6 +78,23 @@ def test_progress_and_predictions_are_reported_as_batches_finish(model, tokenize
     assert sorted(given, key=lambda p: p.id) == sorted(predictions, key=lambda p: p.id)
 
 
+def test_answers_cut_off_at_max_new_tokens_are_counted_also_after_a_resume(model, tokenizer, rows):
+    def cut(limit, **more):
+        task = TASK | {"max_new_tokens": limit}
+        return evaluate(model, tokenizer, rows, batch_size=4, **more, **task)
+
+    longest, answers = cut(200)
+    whole = [len(tokenizer(p.output)["input_ids"]) < 6 for p in answers]
+    assert longest.cut_off == sum(p.cut_off for p in answers)
+    score, predictions = cut(6)
+    assert 0 < score.cut_off == sum(p.cut_off for p in predictions)
+    assert all(p.cut_off or fits for p, fits in zip(predictions, whole, strict=True))
+    kept = {p.id: p for p in predictions[:7]}
+    resumed, again = cut(6, progress=EvalProgress(kept))
+    assert again == predictions
+    assert resumed.cut_off == score.cut_off
+
+
 def test_finished_rows_are_not_generated_again(model, tokenizer, rows):
     expected = evaluate(model, tokenizer, rows, batch_size=4, **TASK)
     finished = {p.id: p for p in expected[1][:7]}

@@ -1,12 +1,15 @@
 """No tracker stops a run, and a missing package is said before the run."""
 
 import logging
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from toplora_train.config.errors import UserError
+from toplora_train.config.errors import Interrupted, UserError
 from toplora_train.config.schema import TrackerSettings
+from toplora_train.launch.command import signals_restored
 from toplora_train.report.trackers.base import (
     Guarded,
     NoTracker,
@@ -14,6 +17,7 @@ from toplora_train.report.trackers.base import (
     open_tracker,
     validate_tracker,
 )
+from toplora_train.train.signals import interrupt_at_once
 
 
 def fails(*_: object) -> None:
@@ -35,6 +39,17 @@ def test_a_failing_tracker_gives_one_warning_and_stops_nothing(start, caplog):
     assert line.startswith("mytracker failed (OSError")
     assert "training continues" in line
     assert "\n" not in line
+
+
+def test_a_signal_while_a_tracker_starts_stops_the_run():
+    def start() -> NoTracker:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return NoTracker()
+
+    with signals_restored():
+        interrupt_at_once()
+        with pytest.raises(Interrupted, match="signal 15"):
+            Guarded("mytracker", start)
 
 
 def test_none_does_nothing(tmp_path: Path):

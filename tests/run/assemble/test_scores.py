@@ -1,3 +1,4 @@
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -27,13 +28,13 @@ def read_tests():
     )
 
 
-def score(folder: Path, model, *, weights: str = "a", reuse: bool = False):
-    eval_sets = read_tests()
+def score(folder: Path, model, *, weights: str = "a", max_new_tokens: int = 4):
+    eval_sets = [replace(one, max_new_tokens=max_new_tokens) for one in read_tests()]
     console = Console(file=StringIO())
     scorer = Scorer(
         tiny_tokenizer(), eval_sets, folder, batch_size=2, autocast_dtype=None, console=console
     )
-    scores = scorer.score(model, "base", weights=weights, suffix=".base", reuse=reuse)
+    scores = scorer.score(model, "base", weights=weights, suffix=".base")
     return scores, console.file.getvalue()
 
 
@@ -52,13 +53,10 @@ def test_every_prediction_is_on_disk_and_the_score_is_said(tmp_path: Path):
     assert "95 % interval" in said
 
 
-def test_known_weights_answers_are_not_generated_again(tmp_path: Path):
-    first, _ = score(tmp_path, tiny_model())
-    model = tiny_model()
-    calls = count_forwards(model)
-    again, _ = score(tmp_path, model, reuse=True)
-    assert calls == []
-    assert again["arithmetic"].value == first["arithmetic"].value
+def test_answers_that_were_cut_off_are_said(tmp_path: Path):
+    scores, said = score(tmp_path, tiny_model())
+    assert scores["arithmetic"].cut_off == 5
+    assert "5 answers cut off at max_new_tokens" in said
 
 
 def test_a_task_that_was_finished_before_an_interruption_is_not_asked_again(tmp_path: Path):
@@ -71,6 +69,18 @@ def test_a_task_that_was_finished_before_an_interruption_is_not_asked_again(tmp_
     assert again["arithmetic"].value == first["arithmetic"].value
     score(tmp_path, model, weights="b")
     assert calls
+
+
+def test_answers_of_another_length_are_not_reused(tmp_path: Path):
+    score(tmp_path, tiny_model())
+    model = tiny_model()
+    calls = count_forwards(model)
+    score(tmp_path, model, max_new_tokens=6)
+    assert calls
+    longer = [one.output for one in read_predictions(tmp_path / "arithmetic.base.jsonl")]
+    score(tmp_path / "fresh", tiny_model(), max_new_tokens=6)
+    fresh = read_predictions(tmp_path / "fresh" / "arithmetic.base.jsonl")
+    assert longer == [one.output for one in fresh]
 
 
 def test_an_interrupted_evaluation_goes_on_only_for_the_same_weights(tmp_path: Path):

@@ -307,7 +307,7 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
                     raise ValueError(
                         f"merging adapter {adapter_name!r} gives a weight with NaN or inf"
                     )
-        except Exception:
+        except BaseException:  # also a signal's
             self.set_base_weight(current)
             raise
         self.set_base_weight(merged)

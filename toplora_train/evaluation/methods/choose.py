@@ -89,7 +89,7 @@ class Choose(base.Method):
                 autocast_dtype=context.autocast_dtype,
             ):
                 scores = {c: round(value, 6) for c, value in zip(choices, likelihoods, strict=True)}
-                yield place, sentences[best(scores)], scores
+                yield Answer(place, sentences[best(scores)], scores)
 
         def score_row(index: int, _output: str, scores: Scores | None) -> Prediction:
             assert scores is not None  # reused predictions have the same identity, so scores too

@@ -72,7 +72,7 @@ class Classify(Method):
                 autocast_dtype=context.autocast_dtype,
             )
             for place, output in outputs:
-                yield place, *read_output(output, choices)
+                yield Answer(place, *read_output(output, choices))
 
         def score_row(index: int, output: str, scores: Scores | None) -> Prediction:
             row = rows[index]

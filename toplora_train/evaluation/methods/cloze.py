@@ -89,7 +89,7 @@ class Cloze(base.Method):
                         row.options, likelihoods, lengths, strict=True
                     )
                 }
-                yield place, best(row, scores)[1], scores
+                yield Answer(place, best(row, scores)[1], scores)
 
         def score_row(index: int, _output: str, scores: Scores | None) -> Prediction:
             assert scores is not None  # reused predictions have the same identity, so scores too

@@ -68,7 +68,7 @@ class Generate(base.Method):
                     autocast_dtype=context.autocast_dtype,
                 ):
                     del left[place]
-                    yield place, text, None
+                    yield Answer(place, text)
             places = list(left)
             for one in generate(
                 model,
@@ -81,7 +81,7 @@ class Generate(base.Method):
                 common=common,
                 autocast_dtype=context.autocast_dtype,
             ):
-                yield places[one.index], one.text, None
+                yield Answer(places[one.index], one.text, cut_off=not one.finished)
 
         def score_row(index: int, output: str, _scores: Scores | None) -> Prediction:
             label = row_label(rows[index], eval_set.extraction)

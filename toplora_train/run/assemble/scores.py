@@ -20,7 +20,6 @@ from toplora_train.evaluation.methods.base import EvalContext, find_method, prot
 from toplora_train.evaluation.predictions import (
     PredictionFile,
     finished_predictions,
-    read_predictions,
     unfinished_predictions,
 )
 from toplora_train.evaluation.ranks import ALONE, Ranks
@@ -62,28 +61,24 @@ class Scorer:
     ranks: Ranks = ALONE
 
     def score(
-        self, model: nn.Module, who: str, *, weights: str, suffix: str = "", reuse: bool = False
+        self, model: nn.Module, who: str, *, weights: str, suffix: str = ""
     ) -> dict[str, Score]:
         """Score every evaluation set; predictions go to ``folder/NAME{suffix}.jsonl``.
 
-        An interrupted evaluation resumes from the predictions it left.
+        An interrupted evaluation resumes from the predictions it left, and a finished one of the
+        same weights and settings is not repeated.
 
         Args:
             model: The model to evaluate.
             who: Whose answers they are, for the terminal ("base", "tuned").
             weights: Identifies the weights, so that no other model's answers are reused.
             suffix: What the files' names end with before ``.jsonl``.
-            reuse: Whether a finished file, known to be of these weights, is taken as it is.
         """
         scores = {}
         for eval_set in self.eval_sets:
             path = self.folder / f"{eval_set.name}{suffix}.jsonl"
             belongs_to = _fingerprint(weights, eval_set)
-            whole = (
-                read_predictions(path)
-                if reuse and path.is_file()
-                else finished_predictions(path, belongs_to=belongs_to)
-            )
+            whole = finished_predictions(path, belongs_to=belongs_to)
             left = {prediction.id: prediction for prediction in whole}
             left |= unfinished_predictions(path, belongs_to=belongs_to)
             # Rank 0's view counts in all processes, and nobody writes before it has looked.
@@ -126,6 +121,8 @@ class Scorer:
 def in_words(score: Score) -> str:
     """A score with its interval, the rows and the time, in a line."""
     rows = f"{counted(score.n, 'row')}, {readable_seconds(score.seconds)}"
+    if score.cut_off:
+        rows += f"; {counted(score.cut_off, 'answer')} cut off at max_new_tokens"
     if undefined(score.value, score.ci95, score.metric):
         return f"{score.metric} undefined, as the labels or the answers are all the same, on {rows}"
     return (
