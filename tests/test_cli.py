@@ -78,6 +78,12 @@ def test_help_and_version(call):
 
 def test_a_launchers_processes_need_a_common_folder(call, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, error = call("recipe=smoke", "output_dir=run")
+    assert (code, call.jobs) == (2, [])
+    assert "but not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT; start the command with" in error
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "here")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "1")
     code, _, error = call("recipe=smoke")
     assert (code, call.jobs) == (2, [])
     assert "give output_dir=DIR" in error
@@ -105,7 +111,6 @@ def test_a_run_without_a_recipe_is_named_after_its_dataset(call):
 def test_two_runs_of_the_same_second_have_two_folders(call):
     for _ in range(2):
         call("recipe=smoke")
-        Path(call.jobs[-1].output_dir).mkdir(parents=True)
     assert len({config.output_dir for config in call.jobs}) == 2
 
 
@@ -124,7 +129,7 @@ def test_the_jobs_exit_code_is_the_commands(call, code):
 
 
 def test_a_single_run_leaves_no_hydra_files(call, tmp_path):
-    call("recipe=smoke")
+    call("recipe=smoke", "output_dir=run")
     assert list(tmp_path.iterdir()) == []
 
 

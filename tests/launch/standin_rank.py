@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from toplora_train.config import processes
 from toplora_train.config.errors import Interrupted, UserError
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch import worker
@@ -15,7 +16,7 @@ ACTION = os.environ.get("STANDIN", "done").split()
 
 
 def job(_config: RunConfig, run_dir: Path) -> None:
-    rank = worker.rank()
+    rank = processes.rank()
     logging.getLogger(__name__).info("rank %d of %s", rank, os.environ["WORLD_SIZE"])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, leave)

@@ -111,3 +111,12 @@ def test_an_interrupted_extension_resumes_to_the_same_length_only(tmp_path):
             is_already_done(wanted(resume=resume, trainer__epochs=3), tmp_path)
     with pytest.raises(UserError, match="holds an unfinished run"):
         is_already_done(wanted(trainer__epochs=2), tmp_path)
+
+
+def test_a_process_that_starts_late_sees_an_extension_and_not_a_finished_run(tmp_path):
+    """Rank 0 has written the extension's configuration, but the run has its report still."""
+    longer = wanted(resume="extend", trainer__epochs=2)
+    with keeping_the_end(finish(tmp_path)):
+        write_config(longer, tmp_path / CONFIG)
+        assert not is_already_done(longer, tmp_path)
+    assert is_already_done(wanted(resume="extend"), tmp_path)

@@ -1,5 +1,6 @@
 """Whether a run may start in its directory."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from toplora_train.launch.rundir import (
     how_to_resume,
     is_already_done,
     make_run_dir,
+    new_run_dir,
 )
 
 
@@ -74,6 +76,16 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     (tmp_path / "checkpoints" / ".step-00000012.aside").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-00000012.tmp").mkdir()
     assert not is_already_done(run_config(), tmp_path)
+
+
+def test_commands_of_the_same_second_each_get_a_folder(tmp_path):
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: new_run_dir(tmp_path / "runs" / "a-smoke"), range(8)))
+    assert sorted(path.name for path in found) == [
+        "a-smoke",
+        *(f"a-smoke-{number}" for number in range(2, 9)),
+    ]
+    assert all(path.is_dir() for path in found)
 
 
 def test_a_directory_that_cannot_be_created_is_named(tmp_path):

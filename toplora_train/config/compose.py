@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from toplora_train.config.locate import OptionFile, conf_dir, groups, installed,
 from toplora_train.config.names import LONGEST
 from toplora_train.config.origin import find_origin, package_of
 from toplora_train.config.outside import validate_outside
+from toplora_train.config.processes import launched_processes
 from toplora_train.config.rivals import settle, validate_package
 from toplora_train.config.schema import RunConfig, SharedAdapterSettings
 from toplora_train.config.useless import validate_useful
@@ -141,7 +141,7 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
         raise UserError("output_dir is empty; give a folder, or leave it out for a new one")
     if values.get("resume") and values.get("output_dir") is None and not sweeping:
         raise UserError(f"resume={values['resume']} needs output_dir=DIR, the run to resume")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and values.get("output_dir") is None:
+    if (launched_processes() or 1) > 1 and values.get("output_dir") is None:
         raise UserError("the launcher's processes need a common run directory; give output_dir=DIR")
     if sweeping:
         values["output_dir"] = str(hydra.runtime.output_dir)
@@ -296,16 +296,10 @@ def own_folders(hydra: DictConfig) -> list[Path]:
 
 
 def _default_output_dir(values: Mapping[str, Any], recipe: str | None) -> str:
-    """A new folder below ``runs/``, unique even among runs of the same second."""
+    """A folder below ``runs/``; see :func:`toplora_train.launch.rundir.new_run_dir`."""
     what = recipe or _name_of(values, "dataset")
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{what}-{_name_of(values, 'adapter')}"
-    folder = Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:LONGEST]
-    number = 2
-    candidate = folder
-    while candidate.exists():
-        candidate = folder.with_name(f"{folder.name}-{number}")
-        number += 1
-    return str(candidate)
+    return str(Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:LONGEST])
 
 
 def _name_of(values: Mapping[str, Any], group: str) -> str:

@@ -56,6 +56,8 @@ def validate_overrides(overrides: Sequence[str]) -> None:
                 f"'{word[:40]}' removes a setting, so that its default is used whatever the recipe "
                 "says; set it to a value instead"
             )
+        if key.lstrip("+") == "hydra.run.dir":
+            raise UserError(f"'{word[:40]}' has no effect on a run; set output_dir={word[len(key) + 1:]}")
         if len(word) > LONGEST_WORD:
             raise UserError(
                 f"{start} has {len(word):,} characters; at most {LONGEST_WORD:,} are read; "
@@ -88,6 +90,8 @@ def explain(error: Exception, overrides: Sequence[str], own: Sequence[Path]) -> 
     refused = re.match(r"Could not override '([^']+)'", text)
     if refused:
         return place + _refused_key(refused[1], overrides, own)
+    if text.startswith("Config group override must be a string or a list"):
+        return _no_name(overrides, own)
     ambiguous = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text)
     if ambiguous:
         key, _, value = ambiguous[1].partition("=")

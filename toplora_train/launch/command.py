@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from toplora_train.config.errors import Interrupted, RunFailure, UserError, disk_error
+from toplora_train.config.processes import rank
 from toplora_train.launch.output import survive_lost_output
-from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR, rank
+from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
 from toplora_train.train.signals import SIGNALS, interrupt_at_once
 
 

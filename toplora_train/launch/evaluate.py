@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from toplora_train.config.errors import Interrupted, UserError
 from toplora_train.config.garbage import without_collection
 from toplora_train.config.methods import language_methods
 from toplora_train.config.plugins import load_plugins, needed_to_use
+from toplora_train.config.processes import launched_processes
 from toplora_train.config.resolved import read_config
 from toplora_train.config.schema import EvaluationSettings
 from toplora_train.launch.command import run_command
@@ -153,7 +153,7 @@ def evaluate_words(words: list[str]) -> Evaluated:
         limit = again.evaluation.limit if "limit" in given else None
         file, found = evaluate_harness(again, run_dir, tasks, name=name, limit=limit, own=own)
         return Evaluated(found, file, _show_harness)
-    if "processes" in given and "WORLD_SIZE" not in os.environ:
+    if launched_processes() is None and "processes" in given:
         _in_several_processes(words, given["processes"], again.launch.device, run_dir)
     with without_collection():
         from toplora_train.run.evaluate import evaluate  # heavy: only for a valid command

@@ -23,6 +23,7 @@ from typing import TextIO
 
 from toplora_train.config.aside import temporary_folder
 from toplora_train.config.errors import UserError, disk_error
+from toplora_train.config.processes import launched_processes, rank
 from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch import worker
@@ -88,7 +89,7 @@ def run_job(config: RunConfig, *, module: str = WORKER, console: TextIO | None =
             code, error = _work(config, folder, module, console)
             planned = read_report(folder).get("planned_seconds")
         return JobResult(code, run_dir, time.monotonic() - started, error, planned)
-    if "WORLD_SIZE" in os.environ:
+    if launched_processes() is not None:
         code, error = _work_in_place(config, run_dir)
         return JobResult(code, run_dir, time.monotonic() - started, error)
     make_run_dir(run_dir)
@@ -172,7 +173,7 @@ def _work(
 
 def _work_in_place(config: RunConfig, run_dir: Path) -> tuple[int, str | None]:
     make_run_dir(run_dir)
-    if worker.rank() > 0:
+    if rank() > 0:
         if is_already_done(config, run_dir):
             return worker.DONE, None
         code = worker.run(config, run_dir)

@@ -11,7 +11,7 @@ from toplora_train.config.resolved import flat, is_run_config, read_config
 from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.launch.extension import validate_extension
 from toplora_train.launch.outcome import REPORT, is_completed
-from toplora_train.report.earlier import earlier_ends
+from toplora_train.report.earlier import earlier_ends, finished_config
 from toplora_train.report.jobs import STUDY
 
 CONFIG = "config.yaml"
@@ -61,6 +61,26 @@ def make_run_dir(run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output_dir={run_dir} cannot be created: {error.strerror}") from error
+
+
+def new_run_dir(run_dir: Path) -> Path:
+    """Create this folder or, if a command of the same second was first, ``-2`` and so on.
+
+    Raises:
+        UserError: See :func:`make_run_dir`.
+    """
+    make_run_dir(run_dir.parent)
+    number, found = 1, run_dir
+    while True:
+        try:
+            found.mkdir()
+        except FileExistsError:
+            number += 1
+            found = run_dir.with_name(f"{run_dir.name}-{number}")
+        except OSError:
+            make_run_dir(found)  # which says why it cannot
+        else:
+            return found
 
 
 def is_already_done(config: RunConfig, run_dir: Path) -> bool:
@@ -151,7 +171,7 @@ def _checkpoints(run_dir: Path) -> list[Path]:
 
 def _changes(config: RunConfig, run_dir: Path) -> dict[str, tuple[Any, Any]]:
     """The settings that differ from the run in the directory: their values then and now."""
-    before, now = flat(read_config(run_dir / CONFIG)), flat(config)
+    before, now = flat(read_config(finished_config(run_dir))), flat(config)
     return {
         key: (before.get(key), now.get(key))
         for key in {**before, **now}

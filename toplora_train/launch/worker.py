@@ -20,6 +20,7 @@ from pathlib import Path
 from toplora_train.config.errors import Interrupted, RunFailure, UserError, disk_error
 from toplora_train.config.garbage import without_collection
 from toplora_train.config.plugins import load_plugins
+from toplora_train.config.processes import launched_processes, rank
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch.outcome import REPORT, write_failure
@@ -133,11 +134,6 @@ def _restored(config: RunConfig, run_dir: Path) -> RunFailure | None:
     return RunFailure(f"{run_dir} was deleted during the run; {remedy}")
 
 
-def rank() -> int:
-    """This process's rank."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def log_name() -> str:
     """``train.log`` on rank 0, else ``train.rankN.log``."""
     return LOG if rank() == 0 else f"train.rank{rank()}.log"
@@ -150,7 +146,7 @@ def _record(run_dir: Path, error_type: str, *, status: str, error: str) -> bool:
 
     An agent prints it itself: it may be the consequence of another worker's end.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = (launched_processes() or 1) > 1
     first = write_failure(
         run_dir,
         status=status,

@@ -75,13 +75,8 @@ def undo_unbegun(run_dir: Path) -> None:
 
     In that case the run still has its report, and the copy of its results is removed.
     """
-    if not (run_dir / REPORT).is_file() or not (run_dir / FOLDER).is_dir():
-        return
-    report = read_report(run_dir / REPORT)
-    if report["status"] != "completed":
-        return
-    end = _folder(run_dir, report)
-    if not end.is_dir():
+    end = _kept_end(run_dir)
+    if end is None:
         return
     temporary = run_dir / f".{CONFIG}"
     shutil.copy2(end / CONFIG, temporary)
@@ -89,6 +84,26 @@ def undo_unbegun(run_dir: Path) -> None:
     shutil.rmtree(end)
     if not any((run_dir / FOLDER).iterdir()):
         (run_dir / FOLDER).rmdir()
+
+
+def finished_config(run_dir: Path) -> Path:
+    """The configuration file of a finished run.
+
+    Between the start of an extension and its training, when the run still has its report, its own
+    configuration is the extension's already: a process that starts late reads the kept one.
+    """
+    return (_kept_end(run_dir) or run_dir) / CONFIG
+
+
+def _kept_end(run_dir: Path) -> Path | None:
+    """The copy of a finished run's results, while it is being extended and has still its report."""
+    if not (run_dir / REPORT).is_file() or not (run_dir / FOLDER).is_dir():
+        return None
+    report = read_report(run_dir / REPORT)
+    if report["status"] != "completed":
+        return None
+    end = _folder(run_dir, report)
+    return end if end.is_dir() else None
 
 
 def _folder(run_dir: Path, report: dict[str, Any]) -> Path:

@@ -19,7 +19,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.schema import RunConfig
 from toplora_train.launch.outcome import is_completed, read_report, write_failure
 from toplora_train.launch.parent import JobResult, run_job
-from toplora_train.launch.rundir import make_run_dir
+from toplora_train.launch.rundir import make_run_dir, new_run_dir
 from toplora_train.launch.worker import USER_ERROR
 from toplora_train.report.held_out import held_out
 from toplora_train.report.jobs import Job
@@ -61,7 +61,10 @@ def job(composed: DictConfig) -> JobResult | float | None:
 
 def _single(composed: DictConfig, settings: DictConfig) -> JobResult:
     try:
-        return run_job(run_config(composed, settings, sys.argv[1:]))
+        config = run_config(composed, settings, sys.argv[1:])
+        if composed.output_dir is None and config.trains:
+            config = replace(config, output_dir=str(new_run_dir(Path(config.output_dir))))
+        return run_job(config)
     except UserError as error:
         return JobResult(user_error(str(error)), Path(), 0.0, str(error))
 

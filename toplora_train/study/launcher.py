@@ -7,7 +7,6 @@ completed. The sweeper gets every job's result on the held-out rows, as a quanti
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from toplora_train.config.aside import temporary_folder
 from toplora_train.config.compose import typed_overrides
 from toplora_train.config.errors import UserError
+from toplora_train.config.processes import launched_processes
 from toplora_train.config.schema import TrackerSettings
 from toplora_train.launch.lock import locked
 from toplora_train.launch.parent import JobResult
@@ -136,7 +136,7 @@ class StudyLauncher(Launcher):
         if self.searches:
             validate_search(config)
         self.trains = not (config.plan or config.prefetch)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if (launched_processes() or 1) > 1:
             raise UserError(
                 "a sweep starts the processes of each job itself: set launch.processes instead of "
                 "using another launcher"
