@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from toplora_train.adapters.attach import attach_adapter
-from toplora_train.adapters.saving import load_adapter, save_adapter
+from toplora_train.adapters.saving import adapter_folder, load_adapter, save_adapter
 from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.models.tiny import tiny_model
 
@@ -26,6 +26,22 @@ def test_a_file_without_its_gate_is_refused_by_name(saved: Path):
     save_file({k: v for k, v in tensors.items() if "theta" not in k and "gain" not in k}, file)
     with pytest.raises(UserError, match=r"missing: .*k_proj\.toplora_gain, .* and 9 more$"):
         load_adapter(tiny_model(), saved)
+
+
+def test_an_adapter_of_a_run_that_is_not_finished_is_refused_unless_it_is_named(saved: Path):
+    run = saved / "run"
+    run.mkdir()
+    save_adapter(attach_adapter(tiny_model(), {"name": "toplora"}, seed=1), run / "adapter")
+    assert adapter_folder(run, "key") == run / "adapter"  # of another tool
+    (run / "config.yaml").touch()
+    for report in (None, {"status": "failed"}):
+        if report is not None:
+            (run / "report.json").write_text(json.dumps(report))
+        with pytest.raises(UserError, match=r"key=.*not finished; finish it with resume=auto, or"):
+            adapter_folder(run, "key")
+    assert adapter_folder(run / "adapter", "key") == run / "adapter"
+    (run / "report.json").write_text(json.dumps({"status": "completed"}))
+    assert adapter_folder(run, "key") == run / "adapter"
 
 
 def test_a_lora_file_is_refused_as_toplora(saved: Path, tmp_path_factory: pytest.TempPathFactory):

@@ -15,6 +15,7 @@ LETTERS = tuple("ABCDE")
         ("The answer is 5. No, the answer is 6, since 2 * 3 = 6 and not 7.", "6"),
         ("The answer is 3 + 4 = 7 apples, of 12.", "7"),
         ("The answer is:\n\n$1,234.50 per day", "$1,234.50"),
+        ("The answer is:\n42\nI checked it in 3 ways.", "42"),
         ("ANSWER: 42", "42"),
         ("It is 3, so the answer is clear. Then 4.", "4"),
         ("4 boxes of 6 make 24", "24"),

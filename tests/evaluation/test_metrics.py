@@ -7,7 +7,9 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from toplora_train.evaluation.metrics import METRICS, bootstrap_interval, measure
+from toplora_train.config.errors import UserError
+from toplora_train.evaluation import metrics
+from toplora_train.evaluation.metrics import METRICS, bootstrap_interval, measure, validate_metric
 
 CLASS_ORACLES = {
     "accuracy": sklearn_metrics.accuracy_score,
@@ -125,3 +127,20 @@ def test_no_rows_or_unequal_lengths_are_refused():
         measure("accuracy", np.array([]), np.array([]))
     with pytest.raises(ValueError, match="1 predictions for 2 labels"):
         measure("accuracy", np.array([1.0]), np.array([1.0, 0.0]))
+
+
+def test_a_metric_of_ones_own_must_be_a_score_and_is_tried_on_a_constant(monkeypatch):
+    labels = np.array([0.0, 4.0, 8.0])
+    error = {"error": lambda predicted, right: -float(np.mean(np.abs(predicted - right)))}
+    undefined = {"undefined": lambda *_: float("nan")}
+    monkeypatch.setattr(metrics, "METRICS", {**METRICS, **error, **undefined})
+    for try_it in (
+        lambda name: validate_metric(name, labels),
+        lambda name: measure(name, labels[::-1], labels),
+    ):
+        with pytest.raises(UserError, match=r"metric error is -.*between -1 and 1.*scale it"):
+            try_it("error")
+        with pytest.raises(UserError, match=r"metric undefined is NaN.*return 0"):
+            try_it("undefined")
+    for name in METRICS:
+        validate_metric(name, labels)

@@ -45,6 +45,16 @@ def test_with_one_seed_each_p_is_mcnemars_and_the_interval_that_of_paired_rows()
     assert found.ci95 == pytest.approx(tuple(oracle.confidence_interval(0.95)), abs=5e-4)
 
 
+def test_rows_that_repeat_a_question_are_one_question_for_mcnemars_test():
+    first, second = right(0.5), right(0.6, seed=1)
+    names = [f"q{i}" for i in range(N)]
+    thrice = [np.concatenate([one, one, one], axis=1) for one in (first, second)]
+    once = compare(share_right(np.concatenate([first, second]), names), [0], [1])
+    repeated = compare(share_right(np.concatenate(thrice), [*names, *names, *names]), [0], [1])
+    assert repeated.p == once.p
+    assert repeated.value == pytest.approx(once.value)
+
+
 def test_with_several_seeds_and_no_row_variance_it_is_welchs_test():
     first, second = [0.70, 0.72, 0.71], [0.74, 0.71, 0.76, 0.75]
     found = compare(of_seeds(*first, *second), [0, 1, 2], [3, 4, 5, 6])

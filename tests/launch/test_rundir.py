@@ -120,6 +120,15 @@ def test_an_interruption_before_the_first_checkpoint_says_that_predictions_are_k
     assert how_to_resume(again, tmp_path).endswith("continue with the same command")
 
 
+def test_a_single_run_does_not_write_into_a_studys_folder(tmp_path):
+    (tmp_path / STUDY).touch()
+    for resume in (None, "auto"):
+        with pytest.raises(
+            UserError, match="holds a study; continue it with -m, or choose another"
+        ):
+            is_already_done(run_config(resume=resume), tmp_path)
+
+
 def test_a_job_of_a_study_is_not_continued_by_itself(tmp_path):
     (tmp_path / STUDY).touch()
     (tmp_path / "job" / "checkpoints" / "step-00000010").mkdir(parents=True)

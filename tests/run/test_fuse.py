@@ -109,4 +109,4 @@ def test_what_does_not_combine_is_refused_by_its_run(make, tmp_path: Path):
     refuse("needs two or more different runs")
     empty = make("empty")
     (empty / "adapter" / "adapter_config.json").unlink()
-    refuse("empty: this run is not finished and has no adapter yet", empty)
+    refuse("empty has no adapter_config.json; give a finished run", empty)

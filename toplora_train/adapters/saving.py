@@ -134,16 +134,30 @@ def adapter_folder(folder: Path, key: str) -> Path:
         key: The setting that names it, for messages.
 
     Raises:
-        UserError: There is no adapter.
+        UserError: There is no adapter, or the run is not finished: its adapter may be that of an
+            earlier end.
     """
-    for candidate in (folder, folder / "adapter"):
-        if (candidate / CONFIG_FILE).is_file():
-            return candidate
-    if (folder / "config.yaml").is_file():
-        raise UserError(f"{key}={folder}: this run is not finished and has no adapter yet")
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    found = folder / "adapter"
+    there = (found / CONFIG_FILE).is_file()
+    if (folder / "config.yaml").is_file() and not _is_finished(folder):
+        remedy = f", or give {found}, which it wrote before" if there else ""
+        raise UserError(
+            f"{key}={folder}: this run is not finished; finish it with resume=auto{remedy}"
+        )
+    if there:
+        return found
     raise UserError(
         f"{key}={folder} has no {CONFIG_FILE}; give a finished run or an adapter folder"
     )
+
+
+def _is_finished(run: Path) -> bool:
+    try:
+        return read_json(run / "report.json").get("status") == "completed"
+    except UserError:
+        return False
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def load_yaml(path: Path) -> DictConfig:
 
 
 def validate_option_names(own: Sequence[Path]) -> None:
-    """Reject a user's option with the name of one of the package's: Hydra would ignore it.
+    """Reject a user's file with the name of one of the package's: Hydra would ignore it.
 
     Raises:
         UserError: names the file and the remedy; or see
@@ -117,6 +117,13 @@ def validate_option_names(own: Sequence[Path]) -> None:
                 if path.stem in options(group):
                     clash = f"the package has its own {group}={path.stem}; rename yours"
                     raise UserError(f"{readable(path)}: {clash}")
+        root = folder / "config.yaml"
+        if root.is_file() and {"defaults", *groups()} & set(load_yaml(root)):
+            raise UserError(
+                f"{readable(root)}: it would be ignored, as the package has its own config.yaml; "
+                f"make it a recipe, {readable(folder / 'recipe' / 'NAME.yaml')}, and run "
+                "recipe=NAME"
+            )
 
 
 def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> RunConfig:

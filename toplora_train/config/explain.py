@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
 from hydra.errors import (
     HydraException,
     MissingConfigException,
@@ -44,7 +45,8 @@ def validate_overrides(overrides: Sequence[str]) -> None:
     """Refuse words that Hydra's parser fails on, or does not finish with.
 
     Raises:
-        UserError: A word, a key or a number is too long, or a key is missing or removed.
+        UserError: A word, a key or a number is too long, a key is missing or removed, or a group is
+            given what is no option's name.
     """
     for word in overrides:
         key, separator, _ = word.partition("=")
@@ -57,7 +59,7 @@ def validate_overrides(overrides: Sequence[str]) -> None:
                 "says; set it to a value instead"
             )
         if key.lstrip("+") == "hydra.run.dir":
-            raise UserError(f"'{word[:40]}' has no effect on a run; set output_dir={word[len(key) + 1:]}")
+            raise UserError(f"'{word[:60]}' has no effect on a run's folder; set output_dir=DIR")
         if len(word) > LONGEST_WORD:
             raise UserError(
                 f"{start} has {len(word):,} characters; at most {LONGEST_WORD:,} are read; "
@@ -67,6 +69,20 @@ def validate_overrides(overrides: Sequence[str]) -> None:
             raise UserError(f"{start} has a key of {len(key):,} characters; no key is that long")
         if re.search(rf"[\d_]{{{LONGEST_NUMBER + 1}}}", word):
             raise UserError(f"{start} has a number of more than {LONGEST_NUMBER:,} digits")
+        if key in groups():
+            _validate_choice(word)
+
+
+def _validate_choice(word: str) -> None:
+    """Refuse a group that is given anything but names; Hydra's message does not say which."""
+    (override,) = OverridesParser.create().parse_overrides([word])
+    group, value = override.key_or_group, override.value()
+    given = value.list if isinstance(value, ChoiceSweep) else [value]
+    if not all(isinstance(one, str | list | QuotedString | Glob) for one in given):
+        names = ", ".join(options(group))
+        raise UserError(
+            f"{word}: {group} takes the name of an option; leave it out, or choose one of {names}"
+        )
 
 
 def explain(error: Exception, overrides: Sequence[str], own: Sequence[Path]) -> str:
@@ -90,8 +106,6 @@ def explain(error: Exception, overrides: Sequence[str], own: Sequence[Path]) -> 
     refused = re.match(r"Could not override '([^']+)'", text)
     if refused:
         return place + _refused_key(refused[1], overrides, own)
-    if text.startswith("Config group override must be a string or a list"):
-        return _no_name(overrides, own)
     ambiguous = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text)
     if ambiguous:
         key, _, value = ambiguous[1].partition("=")

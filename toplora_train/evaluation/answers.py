@@ -20,7 +20,7 @@ from toplora_train.config.plugins import registered
 from toplora_train.data.rows import Row
 from toplora_train.evaluation.numbers import find_numbers, parse_number, same_number
 
-_STATEMENT = re.compile(r"\banswer(?:\s+is\b|\s*[:=])", re.IGNORECASE)
+_STATEMENT = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*[:=])", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)")
 _NEXT_QUESTION = re.compile(r"\n\s*### Instruction:")
 _TOKEN = re.compile(r"\w+")

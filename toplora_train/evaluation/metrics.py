@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from toplora_train.config.errors import UserError
 from toplora_train.config.plugins import registered
 from toplora_train.evaluation.statistics import wilson_interval
 
@@ -101,7 +102,7 @@ def _ranks(values: Values) -> Values:
 
 
 Metric = Callable[[Values, Values], float]
-"""Computes a score from predictions and labels; more is better."""
+"""Computes a score between -1 and 1 from predictions and labels; more is better."""
 
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
@@ -114,12 +115,39 @@ METRICS: dict[str, Metric] = {
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of this name.
+    """The metric of this name, which refuses to give more than a score.
 
     Raises:
-        UserError: There is none, and no module of the user's own has added it.
+        UserError: There is none, and no module of the user's own has added it; or, when it is
+            called, its value is not between -1 and 1.
     """
-    return registered(METRICS, name, "metric")
+    metric: Metric = registered(METRICS, name, "metric")
+
+    def score(predicted: Values, right: Values) -> float:
+        value = float(metric(predicted, right))
+        if abs(value) > 1:
+            raise UserError(
+                f"metric {name} is {value:.6g}; a metric must be between -1 and 1, and more must "
+                "be better: scale it"
+            )
+        return value
+
+    return score
+
+
+def validate_metric(name: str, right: Values) -> None:
+    """Try a metric on a constant prediction, before anything is trained.
+
+    Raises:
+        UserError: See :func:`find_metric`; or its value is NaN.
+    """
+    _number(name, find_metric(name)(np.full_like(right, right[0]), right))
+
+
+def _number(name: str, value: float) -> float:
+    if np.isnan(value):
+        raise UserError(f"metric {name} is NaN on these rows; return 0 where it is undefined")
+    return value
 
 
 def measure(metric: str, predicted: Values, right: Values, *, seed: int = 0) -> Measured:
@@ -133,10 +161,11 @@ def measure(metric: str, predicted: Values, right: Values, *, seed: int = 0) -> 
 
     Raises:
         ValueError: no rows, or the numbers of predictions and labels differ.
+        UserError: See :func:`validate_metric`.
     """
     if len(predicted) != len(right) or not len(right):
         raise ValueError(f"{len(predicted)} predictions for {len(right)} labels")
-    value = find_metric(metric)(predicted, right)
+    value = _number(metric, find_metric(metric)(predicted, right))
     if metric == "accuracy":
         correct = int(np.sum(predicted == right))
         return Measured(value, wilson_interval(correct, len(right)))

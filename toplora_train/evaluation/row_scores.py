@@ -42,7 +42,8 @@ class RowScores:
             bound on the variance of a difference.
         questions: The number of distinct questions; over several tasks, the fewest.
         lowest: The lowest possible score (the highest is 1); over several tasks, the mean.
-        right: Which answers are correct, ``(runs, rows)``; None for metrics other than accuracy.
+        right: The number of correct answers to each question, ``(runs, questions)``; None for
+            metrics other than accuracy.
     """
 
     values: Floats
@@ -50,7 +51,7 @@ class RowScores:
     resolution: float
     questions: int
     lowest: float = 0.0
-    right: Bools | None = None
+    right: Floats | None = None
 
 
 def share_right(right: Bools, questions: Sequence[str]) -> RowScores:
@@ -64,11 +65,11 @@ def share_right(right: Bools, questions: Sequence[str]) -> RowScores:
     n, many = right.shape[1], int(cluster.max()) + 1
     answers = right.astype(np.float64)
     values = answers.mean(1)
-    sums = answers - values[:, None]
     if many < n:
-        sums = np.stack([np.bincount(cluster, weights=row) for row in sums])
+        answers = np.stack([np.bincount(cluster, weights=row) for row in answers])
+    sums = answers - values[:, None] * np.bincount(cluster)
     covariance = (sums @ sums.T) / n**2 * (many / max(many - 1, 1))
-    return RowScores(values, covariance, 1 / n**2, many, right=right)
+    return RowScores(values, covariance, 1 / n**2, many, right=answers)
 
 
 def other_metric(
@@ -95,7 +96,7 @@ def other_metric(
         rows = drawn if many == n else np.concatenate([members[one] for one in drawn])
         draws[index] = [measure(row[rows], right[rows]) for row in predicted]
     covariance = np.cov(draws, rowvar=False).reshape(len(values), len(values))
-    lowest = 0.0 if metric == "f1" else -1.0
+    lowest = 0.0 if metric in ("f1", "macro_f1") else -1.0
     return RowScores(values, covariance, 1 / n**2, many, lowest)
 
 

@@ -91,6 +91,10 @@ def is_already_done(config: RunConfig, run_dir: Path) -> bool:
             cannot be extended or has lost its adapter.
     """
     checkpoints = _checkpoints(run_dir)
+    if (run_dir / STUDY).is_file():
+        raise UserError(
+            f"{run_dir} holds a study; continue it with -m, or choose another output_dir"
+        )
     if is_completed(run_dir):
         if config.resume is None:
             raise UserError(f"{run_dir} holds a finished run; choose another output_dir")

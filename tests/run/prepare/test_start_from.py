@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from tests.report.made_up import made_up_report
 from tests.run.conftest import tiny_run
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.saving import save_adapter, sha256_of
@@ -17,6 +18,7 @@ from toplora_train.config.resolved import write_config
 from toplora_train.config.schema import TaskSettings
 from toplora_train.models.tiny import tiny_model
 from toplora_train.report.plan import show_plan
+from toplora_train.report.record import write_report
 from toplora_train.run import finetune
 from toplora_train.run.plan import make_plan
 from toplora_train.run.prepare.plan_target import find_target
@@ -34,6 +36,7 @@ def lora(tmp_path: Path) -> Path:
     run = tmp_path / "first"
     save_adapter(attach_adapter(tiny_model(), {"name": "lora"}, seed=5), run / "adapter")
     write_config(tiny_run(run, adapter="lora"), run / "config.yaml")
+    write_report(run / "report.json", made_up_report())
     return run
 
 

@@ -16,7 +16,7 @@ from toplora_train.data.rows import Row
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.forward import by_length, longest_first
 from toplora_train.evaluation.methods.base import EvalContext, Method
-from toplora_train.evaluation.metrics import as_numbers, measure
+from toplora_train.evaluation.metrics import as_numbers, measure, validate_metric
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.run_evaluation import Answer, Score, Scores, run_evaluation
 
@@ -49,8 +49,11 @@ class Classify(Method):
         tokenizer: PreTrainedTokenizerBase,
         eval_set: EvalSet,
     ) -> None:
-        """Refuse rows that are too long."""
+        """Refuse rows that are too long, and a metric of one's own that is no score."""
         _encode(tokenizer, eval_set)
+        labels = as_numbers([row.answer for row in eval_set.rows.rows], eval_set.choices)
+        for name in (eval_set.metric, *eval_set.also):
+            validate_metric(name, labels)
 
     def evaluate(
         self,
