@@ -59,6 +59,14 @@ def test_listed_options_are_parsed_and_the_gold_option_is_the_output(
     assert row.answer == answer  # the label, so that the majority class is unchanged
 
 
+def test_options_in_another_order_than_their_labels_keep_their_labels():
+    row = cloze(
+        WINOGRANDE.replace("Option1: Ann Option2: Bea", "Option2: Bea Option1: Ann"), "option1"
+    )
+    assert row.options == (("option1", "Ann"), ("option2", "Bea"))
+    assert row.output == "Ann"
+
+
 def test_the_hash_depends_on_the_options():
     one, other = (cloze(WINOGRANDE.replace("Bea ", name), "option1") for name in ("Bea ", "Cy "))
     assert content_hash([one]) != content_hash([other])
@@ -71,9 +79,17 @@ def test_the_hash_depends_on_the_options():
         (BOOLQ, "true", {"messages": (Message("user", BOOLQ),)}, "it does not list its options"),
         (SIQA.replace("Answer2:", "Answer 2"), "answer1", {}, "does not list one option for each"),
         (SIQA.replace("hungry", ""), "answer1", {}, "does not list one option for each"),
+        (SIQA.replace("Answer3", "answer2"), "answer1", {}, "does not list one option for each"),
         (BOOLQ, "yes", {}, "row '7': its answer 'yes' is not one of true, false"),
     ],
-    ids=["no format", "conversation", "a label is missing", "an empty option", "another label"],
+    ids=[
+        "no format",
+        "conversation",
+        "a label is missing",
+        "an empty option",
+        "a label twice",
+        "another label",
+    ],
 )
 def test_a_row_without_a_cloze_form_is_named(instruction, answer, more, message):
     with pytest.raises(UserError, match=re.escape(message)):

@@ -35,11 +35,12 @@ def _cloze(row: Row) -> Row:
             "cloze form; use evaluation.multiple_choice=choose or generate"
         )
     labels = found[1].split("/")
-    question, *words = _listed(row.instruction[: found.start()], labels)
-    if not words:  # "Answer format: true/false": the labels are the answers
-        words = labels
-    options = dict(zip(labels, words, strict=False))
-    if len(words) != len(labels) or not all(words):
+    question, listed = _listed(row.instruction[: found.start()], labels)
+    if not listed:  # "Answer format: true/false": the labels are the answers
+        listed = [(label, label) for label in labels]
+    words = {label.casefold(): text for label, text in listed if text}
+    options = {label: words.get(label.casefold(), "") for label in labels}
+    if not len(listed) == len(words) == len(labels) or not all(options.values()):
         raise UserError(
             f"{row.where}: its answer format is {found[1]}, but it does not list one option for "
             "each label; correct the row"
@@ -54,7 +55,9 @@ def _cloze(row: Row) -> Row:
     )
 
 
-def _listed(text: str, labels: list[str]) -> list[str]:
-    """The question, then the text after each ``Label:``, in order."""
+def _listed(text: str, labels: list[str]) -> tuple[str, list[tuple[str, str]]]:
+    """The question, and each ``Label:`` with the text after it."""
     named = "|".join(re.escape(label) for label in labels)
-    return [part.strip() for part in re.split(rf"\s*\b(?:{named})\s*:", text, flags=re.IGNORECASE)]
+    question, *rest = re.split(rf"\s*\b({named})\s*:", text, flags=re.IGNORECASE)
+    texts = [part.strip() for part in rest[1::2]]
+    return question.strip(), list(zip(rest[::2], texts, strict=True))

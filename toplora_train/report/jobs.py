@@ -60,6 +60,11 @@ class Job:
         for part in self.folder.split("/"):
             plain_name(part)
 
+    @property
+    def is_tuning(self) -> bool:
+        """Whether it is to choose a learning rate."""
+        return self.folder.startswith(f"{TUNING}/")
+
 
 @dataclass(frozen=True)
 class _Written:
@@ -129,14 +134,14 @@ def superseded(jobs: Sequence[Job]) -> set[str]:
     lists. Earlier trials then took no part in the choice, and runs at a rate that is not chosen any
     more would be a second method, chosen by no rule.
     """
-    tuned = {job.method for job in jobs if job.method and _is_tuning(job)}
+    tuned = {job.method for job in jobs if job.method and job.is_tuning}
     newest: dict[tuple[str, bool], Job] = {}
     for job in sorted(jobs, key=lambda one: one.planned):
-        newest[job.method, _is_tuning(job)] = job
+        newest[job.method, job.is_tuning] = job
     found = set()
     for job in jobs:
-        last = newest[job.method, _is_tuning(job)]
-        same = job.planned == last.planned if _is_tuning(job) else _rate(job) == _rate(last)
+        last = newest[job.method, job.is_tuning]
+        same = job.planned == last.planned if job.is_tuning else _rate(job) == _rate(last)
         if job.method in tuned and not same:
             found.add(job.folder)
     return found
@@ -159,7 +164,7 @@ def _jobs(study: Path) -> list[Unfinished]:
     left_out = superseded(jobs)
     found = []
     for job in jobs:
-        name, tuning = job.overrides or job.folder, _is_tuning(job)
+        name, tuning = job.overrides or job.folder, job.is_tuning
         if job.folder in left_out:
             reason = "the study has chosen the learning rate again since"
             found.append(Unfinished(name, SUPERSEDED, reason, "", tuning))
@@ -181,10 +186,6 @@ def _runs(folder: Path) -> list[Unfinished]:
             state = str(report.get("status", "interrupted"))
             found.append(Unfinished(run.name, state, str(report.get("error", "")), command))
     return found
-
-
-def _is_tuning(job: Job) -> bool:
-    return job.folder.startswith(f"{TUNING}/")
 
 
 def _rate(job: Job) -> str:

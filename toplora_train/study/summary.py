@@ -11,7 +11,7 @@ from rich.text import Text
 
 from toplora_train.config.errors import UserError
 from toplora_train.launch.worker import CRASHED, DONE, USER_ERROR
-from toplora_train.report.jobs import SUPERSEDED, TUNING, Job, superseded, unfinished_runs
+from toplora_train.report.jobs import SUPERSEDED, Job, superseded, unfinished_runs
 from toplora_train.report.numbers import counted, readable_seconds
 from toplora_train.report.sweep import sweep_table
 from toplora_train.study.launcher import StudyLauncher
@@ -107,11 +107,7 @@ def _show_leaderboard(launcher: StudyLauncher, completed: Sequence[Job], console
 
     study = launcher.study
     earlier = superseded(study.jobs())
-    final = [
-        job
-        for job in completed
-        if not job.folder.startswith(f"{TUNING}/") and job.folder not in earlier
-    ]
+    final = [job for job in completed if not job.is_tuning and job.folder not in earlier]
     if len(final) < 2:
         return
     try:
