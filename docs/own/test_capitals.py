@@ -1,4 +1,4 @@
-"""The test of a task of one's own: its prompt and its extraction, on a row."""
+"""The test of a task of one's own: its prompt and its extraction, on a row and in a run."""
 
 import json
 from dataclasses import replace
@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from toplora_train.api import train
 from toplora_train.config.keywords import compose_run
 from toplora_train.config.plugins import load_plugins
 from toplora_train.data.prompts import row_prompt
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.methods.base import protocol_of
+from toplora_train.evaluation.predictions import read_predictions
 from toplora_train.run.prepare.eval_sets import read_eval_sets
 
 FOLDER = Path(__file__).parent
@@ -42,3 +44,17 @@ def test_the_last_word_counts(capitals: EvalSet, text: str, correct: bool):
 def test_scores_of_other_code_are_not_comparable(capitals: EvalSet):
     """The protocol's hash has the digest of the module."""
     assert len(protocol_of(capitals)["modules"]["capitals"]) == 64
+
+
+def test_a_run_trains_and_scores_with_them(tmp_path: Path):
+    rows = tmp_path / "capitals.jsonl"
+    rows.write_text(json.dumps({"country": "france", "capital": "Paris"}) + "\n")
+    run = train(
+        recipe="smoke",
+        config_dir=FOLDER,
+        task={"capitals": {"source": str(rows)}},
+        trainer={"max_steps": 1},
+        output_dir=tmp_path / "run",
+    )
+    (prediction,) = read_predictions(run.folder / "predictions" / "capitals.jsonl")
+    assert prediction.prompt == "Name the capital of France.\n"

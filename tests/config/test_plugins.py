@@ -148,3 +148,25 @@ def test_an_entry_point_without_its_yaml_is_said_and_left_out(installed, value):
     installed("stretch", value)
     with pytest.warns(UserWarning, match=f"stretch = {value} is ignored: it must name a module"):
         assert "stretch" not in locate.options("adapter")
+
+
+@pytest.mark.parametrize("end", ["raise SystemExit", "import sys; sys.exit(0)"])
+def test_a_module_that_exits_is_refused(tmp_path, end):
+    own = write(tmp_path / "adapter", end).parent
+    with pytest.raises(UserError, match=r"stretch\.py, line 1: cannot be imported \(SystemExit"):
+        load_plugins(chosen(own), [own])
+
+
+def test_a_module_replaces_no_extraction_metric_or_prompt(tmp_path):
+    line = 'from toplora_train.evaluation.answers import EXTRACTIONS as E; E["number"] = E["exact"]'
+    own = write(tmp_path / "adapter", line).parent
+    with pytest.raises(UserError, match=r"stretch\.py, line 1: the name 'number' is taken"):
+        load_plugins(chosen(own), [own])
+    table: plugins.Registry[int] = plugins.Registry(a=1)
+    for more in ({"a": 2}, {"b": 2, "a": 1}):
+        with pytest.raises(UserError, match="'a' is taken"):
+            table.update(more)
+        with pytest.raises(UserError, match=r"'[ab]' is taken"):
+            table |= more
+    table |= {"c": 2}
+    assert table == {"a": 1, "b": 2, "c": 2}

@@ -51,7 +51,7 @@ _DISK = {
 }
 
 
-def disk_error(error: Exception, folder: Path | None = None) -> UserError | RunFailure | None:
+def disk_error(error: BaseException, folder: Path | None = None) -> UserError | RunFailure | None:
     """What to say if the file system refused to read or write, wherever that was first noticed.
 
     Args:

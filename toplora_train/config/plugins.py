@@ -83,6 +83,27 @@ def plugin(group: str, name: str) -> ModuleType | None:
     return _LOADED[key][0] if key in _LOADED else None
 
 
+class Registry(dict[str, Named]):
+    """A table to which a task's module of the user's own may add entries, but replace none.
+
+    The names of runs would else stand for other code than in the runs that they are compared with.
+    """
+
+    def __setitem__(self, name: str, value: Named) -> None:
+        if name in self:
+            raise UserError(f"the name '{name}' is taken; add it under another one")
+        super().__setitem__(name, value)
+
+    def update(self, *given: Any, **more: Named) -> None:
+        """Add entries, one by one."""
+        for name, value in dict(*given, **more).items():
+            self[name] = value
+
+    def __ior__(self, given: Any) -> Registry[Named]:  # type: ignore[override,misc]
+        self.update(given)
+        return self
+
+
 def registered(known: Mapping[str, Named], name: str, what: str) -> Named:
     """The entry of a table to which a task's module of the user's own may have added some.
 
@@ -132,7 +153,7 @@ def _import(option: OptionFile, file: Path) -> ModuleType:
         assert spec.loader is not None
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         sys.modules.pop(name, None)
         lines = [
             entry.lineno
@@ -146,5 +167,5 @@ def _import(option: OptionFile, file: Path) -> ModuleType:
     return module
 
 
-def _named(error: Exception) -> str:
+def _named(error: BaseException) -> str:
     return f"cannot be imported ({type(error).__name__}: {one_line(error)})"

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from toplora_train.config.plugins import Registry
 from toplora_train.config.template import fill
 from toplora_train.data.rows import Row
 
 PROMPT_VERSION = 1
 """Raised with every change to a byte of the prompt; part of the protocol's hash."""
 
-PROMPTS: dict[str, Callable[[Mapping[str, Any]], str]] = {}
+PROMPTS: Registry[Callable[[Mapping[str, Any]], str]] = Registry()
 """Prompts of the user's own, chosen by ``prompt: NAME``: functions of a record's columns."""
 
 _REQUEST = "Write a response that appropriately completes the request."

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from toplora_train.config.plugins import registered
+from toplora_train.config.plugins import Registry, registered
 from toplora_train.data.rows import Row
 from toplora_train.evaluation.numbers import find_numbers, parse_number, same_number
 
@@ -123,11 +123,11 @@ class Extraction:
     same: Callable[[str, str], bool] = same_text
 
 
-EXTRACTIONS = {
-    "number": Extraction(_extract_number, _same_number),
-    "choice": Extraction(_extract_choice, same_choice),
-    "exact": Extraction(_extract_all),
-}
+EXTRACTIONS: Registry[Extraction] = Registry(
+    number=Extraction(_extract_number, _same_number),
+    choice=Extraction(_extract_choice, same_choice),
+    exact=Extraction(_extract_all),
+)
 """The extractions by name; a module of the user's own may add some."""
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.plugins import registered
+from toplora_train.config.plugins import Registry, registered
 from toplora_train.evaluation.statistics import wilson_interval
 
 Values = NDArray[np.float64]
@@ -104,14 +104,14 @@ def _ranks(values: Values) -> Values:
 Metric = Callable[[Values, Values], float]
 """Computes a score between -1 and 1 from predictions and labels; more is better."""
 
-METRICS: dict[str, Metric] = {
-    "accuracy": accuracy,
-    "f1": f1,
-    "macro_f1": macro_f1,
-    "matthews": matthews,
-    "pearson": pearson,
-    "spearman": spearman,
-}
+METRICS: Registry[Metric] = Registry(
+    accuracy=accuracy,
+    f1=f1,
+    macro_f1=macro_f1,
+    matthews=matthews,
+    pearson=pearson,
+    spearman=spearman,
+)
 
 
 def find_metric(name: str) -> Metric:

@@ -90,7 +90,8 @@ def run(config: RunConfig, run_dir: Path, *, job: Job = run_training) -> int:
             return _failed(run_dir, USER_ERROR, error, str(error))
         except RunFailure as error:
             return _failed(run_dir, CRASHED, error, str(error))
-        except Exception as error:  # any error becomes a traceback in the log and one line
+        # Any error becomes a traceback in the log and one line; a module's sys.exit is no success.
+        except (Exception, SystemExit) as error:
             if isinstance(found := disk_error(error, run_dir), UserError):
                 return _failed(run_dir, USER_ERROR, found, str(found))
             log.exception("the run failed")
@@ -174,7 +175,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
-def _known_failure(error: Exception, config: RunConfig) -> RunFailure | None:
+def _known_failure(error: BaseException, config: RunConfig) -> RunFailure | None:
     """A common failure, described so that it needs no traceback."""
     if type(error).__name__ == "OutOfMemoryError":  # torch's; by name, to avoid the import
         return RunFailure(
@@ -197,7 +198,7 @@ def _known_failure(error: Exception, config: RunConfig) -> RunFailure | None:
     return None
 
 
-def _failed(run_dir: Path, code: int, error: Exception, text: str) -> int:
+def _failed(run_dir: Path, code: int, error: BaseException, text: str) -> int:
     """Report an error in one line on standard error and in report.json; return the exit code."""
     line = " ".join(text.split())
     log.error("%s", line)

@@ -1,4 +1,4 @@
-"""How capitals are asked for, and how the answer is read from what a model writes."""
+"""The prompt of a question about a capital, and how its answer is read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

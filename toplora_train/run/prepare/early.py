@@ -8,6 +8,7 @@ from pathlib import Path
 from toplora_train.config.kinds import own_split, training_sources
 from toplora_train.config.methods import HEADS
 from toplora_train.config.schema import RunConfig
+from toplora_train.config.template import columns
 from toplora_train.data.encode import validate_outputs
 from toplora_train.data.files import is_file_name
 from toplora_train.data.parts import without_part
@@ -21,6 +22,9 @@ LARGE = 64 * 2**20  # bytes; reading a larger source twice would cost more than 
 def check_rows(config: RunConfig) -> None:
     """Read and check the rows of every local file or folder of the run that is not large.
 
+    Rows whose prompt is a function of the user's own module are left to the worker, which imports
+    it.
+
     Raises:
         UserError: As when the run reads them.
     """
@@ -29,21 +33,25 @@ def check_rows(config: RunConfig) -> None:
     parse = training_parser(config)
     heads = any(task.kind in HEADS for task in config.task.values())
     for source, _ in training_sources(dataset) if own_split(config) is None else ():
-        if _is_small(source, dataset.subset, dataset.revision):
+        if _is_checked(source, dataset.prompt, dataset.subset, dataset.revision):
             rows = read(source, split=dataset.split, limit=dataset.limit, parse=parse)
             if not heads:
                 validate_outputs(rows.rows)
     if not config.evaluation.enabled:
         return
     for task in config.task.values():
-        if _is_small(task.source, task.subset, task.revision):
+        if _is_checked(task.source, task.prompt, task.subset, task.revision):
             needs_answer = task.kind not in HEADS
             rows = read(
                 task.source, split=task.split, needs_answer=needs_answer, parse=row_parser(task)
             )
             validate_answers(rows.rows)
-    if dataset.test is not None and _is_small(dataset.test):
+    if dataset.test is not None and _is_checked(dataset.test, dataset.prompt):
         validate_answers(read(dataset.test, split="test", parse=own_parser(dataset)).rows)
+
+
+def _is_checked(source: str, prompt: str | None, *of_hub: str | None) -> bool:
+    return (prompt is None or bool(columns(prompt))) and _is_small(source, *of_hub)
 
 
 def _is_small(source: str, *of_hub: str | None) -> bool:
