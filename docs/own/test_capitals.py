@@ -47,11 +47,18 @@ def test_scores_of_other_code_are_not_comparable(capitals: EvalSet):
 
 
 def test_a_run_trains_and_scores_with_them(tmp_path: Path):
-    rows = tmp_path / "capitals.jsonl"
+    rows, learned = tmp_path / "capitals.jsonl", tmp_path / "learned.jsonl"
     rows.write_text(json.dumps({"country": "france", "capital": "Paris"}) + "\n")
+    learned.write_text(json.dumps({"country": "peru", "capital": "Lima"}) + "\n")
     run = train(
         recipe="smoke",
         config_dir=FOLDER,
+        dataset={
+            "name": "jsonl",
+            "train": str(learned),
+            "fields": {"instruction": "country", "output": "capital"},
+            "prompt": "quiz",
+        },
         task={"capitals": {"source": str(rows)}},
         trainer={"max_steps": 1},
         output_dir=tmp_path / "run",

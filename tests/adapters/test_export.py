@@ -106,3 +106,15 @@ def test_a_write_error_names_the_folder(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFailure, match=rf"^{tmp_path}/file/inside: the adapter could not be"):
         save_as_lora(trained("genlora"), tmp_path / "file" / "inside")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("sbora", {}), ("toplora", {"gate": {"enabled": False}})]
+)
+def test_an_adapter_in_half_precision_is_exported_without_rounding(name, settings, tmp_path: Path):
+    model = trained(name, alpha=24, dtype="bfloat16", **settings)
+    save_as_lora(model, tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    plain = PeftModel.from_pretrained(tiny_model(), str(tmp_path))
+    torch.testing.assert_close(logits(plain), logits(model.float()), atol=2e-6, rtol=2e-6)

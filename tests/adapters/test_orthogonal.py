@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
@@ -100,3 +101,20 @@ def test_loading_reads_the_directions_and_decomposes_nothing(
 def test_protecting_a_whole_weight_is_refused_with_the_module():
     with pytest.raises(UserError, match=r"^adapter\.protect must be below 32, the smaller side of"):
         attach_adapter(tiny_model(), settings(protect=32), seed=1)
+
+
+def test_a_saved_config_may_start_a_new_adapter(tmp_path: Path):
+    """It says that it is for inference, by which a config read with its values is recognised."""
+    fresh = attach_adapter(tiny_model(), settings(protect=PROTECTED), seed=1)
+    save_adapter(fresh, tmp_path)
+    config = PeftConfig.from_pretrained(str(tmp_path))
+    config.inference_mode = False
+    again = get_peft_model(tiny_model(), config)
+    assert torch.equal(logits(again), logits(tiny_model()))
+    for name, tensor in again.state_dict().items():
+        if "orthogonal_U" in name or "orthogonal_V" in name:
+            assert torch.equal(tensor, fresh.state_dict()[name])
+    loaded = load_adapter(tiny_model(), tmp_path)
+    loaded.add_adapter("new", loaded.peft_config["default"])
+    loaded.set_adapter("new")
+    assert torch.equal(logits(loaded), logits(tiny_model()))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.saving import adapter_folder, load_adapter, save_adapter
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.contract.subject import shaken
 from toplora_train.models.tiny import tiny_model
 
 
@@ -42,6 +43,22 @@ def test_an_adapter_of_a_run_that_is_not_finished_is_refused_unless_it_is_named(
     assert adapter_folder(run / "adapter", "key") == run / "adapter"
     (run / "report.json").write_text(json.dumps({"status": "completed"}))
     assert adapter_folder(run, "key") == run / "adapter"
+
+
+@pytest.mark.parametrize("name", ["lora", "toplora", "genlora"])
+@pytest.mark.parametrize("key", ["alpha_pattern", "rank_pattern"])
+def test_the_first_pattern_that_matches_a_module_counts_in_the_file_too(tmp_path, name, key):
+    settings = {"name": name, key: {"q_proj": 4, ".*proj": 2}}
+    model = shaken(attach_adapter(tiny_model(), settings, seed=1), seed=2)
+    save_adapter(model, tmp_path)
+    assert list(json.loads((tmp_path / "adapter_config.json").read_text())[key]) == [
+        "q_proj",
+        ".*proj",
+    ]
+    ids = torch.arange(12).reshape(2, 6)
+    loaded = load_adapter(tiny_model(), tmp_path).eval()
+    expected = model.eval()(input_ids=ids).logits
+    torch.testing.assert_close(loaded(input_ids=ids).logits, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_a_lora_file_is_refused_as_toplora(saved: Path, tmp_path_factory: pytest.TempPathFactory):

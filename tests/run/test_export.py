@@ -3,22 +3,26 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.adapters.test_contract import attached
 from tests.run.conftest import tiny_run
+from toplora_train.adapters.attach import attach_adapter
 from toplora_train.adapters.saving import save_adapter
-from toplora_train.config.errors import UserError
+from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.config.schema import ModelSettings
 from toplora_train.contract.subject import shaken
 from toplora_train.data.prompts import build_prompt
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
-from toplora_train.run.export import PROBE, export
+from toplora_train.run import export as module
+from toplora_train.run.export import PROBE, export, validate_convertible
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 
@@ -174,3 +178,48 @@ def test_an_unfinished_run_is_refused(trained_run):
     (run_dir / "adapter").rename(run_dir / "aside")
     with pytest.raises(UserError, match="has no adapter: the run is not finished"):
         export(run_dir, format="lora")
+
+
+def test_an_activated_lora_is_refused_in_both_formats(trained_run):
+    run_dir, _ = trained_run("alora", invocation_tokens=[5])
+    for format in ("lora", "merged"):
+        with pytest.raises(UserError, match="only the tokens from its invocation on"):
+            export(run_dir, format=format)
+        assert not (run_dir / format).exists()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_output_layer_that_shares_its_weight_with_the_embedding_is_not_merged(tied: bool):
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        tie_word_embeddings=tied,
+    )
+    settings = {"name": "lora", "target_modules": ["q_proj", "lm_head"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, which names a setting that it alone has
+        model = attach_adapter(LlamaForCausalLM(config), settings, seed=1)
+    if not tied:
+        validate_convertible(model, "merged")
+        return
+    with pytest.raises(UserError, match="share their weight in this model"):
+        validate_convertible(model, "merged")
+    validate_convertible(model, "lora")
+
+
+def test_an_export_that_computes_something_else_is_not_written(trained_run, monkeypatch):
+    run_dir, _ = trained_run("lora")
+
+    def write_wrongly(adapted, adapter: Path, folder: Path) -> None:
+        write_as_it_is(adapted, adapter, folder)
+        file = folder / "adapter_model.safetensors"
+        save_file({name: 2 * tensor for name, tensor in load_file(file).items()}, file)
+
+    write_as_it_is = module._write_lora
+    monkeypatch.setattr(module, "_write_lora", write_wrongly)
+    with pytest.raises(RunFailure, match=r"the export computes something else .* not written"):
+        export(run_dir, format="lora")
+    assert not (run_dir / "lora").exists()

@@ -110,3 +110,24 @@ def test_what_does_not_combine_is_refused_by_its_run(make, tmp_path: Path):
     empty = make("empty")
     (empty / "adapter" / "adapter_config.json").unlink()
     refuse("empty has no adapter_config.json; give a finished run", empty)
+
+
+def test_cat_keeps_the_modules_of_every_run_in_any_order(make, tmp_path: Path):
+    whole = make("whole")
+    for number, (key, value) in enumerate(
+        {
+            "layers_to_transform": [0],
+            "exclude_modules": ["v_proj"],
+            "target_modules": ["q_proj"],
+        }.items()
+    ):
+        some = make(f"some{number}", seed=2, **{key: value})
+        parts = [deltas(whole), deltas(some)]
+        for order in ([some, whole], [whole, some]):
+            out = tmp_path / f"{number}{order[0].name}"
+            fuse(order, Combination("cat", [1.0, 1.0]), out, command=COMMAND)
+            found = deltas(out)
+            assert set(found) == set(parts[0])
+            for name, delta in found.items():
+                expected = sum(part[name] for part in parts if name in part)
+                torch.testing.assert_close(delta, expected, atol=1e-6, rtol=1e-6)

@@ -94,7 +94,7 @@ def _lora_config(
         lora_alpha=r,
         rank_pattern=others,
         alpha_pattern=others,
-        target_modules=_short_names(model, list(ranks)),
+        target_modules=short_names(model, list(ranks)),
         modules_to_save=config.modules_to_save,
         fan_in_fan_out=transposed,
         task_type=config.task_type,
@@ -103,7 +103,7 @@ def _lora_config(
     )
 
 
-def _short_names(model: PeftModel, adapted: list[str]) -> list[str]:
+def short_names(model: PeftModel, adapted: list[str]) -> list[str]:
     """The last parts of the adapted modules' names if unambiguous, otherwise the full names."""
     last = sorted({name.rpartition(".")[2] for name in adapted})
     named = {

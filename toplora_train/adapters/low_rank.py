@@ -69,3 +69,8 @@ def gated(hidden: Tensor, logits: Tensor, gate: Gate, scaling: float) -> Tensor:
     """``s * hidden * g(logits)``, ``(..., r)`` in the dtype of ``hidden``."""
     weights = gate.function(logits, gate.gain)
     return (hidden * weights * scaling).to(hidden.dtype)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor, half precision as float32."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

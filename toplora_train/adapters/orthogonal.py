@@ -74,6 +74,7 @@ class OrthogonalLinear(AdapterLinear):
     orthogonal_B: nn.ParameterDict  # noqa: N815  # the paper's capital
     orthogonal_U: FrozenTensors  # noqa: N815  # the paper's capital
     orthogonal_V: FrozenTensors  # noqa: N815  # the paper's capital
+    _may_be_unread: bool
 
     def initial_tensors(self, config: OrthogonalConfig, module_name: str) -> Mapping[str, Tensor]:
         """A uniform in +-1/sqrt(n), B zero, and the top singular vectors of the weight.
@@ -91,10 +92,10 @@ class OrthogonalLinear(AdapterLinear):
         A = torch.empty(r, n).uniform_(-(n**-0.5), n**-0.5)
         # From a file: read after this. NaN shows where they are not.
         U, V = torch.full((m, k), torch.nan), torch.full((n, k), torch.nan)
+        self._may_be_unread = config._of_file
         if not (A.is_meta or config._of_file):
             validate_readable(module_name, self.get_base_layer())
-            left, _, right = torch.linalg.svd(frozen_weight(self).double(), full_matrices=False)
-            U, V = left[:, :k].float().contiguous(), right[:k].T.float().contiguous()
+            U, V = self._singular_vectors(k)
         return {
             "orthogonal_A": A,
             "orthogonal_B": torch.zeros(m, r),
@@ -102,8 +103,24 @@ class OrthogonalLinear(AdapterLinear):
             "orthogonal_V": V,
         }
 
+    def _singular_vectors(self, k: int) -> tuple[Tensor, Tensor]:
+        left, _, right = torch.linalg.svd(frozen_weight(self).double(), full_matrices=False)
+        return left[:, :k].float().contiguous(), right[:k].T.float().contiguous()
+
+    @torch.no_grad()
+    def _compute_unread(self) -> None:
+        """The vectors that no file has given: a saved config may also start a new adapter."""
+        self._may_be_unread = False
+        for name in self.configs:
+            U, V = self.orthogonal_U[name], self.orthogonal_V[name]
+            if not U.is_meta and U.isnan().any():
+                for tensor, found in zip((U, V), self._singular_vectors(U.shape[1]), strict=True):
+                    tensor.copy_(found)
+
     def low_rank(self, adapter_name: str) -> LowRank:
         """``A P_R``, ``P_L B`` and s; not in autocast's half precision, which leaks through P."""
+        if self._may_be_unread:
+            self._compute_unread()
         A, B = self.orthogonal_A[adapter_name], self.orthogonal_B[adapter_name]
         U, V = (
             self.orthogonal_U[adapter_name].to(B.dtype),

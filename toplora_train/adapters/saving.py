@@ -50,8 +50,9 @@ INDEXED = (
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write the adapter in PEFT's format, without querying the hub.
 
-    Module names in ``adapter_config.json`` are sorted: PEFT keeps them as sets, whose order varies
-    between processes, and the same run must write the same file.
+    Keys and module names in ``adapter_config.json`` are sorted: PEFT keeps names as sets, whose
+    order varies between processes, and the same run must write the same file. Patterns get the
+    order back that PEFT does not keep, as the first that matches a module counts.
 
     Raises:
         RunFailure: Writing the files failed.
@@ -63,7 +64,11 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
         for key in ("target_modules", "exclude_modules", "modules_to_save"):
             if isinstance(config.get(key), list):
                 config[key].sort()
-        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        given = model.peft_config["default"]
+        for key in ("rank_pattern", "alpha_pattern"):
+            if config.get(key):
+                config[key] = {pattern: config[key][pattern] for pattern in getattr(given, key)}
+        text = json.dumps(dict(sorted(config.items())), indent=2) + "\n"
         config_file.write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise RunFailure(f"{folder}: the adapter could not be saved ({error})") from error

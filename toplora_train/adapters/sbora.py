@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from toplora_train.adapters.base import AdapterLinear, AdapterModel, FrozenTensors, register_method
 from toplora_train.adapters.checks import check_choice, check_keys
 from toplora_train.adapters.configs import LowRankConfig
+from toplora_train.adapters.low_rank import at_least_float32
 
 SIDES = ("input", "output")
 
@@ -102,9 +103,9 @@ class SboraLinear(AdapterLinear):
         """A and B, one of them one-hot."""
         index, scaling = self.sbora_index[adapter_name], self.scaling[adapter_name]
         if adapter_name in self.sbora_B:
-            B = self.sbora_B[adapter_name]
+            B = at_least_float32(self.sbora_B[adapter_name])
             return F.one_hot(index, self.in_features).to(B.dtype), B * scaling
-        A = self.sbora_A[adapter_name]
+        A = at_least_float32(self.sbora_A[adapter_name])
         return A, F.one_hot(index, self.out_features).T.to(A.dtype) * scaling
 
 

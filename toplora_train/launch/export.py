@@ -86,6 +86,12 @@ def _export(words: list[str]) -> None:
         f"{done.format} written to {done.folder}; reloaded, its logits differ by at most "
         f"{done.max_abs_logit_difference:.2g} (largest logit {done.largest_logit:.3g})",
     )
+    if done.dora:
+        say(
+            console,
+            "it is a DoRA (use_dora in its adapter_config.json): software that reads plain LoRAs "
+            "only computes something else with it, but not with format=merged",
+        )
     if done.quantization is not None:
         say(
             console,

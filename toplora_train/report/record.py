@@ -222,11 +222,15 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Reload:
-    """The check that the saved adapter, loaded again, gives the trained model's logits."""
+    """The check that the saved adapter, loaded again, gives the trained model's logits.
+
+    ``same`` is false if the difference is more than rounding explains.
+    """
 
     max_abs_logit_difference: Measured
     missing: list[str]
     unexpected: list[str]
+    same: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,6 +29,7 @@ from toplora_train.config.errors import RunFailure, UserError
 from toplora_train.config.resolved import read_config
 from toplora_train.data.prompts import build_prompt
 from toplora_train.report.record import completed_report
+from toplora_train.run.assemble.reload import rounding
 from toplora_train.run.prepare.adapted_model import validate_own_adapter
 from toplora_train.run.prepare.objective import load_base, locate_base
 from toplora_train.run.prepare.special_tokens import open_tokenizer
@@ -38,7 +41,8 @@ PROBE = "How many legs do three dogs and a bird have? Count them one by one."
 class Export:
     """The exported folder, its format, and how far its logits are from the adapter's.
 
-    ``quantization`` is the base model's in training; the export uses unquantized weights.
+    ``quantization`` is the base model's in training; the export uses unquantized weights. ``dora``:
+    what was written is a DoRA.
     """
 
     folder: Path
@@ -46,6 +50,7 @@ class Export:
     max_abs_logit_difference: float
     largest_logit: float
     quantization: str | None = None
+    dora: bool = False
 
 
 def export(
@@ -63,7 +68,7 @@ def export(
     Raises:
         UserError: There is no run, the adapter does not fit its base model, or its method does not
             support the format; then nothing is written.
-        RunFailure: The export could not be written.
+        RunFailure: The export could not be written, or computes something else; then it is not.
     """
     folder = empty_folder(output or run_dir / format)
     if (run_dir / "report.json").is_file():  # a run that is extended has the shorter one's adapter
@@ -86,17 +91,25 @@ def export(
     adapted = load_adapter(base, adapter)
     expected = example_logits(adapted, tokenizer)
     write = _write_merged if format == "merged" else _write_lora
+    largest = float(expected.abs().max())
     with atomic_folder(folder) as aside:
         write(adapted, adapter, aside)
         tokenizer.save_pretrained(aside)
-    written: nn.Module = (
-        type(base).from_pretrained(folder, dtype=base.dtype)
-        if format == "merged"
-        else load_adapter(adapted.unload(), folder)
-    )
-    difference = (example_logits(written, tokenizer) - expected).abs().max()
-    largest = float(expected.abs().max())
-    return Export(folder, format, float(difference), largest, config.model.quantization)
+        written: nn.Module = (
+            type(base).from_pretrained(aside, dtype=base.dtype)
+            if format == "merged"
+            else load_adapter(adapted.unload(), aside)
+        )
+        difference = float((example_logits(written, tokenizer) - expected).abs().max())
+        if difference > rounding(base) * max(1.0, largest):
+            raise RunFailure(
+                f"format={format}: the export computes something else (its logits differ by "
+                f"{difference:.2g}, the largest is {largest:.3g}), so it was not written; load the "
+                "adapter with PEFT as it is, and report this"
+            )
+    saved: Any = adapted.peft_config["default"]
+    dora = format == "lora" and bool(getattr(saved, "use_dora", False))
+    return Export(folder, format, difference, largest, config.model.quantization, dora)
 
 
 def validate_convertible(adapted: PeftModel, format: str) -> None:
@@ -110,12 +123,33 @@ def validate_convertible(adapted: PeftModel, format: str) -> None:
     for layer in layers:
         if not layer.can_merge(name):
             raise UserError(f"format={format}: {layer.unmergeable_reason}")
+    if getattr(adapted.peft_config[name], "alora_invocation_tokens", None):
+        raise UserError(
+            f"format={format}: an Activated LoRA changes only the tokens from its invocation on, "
+            "which no plain LoRA and no weight does; load it with PEFT as it is"
+        )
+    if format == "merged":
+        _validate_untied(adapted)
     if format == "lora" and not layers and not is_plain_lora(adapted):
         kind = str(adapted.peft_config[name].peft_type.value)
         raise UserError(
             f"format=lora: a {kind} adapter has no exact plain LoRA; use format=merged, or load it "
             "with PEFT as it is"
         )
+
+
+def _validate_untied(adapted: PeftModel) -> None:
+    """Refuse to merge into one of two layers that share their weight."""
+    base: Any = adapted.get_base_model()
+    if not getattr(base.config, "tie_word_embeddings", False):
+        return
+    for module in (base.get_input_embeddings(), base.get_output_embeddings()):
+        if isinstance(module, BaseTunerLayer):
+            raise UserError(
+                "format=merged: the adapter changes the embedding or the output layer, which share "
+                "their weight in this model, so that the update would change both; load the "
+                "adapter with PEFT as it is"
+            )
 
 
 def empty_folder(folder: Path) -> Path:

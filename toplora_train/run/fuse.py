@@ -24,6 +24,7 @@ from toplora_train.adapters._peft.sharded import attaching
 from toplora_train.adapters.attach import quiet_peft
 from toplora_train.adapters.describe import describe_adapter
 from toplora_train.adapters.experts import expert_folders
+from toplora_train.adapters.export import short_names
 from toplora_train.adapters.saving import (
     file_digests,
     load_adapter,
@@ -182,6 +183,7 @@ def _combine(base: Any, folders: Sequence[Path], how: Combination) -> PeftModel:
         model = PeftModel.from_pretrained(base, str(folders[0]), adapter_name=names[0])
         for name, folder in zip(names[1:], folders[1:], strict=True):
             model.load_adapter(str(folder), adapter_name=name)
+        adapted = [_name_all_modules(model, name) for name in names]
         # PEFT keeps the first one's flag, by which it would scale the result once more.
         model.peft_config[names[0]].use_rslora = False
         with torch.random.fork_rng(devices=[]):
@@ -192,7 +194,26 @@ def _combine(base: Any, folders: Sequence[Path], how: Combination) -> PeftModel:
         model.set_adapter("default")
         for name in names:
             model.delete_adapter(name)
+        together = sorted(set().union(*adapted))
+        model.peft_config["default"].target_modules = set(short_names(model, together))
     return model.eval()
+
+
+def _name_all_modules(model: PeftModel, name: str) -> set[str]:
+    """Let an adapter's config name its modules in full; returns them.
+
+    PEFT joins the target modules of those that it combines, and takes from the first what leaves
+    some of them out: the combination would lack modules of the others.
+    """
+    config: Any = model.peft_config[name]
+    found = {
+        module
+        for module, layer in model.base_model.model.named_modules()
+        if name in getattr(layer, "lora_A", {}) or name in getattr(layer, "lora_embedding_A", {})
+    }
+    config.target_modules = set(found)
+    config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
+    return found
 
 
 def _all_data(data: Sequence[Mapping[str, Any]]) -> ReportData:

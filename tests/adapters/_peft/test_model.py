@@ -76,3 +76,17 @@ def test_without_target_modules_query_key_and_value_are_adapted():
     model = peft.get_peft_model(tiny_model(), TopLoraConfig())
     adapted = {name.rpartition(".")[2] for name in model.base_model.targeted_module_names}
     assert adapted == {"q_proj", "k_proj", "v_proj"}
+
+
+def test_an_adapter_that_merges_is_merged_while_one_that_does_not_is_active():
+    model = two_layers()
+    plain = TopLoraConfig(target_modules=["0", "1"], r=1, gate={"enabled": False})
+    model.add_adapter("plain", plain)
+    with pytest.raises(UnsupportedByAdapterError, match="TopLoRA cannot be merged"):
+        model.base_model.merge_adapter()
+    model.base_model.merge_adapter(["plain"])
+    assert model.base_model.model[0].merged_adapters == ["plain"]
+    model.base_model.unmerge_adapter()
+    with pytest.raises(UnsupportedByAdapterError, match="TopLoRA cannot be merged"):
+        model.merge_and_unload(adapter_names=["plain", "default"])
+    assert isinstance(model.merge_and_unload(adapter_names=["plain"])[0], nn.Linear)

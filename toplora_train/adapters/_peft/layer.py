@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from toplora_train.adapters.autocast import autocast_dtype
 from toplora_train.adapters.configs import AdapterConfig
 from toplora_train.adapters.fused import can_fuse, fused_linear
-from toplora_train.adapters.low_rank import LowRank, composed_update
+from toplora_train.adapters.low_rank import LowRank, at_least_float32, composed_update
 from toplora_train.config.errors import UserError
 
 
@@ -135,7 +135,8 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
     def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """The plain LoRA with the same update: ``A (r, in_features)`` and ``B (out_features, r)``.
 
-        B includes the scaling.
+        B includes the scaling; both are at least in float32, in which products are not rounded to
+        the precision of an adapter in half precision.
 
         Raises:
             UnsupportedByAdapterError: There is no equivalent LoRA; the message says why.
@@ -144,7 +145,7 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
         if factors is None or factors.gate is not None:
             reason = self.unmergeable_reason or f"{type(self).__name__} defines no plain LoRA"
             raise UnsupportedByAdapterError(f"{reason} (adapter {adapter_name!r})")
-        return factors.A, factors.B * factors.scaling
+        return at_least_float32(factors.A), at_least_float32(factors.B) * factors.scaling
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """The matrix ``D (out_features, in_features)`` with ``update(x) = x @ D.T``, no dropout.

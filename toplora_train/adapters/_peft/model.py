@@ -116,11 +116,34 @@ class AdapterModel(BaseTuner):
         self.equip_layer(layer, adapter_name, current_key)
         self._replace_module(parent, target_name, layer, target)
 
-    def _check_merge_allowed(self) -> None:
-        super()._check_merge_allowed()
+    def merge_adapter(
+        self, adapter_names: list[str] | None = None, safe_merge: bool = False
+    ) -> None:
+        """Merge these adapters, by default the active ones, all layers or none."""
+        self._validate_mergeable(adapter_names)
+        super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        if merge:
+            self._validate_mergeable(adapter_names)
+        found: nn.Module = super()._unload_and_optionally_merge(
+            merge=merge,
+            progressbar=progressbar,
+            safe_merge=safe_merge,
+            adapter_names=adapter_names,
+        )
+        return found
+
+    def _validate_mergeable(self, adapter_names: list[str] | None) -> None:
         for layer in self.model.modules():  # all of them, before the first one is changed
             if isinstance(layer, self.tuner_layer_cls):
-                layer._validate_mergeable(layer.active_adapters)
+                layer._validate_mergeable(adapter_names or layer.active_adapters)
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Unsupported: a weighted sum of the tensors is not the weighted sum of the updates."""

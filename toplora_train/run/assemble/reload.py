@@ -11,6 +11,16 @@ from transformers import PreTrainedModel
 from toplora_train.adapters.saving import load_adapter
 from toplora_train.report.record import Reload
 
+WHOLE, HALF = 1e-3, 0.1
+"""Differences of logits, relative to the largest, that rounding does not explain: in float32, and
+where weights or computation are in half precision."""
+
+
+def rounding(model: nn.Module, autocast: torch.dtype | None = None) -> float:
+    """The largest relative difference of logits that rounding explains."""
+    dtypes = {autocast, *(parameter.dtype for parameter in model.parameters())}
+    return HALF if dtypes & {torch.float16, torch.bfloat16} else WHOLE
+
 
 @torch.no_grad()
 def probe_logits(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype | None) -> Tensor:
@@ -39,7 +49,10 @@ def prove_reload(
         UserError: The adapter's file has missing or unexpected tensors, each named; so the result's
             lists are empty, and record in the report that the keys were checked.
     """
+    bound = rounding(fresh_base, dtype)
     reloaded = load_adapter(fresh_base, adapter, kernel=kernel)
+    largest = max(1.0, float(expected.abs().max()))
     # In place: these may be the largest tensors of a run.
-    difference = probe_logits(reloaded, batch, dtype).sub_(expected).abs_().max()
-    return Reload(float(difference), missing=[], unexpected=[])
+    difference = float(probe_logits(reloaded, batch, dtype).sub_(expected).abs_().max())
+    same = not difference > bound * largest  # NaN logits are another matter
+    return Reload(difference, missing=[], unexpected=[], same=same)

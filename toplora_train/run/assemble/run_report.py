@@ -320,9 +320,13 @@ def identity(eval_set: EvalSet) -> dict[str, Any]:
     return {"rows": eval_set.rows.sha256, **protocol_of(eval_set)}
 
 
+OTHER = "the saved adapter does not compute what was trained; do not use it, and report this"
+
+
 def conclusion(report: dict[str, Any], run_dir: Path) -> str:
     """The scores, the verdict, the cost, and where report and adapter are; 80 columns wide."""
-    train, differs = report["train"], (report["reload"] or {}).get("max_abs_logit_difference")
+    train, reload = report["train"], report["reload"] or {}
+    differs = reload.get("max_abs_logit_difference")
     sentence = verdict(report) if report["tasks"] else ""
     if gain := report.get("gain"):
         low, high = map(numbers.points, gain["ci95"])
@@ -338,6 +342,7 @@ def conclusion(report: dict[str, Any], run_dir: Path) -> str:
         ""
         if differs == 0
         else f"the reloaded adapter's logits differ by {numbers.fixed(differs, 'g')}",
+        "" if reload.get("same", True) else f"warning: {OTHER}",
     ]
     wrapped = [textwrap.fill(line, 80, subsequent_indent="  ") for line in lines if line]
     paths = [f"report   {run_dir / 'report.html'}", f"adapter  {run_dir / 'adapter'}"]
