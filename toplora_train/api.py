@@ -120,7 +120,8 @@ def evaluate(run: Run | Folder, **settings: Any) -> dict[str, Any]:
 
     if "processes" in settings:
         raise UserError("processes is for the command toplora-eval; here one process evaluates")
-    words = [f"run={_folder(run)}", *(f"{key}={_word(v)}" for key, v in settings.items())]
+    given = {key: v for key, v in settings.items() if v is not None or key == "limit"}
+    words = [f"run={_folder(run)}", *(f"{key}={_word(v)}" for key, v in given.items())]
     with signals_restored():
         done = evaluate_words(words)
     return dict(done.report)

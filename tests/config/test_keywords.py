@@ -1,8 +1,12 @@
 """Keyword arguments are the command line's words, composed and validated like these."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from toplora_train.config.errors import UserError
@@ -20,6 +24,9 @@ from toplora_train.config.keywords import compose_run, override_words
         ({"task": {"boolq": {"version": 2}}}, ["task=[boolq]", "task.boolq.version=2"]),
         ({"evaluation": {"base": False}}, ["evaluation.base=false"]),
         ({"output_dir": Path("a b")}, ["output_dir='a b'"]),
+        ({"seed": np.int64(3)}, ["seed=3"]),
+        ({"optimizer": {"lr": np.float64(1e-3)}}, ["optimizer.lr=0.001"]),
+        ({"plan": np.bool_(True)}, ["plan=true"]),
     ],
 )
 def test_settings_are_words(settings, words):
@@ -62,3 +69,13 @@ def test_the_command_that_would_give_the_same_run_is_recorded(tmp_path):
 def test_a_value_that_no_setting_can_be_is_refused():
     with pytest.raises(UserError, match="is a complex, which no setting can be"):
         override_words({"seed": 1j})
+
+
+def test_runs_are_composed_in_several_threads_and_inside_a_program_of_hydras(tmp_path):
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        theirs = GlobalHydra.instance().hydra
+        with ThreadPoolExecutor(4) as threads:
+            seeds = range(8)
+            words = [override_words({"recipe": "smoke", "seed": seed}) for seed in seeds]
+            assert [one.seed for one in threads.map(compose_run, words)] == [*seeds]
+        assert GlobalHydra.instance().hydra is theirs

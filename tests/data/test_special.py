@@ -1,5 +1,8 @@
 """Special tokens in a row's own text are counted, and distinguished from the template's."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from tokenizers import AddedToken
 
@@ -89,6 +92,38 @@ def test_a_conversation_without_special_tokens_is_encoded_as_usual():
         for one in (False, True)
     )
     assert kept == as_text
+
+
+TOOLS = (
+    "{% for t in tools or [] %}<|tool|>{{ t.function.name }}: {{ t.function.description }}\n"
+    "{% endfor %}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% for c in m.tool_calls "
+    "or [] %}{{ c.function.name }} {{ c.function.arguments.q }}{% endfor %}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def test_the_special_tokens_of_tools_and_their_calls_count_too():
+    call = {"type": "function", "function": {"name": "find", "arguments": {"q": "a<eos>b"}}}
+    tool = {"type": "function", "function": {"name": "find", "description": "pads <pad>"}}
+    asked = Message("assistant", "", tool_calls=json.dumps([call]))
+    row = replace(
+        talk("Find it.", ""),
+        messages=(Message("user", "Find it."), asked, Message("tool", "here")),
+        output="Found.",
+        tools=json.dumps([tool]),
+    )
+    reply = replace(row, messages=row.messages[:1], output="", reply=asked)
+    tokenizer = tokenizer_with(TOOLS)
+    assert find_special(tokenizer, [row]).tokens == {"<eos>": 1, "<pad>": 1}
+    assert find_special(tokenizer, [reply]).tokens == {"<eos>": 1, "<pad>": 1}
+    assert find_special(tokenizer, [reply], outputs=False).tokens == {"<pad>": 1}
+    for one, ends in ((row, 4), (reply, 2)):
+        encoded = encode_chat_rows(tokenizer, [one], max_length=500, overflow="error")
+        prove_chat_prefix(tokenizer, [one], encoded)
+        ids = list(encoded.examples[0].input_ids)
+        assert ids.count(EOS) == ends
+        assert tokenizer.pad_token_id not in ids
+        assert tokenizer.decode(ids).count("<eos>") == ends + 1
 
 
 def test_reveal_inverts_hide():

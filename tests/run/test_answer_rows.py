@@ -1,11 +1,14 @@
 """All rows of a file are answered, once."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.run.test_generate import open_tiny
+from toplora_train.config.decoding import Decoding
 from toplora_train.config.errors import UserError
 from toplora_train.run.answer_rows import Answer, AnswerFile, answer_rows
 from toplora_train.run.generate import Answerer
@@ -42,6 +45,33 @@ def test_an_interrupted_job_ends_with_the_answers_of_an_uninterrupted_one(
     )
     assert calls == [3, 3, 2]
     assert again.read_bytes() == whole.read_bytes()
+
+
+def test_a_resumed_job_that_samples_does_not_repeat_its_random_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows, output = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
+    rows.write_text('{"instruction": "Say anything."}\n' * 4)
+    hot = Decoding(8, 1, temperature=50.0)
+    answers = Answerer.answers
+
+    def interrupted(self, prompts, **how):
+        for count, one in enumerate(answers(self, prompts, **how)):
+            if count == 2:
+                raise KeyboardInterrupt
+            yield one
+
+    def start() -> Answerer:
+        torch.manual_seed(hot.seed)  # as a new process does
+        return replace(open_tiny(tmp_path), decoding=hot)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Answerer, "answers", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            answer_rows(start(), str(rows), output, base=False, limit=None)
+    answer_rows(start(), str(rows), output, base=False, limit=None)
+    found = [json.loads(line)["output"] for line in output.read_text().splitlines()]
+    assert len(set(found)) == 4
 
 
 FIRST, SECOND = Answer("tuned", 1, "ä\nb", True), Answer("tuned", 0, "", False)

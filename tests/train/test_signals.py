@@ -2,11 +2,13 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from toplora_train.config.errors import Interrupted
-from toplora_train.train.signals import interrupt_at_once, interrupt_later
+from toplora_train.launch.command import signals_restored
+from toplora_train.train.signals import SIGNALS, interrupt_at_once, interrupt_later
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -51,3 +53,15 @@ def test_a_second_signal_exits_immediately_but_a_warning_does_not_count(signals,
         "    raise SystemExit(5)\n"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == code
+
+
+def test_in_another_thread_no_handler_is_installed_or_restored():
+    before = [signal.getsignal(number) for number in SIGNALS]
+
+    def work() -> None:
+        with signals_restored():
+            interrupt_at_once()
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(work).result()
+    assert [signal.getsignal(number) for number in SIGNALS] == before

@@ -7,11 +7,14 @@ composed and validated like these words.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import open_dict
 
@@ -20,6 +23,8 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.explain import COMPOSITION_ERRORS, explain, validate_overrides
 from toplora_train.config.locate import conf_dir, groups
 from toplora_train.config.schema import RunConfig
+
+_COMPOSING = threading.Lock()
 
 
 def override_words(settings: Mapping[str, Any]) -> list[str]:
@@ -61,7 +66,7 @@ def compose_run(words: Sequence[str], own: Sequence[Path] = ()) -> RunConfig:
         validate_overrides(words)
         validate_option_names(folders)
         search = [f"hydra.searchpath=[{','.join(_literal(f'file://{f}') for f in folders)}]"]
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with _hydra_to_oneself():
             composed = compose(
                 "config", [*words, *(search if folders else [])], return_hydra_config=True
             )
@@ -74,8 +79,23 @@ def compose_run(words: Sequence[str], own: Sequence[Path] = ()) -> RunConfig:
     return run_config(composed, hydra, argv)
 
 
+@contextmanager
+def _hydra_to_oneself() -> Iterator[None]:
+    """Initialize Hydra, which has one state for the process: for other threads and programs."""
+    with _COMPOSING:
+        before = GlobalHydra.instance().hydra
+        GlobalHydra.instance().hydra = None
+        try:
+            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = before  # Hydra has put another instance in its place
+
+
 def _literal(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
+    """A value in the grammar of Hydra's overrides; numpy's numbers are Python's."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str | Path):

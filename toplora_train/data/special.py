@@ -9,13 +9,15 @@ tokens is encoded as text.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.conversation import Message
 from toplora_train.data.prompts import row_prompt
 from toplora_train.data.rows import Row
 
@@ -49,14 +51,12 @@ def find_special(
     counts: Counter[str] = Counter()
     holding, first = 0, ""
     for row in rows:
-        texts = [message.content for message in row.messages] or [row.instruction, row.input]
+        texts = [*_texts(row)] if row.messages else [row.instruction, row.input]
         if row.prompt:  # whose columns and own text are all that is encoded
             texts = [row_prompt(row)]
-        found = [
-            token
-            for text in (*texts, *([row.output] if outputs else []))
-            for token in pattern.findall(text)
-        ]
+        if outputs:
+            texts += [row.output, *(_texts_of(row.reply) if row.reply else ())]
+        found = [token for text in texts for token in pattern.findall(text)]
         if found:
             holding, first = holding + 1, first or row.where
             counts.update(found)
@@ -101,10 +101,21 @@ def hide(tokenizer: PreTrainedTokenizerBase, row: Row) -> Row:
             )
         return pattern.sub(lambda found: chr(_PRIVATE + tokens.index(found[0])) + HIDDEN, text)
 
+    def hidden_message(one: Message) -> Message:
+        return replace(
+            one,
+            content=hidden(one.content),
+            name=hidden(one.name),
+            tool_call_id=hidden(one.tool_call_id),
+            tool_calls=_map_json(one.tool_calls, hidden),
+        )
+
     return replace(
         row,
-        messages=tuple(replace(one, content=hidden(one.content)) for one in row.messages),
+        messages=tuple(map(hidden_message, row.messages)),
         output=hidden(row.output),
+        reply=row.reply and hidden_message(row.reply),
+        tools=_map_json(row.tools, hidden),
     )
 
 
@@ -130,6 +141,45 @@ def template_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
             "separated exactly; use keep, or error and rows without them"
         )
     return _ids_in_parts(tokenizer, text)
+
+
+def _texts(row: Row) -> Iterator[str]:
+    """All that a chat template may write of a conversation's question."""
+    for message in row.messages:
+        yield from _texts_of(message)
+    yield from _strings(row.tools)
+
+
+def _texts_of(message: Message) -> Iterator[str]:
+    yield from (message.content, message.name, message.tool_call_id)
+    yield from _strings(message.tool_calls)
+
+
+def _strings(text: str) -> list[str]:
+    """The strings in a JSON text, keys too; none of an empty one."""
+    found: list[str] = []
+
+    def kept(one: str) -> str:
+        found.append(one)
+        return one
+
+    _map_json(text, kept)
+    return found
+
+
+def _map_json(text: str, change: Callable[[str], str]) -> str:
+    """A JSON text with its strings changed, keys too; an empty one as it is."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, str):
+            return change(value)
+        if isinstance(value, list):
+            return [changed(one) for one in value]
+        if isinstance(value, dict):
+            return {change(key): changed(one) for key, one in value.items()}
+        return value
+
+    return json.dumps(changed(json.loads(text))) if text else text
 
 
 _PRIVATE = 0xF0000  # the first character of a private plane

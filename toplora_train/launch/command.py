@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,10 @@ def run_command(command: Callable[[], None]) -> int:
 
 @contextmanager
 def signals_restored() -> Iterator[None]:
-    """Restore the signal handlers at the end."""
+    """Restore the signal handlers at the end; only the main thread may change them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield

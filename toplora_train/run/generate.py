@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -129,6 +130,12 @@ class Answerer:
                 sampling=self.decoding.sampling,
                 streamer=None if protocol.num_beams > 1 else streamer,  # beams are not final
             )
+
+    def continue_sampling(self, done: int) -> None:
+        """Draw other random numbers than those of the ``done`` answers of an interrupted job."""
+        if done:
+            text = f"{self.decoding.seed} {done}"
+            torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
 
     def show(self, prompt: Prompt, *, base: bool = False) -> Generated:
         """Print the answer to standard output as it is generated, and return it."""

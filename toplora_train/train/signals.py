@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -57,7 +58,12 @@ def _leave(signum: int, _frame: FrameType | None) -> None:
 
 
 def interrupt_at_once() -> None:
-    """From now on, raise :class:`Interrupted` as soon as a signal arrives; a second one exits."""
+    """From now on, raise :class:`Interrupted` as soon as a signal arrives; a second one exits.
+
+    Does nothing in another thread than the main one, where Python runs no handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
     for number in SIGNALS:
         signal.signal(number, _leave)
 

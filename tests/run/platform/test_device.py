@@ -22,6 +22,11 @@ def test_the_cpu_is_used_if_configured():
     assert accelerator.num_processes == 1
 
 
+def test_one_process_may_compute_in_one_precision_after_another():
+    for precision in ("no", "bf16", "no"):
+        assert open_accelerator("cpu", precision).mixed_precision == precision
+
+
 def test_fp16_on_a_cpu_is_refused_with_the_remedy():
     with pytest.raises(UserError, match=r"fp16 needs a GPU.*bf16"):
         open_accelerator(device="cpu", mixed_precision="fp16")

@@ -7,9 +7,11 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from torch.distributed.device_mesh import init_device_mesh
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.processes import launched_processes
 from toplora_train.config.schema import LaunchSettings
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.models.half import has_products
@@ -71,6 +73,8 @@ def open_accelerator(
     # cuDNN's attention, PyTorch's first choice on an H100, is compiled anew for every batch of
     # another length (benchmarks/attention.py).
     torch.backends.cuda.enable_cudnn_sdp(False)
+    if (launched_processes() or 1) == 1:
+        _forget_other_settings(on_cpu, mixed_precision)
     return Accelerator(
         cpu=on_cpu,
         mixed_precision=mixed_precision,
@@ -80,6 +84,13 @@ def open_accelerator(
             DistributedDataParallelKwargs(broadcast_buffers=False),
         ],
     )
+
+
+def _forget_other_settings(on_cpu: bool, mixed_precision: str) -> None:
+    """Let this process open another accelerator than an earlier call did, as in a notebook."""
+    held = AcceleratorState._shared_state
+    if held and (held.get("_cpu"), held.get("_mixed_precision")) != (on_cpu, mixed_precision):
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def open_shards(launch: LaunchSettings, accelerator: Accelerator) -> Shards | None:
