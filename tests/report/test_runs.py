@@ -178,6 +178,15 @@ def test_what_each_adapter_has_by_default_is_not_in_its_name(tmp_path: Path):
     assert names == ["tenslora adapter.init=orthogonal", "dora adapter.init=pissa"]
 
 
+def test_the_module_of_a_method_of_ones_own_is_not_in_a_name(tmp_path: Path):
+    for adapter, plugins in (("toplora", {"adapter/toplora": "0" * 64}), ("lora", {})):
+        path = run_folder(tmp_path / adapter, adapter=adapter) / "config.yaml"
+        config = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump(config | {"plugins": plugins}))
+    names = [method.name for method in group(find_runs([tmp_path]))]
+    assert not any("plugins" in name for name in names)
+
+
 def test_optimizers_are_methods_named_without_what_each_has_by_default(tmp_path: Path):
     for optimizer in ("adamw", "loraplus", "muon", "lorsum"):
         with_optimizer(run_folder(tmp_path / optimizer), optimizer)

@@ -78,9 +78,10 @@ PUBLISHED = {
 }
 
 
-def published_beside(tasks=("a", "b"), expected=(PUBLISHED,)):
+def published_beside(tasks=("a", "b"), expected=(PUBLISHED,), protocol="legacy.toplora"):
     scores = {name: task_score(256, 400) for name in tasks}
-    return made_up_report(tasks=scores, expected=list(expected)).to_dict()
+    report = made_up_report(tasks=scores, expected=list(expected), protocol=protocol)
+    return report.to_dict()
 
 
 def test_published_results_match_by_adapter_and_rank():
@@ -99,6 +100,11 @@ def test_our_score_is_shown_with_the_difference_and_the_source():
         ["b", "64.0 %", "60 %", "+4.0", source],
         ["mean", "64.0 %", "65 %", "-1.0", source],
     ]
+
+
+def test_scores_of_another_protocol_have_no_difference():
+    for row in expected_table(published_beside(protocol="clean")):
+        assert row[3] == "different protocol"
 
 
 def test_a_mean_over_different_tasks_has_no_difference():

@@ -314,7 +314,8 @@ def _differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         for other, of_other in zip(settings, by_default, strict=True):
             different = [g for g in CHOSEN if one.get(f"{g}.name") != other.get(f"{g}.name")]
             for key in {**one, **other}:
-                chosen = key.partition(".")[0] in different
+                group = key.removeprefix("plugins.").partition("/")[0].partition(".")[0]
+                chosen = group in different or key == "plugins"
                 own = key not in one or key not in other or key in of_one & of_other
                 if one.get(key) != other.get(key) and not (chosen and own):
                     keys.add(key)

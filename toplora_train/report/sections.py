@@ -101,8 +101,9 @@ def matching(
 def expected_table(report: Mapping[str, Any]) -> list[list[str]]:
     """Rows of cells: task, here, published, difference in points, source.
 
-    A published mean is compared only if it covers the same tasks, and a published result that
-    started from another adapter only if this run did too.
+    A published mean is compared only if it covers the same tasks, a result of a legacy protocol
+    only with one of the same protocol, and a result that started from another adapter only if this
+    run did too.
     """
     rows = []
     started_from = report["adapter"]["settings"].get("start_from")
@@ -111,22 +112,24 @@ def expected_table(report: Mapping[str, Any]) -> list[list[str]]:
         start = one.get("start")  # missing in older reports
         if start is not None:
             source += f"; started from {start}, this run from {started_from or 'the base model'}"
-        same_start = start is None or started_from is not None
+        unlike = None if start is None or started_from is not None else "different start"
+        if one["protocol"].startswith("legacy.") and one["protocol"] != report["protocol"]:
+            unlike = "different protocol"
         for task, published in one["scores"].items():
             if task in report["tasks"]:
                 ours = 100 * report["tasks"][task]["value"]
-                rows.append(_row(task, ours, published, source, comparable=same_start))
+                rows.append(_row(task, ours, published, source, unlike=unlike))
         if one["average"] is not None and report["average"] is not None:
             same_tasks = set(one["scores"]) == set(report["tasks"])
             ours = 100 * report["average"] if same_tasks else None
-            rows.append(_row("mean", ours, one["average"], source, comparable=same_start))
+            rows.append(_row("mean", ours, one["average"], source, unlike=unlike))
     return rows
 
 
 def _row(
-    task: str, ours: float | None, published: float, source: str, *, comparable: bool
+    task: str, ours: float | None, published: float, source: str, *, unlike: str | None
 ) -> list[str]:
     if ours is None:
         return [task, "different tasks", f"{published:g} %", "", source]
-    difference = f"{ours - published:+.1f}" if comparable else "different start"
+    difference = unlike or f"{ours - published:+.1f}"
     return [task, f"{ours:.1f} %", f"{published:g} %", difference, source]

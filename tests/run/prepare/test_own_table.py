@@ -87,6 +87,12 @@ def test_a_pair_has_two_texts(tmp_path):
     assert (task.text, task.text_pair, task.label, task.label_names) == ("t", "u", "l", True)
 
 
+def test_a_table_without_text_and_label_is_refused_with_these_keys(tmp_path):
+    config = table(tmp_path, ["a", "b"], text=None, label=None, name="table")
+    with pytest.raises(UserError, match=r"dataset\.label"):
+        with_table(config)
+
+
 def test_other_runs_are_left_as_they_are(tmp_path):
     config = tiny_run(tmp_path)
     assert with_table(config) == (config, None)

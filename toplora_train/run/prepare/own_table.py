@@ -34,7 +34,8 @@ def with_table(config: RunConfig) -> tuple[RunConfig, str | None]:
         UserError: The settings or the table cannot make a task; names the column, or the row.
     """
     dataset = config.dataset
-    if dataset.text is None and dataset.image is None and dataset.label is None:
+    given = (dataset.text, dataset.image, dataset.label)
+    if dataset.name != "table" and given == (None, None, None):
         return config, None
     texts = [dataset.text] if isinstance(dataset.text, str) else dataset.text or []
     _validate_settings(config, texts)

@@ -49,7 +49,7 @@ def factor_pairs(model: nn.Module, *, optimizer: str, plain: bool = False) -> li
         if name in layer.lora_A and isinstance(layer.lora_A[name], nn.Linear)
     ]
     if not pairs or (plain and any(pair.layer.lora_variant for pair in pairs)):
-        known = "adapter=lora" if plain else "adapter=lora and adapter=dora"
+        known = "adapter=lora" if plain else "adapter=lora, dora and alora"
         raise UserError(
             f"optimizer={optimizer} is for adapters that add s B A to a weight matrix, all of A "
             f"and B trained: {known}, without init=pissa or init=olora; use optimizer=adamw with "
