@@ -1,7 +1,11 @@
 """Attaching adapters: targets, dtypes, and error messages."""
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+from peft import PeftConfig
+
+from toplora_train.adapters import attach
 from toplora_train.adapters.attach import (
     _errors_named,
     adapter_module,
@@ -154,3 +158,17 @@ def test_dora_is_fused_with_the_factored_norm_and_without_dropout():
         changes = {"norm": norm, "dropout": dropout}
         model = attach_adapter(tiny_model(), adapter_defaults("dora")[0] | changes, seed=0)
         assert expected in str(kernel_sentence(model, compiled=False))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "must return a PeftConfig, not NoneType"),
+        (PeftConfig(peft_type="MINE"), "PEFT knows no method MINE; call register_method"),
+    ],
+)
+def test_a_module_of_ones_own_that_gives_no_method_is_named(monkeypatch, config, message):
+    module = SimpleNamespace(__file__="own/adapter/mine.py", peft_config=lambda _settings: config)
+    monkeypatch.setattr(attach, "plugin", lambda *_: module)
+    with pytest.raises(UserError, match=f"own/adapter/mine.py: .*{message}"):
+        attach.attach_adapter(tiny_model(), {"name": "mine"}, seed=1)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.evaluation.answers import extract_answer, is_correct
+from toplora_train.evaluation.answers import EXTRACTIONS, Extraction, extract_answer, is_correct
 
 LETTERS = tuple("ABCDE")
 
@@ -122,3 +122,19 @@ def test_nearly_every_worked_solution_gives_a_number(shared_dir, name):
 )
 def test_every_gold_sentence_of_the_commonsense_sets_yields_its_answer(shared_dir, name, choices):
     assert agreement(read_task(shared_dir, name), "choice", choices) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (lambda text, _: text, r"must be an Extraction\(extract, same\), not <function"),
+        (Extraction(lambda *_: 5), "must give a text or None, not 5"),
+        (Extraction(lambda text: text), r"failed on 'a' \(TypeError: "),
+        (Extraction(lambda text, _: text, lambda *_: None), "True or False, not None"),
+        (Extraction(lambda text, _: text, lambda *_: 1 / 0), "failed on 'a' .ZeroDivision"),
+    ],
+)
+def test_an_extraction_of_ones_own_that_does_not_work_is_named(monkeypatch, own, message):
+    monkeypatch.setitem(EXTRACTIONS, "mine", own)
+    with pytest.raises(UserError, match=f"extraction mine.*{message}"):
+        is_correct(extract_answer("a", "mine"), "a", "mine")

@@ -1,5 +1,6 @@
 import pkgutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.check import ELEMENTWISE, OPTIMIZERS
 from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_model
+from toplora_train.train import optimizer as optimizer_module
 from toplora_train.train import optimizers
 from toplora_train.train.checkpoint import (
     TrainState,
@@ -253,3 +255,24 @@ def test_the_documented_table_says_which_adapters_and_optimizers_go_together():
         for adapter in adapters
     }
     assert found == documented
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda *_, **__: None, "must return a torch.optim.Optimizer"),
+        (
+            lambda groups, *, lr, **_: torch.optim.SGD(
+                [p for group in groups for p in group["params"]], lr=lr
+            ),
+            "must give the groups as they are",
+        ),
+    ],
+)
+def test_a_module_of_ones_own_that_builds_no_such_optimizer_is_named(monkeypatch, build, message):
+    module = SimpleNamespace(build_optimizer=build)
+    monkeypatch.setattr(optimizer_module, "plugin", lambda *_: module)
+    with pytest.raises(UserError, match=f"optimizer=mine: build_optimizer {message}"):
+        build_optimizer(
+            nn.Linear(2, 2), name="mine", lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0
+        )

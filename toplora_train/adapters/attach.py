@@ -23,7 +23,7 @@ from typing import Any
 
 import peft
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PEFT_TYPE_TO_TUNER_MAPPING, PeftConfig, PeftModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -129,6 +129,7 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
     keep_trainable(model)
     with _errors_named(name, own):
         config = module.peft_config(own)
+        _validate_method(config, module)
         if config.target_modules is None and not getattr(module, "TARGETS_BY_PEFT", False):
             config.target_modules = attention_projections(model)
         _fit_to_model(config, model)
@@ -144,6 +145,20 @@ def attach_adapter(model: nn.Module, settings: Mapping[str, Any], *, seed: int) 
     set_adapter_dtype(attached, dtype)
     use_kernel(attached, kernel_of(settings))
     return attached
+
+
+def _validate_method(config: object, module: ModuleType) -> None:
+    """Check what a module of the user's own returned."""
+    if not isinstance(config, PeftConfig):
+        raise UserError(
+            f"{module.__file__}: peft_config must return a PeftConfig, not {type(config).__name__}"
+        )
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if kind not in PEFT_TYPE_TO_TUNER_MAPPING:
+        raise UserError(
+            f"{module.__file__}: PEFT knows no method {kind}; call register_method with its config "
+            "and its model"
+        )
 
 
 def kernel_of(settings: Mapping[str, Any]) -> str:

@@ -15,7 +15,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from toplora_train.config.errors import UserError, one_line
 from toplora_train.config.plugins import Registry, registered
 from toplora_train.data.rows import Row
 from toplora_train.evaluation.numbers import find_numbers, parse_number, same_number
@@ -132,9 +134,36 @@ EXTRACTIONS: Registry[Extraction] = Registry(
 
 
 def find_extraction(name: str) -> Extraction:
-    """The extraction of this name.
+    """The extraction of this name, whose functions refuse to fail or to give anything else.
 
     Raises:
-        UserError: There is none, and no module of the user's own has added it.
+        UserError: There is none, and no module of the user's own has added it; or, when they are
+            called, they fail, or give no text, or not whether two are the same.
     """
-    return registered(EXTRACTIONS, name, "extraction")
+    found = registered(EXTRACTIONS, name, "extraction")
+    if not isinstance(found, Extraction):
+        raise UserError(f"extraction {name} must be an Extraction(extract, same), not {found!r}")
+
+    def extract(text: str, choices: Sequence[str]) -> str | None:
+        answer = _call(name, found.extract, text, choices)
+        if answer is None or isinstance(answer, str):
+            return answer
+        raise UserError(f"extraction {name} must give a text or None, not {answer!r}")
+
+    def same(left: str, right: str) -> bool:
+        answer = _call(name, found.same, left, right)
+        if answer in (True, False):
+            return bool(answer)
+        raise UserError(f"extraction {name}: same must give True or False, not {answer!r}")
+
+    return Extraction(extract, same)
+
+
+def _call(name: str, function: Callable[..., Any], *given: Any) -> Any:
+    try:
+        return function(*given)
+    except UserError:
+        raise
+    except Exception as error:  # the function may be the user's own
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"extraction {name} failed on {given[0][:60]!r} ({reason})") from error

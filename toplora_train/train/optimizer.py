@@ -142,9 +142,14 @@ def _of_module(name: str, groups: list[dict[str, Any]], **settings: Any) -> torc
         optimizer = module.build_optimizer(groups, **settings)
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer={name}: {one_line(error)}") from error
-    if isinstance(optimizer, torch.optim.Optimizer):
-        return optimizer
-    raise UserError(f"optimizer={name}: build_optimizer must return a torch.optim.Optimizer")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"optimizer={name}: build_optimizer must return a torch.optim.Optimizer")
+    if any("lr_scale" not in group for group in optimizer.param_groups):
+        raise UserError(
+            f"optimizer={name}: build_optimizer must give the groups as they are to its optimizer; "
+            "they have their own weight decay and learning rate"
+        )
+    return optimizer
 
 
 def _bitsandbytes() -> Any:
