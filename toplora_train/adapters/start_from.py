@@ -302,7 +302,8 @@ def _compare_settings(where: str, model: nn.Module, ours: PeftModel, theirs: Pef
         if not math.isclose(scaling, other, rel_tol=1e-6):
             raise UserError(
                 f"{where}: its update in {name} is scaled by {other:.6g}, this run's by "
-                f"{scaling:.6g}; set adapter.alpha or adapter.use_rslora so that they agree"
+                f"{scaling:.6g}; set adapter.alpha, adapter.alpha_pattern or adapter.use_rslora so "
+                "that they agree"
             )
     values, our_values = _flat(theirs.to_dict()), _flat(our_config.to_dict())
     for key in sorted(values.keys() | our_values.keys()):

@@ -21,8 +21,8 @@ refused. Of a study the completed runs are compared and the others listed.
 Of one run alone, its report.html and report.md are written anew from the files in its folder.
 
 usage: toplora-report RUN... [baseline=METHOD] [gain=POINTS] [angles=true] [output=FOLDER]
-                             [archive=FILE.json]
-       toplora-report RUN... table=NAME [output=FOLDER]
+                             [archive=FILE.json] [config_dir=FOLDER]
+       toplora-report RUN... table=NAME [output=FOLDER] [config_dir=FOLDER]
        toplora-report RUN
 
   RUN       a run directory, a later evaluation (RUN/evaluations/NAME), a folder of runs, or an

@@ -61,6 +61,11 @@ class Job:
             plain_name(part)
 
     @property
+    def title(self) -> str:
+        """In what it differs from the study's other jobs; of an only one, its folder's name."""
+        return self.overrides or self.folder
+
+    @property
     def is_tuning(self) -> bool:
         """Whether it is to choose a learning rate."""
         return self.folder.startswith(f"{TUNING}/")
@@ -164,7 +169,7 @@ def _jobs(study: Path) -> list[Unfinished]:
     left_out = superseded(jobs)
     found = []
     for job in jobs:
-        name, tuning = job.overrides or job.folder, job.is_tuning
+        name, tuning = job.title, job.is_tuning
         if job.folder in left_out:
             reason = "the study has chosen the learning rate again since"
             found.append(Unfinished(name, SUPERSEDED, reason, "", tuning))

@@ -30,7 +30,7 @@ def sweep_table(study: Path, jobs: Sequence[Job]) -> Table:
     mean over several tasks) and time; any other job its status.
     """
     table = Table()
-    shown = [numbers.shortened(" ".join(job.overrides.split()), LONGEST) for job in jobs]
+    shown = [numbers.shortened(" ".join(job.title.split()), LONGEST) for job in jobs]
     longest = max((len(word) for name in shown for word in name.split()), default=0)
     table.add_column("job", overflow="fold", min_width=longest)
     table.add_column("status", no_wrap=True)

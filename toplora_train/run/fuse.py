@@ -96,6 +96,9 @@ def fuse(
     """
     started = time.monotonic()
     empty_folder(output)
+    for run in runs:
+        if run.name == "adapter" and (run.parent / "config.yaml").is_file():
+            raise UserError(f"{KEY}: give the run {run.parent}, not its adapter folder")
     folders = expert_folders([str(run) for run in runs], KEY)
     validate_plain(runs, folders, how.method)
     reports = [completed_report(run) for run in runs]

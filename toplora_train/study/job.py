@@ -92,7 +92,7 @@ def _run(
         if console is None:
             known = [job.digest for job in study.jobs()]
             number = f"{known.index(found.digest) + 1} of {len(known)}"
-            print(f"\njob {number}: {found.overrides}\n  in {run_dir}", flush=True)  # noqa: T201
+            print(f"\njob {number}: {found.title}\n  in {run_dir}", flush=True)  # noqa: T201
         pruned: list[str] = []
         try:
             with pruning(study, found, config) if prunes else nullcontext(pruned) as pruned:

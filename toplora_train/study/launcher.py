@@ -299,7 +299,7 @@ class StudyLauncher(Launcher):
             if one.config is None:
                 self.refused.append(job)
                 self._record(job, USER_ERROR, job.error)
-                print(f"error: {job.overrides}: {job.error}", file=sys.stderr)  # noqa: T201
+                print(f"error: {job.title}: {job.error}", file=sys.stderr)  # noqa: T201
             elif one.config.resume == "extend" or not is_done(self.study, job):
                 if known[job.digest].status != "pruned":
                     wanted.setdefault(job.digest, index)

@@ -88,7 +88,7 @@ class Progress:
             self._said[job.digest] = job.status
             took = "" if job.seconds is None else f" in {readable_seconds(job.seconds)}"
             reason = f": {job.error}" if job.error else ""
-            line = f"job {number} of {len(jobs)}: {job.overrides}: {job.status}{took}{reason}"
+            line = f"job {number} of {len(jobs)}: {job.title}: {job.status}{took}{reason}"
             print(line, flush=True)  # noqa: T201  (for the user)
 
     def _table(self) -> Table:
@@ -104,7 +104,7 @@ class Progress:
             table.add_column(heading, justify="right")
         for job in _those_that_fit(jobs, self._rows):
             state = Text(job.status, STYLES.get(job.status, ""))
-            table.add_row(Text(shortened(job.overrides, LONGEST)), state, *self._numbers(job))
+            table.add_row(Text(shortened(job.title, LONGEST)), state, *self._numbers(job))
         return table
 
     def _numbers(self, job: Job) -> list[str]:

@@ -58,7 +58,7 @@ def show_summary(launcher: StudyLauncher, console: Console, *, interrupted: bool
     failed = [job for job in jobs if job.status == "failed"]
     for job in failed:
         reason = escape(job.error or f"exit code {job.exit_code}")
-        console.print(f"[red]failed[/red] {escape(job.overrides)}: {reason}", soft_wrap=True)
+        console.print(f"[red]failed[/red] {escape(job.title)}: {reason}", soft_wrap=True)
     if failed and len(failed) == len(jobs):
         console.print(f"[red]all {counted(len(jobs), 'job')} failed[/red]")
     completed = [job for job in jobs if job.status == "completed"]
@@ -94,7 +94,7 @@ def sweep_exit_code(codes: Sequence[int]) -> int:
 def _show_best(launcher: StudyLauncher, console: Console) -> None:
     best = launcher.best()
     if best is not None and best.value is not None:
-        found = f"{escape(best.overrides)}: {best.value:.4f} on the held-out rows"
+        found = f"{escape(best.title)}: {best.value:.4f} on the held-out rows"
         console.print(f"best: {found}", soft_wrap=True, highlight=False)
 
 
