@@ -64,5 +64,10 @@ def test_it_trains_and_reloads_to_the_same_logits(form: str, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["status"] == "completed"
-    assert report["reload"] == {"max_abs_logit_difference": 0.0, "missing": [], "unexpected": []}
+    assert report["reload"] == {
+        "max_abs_logit_difference": 0.0,
+        "missing": [],
+        "unexpected": [],
+        "same": True,
+    }
     assert report["adapter"]["trainable_parameters"] > 0

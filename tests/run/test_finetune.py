@@ -26,7 +26,12 @@ def test_a_run_writes_the_documented_files(trained):
     assert metrics[0].keys() >= set(KEYS)
     report = json.loads((folder / "report.json").read_text())
     assert report["status"] == "completed"
-    assert report["reload"] == {"max_abs_logit_difference": 0.0, "missing": [], "unexpected": []}
+    assert report["reload"] == {
+        "max_abs_logit_difference": 0.0,
+        "missing": [],
+        "unexpected": [],
+        "same": True,
+    }
     assert report["train"]["loss_last"] < report["train"]["loss_first"]
     assert report["adapter"]["trainable_parameters"] == sum(
         tensor.numel()

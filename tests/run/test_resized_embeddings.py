@@ -83,7 +83,12 @@ def test_a_run_trains_the_new_rows_and_its_adapter_reloads(
     finetune.run(resized_run(base, run_dir, adapter), run_dir)
 
     report = json.loads((run_dir / "report.json").read_text())
-    assert report["reload"] == {"max_abs_logit_difference": 0.0, "missing": [], "unexpected": []}
+    assert report["reload"] == {
+        "max_abs_logit_difference": 0.0,
+        "missing": [],
+        "unexpected": [],
+        "same": True,
+    }
     tensors = load_file(run_dir / "adapter" / "adapter_model.safetensors")
     tables = [tensors[f"base_model.model.{name}.weight"] for name in TABLES]
     assert all(len(table) == ROWS + 3 for table in tables)

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -144,7 +143,7 @@ def _validate_untied(adapted: PeftModel) -> None:
     if not getattr(base.config, "tie_word_embeddings", False):
         return
     for module in (base.get_input_embeddings(), base.get_output_embeddings()):
-        if isinstance(module, BaseTunerLayer):
+        if hasattr(module, "base_layer"):
             raise UserError(
                 "format=merged: the adapter changes the embedding or the output layer, which share "
                 "their weight in this model, so that the update would change both; load the "
