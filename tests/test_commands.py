@@ -276,7 +276,8 @@ def test_an_interrupted_search_proposes_its_completed_trials_again(tmp_path: Pat
         assert done.returncode == 0, done.stderr
         assert f"{trials} of {trials} jobs completed" in done.stdout
         assert "on the held-out rows" in done.stdout
-    events = [json.loads(line) for line in (tmp_path / "search" / "jobs.jsonl").open()]
+    lines = (tmp_path / "search" / "jobs.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
     assert len(events) == 6  # three trials started and ended, none twice
 
 

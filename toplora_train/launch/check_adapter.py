@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from toplora_train.config.errors import RunFailure, UserError, one_line
@@ -68,3 +69,7 @@ def _check(words: list[str]) -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

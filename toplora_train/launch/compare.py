@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,7 @@ def _points(text: str) -> float:
     if not 0 < value < 100:
         raise UserError(f"gain={text} must be a number of percentage points between 0 and 100")
     return value / 100
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from toplora_train.config.arguments import Key
@@ -74,3 +75,7 @@ def completion_script() -> str:
 
 def _words(keys: Sequence[Key]) -> str:
     return " ".join(f"{key.name}={choice}" for key in keys for choice in key.choices or ("",))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

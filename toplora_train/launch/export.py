@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from toplora_train.config.arguments import Key, parse_arguments, show_usage
@@ -123,3 +124,7 @@ def _push(given: dict[str, str], run_dir: Path) -> None:
         return
     address = push(files, repo, private=given.get("private") != "false")
     say(console, f"{counted(len(files), 'file')} uploaded: {address}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,7 @@ def base_settings(name: str) -> ModelSettings:
         if name in (option, values.get("path")):
             return ModelSettings(**values)
     return ModelSettings(name=name, path=name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
