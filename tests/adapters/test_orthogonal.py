@@ -118,3 +118,11 @@ def test_a_saved_config_may_start_a_new_adapter(tmp_path: Path):
     loaded.add_adapter("new", loaded.peft_config["default"])
     loaded.set_adapter("new")
     assert torch.equal(logits(loaded), logits(tiny_model()))
+    later = PeftConfig.from_pretrained(str(tmp_path))
+    both = get_peft_model(tiny_model(), later)  # not used before another one is added
+    both.add_adapter("new", OrthogonalConfig(**settings_of(later)))
+    assert torch.equal(logits(both), logits(tiny_model()))
+
+
+def settings_of(config: PeftConfig) -> dict:
+    return {"r": config.r, "protect": config.protect, "target_modules": config.target_modules}

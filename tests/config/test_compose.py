@@ -144,8 +144,9 @@ def test_an_option_with_a_name_of_the_packages_is_rejected_not_ignored(tmp_path)
 
 
 def test_a_root_file_of_ones_own_that_hydra_would_ignore_is_refused(tmp_path):
-    (tmp_path / "config.yaml").write_text("name: a file of another tool\n")
-    validate_option_names([tmp_path])
+    for of_another_tool in ("name: mine\n", "- a list\n", "{broken\n"):
+        (tmp_path / "config.yaml").write_text(of_another_tool)
+        validate_option_names([tmp_path])
     (tmp_path / "config.yaml").write_text("defaults:\n  - adapter: lora\n")
     with pytest.raises(UserError, match=r"config\.yaml: it would be ignored, .* make it a recipe"):
         validate_option_names([tmp_path])

@@ -74,7 +74,7 @@ class OrthogonalLinear(AdapterLinear):
     orthogonal_B: nn.ParameterDict  # noqa: N815  # the paper's capital
     orthogonal_U: FrozenTensors  # noqa: N815  # the paper's capital
     orthogonal_V: FrozenTensors  # noqa: N815  # the paper's capital
-    _may_be_unread: bool
+    _may_be_unread = False
 
     def initial_tensors(self, config: OrthogonalConfig, module_name: str) -> Mapping[str, Tensor]:
         """A uniform in +-1/sqrt(n), B zero, and the top singular vectors of the weight.
@@ -92,7 +92,7 @@ class OrthogonalLinear(AdapterLinear):
         A = torch.empty(r, n).uniform_(-(n**-0.5), n**-0.5)
         # From a file: read after this. NaN shows where they are not.
         U, V = torch.full((m, k), torch.nan), torch.full((n, k), torch.nan)
-        self._may_be_unread = config._of_file
+        self._may_be_unread |= config._of_file
         if not (A.is_meta or config._of_file):
             validate_readable(module_name, self.get_base_layer())
             U, V = self._singular_vectors(k)

@@ -118,12 +118,20 @@ def validate_option_names(own: Sequence[Path]) -> None:
                     clash = f"the package has its own {group}={path.stem}; rename yours"
                     raise UserError(f"{readable(path)}: {clash}")
         root = folder / "config.yaml"
-        if root.is_file() and {"defaults", *groups()} & set(load_yaml(root)):
+        if {"defaults", *groups()} & _keys_of(root):
             raise UserError(
                 f"{readable(root)}: it would be ignored, as the package has its own config.yaml; "
                 f"make it a recipe, {readable(folder / 'recipe' / 'NAME.yaml')}, and run "
                 "recipe=NAME"
             )
+
+
+def _keys_of(path: Path) -> set[str]:
+    """The keys of a YAML file; none of a file of another kind, which another tool may read."""
+    try:
+        return {str(key) for key in load_yaml(path)} if path.is_file() else set()
+    except UserError:
+        return set()
 
 
 def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> RunConfig:

@@ -100,7 +100,7 @@ def export(
             else load_adapter(adapted.unload(), aside)
         )
         difference = float((example_logits(written, tokenizer) - expected).abs().max())
-        if difference > rounding(base) * max(1.0, largest):
+        if not difference <= rounding(base) * max(1.0, largest):  # NaN neither
             raise RunFailure(
                 f"format={format}: the export computes something else (its logits differ by "
                 f"{difference:.2g}, the largest is {largest:.3g}), so it was not written; load the "

@@ -43,6 +43,29 @@ def test_a_changed_file_shows_as_a_difference(trained):
         tiny_model(), folder, expected=expected, batch=batch, dtype=None, kernel="fused"
     )
     assert proof.max_abs_logit_difference > 1e-3
+    assert not proof.same
+
+
+def test_a_file_with_nan_does_not_compute_what_was_trained(trained):
+    folder, batch, expected = trained
+    proof = prove_reload(
+        tiny_model(), folder, expected=expected, batch=batch, dtype=None, kernel="fused"
+    )
+    assert proof.same
+    reloaded = prove_reload(
+        tiny_model().apply(_to_nan),
+        folder,
+        expected=expected,
+        batch=batch,
+        dtype=None,
+        kernel="fused",
+    )
+    assert not reloaded.same
+
+
+def _to_nan(module: torch.nn.Module) -> None:
+    if isinstance(module, torch.nn.Embedding):
+        torch.nn.init.constant_(module.weight, torch.nan)
 
 
 def test_a_file_without_its_gate_is_refused_by_name(trained):
