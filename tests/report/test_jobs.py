@@ -3,7 +3,10 @@
 import json
 import shutil
 
+import pytest
+
 from tests.report.run_folders import run_folder
+from toplora_train.config.errors import UserError
 from toplora_train.report.comparison import compare_runs
 from toplora_train.report.comparison_tables import comparison_tables
 from toplora_train.report.jobs import JOBS, STUDY, Unfinished, read_jobs, unfinished_runs
@@ -123,6 +126,18 @@ def test_while_trials_are_missing_no_rate_is_said_to_be_at_the_edge_or_chance(tm
     (missing,) = [one for one in document["warnings"] if "of the study" in one and LATER in one]
     assert missing.startswith("1 run of the study is not completed and not compared.")
     assert not [one for one in document["warnings"] if "grid's edge" in one or "chance" in one]
+
+
+def test_a_study_that_still_chooses_learning_rates_has_nothing_to_compare_and_says_so(tmp_path):
+    chosen_again(tmp_path)
+    for report in tmp_path.glob("*/report.json"):
+        report.unlink()
+    with pytest.raises(UserError) as error:
+        find_runs([tmp_path])
+    assert str(error.value) == (
+        f"{tmp_path}: none of its runs is completed except 6 to choose learning rates; "
+        f"adapter=lora optimizer.lr=0.01 seed=11: waiting; continue with {LATER}"
+    )
 
 
 def test_a_run_outside_a_study_is_resumed_by_its_own_command(tmp_path):

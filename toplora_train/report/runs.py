@@ -161,10 +161,15 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
             run_dirs.append(folder)
             continue
         inside = _completed(folder, "*/report.json")
-        for one in [] if inside else unfinished_runs([folder])[:1]:
+        unfinished = [] if inside else unfinished_runs([folder])
+        for one in sorted(unfinished, key=lambda one: not one.command)[:1]:
+            tuned = len(_completed(folder, f"{TUNING}/*/report.json"))
             raise UserError(
-                f"{folder}: none of its runs is completed; {one.name}: {one.state} ({one.reason}); "
-                f"continue with {one.command}"
+                f"{folder}: none of its runs is completed"
+                + (f" except {tuned} to choose learning rates" if tuned else "")
+                + f"; {one.name}: {one.state}"
+                + (f" ({one.reason})" if one.reason else "")
+                + (f"; continue with {one.command}" if one.command else "")
             )
         if not inside:
             raise UserError(f"{folder}: not a run directory: it has no report.json")
