@@ -10,25 +10,31 @@ import pytest
 from tests.config.example import run_config
 from toplora_train.study import pruning as module
 from toplora_train.study.folder import Study
-from toplora_train.study.pruning import curve_of, pruning, why_hopeless
+from toplora_train.study.pruning import EPOCH, curve_of, pruning, why_hopeless
 
-COMPLETED = [(float(n), {10: n + 1.0, 20: float(n)}) for n in range(5)]  # median 3 at step 10
+HALF, WHOLE = EPOCH // 2, EPOCH
+COMPLETED = [(float(n), {HALF: n + 1.0, WHOLE: float(n)}) for n in range(5)]  # median 3 at half
 
 
 @pytest.mark.parametrize(
     ("curve", "hopeless"),
-    [({10: 2.9}, False), ({10: 3.1}, True), ({15: 99.0}, False), ({10: 3.1, 20: 1.5}, False)],
+    [
+        ({HALF: 2.9}, False),
+        ({HALF: 3.1}, True),
+        ({HALF + 1: 99.0}, False),
+        ({HALF: 3.1, WHOLE: 1.5}, False),
+    ],
 )
-def test_a_job_worse_than_the_median_at_the_same_step_is_hopeless(curve, hopeless):
+def test_a_job_worse_than_the_median_at_the_same_epoch_is_hopeless(curve, hopeless):
     pytest.importorskip("optuna")
     assert bool(why_hopeless(curve, COMPLETED)) is hopeless
 
 
 def test_the_first_jobs_are_not_pruned():
     pytest.importorskip("optuna")
-    assert why_hopeless({10: 99.0}, COMPLETED[:4]) is None
-    assert why_hopeless({10: 99.0}, COMPLETED) == (
-        "worse than the median of 5 completed jobs at step 10"
+    assert why_hopeless({HALF: 99.0}, COMPLETED[:4]) is None
+    assert why_hopeless({HALF: 99.0}, COMPLETED) == (
+        "worse than the median of 5 completed jobs at epoch 0.5"
     )
 
 
@@ -43,23 +49,31 @@ def planned(tmp_path):
 
 
 def validate(study, job, *losses):
-    rows = [{"step": 10 * n, "validation_loss": loss} for n, loss in enumerate(losses, 1)]
+    rows = [{"epoch": n / 2, "validation_loss": loss} for n, loss in enumerate(losses, 1)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (study.run_dir(job) / "metrics.jsonl").write_text(text)
 
 
 def test_the_curve_is_that_of_the_metric_that_selects_the_checkpoint(planned):
     study, (job, *_) = planned
-    assert curve_of(study, job) == {}
+    config = run_config()
+    assert curve_of(study, job, config) == {}
     validate(study, job, None, 2.5)
-    assert curve_of(study, job) == {20: 2.5}
+    assert curve_of(study, job, config) == {WHOLE: 2.5}
     path = study.run_dir(job) / module.JUDGED
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps([{"step": 10, "epoch": 1, "value": 0.7}]))
-    assert curve_of(study, job) == {10: 0.7}
+    path.write_text(json.dumps([{"step": 10, "epoch": 0.5, "value": 0.7}]))
+    assert curve_of(study, job, config) == {HALF: 0.7}
     report = {"train": {"selection": {"epochs": [{"step": 30, "epoch": 1, "value": 0.9}]}}}
     (study.run_dir(job) / "report.json").write_text(json.dumps(report))
-    assert curve_of(study, job) == {30: 0.9}
+    assert curve_of(study, job, config) == {WHOLE: 0.9}
+
+
+def test_a_loss_logged_before_the_first_value_of_a_metric_is_not_taken_for_one(planned):
+    study, (job, *_) = planned
+    config = run_config(trainer__select="best", trainer__select_by="metric")
+    validate(study, job, 0.2)  # written before the held-out rows are answered
+    assert curve_of(study, job, config) == {}
 
 
 @pytest.mark.parametrize("loss", [0.5, 9.0])

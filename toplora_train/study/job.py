@@ -105,7 +105,7 @@ def _run(
     value = None if on_held_out is None else on_held_out.value
     status: dict[str, Any] = {}
     if pruned and result.exit_code == PRUNED:
-        value = list(curve_of(study, found).values())[-1]
+        value = list(curve_of(study, found, config).values())[-1]
         status = {"status": "pruned"}
         result = replace(result, exit_code=0, error=pruned[0])
     study.record(

@@ -11,17 +11,18 @@ from toplora_train.report.held_out import VALIDATION_LOSS
 def metric_name(config: RunConfig) -> str:
     """The name of the result: ``validation loss``, or ``held-out`` and the metric."""
     head = head_task(config)
-    if _is_loss(config):
+    if minimizes_loss(config):
         return VALIDATION_LOSS
     return f"held-out {head.metric if head is not None else 'accuracy'}"
 
 
 def cost(config: RunConfig, result: float) -> float:
     """The result as a quantity to minimize: the loss itself, or 1 minus the metric."""
-    return result if _is_loss(config) else 1.0 - result
+    return result if minimizes_loss(config) else 1.0 - result
 
 
-def _is_loss(config: RunConfig) -> bool:
+def minimizes_loss(config: RunConfig) -> bool:
+    """Whether the result is a loss rather than a metric."""
     return config.trainer.select == "last" or selects_by_loss(config)
 
 

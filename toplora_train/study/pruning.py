@@ -1,7 +1,7 @@
 """Ends the hopeless jobs of a search early, by Optuna's median rule on held-out rows.
 
 A job is pruned if, at a validation, its best result so far is worse than the median of the
-completed jobs' results at that step. The first five jobs of a search are never pruned. Test rows
+completed jobs' results at that epoch. The first five jobs of a search are never pruned. Test rows
 play no part.
 
 Source: D. Golovin et al., Google Vizier: a service for black-box optimization (2017), "median
@@ -24,13 +24,16 @@ from toplora_train.config.reading import json_lines
 from toplora_train.config.schema import RunConfig
 from toplora_train.report.jobs import Job
 from toplora_train.study.folder import Study
-from toplora_train.study.objective import cost
+from toplora_train.study.objective import cost, minimizes_loss
 
 SECONDS = 1.0  # between two looks at the files
 JUDGED = "checkpoints/selected/judged.json"
 
+EPOCH = 1_000_000
+
 Curve = dict[int, float]
-"""A job's results on the held-out rows, by step."""
+"""A job's results on the held-out rows, by millionths of an epoch: Optuna counts in integers, and
+a step is not as long in a job with another batch size."""
 
 
 @contextmanager
@@ -51,7 +54,7 @@ def pruning(study: Study, job: Job, config: RunConfig) -> Iterator[list[str]]:
     def watch() -> None:
         seen = 0
         while not over.wait(SECONDS):
-            curve = curve_of(study, job)
+            curve = curve_of(study, job, config)
             if len(curve) > seen:
                 seen = len(curve)
                 reason = why_hopeless(_costs(config, curve), _completed(study, job, config))
@@ -92,26 +95,27 @@ def why_hopeless(curve: Curve, completed: Sequence[tuple[float, Curve]]) -> str 
     trial = optuna.trial.create_trial(state=states.RUNNING, intermediate_values=curve)
     if not study.pruner.prune(study, trial):
         return None
-    step = max(curve)
-    return f"worse than the median of {len(completed)} completed jobs at step {step}"
+    epoch = max(curve) / EPOCH
+    return f"worse than the median of {len(completed)} completed jobs at epoch {epoch:.4g}"
 
 
-def curve_of(study: Study, job: Job) -> Curve:
-    """The results of a job's validations so far; those that select its checkpoint, if any do."""
+def curve_of(study: Study, job: Job, config: RunConfig) -> Curve:
+    """The results of a job's validations so far: those that select its checkpoint, if any do."""
     run_dir = study.run_dir(job)
+    found: list[dict[str, Any]] = []
     try:
-        selection = study.report(job).get("train", {}).get("selection")
-        if selection:
-            found = [(one["step"], one["value"]) for one in selection["epochs"]]
+        if selection := study.report(job).get("train", {}).get("selection"):
+            found = selection["epochs"]
         elif (run_dir / JUDGED).is_file():
-            judged: list[dict[str, Any]] = json.loads((run_dir / JUDGED).read_text("utf-8"))
-            found = [(one["step"], one["value"]) for one in judged]
-        else:
-            rows = json_lines(run_dir / "metrics.jsonl")
-            found = [(row["step"], row.get("validation_loss")) for _, row in rows]
+            found = json.loads((run_dir / JUDGED).read_text("utf-8"))
+        elif minimizes_loss(config):  # where a metric selects, a loss logged before it is not it
+            rows = [row for _, row in json_lines(run_dir / "metrics.jsonl")]
+            found = [row | {"value": row.get("validation_loss")} for row in rows]
     except (OSError, ValueError):  # not written yet
         return {}
-    return {step: value for step, value in found if value is not None}
+    return {
+        round(EPOCH * one["epoch"]): one["value"] for one in found if one["value"] is not None
+    }
 
 
 def _costs(config: RunConfig, curve: Curve) -> Curve:
@@ -121,7 +125,7 @@ def _costs(config: RunConfig, curve: Curve) -> Curve:
 def _completed(study: Study, job: Job, config: RunConfig) -> list[tuple[float, Curve]]:
     """Those of the same command: a folder may hold the searches of several adapters."""
     return [
-        (cost(config, one.value), _costs(config, curve_of(study, one)))
+        (cost(config, one.value), _costs(config, curve_of(study, one, config)))
         for one in study.jobs()
         if one.status == "completed" and one.planned == job.planned and one.value is not None
     ]
