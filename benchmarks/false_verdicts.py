@@ -1,18 +1,20 @@
 """Measure the false-positive rate and the power of `toplora-report` on simulated runs.
 
-    python benchmarks/false_verdicts.py                      # equal methods: 1, 3 and 5 seeds
+    python benchmarks/false_verdicts.py                      # equal methods: 1, 2, 3 and 5 seeds
+    python benchmarks/false_verdicts.py --methods 6          # all pairs of six equal methods
     python benchmarks/false_verdicts.py --gain 1.5 --seeds 3 5
     python benchmarks/false_verdicts.py --folders 20 --seeds 3    # with the command, on run folders
 
-Pairs of methods are simulated on eight test sets with the sizes of the commonsense tasks. The
-difficulty of a row has a component shared by all runs, one shared by the runs of a method, and one
-specific to the run (so that runs disagree about as often as real ones: the rate is printed). New
-rows are drawn for each pair. A run's accuracy varies with its seed (normal, 0.77 points), equally
-on all tasks ("common"), independently on each task ("own"), or not at all ("none").
+Reports on two methods, or more, are simulated on eight test sets with the sizes of the commonsense
+tasks. The difficulty of a row has a component shared by all runs, one shared by the runs of a
+method, and one specific to the run (so that runs disagree about as often as real ones: the rate is
+printed). New rows are drawn for each report. A run's accuracy varies with its seed (normal, 0.77
+points), equally on all tasks ("common"), independently on each task ("own"), or not at all
+("none").
 
-It counts the verdicts "better" and "worse" on methods, on the average and on any task (after Holm),
-and, with one seed, the verdicts on adapters. Prints JSON with rates in percent and their standard
-error.
+It counts the reports with a verdict "better" or "worse" on methods, on any average and on any task
+(after Holm), and, with one seed, those with a verdict on adapters. Prints JSON with rates in
+percent and their standard error.
 
 With `--folders` each pair is also written as run folders and compared by the command
 `toplora-report`; any difference from the verdicts computed here is an error.
@@ -27,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from itertools import combinations
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -55,12 +58,20 @@ EFFECTS = ("common", "own", "none")
 SHARED, OF_METHOD = 0.91, 0.02  # fractions of the variance of difficulty; the rest is per run
 
 Answers = dict[str, np.ndarray]
+Verdicts = dict[tuple[str, int, int], tuple[float, str]]
+AVERAGE = "average"
 
 
-def draw(rng: np.random.Generator, seeds: int, effect: str, gain: float) -> Answers:
-    """Which rows are correct, by task `(2 * seeds, rows)`; the first method's runs come first."""
-    method = np.repeat([0, 1], seeds)
-    seed_effect = rng.standard_normal((2 * seeds, len(TASKS))) * SEED_DEVIATION
+def draw(
+    rng: np.random.Generator, seeds: int, effect: str, gain: float, methods: int = 2
+) -> Answers:
+    """Which rows are correct, by task `(methods * seeds, rows)`, the runs of a method together.
+
+    All methods but the first have the gain.
+    """
+    method = np.repeat(np.arange(methods), seeds)
+    runs = len(method)
+    seed_effect = rng.standard_normal((runs, len(TASKS))) * SEED_DEVIATION
     if effect == "common":
         seed_effect = np.repeat(seed_effect[:, :1], len(TASKS), axis=1)
     elif effect == "none":
@@ -68,25 +79,33 @@ def draw(rng: np.random.Generator, seeds: int, effect: str, gain: float) -> Answ
     found = {}
     for index, (task, (rows, accuracy)) in enumerate(TASKS.items()):
         normal = lambda *shape: rng.standard_normal(shape, dtype=np.float32)  # noqa: E731
-        difficulty = sqrt(SHARED) * normal(rows) + sqrt(OF_METHOD) * normal(2, rows)
-        difficulty = difficulty[method] + sqrt(1 - SHARED - OF_METHOD) * normal(2 * seeds, rows)
-        limit = ndtri(np.clip(accuracy + seed_effect[:, index] + gain * method, 0.01, 0.99))
+        difficulty = sqrt(SHARED) * normal(rows) + sqrt(OF_METHOD) * normal(methods, rows)
+        difficulty = difficulty[method] + sqrt(1 - SHARED - OF_METHOD) * normal(runs, rows)
+        limit = ndtri(np.clip(accuracy + seed_effect[:, index] + gain * (method > 0), 0.01, 0.99))
         found[task] = difficulty < limit[:, None].astype(np.float32)
     return found
 
 
-def compute_verdicts(answers: Answers, seeds: int) -> dict[str, tuple[float, str]]:
-    """The adjusted p and the verdict by task and on average, computed as in the report."""
-    first, second = list(range(seeds)), list(range(seeds, 2 * seeds))
-    scores = [share_right(right, QUESTIONS[task]) for task, right in answers.items()]
-    found = [compare(one, first, second, tests=len(scores)) for one in scores]
-    adjusted = holm([difference.p for difference in found])
-    verdicts = {
-        task: (p, verdict(difference, p))
-        for task, difference, p in zip(answers, found, adjusted, strict=True)
-    }
-    mean = compare(mean_over_tasks(scores), first, second)
-    return verdicts | {"average": (mean.p, verdict(mean, mean.p))}
+def compute_verdicts(answers: Answers, seeds: int) -> Verdicts:
+    """The adjusted p and the verdict by task or average and pair, computed as in the report."""
+    scores = {task: share_right(right, QUESTIONS[task]) for task, right in answers.items()}
+    methods = len(next(iter(answers.values()))) // seeds
+    pairs = list(combinations(range(methods), 2))
+    found: Verdicts = {}
+    for family in (scores, {AVERAGE: mean_over_tasks(list(scores.values()))}):
+        names = [(name, *pair) for name in family for pair in pairs]
+        differences = [
+            compare(
+                family[name], *(range(seeds * m, seeds * (m + 1)) for m in (a, b)), tests=len(names)
+            )
+            for name, a, b in names
+        ]
+        adjusted = holm([difference.p for difference in differences])
+        found |= {
+            name: (p, verdict(difference, p))
+            for name, difference, p in zip(names, differences, adjusted, strict=True)
+        }
+    return found
 
 
 def disagreement(answers: Answers, seeds: int) -> tuple[float, float]:
@@ -96,34 +115,30 @@ def disagreement(answers: Answers, seeds: int) -> tuple[float, float]:
     return (float((right[0] != right[1]).mean()) if seeds > 1 else other), other
 
 
-def measure(pairs: int, seeds: int, effect: str, gain: float) -> dict[str, Any]:
-    """The rates of verdicts over the pairs, in percent."""
+def measure(reports: int, seeds: int, effect: str, gain: float, methods: int) -> dict[str, Any]:
+    """The rates of reports with a verdict, in percent."""
     rng = np.random.default_rng(0)
     counted: Counter[str] = Counter()
-    for _ in range(pairs):
-        verdicts = {
-            name: words
-            for name, (_, words) in compute_verdicts(draw(rng, seeds, effect, gain), seeds).items()
-        }
-        average = verdicts.pop("average")
-        counted["average: better"] += average == "better"
-        counted["average: worse"] += average == "worse"
-        counted["any task: better"] += "better" in verdicts.values()
-        counted["any task: worse"] += "worse" in verdicts.values()
-        counted["any task: either"] += bool({"better", "worse"} & set(verdicts.values()))
-        counted["average: of adapters"] += average.startswith("this adapter")
-        counted["any task: of adapters"] += any(
-            w.startswith("this adapter") for w in verdicts.values()
-        )
-    either = (counted["average: better"] + counted["average: worse"]) / pairs
-    same, other = disagreement(draw(rng, seeds, effect, gain), seeds)
+    for _ in range(reports):
+        found = compute_verdicts(draw(rng, seeds, effect, gain, methods), seeds)
+        for place, averages in (("any average", True), ("any task", False)):
+            words = {
+                said for (name, *_), (_, said) in found.items() if (name == AVERAGE) == averages
+            }
+            for word in ("better", "worse"):
+                counted[f"{place}: {word}"] += word in words
+            counted[f"{place}: either"] += bool({"better", "worse"} & words)
+            counted[f"{place}: of adapters"] += any(one.startswith("this adapter") for one in words)
+    either = counted["any average: either"] / reports
+    same, other = disagreement(draw(rng, seeds, effect, gain, methods), seeds)
     return {
+        "methods": methods,
         "seeds": seeds,
         "seed effect": effect,
         "gain": 100 * gain,
-        "pairs": pairs,
-        **{name: round(100 * count / pairs, 2) for name, count in counted.items()},
-        "standard error": round(100 * sqrt(either * (1 - either) / pairs), 2),
+        "reports": reports,
+        **{name: round(100 * count / reports, 2) for name, count in counted.items()},
+        "standard error": round(100 * sqrt(either * (1 - either) / reports), 2),
         "rows that two runs disagree on": [round(100 * same, 1), round(100 * other, 1)],
     }
 
@@ -151,13 +166,13 @@ def through_the_command(pairs: int, seeds: int, effect: str, gain: float) -> dic
                 capture_output=True,
             )
             (shown,) = json.loads((output / "comparison.json").read_text())["comparisons"]
-            shown = shown["tasks"] | {"average": shown["average"]}
-            for name, (p, words) in compute_verdicts(answers, seeds).items():
+            shown = shown["tasks"] | {AVERAGE: shown["average"]}
+            for (name, *_), (p, words) in compute_verdicts(answers, seeds).items():
                 if shown[name]["verdict"] != words or abs(shown[name]["p_adjusted"] - p) > 1e-9:
                     raise SystemExit(
                         f"pair {pair}, {name}: computed {p} {words}, shown {shown[name]}"
                     )
-            counted[shown["average"]["verdict"].partition(";")[0]] += 1
+            counted[shown[AVERAGE]["verdict"].partition(";")[0]] += 1
     return {
         "through the command": dict(counted),
         "seeds": seeds,
@@ -201,8 +216,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 3, 5])
+    parser.add_argument("--reports", type=int, default=2000)
+    parser.add_argument("--methods", type=int, default=2, help="compared in all pairs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 5])
     parser.add_argument("--effects", nargs="+", choices=EFFECTS, default=EFFECTS)
     parser.add_argument("--gain", type=float, default=0.0, help="in points; 0 for equal methods")
     parser.add_argument("--folders", type=int, default=0, help="run the command on so many pairs")
@@ -213,7 +229,9 @@ def main() -> None:
             found = (
                 through_the_command(arguments.folders, seeds, effect, arguments.gain / 100)
                 if arguments.folders
-                else measure(arguments.pairs, seeds, effect, arguments.gain / 100)
+                else measure(
+                    arguments.reports, seeds, effect, arguments.gain / 100, arguments.methods
+                )
             )
             print(
                 json.dumps(found | {"seconds": round(time.perf_counter() - began, 1)}), flush=True

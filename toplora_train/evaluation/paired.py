@@ -8,27 +8,33 @@ scores over samples of rows (:mod:`toplora_train.evaluation.row_scores`), the di
 methods' means has
 
 .. math:: V = \sum_m \frac{\max(s_m^2, \nu_m)}{S_m}
-    + \max(0, \bar C_{11} + \bar C_{22} - 2 \bar C_{12})
+    + \max(0, \bar C_{11} + \bar C_{22} - 2 \bar C_{12}) = P + R
 
-and :math:`D/\sqrt V` is compared with Student's t with Satterthwaite's degrees of freedom.
 :math:`\bar C_{mm}` is the mean covariance of two runs of one method, :math:`\bar C_{12}` that of
 two runs of different methods: the sampling variance of the rows that more seeds do not remove.
 :math:`\nu_m`, the excess of a run's own variance over rows over :math:`\bar C_{mm}`, is a lower
 bound on the variance between runs, so that a few runs that happen to agree do not look certain.
 
+The variances between runs are known from a few runs, R from many rows. Each part has Student's t of
+its own degrees of freedom (Welch's for P, one less than the questions for R), and the half-width of
+the interval at level :math:`\alpha` is
+
+.. math:: h(\alpha) = \sqrt{t_{f, 1 - \alpha/2}^2 P + t_{Q - 1, 1 - \alpha/2}^2 R};
+
+p is where :math:`h(p) = |D|`. One t for V, with pooled degrees of freedom, would call equal methods
+different too often: where a few runs agree by chance, R is most of V and the pooled t is a normal.
+
 With a single run of a method its variance between seeds is unknown. The result is then about these
 adapters on new rows: V is their variance over rows, and for one run each of an accuracy p is
 McNemar's mid-p, over questions where some occur in several rows.
 
-The smallest difference detected with a power of 0.8 is
+The smallest difference detected with a power of 0.8 is h at the verdict's level, with the
+noncentrality at which a noncentral t exceeds t with probability 0.8 in the place of each t. It is
+at least five rows: fewer rows, all for one side, are not significant by any test at 0.05.
 
-.. math:: (t_{1 - \alpha/2} + t_{0.8}) \sqrt V,
-
-at the verdict's level :math:`\alpha`, and at least five rows: fewer rows, all for one side, are not
-significant by any test at 0.05.
-
-Sources: F. E. Satterthwaite, An approximate distribution of estimates of variance components
-(1946); B. L. Welch, The generalization of "Student's" problem (1947); N. A. Obuchowski,
+Sources: B. L. Welch, The generalization of "Student's" problem (1947); W. G. Howe, Approximate
+confidence limits on the mean of X + Y where X and Y are two tabled independent random variables
+(1974), for the root of the sum of squares of the parts' half-widths; N. A. Obuchowski,
 H. E. Rockette, Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests
 (1995), whose readers are the runs here; S. Holm, A simple sequentially rejective multiple test
 procedure (1979).
@@ -36,21 +42,24 @@ procedure (1979).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import exp, inf, log, sqrt
+from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.optimize import brentq
+from scipy.special import nctdtrinc, stdtr, stdtrit
 
 from toplora_train.evaluation.row_scores import RowScores
 from toplora_train.evaluation.statistics import mcnemar_mid_p
 
 FEWEST = 5  # with 5 rows for one side and none for the other McNemar's mid-p is 0.03
 LEVEL = 0.05
-CONFIDENCE = 1 - LEVEL
 POWER = 0.8
-MANY_SEEDS = 200
+SMALLEST_P = 1e-100  # with one degree of freedom, too, Student's quantile is finite there
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,8 @@ class Difference:
         value: The difference of the mean scores.
         ci95: Its interval.
         p: The two-sided p value.
-        detectable: The smallest difference that this comparison detects with a power of 0.8.
+        detectable: The smallest difference that this comparison detects with a power of 0.8, at
+            most the widest possible one.
         seed_variance: The sum of both methods' variances between runs; None if a method has one
             run, and then the result is about these adapters, not about methods.
         row_variance: The variance that more seeds do not reduce.
@@ -93,14 +103,14 @@ def compare(
         a, b = scores.right[first[0]], scores.right[second[0]]
         p = mcnemar_mid_p(int((a > b).sum()), int((b > a).sum()))
     else:
-        p = float(min(1.0, 2 * stdtr(found.freedom, -abs(found.value) / found.error)))
+        p = found.p()
     widest = 1 - scores.lowest
     return Difference(
         value=found.value,
         ci95=found.interval(-widest, widest),
         p=p,
-        detectable=max(
-            _detectable(found.error, found.freedom, tests), FEWEST * sqrt(scores.resolution)
+        detectable=min(
+            widest, max(_detectable(found.parts, tests), FEWEST * sqrt(scores.resolution))
         ),
         seed_variance=found.seed_variance,
         row_variance=found.row_variance,
@@ -123,20 +133,26 @@ def seeds_to_see(gain: float, difference: Difference, *, tests: int = 1) -> int 
         tests: As in :func:`compare`.
 
     Returns:
-        The number, or None if not even ``MANY_SEEDS`` suffice: there are too few rows.
+        The number, or None if no number suffices: there are too few rows.
 
     Raises:
         ValueError: one of the methods has one seed.
     """
-    if difference.seed_variance is None:
+    between = difference.seed_variance
+    if between is None:
         raise ValueError("the variance between seeds cannot be estimated from one seed")
-    for seeds in range(2, MANY_SEEDS + 1):
-        runs = difference.seed_variance / seeds
-        variance = runs + difference.row_variance
-        freedom = variance**2 * 2 * (seeds - 1) / runs**2 if runs else inf
-        if _detectable(sqrt(variance), freedom, tests) <= gain:
-            return seeds
-    return None
+    rows = _Part(difference.row_variance, inf)
+    if _detectable([rows], tests) >= gain:
+        return None
+
+    def sees(seeds: int) -> bool:
+        runs = _Part(between / seeds, 2 * (seeds - 1))
+        return _detectable([runs, rows], tests) <= gain
+
+    enough = 2
+    while not sees(enough):
+        enough *= 2
+    return bisect_left(range(enough), True, lo=max(2, enough // 2), key=sees)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -163,19 +179,52 @@ def verdict(difference: Difference, p: float) -> str:
     return word
 
 
+class _Part(NamedTuple):
+    """A part of a variance, and the degrees of freedom it was estimated with."""
+
+    variance: float
+    freedom: float
+
+
 @dataclass(frozen=True)
 class _Estimate:
-    """A difference or a score, with its standard error and degrees of freedom."""
+    """A difference or a score, with the parts of its variance."""
 
     value: float
-    error: float
-    freedom: float
+    parts: Sequence[_Part]
     seed_variance: float | None
     row_variance: float
 
     def interval(self, lowest: float, highest: float) -> tuple[float, float]:
-        half = float(stdtrit(self.freedom, (1 + CONFIDENCE) / 2)) * self.error
+        half = _half_width(self.parts, LEVEL)
         return max(lowest, self.value - half), min(highest, self.value + half)
+
+    def p(self) -> float:
+        """The level at which the interval ends at zero."""
+        size = abs(self.value)
+        t = size / sqrt(sum(part.variance for part in self.parts))
+        ends = [max(SMALLEST_P, 2 * float(stdtr(part.freedom, -t))) for part in self.parts]
+        low, high = min(ends), max(ends)  # if all the variance were of one part
+        if low == high:
+            return low
+
+        def excess(log_level: float) -> float:
+            return _half_width(self.parts, exp(log_level)) - size
+
+        return exp(brentq(excess, log(low) - ROUNDING, min(0.0, log(high) + ROUNDING)))
+
+
+def _half_width(parts: Sequence[_Part], level: float) -> float:
+    return sqrt(sum(float(stdtrit(f, level / 2)) ** 2 * variance for variance, f in parts))
+
+
+def _detectable(parts: Sequence[_Part], tests: int) -> float:
+    return sqrt(sum(_noncentrality(f, LEVEL / tests) ** 2 * variance for variance, f in parts))
+
+
+def _noncentrality(freedom: float, level: float) -> float:
+    """That of a t that exceeds Student's two-sided quantile with a probability of POWER."""
+    return float(nctdtrinc(freedom, 1 - POWER, -stdtrit(freedom, level / 2)))
 
 
 def _estimate(scores: RowScores, plus: Sequence[int], minus: Sequence[int]) -> _Estimate:
@@ -188,21 +237,22 @@ def _estimate(scores: RowScores, plus: Sequence[int], minus: Sequence[int]) -> _
     over_rows = float(weights @ scores.covariance @ weights) + scores.resolution
     rows_freedom = float(max(scores.questions - 1, 1))
     if min(map(len, methods)) == 1:
-        return _Estimate(value, sqrt(over_rows), rows_freedom, None, over_rows)
+        return _Estimate(value, [_Part(over_rows, rows_freedom)], None, over_rows)
     noise = [_noise(scores, runs) for runs in methods]
     between = [
         max(float(scores.values[runs].var(ddof=1)), own)
         for runs, own in zip(methods, noise, strict=True)
     ]
-    parts = [variance / len(runs) for runs, variance in zip(methods, between, strict=True)]
+    of_runs = [variance / len(runs) for runs, variance in zip(methods, between, strict=True)]
     not_shared = sum(own / len(runs) for runs, own in zip(methods, noise, strict=True))
     rows = max(scores.resolution, over_rows - not_shared)
-    variance = sum(parts) + rows
-    freedom = variance**2 / (
-        sum(part**2 / (len(runs) - 1) for runs, part in zip(methods, parts, strict=True))
-        + rows**2 / rows_freedom
-    )
-    return _Estimate(value, sqrt(variance), freedom, sum(between), rows)
+    parts = [_Part(rows, rows_freedom)]
+    if any(of_runs):
+        welch = sum(of_runs) ** 2 / sum(
+            part**2 / (len(runs) - 1) for runs, part in zip(methods, of_runs, strict=True)
+        )
+        parts.append(_Part(sum(of_runs), welch))
+    return _Estimate(value, parts, sum(between), rows)
 
 
 def _noise(scores: RowScores, runs: list[int]) -> float:
@@ -210,7 +260,3 @@ def _noise(scores: RowScores, runs: list[int]) -> float:
     block = scores.covariance[np.ix_(runs, runs)]
     own = float(np.trace(block)) / len(runs)
     return max(0.0, own - (float(block.sum()) / len(runs) - own) / (len(runs) - 1))
-
-
-def _detectable(error: float, freedom: float, tests: int) -> float:
-    return float(stdtrit(freedom, 1 - LEVEL / tests / 2) + stdtrit(freedom, POWER)) * error
