@@ -63,7 +63,12 @@ AVERAGE = "average"
 
 
 def draw(
-    rng: np.random.Generator, seeds: int, effect: str, gain: float, methods: int = 2
+    rng: np.random.Generator,
+    seeds: int,
+    effect: str,
+    gain: float,
+    methods: int = 2,
+    of_method: float = OF_METHOD,
 ) -> Answers:
     """Which rows are correct, by task `(methods * seeds, rows)`, the runs of a method together.
 
@@ -79,8 +84,8 @@ def draw(
     found = {}
     for index, (task, (rows, accuracy)) in enumerate(TASKS.items()):
         normal = lambda *shape: rng.standard_normal(shape, dtype=np.float32)  # noqa: E731
-        difficulty = sqrt(SHARED) * normal(rows) + sqrt(OF_METHOD) * normal(methods, rows)
-        difficulty = difficulty[method] + sqrt(1 - SHARED - OF_METHOD) * normal(runs, rows)
+        difficulty = sqrt(SHARED) * normal(rows) + sqrt(of_method) * normal(methods, rows)
+        difficulty = difficulty[method] + sqrt(1 - SHARED - of_method) * normal(runs, rows)
         limit = ndtri(np.clip(accuracy + seed_effect[:, index] + gain * (method > 0), 0.01, 0.99))
         found[task] = difficulty < limit[:, None].astype(np.float32)
     return found
@@ -115,12 +120,14 @@ def disagreement(answers: Answers, seeds: int) -> tuple[float, float]:
     return (float((right[0] != right[1]).mean()) if seeds > 1 else other), other
 
 
-def measure(reports: int, seeds: int, effect: str, gain: float, methods: int) -> dict[str, Any]:
+def measure(
+    reports: int, seeds: int, effect: str, gain: float, methods: int, of_method: float
+) -> dict[str, Any]:
     """The rates of reports with a verdict, in percent."""
     rng = np.random.default_rng(0)
     counted: Counter[str] = Counter()
     for _ in range(reports):
-        found = compute_verdicts(draw(rng, seeds, effect, gain, methods), seeds)
+        found = compute_verdicts(draw(rng, seeds, effect, gain, methods, of_method), seeds)
         for place, averages in (("any average", True), ("any task", False)):
             words = {
                 said for (name, *_), (_, said) in found.items() if (name == AVERAGE) == averages
@@ -130,9 +137,10 @@ def measure(reports: int, seeds: int, effect: str, gain: float, methods: int) ->
             counted[f"{place}: either"] += bool({"better", "worse"} & words)
             counted[f"{place}: of adapters"] += any(one.startswith("this adapter") for one in words)
     either = counted["any average: either"] / reports
-    same, other = disagreement(draw(rng, seeds, effect, gain, methods), seeds)
+    same, other = disagreement(draw(rng, seeds, effect, gain, methods, of_method), seeds)
     return {
         "methods": methods,
+        "of method": of_method,
         "seeds": seeds,
         "seed effect": effect,
         "gain": 100 * gain,
@@ -218,6 +226,12 @@ def main() -> None:
     )
     parser.add_argument("--reports", type=int, default=2000)
     parser.add_argument("--methods", type=int, default=2, help="compared in all pairs")
+    parser.add_argument(
+        "--of-method",
+        type=float,
+        default=OF_METHOD,
+        help=f"the variance of difficulty that the runs of a method share, of {1 - SHARED:.2g}",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 5])
     parser.add_argument("--effects", nargs="+", choices=EFFECTS, default=EFFECTS)
     parser.add_argument("--gain", type=float, default=0.0, help="in points; 0 for equal methods")
@@ -230,7 +244,12 @@ def main() -> None:
                 through_the_command(arguments.folders, seeds, effect, arguments.gain / 100)
                 if arguments.folders
                 else measure(
-                    arguments.reports, seeds, effect, arguments.gain / 100, arguments.methods
+                    arguments.reports,
+                    seeds,
+                    effect,
+                    arguments.gain / 100,
+                    arguments.methods,
+                    arguments.of_method,
                 )
             )
             print(

@@ -40,14 +40,16 @@ def study(name: str, baseline: str = "lora") -> Document:
     """The comparison of the methods with one; the studies' commands and where they were run."""
     paths = archives(name)
     read = [read_archive(path) for path in paths]
-    runs = [run for finished, _ in read for run in finished]
-    tuning = [run for _, tuned in read for run in tuned]
+    runs = [run for one in read for run in one.runs]
+    tuning = [run for one in read for run in one.tuning]
     machines = [machine(run.report["environment"]) for run in [*runs, *tuning]]
     ran = [
-        json.loads(path.read_text(encoding="utf-8"))["commands"] or [found[0].report["command"]]
-        for path, (found, _) in zip(paths, read, strict=True)
+        json.loads(path.read_text(encoding="utf-8"))["commands"] or [one.runs[0].report["command"]]
+        for path, one in zip(paths, read, strict=True)
     ]
-    return compare_runs(runs, tuning=tuning, baseline=baseline) | {
+    unfinished = [run for one in read for run in one.unfinished]
+    found = compare_runs(runs, tuning=tuning, unfinished=unfinished, baseline=baseline)
+    return found | {
         "commands": [command for of_one in ran for command in of_one],
         "reports": [run.report for run in runs],
         "machines": list(dict.fromkeys(machines)),

@@ -46,8 +46,9 @@ from toplora_train.evaluation.predictions import (
 from toplora_train.models.load import load_model, load_tokenizer
 from toplora_train.models.locate import locate_model
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
-from toplora_train.report.archive import read_runs, write_archive
+from toplora_train.report.archive import Found, read_runs, write_archive
 from toplora_train.report.comparison import compare_runs
+from toplora_train.report.jobs import Unfinished
 from toplora_train.report.metrics_file import MetricsFile, read_metrics
 from toplora_train.report.pages import render_html, render_markdown, write_inspection_page
 from toplora_train.report.record import read_report, write_report
@@ -244,14 +245,16 @@ def _write_archive(folder: Path) -> None:
     for seed, kind in ((1, "generate"), (2, "generate")):
         run_folder(folder / f"{seed}", seed=seed, kind=kind, held_out=0.5)
     runs = find_runs([folder])
-    write_archive(folder / "S.json", runs, runs[:1], ["toplora-train -m recipe=smoke"])
+    failed = Unfinished("lora", "failed", "", "", tuning=True, rate=1.0, like=runs[0].folder)
+    found = Found(runs, runs[:1], [failed])
+    write_archive(folder / "S.json", found, ["toplora-train -m recipe=smoke"])
     for seed in (1, 2):
         shutil.rmtree(folder / f"{seed}")
 
 
 def _read_archive(folder: Path) -> None:
-    runs, tuning = read_runs([folder / "S.json"])
-    compare_runs(runs, tuning=tuning)
+    found = read_runs([folder / "S.json"])
+    compare_runs(found.runs, tuning=found.tuning, unfinished=found.unfinished)
 
 
 READERS = {

@@ -182,3 +182,16 @@ def test_the_adapters_compared_are_the_first_of_each_method_or_two_of_a_single_o
     }
     with pytest.raises(UserError, match="there is one"):
         runs_to_inspect({"methods": methods[1:]})
+
+
+def test_a_method_that_no_study_tuned_was_tried_at_the_rate_of_its_runs(tmp_path: Path):
+    for lr in (1e-4, 1e-3, 1e-2):
+        run_folder(tmp_path / "tuning" / f"lora-{lr}", lr=lr, held_out=lr)
+    for adapter, lr in (("lora", 1e-4), ("toplora", 1e-3)):
+        for seed in (11, 12):
+            run_folder(tmp_path / f"{adapter}-{seed}", adapter=adapter, lr=lr, seed=seed)
+    document = compare_runs(find_runs([tmp_path]), tuning=find_tuning_runs([tmp_path]))
+    (warning,) = [one for one in document["warnings"] if "different learning rates" in one]
+    assert "(lora 0.0001, 0.001, 0.01, toplora 0.001)" in warning
+    assert "optimizer.lr=1e-4,1e-2" in warning
+    assert list(document["learning_rates"]["curves"]) == ["lora"]

@@ -4,7 +4,9 @@ import pytest
 
 from tests.report.run_folders import run_folder
 from toplora_train.report.costs import mark_front, method_costs, step_time_warning
-from toplora_train.report.runs import find_runs, group
+from toplora_train.report.joint import join_tasks
+from toplora_train.report.methods import group
+from toplora_train.report.runs import find_runs
 
 
 def methods(folder: Path):
@@ -50,6 +52,21 @@ def test_runs_of_different_machines_have_no_relative_step_time(tmp_path: Path):
     warning = step_time_warning(found)
     assert "different machines (cpu" in warning
     assert "; cuda" in warning
+
+
+def test_step_times_of_tasks_of_other_lengths_are_not_taken_for_a_disturbance(tmp_path: Path):
+    for task, seconds in (("t", 0.1), ("u", 0.3)):
+        for adapter in ("lora", "dora"):
+            run_folder(
+                tmp_path / f"{adapter}-{task}",
+                adapter=adapter,
+                right={task: [True, False] * 10},
+                kind="classify",
+                step_seconds=seconds,
+            )
+    found, _ = join_tasks(find_runs([tmp_path]))
+    assert len(found[0].each) == 2
+    assert step_time_warning(found) is None
 
 
 def test_a_method_is_on_the_front_unless_another_one_is_as_good_and_as_cheap():

@@ -12,7 +12,8 @@ from toplora_train.report.fairness import (
     seed_warning,
     validate_same_protocols,
 )
-from toplora_train.report.runs import find_runs, group
+from toplora_train.report.methods import group
+from toplora_train.report.runs import find_runs
 
 
 @pytest.mark.parametrize(
@@ -75,9 +76,9 @@ def test_a_single_seed_gives_a_warning_with_the_command_for_more(tmp_path: Path)
 def test_different_learning_rates_give_a_warning(tmp_path: Path):
     run_folder(tmp_path / "a", lr=1e-3)
     run_folder(tmp_path / "b", adapter="toplora", lr=1e-3)
-    assert learning_rate_warning(group(find_runs([tmp_path]))) is None
+    assert learning_rate_warning(group(find_runs([tmp_path])), {}) is None
     run_folder(tmp_path / "c", adapter="toplora", lr=2e-3)
-    warning = learning_rate_warning(group(find_runs([tmp_path])))
+    warning = learning_rate_warning(group(find_runs([tmp_path])), {})
     assert "lora 0.001, toplora 0.001, 0.002" in warning
     assert "The missing ones:\ntoplora-train -m recipe=smoke optimizer.lr=2e-3 seed=1" in warning
 
@@ -85,9 +86,9 @@ def test_different_learning_rates_give_a_warning(tmp_path: Path):
 def test_learning_rates_of_another_optimizer_are_not_compared(tmp_path: Path):
     with_optimizer(run_folder(tmp_path / "a", lr=1e-3), "adamw")
     with_optimizer(run_folder(tmp_path / "b", lr=1e-2), "muon")
-    assert learning_rate_warning(group(find_runs([tmp_path]))) is None
+    assert learning_rate_warning(group(find_runs([tmp_path])), {}) is None
     with_optimizer(run_folder(tmp_path / "c", adapter="dora", lr=3e-2), "muon")
-    warning = learning_rate_warning(group(find_runs([tmp_path])))
+    warning = learning_rate_warning(group(find_runs([tmp_path])), {})
     assert "lora 0.001, lora optimizer=muon 0.01, dora optimizer=muon 0.03" in warning
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import product
 
 import pytest
 
@@ -9,7 +10,14 @@ from tests.report.run_folders import run_folder
 from toplora_train.config.errors import UserError
 from toplora_train.report.comparison import compare_runs
 from toplora_train.report.comparison_tables import comparison_tables
-from toplora_train.report.jobs import JOBS, STUDY, Unfinished, read_jobs, unfinished_runs
+from toplora_train.report.jobs import (
+    JOBS,
+    STUDY,
+    Unfinished,
+    failed_rates,
+    read_jobs,
+    unfinished_runs,
+)
 from toplora_train.report.runs import find_runs, find_tuning_runs
 
 EARLIER, LATER = "toplora-train -m seed=1,2,3 output_dir=S", "toplora-train -m seed=4 output_dir=S"
@@ -126,6 +134,37 @@ def test_while_trials_are_missing_no_rate_is_said_to_be_at_the_edge_or_chance(tm
     (missing,) = [one for one in document["warnings"] if "of the study" in one and LATER in one]
     assert missing.startswith("1 run of the study is not completed and not compared.")
     assert not [one for one in document["warnings"] if "grid's edge" in one or "chance" in one]
+
+
+def test_a_rate_at_which_a_trial_failed_was_tried(tmp_path):
+    """LoRA's best rate is the highest one that did not fail."""
+    jobs = []
+    for adapter, lr, seed in [
+        *product(("lora", "toplora"), (1e-3, 1e-2, 1e-1), (1,)),
+        *product(("lora", "toplora"), (1e-2,), (11, 12)),
+    ]:
+        name = f"{'tuning/' if seed == 1 else ''}{adapter}-{lr}-{seed}"
+        folder = run_folder(
+            tmp_path / name, adapter=adapter, lr=lr, seed=seed, held_out=abs(lr - 1e-2)
+        )
+        words = f"adapter={adapter} optimizer.lr={lr} seed={seed}"
+        jobs.append({"digest": name, "overrides": words, "folder": name, "method": adapter})
+        if (adapter, lr) == ("lora", 1e-1):
+            (folder / "report.json").write_text(
+                json.dumps({"schema_version": 1, "status": "failed", "error": "the loss is nan"})
+            )
+            ended = {"digest": name, "event": "ended", "exit_code": 1, "error": "the loss is nan"}
+            (tmp_path / JOBS).write_text(json.dumps(ended) + "\n")
+    written = {"schema_version": 1, "created": "", "commands": [], "of": {}, "jobs": jobs}
+    (tmp_path / STUDY).write_text(json.dumps(written))
+    unfinished = unfinished_runs([tmp_path])
+    found = {"tuning": find_tuning_runs([tmp_path]), "unfinished": unfinished}
+    document = compare_runs(find_runs([tmp_path]), **found)
+    assert document["learning_rates"]["curves"]["lora"]["best"] == 1e-2
+    assert failed_rates(unfinished) == {(tmp_path / "tuning" / "lora-0.001-1").resolve(): [1e-1]}
+    assert not [
+        one for one in document["warnings"] if "edge" in one or "different learning rates" in one
+    ]
 
 
 def test_a_study_that_still_chooses_learning_rates_has_nothing_to_compare_and_says_so(tmp_path):

@@ -74,6 +74,33 @@ def test_methods_with_a_rate_tuned_for_each_task_are_one(tmp_path):
     assert {one["name"] for one in document["methods"]} == {"lora", "toplora"}
 
 
+def with_rank(folder, r):
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["adapter"]["r"] = r
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_a_method_has_one_name_whatever_else_differs_on_each_task(tmp_path):
+    """On t the ranks differ, on u the learning rates too."""
+    rates = {(8, "t"): 1e-3, (16, "t"): 1e-3, (8, "u"): 1e-3, (16, "u"): 3e-3}
+    for (r, task), lr in rates.items():
+        for seed in (1, 2):
+            with_rank(head_run(tmp_path / str(r), "lora", task, seed, 0.6, lr=lr), r)
+    document = compare_runs(find_runs([tmp_path / "8", tmp_path / "16"]))
+    found = {one["name"]: (one["seeds"], len(one["runs"])) for one in document["methods"]}
+    assert found == {"lora adapter.r=8": ([1, 2], 4), "lora adapter.r=16": ([1, 2], 4)}
+    assert not any("Left out" in warning for warning in document["warnings"])
+
+
+def test_a_method_of_one_task_alone_does_not_keep_the_others_from_being_joined(tmp_path):
+    for r, task in ((8, "t"), (16, "t"), (8, "u")):
+        for seed in (1, 2):
+            with_rank(head_run(tmp_path / str(r), "lora", task, seed, 0.6), r)
+    document = compare_runs(find_runs([tmp_path / "8", tmp_path / "16"]))
+    assert [one["name"] for one in document["methods"]] == ["lora adapter.r=8"]
+    assert "lora adapter.r=16 seed=1 has no completed run on u" in document["warnings"][0]
+
+
 def test_each_task_has_its_own_curve_of_rates(tmp_path):
     for task, best in (("t", 1e-3), ("u", 1e-2)):
         for lr in (1e-3, 1e-2):

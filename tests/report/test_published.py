@@ -1,4 +1,6 @@
 import csv
+import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -58,6 +60,31 @@ def test_the_mean_is_over_runs_of_one_task_each_by_the_seeds_that_all_have(tmp_p
     assert mean["difference"] == pytest.approx(mean["value"] - 0.8372)
     assert found[("full gate", "average")]["value"] is None
     assert document["certainty"] == "second-hand"
+
+
+def test_runs_of_a_row_that_were_evaluated_in_different_ways_are_refused(tmp_path: Path):
+    for seed in (1, 2):
+        folder = published_run(
+            tmp_path / f"{seed}", "lora", 8, "roberta_base", {"rte": HALF}, seed=seed
+        )
+    report = json.loads((folder / "report.json").read_text())
+    report["protocol"] = "legacy.toplora"
+    (folder / "report.json").write_text(json.dumps(report))
+    with pytest.raises(UserError, match=r"evaluated on rte in different ways: .*legacy\.toplora"):
+        lines("lora_glue", tmp_path)
+
+
+def test_archived_evaluations_of_one_name_are_all_compared(tmp_path: Path):
+    for seed in (1, 2, 3):
+        published_run(tmp_path / f"{seed}", "lora", 8, "roberta_base", {"cola": HALF}, seed=seed)
+    runs = [
+        replace(run, folder=Path("S.json/again"), archived=run.predictions)
+        for run in find_runs([tmp_path])
+    ]
+    document = compare_with_table(read_table("lora_glue"), runs)
+    (line,) = [one for one in document["lines"] if one["value"] is not None]
+    assert line["seeds"] == [1, 2, 3]
+    assert not [one for one in document["warnings"] if "match no row" in one or "seed" in one]
 
 
 def test_no_mean_without_all_tasks(tmp_path: Path):

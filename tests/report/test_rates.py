@@ -5,8 +5,9 @@ import pytest
 from tests.report.made_up import made_up_report
 from tests.report.run_folders import run_folder
 from toplora_train.report.held_out import HeldOut
+from toplora_train.report.methods import group
 from toplora_train.report.rates import edge_warnings, learning_rates, near_warnings, rate_curve
-from toplora_train.report.runs import find_runs, group
+from toplora_train.report.runs import find_runs
 
 
 def curves(folder: Path):

@@ -57,6 +57,10 @@ def _compare(words: list[str]) -> None:
     for key in ("baseline", "gain", "angles", "archive"):
         if table is not None and key in options:
             raise UserError(f"table={table} compares with published scores, without {key}=")
+    own = [Path(options["config_dir"])] if "config_dir" in options else []
+    for folder in own:
+        if not folder.is_dir():
+            raise UserError(f"config_dir={folder}: there is no such folder")
     compare_folders(
         folders,
         table=table,
@@ -65,7 +69,7 @@ def _compare(words: list[str]) -> None:
         angles=_switch("angles", options.get("angles", "false")),
         output=Path(options.get("output") or "comparison"),
         archive=Path(options["archive"]) if options.get("archive") else None,
-        own=[Path(options["config_dir"])] if "config_dir" in options else [],
+        own=own,
     )
 
 
@@ -101,10 +105,12 @@ def compare_folders(
     from rich.console import Console
 
     from toplora_train.report.archive import read_runs, write_archive
-    from toplora_train.report.jobs import study_commands, unfinished_runs
+    from toplora_train.report.jobs import study_commands
 
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=160)
+    tasks = [path.stem for folder in own for path in (folder / "task").glob("*.yaml")]
+    load_plugins(find_plugins({"task": tasks}, own), own)
     if table is not None:
         from toplora_train.report.published import (
             compare_with_table,
@@ -113,21 +119,19 @@ def compare_folders(
             write_published,
         )
 
-        document = compare_with_table(read_table(table), read_runs(folders)[0])
+        document = compare_with_table(read_table(table), read_runs(folders).runs)
         _create(output)
         write_published(output, table, document)
         show_published(document, console)
     else:
-        tasks = [path.stem for folder in own for path in (folder / "task").glob("*.yaml")]
-        load_plugins(find_plugins({"task": tasks}, own), own)
         from toplora_train.report.comparison import compare_runs
         from toplora_train.report.comparison_pages import show_comparison, write_comparison
 
-        runs, tuning = read_runs(folders)
+        found = read_runs(folders)
         document = compare_runs(
-            runs,
-            tuning=tuning,
-            unfinished=unfinished_runs([folder for folder in folders if folder.is_dir()]),
+            found.runs,
+            tuning=found.tuning,
+            unfinished=found.unfinished,
             baseline=baseline,
             gain=gain,
         )
@@ -137,7 +141,7 @@ def compare_folders(
 
             document["adapters"] = compare_adapters(runs_to_inspect(document))
         if archive is not None:
-            write_archive(archive, runs, tuning, study_commands(folders))
+            write_archive(archive, found, study_commands(folders))
         _create(output)
         write_comparison(output, document)
         show_comparison(document, console)

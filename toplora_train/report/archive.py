@@ -1,15 +1,17 @@
 """A study in one small file: what a comparison reads of its runs, without texts and weights.
 
 ``toplora-report S archive=S.json`` writes it; ``toplora-report S.json`` compares its runs as if
-their folders were there. Settings and reports are stored once where all runs agree, and the answers
-to a task as one character per row. Absolute paths are cut to their last part.
+their folders were there, and names those that were not completed. Settings and reports are stored
+once where all runs agree, and the answers to a task as one character per row. Absolute paths are
+cut to their last part, and get digits of their digest where two would be equal.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from string import ascii_lowercase, digits
 from typing import Annotated, Any, Literal
@@ -19,6 +21,7 @@ from toplora_train.config.json_file import plain_json, write_text_atomically
 from toplora_train.config.reading import read_json, validate
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.report.card_metadata import public_command, without_folders
+from toplora_train.report.jobs import Unfinished, unfinished_runs
 from toplora_train.report.record import Fields, Finite, keys, parse_report
 from toplora_train.report.runs import Run, find_runs, find_tuning_runs
 
@@ -52,6 +55,18 @@ class Archived:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """A run that was not completed, and the number of an archived one that is ``like`` it."""
+
+    name: str
+    state: str
+    reason: str
+    tuning: bool
+    rate: Finite | None = None
+    like: int | None = None
+
+
+@dataclass(frozen=True)
 class _Settings:
     """A run's settings as a comparison reads them."""
 
@@ -69,43 +84,62 @@ class Archive:
     report: dict[str, Any]
     rows: dict[str, Rows]
     runs: list[Archived]
+    unfinished: list[Missing] = field(default_factory=list)
 
 
-def write_archive(
-    path: Path, runs: Sequence[Run], tuning: Sequence[Run], commands: Sequence[str]
-) -> None:
+@dataclass(frozen=True)
+class Found:
+    """What folders and archives hold: runs to compare, those that chose their rates, and others."""
+
+    runs: list[Run]
+    tuning: list[Run]
+    unfinished: list[Unfinished]
+
+
+def write_archive(path: Path, found: Found, commands: Sequence[str]) -> None:
     """Write runs of one protocol, and those by which their learning rates were chosen.
 
     Args:
         path: The file.
-        runs: See :func:`toplora_train.report.runs.find_runs`.
-        tuning: See :func:`toplora_train.report.runs.find_tuning_runs`.
+        found: The runs.
         commands: Those of the study.
 
     Raises:
         UserError: A task has a metric of numbers or more than 36 classes, two runs have different
             rows of a task, or the file cannot be written.
     """
-    every = [*runs, *tuning]
-    found: dict[str, Rows] = {}
-    answers = [{task: _answers(run, task, found) for task in run.report["tasks"]} for run in every]
+    every = [*found.runs, *found.tuning]
+    rows: dict[str, Rows] = {}
+    answers = [{task: _answers(run, task, rows) for task in run.report["tasks"]} for run in every]
     reports = [_public(run.report) for run in every]
-    settings = [_public(run.settings) for run in every]
+    settings = _public_settings([run.settings for run in every])
+    places = {run.folder: number for number, run in enumerate(every)}
     common = Archive(
         schema_version=1,
         commands=[public_command(command) for command in commands],
         choices={task: list(names) for run in every for task, names in run.choices.items()},
         settings=_common(settings),
         report=_common(reports),
-        rows=found,
+        rows=rows,
         runs=[],
+        unfinished=[
+            Missing(
+                name=one.name,
+                state=one.state,
+                reason=without_folders(one.reason),
+                tuning=one.tuning,
+                rate=one.rate,
+                like=None if one.like is None else places.get(one.like),
+            )
+            for one in found.unfinished
+        ],
     )
     lines = [
         json.dumps(
             asdict(
                 Archived(
                     name=run.folder.name,
-                    tuning=index >= len(runs),
+                    tuning=index >= len(found.runs),
                     limit=run.limit,
                     head_of=list(run.head_of),
                     settings=_without(settings[index], common.settings),
@@ -118,27 +152,34 @@ def write_archive(
         )
         for index, run in enumerate(every)
     ]
-    head = json.dumps(plain_json(asdict(common))).removesuffix("]}")
+    named = asdict(common)
+    del named["runs"]  # which come last, a line each
+    head = json.dumps(plain_json(named)).removesuffix("}") + ', "runs": ['
     try:
         write_text_atomically(path, head + "\n" + ",\n".join(lines) + "\n]}\n")
     except OSError as error:
         raise UserError(f"archive={path} cannot be written: {error.strerror}") from error
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Run]]:
-    """The runs in folders and archives, and those by which their learning rates were chosen.
+def read_runs(paths: Sequence[Path]) -> Found:
+    """The runs in folders and archives.
 
     Raises:
         UserError: See :func:`toplora_train.report.runs.find_runs` and :func:`read_archive`.
     """
     folders = [path for path in paths if not path.is_file()]
     archived = [read_archive(path) for path in paths if path.is_file()]
-    runs = find_runs(folders) + [run for found, _ in archived for run in found]
-    return runs, find_tuning_runs(folders) + [run for _, found in archived for run in found]
+    there = Found(find_runs(folders), find_tuning_runs(folders), unfinished_runs(folders))
+    every = [there, *archived]
+    return Found(
+        runs=[run for one in every for run in one.runs],
+        tuning=[run for one in every for run in one.tuning],
+        unfinished=[run for one in every for run in one.unfinished],
+    )
 
 
-def read_archive(path: Path) -> tuple[list[Run], list[Run]]:
-    """The runs of an archive, and those by which learning rates were chosen.
+def read_archive(path: Path) -> Found:
+    """The runs of an archive.
 
     Raises:
         UserError: It is not an archive, or is damaged.
@@ -175,7 +216,18 @@ def read_archive(path: Path) -> tuple[list[Run], list[Run]]:
     final = [run for run, one in zip(runs, kept.runs, strict=True) if not one.tuning]
     if not final:
         raise UserError(f"{path}: has no run to compare")
-    return final, [run for run, one in zip(runs, kept.runs, strict=True) if one.tuning]
+    return Found(
+        runs=final,
+        tuning=[run for run, one in zip(runs, kept.runs, strict=True) if one.tuning],
+        unfinished=[_unfinished(one, runs, path) for one in kept.unfinished],
+    )
+
+
+def _unfinished(one: Missing, runs: Sequence[Run], path: Path) -> Unfinished:
+    if one.like is not None and not 0 <= one.like < len(runs):
+        raise UserError(f"{path}: there is no run {one.like}, which {one.name} is said to be like")
+    like = None if one.like is None else runs[one.like].folder
+    return Unfinished(one.name, one.state, one.reason, "", one.tuning, rate=one.rate, like=like)
 
 
 def _reader(kept: Archive, one: Archived) -> Callable[[str], list[Prediction]]:
@@ -236,6 +288,24 @@ def _public(value: Any) -> Any:
     if isinstance(value, list):
         return [_public(one) for one in value]
     return without_folders(value) if isinstance(value, str) else value
+
+
+def _public_settings(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Settings without this machine's paths; those that differed still do."""
+    found = [_public(one) for one in settings]
+    full: dict[tuple[str, str], set[str]] = {}
+    texts = [
+        (one, key, value)
+        for one, given in zip(found, settings, strict=True)
+        for key, value in given.items()
+        if isinstance(value, str)
+    ]
+    for public, key, value in texts:
+        full.setdefault((key, public[key]), set()).add(value)
+    for public, key, value in texts:
+        if len(full.get((key, public[key]), ())) > 1:
+            public[key] += f" #{sha256(value.encode()).hexdigest()[:4]}"
+    return found
 
 
 def _common(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from toplora_train.evaluation import paired
 from toplora_train.evaluation.row_scores import RowScores, mean_over_tasks
 from toplora_train.report.costs import method_costs, step_time_warning
 from toplora_train.report.fairness import fairness_warnings
-from toplora_train.report.jobs import PENDING, SEED, SUPERSEDED, Unfinished
+from toplora_train.report.jobs import PENDING, SEED, SUPERSEDED, Unfinished, failed_rates
 from toplora_train.report.joint import join_tasks, methods_by_task
+from toplora_train.report.methods import RATE, Method, of_method, settings_of
 from toplora_train.report.numbers import counted
 from toplora_train.report.rates import (
     edge_warnings,
@@ -27,7 +28,7 @@ from toplora_train.report.rates import (
     untuned,
 )
 from toplora_train.report.record import run_of
-from toplora_train.report.runs import Method, Run, task_scores
+from toplora_train.report.runs import Run, task_scores
 
 GAIN = 0.01
 
@@ -101,13 +102,11 @@ def compare_runs(
         for method in methods
     ]
     lines.sort(key=lambda method: -(method["average"] or 0.0))
-    tuned = [
-        Method(f"{one.name} on {','.join(of)}", one.runs) if len(by_task) > 1 else one
-        for by_task in [methods_by_task(tuning or runs)]
-        for of, found in by_task.items()
-        for one in found
-    ]
-    rates = learning_rates(tuned)
+    failed = failed_rates(unfinished)
+    rates = learning_rates(_of_each_task(tuning or runs), failed)
+    # A method that was not tuned was tried at the rate of its runs.
+    by_study = {_untuned(run) for run in tuning}
+    tried = _of_each_task([*tuning, *(run for run in runs if _untuned(run) not in by_study)])
     chosen = not any(one.tuning and one.state in PENDING for one in unfinished)  # by all trials
     document = {
         "protocol": first_report["protocol"],
@@ -121,11 +120,14 @@ def compare_runs(
         "comparisons": comparisons,
         "gain": gain,
         "learning_rates": rates,
-        "unfinished": [asdict(one) for one in unfinished],
+        "unfinished": [
+            {key: value for key, value in asdict(one).items() if key not in ("rate", "like")}
+            for one in unfinished
+        ],
         "warnings": [
             *_unfinished_warnings(unfinished),
             *left_out,
-            *fairness_warnings(methods, reference, tuned=tuned),
+            *fairness_warnings(methods, reference, tuned=tried, failed=failed),
             *filter(None, [step_time_warning(methods)]),
             *(edge_warnings(rates, "study.rates" if tuning else "optimizer.lr") if chosen else []),
             # Where nothing was tuned each rate is a method of its own.
@@ -138,6 +140,22 @@ def compare_runs(
             line["group"] = groups[line["name"]]
     plain: dict[str, Any] = plain_json(document)
     return plain
+
+
+def _of_each_task(runs: Sequence[Run]) -> list[Method]:
+    """The methods of the runs, those that train a head for each task."""
+    by_task = methods_by_task(runs)
+    return [
+        Method(f"{one.name} on {','.join(of)}", one.runs) if len(by_task) > 1 else one
+        for of, found in by_task.items()
+        for one in found
+    ]
+
+
+def _untuned(run: Run) -> tuple[tuple[str, ...], str]:
+    """What a run has in common with those at other learning rates."""
+    keys = {key for key in of_method(run) if key != RATE}
+    return run.head_of, settings_of(run, only=keys)
 
 
 def overall(comparison: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
@@ -275,11 +293,15 @@ def _significant_pairs(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[s
 
 def _unfinished_warnings(unfinished: Sequence[Unfinished]) -> list[str]:
     warnings = []
-    commands = [one.command for one in unfinished if one.command]
-    if commands:
-        verb = "is" if len(commands) == 1 else "are"
-        line = f"{counted(len(commands), 'run')} of the study {verb} not completed and not compared"
-        warnings.append("\n".join([f"{line}. To continue:", *dict.fromkeys(commands)]))
+    lacking = [one for one in unfinished if one.state not in (SUPERSEDED, "pruned")]
+    if lacking:
+        verb = "is" if len(lacking) == 1 else "are"
+        line = f"{counted(len(lacking), 'run')} of the study {verb} not completed and not compared"
+        commands = dict.fromkeys(one.command for one in lacking if one.command)
+        named = "; ".join(f"{one.name} ({one.state})" for one in lacking)
+        warnings.append(
+            "\n".join([f"{line}. To continue:", *commands]) if commands else f"{line}: {named}."
+        )
     earlier = [
         " ".join(word for word in one.name.split(" ") if not word.startswith(SEED))
         for one in unfinished

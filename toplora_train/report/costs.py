@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from toplora_train.report.runs import Method, Run
+from toplora_train.report.methods import Method
+from toplora_train.report.runs import Run
 
 STEADY = 1.3  # the largest ratio of equal runs' step times on an otherwise idle machine
 
@@ -59,16 +60,17 @@ def step_time_warning(methods: Sequence[Method]) -> str | None:
             f"The runs were trained on different machines ({'; '.join(found)}), so their step "
             "times are not compared; train all methods on one."
         )
-    times = {
-        method.name: [run.step_seconds for run in method.each if run.step_seconds]
-        for method in methods
-    }
-    spread = {name: max(own) / min(own) for name, own in times.items() if own}
+    times: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+    for method in methods:
+        for run in method.each:
+            if run.step_seconds:  # rows of another task have another length
+                times.setdefault((method.name, run.head_of), []).append(run.step_seconds)
+    spread = {key: max(own) / min(own) for key, own in times.items()}
     widest = max(spread, key=spread.__getitem__, default=None)
     if widest is None or spread[widest] < STEADY:
         return None
     return (
-        f"Relative step times are rough: those of {widest}'s own runs differ by a factor of "
+        f"Relative step times are rough: those of {widest[0]}'s own runs differ by a factor of "
         f"{spread[widest]:.1f}. Something else ran on the machine."
     )
 

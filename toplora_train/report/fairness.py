@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.report.methods import Method
 from toplora_train.report.numbers import count, rate
 from toplora_train.report.rates import untuned
-from toplora_train.report.runs import Method, Run, evaluation_command
+from toplora_train.report.runs import Run, evaluation_command
 
 BUDGET_TOLERANCE = 0.1  # relative difference in trainable parameters
 MOST_NAMED = 3  # methods or commands in a warning
@@ -54,7 +55,11 @@ def validate_same_protocols(runs: Sequence[Run]) -> None:
 
 
 def fairness_warnings(
-    methods: Sequence[Method], reference: Method, *, tuned: Sequence[Method]
+    methods: Sequence[Method],
+    reference: Method,
+    *,
+    tuned: Sequence[Method],
+    failed: Mapping[Path, Sequence[float]],
 ) -> list[str]:
     """What the comparison cannot say, or is biased by: a sentence, then commands, a line each.
 
@@ -62,12 +67,13 @@ def fairness_warnings(
         methods: What is compared.
         reference: The method whose size the others should have.
         tuned: The methods at all learning rates that were tried.
+        failed: Rates that were tried too, see :func:`toplora_train.report.jobs.failed_rates`.
     """
     if len(methods) < 2:
         found = [limit_warning(methods)]
     else:
         found = [
-            learning_rate_warning(tuned),
+            learning_rate_warning(tuned, failed),
             budget_warning(methods, reference),
             seed_warning(methods),
             limit_warning(methods),
@@ -95,7 +101,9 @@ def _seeds(method: Method, methods: Sequence[Method]) -> str:
     return _joined(sorted(others) if len(others) > 1 else [own + 1, own + 2])
 
 
-def learning_rate_warning(methods: Sequence[Method]) -> str | None:
+def learning_rate_warning(
+    methods: Sequence[Method], failed: Mapping[Path, Sequence[float]]
+) -> str | None:
     """Warn if methods were tried at different learning rates, which biases the comparison.
 
     Only of the same optimizer, as another one's rates are on another scale, and with a head of the
@@ -106,9 +114,10 @@ def learning_rate_warning(methods: Sequence[Method]) -> str | None:
     every: dict[Any, set[float]] = {}
     for method in methods:
         name, run = untuned(method), method.runs[0]
-        value = float(run.settings["optimizer.lr"])
-        grids.setdefault(name, set()).add(value)
-        every.setdefault(_scale(run), set()).add(value)
+        values = {float(run.settings["optimizer.lr"])}
+        values.update(*(failed.get(one.folder, ()) for one in method.runs))
+        grids.setdefault(name, set()).update(values)
+        every.setdefault(_scale(run), set()).update(values)
         examples.setdefault(name, method)
     missing = {
         name: every[_scale(method.runs[0])] - grids[name] for name, method in examples.items()

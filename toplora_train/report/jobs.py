@@ -87,7 +87,8 @@ class Unfinished:
     """A run that is not compared: its state, the reason, and the command that continues it.
 
     The command is empty if there is nothing to continue. ``tuning``: it is to choose a learning
-    rate.
+    rate. ``like`` is the folder of a completed run that differs in nothing but seed and learning
+    rate, ``rate``; None if there is none.
     """
 
     name: str
@@ -95,6 +96,8 @@ class Unfinished:
     reason: str
     command: str
     tuning: bool = False
+    rate: float | None = None
+    like: Path | None = None
 
 
 def read_study(folder: Path) -> dict[str, Any]:
@@ -176,8 +179,36 @@ def _jobs(study: Path) -> list[Unfinished]:
         elif _report(study / job.folder).get("status") != "completed":
             state = "missing" if job.status == "completed" else job.status
             command = "" if job.status == "pruned" else commands.get(job.planned, last)
-            found.append(Unfinished(name, state, job.error or "", command, tuning))
+            found.append(
+                Unfinished(
+                    name,
+                    state,
+                    job.error or "",
+                    command,
+                    tuning,
+                    rate=_number(_rate(job).removeprefix(RATE)),
+                    like=_alike(study, job, jobs),
+                )
+            )
     return found
+
+
+def failed_rates(unfinished: Sequence[Unfinished]) -> dict[Path, list[float]]:
+    """The learning rates at which runs failed, by a run that differs in nothing else but seed."""
+    found: dict[Path, list[float]] = {}
+    for one in unfinished:
+        if one.state == "failed" and one.like is not None and one.rate is not None:
+            found.setdefault(one.like, []).append(one.rate)
+    return found
+
+
+def _alike(study: Path, job: Job, jobs: Sequence[Job]) -> Path | None:
+    alike = (
+        (study / other.folder).resolve()
+        for other in jobs
+        if job.method and (other.method, other.is_tuning) == (job.method, job.is_tuning)
+    )
+    return next((path for path in alike if _report(path).get("status") == "completed"), None)
 
 
 def _runs(folder: Path) -> list[Unfinished]:
@@ -195,6 +226,13 @@ def _runs(folder: Path) -> list[Unfinished]:
 
 def _rate(job: Job) -> str:
     return next((word for word in job.overrides.split(" ") if word.startswith(RATE)), "")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _report(run_dir: Path) -> dict[str, Any]:

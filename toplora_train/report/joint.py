@@ -11,10 +11,19 @@ from typing import Any
 from toplora_train.config.errors import UserError
 from toplora_train.config.reading import validate
 from toplora_train.report.fairness import validate_same_protocols
+from toplora_train.report.methods import (
+    RATE,
+    ROWS_READ,
+    Method,
+    differing_keys,
+    group,
+    method_names,
+    settings_of,
+    typed,
+)
 from toplora_train.report.record import TaskScore, with_scores
-from toplora_train.report.runs import Method, Run, group, typed
+from toplora_train.report.runs import Run
 
-RATE = "optimizer.lr="
 OF_A_TASK = ("task=", "seed=", "output_dir=")
 
 
@@ -49,7 +58,7 @@ def join_tasks(runs: Sequence[Run]) -> tuple[list[Method], list[str]]:
         validate_same_protocols([run for method in methods for run in method.runs])
     if len(by_task) < 2:
         return next(iter(by_task.values())), []
-    named = {of: _by_name(methods) for of, methods in by_task.items()}
+    named = _by_name(by_task)
     joined, lacking, unlike = [], [], []
     for name in dict.fromkeys(chain(*named.values())):
         found = {
@@ -95,14 +104,35 @@ def _unlike(name: str, named: Mapping[tuple[str, ...], Mapping[str, Method]]) ->
     ]
 
 
-def _by_name(methods: Sequence[Method]) -> dict[str, Method]:
-    """The methods by name, without the learning rate (tuned for each task) unless it is needed."""
-    short = [
-        " ".join(word for word in method.name.split(" ") if not word.startswith(RATE))
-        for method in methods
-    ]
-    unique = len(set(short)) == len(short)
-    return dict(zip(short if unique else (one.name for one in methods), methods, strict=True))
+def _by_name(
+    by_task: Mapping[tuple[str, ...], Sequence[Method]],
+) -> dict[tuple[str, ...], dict[str, Method]]:
+    """Each task's methods by a name that they have on all tasks.
+
+    Methods of two tasks are one if they agree in every setting in which methods of any one task
+    differ; what all methods of a task have in common, such as its epochs, is the task's. A learning
+    rate is tuned for each task, and is part of the name only where nothing else tells methods
+    apart.
+    """
+    everywhere = sorted({*chain(*(differing_keys(_firsts(own)) for own in by_task.values()))})
+    keys = [key for key in everywhere if key not in (RATE, ROWS_READ)]
+    for kept in (keys, everywhere):
+        named = [
+            {settings_of(run, only=kept): run for run in _firsts(own)} for own in by_task.values()
+        ]
+        if all(len(found) == len(own) for found, own in zip(named, by_task.values(), strict=True)):
+            break
+    firsts = {what: run for found in reversed(named) for what, run in found.items()}
+    order = list(dict.fromkeys(chain(*named)))
+    names = dict(zip(order, method_names([firsts[what] for what in order], kept), strict=True))
+    return {
+        of: {names[settings_of(method.runs[0], only=kept)]: method for method in methods}
+        for of, methods in by_task.items()
+    }
+
+
+def _firsts(methods: Sequence[Method]) -> list[Run]:
+    return [method.runs[0] for method in methods]
 
 
 def _joined(parts: Sequence[Run]) -> Run:

@@ -26,9 +26,10 @@ from toplora_train.evaluation.row_scores import RowScores, mean_over_tasks
 from toplora_train.report.comparison_csv import csv_text
 from toplora_train.report.comparison_pages import show_table, show_warnings, write_tables
 from toplora_train.report.comparison_tables import Cell, Table
+from toplora_train.report.methods import group
 from toplora_train.report.numbers import percent, percent_interval, points
 from toplora_train.report.pages import PROTOCOLS
-from toplora_train.report.runs import Run, group, task_scores
+from toplora_train.report.runs import Run, task_scores
 
 TABLES = Path(__file__).with_name("tables")
 
@@ -118,7 +119,7 @@ def compare_with_table(table: PublishedTable, runs: Sequence[Run]) -> dict[str, 
     Raises:
         UserError: Several methods match a row, or no run matches any.
     """
-    used: dict[Path, Run] = {}
+    used: dict[int, Run] = {}  # evaluations of two archived runs may have one folder
     lines: list[dict[str, Any]] = []
     for row in table.rows:
         matching = [run for run in runs if row.matches(run)]
@@ -127,7 +128,7 @@ def compare_with_table(table: PublishedTable, runs: Sequence[Run]) -> dict[str, 
             lines.append(_line(row, task, published, by_task.get(task, [])))
         if row.average is not None:
             lines.append(_average(row, row.average, by_task))
-        used |= {run.folder: run for found in by_task.values() for run in found}
+        used |= {id(run): run for found in by_task.values() for run in found}
     if not used:
         names = "; ".join(row.name for row in table.rows)
         raise UserError(
@@ -153,7 +154,19 @@ def _of_task(row: PublishedRow, task: str, runs: Sequence[Run]) -> list[Run]:
             f"several methods match '{row.name}' on {task}: "
             f"{', '.join(repr(method.name) for method in methods)}; give the runs of one of them"
         )
-    return sorted(methods[0].runs, key=_seed) if methods else []
+    found = sorted(methods[0].runs, key=_seed) if methods else []
+    ways = {
+        f"{run.report['protocol']}, {of_task['kind']}, {of_task['n']} rows": run.folder
+        for run in found
+        for of_task in [run.report["tasks"][task]]
+    }
+    if len(ways) > 1:
+        several = "; ".join(f"{way} ({folder})" for way, folder in ways.items())
+        raise UserError(
+            f"runs of '{row.name}' were evaluated on {task} in different ways: {several}; evaluate "
+            "them alike (toplora-eval run=RUN), or give those of one way"
+        )
+    return found
 
 
 def _line(
@@ -188,7 +201,7 @@ def _average(
     """The mean over tasks by seed, of the seeds that every task has."""
     seeds = set.intersection(*({_seed(run) for run in runs} for runs in by_task.values()))
     found = {task: [run for run in runs if _seed(run) in seeds] for task, runs in by_task.items()}
-    runs = list({run.folder: run for of_task in found.values() for run in of_task}.values())
+    runs = list({id(run): run for of_task in found.values() for run in of_task}.values())
     means = [
         task_scores(of_task, task, of_task[0].report["tasks"][task]["metric"])
         for task, of_task in found.items()

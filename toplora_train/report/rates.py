@@ -16,19 +16,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import isfinite, sqrt
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from toplora_train.report.held_out import VALIDATION_LOSS, HeldOut, held_out
+from toplora_train.report.methods import RATE, Method, typed
 from toplora_train.report.numbers import rate
-from toplora_train.report.runs import Method, Run, typed
+from toplora_train.report.runs import Run
 
-KEY = "optimizer.lr"
+KEY = RATE
 TUNE_MORE = "Tune with three seeds or more (study.tuning_seeds)"
 
 
-def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
+def learning_rates(
+    methods: Sequence[Method], failed: Mapping[Path, Sequence[float]] | None = None
+) -> dict[str, Any] | None:
     """The curves of adapters that were trained at several learning rates.
+
+    Args:
+        methods: The adapters, one method per rate.
+        failed: See :func:`toplora_train.report.jobs.failed_rates`.
 
     Returns:
         ``metric``, and ``curves`` by adapter (:func:`rate_curve`). None if no adapter was trained
@@ -36,8 +44,11 @@ def learning_rates(methods: Sequence[Method]) -> dict[str, Any] | None:
     """
     grids: dict[str, dict[float, list[HeldOut | None]]] = {}
     for method in methods:
-        found = [held_out(run.report) for run in method.runs]
-        grids.setdefault(untuned(method), {})[_rate(method.runs[0])] = found
+        grid = grids.setdefault(untuned(method), {})
+        grid.setdefault(_rate(method.runs[0]), []).extend(held_out(r.report) for r in method.runs)
+        for run in method.runs:
+            for lr in (failed or {}).get(run.folder, ()):
+                grid.setdefault(lr, []).append(None)
     curves = {name: rate_curve(grid) for name, grid in grids.items()}
     tuned = {name: curve for name, curve in curves.items() if curve and len(curve["points"]) > 1}
     results = chain.from_iterable(chain.from_iterable(grid.values()) for grid in grids.values())

@@ -113,9 +113,7 @@ def curve_of(study: Study, job: Job, config: RunConfig) -> Curve:
             found = [row | {"value": row.get("validation_loss")} for row in rows]
     except (OSError, ValueError):  # not written yet
         return {}
-    return {
-        round(EPOCH * one["epoch"]): one["value"] for one in found if one["value"] is not None
-    }
+    return {round(EPOCH * one["epoch"]): one["value"] for one in found if one["value"] is not None}
 
 
 def _costs(config: RunConfig, curve: Curve) -> Curve:

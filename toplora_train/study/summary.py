@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.markup import escape
@@ -114,7 +115,11 @@ def _show_leaderboard(launcher: StudyLauncher, completed: Sequence[Job], console
         document = compare_runs(
             find_runs([study.run_dir(job) for job in final]),
             tuning=find_tuning_runs([study.path]),
-            unfinished=[one for one in unfinished_runs([study.path]) if one.state == SUPERSEDED],
+            unfinished=[  # the study itself has said how to go on
+                replace(one, command="")
+                for one in unfinished_runs([study.path])
+                if one.state in (SUPERSEDED, "failed")
+            ],
         )
         if len(document["methods"]) < 2 and not launcher.has_phases:
             return
