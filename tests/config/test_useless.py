@@ -38,6 +38,12 @@ CHOICES = {
         ("dataset.split", {"dataset__train": "rows.jsonl"}, "of a single file give a slice"),
         ("task.boolq.split", {"task__boolq": CHOICES}, "rows.json is a single file"),
         ("optimizer.no_decay", {}, "optimizer.weight_decay is 0"),
+        (
+            "optimizer.betas",
+            {"optimizer__name": "lorsum"},
+            "lorsum has optimizer.settings.momentum",
+        ),
+        ("optimizer.eps", {"optimizer__name": "lorsum"}, "is AdamW's"),
         ("launch.engine", {}, "over several processes"),
         ("launch.shard", {}, "no other engine shards it"),
         ("adapter.gate.norm", {"adapter__gate": {"enabled": False}}, "gate.enabled=false"),

@@ -329,7 +329,8 @@ class TrainerSettings:
         save_every: Optimizer steps between checkpoints; 0 saves only the last one.
         save_minutes: Minutes after which a checkpoint is written at the next step, whatever
             ``save_every`` says; null writes none for the time alone.
-        eval_every: Optimizer steps between evaluations on the held-out rows; 0 disables them.
+        eval_every: Optimizer steps between evaluations on the held-out rows; 0 leaves that of
+            the last step.
         select: ``last`` keeps the last adapter, ``best`` the one with the best validation result:
             a language model is evaluated every ``eval_every`` steps, a head after every epoch. Null
             is ``best`` for a head with held-out rows, otherwise ``last``.

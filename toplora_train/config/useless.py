@@ -91,6 +91,11 @@ USES = (
         "excludes parameters from weight decay, but optimizer.weight_decay is 0",
     ),
     Use(
+        ("optimizer.betas", "optimizer.eps"),
+        lambda config: config.optimizer.name != "lorsum",
+        "is AdamW's, and lorsum has optimizer.settings.momentum",
+    ),
+    Use(
         ("launch.engine",),
         lambda config: config.launch.processes != 1,
         "distributes work over several processes, and there is one; set launch.processes",

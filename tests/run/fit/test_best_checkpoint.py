@@ -131,6 +131,13 @@ def test_an_impossible_selection_is_refused_with_the_remedy(make_run, trainer, h
         selects(config)
 
 
+def test_a_head_selected_by_its_loss_is_validated_as_often_as_configured(make_run):
+    """At the end of training alone, the best would be chosen from one."""
+    assert selects(judged_run(make_run, select_by="loss", eval_every=2))
+    with pytest.raises(UserError, match=r"select_by=loss validates every trainer\.eval_every"):
+        selects(judged_run(make_run, select_by="loss"))
+
+
 def test_head_and_adapter_of_the_best_epoch_are_restored(tmp_path: Path):
     chosen = selection(tmp_path, [0.5, 0.7, 0.7, 0.6])
     model = adapted()
@@ -164,6 +171,26 @@ def test_a_resumed_run_keeps_earlier_evaluations_and_repeats_later_ones(tmp_path
     assert [one.step for one in resumed.judged] == [2]
     resumed.consider(model, step(4, 2.0))
     assert resumed.judged == first.judged
+
+
+def test_a_resumed_run_restores_the_best_of_its_own_past(tmp_path: Path):
+    """Killed at step 20, after a better adapter than at 10; repeated elsewhere, 20 is worse."""
+    model, folder = adapted(), tmp_path / "checkpoints" / "selected"
+    first = selection(folder, [0.5, 0.8, 0.9])
+    for number in (5, 10):
+        change(model)
+        first.consider(model, step(number, number))
+    (folder.parent / "step-00000015").mkdir()
+    kept = fingerprint(model)
+    change(model)
+    first.consider(model, step(20, 20))
+    resumed = selection(folder, [0.7], resumed_step=15)
+    change(model)
+    resumed.consider(model, step(20, 20))
+    assert resumed.best.step == 10
+    resumed.restore(model)
+    assert fingerprint(model) == kept
+    assert [path.name for path in folder.glob("*.safetensors")] == ["adapter-00000010.safetensors"]
 
 
 def test_other_ranks_write_nothing(tmp_path: Path):

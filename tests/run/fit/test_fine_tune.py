@@ -37,7 +37,9 @@ def test_a_language_model_keeps_the_best_and_stops_when_patience_runs_out(tmp_pa
     assert chosen["step"] == report["train"]["steps"] - 4
     assert report["train"]["validation_loss"] == values[-1]
     kept = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    best = load_file(tmp_path / "checkpoints" / "selected" / "adapter.safetensors")
+    best = load_file(
+        tmp_path / "checkpoints" / "selected" / f"adapter-{chosen['step']:08d}.safetensors"
+    )
     assert all(kept[name].equal(tensor) for name, tensor in best.items())
     task = report["tasks"]["arithmetic"]
     assert task["last_value"] is not None

@@ -12,6 +12,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import write_config
 from toplora_train.report.earlier import EarlierEnd, keep_end
 from toplora_train.run import finetune
+from toplora_train.run.fit.optimization import learning_rate
 from toplora_train.run.prepare.extension import find_extension
 
 PRODUCTS = ("adapter/adapter_model.safetensors", "predictions/arithmetic.jsonl")
@@ -119,6 +120,20 @@ def test_a_learning_rate_that_depends_on_the_length_is_reported(
     assert extension is not None
     assert words in str(extension) and "\n" not in str(extension)
     assert "It differs from a run of that length" in str(extension)
+
+
+def test_the_learning_rates_of_a_legacy_protocol_are_those_it_trained_with(tmp_path: Path):
+    config = run_of(tmp_path, 2)
+    schedule = {"schedule": "constant", "warmup_steps": None, "warmup_ratio": 0.5}
+    config = replace(
+        config,
+        optimizer=replace(config.optimizer, **schedule),
+        evaluation=replace(config.evaluation, protocol="legacy.toplora"),
+    )
+    extension = find_extension(config, ends(tmp_path, 8), resumed_step=8, total=16, rows=64)
+    of_loop = learning_rate(config.optimizer, total_steps=16, protocol="legacy.toplora")
+    assert f"at step 8 instead of {of_loop(8):.4g};" in str(extension)
+    assert of_loop(8) != learning_rate(config.optimizer, total_steps=16)(8)
 
 
 @pytest.mark.parametrize(("end", "extra"), [(4, False), (3, True)])

@@ -132,6 +132,36 @@ def test_micro_batches_are_one_batch():
     assert furthest(parts, whole) < 1e-10
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5])
+def test_rows_step_alike_however_they_are_padded(power: float):
+    """Four rows of different lengths in one forward pass, and in one each."""
+    stepped = []
+    for size in (4, 1):
+        settings = adapter_defaults("lora")[0] | {"dropout": 0.0}
+        model = attach_adapter(tiny_model(), settings, seed=0).double().train()
+        optimizer = built(
+            model, "lorsum", momentum=0.9, damp=0.9, metric_power=power, metric_beta=0.5
+        )
+        drawn = torch.Generator().manual_seed(0)
+        for _ in range(2):
+            ids = torch.randint(3, 90, (4, 12), generator=drawn)
+            mask = torch.arange(12) < torch.tensor([[12], [7], [4], [3]])
+            optimizer.zero_grad()
+            for part in range(0, 4, size):
+                own = mask[part : part + size]
+                width = int(own.sum(1).max())
+                batch = {
+                    "input_ids": ids[part : part + size, :width],
+                    "attention_mask": own[:, :width].long(),
+                }
+                logits = model(**batch).logits
+                (logits.square().mean(-1) * own[:, :width]).sum().backward()
+            optimizer.step()
+        stepped.append([p.detach().clone() for p in model.parameters() if p.requires_grad])
+    for together, alone in zip(*stepped, strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
+
+
 def test_passes_before_a_cleared_gradient_and_evaluations_are_forgotten():
     model = lora()
     optimizer = built(model, "lorsum", **SETTINGS)

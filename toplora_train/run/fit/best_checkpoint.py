@@ -5,15 +5,15 @@ as is often done, biases its score upwards; so the test sets are only evaluated 
 the last and with the selected adapter.
 
     checkpoints/selected/
-        adapter.safetensors     the best tensors so far
-        judged.json             every validation: step, epoch, value
+        adapter-00000020.safetensors    the best tensors so far (step 20), and as of each checkpoint
+        judged.json                     every validation: step, epoch, value
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ class BestCheckpoint:
         metric: The metric's name: the validation loss (lower is better) or a task's metric.
         rows: The number of held-out rows.
         patience: Stop after this many evaluations without improvement; None never stops.
-        resumed_step: The step a resumed run continues from; later steps are evaluated again, with
-            the same result.
+        resumed_step: The step a resumed run continues from; later steps are evaluated again, and
+            may have other results on other hardware.
         silent: Write nothing, on all ranks but 0.
     """
 
@@ -84,8 +84,7 @@ class BestCheckpoint:
     @property
     def best(self) -> Candidate:
         """The best candidate; the first of equals."""
-        sign = -1 if self.metric == VALIDATION_LOSS else 1
-        return max(self.judged, key=lambda one: (sign * one.value, -one.step))
+        return self._best_of(self.judged)
 
     @property
     def best_is_last(self) -> bool:
@@ -142,7 +141,7 @@ class BestCheckpoint:
 
     def restore(self, model: PeftModel) -> None:
         """Load the best tensors into the model."""
-        set_peft_model_state_dict(model, read_tensors(self.folder / "adapter.safetensors"))
+        set_peft_model_state_dict(model, read_tensors(self._file(self.best)))
 
     def _keep(self, tensors: Mapping[str, Tensor] | None) -> None:
         aside = self.folder / ".writing"
@@ -150,14 +149,31 @@ class BestCheckpoint:
             self.folder.mkdir(parents=True, exist_ok=True)
             if tensors is not None:
                 save_file(dict(tensors), aside)
-                aside.replace(self.folder / "adapter.safetensors")
+                aside.replace(self._file(self.best))
             aside.write_text(json.dumps([asdict(one) for one in self.judged], indent=2))
             aside.replace(self.folder / "judged.json")
+            self._delete_unneeded()
         except (OSError, SafetensorError) as error:
             raise RunFailure(
                 f"the best adapter could not be written to {self.folder} ({error}); free disk "
                 "space, then continue with resume=auto"
             ) from error
+
+    def _best_of(self, judged: Sequence[Candidate]) -> Candidate:
+        sign = -1 if self.metric == VALIDATION_LOSS else 1
+        return max(judged, key=lambda one: (sign * one.value, -one.step))
+
+    def _file(self, candidate: Candidate) -> Path:
+        return self.folder / f"adapter-{candidate.step:08d}.safetensors"
+
+    def _delete_unneeded(self) -> None:
+        """Keep the best tensors as of now, and of each checkpoint from which a run may resume."""
+        ends = [int(path.name.removeprefix("step-")) for path in self.folder.parent.glob("step-*")]
+        until = [[one for one in self.judged if one.step <= end] for end in ends]
+        needed = {self._file(self._best_of(judged)) for judged in (self.judged, *until) if judged}
+        for path in self.folder.glob("adapter-*.safetensors"):
+            if path not in needed:
+                path.unlink(missing_ok=True)
 
 
 def selects(config: RunConfig) -> bool:
@@ -179,9 +195,10 @@ def selects(config: RunConfig) -> bool:
         raise UserError(
             f"{why} needs held-out rows: set dataset.validation_rows or dataset.validation_share"
         )
-    if wanted and (head is None or selects_by_loss(config)) and not trainer.eval_every:
-        raise UserError(f"{why} validates every trainer.eval_every steps: set it")
     selected = wanted or (trainer.select is None and head is not None and bool(held_out))
+    if selected and (head is None or selects_by_loss(config)) and not trainer.eval_every:
+        why = why if wanted else "trainer.select_by=loss"
+        raise UserError(f"{why} validates every trainer.eval_every steps: set it")
     if trainer.select_by is not None and not selected:
         raise UserError(
             f"trainer.select_by={trainer.select_by} has no effect, because no best adapter is "

@@ -77,11 +77,12 @@ def _other_rates(
     config: RunConfig, ends: Sequence[EarlierEnd], *, resumed_step: int, total: int
 ) -> str | None:
     """A sentence on the steps whose learning rate differs from a run of ``total`` steps."""
-    now = learning_rate(config.optimizer, total_steps=total)
+    protocol = config.evaluation.protocol
+    now = learning_rate(config.optimizer, total_steps=total, protocol=protocol)
     done = 0
     for end in ends:
         last = min(end.step, resumed_step)
-        then = learning_rate(config.optimizer, total_steps=end.step)
+        then = learning_rate(config.optimizer, total_steps=end.step, protocol=protocol)
         step = next((step for step in range(done + 1, last + 1) if then(step) != now(step)), None)
         if step is not None:
             return (

@@ -18,8 +18,8 @@ of ``damping`` plus moving averages, ``metric_beta`` of the old one, of T sum_t 
 which start at 1. ``metric_power = 0`` is the plain form; the scaled one has ``damp = momentum``.
 
 Our reading, as the authors' layer has no scaling: s is part of B. X is the layer's input before
-dropout, T all its tokens. The authors' scaled form has AdamW for other tensors, and lam is at least
-1e-5 in its step.
+dropout, T all its tokens but padding. The authors' scaled form has AdamW for other tensors, and lam
+is at least 1e-5 in its step.
 
 Sums are computed in float64: lam is small beside the rounding of float32.
 
@@ -64,8 +64,35 @@ class Metric(NamedTuple):
 
 PLAIN = Metric(1.0, 1.0)
 
-Passes = dict[int, list[tuple[Tensor, Tensor]]]
-"""X and S of each micro-batch since the last step, by pair."""
+
+class Passes:
+    """X and S of each micro-batch since the last step, by pair, without padded positions."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.by_pair: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._mask: Tensor | None = None
+        model.register_forward_pre_hook(self._remember_mask, with_kwargs=True)
+
+    def _remember_mask(self, _model: nn.Module, _inputs: Any, given: dict[str, Any]) -> None:
+        self._mask = given.get("attention_mask")
+
+    def recorder(self, number: int) -> Callable[..., None]:
+        """A forward hook that keeps a pair's input and, once computed, its output's gradient."""
+
+        def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if module.training and output.requires_grad:
+                x, mask = inputs[0].detach(), self._mask
+
+                def keep(s: Tensor) -> None:
+                    both = x, s.detach()
+                    if mask is not None and mask.shape == x.shape[:-1]:
+                        real = mask.bool()
+                        both = x[real], s.detach()[real]
+                    self.by_pair.setdefault(number, []).append(both)
+
+                output.register_hook(keep)  # type: ignore[no-untyped-call]  # untyped in its package
+
+        return record
 
 
 def build_optimizer(
@@ -73,7 +100,7 @@ def build_optimizer(
     *,
     model: nn.Module,
     lr: float,
-    betas: tuple[float, float],  # noqa: ARG001  # all optimizers are given them
+    betas: tuple[float, float],  # noqa: ARG001  # every rule gets it
     eps: float,  # noqa: ARG001  # every rule gets it
     momentum: float = 0.9,
     damp: float = 0.0,
@@ -121,7 +148,7 @@ def build_optimizer(
         "damping": damping,
     }
     parts: list[torch.optim.Optimizer] = [
-        LoRSum(in_pairs, pairs, lr=lr, max_grad_norm=max_grad_norm, **how)
+        LoRSum(in_pairs, pairs, model, lr=lr, max_grad_norm=max_grad_norm, **how)
     ]
     if others := select(groups, lambda p: id(p) not in paired):
         parts.append(torch.optim.SGD(others, lr=lr, momentum=momentum, dampening=damp))
@@ -134,6 +161,7 @@ class LoRSum(torch.optim.Optimizer):
     Args:
         groups: Parameter groups of the pairs' factors.
         pairs: The pairs.
+        model: The model that they are in.
         max_grad_norm: The largest norm of all gradients S'X together; 0: no clipping.
         defaults: ``lr`` and the rule's other settings.
     """
@@ -142,6 +170,7 @@ class LoRSum(torch.optim.Optimizer):
         self,
         groups: list[dict[str, Any]],
         pairs: Sequence[Pair],
+        model: nn.Module,
         *,
         max_grad_norm: float,
         **defaults: Any,
@@ -149,13 +178,13 @@ class LoRSum(torch.optim.Optimizer):
         super().__init__(groups, defaults)
         self._pairs = pairs
         self._max_grad_norm = max_grad_norm
-        self._passes: Passes = {}
+        self._passes = Passes(model)
         for number, pair in enumerate(pairs):
-            pair.layer.register_forward_hook(_recorder(self._passes, number))
+            pair.layer.register_forward_hook(self._passes.recorder(number))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the passes since the last step, and the gradients."""
-        self._passes.clear()
+        self._passes.by_pair.clear()
         super().zero_grad(set_to_none)
 
     @torch.no_grad()
@@ -163,8 +192,8 @@ class LoRSum(torch.optim.Optimizer):
         """Take a step."""
         assert closure is None
         groups = {id(p): group for group in self.param_groups for p in group["params"]}
-        gradients = {number: _joined(passes) for number, passes in self._passes.items()}
-        self._passes.clear()
+        gradients = {number: _joined(passes) for number, passes in self._passes.by_pair.items()}
+        self._passes.by_pair.clear()
         scale: Tensor | float = 1.0
         if self._max_grad_norm and gradients:
             norm = sum(_squared_norm(x, s) for x, s in gradients.values()) ** 0.5
@@ -254,21 +283,6 @@ def _ridge_solve(gram: Tensor, lam: float, target: Tensor) -> Tensor:
     ridge = lam * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     solved: Tensor = torch.linalg.solve(gram + ridge, target)
     return solved
-
-
-def _recorder(passes: Passes, number: int) -> Callable[..., None]:
-    """A forward hook that keeps a layer's input and, once it is computed, its output's gradient."""
-
-    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if module.training and output.requires_grad:
-            x = inputs[0].detach()
-
-            def keep(s: Tensor) -> None:
-                passes.setdefault(number, []).append((x, s.detach()))
-
-            output.register_hook(keep)  # type: ignore[no-untyped-call]  # untyped in its package
-
-    return record
 
 
 def _joined(passes: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
