@@ -44,6 +44,17 @@ def test_only_trainable_parameters_are_updated_and_only_matrices_decay():
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
 
 
+def test_float16_is_not_trained_and_the_remedy_is_of_the_tensor():
+    settings = adapter_defaults("lora")[0]
+    half = attach_adapter(tiny_model().half(), settings | {"dtype": "float16"}, seed=0)
+    with pytest.raises(UserError, match=r"lora_A\S+ is float16.*set adapter\.dtype=float32"):
+        adamw(half)
+    whole = attach_adapter(tiny_model().half(), settings | {"modules_to_save": ["lm_head"]}, seed=0)
+    with pytest.raises(UserError, match=r"lm_head\S+ is float16.*set model\.dtype=float32"):
+        adamw(whole)
+    adamw(attach_adapter(tiny_model().half(), settings, seed=0))
+
+
 def test_a_model_without_1d_parameters_has_one_group():
     assert len(adamw(nn.Linear(3, 3, bias=False)).param_groups) == 1
 

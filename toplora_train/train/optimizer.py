@@ -83,9 +83,11 @@ def parameter_groups(
     """The trainable parameters, grouped by weight decay and learning-rate factor.
 
     Raises:
-        UserError: a pattern matches no trainable parameter, or is not a regular expression.
+        UserError: a pattern matches no trainable parameter, or is not a regular expression; or a
+            parameter is float16.
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    _validate_dtypes(trainable)
     for key, patterns in {"lr_multipliers": lr_multipliers, "no_decay": no_decay}.items():
         for pattern in patterns:
             _validate_patterns(f"optimizer.{key}", pattern, list(trainable))
@@ -106,6 +108,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set each parameter group's learning rate to ``lr`` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+
+
+def _validate_dtypes(trainable: Mapping[str, nn.Parameter]) -> None:
+    """Refuse float16: AdamW's epsilon is 0 there, and squares of small gradients are."""
+    name = next((name for name, p in trainable.items() if p.dtype == torch.float16), None)
+    if name is not None:
+        remedy = (
+            "it is trained whole, in the model's dtype: set model.dtype=float32 (fast with "
+            "trainer.mixed_precision=fp16) or bfloat16"
+            if "modules_to_save" in name
+            else "set adapter.dtype=float32"
+        )
+        raise UserError(f"{name} is float16, in which small gradients are lost; {remedy}")
 
 
 def _validate_patterns(key: str, pattern: str, names: Sequence[str]) -> None:

@@ -50,12 +50,6 @@ def precision_remedy(model: torch.nn.Module, mixed_precision: str) -> str:
         model: The model in training.
         mixed_precision: Accelerate's ``mixed_precision``.
     """
-    adapter_dtypes = {p.dtype for p in model.parameters() if p.requires_grad}
-    if torch.float16 in adapter_dtypes:
-        return (
-            "The adapter's weights are float16, in which small gradients underflow and large "
-            "weights overflow: set adapter.dtype=float32"
-        )
     if mixed_precision == "fp16":
         return f"{LOWER}, or train in trainer.mixed_precision=bf16 instead of fp16"
     if any(p.dtype == torch.float16 for p in model.parameters()):

@@ -77,6 +77,16 @@ def test_a_micro_batch_larger_than_the_batch_is_lowered_with_a_message(make_run)
     assert line.startswith("trainer.micro_batch_size is lowered from 8 to 2, trainer.batch_size")
 
 
+def test_modules_that_are_trained_whole_in_bfloat16_are_named(make_run):
+    config = make_run()
+    half = replace(config, model=replace(config.model, dtype="bfloat16"))
+    assert adjustments(half, total_steps=9) == []
+    whole = replace(half, adapter=half.adapter | {"modules_to_save": ["lm_head"]})
+    assert adjustments(replace(whole, model=config.model), total_steps=9) == []
+    (line,) = adjustments(whole, total_steps=9)
+    assert line.startswith("lm_head of the model is trained whole, in the model's bfloat16")
+
+
 def test_an_automatic_micro_batch_is_at_most_the_batch():
     assert rows_at_once(TrainerSettings(batch_size=12, micro_batch_size=3)) == 3
     assert rows_at_once(TrainerSettings(batch_size=12, micro_batch_size="auto")) == 12

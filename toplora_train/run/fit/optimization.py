@@ -12,6 +12,7 @@ from torch import nn
 
 from toplora_train.config.check import ELEMENTWISE, OPTIMIZERS
 from toplora_train.config.errors import UserError
+from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import OptimizerSettings, RunConfig, TrainerSettings
 from toplora_train.models.compiled import compiled_layers
 from toplora_train.models.liger import liger_layers
@@ -76,7 +77,7 @@ def learning_rate(
 
 
 def adjustments(config: RunConfig, *, total_steps: int) -> list[str]:
-    """The settings that a run adjusts because they do not fit it, a line each."""
+    """The settings that a run adjusts because they do not fit it, or that cost it, a line each."""
     lines = []
     warmup = config.optimizer.warmup_steps
     if warmup is not None and warmup > total_steps:
@@ -94,7 +95,21 @@ def adjustments(config: RunConfig, *, total_steps: int) -> list[str]:
             f"trainer.micro_batch_size is lowered from {micro} to {batch}, trainer.batch_size: a "
             "micro-batch cannot be larger than the batch"
         )
+    if config.model.dtype == "bfloat16" and (whole := _trained_whole(config)):
+        lines.append(
+            f"{whole} of the model is trained whole, in the model's bfloat16, where a step below "
+            "1/256 of a weight can be lost; model.dtype=float32 with "
+            "trainer.mixed_precision=bf16 trains it in full"
+        )
     return lines
+
+
+def _trained_whole(config: RunConfig) -> str:
+    """What is trained beside the adapter."""
+    named = config.adapter.get("modules_to_save") or ()
+    head = ["the head"] if head_task(config) is not None else []
+    embedding = ["the embedding"] if config.model.resize_embeddings else []
+    return ", ".join([*head, *embedding, *named])
 
 
 def micro_batch_size_of(
