@@ -21,6 +21,12 @@ def test_a_run_without_tasks_answers_as_its_test_rows_are_answered(tmp_path: Pat
     assert find_decoding(config, {}).max_new_tokens == config.dataset.test_max_new_tokens
 
 
+def test_an_answer_is_as_long_as_a_legacy_protocol_allows(tmp_path: Path):
+    config = tiny_run(tmp_path)
+    legacy = replace(config.evaluation, protocol="legacy.toplora")
+    assert find_decoding(replace(config, evaluation=legacy), {}).max_new_tokens == 256
+
+
 def test_given_settings_replace_them(tmp_path: Path):
     given = {"max_new_tokens": "7", "temperature": "0.5", "top_p": "0.9", "seed": "3"}
     decoding = find_decoding(tiny_run(tmp_path), given)

@@ -13,6 +13,9 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_task
 from toplora_train.config.schema import RunConfig
 
+PROTOCOL_LIMITS = {"legacy.toplora": 256}
+"""The most tokens of an answer in protocols that do not leave them to the task."""
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -67,7 +70,9 @@ def find_decoding(config: RunConfig, given: Mapping[str, str]) -> Decoding:
 
 
 def longest_answer(config: RunConfig) -> int:
-    """The most tokens of an answer in any of the run's tasks."""
+    """The most tokens of an answer in any of the run's tasks, or that its protocol sets."""
+    if config.evaluation.protocol in PROTOCOL_LIMITS:
+        return PROTOCOL_LIMITS[config.evaluation.protocol]
     lengths = [task.max_new_tokens for task in config.task.values()]
     if config.dataset.test is not None or not lengths:
         lengths.append(config.dataset.test_max_new_tokens)

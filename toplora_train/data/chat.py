@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+PROBE = "an answer"  # of which a template's text is taken apart
+
+
 def as_conversations(rows: RowSet) -> RowSet:
     """Convert rows to conversations: each instruction becomes a user message.
 
@@ -58,6 +61,20 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, row: Row) -> str:
         UserError: The tokenizer has no chat template, or the template rejects the conversation.
     """
     return _render(tokenizer, row, row.messages, add_generation_prompt=True)
+
+
+def answer_frame(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[str, str]:
+    """What the template writes around an answer: after the generation prompt, and after the answer.
+
+    Both are learned. Qwen3's begins an answer with ``<think></think>``; Gemma's ends one with a
+    token that is not EOS. Empty for rows that are no conversation.
+    """
+    if not row.messages:
+        return "", ""
+    prompt = chat_prompt(tokenizer, row)
+    whole = _whole(tokenizer, replace(row, output=PROBE), prompt)
+    before, _, after = whole[len(prompt) :].partition(PROBE)
+    return before, after
 
 
 def question_text(

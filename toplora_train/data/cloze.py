@@ -17,6 +17,12 @@ from toplora_train.data.rows import Row, RowSet, content_hash
 _FORMAT = re.compile(r"\s*Answer format:\s*(\S+)\s*$")
 
 
+def offered(row: Row) -> list[str]:
+    """The labels that a row's "Answer format: a/b" offers; empty if it has none."""
+    found = _FORMAT.search(row.instruction)
+    return found[1].split("/") if found else []
+
+
 def as_cloze(rows: RowSet) -> RowSet:
     """Convert rows to questions without the list, and the text of each option in ``options``.
 

@@ -1,7 +1,8 @@
 """Extract and score the answer in a generated text: the clean protocol.
 
 ==========  ======================================================================================
-``number``  the number after the last "answer is"; without such a statement, the last number
+``number``  the number after the last "answer is", of a sum ("3 + 4 = 7") its result; without such a
+            statement, the last number
 ``choice``  the option after the last "answer is"; without one, the only option mentioned
 ``exact``   the whole output, white space normalised
 ==========  ======================================================================================
@@ -23,6 +24,7 @@ from toplora_train.data.rows import Row
 from toplora_train.evaluation.numbers import find_numbers, parse_number, same_number
 
 _STATEMENT = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*[:=])", re.IGNORECASE)
+_CLAUSE_END = re.compile(r",\s|[;(]|\b(?:because|since|as)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)")
 _NEXT_QUESTION = re.compile(r"\n\s*### Instruction:")
 _TOKEN = re.compile(r"\w+")
@@ -81,10 +83,11 @@ def _extract_all(text: str, _choices: Sequence[str]) -> str | None:
 
 def _extract_number(text: str, _choices: Sequence[str]) -> str | None:
     for statement in _statements(text):
-        # "the answer is 3 + 4 = 7": the result follows the last equals sign
-        found = find_numbers(statement.rpartition("=")[2]) or find_numbers(statement)
-        if found:
-            return found[0].text
+        for clause in _CLAUSE_END.split(statement):  # what follows explains: ", because 2 + 4 = 6"
+            # "the answer is 3 + 4 = 7": the result follows the last equals sign
+            found = find_numbers(clause.rpartition("=")[2]) or find_numbers(clause)
+            if found:
+                return found[0].text
     found = find_numbers(text)
     return found[-1].text if found else None
 

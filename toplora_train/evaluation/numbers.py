@@ -2,7 +2,7 @@ r"""Parse the numbers in an answer, and decide when two are the same answer.
 
 A number is read with its sign, currency, thousands commas, decimals, fraction and percent sign::
 
-    -3    $1,234.50    .5    2/3    1 1/2    \frac{2}{3}    20%    6.02e23
+    -3    $1,234.50    1{,}234    .5    2/3    1 1/2    -\frac{2}{3}    20%    6.02e23
 
 Two numbers are the same answer when
 
@@ -34,6 +34,7 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+_LATEX_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|\\,)(?=\d{3}(?!\d))")
 _NOISE = Fraction(1, 10**6)
 _EXACT = 1000  # decimals of a fraction, so that it is never the rounded side of a comparison
 
@@ -50,8 +51,14 @@ class Number:
 
 def find_numbers(text: str) -> list[Number]:
     """All numbers in ``text``, in order."""
-    plain = _LATEX_FRACTION.sub(r" \1/\2", text.replace("\N{MINUS SIGN}", "-"))
+    plain = _LATEX_THOUSANDS.sub("", text.replace("\N{MINUS SIGN}", "-"))
+    plain = _LATEX_FRACTION.sub(_plain_fraction, plain)
     return [_number(match) for match in _NUMBER.finditer(plain)]
+
+
+def _plain_fraction(match: re.Match[str]) -> str:
+    """``1/2`` after a minus, which stays its sign; elsewhere apart from what is before it."""
+    return match.expand(r"\1/\2" if match.string[: match.start()].endswith("-") else r" \1/\2")
 
 
 def parse_number(text: str) -> Number | None:

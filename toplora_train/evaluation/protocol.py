@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from toplora_train.config.decoding import PROTOCOL_LIMITS
 from toplora_train.config.errors import UserError
 from toplora_train.data.legacy import llm_adapters_prompt, toplora_prompt
 from toplora_train.data.prompts import build_prompt
@@ -58,7 +59,7 @@ PROTOCOLS = {
             extract_after_last_header,
             is_correct_legacy,
             by_length=False,
-            max_new_tokens=256,
+            max_new_tokens=PROTOCOL_LIMITS["legacy.toplora"],
         ),
         Protocol(
             "legacy.llm_adapters",

@@ -1,7 +1,8 @@
 """Distribute a task's rows over processes.
 
-Whole batches are distributed, the same ones that a single process would form, so a row's batch, and
-with it its answer down to the last bit, does not depend on the number of processes.
+Whole batches are distributed, the same ones that a single process would form, so that a row's batch
+does not depend on the number of processes, except where rows join a batch as others end (generated
+answers) or are sorted again (cloze); there answers are the same up to rounding.
 """
 
 from __future__ import annotations

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from math import isnan
 from typing import TYPE_CHECKING, NamedTuple
 
+from toplora_train.config.errors import UserError
 from toplora_train.evaluation.predictions import Prediction
 from toplora_train.evaluation.ranks import ALONE, Ranks
 from toplora_train.evaluation.statistics import wilson_interval
@@ -126,6 +128,9 @@ def run_evaluation(
 
     Returns:
         The score and the predictions of all processes, in the order of the rows.
+
+    Raises:
+        UserError: A row's scores are NaN.
     """
     started = time.perf_counter()
     reused = progress.finished
@@ -133,6 +138,7 @@ def run_evaluation(
     def scored(index: int, output: str, scores: Scores | None, cut_off: bool) -> Prediction:
         return replace(score(index, output, scores), cut_off=cut_off)
 
+    names = list(prompts)
     done = {
         index: scored(index, reused[name].output, reused[name].scores, reused[name].cut_off)
         for index, (name, prompt) in enumerate(prompts.items())
@@ -146,6 +152,8 @@ def run_evaluation(
     new: list[tuple[int, Prediction]] = []
     with progress.in_step:
         for place, output, scores, cut_off in answer(pending) if pending else ():
+            if scores is not None:
+                validate_finite(scores.values(), names[pending[place]])
             prediction = scored(pending[place], output, scores, cut_off)
             new.append((pending[place], prediction))
             measured += measure(prediction)
@@ -158,6 +166,19 @@ def run_evaluation(
     done.update(progress.ranks.gather(new))
     predictions = [done[index] for index in range(len(prompts))]
     return count(predictions, seconds=time.perf_counter() - started), predictions
+
+
+def validate_finite(outputs: Iterable[float], row: str) -> None:
+    """Refuse NaN, of which the first option, or any number, would be taken for the answer.
+
+    Raises:
+        UserError: An output is NaN.
+    """
+    if any(isnan(output) for output in outputs):
+        raise UserError(
+            f"{row}: the model's output is NaN, which is no answer; it may overflow in float16 "
+            "(use model.dtype=bfloat16 or float32), or its weights or the adapter are damaged"
+        )
 
 
 def count(predictions: Sequence[Prediction], *, seconds: float = 0.0) -> Score:

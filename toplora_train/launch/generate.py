@@ -70,6 +70,7 @@ def _generate(words: list[str]) -> None:
         from toplora_train.run.answer_rows import answer_rows
         from toplora_train.run.chat import answer, chat
         from toplora_train.run.generate import open_answerer
+        from toplora_train.run.prepare.adapted_model import validate_base_intact
         from toplora_train.run.questions import answer_questions, read_questions
 
     rows = int(limit) if limit else None
@@ -80,7 +81,10 @@ def _generate(words: list[str]) -> None:
         device=given.get("device"),
         trust_remote_code=given.get("trust_remote_code") == "true",
     )
-    answerer, base = open_answerer(again, run_dir, decoding), given.get("base") == "true"
+    base = given.get("base") == "true"
+    if base:
+        validate_base_intact(run_dir)
+    answerer = open_answerer(again, run_dir, decoding)
     console = plain_console()
     if "prompt" in given:
         answer(answerer, given["prompt"], [], base=base, console=console)

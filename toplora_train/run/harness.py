@@ -19,7 +19,7 @@ from toplora_train.config.suggest import hint, nearest_name
 from toplora_train.report.record import completed_report
 from toplora_train.run.assemble.evaluation_folder import open_folder
 from toplora_train.run.platform.device import AUTOCAST, open_accelerator
-from toplora_train.run.prepare.adapted_model import load_adapted
+from toplora_train.run.prepare.adapted_model import load_adapted, validate_base_intact
 
 RESULTS = "harness.json"
 
@@ -60,6 +60,8 @@ def evaluate_harness(
     completed_report(run_dir)
     if (task := head_task(config)) is not None:
         raise UserError(f"harness= is for language models; this run has a head for {task.name}")
+    if config.evaluation.base:
+        validate_base_intact(run_dir)
     file = open_folder(run_dir, name) / RESULTS
     if file.exists():
         raise UserError(f"{file} already exists; choose another name=NAME")

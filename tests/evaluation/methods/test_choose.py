@@ -8,6 +8,7 @@ from tests.evaluation.sets import evaluated_by
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
+from toplora_train.data.chat import encode_chat_rows
 from toplora_train.data.conversation import Message
 from toplora_train.data.rows import Row
 from toplora_train.evaluation.methods.choose import METHOD, choose, encode_choices
@@ -16,6 +17,7 @@ from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
 evaluate = partial(evaluated_by, METHOD)
 RESPONSES = ["the answer is 1", "the answer is 12", "the answer is solution 3", "no"]
+OPTIONS = partial(encode_choices, responses=RESPONSES)
 TEXTS = ["Which?", "Which of these four, if any?", "W", "And now, after all that was said, which?"]
 
 
@@ -53,17 +55,17 @@ def by_itself(model, tokenizer, prompt, response):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_every_option_scores_as_in_a_forward_pass_of_its_own(model, tokenizer, prompts, batch_size):
-    found = dict(choose(model, tokenizer, prompts, RESPONSES, batch_size=batch_size))
+    found = dict(choose(model, tokenizer, prompts, OPTIONS(tokenizer), batch_size=batch_size))
     for index, prompt in enumerate(prompts):
         expected = [by_itself(model, tokenizer, prompt, response) for response in RESPONSES]
         assert found[index] == pytest.approx(expected, abs=2e-4)
 
 
 def test_an_architecture_that_needs_two_passes_gives_the_same_scores(model, tokenizer, prompts):
-    whole = dict(choose(model, tokenizer, prompts, RESPONSES, batch_size=3))
+    whole = dict(choose(model, tokenizer, prompts, OPTIONS(tokenizer), batch_size=3))
     model.config._attn_implementation = "eager"
     try:
-        found = dict(choose(model, tokenizer, prompts, RESPONSES, batch_size=3))
+        found = dict(choose(model, tokenizer, prompts, OPTIONS(tokenizer), batch_size=3))
     finally:
         model.config._attn_implementation = "sdpa"
     for index in whole:
@@ -74,8 +76,17 @@ def test_an_architecture_that_needs_two_passes_gives_the_same_scores(model, toke
 def test_a_cached_prefix_changes_nothing(model, tokenizer, prompts, batch_size):
     common = tokenizer("Below is an instruction. ")["input_ids"]
     longer = [[*common, *prompt] for prompt in prompts]
-    whole = dict(choose(model, tokenizer, longer, RESPONSES, batch_size=batch_size))
-    found = dict(choose(model, tokenizer, longer, RESPONSES, batch_size=batch_size, common=common))
+    whole = dict(choose(model, tokenizer, longer, OPTIONS(tokenizer), batch_size=batch_size))
+    found = dict(
+        choose(
+            model,
+            tokenizer,
+            longer,
+            OPTIONS(tokenizer),
+            batch_size=batch_size,
+            common=common,
+        )
+    )
     for index in whole:
         assert found[index] == pytest.approx(whole[index], abs=2e-4)
 
@@ -86,7 +97,8 @@ def test_all_options_need_one_pass_over_each_row(tokenizer, prompts):
         lambda _module, _args, kwargs, _out: shapes.append(kwargs["input_ids"].shape),
         with_kwargs=True,
     )
-    list(choose(model, tokenizer, prompts, ["answer1", "answer2"], batch_size=32))
+    options = encode_choices(tokenizer, ["answer1", "answer2"])
+    list(choose(model, tokenizer, prompts, options, batch_size=32))
     width = max(map(len, prompts)) + len("answer") + len("12")
     assert shapes == [(4, width)]
 
@@ -107,7 +119,7 @@ def test_a_model_with_virtual_tokens_is_refused_with_the_remedy(tokenizer, promp
     virtual = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     model = get_peft_model(tiny_model(), virtual)
     with pytest.raises(UserError, match=r"use evaluation\.multiple_choice=generate"):
-        list(choose(model, tokenizer, prompts, RESPONSES, batch_size=2))
+        list(choose(model, tokenizer, prompts, OPTIONS(tokenizer), batch_size=2))
 
 
 CHOICE = {"choices": ["true", "false"], "response": "the correct answer is {answer}"}
@@ -175,3 +187,68 @@ def test_conversations_use_the_chat_template(model):
         model, tokenizer, [talking], choices=["yes", "no"], response="{answer}", batch_size=1
     )
     assert [p.prompt for p in chosen] == ["<system>Be brief.<user>Is it?<assistant>"]
+
+
+def talking(template):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    row = Row("r1", "Is it?", "", "yes", "yes", messages=(Message("user", "Is it?"),))
+    (example,) = encode_chat_rows(tokenizer, [row], max_length=99, overflow="error").examples
+    return tokenizer, row, example
+
+
+ENDS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+THINKS = (
+    "{% for m in messages %}<{{ m.role }}>"
+    "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [ENDS, THINKS])
+def test_an_option_is_scored_where_and_as_a_conversation_teaches_it(model, template):
+    tokenizer, row, example = talking(template)
+    _, (found,) = evaluate(
+        model, tokenizer, [row], choices=["yes", "no"], response="{answer}", batch_size=1
+    )
+    ids = torch.tensor([example.input_ids])
+    with torch.inference_mode():
+        log_p = model(input_ids=ids).logits[0].double().log_softmax(-1)
+    start = len(tokenizer(found.prompt, add_special_tokens=False)["input_ids"])
+    taught = sum(log_p[at - 1, ids[0, at]].item() for at in range(start, ids.shape[1]))
+    assert found.scores["yes"] == pytest.approx(taught, abs=2e-4)
+
+
+def test_only_the_choices_that_a_row_offers_are_ranked(tokenizer):
+    """ARC has rows with three, four and five answers."""
+    biased = tiny_model().eval()
+    text = "Which? Answer format: answer1/answer2"
+    rows = [Row("r1", text, "", "", "answer1"), Row("r2", "Which?", "", "", "answer1")]
+    with torch.no_grad():
+        biased.lm_head.weight.mul_(20)
+    choices = ["answer1", "answer2", *(f"answer{n}" for n in range(3, 10))]
+    _, (offers, silent) = evaluate(
+        biased, tokenizer, rows, choices=choices, response="{answer}", batch_size=2
+    )
+    assert offers.prediction in ("answer1", "answer2")
+    assert offers.prediction == max(choices[:2], key=offers.scores.get)
+    assert silent.prediction == max(choices, key=silent.scores.get)
+    assert list(offers.scores) == choices
+
+
+def test_nan_is_no_answer(tokenizer):
+    broken = tiny_model().eval()
+    with torch.no_grad():
+        broken.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"^r1: the model's output is NaN.*model\.dtype"):
+        evaluate(
+            broken,
+            tokenizer,
+            [Row("r1", "Is it?", "", "", "yes")],
+            choices=["yes", "no"],
+            response="{answer}",
+            batch_size=1,
+        )

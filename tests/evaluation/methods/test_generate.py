@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from functools import partial
 
 import pytest
@@ -162,3 +163,21 @@ def test_conversations_use_the_chat_template(model):
     talking = dataclasses.replace(row(answer="yes"), messages=talk)
     _, written = evaluate(model, tokenizer, [talking], batch_size=1, **TASK)
     assert [p.prompt for p in written] == ["<system>Be brief.<user>Is it?<assistant>"]
+
+
+def test_what_the_chat_template_writes_before_an_answer_is_not_part_of_it(model):
+    """Qwen3's writes "<think></think>"; here it is what the model generates first."""
+    plain, begins = tiny_tokenizer(), tiny_tokenizer()
+    turns = "{% for m in messages %}<{{ m.role }}>{{ BEGINNING }}{{ m.content }}{% endfor %}"
+    prompt = "{% if add_generation_prompt %}<assistant>{% endif %}"
+    plain.chat_template = turns.replace("{{ BEGINNING }}", "") + prompt
+    talk = (Message("user", "Is it?"),)
+    talking = dataclasses.replace(row(answer="yes"), messages=talk)
+    _, (whole,) = evaluate(model, plain, [talking], batch_size=1, **TASK)
+    beginning = whole.output.lstrip()[:2]
+    assert beginning.strip() == beginning
+    literal = f"{{% if m.role == 'assistant' %}}{{{{ {json.dumps(beginning)} }}}}{{% endif %}}"
+    begins.chat_template = turns.replace("{{ BEGINNING }}", literal) + prompt
+    _, (without,) = evaluate(model, begins, [talking], batch_size=1, **TASK)
+    assert without.prompt == whole.prompt
+    assert beginning + without.output == whole.output.lstrip()

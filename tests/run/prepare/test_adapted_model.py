@@ -16,7 +16,11 @@ from toplora_train.models.identity import model_digest
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 from toplora_train.report.record import write_report
-from toplora_train.run.prepare.adapted_model import load_adapted, validate_own_adapter
+from toplora_train.run.prepare.adapted_model import (
+    load_adapted,
+    validate_base_intact,
+    validate_own_adapter,
+)
 
 
 def test_the_model_is_the_base_with_the_saved_adapter(tmp_path: Path):
@@ -33,6 +37,17 @@ def test_the_model_is_the_base_with_the_saved_adapter(tmp_path: Path):
     assert not torch.equal(model(ids).logits, tiny_model()(ids).logits)
     assert len(tokenizer) == len(tiny_tokenizer())
     assert not model.training
+
+
+@pytest.mark.parametrize("bias", ["none", "lora_only"])
+def test_a_model_whose_biases_were_trained_is_not_taken_for_the_base_model(tmp_path, bias):
+    settings = adapter_defaults("lora")[0] | {"bias": bias}
+    save_adapter(attach_adapter(tiny_model(), settings, seed=1), tmp_path / "adapter")
+    if bias == "none":
+        validate_base_intact(tmp_path)
+    else:
+        with pytest.raises(UserError, match=r"\(bias=lora_only\).*use base=false"):
+            validate_base_intact(tmp_path)
 
 
 def test_a_run_without_an_adapter_is_refused(tmp_path: Path):

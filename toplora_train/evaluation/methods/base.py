@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import EXTRACTIONS, METRICS
 from toplora_train.config.plugins import plugin_digests
-from toplora_train.data.chat import question_text
+from toplora_train.data.chat import answer_frame, question_text
 from toplora_train.data.rows import RowSet
 from toplora_train.evaluation.eval_set import EvalSet
 from toplora_train.evaluation.forward import by_length
@@ -157,6 +157,24 @@ def encoded_prompts(
     rows = eval_set.rows.rows
     texts = [question_text(tokenizer, row, eval_set.protocol.build_prompt) for row in rows]
     return texts, validate_prompts(model, tokenizer, rows, texts, **limits)
+
+
+def frame_of(tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet) -> tuple[str, str]:
+    """See :func:`toplora_train.data.chat.answer_frame`; a template writes the same for all rows."""
+    rows = eval_set.rows.rows
+    return answer_frame(tokenizer, rows[0]) if len(rows) else ("", "")
+
+
+def framed(
+    tokenizer: PreTrainedTokenizerBase,
+    eval_set: EvalSet,
+    texts: Sequence[str],
+    ids: Sequence[list[int]],
+) -> tuple[list[str], list[list[int]]]:
+    """Prompts with what the chat template writes before an answer, so that options follow it."""
+    before, _ = frame_of(tokenizer, eval_set)
+    start = tokenizer(before, add_special_tokens=False)["input_ids"]
+    return [text + before for text in texts], [[*one, *start] for one in ids]
 
 
 def run_prompts(

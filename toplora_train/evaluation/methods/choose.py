@@ -2,9 +2,10 @@ r"""Multiple choice by the likelihood of each option's response, given the promp
 
 .. math:: \log p(\text{answer} \mid \text{prompt}) = \sum_i \log p(t_i \mid \text{prompt}, t_{<i})
 
-The answer is the whole response of a training row including EOS, so that an answer that is a prefix
-of another has no advantage. The sum is not normalised by length, as the answers of the tasks here
-differ in one token; ``option_score: mean`` divides by the number of tokens.
+Only the choices that a row offers ("Answer format: a/b") are ranked, all if it names none. The
+answer is the whole response of a training row, its end of turn and EOS included, so that an answer
+that is a prefix of another has no advantage. The sum is not normalised by length, as the answers of
+the tasks here differ in one token; ``option_score: mean`` divides by the number of tokens.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
+from toplora_train.data.cloze import offered
+from toplora_train.data.rows import Row
 from toplora_train.evaluation import forward
 from toplora_train.evaluation.answers import same_choice
 from toplora_train.evaluation.decoding.answer_tree import UnsharedError, answer_logits
@@ -57,7 +60,7 @@ class Choose(base.Method):
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
     ) -> None:
         """Refuse rows whose answer is not a choice, and prompts longer than the model allows."""
-        _prompts(model, tokenizer, eval_set, encode_choices(tokenizer, responses(eval_set)))
+        _prompts(model, tokenizer, eval_set, _options(tokenizer, eval_set))
 
     def evaluate(
         self,
@@ -69,31 +72,34 @@ class Choose(base.Method):
         """Score every choice after every prompt; the highest score is the answer."""
         rows, choices = eval_set.rows.rows, eval_set.choices
         sentences = dict(zip(choices, responses(eval_set), strict=True))
-        options = encode_choices(tokenizer, list(sentences.values()))
+        options = _options(tokenizer, eval_set)
         texts, prompts = _prompts(model, tokenizer, eval_set, options)
         lengths = dict(zip(choices, options.lengths, strict=True))
         per_token = eval_set.option_score == "mean"
         common = common_prefix(prompts)
 
-        def best(scores: Scores) -> str:
-            return max(choices, key=lambda c: scores[c] / (lengths[c] if per_token else 1))
+        def best(row: Row, scores: Scores) -> str:
+            # A task's rows may offer fewer than all of its choices, as ARC's do.
+            given = [c for c in choices if any(same_choice(c, label) for label in offered(row))]
+            return max(given or choices, key=lambda c: scores[c] / (lengths[c] if per_token else 1))
 
         def answer(pending: list[int]) -> Iterator[Answer]:
             for place, likelihoods in choose(
                 model,
                 tokenizer,
                 [prompts[index] for index in pending],
-                list(sentences.values()),
+                options,
                 batch_size=context.batch_size,
                 common=common,
                 autocast_dtype=context.autocast_dtype,
             ):
                 scores = {c: round(value, 6) for c, value in zip(choices, likelihoods, strict=True)}
-                yield Answer(place, sentences[best(scores)], scores)
+                yield Answer(place, sentences[best(rows[pending[place]], scores)], scores)
 
         def score_row(index: int, _output: str, scores: Scores | None) -> Prediction:
             assert scores is not None  # reused predictions have the same identity, so scores too
-            row, chosen = rows[index], best(scores)
+            row = rows[index]
+            chosen = best(row, scores)
             correct = same_choice(chosen, row.answer)
             return Prediction(
                 row.id, texts[index], sentences[chosen], chosen, row.answer, correct, scores
@@ -111,27 +117,37 @@ def _prompts(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet, options: Options
 ) -> tuple[list[str], list[list[int]]]:
     longest, choices = max(options.lengths), eval_set.choices
-    return base.encoded_prompts(
+    texts, ids = base.encoded_prompts(
         model, tokenizer, eval_set, extraction="choice", max_new_tokens=longest, choices=choices
     )
+    return base.framed(tokenizer, eval_set, texts, ids)
 
 
-def encode_choices(tokenizer: PreTrainedTokenizerBase, responses: Sequence[str]) -> Options:
-    """Encode whole responses, EOS included.
+def _options(tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet) -> Options:
+    _, after = base.frame_of(tokenizer, eval_set)
+    return encode_choices(tokenizer, responses(eval_set), after=after)
+
+
+def encode_choices(
+    tokenizer: PreTrainedTokenizerBase, responses: Sequence[str], *, after: str = ""
+) -> Options:
+    """Encode whole responses, EOS included, and what a chat template writes ``after`` an answer.
 
     Raises:
         UserError: the tokenizer has no EOS, or two responses have the same tokens.
     """
-    if tokenizer.eos_token_id is None:
+    eos = tokenizer.eos_token_id
+    if eos is None:
         raise UserError("the tokenizer has no EOS token, so answers cannot end; set one")
-    return encode_options(tokenizer, responses, end=[tokenizer.eos_token_id])
+    end = tokenizer(after, add_special_tokens=False)["input_ids"]
+    return encode_options(tokenizer, responses, end=end if end[-1:] == [eos] else [*end, eos])
 
 
 def choose(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    responses: Sequence[str],
+    options: Options,
     *,
     batch_size: int,
     common: Sequence[int] = (),
@@ -141,20 +157,18 @@ def choose(
 
     Args:
         model: A causal language model, with or without an adapter, on any device.
-        tokenizer: Encodes the responses as in training.
+        tokenizer: Its tokenizer, for the padding id.
         prompts: Token ids, one sequence per prompt; none empty.
-        responses: The texts to choose from, the same for every prompt.
+        options: The responses to choose from, the same for every prompt.
         batch_size: Prompts per forward pass; it affects the speed only.
         common: Token ids that every prompt begins with; computed once.
         autocast_dtype: Compute under autocast to this dtype.
 
     Raises:
-        UserError: two responses cannot be distinguished, or the model cannot continue one prompt
-            with several answers.
+        UserError: the model cannot continue one prompt with several answers.
     """
     if not shares_prompts(model):
         raise UnsharedError
-    options = encode_choices(tokenizer, responses)
     pad = forward.pad_token_id(tokenizer, forward.end_token_ids(model, tokenizer))
     device = next(model.parameters()).device
     with forward.evaluating(model):

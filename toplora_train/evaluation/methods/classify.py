@@ -18,7 +18,13 @@ from toplora_train.evaluation.forward import by_length, longest_first
 from toplora_train.evaluation.methods.base import EvalContext, Method
 from toplora_train.evaluation.metrics import as_numbers, measure, validate_metric
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.evaluation.run_evaluation import Answer, Score, Scores, run_evaluation
+from toplora_train.evaluation.run_evaluation import (
+    Answer,
+    Score,
+    Scores,
+    run_evaluation,
+    validate_finite,
+)
 
 NEAR = 0.5
 """The largest error at which reports show a regression as correct; no metric uses it."""
@@ -75,6 +81,7 @@ class Classify(Method):
                 autocast_dtype=context.autocast_dtype,
             )
             for place, output in outputs:
+                validate_finite(output.tolist(), rows[pending[place]].id)
                 yield Answer(place, *read_output(output, choices))
 
         def score_row(index: int, output: str, scores: Scores | None) -> Prediction:

@@ -107,10 +107,10 @@ def _prompts(
     """The prompts as text and token ids, and the token ids of each row's answers."""
     answers = encode_words(tokenizer, eval_set.rows.rows)
     longest = max((len(ids) for of_row in answers for ids in of_row), default=0)
-    texts, prompts = base.encoded_prompts(
+    texts, ids = base.encoded_prompts(
         model, tokenizer, eval_set, extraction="choice", max_new_tokens=longest
     )
-    return texts, prompts, answers
+    return *base.framed(tokenizer, eval_set, texts, ids), answers
 
 
 def encode_words(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[list[list[int]]]:

@@ -53,6 +53,8 @@ class Generate(base.Method):
         rows, protocol = eval_set.rows.rows, eval_set.protocol
         texts, ids = _prompts(model, tokenizer, eval_set)
         common = common_prefix(ids)
+        # An answer begins with what the chat template writes before it, which is not part of it.
+        template = base.frame_of(tokenizer, eval_set)[0].strip()
 
         def answer(pending: list[int]) -> Iterator[Answer]:
             left = dict.fromkeys(range(len(pending)))
@@ -81,7 +83,8 @@ class Generate(base.Method):
                 common=common,
                 autocast_dtype=context.autocast_dtype,
             ):
-                yield Answer(places[one.index], one.text, cut_off=not one.finished)
+                text = one.text.lstrip().removeprefix(template) if template else one.text
+                yield Answer(places[one.index], text, cut_off=not one.finished)
 
         def score_row(index: int, output: str, _scores: Scores | None) -> Prediction:
             label = row_label(rows[index], eval_set.extraction)

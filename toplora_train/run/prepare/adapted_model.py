@@ -42,6 +42,20 @@ def load_adapted(
     return model, tokenizer
 
 
+def validate_base_intact(run_dir: Path) -> None:
+    """Refuse to take the model without its adapter for the base model if biases were trained.
+
+    Raises:
+        UserError: They were: PEFT leaves them in the model.
+    """
+    bias = read_adapter_config(run_dir / "adapter").get("bias") or "none"
+    if bias != "none":
+        raise UserError(
+            f"{run_dir}: the run trained biases of the base model too (bias={bias}), which stay in "
+            "it without the adapter; use base=false (toplora-eval scores the base model itself)"
+        )
+
+
 def validate_own_adapter(run_dir: Path, location: ModelLocation | None) -> None:
     """Compare the saved adapter and its base model with what the run recorded.
 
