@@ -37,6 +37,11 @@ def test_values_are_parsed_as_in_a_file(tmp_path: Path):
     assert again.data_root == str(Path("x").absolute())
 
 
+def test_a_setting_without_effect_on_the_tasks_is_refused_as_in_training(tmp_path: Path):
+    with pytest.raises(UserError, match=r"^evaluation\.option_score applies to"):
+        evaluation_config(tiny_run(tmp_path), evaluation={"option_score": "mean"})
+
+
 def test_an_invalid_value_is_rejected_by_key(tmp_path: Path):
     with pytest.raises(UserError, match=r"evaluation\.batch_size must be at least 1, not 0"):
         evaluation_config(tiny_run(tmp_path), evaluation={"batch_size": "0"})

@@ -50,6 +50,12 @@ def test_processes_that_cannot_find_each_other_are_refused(given, name):
         launched_processes()
 
 
+def test_a_single_process_that_is_to_find_others_is_refused(given):
+    given(WORLD_SIZE="1", RANK="0", LOCAL_RANK="0")
+    with pytest.raises(UserError, match="but not MASTER_ADDR, MASTER_PORT;"):
+        launched_processes()
+
+
 @pytest.mark.parametrize("value", ["2", "x"])
 def test_a_rank_outside_the_processes_is_refused(given, value):
     given(**WHOLE | {"RANK": value})

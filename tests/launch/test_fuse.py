@@ -101,6 +101,20 @@ def test_the_words_are_read_back_by_hydra():
     assert [fuse.quoted(value) for value in (None, True, 3)] == ["null", "true", "3"]
 
 
+def test_another_setting_of_the_model_keeps_the_first_runs_model_and_prompt(tmp_path: Path):
+    model = {"name": "tiny", "builtin": "tiny"}
+    write_config(
+        run_config(model=model, dataset__prompt="Q: {instruction}"), tmp_path / "config.yaml"
+    )
+    runs, given = [tmp_path, tmp_path / "b"], {"train": "few.jsonl"}
+    words = fuse.training_words(runs, given, ["model.attention=eager"])
+    assert "model=tiny" in words and "model.attention=eager" in words
+    assert "dataset.prompt='Q: {instruction}'" in words
+    other = fuse.training_words(runs, given, ["model=smollm2_135m"])
+    assert "model=tiny" not in other
+    assert "dataset.prompt='Q: {instruction}'" in other
+
+
 def test_help_shows_the_keys_without_importing_torch(monkeypatch, capsys):
     assert run(monkeypatch, "--help") == 0
     assert "usage: toplora-fuse runs=RUNS [method=flow|linear|cat|ties|dare_linear|dare_ties]" in (

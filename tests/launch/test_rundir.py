@@ -137,7 +137,16 @@ def test_a_job_of_a_study_is_not_continued_by_itself(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.yaml", "report.md", "adapter/README.md", "metrics.jsonl", "predictions/a.json"]
+    "name",
+    [
+        "config.yaml",
+        "report.md",
+        "adapter/README.md",
+        "metrics.jsonl",
+        "metrics.csv",
+        "predictions/a.json",
+        "inspection/inspection.json",
+    ],
 )
 def test_files_that_no_run_wrote_are_not_overwritten(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -68,9 +68,19 @@ def test_facts_are_those_of_what_ships_with_the_package(tmp_path: Path):
     smollm2 = ModelSettings(name="x", path="HuggingFaceTB/SmolLM2-135M-Instruct")
     facts = Facts.of(replace(config, model=smollm2))
     assert (facts.licence, facts.language, facts.max_new_tokens) == ("apache-2.0", "en", 4)
-    own = replace(config, dataset=replace(config.dataset, name="jsonl"))
-    assert Facts.of(own).language is None
-    assert Facts.of(own).licence is None
+    for name in ("jsonl", "table", "images"):
+        own = replace(config, dataset=replace(config.dataset, name=name))
+        assert Facts.of(own).language is None
+        assert Facts.of(own).licence is None
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [("owner/name", ["owner/name"]), ("rest-of:owner/name", ["owner/name"]), ("data/a.csv", None)],
+)
+def test_a_source_on_the_hub_is_named_and_a_file_is_not_taken_for_one(source, found):
+    data = replace(made_up_report().data, source=source)
+    assert header(data=data).get("datasets") == found
 
 
 @pytest.mark.parametrize(
@@ -82,6 +92,8 @@ def test_facts_are_those_of_what_ships_with_the_package(tmp_path: Path):
         ("owner/name@main", "owner/name@main"),
         ("rows/a.jsonl", "rows/a.jsonl"),
         ("https://host/a/b", "https://host/a/b"),
+        ("rest-of:/home/me/rows.csv", "rest-of:rows.csv"),
+        ("[{path:/home/me/a.jsonl,weight:2}]", "[{path:a.jsonl,weight:2}]"),
         ("dataset.train=[/x/a.jsonl,/x/b.jsonl]", "dataset.train=[a.jsonl,b.jsonl]"),
     ],
 )

@@ -339,13 +339,28 @@ def test_a_legacy_protocol_is_named_with_its_count_of_mismatches():
 
 
 @pytest.mark.parametrize("form", ["markdown", "html"])
+def test_a_prompt_is_shown_as_it_was_typed(form):
+    made = made_up_report()
+    made = dataclasses.replace(made, data=dataclasses.replace(made.data, prompt="Don't ü\n"))
+    text = page(made) if form == "html" else render_markdown(made.to_dict(), PREDICTIONS)
+    shown = "&#34;Don&#39;t ü\\n&#34;" if form == "html" else '"Don\'t ü\\n"'
+    assert shown in text or shown.replace("\\", "\\\\") in text
+
+
+def test_every_note_begins_a_line():
+    made = dataclasses.replace(made_up_report(), notes=["One.", "Two."])
+    text = render_markdown(made.to_dict(), PREDICTIONS)
+    assert "\n- One.\n- Two.\n\n## Reproduce" in text
+
+
+@pytest.mark.parametrize("form", ["markdown", "html"])
 def test_the_measured_peak_is_shown_with_the_planned_memory(form):
     made = made_up_report()
     train = dataclasses.replace(made.train, planned_memory_bytes=3 * 2**30)
     made = dataclasses.replace(made, train=train)
     text = page(made) if form == "html" else render_markdown(made.to_dict(), PREDICTIONS)
     assert "2.0 GiB" in text
-    assert ("3.0 GiB planned" if form == "html" else "itself: 3.0 GiB)") in text
+    assert ("3.0 GiB planned" if form == "html" else "plan=true: 3.0 GiB)") in text
 
 
 def test_the_data_section_has_prompt_format_tokens_and_supervised_share():

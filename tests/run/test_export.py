@@ -22,7 +22,7 @@ from toplora_train.contract.subject import shaken
 from toplora_train.data.prompts import build_prompt
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 from toplora_train.run import export as module
-from toplora_train.run.export import PROBE, export, validate_convertible
+from toplora_train.run.export import PROBE, empty_folder, export, validate_convertible
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 
@@ -164,6 +164,12 @@ def test_a_folder_that_is_not_empty_is_refused(trained_run, tmp_path: Path):
     with pytest.raises(UserError, match="mine already exists"):
         export(run_dir, format="lora", output=tmp_path / "mine")
     assert read_config(run_dir / "config.yaml")
+
+
+def test_a_folder_that_cannot_be_created_is_refused_before_the_model_is_loaded(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^output=.*cannot be created"):
+        empty_folder(tmp_path / "file" / "x")
 
 
 def test_a_run_that_is_being_extended_is_refused(trained_run):

@@ -85,6 +85,8 @@ def test_a_trimmed_combination_is_a_run_that_peft_loads_by_itself(method, make, 
     assert not torch.allclose(logits(model), logits(tiny_model()))
     again, _ = load_adapted(read_config(tmp_path / "again" / "config.yaml"), tmp_path / "again")
     assert torch.equal(logits(again), logits(model))  # DARE's draws come from the seed
+    card = (out / "adapter" / "README.md").read_text()
+    assert "# lora adapter for toplora-train/tiny" in card and "not trained itself" in card
     report = completed_report(out)
     assert report["train"]["steps"] == 0
     assert report["data"]["rows"] == 2 * 3000

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import PeftModel
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel
 from torch import Tensor, nn
 
 from toplora_train.adapters.base import AdapterLinear, frozen_weight
@@ -124,6 +124,11 @@ def expert_folders(runs: Sequence[str], key: str) -> list[Path]:
     bases: dict[str, str] = {}
     for run, folder in zip(runs, folders, strict=True):
         config = read_adapter_config(folder)
+        if config["peft_type"] not in PEFT_TYPE_TO_CONFIG_MAPPING:
+            raise UserError(
+                f"{key}: {run} is an adapter of a method of your own ({config['peft_type']}), and "
+                "only this package's and PEFT's can be fused; leave it out"
+            )
         if config.get("task_type") not in (None, "CAUSAL_LM"):
             raise UserError(
                 f"{key}: {run} was trained for a head ({config['task_type']}), and only adapters "

@@ -20,6 +20,7 @@ from toplora_train.config.reading import parse_yaml
 from toplora_train.config.resolved import plain
 from toplora_train.config.schema import RunConfig, TaskSettings
 from toplora_train.config.suggest import hint, nearest_key, not_found
+from toplora_train.config.useless import validate_useful
 
 _RUN_CONFIG = TypeAdapter(RunConfig)
 EVALUATION = ("protocol", "multiple_choice", "option_score", "batch_size", "limit", "base")
@@ -71,6 +72,7 @@ def evaluation_config(
     except ValidationError as error:
         key, problem = first_problem(error)
         raise UserError(f"{key} {problem}") from error
+    validate_useful(checked, {f"evaluation.{key}" for key in evaluation or ()})
     if tasks is not None:
         checked = replace(checked, dataset=replace(checked.dataset, test=None))
     if data_root is not None:

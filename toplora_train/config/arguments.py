@@ -5,11 +5,14 @@ The commands that work on a finished run take only a few keys.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.suggest import hint, nearest_name
+
+OF_OTHER_TYPES = ("true", "false", "null", "nan", "inf")  # names that Hydra reads as another type
 
 
 @dataclass(frozen=True)
@@ -88,3 +91,15 @@ def _example(key: Key) -> str:
 
 def _list(keys: Sequence[Key]) -> str:
     return ", ".join(f"{key.name}=" for key in keys)
+
+
+def quoted(value: object) -> str:
+    """A value as Hydra's grammar reads it, in quotation marks if it could be read as another."""
+    if value is None or isinstance(value, bool | int | float):
+        return {None: "null", True: "true", False: "false"}.get(value, str(value))  # type: ignore[arg-type]
+    text = str(value)
+    is_name = re.fullmatch(r"[A-Za-z_][\w-]*", text) and text.lower() not in OF_OTHER_TYPES
+    if is_name or re.fullmatch(r"[\w./-]*/[\w./-]*|[A-Za-z_]\w*\.\w+", text):  # or a path
+        return text
+    # A backslash stands for itself but before a quotation mark.
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", "\\'"), text) + "'"

@@ -152,8 +152,7 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
     values = consistent(plain_values(composed, blame), found, own)
     recipe = hydra.runtime.choices.get("recipe")
     sweeping = hydra.mode == RunMode.MULTIRUN
-    if values.get("output_dir") == "":
-        raise UserError("output_dir is empty; give a folder, or leave it out for a new one")
+    _validate_places(values)
     if values.get("resume") and values.get("output_dir") is None and not sweeping:
         raise UserError(f"resume={values['resume']} needs output_dir=DIR, the run to resume")
     if (launched_processes() or 1) > 1 and values.get("output_dir") is None:
@@ -178,6 +177,24 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
     config = check(values, recipe=recipe, command=command, own=own, blame=blame)
     validate_useful(config, typed_keys(found))
     return config
+
+
+def _validate_places(values: Mapping[str, Any]) -> None:
+    """Refuse an empty path, as of an unset shell variable: it would be the current folder.
+
+    Raises:
+        UserError: Names the key.
+    """
+    places = {key: values.get(key) for key in ("output_dir", "data_root")}
+    for group, keys in (("dataset", ("train", "test")), ("model", ("path",))):
+        places |= {f"{group}.{key}": (values.get(group) or {}).get(key) for key in keys}
+    adapter = values.get("adapter")
+    if isinstance(adapter, Mapping):
+        places["adapter.start_from"] = adapter.get("start_from")
+    for key, value in places.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str) and not one.strip():
+                raise UserError(f"{key} is empty; give a path, or leave it out")
 
 
 def check_shown(text: str, overrides: Sequence[str], own: Sequence[Path]) -> None:

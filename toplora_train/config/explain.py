@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from toplora_train.config.arguments import quoted
 from toplora_train.config.check import known_keys, known_tree
 from toplora_train.config.compose import chosen_files, default_choices, load_yaml
 from toplora_train.config.errors import UserError
@@ -111,7 +113,7 @@ def explain(error: Exception, overrides: Sequence[str], own: Sequence[Path]) -> 
         key, _, value = ambiguous[1].partition("=")
         return (
             f"{ambiguous[1]} gives several values; add -m to run each of them, "
-            f"or write {key}=[{value}] for a list"
+            f"write {key}=[{value}] for a list, or quote it: {_as_typed(key, value)}"
         )
     return place + _one_line(text)
 
@@ -120,7 +122,15 @@ def _unreadable(override: str, reason: str) -> str:
     key, separator, value = override.partition("=")
     if not separator:
         return f"'{override}' is not of the form key=value"
-    return f"{override} cannot be parsed ({reason}); quote its value: \"{key}='{value}'\""
+    outer = re.fullmatch(r"(['\"])(.*)\1", value, flags=re.DOTALL)
+    typed = _as_typed(key, outer[2] if outer else value)
+    return f"{override} cannot be parsed ({reason}); quote its value: {typed}"
+
+
+def _as_typed(key: str, value: str) -> str:
+    """A word for the shell with a value that Hydra takes for one text."""
+    word = f"{key}={quoted(value)}"
+    return shlex.quote(word) if re.search(r'["$`!\\]', word) else f'"{word}"'
 
 
 def _place(text: str, own: Sequence[Path]) -> tuple[str, str]:

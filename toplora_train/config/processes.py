@@ -27,7 +27,8 @@ def launched_processes() -> int | None:
             f"WORLD_SIZE={given} in the environment is not a number of processes; {REMEDY}"
         )
     count = int(given)
-    missing = [name for name in NEEDED if not os.environ.get(name)] if count > 1 else []
+    distributed = count > 1 or "RANK" in os.environ or "LOCAL_RANK" in os.environ
+    missing = [name for name in NEEDED if distributed and not os.environ.get(name)]
     if missing:
         raise UserError(
             f"WORLD_SIZE={given} is in the environment, but not {', '.join(missing)}; {REMEDY}"

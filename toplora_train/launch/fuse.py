@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from toplora_train.config.arguments import Key, parse_arguments, parse_list, show_usage
+from toplora_train.config.arguments import Key, parse_arguments, parse_list, quoted, show_usage
 from toplora_train.config.errors import UserError
 from toplora_train.config.locate import options
 from toplora_train.config.resolved import read_config
@@ -30,7 +29,6 @@ PURPOSE = (
 TRIMMED = ("ties", "dare_linear", "dare_ties")
 METHODS = ("flow", "linear", "cat", *TRIMMED)
 SWITCH = ("true", "false")
-OF_OTHER_TYPES = (*SWITCH, "null", "nan", "inf")  # names that Hydra reads as another type
 KEYS = (
     Key(
         "runs", "two or more runs, runs=[A,B]; the first one's base model and prompt", required=True
@@ -118,8 +116,11 @@ def training_words(
         f"dataset.train={quoted(given['train'])}",
     ]
     file = runs[0] / "config.yaml" if runs else Path()
-    if file.is_file() and not any(word.startswith(("model=", "model.")) for word in further):
-        words += run_words_of(read_config(file))
+    if file.is_file():
+        own = run_words_of(read_config(file))
+        if any(word.startswith(("model=", "model.path=")) for word in further):
+            own = [word for word in own if not word.startswith(("model=", "model."))]
+        words += own
     if "output" in given:
         words.append(f"output_dir={quoted(given['output'])}")
     if "seed" in given:
@@ -142,18 +143,6 @@ def run_words_of(config: RunConfig) -> list[str]:
     if config.dataset.prompt is not None:
         words.append(f"dataset.prompt={quoted(config.dataset.prompt)}")
     return [*words, f"dataset.max_length={quoted(config.dataset.max_length)}"]
-
-
-def quoted(value: object) -> str:
-    """A value as Hydra's grammar reads it, in quotation marks if it could be read as another."""
-    if value is None or isinstance(value, bool | int | float):
-        return {None: "null", True: "true", False: "false"}.get(value, str(value))  # type: ignore[arg-type]
-    text = str(value)
-    is_name = re.fullmatch(r"[A-Za-z_][\w-]*", text) and text.lower() not in OF_OTHER_TYPES
-    if is_name or re.fullmatch(r"[\w./-]*/[\w./-]*|[A-Za-z_]\w*\.\w+", text):  # or a path
-        return text
-    # A backslash stands for itself but before a quotation mark.
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", "\\'"), text) + "'"
 
 
 def find_weights(given: dict[str, str], count: int) -> list[float]:

@@ -22,6 +22,8 @@ WRITTEN = (  # by a run; its logs are only appended to
     "report.md",
     "report.html",
     "metrics.jsonl",
+    "metrics.csv",
+    "inspection",
     "adapter",
     "checkpoints",
     "figures",

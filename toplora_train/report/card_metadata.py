@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,16 +16,21 @@ from toplora_train.config.decoding import longest_answer
 from toplora_train.config.locate import options
 from toplora_train.config.plugins import plugin
 from toplora_train.config.schema import RunConfig
+from toplora_train.data.files import is_file_name
+from toplora_train.data.parts import HELD_OUT, REST_OF
 from toplora_train.models.known import known_model
 from toplora_train.report.numbers import percent_interval
 from toplora_train.report.wording import has_head, has_images
 
+OWN_ROWS = ("jsonl", "table", "images")  # data sets' options that are for rows of one's own
 NO_ADDRESS = ("local folder", "built in")
 # The hub's tags that need a name of their own: `license: other` with `license_name`.
 _OTHER_LICENCES = frozenset({"qwen-research"})
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@[\w.-]+)?")
 _PART = r"[^,'\"\[\]{}/\\]+"
-_ABSOLUTE = re.compile(rf"(?<![\w.:/~])(?:~|[A-Za-z]:)?[/\\](?:{_PART}[/\\])*({_PART})")
+_ABSOLUTE = re.compile(  # after "rest-of:" too, but not of a URL
+    rf"(?<![\w./~])(?:~|[A-Za-z]:)?[/\\](?![/\\])(?:{_PART}[/\\])*({_PART})"
+)
 _BUNDLED = re.compile(r".*/data/bundled/(.+)")
 
 
@@ -51,7 +57,7 @@ class Facts:
         """The facts about a run's model and data sets, as far as they ship with this package."""
         adapter = str(config.adapter["name"])
         known, data = known_model(config.model.path), config.dataset
-        own = data.name == "jsonl" or data.name not in options("dataset") or data.test is not None
+        own = data.name in OWN_ROWS or data.name not in options("dataset") or data.test is not None
         return cls(
             licence=None if known is None else known.licence,
             language=None if own else "en",
@@ -137,5 +143,5 @@ def without_folders(text: str) -> str:
 
 
 def _hub_id(source: str) -> str | None:
-    found = _HUB_ID.fullmatch(source)
-    return found[1] if found else None
+    found = _HUB_ID.fullmatch(source.removeprefix(REST_OF).removeprefix(HELD_OUT))
+    return None if found is None or is_file_name(Path(found[1])) else found[1]  # data/test.jsonl

@@ -277,6 +277,11 @@ def _settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 
 @cache
+def quoted(text: str) -> str:
+    """The text in quotation marks, with its line breaks as escapes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def templates(*, escape: bool) -> Environment:
     """The Jinja environment of this package's templates; ``escape`` for HTML."""
     environment = Environment(
@@ -302,6 +307,7 @@ def templates(*, escape: bool) -> Environment:
         fenced,
         cell,
         code,
+        quoted,
         repr,
     ):
         environment.filters[formatter.__name__] = formatter

@@ -155,10 +155,16 @@ def empty_folder(folder: Path) -> Path:
     """The folder, if it is new or empty.
 
     Raises:
-        UserError: It is not.
+        UserError: It is not, or cannot be created.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder} already exists; choose another with output=FOLDER")
+    try:
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+            raise UserError(f"{folder} already exists; choose another with output=FOLDER")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"output={folder} cannot be created ({error.strerror}); choose another folder"
+        ) from error
     return folder
 
 

@@ -34,8 +34,11 @@ from toplora_train.adapters.saving import (
 from toplora_train.adapters.stored_config import peft_errors
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
+from toplora_train.config.json_file import write_text_atomically
 from toplora_train.config.resolved import read_config, write_config
 from toplora_train.config.schema import RunConfig
+from toplora_train.report.card import model_card
+from toplora_train.report.card_metadata import Facts
 from toplora_train.report.environment import environment
 from toplora_train.report.record import (
     Reload,
@@ -49,6 +52,7 @@ from toplora_train.report.record import (
 )
 from toplora_train.run.export import atomic_folder, empty_folder, example_logits
 from toplora_train.run.prepare.adapted_model import validate_own_adapter
+from toplora_train.run.prepare.encoding import learned_prompt
 from toplora_train.run.prepare.objective import load_base, locate_base
 from toplora_train.run.prepare.special_tokens import open_tokenizer
 from toplora_train.train.sanity_checks import peak_memory
@@ -146,6 +150,14 @@ def fuse(
             notes=[f"Fused, not trained, from {', '.join(map(str, runs))} ({how})."],
         )
         write_report(aside / "report.json", report)
+        prompt = learned_prompt(
+            report.protocol,
+            tokenizer,
+            chat=report.data.wording == "chat",
+            template=report.data.prompt,
+        )
+        card = model_card(report.to_dict(), prompt=prompt, facts=Facts.of(config))
+        write_text_atomically(adapter / "README.md", card)
     return difference
 
 
