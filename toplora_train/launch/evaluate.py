@@ -131,6 +131,8 @@ def evaluate_words(words: list[str]) -> Evaluated:
         )
         return Evaluated(report, folder, _show)
 
+    if "harness" in given:
+        _validate_others(given, "harness", HARNESS_KEYS, "prompts and scores as the harness does")
     # Imported here, as rescoring does not need it.
     from toplora_train.config.again import EVALUATION, evaluation_config
 
@@ -145,7 +147,6 @@ def evaluate_words(words: list[str]) -> Evaluated:
     )
     load_plugins(needed_to_use(again.plugins), folders)
     if "harness" in given:
-        _validate_others(given, "harness", HARNESS_KEYS, "prompts and scores as the harness does")
         from toplora_train.run.harness import evaluate_harness
 
         tasks = parse_list(given["harness"])
