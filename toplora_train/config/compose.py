@@ -179,19 +179,26 @@ def run_config(composed: DictConfig, hydra: DictConfig, argv: Sequence[str]) -> 
     return config
 
 
+PLACES = (
+    "output_dir",
+    "data_root",
+    "dataset.train",
+    "dataset.test",
+    "model.path",
+    "adapter.start_from",
+)
+
+
 def _validate_places(values: Mapping[str, Any]) -> None:
     """Refuse an empty path, as of an unset shell variable: it would be the current folder.
 
     Raises:
         UserError: Names the key.
     """
-    places = {key: values.get(key) for key in ("output_dir", "data_root")}
-    for group, keys in (("dataset", ("train", "test")), ("model", ("path",))):
-        places |= {f"{group}.{key}": (values.get(group) or {}).get(key) for key in keys}
-    adapter = values.get("adapter")
-    if isinstance(adapter, Mapping):
-        places["adapter.start_from"] = adapter.get("start_from")
-    for key, value in places.items():
+    for key in PLACES:
+        group, _, name = key.rpartition(".")
+        of_group = values.get(group) if group else values
+        value = of_group.get(name) if isinstance(of_group, Mapping) else None
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str) and not one.strip():
                 raise UserError(f"{key} is empty; give a path, or leave it out")
