@@ -133,7 +133,7 @@ def seeds_to_see(gain: float, difference: Difference, *, tests: int = 1) -> int 
         tests: As in :func:`compare`.
 
     Returns:
-        The number, or None if no number suffices: there are too few rows.
+        The number; None if the variance over rows alone hides the gain, whatever the seeds.
 
     Raises:
         ValueError: one of the methods has one seed.

@@ -25,7 +25,6 @@ from toplora_train.report.methods import RATE, Method, typed
 from toplora_train.report.numbers import rate
 from toplora_train.report.runs import Run
 
-KEY = RATE
 TUNE_MORE = "Tune with three seeds or more (study.tuning_seeds)"
 
 
@@ -102,10 +101,10 @@ def rate_curve(grid: Mapping[float, Sequence[HeldOut | None]]) -> dict[str, Any]
 
 def untuned(method: Method) -> str:
     """The method's name without its learning rate."""
-    return method.name.replace(f" {KEY}={typed(method.runs[0].settings[KEY])}", "")
+    return method.name.replace(f" {RATE}={typed(method.runs[0].settings[RATE])}", "")
 
 
-def edge_warnings(rates: Mapping[str, Any] | None, key: str = KEY) -> list[str]:
+def edge_warnings(rates: Mapping[str, Any] | None, key: str = RATE) -> list[str]:
     """Warn of each adapter whose best rate is the lowest or the highest one tried, or any.
 
     Args:
@@ -165,7 +164,7 @@ def _is_flat(points: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _rate(run: Run) -> float:
-    return float(run.settings[KEY])
+    return float(run.settings[RATE])
 
 
 def _standard_error(found: Sequence[HeldOut]) -> float | None:

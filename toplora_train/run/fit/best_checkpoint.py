@@ -168,7 +168,8 @@ class BestCheckpoint:
 
     def _delete_unneeded(self) -> None:
         """Keep the best tensors as of now, and of each checkpoint from which a run may resume."""
-        ends = [int(path.name.removeprefix("step-")) for path in self.folder.parent.glob("step-*")]
+        steps = [path.name.removeprefix("step-") for path in self.folder.parent.glob("step-*")]
+        ends = [int(step) for step in steps if step.isdecimal()]
         until = [[one for one in self.judged if one.step <= end] for end in ends]
         needed = {self._file(self._best_of(judged)) for judged in (self.judged, *until) if judged}
         for path in self.folder.glob("adapter-*.safetensors"):
