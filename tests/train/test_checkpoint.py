@@ -2,6 +2,7 @@ import hashlib
 import json
 import re
 import resource
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -87,6 +88,20 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
     for step in range(1, 6):
         save(tmp_path, model, optimizer, step, keep=2)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000004", "step-00000005"]
+
+
+def test_copies_that_a_user_keeps_beside_the_checkpoints_are_neither_deleted_nor_resumed_from(
+    tmp_path: Path,
+):
+    model = lora()
+    optimizer = adamw(model)
+    first = save(tmp_path, model, optimizer, 1)
+    shutil.copytree(first, tmp_path / "step-00000001.bak")
+    (tmp_path / "step-00000001.tar.gz").touch()
+    newest = save(tmp_path, model, optimizer, 2, keep=1)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"step-00000001.bak", "step-00000001.tar.gz", newest.name}
+    assert newest_checkpoint(tmp_path) == newest
 
 
 def test_a_new_checkpoint_is_kept_beside_a_damaged_later_one(tmp_path: Path):

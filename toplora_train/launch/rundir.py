@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toplora_train.config.errors import UserError
+from toplora_train.config.folders import checkpoint_folders
 from toplora_train.config.resolved import flat, is_run_config, read_config
 from toplora_train.config.schema import LENGTH, RunConfig
 from toplora_train.launch.extension import validate_extension
@@ -92,7 +93,7 @@ def is_already_done(config: RunConfig, run_dir: Path) -> bool:
         UserError: The directory holds files or a run that this one would overwrite, or a run that
             cannot be extended or has lost its adapter.
     """
-    checkpoints = _checkpoints(run_dir)
+    checkpoints = checkpoint_folders(run_dir / "checkpoints")
     if (run_dir / STUDY).is_file():
         raise UserError(
             f"{run_dir} holds a study; continue it with -m, or choose another output_dir"
@@ -133,7 +134,7 @@ def forget_failure(run_dir: Path) -> None:
 
 def how_to_resume(config: RunConfig, run_dir: Path) -> str:
     """How to resume after an interruption; "" if nothing was saved."""
-    checkpoints = _checkpoints(run_dir)
+    checkpoints = checkpoint_folders(run_dir / "checkpoints")
     if checkpoints:
         kept = f"{checkpoints[-1].name} is saved"
     elif any((run_dir / "predictions").glob("*.jsonl*")):
@@ -168,11 +169,6 @@ def _validate_adapter_there(run_dir: Path, checkpoints: list[Path]) -> None:
                 "output_dir"
             )
             raise UserError(f"{run_dir} holds a finished run without its {name}; {remedy}")
-
-
-def _checkpoints(run_dir: Path) -> list[Path]:
-    found = (run_dir / "checkpoints").glob("step-*")
-    return sorted(path for path in found if path.name.removeprefix("step-").isdigit())
 
 
 def _changes(config: RunConfig, run_dir: Path) -> dict[str, tuple[Any, Any]]:

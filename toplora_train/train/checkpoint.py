@@ -33,6 +33,7 @@ from torch import Tensor
 
 from toplora_train.config.aside import rescue
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.config.folders import checkpoint_folders, checkpoint_name
 from toplora_train.config.reading import read_json, validate, validate_file
 from toplora_train.models.sharded import full_tensor
 from toplora_train.models.tensors import read_tensors, validate_tensors
@@ -122,7 +123,7 @@ def save_checkpoint(
         RunFailure: writing failed (disk full); earlier checkpoints are untouched, and this one is
             kept in the temporary folder if possible.
     """
-    target = folder / f"step-{state.step:08d}"
+    target = folder / checkpoint_name(state.step)
     aside = folder / f".writing-{target.name}"
     tensors, scalars = _split_optimizer_state(optimizer)
     adapter, random = adapter_tensors(model), random_states(accelerator)
@@ -155,7 +156,7 @@ def save_checkpoint(
         _flush_entry(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        intact = sorted(folder.glob("step-*"))
+        intact = checkpoint_folders(folder)
         earlier = f"{intact[-1].name} is intact" if intact else "there is no earlier one"
         raise RunFailure(
             f"the checkpoint of step {state.step} could not be written to {folder} ({error}); "
@@ -163,7 +164,7 @@ def save_checkpoint(
             f"{folder}, then continue with resume=auto"
         ) from error
     # A later one is damaged, or of a run that went back: it is not the newest.
-    others = sorted(path for path in folder.glob("step-*") if path != target)
+    others = [path for path in checkpoint_folders(folder) if path != target]
     for old in others[: max(0, len(others) - keep + 1)]:
         shutil.rmtree(old)
     return target
@@ -175,7 +176,7 @@ def newest_checkpoint(folder: Path, *, warn: Callable[[str], None] = logger.warn
     Raises:
         UserError: see :func:`read_state`.
     """
-    for candidate in sorted(folder.glob("step-*"), reverse=True):
+    for candidate in reversed(checkpoint_folders(folder)):
         if damage := _damage(candidate):
             warn(f"{candidate} is damaged ({damage}); using the one before it")
         else:

@@ -63,7 +63,7 @@ def train(
             disk is full.
         Interrupted: a signal arrived; the step's checkpoint is on disk.
     """
-    state, saved, size = start, start.step, settings.micro_batch_size
+    state, size = start, settings.micro_batch_size
     shown, unread, dead_tensors = start, Unread(), DeadTensors(model)
     remedy = precision_remedy(model, accelerator.mixed_precision)
     saved_at = time.monotonic()
@@ -71,7 +71,7 @@ def train(
     def settle(state: TrainState, step: int) -> TrainState:
         """Wait for the device, and refuse what it computed if it is NaN or infinite."""
         for taken in unread.read():
-            validate_loss(taken.loss, taken.step, saved, remedy=remedy)
+            validate_loss(taken.loss, taken.step, remedy=remedy)
             if accelerator.scaler is None:  # fp16's scaler skips such steps and lowers its factor
                 validate_gradients(
                     model, taken.grad_norm, taken.step, remedy=remedy, held=taken.step == step
@@ -145,7 +145,7 @@ def train(
         held_out = None
         if validate:
             held_out = evaluate(data.validation, micro_batch_size=size)
-            validate_loss(held_out, step, saved, remedy=remedy, taken=True)
+            validate_loss(held_out, step, remedy=remedy, taken=True)
         yield StepRecord(
             step=step,
             epoch=epoch,
@@ -178,7 +178,7 @@ def train(
             state = settle(state, step)
         if last and held_out is None:  # no later step will show what this one did to the weights
             after = evaluate(rows[: accelerator.num_processes], micro_batch_size=size)
-            validate_loss(after, step, saved, remedy=remedy, taken=True)
+            validate_loss(after, step, remedy=remedy, taken=True)
         if saves:
             save_checkpoint(
                 settings.checkpoints,
@@ -188,7 +188,7 @@ def train(
                 state=state,
                 keep=settings.keep,
             )
-            saved, saved_at = step, time.monotonic()
+            saved_at = time.monotonic()
         if stopping:
             accelerator.wait_for_everyone()  # a process that left would make the agent stop rank 0
             raise Interrupted(stopping)

@@ -13,34 +13,24 @@ from toplora_train.config.errors import RunFailure
 from toplora_train.models.memory import peak_resident_memory
 from toplora_train.models.sharded import full_tensor
 
-LOWER = "Lower optimizer.lr"
+# Resuming repeats the step: a checkpoint keeps its run's rate and precision.
+LOWER = "Start again, in another output_dir, with a lower optimizer.lr"
 
 
-def validate_loss(
-    loss: float, step: int, saved: int, *, remedy: str = LOWER, taken: bool = False
-) -> None:
+def validate_loss(loss: float, step: int, *, remedy: str = LOWER, taken: bool = False) -> None:
     """Stop a run whose loss is NaN or infinite.
 
     Args:
         loss: A step's training loss or, if ``taken``, a loss measured after the step.
         step: The step.
-        saved: The step of the last checkpoint, 0 for none.
         remedy: What to do, see :func:`precision_remedy`.
         taken: Whether the weights were already updated.
 
     Raises:
         RunFailure: The loss is NaN or infinite.
     """
-    if math.isfinite(loss):
-        return
-    kept = (
-        f"the checkpoint of step {saved} is the last good one"
-        if saved
-        else "no checkpoint was saved yet"
-    )
-    raise RunFailure(
-        f"the loss is {loss} {'after' if taken else 'at'} step {step}; {kept}. {remedy}"
-    )
+    if not math.isfinite(loss):
+        raise RunFailure(f"the loss is {loss} {'after' if taken else 'at'} step {step}. {remedy}")
 
 
 def precision_remedy(model: torch.nn.Module, mixed_precision: str) -> str:
@@ -51,9 +41,9 @@ def precision_remedy(model: torch.nn.Module, mixed_precision: str) -> str:
         mixed_precision: Accelerate's ``mixed_precision``.
     """
     if mixed_precision == "fp16":
-        return f"{LOWER}, or train in trainer.mixed_precision=bf16 instead of fp16"
+        return f"{LOWER}, or in trainer.mixed_precision=bf16 instead of fp16"
     if any(p.dtype == torch.float16 for p in model.parameters()):
-        return f"{LOWER}, or load the model with model.dtype=bfloat16 or float32 instead of float16"
+        return f"{LOWER}, or with model.dtype=bfloat16 or float32 instead of float16"
     return LOWER
 
 
@@ -91,8 +81,8 @@ def validate_gradients(
         return
     if not held:
         raise RunFailure(
-            f"the gradient norm is {norm} at step {step}. {remedy}, or set trainer.max_grad_norm; "
-            "with trainer.log_every=1 the tensors are named"
+            f"the gradient norm is {norm} at step {step}. {remedy}; with trainer.log_every=1 the "
+            "tensors are named"
         )
     bad = [
         name
@@ -101,8 +91,7 @@ def validate_gradients(
     ]
     raise RunFailure(
         f"the gradient norm is {norm} at step {step}: {len(bad)} adapter tensors have NaN or "
-        f"infinite gradients (first: {bad[0] if bad else 'none alone'}). {remedy}, or set "
-        "trainer.max_grad_norm"
+        f"infinite gradients (first: {bad[0] if bad else 'none alone'}). {remedy}"
     )
 
 

@@ -37,3 +37,9 @@ def test_a_resumed_run_replaces_the_steps_after_its_checkpoint(tmp_path: Path):
         resumed.log({"loss": 5.0}, step)
     resumed.finish({}, [])
     assert scalars(tmp_path, "loss") == [(1, 9.0), (2, 5.0), (3, 5.0), (4, 5.0)]
+
+
+def test_the_final_metrics_of_a_run_resumed_at_its_end_are_of_its_last_step(tmp_path: Path):
+    tracker = open_run(TrackedRun(tmp_path, SETTINGS, {}, resumed_step=4))
+    tracker.finish({"rte/accuracy": 0.5}, [])
+    assert scalars(tmp_path, "rte/accuracy") == [(4, 0.5)]

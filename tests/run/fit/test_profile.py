@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.test_loop import start_training
-from tests.train.test_step import adamw
+from tests.train.test_loop import lora, start_training
+from tests.train.test_step import adamw, examples
 from toplora_train.adapters.attach import attach_adapter
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.data.batches import collate
@@ -59,6 +59,33 @@ def test_the_profile_of_a_run_says_where_its_time_goes(tmp_path: Path, monkeypat
     with gzip.open(tmp_path / "profile" / "trace.json.gz") as file:
         names = {event.get("name") for event in json.load(file)["traceEvents"]}
     assert {"aten::mm", "_FusedLinear", "collate"} <= names
+
+
+def test_held_out_rows_do_not_count_as_training(tmp_path: Path, monkeypatch):
+    counted = []
+    flops = module.training_flops
+    monkeypatch.setattr(
+        module,
+        "training_flops",
+        lambda lengths, **how: counted.append(sorted(lengths)) or flops(lengths, **how),
+    )
+    for name, held_out in (("without", []), ("with", examples()[:2])):
+        model = lora()
+        profiler = StepProfiler(tmp_path / name, model, CPU, first=1, total=4, say=str)
+        with profiling(profiler) as after:
+            for record in start_training(
+                model,
+                adamw(model),
+                tmp_path / f"{name} checkpoints",
+                collate=profiler.collating(partial(collate, pad_token_id=0)),
+                total_steps=4,
+                validation=held_out,
+                eval_every=1,
+            ):
+                after(record.step)
+        page = (tmp_path / name / "summary.md").read_text()
+        assert ("includes the validation" in page) == bool(held_out)
+    assert counted[0] == counted[1]
 
 
 def test_a_run_that_ends_in_between_leaves_no_profile(tmp_path: Path):

@@ -19,7 +19,11 @@ def test_settings_that_affect_training_are_in_and_others_are_out(make_run):
     config = make_run()
     before = resume_settings(config, rows_sha256="x")
     logging = replace(config, trainer=replace(config.trainer, log_every=3, save_every=7, keep=5))
-    assert resume_settings(logging, rows_sha256="x") == before
+    smaller = replace(
+        config, trainer=replace(config.trainer, micro_batch_size=1, activation_checkpointing=True)
+    )
+    for same in (logging, smaller):
+        assert resume_settings(same, rows_sha256="x") == before
     changes = [
         replace(config, trainer=replace(config.trainer, batch_size=4)),
         replace(config, adapter=config.adapter | {"r": 2}),
@@ -54,6 +58,25 @@ def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(make_run):
     resized = replace(config, model=replace(config.model, resize_embeddings=True))
     with pytest.raises(UserError, match=r"model\.resize_embeddings was False, now True"):
         validate_same_settings(Path("c"), older, resume_settings(resized, rows_sha256="x"))
+
+
+def test_what_selects_the_best_adapter_stays_the_same(make_run):
+    config = make_run()
+    by_metric = replace(
+        config,
+        dataset=replace(config.dataset, validation_rows=4),
+        trainer=replace(config.trainer, select="best", select_by="metric", eval_every=2),
+    )
+    task = replace(config.task["arithmetic"], extraction="exact")
+    before, now = (
+        resume_settings(one, rows_sha256="x")
+        for one in (by_metric, replace(by_metric, task={"arithmetic": task}))
+    )
+    with pytest.raises(UserError, match=r"task\.arithmetic\.extraction was 'number', now 'exact'"):
+        validate_same_settings(Path("c"), before, now)
+    older = {key: value for key, value in before.items() if not key.startswith("task.")}
+    validate_same_settings(Path("c"), with_defaults(older, now), now)
+    assert not any(key.startswith("task.") for key in resume_settings(config, rows_sha256="x"))
 
 
 def test_what_a_checkpoint_says_is_never_replaced_by_a_default():

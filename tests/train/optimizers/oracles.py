@@ -59,10 +59,12 @@ def train(
     return [parameter.detach().double().numpy() for parameter in factors(model)]
 
 
-def built(model: nn.Module, name: str, **settings: object) -> torch.optim.Optimizer:
-    """The optimizer of this name, without weight decay."""
+def built(
+    model: nn.Module, name: str, *, weight_decay: float = 0.0, **settings: object
+) -> torch.optim.Optimizer:
+    """The optimizer of this name, by default without weight decay."""
     return build_optimizer(
-        model, name=name, lr=LR, betas=BETAS, eps=EPS, weight_decay=0.0, **settings
+        model, name=name, lr=LR, betas=BETAS, eps=EPS, weight_decay=weight_decay, **settings
     )
 
 

@@ -99,6 +99,8 @@ def test_the_step_in_w_does_not_depend_on_how_the_factors_share_their_scale():
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
-def test_a_pair_with_two_learning_rates_is_refused():
+def test_a_pair_with_two_learning_rates_or_weight_decays_is_refused():
     with pytest.raises(UserError, match="give both the same factor"):
         built(lora(), "lora_rite", lr_multipliers={"lora_B": 2.0})
+    with pytest.raises(UserError, match=r"name both in optimizer\.no_decay or neither"):
+        built(lora(), "lora_rite", weight_decay=0.1, no_decay=["lora_B"])

@@ -125,6 +125,22 @@ def test_twenty_steps_follow_the_rule(clip: float, power: float):
         assert furthest(train(model, built(model, "lorsum", **settings)), wanted) < tolerance
 
 
+@pytest.mark.parametrize(("exempt", "decayed"), [((), (0, 1)), (("lora_B",), (0,))])
+def test_each_factor_decays_by_its_own_group(exempt: tuple[str, ...], decayed: tuple[int, ...]):
+    x, s = passes()[0][0]
+    stepped = []
+    for decay in (0.0, 0.5):
+        model = lora()
+        optimizer = built(model, "lorsum", weight_decay=decay, no_decay=exempt, **SETTINGS)
+        layer = layers(model)[0].train()
+        (layer(x) * s).sum().backward()
+        optimizer.step()
+        stepped.append((layer.lora_A["default"].weight, layer.lora_B["default"].weight))
+    for factor, (plain, found) in enumerate(zip(*stepped, strict=True)):
+        shrunk = plain * (1 - LR * 0.5) if factor in decayed else plain
+        torch.testing.assert_close(found, shrunk, rtol=1e-12, atol=0)
+
+
 def test_micro_batches_are_one_batch():
     one, other = lora(), lora()
     whole = train(one, built(one, "lorsum", **SETTINGS))

@@ -25,15 +25,21 @@ def open_run(run: TrackedRun) -> TensorBoardTracker:
         writer.add_event(
             event_pb2.Event(wall_time=time.time(), step=run.resumed_step + 1, session_log=started)
         )
-    return TensorBoardTracker(writer)
+    return TensorBoardTracker(writer, step=run.resumed_step)
 
 
 class TensorBoardTracker:
-    """Writes scalars to an event file."""
+    """Writes scalars to an event file.
 
-    def __init__(self, writer: Any) -> None:
+    Args:
+        writer: TensorBoard's.
+        step: The step that the run starts from; its final metrics are of this one if it resumes at
+            its end.
+    """
+
+    def __init__(self, writer: Any, *, step: int) -> None:
         self._writer = writer
-        self._step = 0
+        self._step = step
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record ``metrics`` at optimizer step ``step``."""

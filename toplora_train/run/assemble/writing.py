@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from toplora_train.adapters.saving import save_adapter
 from toplora_train.config.aside import rescue
 from toplora_train.config.errors import RunFailure
+from toplora_train.config.folders import checkpoint_folders
 from toplora_train.config.json_file import write_text_atomically
 from toplora_train.config.schema import RunConfig
 from toplora_train.report.card import model_card
@@ -37,8 +38,8 @@ def save_adapter_folder(model: PeftModel, tokenizer: PreTrainedTokenizerBase, fo
         write(folder)
     except (OSError, RunFailure) as error:
         kept = rescue(write, "adapter")
-        checkpoints = sorted((folder.parent / "checkpoints").glob("step-*"))
-        last = f"; so has {checkpoints[-1]}" if checkpoints else ""
+        saved = checkpoint_folders(folder.parent / "checkpoints")
+        last = f"; so has {saved[-1]}" if saved else ""
         raise RunFailure(
             f"the adapter could not be written to {folder} ({error}); {kept}{last}: make {folder} "
             "a writable folder, then continue with resume=auto"

@@ -25,6 +25,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from toplora_train.config.errors import RunFailure, UserError
+from toplora_train.config.folders import checkpoint_folders, step_of
 from toplora_train.config.kinds import head_task, selects_by_loss
 from toplora_train.config.reading import read_text, validate_json
 from toplora_train.config.schema import RunConfig
@@ -168,8 +169,7 @@ class BestCheckpoint:
 
     def _delete_unneeded(self) -> None:
         """Keep the best tensors as of now, and of each checkpoint from which a run may resume."""
-        steps = [path.name.removeprefix("step-") for path in self.folder.parent.glob("step-*")]
-        ends = [int(step) for step in steps if step.isdecimal()]
+        ends = [step_of(path) for path in checkpoint_folders(self.folder.parent)]
         until = [[one for one in self.judged if one.step <= end] for end in ends]
         needed = {self._file(self._best_of(judged)) for judged in (self.judged, *until) if judged}
         for path in self.folder.glob("adapter-*.safetensors"):

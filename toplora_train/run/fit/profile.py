@@ -80,15 +80,19 @@ class StepProfiler:
         self._last = min(self._first + STEPS - 1, total)
         self._lengths: list[int] = []
         self._supervised = 0
+        self._validated = False
         self._profiler: profile | None = None
         if self._first == first:
             self._start()
 
     def collating(self, collate: Collate) -> Collate:
-        """``collate``, timed, which also counts the tokens of the profiled steps."""
+        """``collate``, timed, which also counts the tokens that the profiled steps train on."""
 
         def counted(rows: Sequence[Any]) -> Any:
             if self._profiler is None:
+                return collate(rows)
+            if not self._model.training:
+                self._validated = True
                 return collate(rows)
             self._lengths += [len(row.input_ids) for row in rows]
             self._supervised += sum(row.supervised for row in rows)
@@ -166,7 +170,9 @@ class StepProfiler:
             "",
             f"A step takes {step * 1e3:,.1f} ms under the profiler, which makes it slower, and "
             f"{count / steps:,.0f} {'kernels and copies' if on_gpu else 'operations'} "
-            f"on {self._device.type}.",
+            f"on {self._device.type}."
+            + self._validated
+            * " This includes the validation between them.",
             "",
             f"The floor is {floor * 1e3:,.1f} ms, **{floor / step:.0%}** of that: the products "
             "that a step must compute (four FLOPs per frozen weight and token, attention, logits "

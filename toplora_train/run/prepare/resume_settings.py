@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from toplora_train.config.kinds import selects_by_loss
 from toplora_train.config.resolved import DEFAULTS, flattened
 from toplora_train.config.schema import RunConfig
 from toplora_train.run.fit.best_checkpoint import selects
 from toplora_train.run.prepare.parsing import learned_template
 
-# These change what is written or shown, not the training.
+# These change what is written or shown, or how much memory and time the same updates take.
 FREE = {
     "trainer.name",
     "trainer.log_every",
@@ -20,6 +21,10 @@ FREE = {
     "trainer.eval_every",
     "trainer.keep",
     "trainer.profile",
+    "trainer.micro_batch_size",
+    "trainer.activation_checkpointing",
+    "trainer.compile",
+    "trainer.liger",
     "model.package",
 }
 
@@ -50,6 +55,11 @@ def resume_settings(
         "seed": config.seed,
         "plugins": {k: v for k, v in config.plugins.items() if not k.startswith("task/")},
     }
+    if selects(config) and not selects_by_loss(config):  # the held-out scores depend on them
+        parts["task"] = {
+            name: {key: getattr(task, key) for key in ("metric", "extraction", "max_new_tokens")}
+            for name, task in config.task.items()
+        }
     template = learned_template(config)
     if template is not None:  # a checkpoint from before templates has no such key
         parts["dataset"]["prompt"] = template
@@ -62,4 +72,6 @@ def resume_settings(
 def with_defaults(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's settings; a key of ``now`` that is newer than it has its default."""
     known = DEFAULTS | {"evaluation.protocol": "clean"}
+    if not any(key.startswith("task.") for key in stored):  # it has none to compare with
+        known = known | {key: value for key, value in now.items() if key.startswith("task.")}
     return {key: known[key] for key in now if key in known} | dict(stored)

@@ -58,7 +58,7 @@ def build_optimizer(
         if held != {id(p) for a in firsts for p in (a, partner[id(a)])}:
             raise UserError(
                 "optimizer=lora_rite steps A and B of a layer together; give both the same factor "
-                "in optimizer.lr_multipliers"
+                "in optimizer.lr_multipliers, and name both in optimizer.no_decay or neither"
             )
         in_pairs.append({**group, "params": [p for a in firsts for p in (a, partner[id(a)])]})
     rite = LoRARite(

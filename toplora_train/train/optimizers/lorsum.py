@@ -200,11 +200,20 @@ class LoRSum(torch.optim.Optimizer):
             scale = (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         for number, (x, s) in gradients.items():
             pair = self._pairs[number]
-            group = groups[id(pair.a)]
+            group = groups[id(pair.a)]  # B's differs in weight decay alone
+            decay_of_b = groups[id(pair.b)]["weight_decay"]
             if group["lr"] > 0:
-                self._step(pair, number, x, (s * scale).T, group)
+                self._step(pair, number, x, (s * scale).T, group, decay_of_b)
 
-    def _step(self, pair: Pair, number: int, x: Tensor, s: Tensor, group: dict[str, Any]) -> None:
+    def _step(
+        self,
+        pair: Pair,
+        number: int,
+        x: Tensor,
+        s: Tensor,
+        group: dict[str, Any],
+        decay_of_b: float,
+    ) -> None:
         lr, momentum, kept = group["lr"], group["momentum"], 1 - group["damp"]
         how = {"lam": lr * group["lmbd"], "rounds": group["num_iters"]}
         a, b, x, s = pair.a.double(), pair.b.double() * pair.scaling, x.double(), s.double()
@@ -223,11 +232,9 @@ class LoRSum(torch.optim.Optimizer):
             moved += low_rank_sum(*held, [Term(*held, momentum), Term(x, s, kept)], **how)
             terms.append(metric.divide(Term(*held, -lr * momentum)))
         a, b = low_rank_sum(a, b, terms, metric=metric, **how)
-        decay = 1 - lr * group["weight_decay"]
+        a, b = a * (1 - lr * group["weight_decay"]), b * (1 - lr * decay_of_b) / pair.scaling
         # Only now: in float64 the terms are these tensors themselves.
-        for target, value in zip(
-            targets, [a * decay, b / pair.scaling * decay, *moved], strict=True
-        ):
+        for target, value in zip(targets, [a, b, *moved], strict=True):
             target.copy_(value)
 
     def _metric(self, pair: Pair, x: Tensor, s: Tensor, group: dict[str, Any]) -> Metric:
