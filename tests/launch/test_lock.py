@@ -9,7 +9,7 @@ import time
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.launch.lock import locked
+from toplora_train.launch.lock import holder, locked
 
 
 def test_a_second_run_is_refused_with_the_holder(tmp_path):
@@ -41,10 +41,19 @@ def test_a_lock_file_left_by_a_killed_run_does_not_lock(tmp_path):
         assert "nowhere" not in (tmp_path / ".lock").read_text()
 
 
+def test_the_holder_of_a_lock_is_the_process_that_holds_it_now(tmp_path):
+    assert holder(tmp_path) is None
+    with locked(tmp_path):
+        assert holder(tmp_path) == os.getpid()
+        left = (tmp_path / ".lock").read_text()
+    (tmp_path / ".lock").write_text(left)
+    assert holder(tmp_path) is None
+
+
 HOLDER = """
 import subprocess, sys
 from pathlib import Path
-from toplora_train.launch.lock import locked
+from toplora_train.launch.lock import holder, locked
 with locked(Path(sys.argv[1])) as lock:
     heir = [sys.executable, "-c", "import time; time.sleep(60)"]
     quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

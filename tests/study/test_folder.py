@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,10 @@ def finish(study, job, config):
     study.run_dir(job).mkdir()
     write_config(config, study.run_dir(job) / "config.yaml")
     (study.run_dir(job) / "report.json").write_text('{"status": "completed"}')
+
+
+def longer(config, steps):
+    return replace(config, trainer=replace(config.trainer, max_steps=steps), resume="extend")
 
 
 def test_a_job_is_recognized_by_its_settings_not_by_where_or_how_it_runs():
@@ -94,16 +99,34 @@ def test_a_folder_with_other_settings_than_planned_is_not_that_job(tmp_path):
 
 
 def test_a_run_to_be_extended_is_found_by_its_other_settings(tmp_path):
-    from dataclasses import replace
-
     study, config = Study(tmp_path), run_config(seed=1)
     (job,) = planned(study, 1)
     finish(study, job, config)
-    longer = replace(config, trainer=replace(config.trainer, max_steps=99), resume="extend")
-    assert study.place([("seed=1", longer)])[0].folder == "seed-1"
-    assert study.place([("seed=1", replace(longer, resume=None))])[0].folder != "seed-1"
-    study.write(COMMAND, study.place([("seed=1", longer)]), {})
-    assert [job.digest for job in study.jobs()] == [digest_of(longer)]
+    extended = longer(config, 99)
+    assert study.place([("seed=1", extended)])[0].folder == "seed-1"
+    assert study.place([("seed=1", replace(extended, resume=None))])[0].folder != "seed-1"
+    study.write(COMMAND, study.place([("seed=1", extended)]), {})
+    assert [job.digest for job in study.jobs()] == [digest_of(extended)]
+
+
+def test_a_run_to_be_extended_is_found_whatever_its_folder_is_called(tmp_path):
+    study, config = Study(tmp_path), run_config(seed=1)
+    (job,) = planned(study, 1)
+    (refused,) = study.place([("seed=1 tracker=none", longer(config, 50))])
+    study.write(COMMAND, [refused], {})  # a command that came before there was a run
+    finish(study, job, config)
+    extended = study.place([("seed=1 tracker=none", longer(config, steps)) for steps in (50, 99)])
+    assert extended[0].folder == "seed-1"
+    assert extended[1].folder != "seed-1"  # one run is not extended to two lengths
+
+
+def test_a_run_that_a_command_lists_itself_is_not_extended(tmp_path):
+    study, config = Study(tmp_path), run_config(seed=1)
+    (job,) = planned(study, 1)
+    finish(study, job, config)
+    kept, new = study.place([("", replace(config, resume="extend")), ("", longer(config, 99))])
+    assert kept.folder == "seed-1"
+    assert new.folder != "seed-1"
 
 
 def test_the_status_of_a_job_is_that_of_its_last_event(tmp_path):

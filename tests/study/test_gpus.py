@@ -7,6 +7,7 @@ import pytest
 
 from tests.config.example import run_config
 from toplora_train.study import gpus
+from toplora_train.study.folder import Study
 from toplora_train.study.gpus import KEPT, THREADS, VISIBLE, keep_visible, one_gpu, threads_each
 
 
@@ -20,7 +21,7 @@ def four_jobs(folder, monkeypatch):
     held = []
     for _ in range(4):
         monkeypatch.setenv(VISIBLE, "4,7")
-        job = one_gpu(folder, run_config(), "joblib", jobs_per_gpu=2)
+        job = one_gpu(Study(folder), run_config(), "joblib", jobs_per_gpu=2)
         job.__enter__()
         held.append((os.environ[VISIBLE], job))
     return held
@@ -28,24 +29,34 @@ def four_jobs(folder, monkeypatch):
 
 @pytest.mark.usefixtures("two")
 def test_jobs_at_once_have_different_gpus_and_free_them(tmp_path):
-    with one_gpu(tmp_path, run_config(), "joblib"):
+    with one_gpu(Study(tmp_path), run_config(), "joblib"):
         assert os.environ[VISIBLE] == "4"
         os.environ[VISIBLE] = "4,7"  # as in the other job's process
-        with one_gpu(tmp_path, run_config(), "joblib"):
+        with one_gpu(Study(tmp_path), run_config(), "joblib"):
             assert os.environ[VISIBLE] == "7"
-    with one_gpu(tmp_path, run_config(), "joblib"):
+    with one_gpu(Study(tmp_path), run_config(), "joblib"):
         assert os.environ[VISIBLE] == "4"
     assert os.environ[VISIBLE] == "4,7"
 
 
 @pytest.mark.usefixtures("two")
 def test_a_job_waits_for_a_free_gpu(tmp_path, monkeypatch):
-    held = one_gpu(tmp_path, run_config(), "joblib")
+    held = one_gpu(Study(tmp_path), run_config(), "joblib")
     monkeypatch.setenv(VISIBLE, "4")
     held.__enter__()
     monkeypatch.setattr(gpus.time, "sleep", lambda _: held.__exit__(None, None, None))
-    with one_gpu(tmp_path, run_config(), "joblib"):
+    with one_gpu(Study(tmp_path), run_config(), "joblib"):
         assert os.environ[VISIBLE] == "4"
+
+
+@pytest.mark.usefixtures("two")
+def test_a_study_that_stops_ends_the_wait_for_a_gpu(tmp_path, monkeypatch):
+    study = Study(tmp_path)
+    monkeypatch.setattr(gpus.time, "sleep", lambda _: study.stop())
+    monkeypatch.setenv(VISIBLE, "4")
+    with one_gpu(study, run_config(), "joblib"), one_gpu(study, run_config(), "joblib"):
+        assert study.stops()
+    assert os.environ[VISIBLE] == "4"
 
 
 @pytest.mark.usefixtures("two")
@@ -58,7 +69,7 @@ def test_jobs_that_share_gpus_start_on_idle_ones(tmp_path, monkeypatch):
         assert taken == ["4", "7", "4", "7"]
         monkeypatch.setenv(VISIBLE, "4,7")
         monkeypatch.setattr(gpus.time, "sleep", lambda _: stack.close())
-        with one_gpu(tmp_path, run_config(), "joblib", jobs_per_gpu=2):
+        with one_gpu(Study(tmp_path), run_config(), "joblib", jobs_per_gpu=2):
             assert os.environ[VISIBLE] == "4"
 
 
@@ -68,17 +79,17 @@ def test_jobs_that_share_gpus_start_on_idle_ones(tmp_path, monkeypatch):
     [("basic", {}), ("joblib", {"processes": 2}), ("joblib", {"device": "cpu"}), ("ray", {})],
 )
 def test_other_jobs_see_all_gpus(tmp_path, engine, launch):
-    with one_gpu(tmp_path, run_config(launch=launch), engine):
+    with one_gpu(Study(tmp_path), run_config(launch=launch), engine):
         assert os.environ[VISIBLE] == "4,7"
 
 
 def test_a_machine_without_gpus_reserves_none(tmp_path, monkeypatch):
     monkeypatch.delenv(VISIBLE, raising=False)
     monkeypatch.setattr(gpus, "DEVICES", tmp_path / "none")
-    with one_gpu(tmp_path, run_config(), "joblib"):
+    with one_gpu(Study(tmp_path), run_config(), "joblib"):
         assert VISIBLE not in os.environ
     (tmp_path / "none" / "0000:01").mkdir(parents=True)
-    with one_gpu(tmp_path, run_config(), "joblib"):
+    with one_gpu(Study(tmp_path), run_config(), "joblib"):
         assert os.environ[VISIBLE] == "0"
     assert VISIBLE not in os.environ
 
@@ -90,7 +101,7 @@ def test_jobs_of_submitit_see_the_gpus_that_it_hides(tmp_path, monkeypatch, laun
     monkeypatch.delenv(KEPT)
     keep_visible()
     monkeypatch.setenv(VISIBLE, "")  # as submitit sets it in the job's process
-    with one_gpu(tmp_path, run_config(launch=launch), "submitit_local"):
+    with one_gpu(Study(tmp_path), run_config(launch=launch), "submitit_local"):
         assert os.environ[VISIBLE] == seen
     assert os.environ[VISIBLE] == ""
 
@@ -128,5 +139,5 @@ def test_a_job_starts_on_the_gpu_with_fewer_jobs(tmp_path, monkeypatch):
                 job.__exit__(None, None, None)
         rest.callback(kept.__exit__, None, None, None)
         monkeypatch.setenv(VISIBLE, "4,7")
-        with one_gpu(tmp_path, run_config(), "joblib", jobs_per_gpu=2):
+        with one_gpu(Study(tmp_path), run_config(), "joblib", jobs_per_gpu=2):
             assert os.environ[VISIBLE] == "7"

@@ -7,7 +7,9 @@ import pytest
 from tests.config.example import run_config
 from toplora_train.config.errors import UserError
 from toplora_train.config.resolved import write_config
+from toplora_train.launch.lock import locked
 from toplora_train.launch.parent import JobResult
+from toplora_train.study import gpus
 from toplora_train.study import job as module
 from toplora_train.study.folder import Study
 
@@ -62,15 +64,26 @@ def test_a_refusal_is_recorded_in_the_job_and_in_the_study(study, monkeypatch, c
     assert json.loads((study.path / "seed-1" / "report.json").read_text())["status"] == "failed"
 
 
-def test_an_interruption_ends_jobs_of_this_process_only(study, monkeypatch):
-    with pytest.raises(SystemExit) as end:
-        run(study, monkeypatch, code=130, error="signal 2")
-    assert end.value.code == 130
-    assert study.jobs()[0].status == "interrupted"
+def test_an_interrupted_job_ends_the_sweep_of_its_own_process_whatever_the_launcher(
+    study, monkeypatch
+):
+    for engine in ("basic", "joblib"):  # joblib runs jobs here if it may run only one at once
+        with locked(study.path), pytest.raises(SystemExit) as end:
+            run(study, monkeypatch, engine, code=130, error="signal 2")
+        assert end.value.code == 130
+        assert study.jobs()[0].status == "interrupted"
     assert run(study, monkeypatch, "joblib", code=130, error="signal 2")[0] is None
 
 
 def test_a_stopping_study_starts_no_job(study, monkeypatch):
     study.stop()
     assert run(study, monkeypatch) == (None, [])
+    assert study.jobs()[0].status == "waiting"
+
+
+def test_a_job_does_not_start_if_the_study_stopped_while_it_waited_for_a_gpu(study, monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "4")
+    monkeypatch.setattr(gpus.time, "sleep", lambda _: study.stop())
+    with gpus.one_gpu(study, run_config(), "joblib"):
+        assert run(study, monkeypatch, "joblib") == (None, [])
     assert study.jobs()[0].status == "waiting"

@@ -6,12 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from tests.config.example import run_config
 from toplora_train.study.folder import Study
+from toplora_train.study.interrupt import leave_signals_to_jobs
 from toplora_train.study.launcher import (
     BASIC_SWEEPER,
+    JOBLIB_LAUNCHER,
     RAY_LAUNCHER,
     StudyLauncher,
     StudyStart,
@@ -75,6 +78,13 @@ def test_any_folder_is_a_value_in_hydras_grammar(name):
 
 def test_no_sweep_was_started():
     assert take_started() is None
+
+
+def test_joblibs_processes_ignore_signals_that_the_sweeps_process_handles():
+    hydra = {"launcher": {"_target_": JOBLIB_LAUNCHER}, "sweeper": {"_target_": BASIC_SWEEPER}}
+    config = OmegaConf.create({"hydra": hydra})
+    StudyStart(prune=True).on_multirun_start(config)
+    assert instantiate(config.hydra.launcher.engine.initializer) is leave_signals_to_jobs
 
 
 @pytest.mark.parametrize(("address", "own"), [("auto", False), (None, True)])

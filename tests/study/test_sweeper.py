@@ -12,6 +12,7 @@ from toplora_train.config.resolved import write_config
 from toplora_train.launch.parent import JobResult
 from toplora_train.report.jobs import read_jobs, superseded
 from toplora_train.study import job as study_job
+from toplora_train.study.folder import Study
 from toplora_train.study.sweeper import Combinations
 
 
@@ -155,3 +156,21 @@ def test_a_study_that_cannot_be_is_refused_in_one_line(call, words, message):
 
 def test_a_key_of_a_study_needs_the_study(call):
     assert "none is chosen; give study=NAME" in call("study.rates=[1e-3]")[2]
+
+
+@pytest.mark.parametrize("words", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]])
+def test_an_interrupted_job_is_the_last_of_a_sweep_in_one_process(call, words):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    call.interrupted_at = 2
+    code, shown, _ = call("-m", "seed=1,2,3", "output_dir=S", *words)
+    assert code == 130
+    assert len(call.jobs) == 2
+    assert "1 of 3 jobs completed" in shown
+    assert "interrupted; the same command goes on" in shown
+
+
+def test_a_stop_file_left_behind_does_not_end_the_next_sweep(call, tmp_path):
+    (tmp_path / "S").mkdir()
+    Study(tmp_path / "S").stop()
+    assert call("-m", "seed=1,2", "output_dir=S")[0] == 0
+    assert len(call.jobs) == 2

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from toplora_train.config.errors import UserError
 
+LOCK = ".lock"
+
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[int]:
@@ -21,7 +23,7 @@ def locked(run_dir: Path) -> Iterator[int]:
     Raises:
         UserError: Another process holds it, or it is not a file of one's own, such as a symlink.
     """
-    path = run_dir / ".lock"
+    path = run_dir / LOCK
     descriptor = _take(path, run_dir)
     try:
         yield descriptor
@@ -29,6 +31,20 @@ def locked(run_dir: Path) -> Iterator[int]:
         with suppress(OSError):  # left on a disk that has turned read-only, it locks nothing
             path.unlink()  # while held: see _take
         os.close(descriptor)
+
+
+def holder(run_dir: Path) -> int | None:
+    """The process of this machine that holds the run directory's lock, if one does.
+
+    A file that nobody locks is of a killed process, whose number may be that of another by now.
+    """
+    with suppress(OSError, ValueError), (run_dir / LOCK).open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _, pid, _, host = file.read().split()
+            return int(pid) if host == socket.gethostname() else None
+    return None
 
 
 def _take(path: Path, run_dir: Path) -> int:

@@ -91,14 +91,19 @@ class Study:
             planned: The jobs.
             inside: A folder of the study for new ones, such as ``tuning/``.
         """
-        folders = self._folders()
-        taken = set(folders.values()) | {job.folder for job in self.jobs()}
+        configs, jobs = self._configs(), self.jobs()
+        without_run = {job.digest: job.folder for job in jobs if job.folder not in configs}
+        folders = {digest_of(one): folder for folder, one in configs.items() if one is not None}
+        shorter = _to_extend(configs, [config for _, config in planned])
+        taken = {*configs, *(job.folder for job in jobs)}
         placed = []
         for overrides, config in planned:
             digest, name = digest_of(config), inside + folder_name(overrides)
             folder = folders.get(digest)
             if folder is None and config.resume == "extend":
-                folder = self._shorter(config, name)
+                folder = shorter.pop(digest_of(config, without=LENGTH), None)
+            if folder is None:
+                folder = without_run.get(digest)
             if folder is None:
                 folder = f"{name}-{digest[:DIGITS]}" if name in taken else name
             folders[digest] = folder
@@ -187,30 +192,18 @@ class Study:
         finally:
             os.close(descriptor)
 
-    def _folders(self) -> dict[str, str]:
-        """The folder of each digest: where such a run is, else where ``study.json`` plans it."""
-        found, used = {}, set()
+    def _configs(self) -> dict[str, RunConfig | None]:
+        """The settings of the run in each folder; None if they are of another version."""
+        found: dict[str, RunConfig | None] = {}
         for path in sorted(
             [*self.path.glob(f"*/{CONFIG}"), *self.path.glob(f"{TUNING}/*/{CONFIG}")]
         ):
             folder = path.parent.relative_to(self.path).as_posix()
-            used.add(folder)
             try:
-                found[digest_of(read_config(path))] = folder
-            except UserError:  # of another version of the program
-                continue
-        for entry in read_study(self.path).get("jobs", []):
-            if entry["folder"] not in used:
-                found.setdefault(entry["digest"], entry["folder"])
+                found[folder] = read_config(path)
+            except UserError:
+                found[folder] = None
         return found
-
-    def _shorter(self, config: RunConfig, name: str) -> str | None:
-        """The folder of that name, if it has a run that differs in its length only."""
-        path = self.path / name / CONFIG
-        if not path.is_file():
-            return None
-        same = digest_of(read_config(path), without=LENGTH) == digest_of(config, without=LENGTH)
-        return name if same else None
 
 
 def digest_of(config: RunConfig, *, without: Collection[str] = ()) -> str:
@@ -253,3 +246,17 @@ def is_done(study: Study, job: Job) -> bool:
         return digest_of(read_config(run_dir / CONFIG)) == job.digest
     except UserError:
         return False
+
+
+def _to_extend(
+    runs: Mapping[str, RunConfig | None], planned: Sequence[RunConfig]
+) -> dict[str, str]:
+    """The folder of each run that is not planned itself, by its digest without its length."""
+    if all(config.resume != "extend" for config in planned):
+        return {}
+    kept = {digest_of(config) for config in planned}
+    return {
+        digest_of(config, without=LENGTH): folder
+        for folder, config in reversed([*runs.items()])  # of several, the first
+        if config is not None and digest_of(config) not in kept
+    }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from toplora_train.config.schema import RunConfig
+from toplora_train.study.folder import Study
 
 ENGINES = ("joblib", "submitit_local")  # ray and SLURM reserve GPUs themselves
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -22,12 +23,14 @@ DEVICES = Path("/proc/driver/nvidia/gpus")  # a folder per GPU
 
 @contextmanager
 def one_gpu(
-    folder: Path, config: RunConfig, engine: str, *, jobs_per_gpu: int = 1
+    study: Study, config: RunConfig, engine: str, *, jobs_per_gpu: int = 1
 ) -> Iterator[None]:
     """Reserve a place on a GPU for a job of one process beside others here; wait for a free one.
 
+    A study that stops ends the wait, without a place.
+
     Args:
-        folder: Where the places' lock files are: the study's folder.
+        study: The job's study, whose folder has the places' lock files.
         config: The job's settings; one on a CPU, or of several processes, reserves nothing.
         engine: The chosen launcher.
         jobs_per_gpu: How many jobs share a GPU. A small model leaves most of it idle.
@@ -39,11 +42,11 @@ def one_gpu(
     before = os.environ.get(VISIBLE)
     with ExitStack() as stack:
         taken: str | None = None if config.launch.processes == 1 else ",".join(gpus)
-        while taken is None:
-            taken = _free_place(gpus, jobs_per_gpu, folder, stack)
+        while taken is None and not study.stops():
+            taken = _free_place(gpus, jobs_per_gpu, study.path, stack)
             if taken is None:
                 time.sleep(1.0)
-        os.environ[VISIBLE] = taken
+        os.environ[VISIBLE] = taken or ""
         try:
             yield
         finally:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
+from toplora_train.launch.lock import holder
 from toplora_train.study.folder import Study
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -19,6 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 def stopping(study: Study) -> Iterator[None]:
     """On a signal, let the running jobs write their checkpoints, then exit; on a second, exit now.
 
+    The study stops until the next sweep: a job may wait for its turn for longer than this process.
     The jobs get SIGUSR1, which a job that the terminal or `kill -- -GROUP` has reached already does
     not take for a second signal.
 
@@ -37,7 +38,6 @@ def stopping(study: Study) -> Iterator[None]:
         _pass_on(study)
         print("stopping: the running jobs save first", file=sys.stderr)  # noqa: T201  (for the user)
 
-    study.go_on()
     before = {signum: signal.signal(signum, stop) for signum in SIGNALS}
     try:
         yield
@@ -47,7 +47,6 @@ def stopping(study: Study) -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-        study.go_on()
     if received:
         code = signal.SIGINT if received[0] == signal.SIGINT else signal.SIGTERM
         raise SystemExit(128 + code)
@@ -56,10 +55,16 @@ def stopping(study: Study) -> Iterator[None]:
 def _pass_on(study: Study) -> None:
     """Send SIGUSR1 to the processes on this machine that hold the jobs' locks."""
     for job in study.jobs():
-        path = study.run_dir(job) / ".lock"
-        try:
-            _, pid, _, host = path.read_text(encoding="utf-8").split()
-            if host == socket.gethostname():
-                os.kill(int(pid), signal.SIGUSR1)
-        except (OSError, ValueError):  # not running, or ended just now
-            continue
+        pid = holder(study.run_dir(job))
+        if pid is not None:
+            with suppress(OSError):  # ended just now
+                os.kill(pid, signal.SIGUSR1)
+
+
+def leave_signals_to_jobs() -> None:
+    """In a process of joblib: ignore signals but while a job runs, which handles them itself.
+
+    A terminal's Ctrl-C reaches idle processes too, and joblib kills the others when one ends.
+    """
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 from toplora_train.config.compose import prepare_hydra, run_config
 from toplora_train.config.errors import UserError
 from toplora_train.config.schema import RunConfig
+from toplora_train.launch.lock import holder
 from toplora_train.launch.outcome import is_completed, read_report, write_failure
 from toplora_train.launch.parent import JobResult, run_job
 from toplora_train.launch.rundir import make_run_dir, new_run_dir
@@ -78,17 +80,24 @@ def _run(
     prunes: bool = False,
     jobs_per_gpu: int = 1,
 ) -> float | None:
-    """Run a job of a study; only an interruption ends the sweep."""
-    run_dir = study.run_dir(found)
+    """Run a job of a study, unless it is completed or the study stops."""
     if config.resume != "extend" and is_done(study, found):
         return found.value
-    if study.stops():
-        return None
+    with one_gpu(study, config, engine, jobs_per_gpu=jobs_per_gpu):
+        if study.stops():  # perhaps while it waited
+            return None
+        return _train(study, found, config, engine=engine, prunes=prunes)
+
+
+def _train(
+    study: Study, found: Job, config: RunConfig, *, engine: str, prunes: bool
+) -> float | None:
+    """Run a job and record how it ends; only an interruption ends the sweep."""
+    run_dir = study.run_dir(found)
     make_run_dir(run_dir)
     started = now()
     study.record(found, "started")
-    gpu = one_gpu(study.path, config, engine, jobs_per_gpu=jobs_per_gpu)
-    with _console(run_dir, engine) as console, gpu:
+    with _console(run_dir, engine) as console:
         if console is None:
             known = [job.digest for job in study.jobs()]
             number = f"{known.index(found.digest) + 1} of {len(known)}"
@@ -118,7 +127,7 @@ def _run(
         value=value,
         **status,
     )
-    if result.exit_code > INTERRUPTED and engine == BASIC:
+    if result.exit_code > INTERRUPTED and holder(study.path) == os.getpid():  # the sweep's process
         raise SystemExit(result.exit_code)
     return value
 

@@ -57,6 +57,11 @@ PHASES = "hydra_plugins._toplora_train_study.Phases"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 LOCAL_LAUNCHER = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
+JOBLIB_LAUNCHER = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+JOBLIB_INITIALIZER = {
+    "_target_": "hydra.utils.get_method",
+    "path": "toplora_train.study.interrupt.leave_signals_to_jobs",
+}
 RAY_LAUNCHER = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
 TIME_LIMIT = "hydra.launcher.timeout_min="
 FOLDER = "multirun"
@@ -91,6 +96,9 @@ class StudyStart(Callback):
                 if TIME_LIMIT not in str(hydra.overrides.hydra):
                     hydra.launcher.engine.timeout_min = 7 * 24 * 60  # no queue: not one hour
                 keep_visible()
+            if target == JOBLIB_LAUNCHER:
+                with open_dict(hydra.launcher.engine):  # a dataclass, which lacks joblib's key
+                    hydra.launcher.engine.initializer = JOBLIB_INITIALIZER
             ray = hydra.launcher.engine.ray.init if target == RAY_LAUNCHER else {}
             if ray.get("address") is not None:  # the plugin's default is for a Ray of its own
                 ray.setdefault("object_store_memory", None)
@@ -187,6 +195,7 @@ class StudyLauncher(Launcher):
             return shown
         make_run_dir(self.study.path)
         with locked(self.study.path):
+            self.study.go_on()
             jobs = self._place(planned)
             wanted = self._not_completed(planned, jobs, say=initial_job_idx == 0)
             if wanted:
