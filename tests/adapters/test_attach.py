@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from peft import PeftConfig
 
 from toplora_train.adapters import attach
+from toplora_train.adapters._peft import layer, lora
 from toplora_train.adapters.attach import (
     _errors_named,
     adapter_module,
@@ -13,6 +15,7 @@ from toplora_train.adapters.attach import (
     kernel_sentence,
 )
 from toplora_train.adapters.describe import trainable_parameters_by_module
+from toplora_train.adapters.fused import fused_linear
 from toplora_train.config.adapter import adapter_defaults
 from toplora_train.config.errors import UserError
 from toplora_train.models.tiny import tiny_model
@@ -151,6 +154,32 @@ def test_a_rank_beyond_the_memory_is_one_line():
 def test_a_run_says_how_its_layers_are_computed(name, changes, compiled, expected):
     model = attach_adapter(tiny_model(), adapter_defaults(name)[0] | changes, seed=0)
     assert kernel_sentence(model, compiled=compiled) == expected
+
+
+@pytest.mark.parametrize("name", ["lora", "toplora"])
+@pytest.mark.parametrize(
+    ("changes", "autocast", "expected"),
+    [
+        ({"dtype": "bfloat16"}, False, "composed"),  # it is narrower than the base model
+        ({"dtype": "bfloat16"}, True, "fused"),
+        ({"dtype": "float32"}, True, "fused"),
+    ],
+)
+def test_the_sentence_is_true_of_a_forward_pass(name, changes, autocast, expected, monkeypatch):
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        return fused_linear(*args)
+
+    for module in (lora, layer):
+        monkeypatch.setattr(module, "fused_linear", counted)
+    settings = adapter_defaults(name)[0] | changes
+    model = attach_adapter(tiny_model(), settings, seed=0).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        assert expected in str(kernel_sentence(model, compiled=False))
+        model(input_ids=torch.ones(1, 4, dtype=torch.long))
+    assert len(calls) == (6 if expected == "fused" else 0)
 
 
 def test_dora_is_fused_with_the_factored_norm_and_without_dropout():

@@ -143,6 +143,23 @@ def test_a_budget_that_is_too_small_names_the_smallest_adapter():
         attach_adapter(tiny_model(), defaults("genlora", budget=10), seed=1)
 
 
+def test_a_budget_of_the_largest_rank_is_met_and_one_above_is_refused():
+    own = defaults("sbora") | {"target_modules": ["q_proj", "k_proj", "v_proj"]}
+    largest = 2 * 64 * (64 + 32 + 32)  # of two layers
+    for budget in (largest, largest + 100):
+        found = fit_to_budget(tiny_model(), own | {"budget": budget})
+        assert (found.settings["r"], found.parameters) == (64, largest)
+    with pytest.raises(
+        UserError, match=r"^adapter\.budget of 60,000 .*largest .*\(rank 64\); allow"
+    ):
+        fit_to_budget(tiny_model(), own | {"budget": "60k"})
+
+
+def test_another_invalid_setting_is_not_taken_for_the_rank():
+    with pytest.raises(UserError, match=r"^adapter\.side must be one of input, output"):
+        fit_to_budget(tiny_model(), defaults("sbora") | {"budget": "9k", "side": "in"})
+
+
 def test_a_budget_works_for_an_encoder_without_weights():
     with torch.device("meta"):
         config = RobertaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4)

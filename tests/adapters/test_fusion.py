@@ -245,11 +245,23 @@ def changed(folder: str, to: Path, **changes) -> str:
         ({"modules_to_save": ["lm_head"]}, r"changed has modules that were trained whole"),
         ({"alora_invocation_tokens": [3]}, r"changed has invocation tokens"),
         ({"bias": "all"}, r"changed has trained biases"),
+        ({"lora_bias": True}, r"changed has biases in its updates \(lora_bias\)"),
+        ({"target_parameters": ["mlp.experts"]}, r"changed has updates of single parameters"),
+        ({"trainable_token_indices": [3]}, r"changed has tokens that were trained whole"),
     ],
 )
 def test_an_adapter_that_is_more_than_its_updates_is_refused(runs, tmp_path, changes, message):
     with pytest.raises(UserError, match=rf"^adapter\.runs: .*{message}"):
         fused(runs["toplora"], changed(runs["lora"], tmp_path, **changes))
+
+
+def test_an_adapter_of_an_embedding_is_refused_by_the_tensor_that_would_be_lost(runs, tmp_path):
+    targets = {"target_modules": ["q_proj", "embed_tokens"]}
+    save_adapter(attached("lora", targets), tmp_path / "tokens" / "adapter")
+    with pytest.raises(
+        UserError, match=r"tokens has .*embed_tokens\.lora_embedding_A, which is no"
+    ):
+        fused(runs["lora"], str(tmp_path / "tokens"))
 
 
 def test_what_cannot_be_fused_is_refused_in_one_line(runs, tmp_path: Path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import PeftModel
+from transformers import BertConfig, BertForSequenceClassification
 
 from toplora_train.adapters.attach import attach_adapter, start_from_data
 from toplora_train.config.errors import UserError
@@ -71,3 +72,48 @@ def test_fewer_tokens_than_the_rank_are_refused():
     short = {name: tensor[:1, :20] for name, tensor in batch().items()}
     with pytest.raises(UserError, match=r"^adapter\.init 'eva' needs r = 32 tokens in a batch"):
         start_from_data(model, settings, [short])
+
+
+def test_each_layer_keeps_its_own_rank_and_the_config_its_patterns():
+    ranks, alphas = {"q_proj": 8, "v_proj": 2}, {"k_proj": 3.0}
+    model = started(rank_pattern=ranks, alpha_pattern=alphas)
+    config = model.peft_config["default"]
+    assert (config.rank_pattern, config.alpha_pattern) == (ranks, alphas)
+    layers = [model.get_submodule(LAYER.replace("q_", part)) for part in ("q_", "k_", "v_")]
+    q, k, v = (layer.lora_A["default"].weight for layer in layers)
+    assert [len(A) for A in (q, k, v)] == [8, 4, 2]
+    assert torch.equal(q[:4], k) and torch.equal(q[:2], v)  # they share their input
+
+
+def test_fewer_tokens_than_the_largest_rank_are_refused():
+    settings = {"name": "lora", "r": 4, "init": "eva", "rank_pattern": {"q_proj": 32}}
+    model = attach_adapter(tiny_model(), settings, seed=1)
+    short = {name: tensor[:1, :20] for name, tensor in batch().items()}
+    with pytest.raises(UserError, match=r"^adapter\.init 'eva' needs r = 32 tokens in a batch"):
+        start_from_data(model, settings, [short])
+
+
+def test_fewer_inputs_than_the_rank_are_refused():
+    with pytest.raises(UserError, match=r"needs r = 65 inputs in every layer; .*q_proj has 64$"):
+        started(r=65)
+
+
+def test_a_layer_that_is_not_linear_is_refused():
+    with pytest.raises(UserError, match=r"^adapter\.init 'eva' is for linear layers; .*embed_tok"):
+        started(target_modules=["q_proj", "embed_tokens"])
+
+
+def test_a_layer_that_is_not_given_every_token_is_refused_unless_excluded():
+    size = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4}
+    config = BertConfig(vocab_size=250, num_hidden_layers=1, **size)
+    settings = {"name": "lora", "r": 4, "init": "eva", "target_modules": ["query", "dense"]}
+
+    def start(**changes) -> None:
+        base = BertForSequenceClassification(config)
+        model = attach_adapter(base, settings | changes, seed=1)
+        start_from_data(model, settings | changes, [batch()])
+
+    line = r"every token, but the input of bert\.pooler\.dense is \(8, 64\) .*exclude_modules$"
+    with pytest.raises(UserError, match=line):
+        start()
+    start(exclude_modules=["pooler.dense"])

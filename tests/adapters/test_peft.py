@@ -189,6 +189,16 @@ def test_an_unknown_or_unsupported_method_is_refused(peft_type: str | None, mess
             {"target_modules": ".*q_proj", "layers_to_transform": 1},
             r"^adapter\.settings do not make a LORA: `layers_to_transform` cannot be used when",
         ),
+        (
+            "LORA",
+            {"target_modules": ["q_proj"], "layer_replication": [[0, 1], [0, 2]]},
+            r"^adapter\.settings\.layer_replication is not supported \(it repeats layers",
+        ),
+        (
+            "LORA",
+            {"target_modules": ["q_proj"], "megatron_config": {"a": 1}},
+            r"^adapter\.settings\.megatron_config is not supported \(it imports Megatron\); leave",
+        ),
         ("ROAD", {"group_size": 7}, r"^adapter\.settings do not make a ROAD: The group_size must"),
         ("ROAD", {"group_size": 48}, r"^adapter=peft: The out_features .* divisible by group_size"),
     ],

@@ -1,10 +1,9 @@
-import json
 from pathlib import Path
 
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.models.availability import holds_weights, model_state
+from toplora_train.models.availability import model_state
 from toplora_train.models.known import SHIPPED
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 
@@ -58,13 +57,10 @@ def test_with_its_weights_it_is_cached(cache: Path):
     assert found.place.endswith("c0ffee")
 
 
-def test_an_incomplete_download_is_not_a_model(tmp_path: Path):
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    (tmp_path / "model-1.safetensors").touch()
-    assert not holds_weights(tmp_path)
-    (tmp_path / "model-2.safetensors").touch()
-    assert holds_weights(tmp_path)
+def test_without_a_tokenizer_it_is_to_fetch_as_in_a_run(cache: Path):
+    put(cache, "config.json", "model.safetensors")
+    found = state_of(LLAMA)
+    assert (found.state, found.tokenizer) == ("to_fetch", False)
 
 
 def test_a_folder_and_the_built_in_model_are_local(tmp_path: Path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from toplora_train.config.errors import UserError
-from toplora_train.models.folder import shards, validate_model_folder
+from toplora_train.models.folder import holds_weights, shards, validate_model_folder
 from toplora_train.models.tiny import tiny_model
 
 
@@ -99,3 +99,14 @@ def test_the_shards_are_those_of_the_index(folder: Path):
 def test_a_model_with_code_of_its_own_is_left_to_that_code(folder: Path):
     (folder / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "x.Y"}}))
     validate_model_folder(folder)
+
+
+def test_an_incomplete_download_holds_no_weights(tmp_path: Path):
+    assert not holds_weights(tmp_path)
+    (tmp_path / "model-1.safetensors").touch()
+    assert not holds_weights(tmp_path)  # the index is downloaded after the first shards
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert not holds_weights(tmp_path)
+    (tmp_path / "model-2.safetensors").touch()
+    assert holds_weights(tmp_path)

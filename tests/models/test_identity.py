@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import torch
@@ -27,6 +28,17 @@ def test_a_different_dtype_or_config_has_a_different_digest(tmp_path: Path):
     config = tmp_path / "one" / "config.json"
     config.write_text(config.read_text().replace("1e-06", "1e-05"))
     assert model_digest(one) != before
+
+
+def test_weights_that_are_not_read_do_not_change_the_digest(tmp_path: Path):
+    tiny_model().save_pretrained(tmp_path, max_shard_size="100KB")
+    location = ModelLocation("owner/name", tmp_path, "local folder")
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 1
+    before = model_digest(location)
+    tiny_model().save_pretrained(tmp_path / "whole")
+    (tmp_path / "whole" / "model.safetensors").rename(tmp_path / "consolidated.safetensors")
+    assert model_digest(location) == before
 
 
 def test_the_built_in_model_has_a_digest():

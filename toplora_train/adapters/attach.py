@@ -189,6 +189,8 @@ def use_kernel(model: nn.Module, kernel: str) -> None:
 def kernel_sentence(model: nn.Module, *, compiled: bool) -> str | None:
     """How the adapted layers are computed; None without layers that have a choice.
 
+    It depends on autocast, so call it in that of training.
+
     Args:
         model: A model with adapters.
         compiled: Whether the layers will be compiled, which composes the update for the compiler.
@@ -198,17 +200,15 @@ def kernel_sentence(model: nn.Module, *, compiled: bool) -> str | None:
         for module in model.modules()
         if isinstance(module, AdapterLinear) or hasattr(module, "lora_variant")  # PEFT's LoRA
     ]
-    fused = sum(
-        (isinstance(layer, FusedLora) and layer.fuses("default", training=True))
-        or (
-            isinstance(layer, AdapterLinear)
-            and layer.kernel == "fused"
-            and type(layer).low_rank is not AdapterLinear.low_rank
-        )
-        for layer in layers
-    )
     if not layers:
         return None
+    weight = next(tensor for tensor in model.parameters() if tensor.is_floating_point())
+    x = torch.empty(0, dtype=weight.dtype, device=weight.device)
+    fused = sum(
+        (isinstance(layer, FusedLora) and layer.fuses("default", x, training=True))
+        or (isinstance(layer, AdapterLinear) and layer.fuses("default", x))
+        for layer in layers
+    )
     if compiled or not fused:
         return f"adapter: {len(layers)} layers, composed of PyTorch's operations"
     return f"adapter: {fused} of {len(layers)} layers fused with their frozen layers"

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from toplora_train.config.errors import UserError
+
 Count = Callable[[Mapping[str, Any]], int]
 """The number of parameters of the adapter with the given settings on this model."""
 
@@ -69,7 +71,16 @@ def fit_budget(
     wanted = parameters_of(settings["budget"], settings, count, base_parameters)
 
     if tensors is None:
-        cost = cache(lambda r: count({**own, "r": r * step}))
+
+        @cache
+        def cost(r: int) -> float:
+            try:
+                return count({**own, "r": r * step})
+            except UserError:
+                if r == 1:  # whatever is wrong, it is not the rank
+                    raise
+                return math.inf  # a rank that does not fit this model
+
         fitted = {**own, "r": nearest_rank(cost, wanted) * step}
     else:
         fitted = {**own, "ranks": nearest_mode_ranks(tensors, wanted)}

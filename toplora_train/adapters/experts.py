@@ -12,7 +12,7 @@ B as well; other adapters have neither.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel
 from torch import Tensor, nn
 
 from toplora_train.adapters.base import AdapterLinear, frozen_weight
+from toplora_train.adapters.configs import AdapterConfig
+from toplora_train.adapters.describe import adapter_state
 from toplora_train.adapters.saving import (
     WEIGHTS_FILE,
     adapter_folder,
@@ -37,9 +39,14 @@ from toplora_train.models.sharded import is_sharded
 MOST_EXPERTS = 64
 """Adapters of a fusion; a file's are counted before memory is reserved for them."""
 FUSIBLE = "lora, dora, toplora, tenslora, genlora, sbora and orthogonal"
+LORA_TENSORS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+"""A module's tensors in the file of a LoRA or DoRA."""
 WHOLE = {
     "modules_to_save": "modules that were trained whole",
     "alora_invocation_tokens": "invocation tokens",
+    "lora_bias": "biases in its updates",
+    "target_parameters": "updates of single parameters",
+    "trainable_token_indices": "tokens that were trained whole",
 }
 """Settings of an adapter that is more than its updates, and what it has then."""
 
@@ -179,6 +186,7 @@ def read_experts(model: nn.Module, folders: Sequence[Path], key: str) -> list[Ex
                 name: _factors(layer, f"{key}: {run}")
                 for name, layer in adapted_layers(adapted).items()
             }
+        _validate_all_read(adapted, factors, f"{key}: {run}")
         method = str(adapted.peft_config["default"].peft_type.value)
         expert = Expert(run.name, sha256_of(folder / WEIGHTS_FILE), method, _gate(adapted), factors)
         ranks = {len(one.A) for one in factors.values()}
@@ -218,6 +226,18 @@ def _factors(layer: Any, who: str) -> Factors:
     raise UserError(
         f"{who} has no two thin factors that a gate could weight; {FUSIBLE} adapters can be fused"
     )
+
+
+def _validate_all_read(adapted: PeftModel, modules: Collection[str], who: str) -> None:
+    """Refuse an adapter of PEFT with a tensor that is not in the form (of an embedding, say)."""
+    if isinstance(adapted.peft_config["default"], AdapterConfig):
+        return  # all of it is in its layers' factors
+    read = {f"base_model.model.{module}.{part}" for module in modules for part in LORA_TENSORS}
+    for name in adapter_state(adapted):
+        if name not in read:
+            raise UserError(
+                f"{who} has {name}, which is no part of a linear layer's update and cannot be fused"
+            )
 
 
 def _gate(adapted: PeftModel) -> dict[str, Any] | None:

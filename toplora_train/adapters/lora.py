@@ -132,7 +132,7 @@ def start_from_data(
     """Initialise from the layers' inputs on training rows if the settings say so.
 
     Raises:
-        ValueError: The rows have fewer tokens than the rank.
+        ValueError: The rows have fewer tokens than the rank, or a layer has no such inputs.
     """
     if settings.get("init") == "eva":
         start_from_inputs(model, batches)

@@ -6,7 +6,8 @@ Paper: "Parameter Efficient Fine-tuning via Explained Variance Adaptation" (arXi
 
 Shapes: X (tokens, n) the layer's inputs on training rows, without padding, A (r, n). The update is
 exactly zero at the start. PEFT computes the vectors batch by batch until they converge (cosine
-above 0.99); ranks are not redistributed between layers (rho = 1), so that the rank stays as set.
+above 0.99). It would also redistribute the ranks between layers; here every layer gets as many
+vectors as the largest rank and keeps the first r, so that the ranks stay as set.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from peft import EvaConfig, PeftModel, initialize_lora_eva_weights
+from peft import EvaConfig, LoraConfig, PeftModel, get_eva_state_dict
 from torch import Tensor
 
+from toplora_train.adapters.lora_start import in_base, linear_layers
+
+INIT = "eva"
 INPUTS = ("input_ids", "attention_mask")  # X covers all tokens, prompts included
 
 
@@ -25,25 +29,48 @@ def start_from_inputs(model: PeftModel, batches: Sequence[Mapping[str, Tensor]])
     """Set A of every LoRA layer from its inputs on these batches.
 
     Raises:
-        ValueError: A batch has fewer tokens than the rank, or is of images.
+        ValueError: A batch has fewer tokens than the rank, or is of images; or a layer is not
+            linear, has fewer inputs than the rank, or is not given every token.
     """
-    config: Any = model.peft_config["default"]
+    layers = linear_layers(model, INIT)
     if any(name not in batches[0] for name in INPUTS):
-        raise ValueError("init 'eva' takes token ids, but this model takes images; use another")
+        raise ValueError(f"init {INIT!r} takes token ids, but this model takes images; use another")
+    r = max(layer.r["default"] for layer in layers.values())
     tokens = min(int(batch["attention_mask"].sum()) for batch in batches)
-    if tokens < config.r:
-        raise ValueError(f"init 'eva' needs r = {config.r} tokens in a batch; one has {tokens}")
-    before = (config.init_lora_weights, config.eva_config, config.target_modules)
-    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
-    config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=1.0)
+    if tokens < r:
+        raise ValueError(f"init {INIT!r} needs r = {r} tokens in a batch; one has {tokens}")
+    for name, layer in layers.items():
+        if layer.in_features < r:
+            raise ValueError(
+                f"init {INIT!r} needs r = {r} inputs in every layer; {in_base(name)} has "
+                f"{layer.in_features}"
+            )
+    directions = get_eva_state_dict(
+        model,
+        [{name: batch[name] for name in INPUTS} for batch in batches],
+        LoraConfig(r=r, init_lora_weights="eva", eva_config=EvaConfig(rho=1.0)),
+        prepare_model_inputs_fn=_mask,
+        prepare_layer_inputs_fn=_inputs,
+        gather_distributed_inputs=False,  # every process has the same rows
+        show_progress_bar=False,
+    )
     with torch.no_grad():
-        initialize_lora_eva_weights(
-            model,
-            dataloader=[{name: batch[name] for name in INPUTS} for batch in batches],
-            gather_distributed_inputs=False,  # every process has the same rows
-            show_progress_bar=False,
+        for name, layer in layers.items():
+            A = layer.lora_A["default"].weight
+            A.copy_(directions[name][: len(A)])
+
+
+def _mask(batch: Mapping[str, Tensor], _config: LoraConfig) -> Tensor:
+    return batch["attention_mask"].bool()
+
+
+def _inputs(args: tuple[Any, ...], mask: Tensor, name: str) -> Tensor:
+    """A layer's inputs without padding, ``(tokens, n)``."""
+    x: Tensor = args[0]
+    if x.shape[:-1] != mask.shape:
+        raise ValueError(
+            f"init {INIT!r} is for layers that are given every token, but the input of "
+            f"{in_base(name)} is {tuple(x.shape)} for {tuple(mask.shape)} tokens; leave it out by "
+            "adapter.exclude_modules"
         )
-    # The saved config must be a plain LoRA's, whether or not the run was resumed.
-    config.init_lora_weights, config.eva_config, config.target_modules = before
-    for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(dtypes[name])
+    return x[mask]

@@ -98,18 +98,39 @@ class HalfFrozen(nn.Module):
                 self.frozen.copy_(frozen)
 
 
+def linear_layers(model: PeftModel, init: str) -> dict[str, Any]:
+    """The LoRA layers by name.
+
+    Raises:
+        ValueError: One is not linear, so this initialisation is not defined for it.
+    """
+    found = {}
+    for name, layer in model.named_modules():
+        linear = getattr(layer, "lora_A", {})
+        others = [module for module in linear.values() if not isinstance(module, nn.Linear)]
+        if others or getattr(layer, "lora_embedding_A", {}):
+            raise ValueError(
+                f"init {init!r} is for linear layers; target_modules matches {in_base(name)}, so "
+                "leave it out by adapter.exclude_modules"
+            )
+        if linear:
+            found[name] = layer
+    return found
+
+
+def in_base(name: str) -> str:
+    """A module's name in the base model, as settings name it."""
+    return name.removeprefix("base_model.model.")
+
+
 def start_from_weights(model: PeftModel, init: str) -> None:
     """Initialise every LoRA layer from its base weight; the config then has rank 2r.
 
     Raises:
         ValueError: A layer is not linear, or smaller than the rank.
     """
-    for name, layer in model.named_modules():
-        linear = getattr(layer, "lora_A", {})
-        others = [module for module in linear.values() if not isinstance(module, nn.Linear)]
-        if others or getattr(layer, "lora_embedding_A", {}):
-            raise ValueError(f"init {init!r} is for linear layers; target_modules matches {name}")
-        for adapter, module in linear.items():
+    for name, layer in linear_layers(model, init).items():
+        for adapter, module in layer.lora_A.items():
             A0, B0 = _start(frozen_weight(layer), layer.r[adapter], layer.scaling[adapter], init)
             if min(A0.shape[0], B0.shape[1]) < layer.r[adapter]:
                 raise ValueError(f"r must be at most {A0.shape[0]}, the smaller side of {name}")

@@ -21,12 +21,13 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 
 from toplora_train.adapters.checks import check_keys, check_positive_integer
 from toplora_train.adapters.configs import AdapterConfig
+from toplora_train.adapters.stored_config import UNSUPPORTED as UNSUPPORTED_SETTINGS
 from toplora_train.config.errors import UserError
 from toplora_train.config.suggest import hint, nearest_key, nearest_name
 
 TARGETS_BY_PEFT = True
 
-UNMERGEABLE = ("LILY", "SHADOW")
+UNMERGEABLE = ("LILY",)
 
 UNSUPPORTED = {
     "ADALORA": "its ranks are reallocated after every step, which the training loop does not do",
@@ -150,6 +151,10 @@ def _validate_keys(own: Mapping[str, Any], name: str, config: type[PeftConfig]) 
             guess = nearest_key(f"{prefix}{key}", [f"{prefix}{setting}" for setting in known])
             raise UserError(
                 f"unknown key '{prefix}{key}'{hint(guess)} {name} takes: {', '.join(known)}"
+            )
+        if own[key] and key in UNSUPPORTED_SETTINGS:
+            raise UserError(
+                f"{prefix}{key} is not supported (it {UNSUPPORTED_SETTINGS[key]}); leave it out"
             )
 
 

@@ -6,17 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants
 
-from toplora_train.models.folder import shards
+from toplora_train.models.folder import holds_tokenizer
 from toplora_train.models.known import known_model
-from toplora_train.models.locate import ModelLocation, locate_model
+from toplora_train.models.locate import ModelLocation, in_hub_cache, is_complete, locate_model
 from toplora_train.models.packaged import packaged_checkpoint
-
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "spm.model", "vocab.json", "vocab.txt"),
-    "preprocessor_config.json",  # of images
-)
 
 
 @dataclass(frozen=True)
@@ -70,8 +65,8 @@ def model_state(
         (facts.licence, facts.gated, facts.size) if facts is not None else (None, None, None)
     )
     state: Literal["local", "cached", "to_fetch"] = "to_fetch"
-    location = _in_cache(path, revision)
-    if location is not None and location.folder is not None and holds_weights(location.folder):
+    location = in_hub_cache(path, revision)
+    if location is not None and is_complete(location):
         state = "cached"
     elif package is not None and revision is None and (packaged := packaged_checkpoint(package)):
         state, location = "local", ModelLocation(path, *packaged)
@@ -85,14 +80,8 @@ def model_state(
         licence=licence,
         gated=gated,
         location=location,
-        tokenizer=folder is not None and any((folder / name).is_file() for name in TOKENIZER_FILES),
+        tokenizer=folder is not None and holds_tokenizer(folder),
     )
-
-
-def holds_weights(folder: Path) -> bool:
-    """Whether a folder holds all weights of a checkpoint, every shard if it is sharded."""
-    found = shards(folder)
-    return bool(found) and all(file.is_file() for file in found)
 
 
 def _is_hub_id(path: str) -> bool:
@@ -102,12 +91,3 @@ def _is_hub_id(path: str) -> bool:
         and not path.startswith((".", "/", "~"))
         and path.count("/") == 1
     )
-
-
-def _in_cache(path: str, revision: str | None) -> ModelLocation | None:
-    """The model in the hub's cache, with or without its weights."""
-    config = try_to_load_from_cache(path, "config.json", revision=revision)
-    if not isinstance(config, str):
-        return None
-    folder = Path(config).parent
-    return ModelLocation(path, folder, folder.name)

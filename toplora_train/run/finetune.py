@@ -141,7 +141,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
     losses_before = general_text.losses(model)
     adapted = attach_adapter(model, config.adapter, seed=config.seed)
-    how = kernel_sentence(adapted, compiled=config.trainer.compile is not None)
+    with accelerator.autocast():
+        how = kernel_sentence(adapted, compiled=config.trainer.compile is not None)
     if how is not None:
         say(console, how)
     if checkpoint is None:

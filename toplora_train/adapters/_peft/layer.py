@@ -225,23 +225,23 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
             unchanged: Tensor = self.base_layer(x, *args, **kwargs)
             return unchanged
         chosen = [name for name in self.active_adapters if name in self.scaling]
-        if self.kernel == "fused" and len(chosen) == 1 and not (args or kwargs):
-            fused = self._fused_forward(x, chosen[0])
-            if fused is not None:
-                return fused
+        if len(chosen) == 1 and not (args or kwargs) and self.fuses(chosen[0], x):
+            factors = self.low_rank(chosen[0])
+            if factors is not None:
+                return fused_linear(x, self.base_layer, factors, self.dropout(chosen[0]))
         result: Tensor = self.base_layer(x, *args, **kwargs)
         dtype = result.dtype
         for name in chosen:
             result = result + self.update(self._cast_input(x, name), name)
         return result.to(dtype)
 
-    def _fused_forward(self, x: Tensor, adapter_name: str) -> Tensor | None:
-        if not can_fuse(x, self.base_layer, self._dtype(adapter_name)):
-            return None
-        factors = self.low_rank(adapter_name)
-        if factors is None:
-            return None
-        return fused_linear(x, self.base_layer, factors, self.dropout(adapter_name))
+    def fuses(self, adapter_name: str, x: Tensor) -> bool:
+        """Whether one function computes this layer with this adapter, for inputs such as ``x``."""
+        return (
+            self.kernel == "fused"
+            and can_fuse(x, self.base_layer, self._dtype(adapter_name))
+            and type(self).low_rank is not AdapterLinear.low_rank
+        )
 
     def _cast_input(self, x: Tensor, adapter_name: str) -> Tensor:
         """``x`` in the dtype of the adapter's tensors, unless autocast takes care of it."""

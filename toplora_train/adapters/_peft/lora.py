@@ -27,20 +27,21 @@ class FusedLora(Linear):
             return self._as_peft(x, *args, **kwargs)
         name = chosen[0]
         A, B, variant = self.lora_A[name], self.lora_B[name], self.lora_variant.get(name)
-        if not self.fuses(name, self.training) or not can_fuse(
-            x, self.base_layer, _weight(A).dtype
-        ):
+        if not self.fuses(name, x, self.training):
             return self._as_peft(x)
         factors = LowRank(_weight(A), _weight(B), self.scaling[name])
         y = fused_linear(x, self.base_layer, factors, self.lora_dropout[name])
         return y if variant is None else variant.scaled(self, name, y)
 
-    def fuses(self, name: str, training: bool) -> bool:
-        """Whether this adapter's update is a plain one, which the function computes."""
+    def fuses(self, name: str, x: Tensor, training: bool) -> bool:
+        """Whether the function computes this layer with this adapter, for inputs such as ``x``."""
         variant = self.lora_variant.get(name)
         dropped = training and isinstance(self.lora_dropout[name], nn.Dropout)
         plain = variant is None or (hasattr(variant, "scaled") and not dropped)
-        return plain and all(_is_plain(layer[name]) for layer in (self.lora_A, self.lora_B))
+        A, B = self.lora_A[name], self.lora_B[name]
+        if not (plain and _is_plain(A) and _is_plain(B)):
+            return False
+        return can_fuse(x, self.base_layer, _weight(A).dtype)
 
     def _as_peft(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y: Tensor = super().forward(x, *args, **kwargs)
