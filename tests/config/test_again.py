@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,18 @@ def test_other_tasks_replace_the_runs_own_and_its_test_rows(tmp_path: Path):
     assert list(again.task) == ["gsm8k", "boolq"]
     assert again.task["boolq"].choices == ["true", "false"]
     assert again.dataset.test is None
+
+
+def test_a_task_of_the_run_keeps_the_runs_settings_and_module(tmp_path: Path):
+    config = tiny_run(tmp_path)
+    (task,) = config.task.values()
+    own = replace(task, max_new_tokens=2, extraction="exact")
+    plugins = {"task/arithmetic": "a" * 64, "task/other": "b" * 64, "adapter/mine": "c" * 64}
+    ran = replace(config, plugins=plugins, task={"arithmetic": own, "other": task})
+    again = evaluation_config(ran, tasks=["gsm8k", "arithmetic"])
+    assert list(again.task) == ["gsm8k", "arithmetic"]
+    assert again.task["arithmetic"] == own
+    assert again.plugins.keys() == {"task/arithmetic", "adapter/mine"}
 
 
 def test_values_are_parsed_as_in_a_file(tmp_path: Path):

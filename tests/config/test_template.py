@@ -22,6 +22,16 @@ def test_templates_over_other_column_names_are_the_same_template():
     assert over_fields("{input}", swapped) == "{input}"  # the row's own field comes first
 
 
+@pytest.mark.parametrize("wrong", [r"{question}\nAnswer:", r"{question}\n\n", r"\t{question}"])
+def test_a_line_break_that_the_shell_did_not_expand_is_refused(wrong: str):
+    with pytest.raises(
+        ValueError, match=r"not the two characters \\[nt]; in a shell write \$'KEY="
+    ):
+        prompt_template(wrong)
+    assert prompt_template("{question}\nAnswer:\t") == "{question}\nAnswer:\t"
+    assert prompt_template(r"{question} as \text{{...}}") == r"{question} as \text{{...}}"
+
+
 @pytest.mark.parametrize("wrong", ["no column", "", "{", "{a:3}", "{a!r}", "{}"])
 def test_what_is_no_template_of_a_prompt_is_refused(wrong: str):
     with pytest.raises(ValueError, match="must be a string"):

@@ -1,12 +1,14 @@
 """Test questions that are in the training set are found, regardless of punctuation."""
 
 import unicodedata
+from dataclasses import replace
 
 import pytest
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.contamination import contaminated_ids, validate_overlap, validate_sources
-from toplora_train.data.rows import Row
+from toplora_train.data.renamed import parse_renamed
+from toplora_train.data.rows import Row, parse_row
 from toplora_train.data.sources import read_rows
 
 
@@ -62,6 +64,62 @@ def test_the_input_is_part_of_the_question():
     train = [row("t", "Translate.", "one")]
     tests = {"a": [row("a1", "Translate.", "one"), row("a2", "Translate.", "two")]}
     assert contaminated_ids(train, tests) == {"a": ("a1",)}
+
+
+ABOUT = "About {passage}: {instruction}"
+
+
+def asked(passage, prompt=ABOUT):
+    record = {"instruction": "What is it about?", "passage": passage, "output": "x"}
+    return parse_renamed(record, names={}, prompt=prompt, place="row 1", default_id=passage)
+
+
+def test_one_question_on_other_passages_is_another_question():
+    train = [asked("cats"), asked("dogs")]
+    tests = {"a": [asked("birds"), asked("fish")], "b": [asked("birds"), asked("Dogs.")]}
+    assert contaminated_ids(train, tests) == {"a": (), "b": ("Dogs.",)}
+
+
+@pytest.mark.parametrize("prompt", ["Q: {instruction} ({passage})", "Q: {instruction}", None])
+def test_a_question_is_found_under_another_template_or_none(prompt):
+    there = [asked("cats"), asked("dogs")]
+    for train, test in ((there, asked("dogs", prompt)), ([asked("dogs", prompt)], there[1])):
+        assert contaminated_ids(train, {"a": [test]}) == {"a": ("dogs",)}
+
+
+def talk(*contents, tools=None):
+    roles = ["system", *["user", "assistant"] * len(contents)]
+    messages = [
+        {"role": role, "content": text} for role, text in zip(roles, contents, strict=False) if text
+    ]
+    return parse_row({"messages": messages, "tools": tools}, place="row 1", default_id=contents[0])
+
+
+@pytest.mark.parametrize(
+    ("train", "found"),
+    [
+        (talk("It is about dogs", "What is it about?", "Dogs."), ("It is about dogs.",)),
+        (talk("", "What is it about?", "Dogs."), ("It is about dogs.",)),
+        (talk("It is about cats.", "What is it about?", "Cats."), ()),
+    ],
+)
+def test_a_conversation_is_found_unless_its_system_message_is_another(train, found):
+    test = talk("It is about dogs.", "What is it about?")
+    assert contaminated_ids([train], {"a": [test]}) == {"a": found}
+
+
+def test_earlier_answers_and_tools_are_part_of_a_conversation():
+    def one(name, answer, tool):
+        tools = [{"type": "function", "function": {"name": tool}}]
+        return replace(talk("", "Who?", answer, "Why?", tools=tools), id=name)
+
+    tests = [one("same", "I.", "look"), one("answer", "You.", "look"), one("tool", "I.", "ask")]
+    assert contaminated_ids([one("t", "I.", "look")], {"a": tests}) == {"a": ("same",)}
+
+
+def test_a_conversation_is_found_among_plain_rows():
+    train = talk("Be brief.", "How many?", "7")
+    assert contaminated_ids([train], {"a": [row("a1", "How many?")]}) == {"a": ("a1",)}
 
 
 def test_the_demo_is_not_contaminated():

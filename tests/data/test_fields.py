@@ -5,6 +5,7 @@ import pytest
 
 from toplora_train.config.errors import UserError
 from toplora_train.data.fields import class_name, kind, label, lacks, number, shown, text
+from toplora_train.data.labels import label_name
 from toplora_train.data.tables import ClassNumber
 
 
@@ -29,6 +30,12 @@ def test_a_label_may_be_a_number_but_no_truth_value():
     assert [label({"a": value}, "a", "row 1") for value in (19, 0.5, "x")] == ["19", "0.5", "x"]
     with pytest.raises(UserError, match='not a boolean; write it as text: "true"'):
         label({"a": True}, "a", "row 1")
+
+
+def test_a_whole_number_among_floats_is_the_answer_without_its_fraction_as_it_is_the_class():
+    found = [label({"a": value}, "a", "row 1") for value in (1.0, -3.0, 0.5, "1.0")]
+    assert found == ["1", "-3", "0.5", "1.0"]
+    assert [label_name(value) for value in (1.0, -3.0, 0.5, "1.0")] == found
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, None, [1]])

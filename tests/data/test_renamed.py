@@ -53,6 +53,37 @@ def test_a_question_under_an_unknown_name_comes_with_a_remedy_to_paste():
         parse_renamed(record, names={}, key="task.t", needs_answer=True, **HOW)
 
 
+def parse_training(record, **more):
+    return parse_renamed(record, names={}, needs_output=True, **HOW, **more)
+
+
+@pytest.mark.parametrize(
+    ("record", "remedy"),
+    [
+        (
+            {"instruction": "?", "context": "", "response": "!", "category": "x"},
+            r"line 3: no 'output' to train on \(found: instruction, context, response, category\); "
+            r"try dataset\.fields='\{output: response, input: context\}'$",
+        ),
+        ({"instruction": "?", "answer": "!"}, r"fields='\{output: answer\}'$"),
+        (
+            {"question": "?", "answer": "!", "context": "c"},
+            r"need an instruction and an output, or messages: "
+            r"try .*'\{instruction: question, output: answer, input: context\}'$",
+        ),
+    ],
+)
+def test_a_training_row_without_an_output_comes_with_its_likely_column(record, remedy):
+    with pytest.raises(UserError, match=remedy):
+        parse_training(record)
+
+
+def test_no_output_is_wanted_of_test_rows_plain_text_and_rows_that_have_one():
+    assert parse_renamed({"instruction": "?", "answer": "!"}, names={}, **HOW).answer == "!"
+    assert parse_training({"text": "x", "response": "y"}).output == "x"
+    assert parse_training({"instruction": "?", "output": "!", "response": "y"}).output == "!"
+
+
 def test_a_prompt_is_the_template_over_the_rows_columns():
     record = {"q": "2 + {x}?", "hint": " {a} ", "n": 4}
     row = parse_renamed(

@@ -8,7 +8,7 @@ import yaml
 from tests.report.run_folders import run_folder
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.metrics import Measured
-from toplora_train.report.archive import Found, read_archive, read_runs, write_archive
+from toplora_train.report.archive import Found, _public, read_archive, read_runs, write_archive
 from toplora_train.report.comparison import compare_runs
 from toplora_train.report.jobs import Unfinished, failed_rates
 from toplora_train.report.runs import find_runs
@@ -155,3 +155,10 @@ def test_an_archive_without_a_run_is_refused(study: Path, tmp_path: Path):
     write_archive(tmp_path / "S.json", Found([], find_runs([study]), []), [])
     with pytest.raises(UserError, match=r"S\.json: has no run to compare"):
         read_archive(tmp_path / "S.json")
+
+
+def test_a_prompt_is_archived_as_it_is_and_a_path_is_not():
+    report = {"data": {"prompt": "{question} yes /no /maybe", "source": "/home/me/rows.jsonl"}}
+    assert _public(report) == {
+        "data": {"prompt": "{question} yes /no /maybe", "source": "rows.jsonl"}
+    }

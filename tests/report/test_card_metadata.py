@@ -1,5 +1,6 @@
 """The header of the model card is what the hub reads, and names no folder of this machine."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,13 @@ def test_a_command_keeps_all_but_the_folders():
     command = "toplora-train 'output_dir=/my name/run' dataset.train=rows/a.jsonl lr=1/2"
     public = "toplora-train output_dir=run dataset.train=rows/a.jsonl lr=1/2"
     assert public_command(command) == public
+
+
+@pytest.mark.parametrize("prompt", ["{question} yes /no /maybe", "{question}\\Answer: /x/y"])
+def test_a_prompt_in_a_command_is_no_path(prompt: str):
+    words = [f"dataset.prompt='{prompt}'", f"task.mine.response={prompt}", f"prompt={prompt}"]
+    command = shlex.join(["toplora-train", *words])
+    assert public_command(command) == command
 
 
 def test_bundled_rows_are_named_as_in_the_configuration():

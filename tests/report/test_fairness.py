@@ -31,9 +31,14 @@ from toplora_train.report.runs import find_runs
             {"right": {"t": [True]}, "limit": 1},
             "t: n 20 and 1.*toplora-eval run=.*/b limit=null name=again",
         ),
+        ({"right": {"t": [True]}}, "t: n 20 and 1.*; evaluate both on the same test rows, in the"),
+        (
+            {"kind": "choose"},
+            "t: kind generate and choose.*run=.*/b multiple_choice=generate name=again",
+        ),
         (
             {},
-            "rows, prompts or rules differ.*run=.*/a name=again; toplora-eval run=.*/b name=again",
+            "their test rows or prompts differ.*; evaluate both on the same test rows, in the same",
         ),
     ],
 )

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.run.test_generate import open_tiny
 from toplora_train.config.decoding import Decoding
@@ -61,17 +60,40 @@ def test_a_resumed_job_that_samples_does_not_repeat_its_random_numbers(
                 raise KeyboardInterrupt
             yield one
 
-    def start() -> Answerer:
-        torch.manual_seed(hot.seed)  # as a new process does
-        return replace(open_tiny(tmp_path), decoding=hot)
+    answerer = replace(open_tiny(tmp_path), decoding=hot)
+    with monkeypatch.context() as patched:
+        patched.setattr(Answerer, "answers", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            answer_rows(answerer, str(rows), output, base=False, limit=None)
+    answer_rows(answerer, str(rows), output, base=False, limit=None)
+    found = [json.loads(line)["output"] for line in output.read_text().splitlines()]
+    assert len(set(found)) == 4
+
+
+def test_sampled_answers_do_not_depend_on_who_else_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    answerer = replace(open_tiny(tmp_path), decoding=Decoding(8, 1, temperature=50.0))
+
+    def tuned(name: str, *, base: bool) -> list[str]:
+        answer_rows(answerer, ROWS, tmp_path / name, base=base, limit=2)
+        return [json.loads(line)["output"] for line in (tmp_path / name).read_text().splitlines()]
+
+    alone = tuned("alone.jsonl", base=False)
+    assert tuned("both.jsonl", base=True) == alone
+
+    answers = Answerer.answers
+
+    def interrupted(self, prompts, *, base, **how):
+        if not base:
+            raise KeyboardInterrupt
+        yield from answers(self, prompts, base=base, **how)
 
     with monkeypatch.context() as patched:
         patched.setattr(Answerer, "answers", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            answer_rows(start(), str(rows), output, base=False, limit=None)
-    answer_rows(start(), str(rows), output, base=False, limit=None)
-    found = [json.loads(line)["output"] for line in output.read_text().splitlines()]
-    assert len(set(found)) == 4
+            tuned("resumed.jsonl", base=True)
+    assert tuned("resumed.jsonl", base=True) == alone
 
 
 FIRST, SECOND = Answer("tuned", 1, "ä\nb", True), Answer("tuned", 0, "", False)

@@ -3,11 +3,14 @@
 import io
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.run.test_generate import open_tiny
+from toplora_train.config.decoding import Decoding
+from toplora_train.config.errors import UserError
 from toplora_train.run.chat import _introduction, chat
 from toplora_train.run.generate import Answerer
 
@@ -72,6 +75,27 @@ def test_a_question_that_is_too_long_does_not_end_the_chat(
     prompts = talk(open_tiny(tmp_path), "long " * 9999 + "\nshort\n", monkeypatch)
     assert len(prompts) == 1
     assert "error: the question: its prompt of" in capsys.readouterr().out
+
+
+def test_a_sampled_answer_is_the_same_whether_the_base_model_is_asked_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    answerer = replace(open_tiny(tmp_path), decoding=Decoding(8, 1, temperature=50.0))
+
+    def shown(*, base: bool) -> list[str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("one\n/clear\none\n"))
+        chat(answerer, base=base)
+        return capsys.readouterr().out.splitlines()
+
+    first, second = alone = shown(base=False)
+    assert first != second
+    found = shown(base=True)
+    assert [found[place + 1] for place, line in enumerate(found) if line == "tuned model:"] == alone
+
+
+def test_a_prompt_that_no_question_fills_in_is_refused_before_one_is_typed(tmp_path: Path):
+    with pytest.raises(UserError, match="a question alone does not fill in"):
+        chat(replace(open_tiny(tmp_path), wording="template", prompt="quiz"), base=False)
 
 
 @pytest.mark.parametrize("chats", [False, True])

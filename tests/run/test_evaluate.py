@@ -10,7 +10,7 @@ from tests.run.conftest import tiny_run
 from toplora_train.config.again import evaluation_config
 from toplora_train.config.errors import UserError
 from toplora_train.evaluation.predictions import read_predictions
-from toplora_train.run.evaluate import evaluate
+from toplora_train.run.evaluate import evaluate, form_mismatch
 
 
 def test_the_saved_adapter_reproduces_the_runs_predictions(trained):
@@ -50,6 +50,21 @@ def test_listed_answers_can_be_evaluated_as_a_cloze_and_the_report_notes_it(
     assert "by their labels, but is evaluated in another form" in (where / "report.md").read_text()
 
 
+def test_the_form_is_that_of_the_tasks_kind(tmp_path: Path):
+    config = tiny_run(tmp_path)
+    (task,) = config.task.values()
+    chosen = replace(task, choices=["a", "b"], response="it is {answer}")
+    labels, cloze = (
+        replace(config, task={"x": replace(chosen, kind=k)}) for k in ("choose", "cloze")
+    )
+    by_labels = replace(cloze, evaluation=replace(cloze.evaluation, multiple_choice="generate"))
+    assert form_mismatch(cloze, cloze) is None
+    assert form_mismatch(by_labels, labels) is None
+    assert form_mismatch(config, cloze) is None  # its answers are not chosen
+    assert "trained to answer multiple choice as a cloze, but" in form_mismatch(by_labels, cloze)
+    assert "(task.x as a cloze)" in form_mismatch(cloze, labels)
+
+
 def test_a_task_of_the_users_own_can_be_evaluated(trained, tmp_path: Path):
     config, folder = trained
     rows = tmp_path / "own" / "rows.jsonl"
@@ -84,7 +99,23 @@ def test_a_broken_adapter_is_refused_before_the_base_model_is_evaluated(trained,
     save_file({k: t for k, t in load_file(file).items() if "theta" not in k}, file)
     with pytest.raises(UserError, match=r"adapter_model\.safetensors: not the file that the run"):
         evaluate(evaluation_config(config), copy, name="broken", command="c")
-    assert not list((copy / "evaluations" / "broken").rglob("*.jsonl*"))
+    assert not (copy / "evaluations" / "broken").exists()
+
+
+def test_rows_that_cannot_be_scored_are_refused_and_leave_no_evaluation(trained, tmp_path: Path):
+    config, folder = trained
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "How many?", "answer": "several"}\n')
+    (task,) = config.task.values()
+    last = replace(
+        config, task=config.task | {"last": replace(task, name="last", source=str(rows))}
+    )
+    with pytest.raises(UserError, match="several"):
+        evaluate(last, folder, name="refused", command="c")
+    missing = replace(config, task={"gone": replace(task, source=str(tmp_path / "no.jsonl"))})
+    with pytest.raises(UserError, match="no such file"):
+        evaluate(missing, folder, name="refused", command="c")
+    assert not (folder / "evaluations" / "refused").exists()
 
 
 def test_without_a_task_there_is_nothing_to_evaluate(trained):

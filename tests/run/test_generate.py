@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.adapters.test_contract import attached
 from tests.run.conftest import tiny_run
 from toplora_train.config.decoding import Decoding
 from toplora_train.config.errors import UserError
+from toplora_train.config.schema import DatasetSettings
 from toplora_train.contract.subject import shaken
 from toplora_train.data.conversation import Message
 from toplora_train.evaluation.methods.base import EvalContext, find_method
@@ -23,14 +25,15 @@ CHATML = (
 )
 
 
-def open_tiny(folder: Path, *, chat: bool = False) -> Answerer:
+def open_tiny(folder: Path, *, chat: bool = False, **changes: Any) -> Answerer:
     """The tiny model with an adapter that changes its answers."""
-    config = tiny_run(folder)
+    config = tiny_run(folder, **changes)
     model = attached("toplora")
     shaken(model)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = CHATML
-    return Answerer(model, tokenizer, config, chat, Decoding(4, 2), "weights")
+    wording = "chat" if chat else "alpaca"
+    return Answerer(model, tokenizer, config, wording, None, Decoding(4, 2), "weights")
 
 
 @pytest.fixture
@@ -82,6 +85,54 @@ def test_a_prompt_alone_is_a_question_in_the_runs_own_prompt(answerer: Answerer,
     first, second = answerer.read(str(file), limit=None)
     assert first.ids == second.ids == answerer.question("How many?").ids
     assert (first.id, second.id) == ("prompts-1", "x")
+
+
+def asked(answerer: Answerer, file: Path, *rows: dict[str, str]) -> list[str]:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [prompt.text for prompt in answerer.read(str(file), limit=None)]
+
+
+def test_trained_on_prompts_and_completions_a_question_is_the_prompt_as_it_is(
+    answerer: Answerer, tmp_path: Path
+):
+    answerer = replace(answerer, wording="template", prompt="{instruction}")
+    rows = [{"prompt": "Is "}, {"prompt": "Is ", "completion": "it"}, {"instruction": "Is "}]
+    assert asked(answerer, tmp_path / "rows.jsonl", *rows) == ["Is "] * 3
+    assert answerer.question("Is ").text == "Is "
+
+
+def test_trained_on_plain_text_a_question_is_continued_and_an_instruction_asked_as_evaluated(
+    answerer: Answerer, tmp_path: Path
+):
+    on_text = replace(answerer, wording="text", prompt="{text}")
+    rows = [{"prompt": "Once "}, {"text": "Once "}, {"instruction": "Once "}]
+    *continued, instruction = asked(on_text, tmp_path / "rows.jsonl", *rows)
+    assert continued == [on_text.question("Once ").text] * 2 == ["Once "] * 2
+    assert instruction == answerer.question("Once ").text
+
+
+@pytest.mark.parametrize("prompt", ["quiz", "{passage}\n{instruction}", "{input}", "{text}"])
+def test_a_question_alone_is_refused_where_the_prompt_is_made_of_more(
+    prompt: str, answerer: Answerer, tmp_path: Path
+):
+    answerer = replace(answerer, wording="template", prompt=prompt)
+    line = "a question alone does not fill in the run's prompt .*; give rows with .*file="
+    with pytest.raises(UserError, match=line):
+        answerer.question("How many?")
+    with pytest.raises(UserError, match=line):
+        asked(answerer, tmp_path / "rows.jsonl", {"prompt": "How many?"})
+
+
+def test_rows_with_a_prompts_further_columns_fill_it_in(tmp_path: Path):
+    template = "{passage}\nQ: {question}\nA:"
+    data = DatasetSettings(name="jsonl", fields={"instruction": "question"}, prompt=template)
+    answerer = replace(
+        open_tiny(tmp_path, dataset=data),
+        wording="template",
+        prompt="{passage}\nQ: {instruction}\nA:",
+    )
+    rows = [{"passage": "Six legs.", "question": "How many?"}]
+    assert asked(answerer, tmp_path / "rows.jsonl", *rows) == ["Six legs.\nQ: How many?\nA:"]
 
 
 def test_a_chat_continues_after_its_earlier_messages(tmp_path: Path):

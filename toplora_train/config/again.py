@@ -41,7 +41,8 @@ def evaluation_config(
 
     Args:
         config: The finished run's configuration.
-        tasks: Names of the tasks to evaluate instead of the run's own and its ``dataset.test``.
+        tasks: Names of the tasks to evaluate instead of the run's own and its ``dataset.test``; a
+            task of the run keeps the run's settings.
         evaluation: Keys of the evaluation group with their values as typed.
         data_root: Replaces the run's ``data_root``.
         device: Replaces the run's ``launch.device``.
@@ -60,11 +61,17 @@ def evaluation_config(
             raise UserError(f"{key}={value} cannot be read ({error})") from error
     changed["model"]["trust_remote_code"] = trust_remote_code
     if tasks is not None:
-        changed["task"] = {name: read_task(name, own) for name in tasks}
-        kept = {
-            key: digest for key, digest in config.plugins.items() if not key.startswith("task/")
+        ours = changed["task"]
+        others = [name for name in tasks if name not in ours]
+        changed["task"] = {
+            name: ours[name] if name in ours else read_task(name, own) for name in tasks
         }
-        changed["plugins"] = kept | find_plugins({"task": tasks}, own)
+        kept = {
+            key: digest
+            for key, digest in config.plugins.items()
+            if not key.startswith("task/") or key.removeprefix("task/") in tasks
+        }
+        changed["plugins"] = kept | find_plugins({"task": others}, own)
     if device is not None:
         changed["launch"]["device"] = device
     try:

@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.methods import HEADS
-from toplora_train.config.schema import DatasetSettings, RunConfig, TaskSettings
+from toplora_train.config.schema import DatasetSettings, EvaluationSettings, RunConfig, TaskSettings
 from toplora_train.config.template import columns, over_fields
 
 METRICS_OF = {
@@ -22,6 +22,11 @@ WRITERS_ONLY = ("fields", "prompt", "extraction", "response", "max_new_tokens")
 def chooses(task: TaskSettings) -> bool:
     """Whether the answer can be generated as well as chosen from the task's choices."""
     return task.kind not in HEADS and bool(task.choices) and bool(task.response)
+
+
+def method_of(task: TaskSettings, evaluation: EvaluationSettings) -> str:
+    """The name of the method that answers the task."""
+    return evaluation.multiple_choice or task.kind if chooses(task) else task.kind
 
 
 def head_task(config: RunConfig) -> TaskSettings | None:

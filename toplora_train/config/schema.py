@@ -202,8 +202,8 @@ class TaskSettings:
         fields: Maps our keys to the columns of ``source``, as ``dataset.fields``.
         prompt: Template of the prompt over those columns, as ``dataset.prompt``.
         kind: How the model answers: ``generate`` produces text, ``choose`` takes the most probable
-            of ``choices``, ``cloze`` scores the words of each answer, ``classify`` and ``regress``
-            use a head.
+            of ``choices``, ``cloze`` scores the words of each answer given the question alone (and
+            training rows are formatted so too), ``classify`` and ``regress`` use a head.
         extraction: How the answer is read from a generated response: ``number`` takes the stated or
             last number, ``choice`` the stated or only choice, ``exact`` the whole text; or one of
             your own.

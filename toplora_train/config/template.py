@@ -5,11 +5,14 @@ A template has only ``{column}`` placeholders; literal braces are doubled, as in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from string import Formatter
 
 PROMPT_FIELDS = ("instruction", "input")
 """The fields a row keeps; a template can name them whatever the columns are called."""
+
+_NOT_EXPANDED = re.compile(r"\\[nt](?!abla|eq|ext|heta|imes)")  # LaTeX's are meant
 
 
 def columns(template: str) -> tuple[str, ...]:
@@ -28,8 +31,14 @@ def prompt_template(template: str) -> str:
     :mod:`toplora_train.data.prompts`); :mod:`toplora_train.config.kinds` refuses it without one.
 
     Raises:
-        ValueError: It is malformed or names no column, so that all rows would share one prompt.
+        ValueError: It is malformed, or names no column, so that all rows would share one prompt; or
+            it has a line break or tab as the two characters that a shell's quotes leave of it.
     """
+    if (found := _NOT_EXPANDED.search(template)) is not None:
+        raise ValueError(
+            f"must have a line break or tab itself, not the two characters {found[0]}; in a shell "
+            'write $\'KEY="{question}\\nAnswer:"\', in YAML "{question}\\nAnswer:"'
+        )
     if not columns(template) and not template.isidentifier():
         raise ValueError("must be a string that names at least one column, such as {question}")
     return template

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import chooses, head_task, own_split, training_sources
+from toplora_train.config.kinds import chooses, head_task, method_of, own_split, training_sources
 from toplora_train.config.schema import RunConfig
 
 
@@ -39,7 +39,7 @@ USES = (
     Use(
         ("evaluation.option_score",),
         lambda config: any(
-            (config.evaluation.multiple_choice or task.kind) != "generate"
+            method_of(task, config.evaluation) != "generate"
             for task in config.task.values()
             if chooses(task)
         ),

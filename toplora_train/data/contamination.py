@@ -27,21 +27,45 @@ def contaminated_ids(
 ) -> dict[str, tuple[str, ...]]:
     """For each test set, the ids of the rows whose question is also in the training data.
 
-    Questions (instruction and input) are equal if their words, numbers and symbols are, in order;
-    case, punctuation, whitespace and the Unicode form are ignored. Rephrased questions are not
-    found.
+    Questions (instruction and input, or the user's messages) are equal if their words, numbers and
+    symbols are, in order; case, punctuation, whitespace and the Unicode form are ignored. Rephrased
+    questions are not found.
+
+    What a question is about has to be equal too, where both rows have it: the other columns in a
+    row's prompt, or a conversation's other messages and its tools. The wording of a prompt template
+    does not count, so a question is also found in rows with another template or with none.
     """
-    questions = {name: [(row.id, _words(row)) for row in rows] for name, rows in tests.items()}
-    sought = {words for of_test in questions.values() for _, words in of_test if words}
-    found = {words for row in train if (words := _words(row)) in sought} if sought else set()
+    questions = {
+        name: [(row.id, _words(row.instruction, row.input), _context(row)) for row in rows]
+        for name, rows in tests.items()
+    }
+    trained: dict[str, set[str]] = {  # the contexts in which a test set's question is trained on
+        words: set() for of_test in questions.values() for _, words, _ in of_test if words
+    }
+    for row in train if trained else ():
+        contexts = trained.get(_words(row.instruction, row.input))
+        if contexts is not None:
+            contexts.add(_context(row))
     return {
-        name: tuple(id for id, words in of_test if words in found)
+        name: tuple(
+            id for id, words, context in of_test if _is_in(trained.get(words, set()), context)
+        )
         for name, of_test in questions.items()
     }
 
 
-def _words(row: Row) -> str:
-    text = unicodedata.normalize("NFKC", f"{row.instruction} {row.input}")
+def _is_in(contexts: set[str], context: str) -> bool:
+    """Whether a context is among those of its question; none, on either side, is any."""
+    return bool(contexts) and (not context or not contexts.isdisjoint(("", context)))
+
+
+def _context(row: Row) -> str:
+    others = (f"{one.content} {one.tool_calls}" for one in row.messages if one.role != "user")
+    return _words(row.context, row.tools, *others)
+
+
+def _words(*texts: str) -> str:
+    text = unicodedata.normalize("NFKC", " ".join(texts))
     return " ".join(_TOKEN.findall(text.casefold()))
 
 

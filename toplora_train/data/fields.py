@@ -6,7 +6,7 @@ regression target is read:
 * null is an absent value, as pandas and Parquet write it;
 * NaN and infinity are refused;
 * a boolean is never read as 0 or 1;
-* a number is an answer as its text, and a class label as the class's number.
+* a number is an answer as its text, ``1.0`` as ``1``, and a class label as the class's number.
 """
 
 from __future__ import annotations
@@ -40,15 +40,20 @@ def text(fields: Mapping[object, object], name: str, place: str) -> str:
 
 
 def label(fields: Mapping[object, object], name: str, place: str) -> str:
-    """Text, or a number as its text: ``"answer": 19``, ``"id": 7``.
+    """Text, or a number as its text (:func:`number_text`): ``"answer": 19``, ``"id": 7``.
 
     Raises:
         UserError: It is neither, or NaN or infinite.
     """
     value = fields.get(name, "")
     if _finite(value):
-        return str(value)
+        return number_text(value)
     return _text(fields, name, place, "a text or a finite number")
+
+
+def number_text(value: object) -> str:
+    """A number as text: ``0.5``, and ``1.0`` as ``1``, since tables with gaps have only floats."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def class_name(

@@ -83,11 +83,7 @@ def parse_labelled(
 
 def label_name(value: object) -> str:
     """A label as the name of its class: text, or a number as its text, ``1.0`` as ``1``."""
-    if isinstance(value, ClassNumber):
-        return value.name
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+    return value.name if isinstance(value, ClassNumber) else values.number_text(value)
 
 
 def _named(value: object, label: str, place: str, choices: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from toplora_train.data.rows import OWN_KEYS, TEXT, Row, parse_row
 COMMON_NAMES = {
     "instruction": ("question", "prompt", "query", "problem", "text", "sentence"),
     "messages": ("conversation", "dialog", "dialogue", "chat", "turns"),
+    "input": ("context",),
     "output": ("response", "completion", "solution", "answer", "target"),
     "answer": ("label", "gold", "target", "solution", "output", "response", "completion"),
 }
@@ -48,6 +49,7 @@ def parse_renamed(
     key: str = "dataset",
     prompt: str | None = None,
     format: str | None = None,
+    needs_output: bool = False,
     **how: Any,
 ) -> Row:
     """Read a record as :func:`toplora_train.data.rows.parse_row` does, under other names.
@@ -62,6 +64,7 @@ def parse_renamed(
         key: The group of settings that ``names`` and ``prompt`` are from, for error messages.
         prompt: The template of the row's prompt; None for the project's own prompt.
         format: The format of the rows; None recognises it.
+        needs_output: Whether the row is trained on, for error messages.
         how: The other arguments of ``parse_row``.
 
     Raises:
@@ -82,7 +85,9 @@ def parse_renamed(
     record |= {ours: fields[theirs] for ours, theirs in names.items()}
     parse = find_format(record, format, place)
     if parse is parse_row:
-        _validate_present(fields, record, names, place=place, key=key, **how)
+        _validate_present(
+            fields, record, names, place=place, key=key, needs_output=needs_output, **how
+        )
     row = parse(record, place=place, **how)
     return row if template is None else _with_prompt(row, template, fields, others, place, key)
 
@@ -107,7 +112,8 @@ def _with_prompt(
         )
     if template in PROMPTS:
         try:
-            return replace(row, prompt=escape(PROMPTS[template](fields)))
+            written = PROMPTS[template](fields)
+            return replace(row, prompt=escape(written), context=written)
         except Exception as error:  # of the user's own function
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise UserError(f"{place}: {key}.prompt={template} failed ({reason})") from error
@@ -125,7 +131,7 @@ def _with_prompt(
     prompt = fill_partly(template, values)
     if not fill(prompt, {"instruction": row.instruction, "input": row.input}).strip():
         raise UserError(f"{place}: {key}.prompt gives it an empty prompt; fill in its columns")
-    return replace(row, prompt=prompt)
+    return replace(row, prompt=prompt, context="\n".join(values.values()))
 
 
 def _validate_present(
@@ -135,6 +141,7 @@ def _validate_present(
     *,
     place: str,
     key: str,
+    needs_output: bool,
     needs_answer: bool = False,
     **_: Any,
 ) -> None:
@@ -144,20 +151,26 @@ def _validate_present(
     lacks_instruction = record.get("instruction") is None
     described = key != "dataset" or any(name in names for name in (*OWN_KEYS, TEXT))
     classify = _table_hint(fields) if lacks_instruction and not described else ""
+    needed = {"output": needs_output, "answer": needs_answer}
+    absent = [name for name, wanted in needed.items() if wanted and name not in record]
     if lacks_instruction and (record.get("text") is None or classify):
-        missing = ["instruction", *(["answer"] if needs_answer and "answer" not in record else [])]
-        missing = ["messages"] if {*COMMON_NAMES["messages"]} & {*fields} else missing
+        conversation = {*COMMON_NAMES["messages"]} & {*fields}
+        missing = ["messages"] if conversation else ["instruction", *absent]
         learn_text = f"; to learn the text alone: {key}.fields='{{text: text}}'"
         raise UserError(
-            f"{place}: {lacks(fields, 'instruction')}; rows need an instruction and an output or "
-            f"answer, or messages: {_remedy(fields, names, key, missing)}{classify}"
+            f"{place}: {lacks(fields, 'instruction')}; rows need an instruction and an output"
+            f"{'' if needs_output else ' or answer'}, or messages: "
+            f"{_remedy(fields, names, key, missing)}{classify}"
             f"{learn_text if record.get('text') is not None else ''}"
         )
-    if needs_answer and "answer" not in record and {*COMMON_NAMES["answer"]} & {*fields}:
-        raise UserError(
-            f"{place}: no 'answer' to score against (found: {', '.join(map(str, fields))}); "
-            f"{_remedy(fields, names, key, ['answer'])}"
-        )
+    for name in absent:
+        plain_text = name == "output" and lacks_instruction
+        if {*COMMON_NAMES[name]} & {*fields} and not plain_text:
+            use = "train on" if name == "output" else "score against"
+            raise UserError(
+                f"{place}: no '{name}' to {use} (found: {', '.join(map(str, fields))}); "
+                f"{_remedy(fields, names, key, [name])}"
+            )
 
 
 def _remedy(
@@ -171,10 +184,11 @@ def _remedy(
         named[ours] = next(
             (name for name in (*near, *COMMON_NAMES.get(ours, ())) if name in found), "COLUMN"
         )
-    answered = {"output", "answer"} & {*found, *named} or "messages" in missing
-    if not answered:
-        guess = next((name for name in COMMON_NAMES["output"] if name in found), None)
-        named |= {} if guess is None else {"output": guess}
+    guessed = [] if {"output", "answer"} & {*found, *named} else ["output"]
+    for ours in () if "messages" in missing else (*guessed, "input"):
+        left = {*found} - {*named.values()} if ours not in {*found, *named} else ()
+        guess = next((name for name in COMMON_NAMES[ours] if name in left), None)
+        named |= {} if guess is None else {ours: guess}
     pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in named.items())
     return f"try {key}.fields='{{{pairs}}}'"
 

@@ -39,9 +39,10 @@ class Row:
     ``options`` are labels and words
     of a cloze row's answers. ``prompt`` is the row's prompt template over ``{instruction}`` and
     ``{input}``, empty for the project's own prompt (see
-    :func:`toplora_train.data.prompts.row_prompt`). ``place`` is the file and line it was read from;
-    it is not part of the row's identity. Neither is ``image``, an image's file or content, whose
-    digest is the ``instruction``.
+    :func:`toplora_train.data.prompts.row_prompt`), and ``context`` the values of the record's other
+    columns in it, used to detect contamination. ``place`` is the file and line it was read from;
+    neither of the two is part of the row's identity, nor is ``image``, an image's file or content,
+    whose digest is the ``instruction``.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Row:
     form: str = ""
     tools: str = ""
     reply: Message | None = None
+    context: str = field(default="", compare=False, repr=False)
     place: str = field(default="", compare=False)
     image: Path | bytes | None = field(default=None, compare=False, repr=False)
 

@@ -18,6 +18,7 @@ class EvalSet:
         rows: The test rows, in the form in which the model sees them.
         extraction: How answers are extracted from generated text: ``number``, ``choice``,
             ``exact``.
+        extraction_key: The setting that names the extraction, for error messages.
         choices: The options of a ``choice``, or the classes of a head in the order of its outputs.
         response: The answer sentence, with ``{answer}`` in the place of the option.
         max_new_tokens: The most tokens of a generated answer.
@@ -37,6 +38,7 @@ class EvalSet:
     kind: str
     rows: RowSet
     extraction: str = "exact"
+    extraction_key: str = "extraction"
     choices: tuple[str, ...] = ()
     response: str | None = None
     max_new_tokens: int = 32

@@ -29,7 +29,10 @@ PURPOSE = (
 PROTOCOLS = get_args(get_type_hints(EvaluationSettings)["protocol"])
 KEYS = (
     Key("run", "the run directory, the one with report.json", required=True),
-    Key("task", "the tasks, task=[gsm8k,svamp]; by default the run's own"),
+    Key(
+        "task",
+        "the tasks, task=[gsm8k,svamp]; the run's own keep its settings, and are the default",
+    ),
     Key("harness", "tasks of the lm-evaluation-harness instead, harness=[arc_easy,piqa]"),
     Key("rescore", "rescore the stored outputs by these rules; loads no model", choices=PROTOCOLS),
     Key("protocol", "how rows are prompted, decoded and extracted", choices=PROTOCOLS),

@@ -20,7 +20,7 @@ from toplora_train.config.errors import UserError
 from toplora_train.config.json_file import plain_json, write_text_atomically
 from toplora_train.config.reading import read_json, validate
 from toplora_train.evaluation.predictions import Prediction
-from toplora_train.report.card_metadata import public_command, without_folders
+from toplora_train.report.card_metadata import is_text, public_command, without_folders
 from toplora_train.report.jobs import Unfinished, unfinished_runs
 from toplora_train.report.record import Fields, Finite, keys, parse_report
 from toplora_train.report.runs import Run, find_runs, find_tuning_runs
@@ -283,7 +283,11 @@ def _answers(run: Run, task: str, found: dict[str, Rows]) -> str:
 def _public(value: Any) -> Any:
     """Settings or a report without this machine's paths and the digests of the adapter's files."""
     if isinstance(value, Mapping):
-        kept = {key: _public(one) for key, one in value.items() if key not in LOCAL}
+        kept = {
+            key: one if is_text(key) else _public(one)
+            for key, one in value.items()
+            if key not in LOCAL
+        }
         return kept | ({"command": public_command(value["command"])} if "command" in kept else {})
     if isinstance(value, list):
         return [_public(one) for one in value]

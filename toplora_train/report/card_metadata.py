@@ -129,12 +129,19 @@ def source_name(source: str) -> str:
 
 
 def public_command(command: str) -> str:
-    """A command line with absolute paths cut to their last part."""
+    """A command line with absolute paths cut to their last part; prompts are not cut."""
     try:
         words = shlex.split(command)
     except ValueError:  # not written by shlex.join
         return without_folders(command)
-    return shlex.join(map(without_folders, words))
+    return shlex.join(
+        word if is_text(word.partition("=")[0]) else without_folders(word) for word in words
+    )
+
+
+def is_text(key: str) -> bool:
+    """Whether a setting is text of its own, in which a slash or backslash begins no path."""
+    return key.rpartition(".")[2] in ("prompt", "response")
 
 
 def without_folders(text: str) -> str:

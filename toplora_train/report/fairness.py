@@ -28,7 +28,7 @@ def validate_same_protocols(runs: Sequence[Run]) -> None:
         if run.report["protocol_hash"] == first.report["protocol_hash"]:
             continue
         ours, theirs = first.report, run.report
-        reasons, words = [], []
+        reasons, words, kinds = [], [], set()
         if ours["protocol"] != theirs["protocol"]:
             reasons.append(f"protocol {ours['protocol']} and {theirs['protocol']}")
             words.append(f"protocol={ours['protocol']}")
@@ -42,15 +42,18 @@ def validate_same_protocols(runs: Sequence[Run]) -> None:
                 a, b = ours["tasks"][task].get(key), theirs["tasks"].get(task, {}).get(key, None)
                 if b is not None and a != b:
                     reasons.append(f"{task}: {key} {a} and {b}")
-        again = [run] if words else [first, run]
-        commands = "; ".join(evaluation_command(one, *words, "name=again") for one in again)
-        remedy = f"evaluate again ({commands}) and give RUN/evaluations/again instead"
+                    kinds |= {a} if key == "kind" else set()
+        words += [f"multiple_choice={kinds.pop()}"] if len(kinds) == 1 else []
+        command = evaluation_command(run, *words, "name=again")
+        remedy = f"evaluate again ({command}) and give RUN/evaluations/again instead"
+        if not words:
+            remedy = "evaluate both on the same test rows, in the same prompt"
         if first.head_of != run.head_of:
             remedy = "a head answers the task it was trained on only: compare the runs of each task"
         raise UserError(
             f"{first.folder.name} and {run.folder.name} were evaluated differently "
-            f"({'; '.join(reasons) or 'rows, prompts or rules differ'}), so their scores cannot be "
-            f"compared; {remedy}"
+            f"({'; '.join(reasons) or 'their test rows or prompts differ'}), so their scores "
+            f"cannot be compared; {remedy}"
         )
 
 

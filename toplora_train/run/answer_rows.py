@@ -64,7 +64,7 @@ def answer_left(
     with EncodingDisplay(f"{who} model", len(prompts), verb="answering") as display:
         display.add(len(found))
         pending = [prompts[index] for index in left]
-        answerer.continue_sampling(len(file.kept))
+        answerer.continue_sampling(who, len(found))
         for one in answerer.answers(pending, base=base) if pending else ():
             index = left[one.index]
             found[index] = Answer(who, index, one.text, one.finished)

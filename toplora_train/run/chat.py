@@ -31,13 +31,16 @@ def chat(answerer: Answerer, *, base: bool) -> None:
     if sys.stdin.isatty():
         import_module("readline")  # lets input() edit lines and recall earlier ones
         say(console, f"{_introduction(answerer)}\n{HELP}")
+    answerer.template()  # refuses a prompt that no question alone can fill
     messages: list[Message] = []
-    for question in _questions():
+    for earlier, question in enumerate(_questions()):
         if question == "/clear":
             messages = []
             continue
         try:
-            messages = answer(answerer, question, messages, base=base, console=console)
+            messages = answer(
+                answerer, question, messages, base=base, console=console, earlier=earlier
+            )
         except UserError as error:
             say(console, f"error: {error}")
         except KeyboardInterrupt:
@@ -45,9 +48,23 @@ def chat(answerer: Answerer, *, base: bool) -> None:
 
 
 def answer(
-    answerer: Answerer, question: str, messages: list[Message], *, base: bool, console: Console
+    answerer: Answerer,
+    question: str,
+    messages: list[Message],
+    *,
+    base: bool,
+    console: Console,
+    earlier: int = 0,
 ) -> list[Message]:
     """Print the answer, with ``base`` after the base model's; return the longer conversation.
+
+    Args:
+        answerer: The run's model.
+        question: The question.
+        messages: The conversation before it.
+        base: Whether the base model answers first.
+        console: For what is said about the answers.
+        earlier: The questions before it, those of other conversations too.
 
     Raises:
         UserError: The question is no text, or too long.
@@ -55,9 +72,9 @@ def answer(
     prompt = answerer.question(question, messages)
     if base:
         say(console, "base model:")
-        _say_if_cut(answerer, answerer.show(prompt, base=True).finished)
+        _say_if_cut(answerer, answerer.show(prompt, base=True, earlier=earlier).finished)
         say(console, "tuned model:")
-    found = answerer.show(prompt)
+    found = answerer.show(prompt, earlier=earlier)
     _say_if_cut(answerer, found.finished)
     return [*messages, Message("user", question), Message("assistant", found.text)]
 

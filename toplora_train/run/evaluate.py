@@ -15,11 +15,11 @@ from toplora_train.adapters.saving import WEIGHTS_FILE, load_adapter, sha256_of
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import head_of, head_task, validate_tasks
 from toplora_train.config.resolved import read_config
-from toplora_train.config.schema import EvaluationSettings, RunConfig
+from toplora_train.config.schema import RunConfig
 from toplora_train.data.contamination import contaminated_ids
 from toplora_train.data.prompts import PROMPT_VERSION
 from toplora_train.evaluation.eval_set import EvalSet
-from toplora_train.evaluation.methods.base import find_method
+from toplora_train.evaluation.methods.base import Method, find_method
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.models.sharded import to_device
 from toplora_train.report.record import completed_report, protocol_hash
@@ -42,7 +42,7 @@ from toplora_train.run.prepare.objective import (
     load_base,
     locate_base,
 )
-from toplora_train.run.prepare.run_data import training_rows
+from toplora_train.run.prepare.run_data import methods_by_form, training_rows
 from toplora_train.run.prepare.special_tokens import open_tokenizer, special_tokens
 from toplora_train.train.signals import interrupt_at_once
 
@@ -93,14 +93,18 @@ def open_run(
     for sentence in special.sentences:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     objective = find_objective(config, tokenizer)
-    # Errors in the adapter surface before the base model is evaluated.
-    load_adapter(load_base(config, location, objective.head, meta=True), run_dir / "adapter")
+    # Errors in the adapter and the rows surface before the base model is evaluated.
+    empty = load_base(config, location, objective.head, meta=True)
+    load_adapter(empty, run_dir / "adapter")
+    eval_sets = special.marked(eval_sets)
+    for eval_set in eval_sets if objective.head is None else ():
+        find_method(eval_set.kind).validate_rows(empty, tokenizer, eval_set)
     shards = open_shards(config.launch, accelerator)
     model = load_base(config, location, objective.head, shards=shards)
     to_device(model, accelerator.device)
     scorer = Scorer(
         tokenizer=tokenizer,
-        eval_sets=special.marked(eval_sets),
+        eval_sets=eval_sets,
         folder=predictions,
         batch_size=config.evaluation.batch_size,
         autocast_dtype=AUTOCAST[config.trainer.mixed_precision],
@@ -143,7 +147,7 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
         raise UserError("nothing to evaluate: the run has no task; name some with task=[...]")
     trained = read_config(run_dir / "config.yaml")
     validate_same_head(config, trained)
-    mismatch = form_mismatch(config.evaluation, trained.evaluation)
+    mismatch = form_mismatch(config, trained)
     if wording in ("alpaca", "template"):
         learned = completed_report(run_dir)["data"].get("prompt")
         prompts = [prompt_mismatch(eval_set, learned) for eval_set in eval_sets]
@@ -186,15 +190,16 @@ def evaluate(config: RunConfig, run_dir: Path, *, name: str, command: str) -> tu
     )
 
 
-def form_mismatch(wanted: EvaluationSettings, trained: EvaluationSettings) -> str | None:
+def form_mismatch(wanted: RunConfig, trained: RunConfig) -> str | None:
     """A sentence if multiple choice is evaluated in another form than trained; else None."""
-    learned = find_method(trained.multiple_choice or "generate").form
-    if find_method(wanted.multiple_choice or "generate").form == learned:
-        return None
-    return (
-        f"The run was trained to answer multiple choice {learned}, but is evaluated in another "
-        f"form (evaluation.multiple_choice={wanted.multiple_choice or 'null'})."
-    )
+    learned = next(iter(methods_by_form(trained)), Method.form)
+    for form, (task, _) in methods_by_form(wanted).items():
+        if form != learned:
+            return (
+                f"The run was trained to answer multiple choice {learned}, but is evaluated in "
+                f"another form (task.{task} {form})."
+            )
+    return None
 
 
 def validate_same_head(wanted: RunConfig, trained: RunConfig) -> None:

@@ -19,9 +19,11 @@ from toplora_train.config.decoding import Decoding
 from toplora_train.config.errors import UserError
 from toplora_train.config.printable import printable
 from toplora_train.config.schema import RunConfig
+from toplora_train.config.template import PROMPT_FIELDS, columns
 from toplora_train.data.chat import as_conversations, question_text
 from toplora_train.data.conversation import Message
-from toplora_train.data.rows import Row, parse_row
+from toplora_train.data.formats.completion import VERBATIM
+from toplora_train.data.rows import TEXT, Row, parse_row
 from toplora_train.data.sources import read_rows
 from toplora_train.data.special import find_special
 from toplora_train.evaluation.decoding.decode import Generated, generate
@@ -33,7 +35,7 @@ from toplora_train.run.platform.console import open_console
 from toplora_train.run.platform.device import AUTOCAST, open_accelerator
 from toplora_train.run.prepare.adapted_model import load_adapted
 from toplora_train.run.prepare.objective import base_weights, locate_base
-from toplora_train.run.prepare.parsing import learned_template, training_parser
+from toplora_train.run.prepare.parsing import training_parser
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Answerer:
         model: The base model with the run's adapter.
         tokenizer: Its tokenizer.
         config: The run's configuration.
-        chat: Whether questions are put in the model's chat template, as in training.
+        wording: How the run's rows became prompts (``data.wording`` in its report).
+        prompt: The template of these prompts (``data.prompt``); None if they had none.
         decoding: How answers are decoded.
         weights: Identifies the weights of base model and adapter.
     """
@@ -61,24 +64,46 @@ class Answerer:
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     config: RunConfig
-    chat: bool
+    wording: str
+    prompt: str | None
     decoding: Decoding
     weights: str
+
+    @property
+    def chat(self) -> bool:
+        """Whether questions are put in the model's chat template, as in training."""
+        return self.wording == "chat"
+
+    def template(self) -> str:
+        """The template that a question alone is put in; empty for the run's chat or protocol.
+
+        Raises:
+            UserError: It needs more of a row than a question.
+        """
+        if self.wording == "text":
+            return VERBATIM
+        names = () if self.prompt is None else columns(self.prompt)
+        if self.prompt is None or ("instruction" in names and {*names} <= {*PROMPT_FIELDS}):
+            return self.prompt or ""
+        raise UserError(
+            f"a question alone does not fill in the run's prompt {self.prompt!r}; give rows with "
+            "the columns that it was trained on: file=ROWS.jsonl"
+        )
 
     def question(self, text: str, before: Sequence[Message] = ()) -> Prompt:
         """The prompt of a question, in a chat after the messages ``before``.
 
         Raises:
-            UserError: It is not UTF-8, or exceeds the model's positions.
+            UserError: It is not UTF-8, exceeds the model's positions, or does not fill in the
+                run's prompt.
         """
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise UserError("the question is not valid UTF-8; correct its encoding") from error
         messages = (*before, Message("user", text)) if self.chat else ()
-        template = learned_template(self.config) or ""
         return self._prompt(
-            Row("", text, "", "", "", messages, prompt=template, place="the question")
+            Row("", text, "", "", "", messages, prompt=self.template(), place="the question")
         )
 
     def read(self, source: str, limit: int | None) -> list[Prompt]:
@@ -92,14 +117,18 @@ class Answerer:
         def parse(fields: object, **how: Any) -> Row:
             if isinstance(fields, Mapping) and fields.keys() - {"id"} == {"prompt"}:
                 question = {"instruction": fields["prompt"], "id": fields.get("id")}
-                row = parse_row(question, **how)
-                return replace(row, prompt=learned_template(self.config) or "")
+                return replace(parse_row(question, **how), prompt=self.template())
             row = own_row(fields, **how)
             if row.messages and not self.chat:
                 raise UserError(
                     f"{row.where} is a conversation, but the run was not trained on "
                     "conversations; give an instruction"
                 )
+            if row.form == TEXT:
+                row = replace(row, instruction=row.output)
+            # A run on plain text learned no prompt: its evaluation asks an instruction in its own.
+            if row.form or not (row.prompt or self.wording == "text"):
+                row = replace(row, prompt=self.template())
             return row
 
         mirror = self.config.mirror
@@ -131,14 +160,23 @@ class Answerer:
                 streamer=None if protocol.num_beams > 1 else streamer,  # beams are not final
             )
 
-    def continue_sampling(self, done: int) -> None:
-        """Draw other random numbers than those of the ``done`` answers of an interrupted job."""
-        if done:
-            text = f"{self.decoding.seed} {done}"
-            torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
+    def continue_sampling(self, who: str, done: int) -> None:
+        """Draw the random numbers of ``who`` after its first ``done`` answers.
 
-    def show(self, prompt: Prompt, *, base: bool = False) -> Generated:
-        """Print the answer to standard output as it is generated, and return it."""
+        They do not depend on how many answers others gave.
+        """
+        text = f"{self.decoding.seed} {who} {done}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
+
+    def show(self, prompt: Prompt, *, base: bool = False, earlier: int = 0) -> Generated:
+        """Print the answer to standard output as it is generated, and return it.
+
+        Args:
+            prompt: What is asked.
+            base: Whether the base model answers, without the adapter.
+            earlier: The questions before it, so that none is sampled with their random numbers.
+        """
+        self.continue_sampling("base" if base else "tuned", earlier)
         printer = Printer(self.tokenizer)
         (answer,) = self.answers([prompt], base=base, streamer=printer)
         if not printer.used:
@@ -196,11 +234,11 @@ def open_answerer(config: RunConfig, run_dir: Path, decoding: Decoding) -> Answe
     Raises:
         UserError: The run is not finished, or its adapter or base model is not the run's own.
     """
-    wording = completed_report(run_dir)["data"].get("wording", "alpaca")
+    data = completed_report(run_dir)["data"]
     open_console()
     accelerator = open_accelerator(config.launch.device, config.trainer.mixed_precision)
     adapted, tokenizer = load_adapted(config, run_dir, device=accelerator.device)
-    torch.manual_seed(decoding.seed)
     base = base_weights(config, locate_base(config.model))
     weights = f"{base} {sha256_of(run_dir / 'adapter' / WEIGHTS_FILE)}"
-    return Answerer(adapted, tokenizer, config, wording == "chat", decoding, weights)
+    wording, prompt = data.get("wording", "alpaca"), data.get("prompt")
+    return Answerer(adapted, tokenizer, config, wording, prompt, decoding, weights)

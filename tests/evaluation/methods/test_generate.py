@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from tests.evaluation.sets import evaluated_by
+from tests.evaluation.sets import eval_set, evaluated_by
 from toplora_train.config.errors import UserError
 from toplora_train.data.conversation import Message
 from toplora_train.data.prompts import build_prompt
@@ -151,6 +151,53 @@ def test_a_label_that_a_legacy_protocol_cannot_read_is_refused_by_its_row(model,
         evaluate(
             model, tokenizer, rows, batch_size=1, protocol=legacy, **TASK | {"extraction": "number"}
         )
+
+
+SUMS = [row(f"r{n}", answer=f"{n + 1}", output=f"1 + {n} = {n + 1}.") for n in range(3)]
+SENTENCES = [row("r1", answer="Paris", output="The answer is Paris.")]
+
+
+def validate(model, tokenizer, rows, **task):
+    METHOD.validate_rows(model, tokenizer, eval_set(rows, **{"extraction": "exact"} | task))
+
+
+@pytest.mark.parametrize(
+    ("rows", "task", "said"),
+    [
+        (SUMS, {}, r"row 'r0': k=exact reads \"1 \+ 0 = 1\.\" .*answer \"1\",.*set k=number$"),
+        (SENTENCES, {}, r"set k=choice$"),
+        (SENTENCES, {"extraction": "choice", "choices": ["Rome", "Paris"]}, None),
+        ([row(answer="yes", output="I do not know it.")], {}, "; write the answers as the outputs"),
+        ([row(answer="7", output="seven")], {}, "; write the answers as the outputs are$"),
+        ([row("r9", answer="7", output="7"), *SUMS], {}, None),
+        ([row(answer="7", output="It is 8.")], {"extraction": "number"}, None),
+        (SUMS, {"extraction": "number", "protocol": find_protocol("legacy.toplora")}, None),
+        ([row(answer="seven")], {}, None),
+        ([row(answer="", output="The answer is 7.")], {}, None),
+    ],
+)
+def test_an_extraction_that_reads_no_answer_from_the_rows_own_outputs_is_refused(
+    model, tokenizer, rows, task, said
+):
+    if said is None:
+        validate(model, tokenizer, rows, **task)
+        return
+    with pytest.raises(UserError, match=said):
+        validate(model, tokenizer, rows, extraction_key="k", **task)
+
+
+def test_a_rows_own_output_is_read_without_what_the_chat_template_writes_before_it(model):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}<think></think>"
+        "{% endif %}{{ m.content.replace('<think></think>', '') }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    talk = (Message("user", "Is it?"),)
+    one = dataclasses.replace(row(answer="yes", output="<think></think>yes"), messages=talk)
+    validate(model, tokenizer, [one])
+    with pytest.raises(UserError, match='reads "yes!" from its output'):
+        validate(model, tokenizer, [dataclasses.replace(one, output="<think></think>yes!")])
 
 
 def test_conversations_use_the_chat_template(model):

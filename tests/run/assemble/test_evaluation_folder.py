@@ -14,6 +14,8 @@ from toplora_train.run.assemble.evaluation_folder import (
 
 def test_a_finished_evaluation_is_not_overwritten(tmp_path: Path):
     folder = open_folder(tmp_path, "x")
+    assert not folder.exists()
+    folder.mkdir(parents=True)
     assert open_folder(tmp_path, "x") == folder  # an interrupted one resumes
     (folder / "report.json").write_text("{}")
     with pytest.raises(UserError, match="holds a finished evaluation; choose another name"):

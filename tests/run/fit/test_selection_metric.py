@@ -5,6 +5,7 @@ import pytest
 
 from tests.run.fit.test_best_checkpoint import judged_run, step
 from toplora_train.config.errors import UserError
+from toplora_train.data.rows import Row
 from toplora_train.evaluation.decoding.decode import Generated
 from toplora_train.report.held_out import VALIDATION_LOSS
 from toplora_train.run.fit import selection_metric
@@ -98,6 +99,18 @@ def test_accuracy_is_refused_where_it_cannot_be_measured(make_run, changes, mess
     )
     with pytest.raises(UserError, match=message):
         answer_accuracy(config, SimpleNamespace(validation_rows=[]), None)
+
+
+def test_rows_that_are_trained_as_a_cloze_are_scored_as_one(make_run, monkeypatch):
+    config = held_out(make_run, select_by="metric")
+    (task,) = config.task.values()
+    config = replace(config, task={"x": replace(task, kind="cloze", extraction="choice")})
+    row = Row("r", "Is it?", "", "yes", "a", options=(("a", "yes"), ("b", "no")))
+    run_data = SimpleNamespace(validation_rows=[row], rows=SimpleNamespace(source="here"))
+    kinds = []
+    monkeypatch.setattr(selection_metric, "_evaluation", lambda *how: kinds.append(how[2].kind))
+    answer_accuracy(config, run_data, None)
+    assert kinds == ["cloze"]
 
 
 def test_rows_without_an_answer_and_tasks_without_a_common_extraction_are_refused(make_run):

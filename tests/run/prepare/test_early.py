@@ -34,6 +34,7 @@ def test_good_rows_pass(tmp_path):
     ("record", "message"),
     [
         ({"instruction": "?"}, "a.jsonl, line 2: no 'output' to train on"),
+        ({"instruction": "?", "response": "!"}, r"line 2: .* try .*fields='\{output: response\}'"),
         ({"question": "?"}, "a.jsonl, line 2: no 'instruction'"),
         ({"messages": [{"role": "user", "content": "?"}]}, "does not end with an assistant"),
     ],

@@ -105,10 +105,13 @@ def test_kind_choose_needs_choices_and_a_response(tmp_path: Path, changes):
 
 
 def test_a_legacy_protocol_refuses_kinds_and_extractions_without_a_rule(tmp_path: Path):
-    with pytest.raises(UserError, match="generates its answers"):
+    remedy = "generates its answers.*; use protocol=clean or multiple_choice=generate$"
+    with pytest.raises(UserError, match=remedy):
         read(options(tmp_path, kind="choose"), protocol="legacy.toplora")
-    with pytest.raises(UserError, match="generates its answers"):
+    with pytest.raises(UserError, match=remedy):
         read(options(tmp_path), protocol="legacy.toplora", multiple_choice="cloze")
+    with pytest.raises(UserError, match=r"use protocol=clean$"):  # it cannot be generated
+        read(options(tmp_path, kind="cloze", response=None), protocol="legacy.toplora")
     with pytest.raises(UserError, match="no rule for the choices wet, dry"):
         read(options(tmp_path, choices=["wet", "dry"]), protocol="legacy.toplora")
     with pytest.raises(UserError, match="no rule for extraction: exact"):

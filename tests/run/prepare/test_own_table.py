@@ -1,6 +1,7 @@
 """A table of texts and labels becomes a task without a file that describes it."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def table(folder: Path, labels, *, test=None, **settings):
         ([0.5, 2.0], "regress", []),
         (["0.5", "2"], "regress", []),
         (list(range(21)), "regress", []),
+        (["Nan", "Ann", "1"], "classify", ["1", "Ann", "Nan"]),
     ],
 )
 def test_the_labels_say_what_is_predicted(tmp_path, labels, kind, choices):
@@ -102,6 +104,17 @@ def test_other_runs_are_left_as_they_are(tmp_path):
     ("labels", "settings", "message"),
     [
         (["a"] * 5, {}, "all 5 rows have the label a"),
+        ([1, 2, math.nan], {}, r"a\.jsonl, line 3: 'l' is NaN, neither a class nor a number"),
+        (
+            ["0.5", "nan", "2"],
+            {},
+            r"line 2: 'l' is \"nan\", but the labels of all other rows are nu",
+        ),
+        (
+            [0.5, "-inf", "NaN", 2.5],
+            {},
+            r"line 2: 'l' is \"-inf\", but the labels of all other rows",
+        ),
         (["a", "b", None], {}, r"a\.jsonl, line 3: 'l' is null; dataset\.label=l needs it"),
         (["a", ["b"]], {}, r"line 2: 'l' is \[\"b\"\], neither a class nor a number"),
         ([f"x{n}" for n in range(30)], {}, "30 different labels in 30 rows are not classes"),

@@ -18,7 +18,7 @@ from toplora_train.data.cache import FOUND, FRESH
 from toplora_train.evaluation.ranks import Ranks
 from toplora_train.models.tiny import tiny_model, tiny_tokenizer
 from toplora_train.run.assemble.run_report import overlap
-from toplora_train.run.prepare.run_data import prepare, total_steps
+from toplora_train.run.prepare.run_data import prepare, total_steps, training_method
 
 INSTRUCTIONS = "bundled:arithmetic/train.jsonl"
 
@@ -230,7 +230,12 @@ def test_a_legacy_protocol_has_no_conversations(make_run, tmp_path):
         prepare(make_run(dataset=dataset, evaluation=legacy, model=chat_model(tmp_path / "model")))
 
 
-def test_evaluated_as_a_cloze_rows_are_trained_as_a_cloze(make_run, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "multiple_choice"), [("generate", "cloze"), ("cloze", None), ("choose", "cloze")]
+)
+def test_evaluated_as_a_cloze_rows_are_trained_as_a_cloze(
+    make_run, tmp_path, kind, multiple_choice
+):
     question = "Is water wet?\n\nAnswer1: yes Answer2: never Answer format: answer1/answer2"
     row = {"instruction": question, "output": "the correct answer is answer2", "answer": "answer2"}
     rows = tmp_path / "rows.jsonl"
@@ -241,6 +246,7 @@ def test_evaluated_as_a_cloze_rows_are_trained_as_a_cloze(make_run, tmp_path):
     (tmp_path / "test.jsonl").write_text(json.dumps(tested) + "\n")
     task = TaskSettings(
         name="wet",
+        kind=kind,
         source=str(tmp_path / "test.jsonl"),
         extraction="choice",
         choices=["answer1", "answer2"],
@@ -250,7 +256,7 @@ def test_evaluated_as_a_cloze_rows_are_trained_as_a_cloze(make_run, tmp_path):
         config,
         task={"wet": task},
         dataset=replace(config.dataset, train=str(rows)),
-        evaluation=replace(config.evaluation, multiple_choice="cloze"),
+        evaluation=replace(config.evaluation, multiple_choice=multiple_choice),
     )
     run_data = prepare(config, weights=False)
     assert run_data.rows.rows[0].instruction == "Is water wet?"
@@ -259,6 +265,19 @@ def test_evaluated_as_a_cloze_rows_are_trained_as_a_cloze(make_run, tmp_path):
     example = run_data.train[0]
     learned = example.input_ids[example.prompt_length :]
     assert run_data.tokenizer.decode(learned, skip_special_tokens=True) == "never"
+
+
+def test_tasks_that_answer_multiple_choice_in_two_forms_are_not_trained_together(make_run):
+    config = make_run()
+    (open_answer,) = config.task.values()
+    labels = replace(open_answer, name="b", choices=["a", "b"], response="it is {answer}")
+    tasks = {"a": replace(labels, name="a", kind="cloze"), "b": labels, "open": open_answer}
+    with pytest.raises(UserError, match=r"task\.a is answered as a cloze and task\.b by their l"):
+        training_method(replace(config, task=tasks))
+    both = replace(config.evaluation, multiple_choice="cloze")
+    assert training_method(replace(config, task=tasks, evaluation=both)) == "cloze"
+    del tasks["b"]  # an answer that is not chosen has neither form
+    assert training_method(replace(config, task=tasks)) == "cloze"
 
 
 QUESTION = "Question: {question}\nAnswer:"

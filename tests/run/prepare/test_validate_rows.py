@@ -49,6 +49,19 @@ def test_a_label_that_is_not_a_number_is_found(tmp_path: Path):
         refuse(asking(tmp_path, {"answer": "often"}, extraction="number"))
 
 
+def test_an_extraction_that_does_not_fit_the_rows_own_outputs_is_found_with_its_key(tmp_path: Path):
+    row = {"output": "1 + 1 = 2.", "answer": "2"}
+    config = asking(tmp_path, row)
+    with pytest.raises(
+        UserError, match=r"rows\.jsonl, line 1: .*; set task\.t\.extraction=number$"
+    ):
+        refuse(config)
+    own = replace(config.dataset, test=config.task["t"].source)
+    with pytest.raises(UserError, match=r"; set dataset\.test_extraction=number$"):
+        refuse(replace(config, dataset=own, task={}))
+    refuse(replace(config, dataset=replace(own, test_extraction="number"), task={}))
+
+
 def test_a_prompt_longer_than_the_positions_is_found(tmp_path: Path):
     row = {"instruction": "x" * MAX_POSITIONS, "answer": "y"}
     with pytest.raises(

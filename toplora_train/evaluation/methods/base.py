@@ -205,7 +205,9 @@ def validate_protocol(eval_set: EvalSet) -> None:
         UserError: names the protocol and the task.
     """
     if not eval_set.protocol.chooses:
+        generated = eval_set.choices and eval_set.response
         raise UserError(
             f"evaluation.protocol={eval_set.protocol.name} generates its answers, but task."
-            f"{eval_set.name} ranks options; use protocol=clean, or leave multiple_choice out"
+            f"{eval_set.name} ranks options; use protocol=clean"
+            + (" or multiple_choice=generate" if generated else "")
         )

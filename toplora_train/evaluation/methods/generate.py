@@ -13,7 +13,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
-from toplora_train.evaluation.answers import row_label
+from toplora_train.data.fields import shown
+from toplora_train.data.rows import Row
+from toplora_train.evaluation.answers import EXTRACTIONS, row_label
 from toplora_train.evaluation.decoding.decode import generate
 from toplora_train.evaluation.decoding.forced import prove_answers
 from toplora_train.evaluation.decoding.prefix import common_prefix
@@ -39,8 +41,13 @@ class Generate(base.Method):
     def validate_rows(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet
     ) -> None:
-        """Refuse rows without an extractable answer, and prompts longer than the model allows."""
+        """Refuse rows without an extractable answer, and prompts longer than the model allows.
+
+        So is an extraction that finds no row's answer in the row's own output: a model that learned
+        the outputs would have no answer right.
+        """
         _prompts(model, tokenizer, eval_set)
+        _validate_extraction(tokenizer, eval_set)
 
     def evaluate(
         self,
@@ -53,7 +60,6 @@ class Generate(base.Method):
         rows, protocol = eval_set.rows.rows, eval_set.protocol
         texts, ids = _prompts(model, tokenizer, eval_set)
         common = common_prefix(ids)
-        # An answer begins with what the chat template writes before it, which is not part of it.
         template = base.frame_of(tokenizer, eval_set)[0].strip()
 
         def answer(pending: list[int]) -> Iterator[Answer]:
@@ -83,7 +89,7 @@ class Generate(base.Method):
                 common=common,
                 autocast_dtype=context.autocast_dtype,
             ):
-                text = one.text.lstrip().removeprefix(template) if template else one.text
+                text = _without(template, one.text)
                 yield Answer(places[one.index], text, cut_off=not one.finished)
 
         def score_row(index: int, output: str, _scores: Scores | None) -> Prediction:
@@ -111,6 +117,46 @@ def _prompts(
         extraction=eval_set.extraction,
         max_new_tokens=eval_set.token_limit,
         choices=eval_set.choices,
+    )
+
+
+def _without(template: str, text: str) -> str:
+    """An answer without what the chat template writes before it, which is not part of it."""
+    return text.lstrip().removeprefix(template) if template else text
+
+
+def _validate_extraction(tokenizer: PreTrainedTokenizerBase, eval_set: EvalSet) -> None:
+    protocol, template = eval_set.protocol, base.frame_of(tokenizer, eval_set)[0].strip()
+
+    def read(extraction: str) -> Iterator[tuple[Row, str | None, bool]]:
+        """The rows with an output, what is read from it, and whether that is the answer."""
+        for row in eval_set.rows.rows:
+            if row.output.strip() and row.answer.strip():
+                text = _without(template, row.response)
+                found = protocol.extract(text, extraction, eval_set.choices)
+                yield row, found, protocol.is_correct(found, row.answer, extraction)
+
+    def count(extraction: str) -> int:
+        try:
+            return sum(correct for *_, correct in read(extraction))
+        except UserError:  # the protocol has no such extraction, or it does not take the answers
+            return 0
+
+    first = next(read(eval_set.extraction), None)
+    if first is None or any(correct for *_, correct in read(eval_set.extraction)):
+        return
+    counts = {name: count(name) for name in EXTRACTIONS}
+    most = max(counts.values())
+    if not most and eval_set.extraction != "exact":
+        return  # the outputs are wrong themselves, as the first of some public test sets are
+    row, found, _ = first
+    key, better = eval_set.extraction_key, [name for name in counts if counts[name] == most > 0]
+    raise UserError(
+        f"{row.where}: {key}={eval_set.extraction} reads "
+        f"{'nothing' if found is None else shown(found)} from its output, not its answer "
+        f"{shown(row.answer)}, and no other row's answer from its output, so a model that learned "
+        "the outputs would score 0 %; "
+        + (f"set {key}={' or '.join(better)}" if better else "write the answers as the outputs are")
     )
 
 

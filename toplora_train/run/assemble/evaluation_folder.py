@@ -17,7 +17,7 @@ REPORT = "report.json"
 
 
 def open_folder(run_dir: Path, name: str) -> Path:
-    """The folder of an evaluation that is not finished.
+    """The folder of an evaluation that is not finished; it is made with the first file in it.
 
     Raises:
         UserError: It is finished, or its name is not a plain one.
@@ -29,7 +29,6 @@ def open_folder(run_dir: Path, name: str) -> Path:
     folder = run_dir / EVALUATIONS / name
     if (folder / REPORT).is_file():
         raise UserError(f"{folder} holds a finished evaluation; choose another name=NAME")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -22,7 +22,7 @@ from toplora_train.evaluation.methods.base import EvalContext, Method, find_meth
 from toplora_train.evaluation.run_evaluation import EvalProgress
 from toplora_train.models.sharded import in_step
 from toplora_train.report.held_out import VALIDATION_LOSS
-from toplora_train.run.prepare.run_data import RunData, total_steps
+from toplora_train.run.prepare.run_data import RunData, total_steps, training_method
 from toplora_train.train.record import StepRecord
 
 SelectionMetric = Callable[[PeftModel, StepRecord], float | None]
@@ -110,7 +110,7 @@ def answer_accuracy(
 
     # Rows that were converted to another form (a cloze) are evaluated in it, all others generate:
     # the held-out rows may have other choices than the tasks.
-    method = config.evaluation.multiple_choice or "generate"
+    method = training_method(config)
     held_out = EvalSet(
         name="held out",
         kind=method if find_method(method).form != Method.form else "generate",

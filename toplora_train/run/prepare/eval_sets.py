@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from toplora_train.config.errors import UserError
-from toplora_train.config.kinds import chooses
+from toplora_train.config.kinds import method_of
 from toplora_train.config.methods import HEADS
 from toplora_train.config.schema import DatasetSettings, EvaluationSettings, TaskSettings
 from toplora_train.config.template import columns
@@ -40,7 +40,7 @@ def read_eval_sets(
     sets = [
         EvalSet(
             name=name,
-            kind=_kind(task, evaluation),
+            kind=method_of(task, evaluation),
             rows=read_rows(
                 task.source,
                 data_root=data_root,
@@ -52,6 +52,7 @@ def read_eval_sets(
                 needs_answer=task.kind not in HEADS,
             ),
             extraction=task.extraction,
+            extraction_key=f"task.{name}.extraction",
             choices=tuple(task.choices),
             response=task.response,
             max_new_tokens=task.max_new_tokens,
@@ -82,6 +83,7 @@ def read_eval_sets(
                 kind="generate",
                 rows=rows,
                 extraction=dataset.test_extraction,
+                extraction_key="dataset.test_extraction",
                 max_new_tokens=dataset.test_max_new_tokens,
                 protocol=protocol,
                 option_score=evaluation.option_score,
@@ -183,7 +185,3 @@ def validate_same_prompt(eval_sets: Sequence[EvalSet], learned: str | None) -> N
 
 def _quoted(template: str | None) -> str:
     return "" if template is None else json.dumps(template, ensure_ascii=False)
-
-
-def _kind(task: TaskSettings, evaluation: EvaluationSettings) -> str:
-    return evaluation.multiple_choice or task.kind if chooses(task) else task.kind

@@ -6,6 +6,7 @@ any other, with the classes that were found.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 from toplora_train.config.errors import UserError
 from toplora_train.config.kinds import training_sources, validate_tasks
 from toplora_train.config.schema import RunConfig, TaskSettings, WeightedSource
+from toplora_train.data.fields import kind as kind_of
 from toplora_train.data.fields import lacks, number, shown
 from toplora_train.data.labels import label_name
 from toplora_train.data.parts import HELD_OUT, REST_OF, part
@@ -23,6 +25,12 @@ from toplora_train.data.tables import ClassNumber
 
 NAME = "test"
 MOST_NUMBERS, MOST_CLASSES = 20, 100  # distinct values that are classes
+
+
+class NotFinite(str):
+    """A text that reads as NaN or infinity, with its place; among words it is one of them."""
+
+    place: str
 
 
 def with_table(config: RunConfig) -> tuple[RunConfig, str | None]:
@@ -131,6 +139,14 @@ def _labels(config: RunConfig, sources: Iterable[str], **of_hub: str | None) -> 
             raise UserError(f"{place}: '{label}' is {shown(value)}, neither a class nor a number")
         if isinstance(value, ClassNumber) and not value.name:
             raise UserError(f"{place}: '{label}' is {value}, a hidden label; choose another split")
+        if isinstance(value, float | str) and _is_not_finite(value):
+            if isinstance(value, float):
+                raise UserError(
+                    f"{place}: '{label}' is {kind_of(value)}, neither a class nor a number; "
+                    "correct it or remove the row"
+                )
+            value = NotFinite(value)
+            value.place = place
         found.append(value)
         return Row(default_id, "", "", "", "")
 
@@ -143,11 +159,17 @@ def _kind_of(labels: Sequence[object], column: str) -> tuple[str, list[str]]:
     """``classify`` with the names of the classes, or ``regress`` without.
 
     Raises:
-        UserError: There is one class, or too many.
+        UserError: There is one class, or too many, or a NaN among numbers.
     """
     counts = Counter(map(label_name, labels))
     declared = {one.name: int(one) for one in labels if isinstance(one, ClassNumber)}
     numbers = [None if declared else _number(name) for name in counts]
+    odd = [one for one in labels if isinstance(one, NotFinite)]
+    if odd and numbers.count(None) == len({*odd}) < len(counts):
+        raise UserError(
+            f"{odd[0].place}: '{column}' is {shown(odd[0])}, but the labels of all other rows are "
+            "numbers; correct it or remove the row"
+        )
     if None not in numbers and not any(isinstance(label, bool) for label in labels):
         whole = all(value == int(value) for value in numbers if value is not None)
         if not whole or len(counts) > MOST_NUMBERS:
@@ -170,6 +192,13 @@ def _kind_of(labels: Sequence[object], column: str) -> tuple[str, list[str]]:
         )
     ordered = sorted(counts) if None in numbers else sorted(counts, key=lambda name: float(name))
     return "classify", sorted(ordered, key=lambda name: declared.get(name, 0))
+
+
+def _is_not_finite(value: float | str) -> bool:
+    try:
+        return not math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def _number(name: str) -> float | None:

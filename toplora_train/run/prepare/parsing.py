@@ -16,7 +16,9 @@ from toplora_train.data.sources import RowParser
 def training_parser(config: RunConfig) -> RowParser:
     """How a record to train on becomes a row: as a head's, as its task's, or as the data set's."""
     task = head_task(config) or _own_task(config)
-    return own_parser(config.dataset) if task is None else row_parser(task)
+    if task is None:
+        return partial(own_parser(config.dataset), needs_output=True)
+    return row_parser(task)
 
 
 def learned_template(config: RunConfig) -> str | None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toplora_train.config.errors import UserError
 from toplora_train.config.folders import cache_folder
-from toplora_train.config.kinds import own_split, training_sources
+from toplora_train.config.kinds import chooses, method_of, own_split, training_sources
 from toplora_train.config.schema import RunConfig
 from toplora_train.data.batches import Lengths
 from toplora_train.data.contamination import contaminated_ids, validate_overlap, validate_sources
@@ -112,8 +112,7 @@ def prepare(
     sizes = {one.name: len(one.rows.rows) for one in eval_sets}
     validate_overlap(contaminated, sizes, most=dataset.max_overlap)
     wording = wording_of(rows, objective)
-    if config.evaluation.multiple_choice is not None:  # train in the form that is evaluated
-        rows = find_method(config.evaluation.multiple_choice).prepare(rows)
+    rows = find_method(training_method(config)).prepare(rows)
     eval_sets = [match_training_form(one, wording) for one in eval_sets]
     prompt = FORM_PROMPTS.get(rows.rows[0].form, learned_template(config))
     prompt = prompt if wording in ("template", "text") else None
@@ -164,6 +163,33 @@ def prepare(
         special_tokens=special,
         tokens_from=tokens_from,
     )
+
+
+def training_method(config: RunConfig) -> str:
+    """The name of the method in whose form multiple choice is trained: that of the tasks.
+
+    Raises:
+        UserError: Two tasks have different forms.
+    """
+    found = methods_by_form(config)
+    if len(found) > 1:
+        (form, (task, _)), (other_form, (other, _)) = [*found.items()][:2]
+        raise UserError(
+            f"task.{task} is answered {form} and task.{other} {other_form}, but a run is trained "
+            "in one form; set evaluation.multiple_choice for both, or evaluate one of them after "
+            "the run with toplora-eval"
+        )
+    return next((method for _, method in found.values()), "generate")
+
+
+def methods_by_form(config: RunConfig) -> dict[str, tuple[str, str]]:
+    """For each form of the tasks' multiple choice, the first such task and its method."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, task in config.task.items():
+        method = method_of(task, config.evaluation)
+        if method != "generate" or chooses(task):
+            found.setdefault(find_method(method).form, (name, method))
+    return found
 
 
 def _sources_of(rows: Sequence[Row]) -> NDArray[Any]:
